@@ -1,0 +1,167 @@
+"""The only door to child processes.
+
+Every call has a deadline, gives its whole stderr in the error, streams lines (also those ended by a carriage
+return, as qemu-img's progress is) and leaves no orphan: the child gets SIGKILL when goldsmith dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import BuildError, HostError
+
+#: Seconds a child gets between SIGTERM and SIGKILL.
+GRACE = 3.0
+
+
+class CommandFailed(BuildError):
+    """A child ended with a code that is not 0; `stderr` and `stdout` are whole."""
+
+    def __init__(self, argv: Sequence[str], code: int, stdout: str, stderr: str, hint: str | None) -> None:
+        lines = [line for line in stderr.strip().splitlines() if line.strip()]
+        what = lines[-1].strip() if lines else "no message on stderr"
+        super().__init__(f"{Path(argv[0]).name} ended with {code}: {what}", name="command-failed", hint=hint)
+        self.argv = list(argv)
+        self.code = code
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class CommandTimeout(BuildError):
+    """A child was still running at its deadline and was ended."""
+
+    def __init__(self, argv: Sequence[str], deadline: float) -> None:
+        super().__init__(
+            f"{Path(argv[0]).name} was not done after {deadline:.0f} s and was ended", name="command-timeout"
+        )
+        self.argv = list(argv)
+
+
+@dataclass(frozen=True)
+class Result:
+    stdout: str
+    stderr: str
+    seconds: float
+    code: int = 0
+
+
+class _Lines(threading.Thread):
+    """Reads a stream to its end: keeps the whole, hands on each line, cut at newline and at carriage return."""
+
+    def __init__(self, stream: IO[bytes] | None, on_line: Callable[[str], None] | None) -> None:
+        super().__init__(daemon=True)
+        assert stream is not None
+        self._stream = stream
+        self._on_line = on_line
+        self._whole = bytearray()
+        self.start()
+
+    def run(self) -> None:
+        rest = b""
+        while chunk := os.read(self._stream.fileno(), 65536):
+            self._whole += chunk
+            if self._on_line is not None:
+                *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+                self._hand_on(lines)
+        self._hand_on([rest])
+
+    def _hand_on(self, lines: list[bytes]) -> None:
+        if self._on_line is not None:
+            for line in lines:
+                if line.strip():
+                    self._on_line(line.decode("utf-8", "replace"))
+
+    def close(self, patience: float) -> str:
+        self.join(patience)
+        return self._whole.decode("utf-8", "replace")
+
+
+def _feed(pipe: IO[bytes] | None, data: str | bytes | None) -> None:
+    if pipe is None or data is None:
+        return
+    # a child that ends without reading its input is judged by its exit code
+    with contextlib.suppress(BrokenPipeError, OSError):
+        pipe.write(data.encode() if isinstance(data, str) else data)
+        pipe.close()
+
+
+def find(program: str) -> str | None:
+    """The path of `program`, looked for where root's tools are too, or None."""
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    return shutil.which(program, path=path)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    deadline: float,
+    stdin: str | bytes | None = None,
+    on_line: Callable[[str], None] | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    hint: str | None = None,
+    ok_codes: Sequence[int] = (0,),
+) -> Result:
+    """Run a program to its end.
+
+    `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to the
+    environment. Raises HostError when the program is missing, CommandTimeout, or CommandFailed.
+    """
+    words = [str(word) for word in argv]
+    program = find(words[0])
+    if program is None:
+        raise HostError(f"{words[0]} is not installed", name="tool-missing", hint="make setup installs it")
+    # pdeathsig: a SIGKILL of goldsmith must not leave qemu-img or mmdebstrap behind
+    setpriv = find("setpriv")
+    wrap = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [*wrap, program, *words[1:]],
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+        start_new_session=True,
+    )
+    out, err = _Lines(process.stdout, on_line), _Lines(process.stderr, on_line)
+    feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
+    feeder.start()
+    try:
+        code = process.wait(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        end(process)
+        raise CommandTimeout(words, deadline) from None
+    except BaseException:
+        # an interrupt while we wait: the child must not outlive the build
+        end(process)
+        raise
+    # a grandchild may hold the pipe open: the output of the child itself is there within the grace time
+    stdout, stderr = out.close(GRACE), err.close(GRACE)
+    if code not in ok_codes:
+        raise CommandFailed(words, code, stdout, stderr, hint)
+    return Result(stdout, stderr, time.monotonic() - started, code)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child's whole session: SIGTERM, then SIGKILL after GRACE seconds. The child is reaped."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=GRACE)
+            if number == signal.SIGTERM:
+                # grandchildren that ignored SIGTERM
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            return

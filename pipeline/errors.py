@@ -1,0 +1,73 @@
+"""Every error that goldsmith raises on purpose.
+
+A library raises; only ``__main__`` turns an error into an exit code. The codes are a promise to scripts:
+0 done, 1 a check, gate or comparison failed, 2 wrong usage or definition, 3 the host is not fit,
+4 the build or guest failed, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class GoldsmithError(Exception):
+    """What went wrong, what to do about it (`hint`), where to look (`evidence`), and a stable `name`.
+
+    The name is what scripts and tests match on: lower case words joined by hyphens.
+    """
+
+    exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str = "failed",
+        hint: str | None = None,
+        evidence: Path | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.name = name
+        self.hint = hint
+        self.evidence = evidence
+
+
+class CheckFailed(GoldsmithError):
+    """A check, a gate or a comparison said no."""
+
+    exit_code = 1
+
+
+class UsageError(GoldsmithError):
+    """The command line or a definition is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class HostError(GoldsmithError):
+    """This host cannot do the work; `goldsmith doctor` says why."""
+
+    exit_code = 3
+
+
+class BuildError(GoldsmithError):
+    """A stage failed."""
+
+
+class GuestError(BuildError):
+    """The guest, or what runs inside it, failed."""
+
+
+class DiskError(GoldsmithError):
+    """A disk image cannot be read, or is not what it says it is."""
+
+    exit_code = 2
+
+
+class Interrupted(GoldsmithError):
+    """A signal asked for the end; the layers made so far are kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("interrupted; the layers made so far are kept", name="interrupted")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,57 @@
+"""Where things land: the folders of GOLDSMITH_HOME (by default /var/lib/goldsmith)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import HostError
+
+DEFAULT_HOME = Path("/var/lib/goldsmith")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store's folders. libvirt's qemu user must be able to search every folder above a disk."""
+
+    root: Path
+
+    @classmethod
+    def locate(cls) -> Store:
+        return cls(Path(os.environ.get("GOLDSMITH_HOME") or DEFAULT_HOME).absolute())
+
+    @property
+    def gallery(self) -> Path:
+        return self.root / "gallery"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def downloads(self) -> Path:
+        return self.root / "downloads"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.gallery, self.layers, self.runs, self.downloads, self.tmp)
+
+    def ensure(self) -> Store:
+        """Make the folders. Raises HostError where that is not allowed."""
+        try:
+            for folder in (self.root, *self.folders):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot make the store {self.root}: {error.strerror}", name="store-missing", hint="sudo make setup"
+            ) from None
+        return self
