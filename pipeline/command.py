@@ -22,6 +22,8 @@ from pipeline.errors import BuildError, HostError
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
 GRACE = 3.0
+#: Seconds between two calls of a `watch`.
+WATCH_EVERY = 0.25
 
 
 class CommandFailed(BuildError):
@@ -111,11 +113,13 @@ def run(
     env: Mapping[str, str] | None = None,
     hint: str | None = None,
     ok_codes: Sequence[int] = (0,),
+    watch: Callable[[], None] | None = None,
 ) -> Result:
     """Run a program to its end.
 
     `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to the
-    environment. Raises HostError when the program is missing, CommandTimeout, or CommandFailed.
+    environment; `watch` is called four times a second and ends the child by raising. Raises HostError when the
+    program is missing, CommandTimeout, or CommandFailed.
     """
     words = [str(word) for word in argv]
     program = find(words[0])
@@ -138,7 +142,7 @@ def run(
     feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
     feeder.start()
     try:
-        code = process.wait(timeout=deadline)
+        code = _wait(process, started + deadline, watch)
     except subprocess.TimeoutExpired:
         end(process)
         raise CommandTimeout(words, deadline) from None
@@ -151,6 +155,18 @@ def run(
     if code not in ok_codes:
         raise CommandFailed(words, code, stdout, stderr, hint)
     return Result(stdout, stderr, time.monotonic() - started, code)
+
+
+def _wait(process: subprocess.Popen[bytes], until: float, watch: Callable[[], None] | None) -> int:
+    while True:
+        left = until - time.monotonic()
+        try:
+            return process.wait(timeout=min(left, WATCH_EVERY) if watch else left)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= until:
+                raise
+            if watch:
+                watch()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,175 @@
+"""A run's access to its guest: a user, a key and a seed, made for this run and gone with it.
+
+All of it lies on tmpfs, 0600. The guest's host key comes over the agent, not over the network, and is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pycdlib
+import yaml
+
+from pipeline import command
+from pipeline.errors import HostError
+from pipeline.hypervisor.domain import Forward
+from pipeline.record import remove_tree
+
+#: The build's user in the guest. generalize removes it; the check `build-user` proves that.
+BUILD_USER = "goldsmith-build"
+#: Where run-time folders may lie, best first; the first that is a tmpfs is taken.
+TMPFS = (Path("/run"), Path("/dev/shm"))  # noqa: S108  the folder below it is ours, 0711, made per run
+
+
+def tmpfs_root() -> Path:
+    """A folder of ours on tmpfs. Raises HostError where the host has none."""
+    mounts = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split()
+        mounts[fields[1]] = fields[2]
+    for place in TMPFS:
+        if mounts.get(str(place)) == "tmpfs" and os.access(place, os.W_OK):
+            return place / "goldsmith"
+    raise HostError("no tmpfs at /run or /dev/shm to keep a build's keys on", name="tmpfs-missing")
+
+
+def free_port() -> int:
+    """A TCP port that was free on the loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Access:
+    """The folder that holds one guest's key, seed and host key, and where its sshd is reached."""
+
+    folder: Path
+    user: str
+    ssh_port: int
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "private" / "key"
+
+    @property
+    def public_key(self) -> str:
+        return self.key.with_suffix(".pub").read_text().strip()
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "private" / "known_hosts"
+
+    @property
+    def seed(self) -> Path:
+        return self.folder / "seed.iso"
+
+    @property
+    def nvram(self) -> Path:
+        return self.folder / "vars.fd"
+
+    @classmethod
+    def create(cls, run_id: str, name: str, user: str) -> Access:
+        root = tmpfs_root()
+        folder = root / run_id / name
+        # search for qemu's user, which reads the seed; nothing to list
+        for level in (root, root / run_id, folder):
+            level.mkdir(mode=0o711, exist_ok=True)
+            level.chmod(0o711)
+        access = cls(folder, user, free_port())
+        access.key.parent.mkdir(mode=0o700)
+        command.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "goldsmith", "-f", access.key],
+            deadline=30,
+        )
+        return access
+
+    @property
+    def forward(self) -> Forward:
+        return Forward(self.ssh_port, 22)
+
+    def trust(self, host_key: str) -> None:
+        """Accept exactly this host key (the text of ssh_host_ed25519_key.pub)."""
+        kind, blob, *_ = host_key.split()
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {kind} {blob}\n")
+
+    def write_seed(self, user_data: Mapping[str, Any], network: Mapping[str, Any], hostname: str) -> None:
+        """A NoCloud seed (volume `cidata`) with a fresh instance id."""
+        meta = {"instance-id": f"goldsmith-{secrets.token_hex(8)}", "local-hostname": hostname}
+        files = {
+            "meta-data": yaml.safe_dump(meta),
+            "user-data": "#cloud-config\n" + yaml.safe_dump(dict(user_data), sort_keys=False),
+            "network-config": yaml.safe_dump(dict(network), sort_keys=False),
+        }
+        write_iso(self.seed, "cidata", files)
+        self.seed.chmod(0o600)
+
+    @property
+    def ssh_options(self) -> list[str]:
+        pairs = {
+            "UserKnownHostsFile": str(self.known_hosts),
+            "StrictHostKeyChecking": "yes",
+            "GlobalKnownHostsFile": "/dev/null",
+            "IdentitiesOnly": "yes",
+            "IdentityFile": str(self.key),
+            "BatchMode": "yes",
+            "ConnectTimeout": "30",
+            "ServerAliveInterval": "15",
+            "ServerAliveCountMax": "8",
+            "LogLevel": "ERROR",
+        }
+        return [word for k, v in pairs.items() for word in ("-o", f"{k}={v}")]
+
+    def ssh(self, *remote: str, tty: bool = False) -> list[str]:
+        """The argv of an ssh to the guest."""
+        where = ["-p", str(self.ssh_port), *(["-t"] if tty else []), f"{self.user}@127.0.0.1"]
+        return ["ssh", "-F", "/dev/null", *self.ssh_options, *where, *remote]
+
+    def inventory(self) -> Path:
+        """An Ansible inventory with the one host `guest`."""
+        path = self.folder / "private" / "inventory.json"
+        options = " ".join(["-F /dev/null", *self.ssh_options])
+        host = {
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self.ssh_port,
+            "ansible_user": self.user,
+            "ansible_ssh_private_key_file": str(self.key),
+            "ansible_ssh_common_args": options,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_become": True,
+        }
+        path.write_text(json.dumps({"all": {"hosts": {"guest": host}}}))
+        return path
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "user": self.user, "port": self.ssh_port}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Access:
+        return cls(Path(data["folder"]), str(data["user"]), int(data["port"]))
+
+    def remove(self) -> None:
+        remove_tree(self.folder)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def write_iso(path: Path, label: str, files: Mapping[str, str]) -> None:
+    """A small ISO 9660 image with Joliet and Rock Ridge names."""
+    iso = pycdlib.PyCdlib()
+    iso.new(joliet=3, rock_ridge="1.09", vol_ident=label)
+    for number, (name, text) in enumerate(files.items()):
+        data = text.encode()
+        iso.add_fp(io.BytesIO(data), len(data), f"/F{number}.;1", rr_name=name, joliet_path=f"/{name}")
+    iso.write(str(path))
+    iso.close()

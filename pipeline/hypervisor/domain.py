@@ -1,0 +1,185 @@
+"""A guest's domain XML, built purely: the same specification gives the same text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lxml import etree
+
+from pipeline.layers import Image
+
+QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
+GOLDSMITH_NS = "https://goldsmith.invalid/run/1"
+
+#: Where the hand-made network card sits; libvirt fills lower slots first (`-device` on `pcie.0` or `pci.0`).
+ACCESS_SLOT = "0x1d"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the guest. Every level of the chain states its format and is never relabelled."""
+
+    image: Image
+    bus: str = "virtio"
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A TCP port of the guest, reachable at a port of the host's loopback."""
+
+    host: int
+    guest: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that makes a domain."""
+
+    name: str
+    run: str
+    role: str
+    kvm: bool
+    cpus: int
+    memory: int  # bytes
+    disks: tuple[Disk, ...]
+    serial_log: Path
+    firmware: str = "bios"  # bios | efi
+    machine: str = "pc"  # pc | q35
+    seed: Path | None = None
+    nvram: Path | None = None  # where this guest's own copy of the UEFI variables lies
+    forwards: tuple[Forward, ...] = ()
+    access_mac: str = "52:54:00:67:6d:01"
+    outside_mac: str = "52:54:00:67:6d:02"
+    outside: bool = False
+    nic_model: str = "virtio-net-pci"
+    arguments: tuple[str, ...] = field(default=())
+
+
+def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
+    child = etree.SubElement(parent, tag, {k.rstrip("_"): v for k, v in attributes.items()})
+    child.text = text
+    return child
+
+
+def _source(parent: etree._Element, path: Path) -> None:
+    source = _sub(parent, "source", file=str(path))
+    # libvirt's DAC driver would change the owner of the whole chain, masters included
+    _sub(source, "seclabel", model="dac", relabel="no")
+
+
+def _backing(parent: etree._Element, image: Image | None) -> None:
+    if image is None:
+        _sub(parent, "backingStore")  # empty: ends the chain, nothing is probed
+        return
+    store = _sub(parent, "backingStore", type="file")
+    _sub(store, "format", type=image.format)
+    _source(store, image.path)
+    _backing(store, image.backing)
+
+
+def libvirt_format(name: str) -> str:
+    """A fixed VHD is probed as raw by qemu: it must be named vpc."""
+    return {"vhd": "vpc"}.get(name, name)
+
+
+_PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
+
+
+def domain_xml(spec: Spec) -> str:
+    """The XML of a transient domain. Pure."""
+    root = etree.Element("domain", {"type": "kvm" if spec.kvm else "qemu"}, nsmap={"qemu": QEMU_NS})
+    _sub(root, "name", spec.name)
+    metadata = _sub(root, "metadata")
+    etree.SubElement(
+        metadata, f"{{{GOLDSMITH_NS}}}run", {"id": spec.run, "role": spec.role}, nsmap={"goldsmith": GOLDSMITH_NS}
+    )
+    _sub(root, "memory", str(spec.memory // 1024), unit="KiB")
+    _sub(root, "vcpu", str(spec.cpus))
+    os = _sub(root, "os", **({"firmware": "efi"} if spec.firmware == "efi" else {}))
+    _sub(os, "type", "hvm", arch="x86_64", machine=spec.machine)
+    if spec.firmware == "efi":
+        firmware = _sub(os, "firmware")
+        _sub(firmware, "feature", enabled="no", name="secure-boot")
+        if spec.nvram is not None:
+            _sub(os, "nvram", str(spec.nvram))
+    _sub(os, "boot", dev="hd")
+    features = _sub(root, "features")
+    _sub(features, "acpi")
+    _sub(features, "apic")
+    _sub(root, "cpu", mode="host-passthrough" if spec.kvm else "maximum")
+    clock = _sub(root, "clock", offset="utc")
+    _sub(clock, "timer", name="rtc", tickpolicy="catchup")
+    _sub(root, "on_poweroff", "destroy")
+    _sub(root, "on_reboot", "restart")
+    _sub(root, "on_crash", "destroy")
+    devices = _sub(root, "devices")
+    counts: dict[str, int] = {}
+    for disk in spec.disks:
+        _disk(devices, disk, counts)
+    if any(disk.bus == "scsi" for disk in spec.disks):
+        _sub(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+    if spec.seed is not None:
+        _seed(devices, spec)
+    serial = _sub(devices, "serial", type="file")
+    _sub(serial, "source", path=str(spec.serial_log), append="on")
+    _sub(serial, "target", port="0")
+    channel = _sub(devices, "channel", type="unix")
+    _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    if spec.outside:
+        card = _sub(devices, "interface", type="user")
+        _sub(card, "mac", address=spec.outside_mac)
+        _sub(card, "model", type="virtio")
+        _sub(card, "alias", name="ua-outside")
+    _sub(_sub(devices, "video"), "model", type="vga")
+    _sub(devices, "graphics", type="vnc", autoport="yes", listen="127.0.0.1")
+    rng = _sub(devices, "rng", model="virtio")
+    _sub(rng, "backend", "/dev/urandom", model="random")
+    _sub(devices, "memballoon", model="none")
+    _command_line(root, spec)
+    return etree.tostring(root, pretty_print=True, encoding="unicode")
+
+
+def _disk(devices: etree._Element, disk: Disk, counts: dict[str, int]) -> None:
+    element = _sub(devices, "disk", type="file", device="disk")
+    # unsafe: nothing of a build has to outlive a host's crash before its layer is fsynced and committed
+    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image.format), cache="unsafe")
+    if not disk.readonly:
+        driver.set("discard", "unmap")
+        driver.set("detect_zeroes", "unmap")
+    _source(element, disk.image.path)
+    _backing(element, disk.image.backing)
+    prefix = _PREFIX[disk.bus]
+    index = counts.get(prefix, 0)
+    counts[prefix] = index + 1
+    _sub(element, "target", dev=f"{prefix}{chr(ord('a') + index)}", bus=disk.bus)
+    if disk.readonly:
+        _sub(element, "readonly")
+
+
+def _seed(devices: etree._Element, spec: Spec) -> None:
+    element = _sub(devices, "disk", type="file", device="cdrom")
+    _sub(element, "driver", name="qemu", type="raw")
+    _sub(element, "source", file=str(spec.seed))
+    # the last place of its bus, so that the disks keep theirs
+    ide = spec.machine == "pc"
+    _sub(element, "target", dev="hdd" if ide else "sdf", bus="ide" if ide else "sata")
+    _sub(element, "readonly")
+
+
+def _command_line(root: etree._Element, spec: Spec) -> None:
+    """The access card: qemu's user network, restricted to the forwarded ports, which libvirt 9 cannot say."""
+    arguments = list(spec.arguments)
+    if spec.forwards:
+        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{f.host}-:{f.guest}" for f in spec.forwards)
+        arguments += [
+            "-netdev",
+            f"user,id=access,net=10.9.8.0/24,ipv6=off,restrict=on{forwards}",
+            "-device",
+            f"{spec.nic_model},netdev=access,mac={spec.access_mac},addr={ACCESS_SLOT},romfile=",
+        ]
+    if arguments:
+        line = etree.SubElement(root, f"{{{QEMU_NS}}}commandline")
+        for argument in arguments:
+            etree.SubElement(line, f"{{{QEMU_NS}}}arg", {"value": argument})

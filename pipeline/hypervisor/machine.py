@@ -1,0 +1,333 @@
+"""A running guest: start, wait, look, snapshot, stop.
+
+Every wait ends in one of: what was waited for, a failure seen (the guest stopped, panicked, fell into emergency
+mode), or the deadline. Each has a name of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+from lxml import etree
+
+from pipeline.errors import BuildError, GoldsmithError, GuestError
+from pipeline.hypervisor.agent import Agent
+from pipeline.hypervisor.connection import Connection, translated
+from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, domain_xml
+from pipeline.layers import Image
+
+T = TypeVar("T")
+
+#: What the serial console shows when a guest is lost, and the failure's name.
+DISASTERS = (
+    (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
+    (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
+    (re.compile(rb"(No bootable device|error: no such device|grub rescue>)"), "guest-no-boot", "nothing bootable"),
+    (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
+)
+LOGIN = re.compile(rb"[\w.-]+ login: ")
+#: Seconds between two looks while waiting; lifecycle events wake the wait at once.
+LOOK = 0.25
+
+_STOPPED_BY = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "powered off",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "was destroyed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "failed with its qemu",
+}
+
+
+class Machine:
+    """One domain of this run. Use as a context manager: it leaves no domain behind, unless `keep` is set."""
+
+    def __init__(
+        self, connection: Connection, spec: Spec, logs: Path, cancelled: threading.Event | None = None
+    ) -> None:
+        self.connection = connection
+        self.spec = spec
+        self.keep = False
+        self.autodestroy = True
+        self.stopped: str | None = None
+        self.reboots = 0
+        self._cancelled = cancelled or threading.Event()
+        self._changed = threading.Condition()
+        self._agent_up = False
+        self._callbacks: list[int] = []
+        self._domain: libvirt.virDomain | None = None
+        self._agent_log = logs / "agent.log"
+        self._seen = 0
+
+    @property
+    def domain(self) -> libvirt.virDomain:
+        assert self._domain is not None, "the machine is not started"
+        return self._domain
+
+    @property
+    def agent(self) -> Agent:
+        return Agent(self.domain, self._agent_log)
+
+    def __enter__(self) -> Machine:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.keep:
+            self.destroy()
+
+    def start(self) -> None:
+        """Power on. Raises BuildError when libvirt or qemu refuses."""
+        raw = self.connection.raw
+        self.spec.serial_log.parent.mkdir(parents=True, exist_ok=True)
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if self.autodestroy else 0
+        with translated(f"starting {self.spec.name}"):
+            self._register()
+            try:
+                self._domain = raw.createXML(domain_xml(self.spec), flags)
+            except BaseException:
+                self._unregister()
+                raise
+
+    def _register(self) -> None:
+        raw = self.connection.raw
+        mine = self.spec.name
+
+        def lifecycle(_c: object, domain: Any, event: int, detail: int, _o: object) -> None:
+            if domain.name() == mine and event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+                with self._changed:
+                    self.stopped = _STOPPED_BY.get(detail, f"stopped (detail {detail})")
+                    self._changed.notify_all()
+
+        def reboot(_c: object, domain: Any, _o: object) -> None:
+            if domain.name() == mine:
+                self.reboots += 1
+
+        def agent(_c: object, domain: Any, state: int, _reason: int, _o: object) -> None:
+            if domain.name() == mine:
+                with self._changed:
+                    self._agent_up = state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
+                    self._changed.notify_all()
+
+        for kind, callback in (
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, reboot),
+            (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, agent),
+        ):
+            self._callbacks.append(raw.domainEventRegisterAny(None, kind, callback, None))
+
+    def _unregister(self) -> None:
+        for number in self._callbacks:
+            with contextlib.suppress(libvirt.libvirtError):
+                self.connection.raw.domainEventDeregisterAny(number)
+        self._callbacks = []
+
+    # ---- waiting -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise GuestError if the guest is lost, or the build was cancelled."""
+        if self._cancelled.is_set():
+            raise BuildError("cancelled", name="cancelled")
+        text = self.serial()
+        for pattern, name, what in DISASTERS:
+            if found := pattern.search(text, self._seen):
+                said = found.group(found.lastindex or 0).decode(errors="replace").strip()
+                raise GuestError(f"{what}: {said}", name=name)
+        if self.stopped is not None:
+            raise GuestError(f"the guest {self.stopped} while it was needed", name="guest-powered-off")
+
+    def wait(
+        self, what: str, probe: Callable[[], T | None], *, deadline: float, name: str, hint: str | None = None
+    ) -> T:
+        """Wait until `probe` gives something.
+
+        `deadline` is in seconds. Raises GuestError(`name`) at the deadline, after one last look, or whatever
+        `check` finds.
+        """
+        until = time.monotonic() + deadline
+        while True:
+            found = probe()
+            if found is not None:
+                return found
+            self.check()
+            if time.monotonic() >= until:
+                raise GuestError(f"{what}: not within {deadline:.0f} s", name=name, hint=hint)
+            with self._changed:
+                self._changed.wait(LOOK)
+
+    def wait_agent(self, deadline: float, grace: float) -> Agent:
+        """Wait for the agent; once a login prompt stands on the console it gets only `grace` more seconds."""
+        prompt_at: list[float] = []
+
+        def up() -> Agent | None:
+            if self._agent_up:
+                with contextlib.suppress(GuestError):
+                    self.agent.call("guest-ping", answer=5)
+                    return self.agent
+            if not prompt_at and LOGIN.search(self.serial(), self._seen):
+                prompt_at.append(time.monotonic())
+            if prompt_at and time.monotonic() - prompt_at[0] > grace:
+                raise GuestError(
+                    f"the guest shows its login prompt since {grace:.0f} s, but its agent does not answer",
+                    name="guest-no-agent",
+                    hint="is qemu-guest-agent installed and enabled in the source?",
+                )
+            return None
+
+        return self.wait("the guest agent", up, deadline=deadline, name="guest-no-agent")
+
+    def wait_off(self, deadline: float) -> None:
+        """Wait for the guest to power itself off. A crash or a forced end is an error."""
+        until = time.monotonic() + deadline
+        with self._changed:
+            while self.stopped is None:
+                if self._cancelled.is_set():
+                    raise BuildError("cancelled", name="cancelled")
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise GuestError(
+                        f"the guest was still running {deadline:.0f} s after it was told to shut down",
+                        name="guest-shutdown-timeout",
+                    )
+                self._changed.wait(min(left, 1.0))
+        if self.stopped != "powered off":
+            raise GuestError(f"the guest {self.stopped} instead of powering off", name="guest-unclean-shutdown")
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def serial(self) -> bytes:
+        try:
+            return self.spec.serial_log.read_bytes()
+        except OSError:
+            return b""
+
+    def mark(self) -> None:
+        """Look for disasters only in what the console says from now on."""
+        self._seen = len(self.serial())
+
+    def screenshot(self, path: Path) -> bool:
+        """Save the screen as PNG. False when there is no screen to be had any more."""
+        if self._domain is None or self.stopped is not None:
+            return False
+        data = bytearray()
+        try:
+            stream = self.connection.raw.newStream(0)
+            self.domain.screenshot(stream, 0)
+            stream.recvAll(lambda _s, chunk, _o: data.extend(chunk), None)
+            stream.finish()
+        except libvirt.libvirtError:
+            return False
+        path.write_bytes(bytes(data))
+        return True
+
+    # ---- acting --------------------------------------------------------------------------------------------------
+
+    def snapshot(self, target: str, overlay: Image) -> None:
+        """Freeze the guest's file systems and let it write on to `overlay`; what was the disk is a layer now.
+
+        The overlay exists already: we made it, so that its path, owner and backing are ours to say.
+        """
+        root = etree.Element("domainsnapshot")
+        disks = etree.SubElement(root, "disks")
+        disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+        etree.SubElement(disk, "driver", type=overlay.format)
+        source = etree.SubElement(disk, "source", file=str(overlay.path))
+        etree.SubElement(source, "seclabel", model="dac", relabel="no")
+        flags = (
+            libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
+            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+        )
+        try:
+            self.domain.snapshotCreateXML(etree.tostring(root, encoding="unicode"), flags)
+        except libvirt.libvirtError as error:
+            self.check()
+            raise GuestError(
+                f"the guest could not be frozen for a layer: {error.get_error_message()}", name="guest-freeze-failed"
+            ) from None
+
+    def outside(self, connected: bool) -> None:
+        """Plug or unplug the card that leads to the network."""
+        if not self.spec.outside:
+            return
+        tree = etree.fromstring(self.domain.XMLDesc(0).encode())
+        for card in tree.iterfind("devices/interface"):
+            mac = card.find("mac")
+            if mac is not None and mac.get("address") == self.spec.outside_mac:
+                for old in card.findall("link"):
+                    card.remove(old)
+                etree.SubElement(card, "link", state="up" if connected else "down")
+                with translated("changing the guest's network link"):
+                    self.domain.updateDeviceFlags(etree.tostring(card, encoding="unicode"), 0)
+
+    def shutdown(self, deadline: float) -> None:
+        """Ask the agent to power off, and wait for it."""
+        try:
+            self.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+        except libvirt.libvirtError as error:
+            # the guest may be gone before it can say so; the lifecycle event tells
+            if self.stopped is None and error.get_error_code() != libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+                raise GuestError(
+                    f"the guest refused to shut down: {error.get_error_message()}", name="guest-shutdown-refused"
+                ) from None
+        self.wait_off(deadline)
+
+    def destroy(self) -> None:
+        """Power off at once if it still runs."""
+        if self._domain is not None and self.stopped is None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._domain.destroy()
+        self._unregister()
+        self._domain = None
+
+
+def own(path: Path, connection: Connection) -> None:
+    """Give a writable disk to libvirt's qemu user, since libvirt is told not to."""
+    if os.geteuid() == 0:
+        os.chown(path, *connection.qemu_owner)
+        path.chmod(0o600)
+
+
+def sweep(connection: Connection, alive: Callable[[str], bool]) -> list[str]:
+    """Destroy goldsmith's domains whose run is dead; the names destroyed. A guest kept on purpose stays."""
+    gone = []
+    for domain, run, role in domains(connection):
+        if role == "kept" or alive(run):
+            continue
+        with contextlib.suppress(libvirt.libvirtError):
+            name = domain.name()
+            domain.destroy()
+            gone.append(name)
+    return gone
+
+
+def domains(connection: Connection) -> list[tuple[libvirt.virDomain, str, str]]:
+    """goldsmith's running domains, with the run and the role that their metadata names."""
+    found = []
+    with translated("listing domains"):
+        everything = connection.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    for domain in everything:
+        try:
+            text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, GOLDSMITH_NS, 0)
+        except libvirt.libvirtError:
+            continue  # not ours, or gone meanwhile
+        element = etree.fromstring(text.encode())
+        found.append((domain, element.get("id", ""), element.get("role", "")))
+    return found
+
+
+def mark_kept(machine: Machine) -> None:
+    """Say in the domain's metadata that a person wants this guest: no sweep takes it."""
+    text = f'<run id="{machine.spec.run}" role="kept"/>'
+    try:
+        machine.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "goldsmith", GOLDSMITH_NS, 0)
+    except libvirt.libvirtError as error:
+        raise GoldsmithError(f"cannot mark the guest as kept: {error.get_error_message()}") from None

@@ -1,0 +1,211 @@
+"""Content-keyed layers: what a stage made, kept under the digest of all that went into it.
+
+A layer's files are written at the key's own path, because the next overlay's header names that path and it must
+never move. It becomes a layer when its record is renamed into place, after fsync; without a record it is scratch,
+which the next run sweeps once nobody holds its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import BuildError
+from pipeline.record import held, now, remove_tree, sync_folder, write_json
+
+RECORD = "record.json"
+LOCK = ".lock"
+DISK = "disk.qcow2"
+
+#: Seconds to wait for another build that is making the very same layer.
+PATIENCE = 3600.0
+
+
+def digest(data: object) -> str:
+    """sha256 of the canonical JSON of `data`."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def layer_key(stage: str, version: int, inputs: Mapping[str, object], source: str | None) -> str:
+    """The key of what `stage` makes: 32 hex digits over its name, version, inputs and its source's key."""
+    return digest({"stage": stage, "version": version, "inputs": inputs, "source": source})[:32]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk file, its format, and what it stands on, each level with its format stated."""
+
+    path: Path
+    format: str
+    backing: Image | None = None
+
+    @property
+    def chain(self) -> tuple[Image, ...]:
+        """This image and all below it, top first."""
+        return (self, *(self.backing.chain if self.backing else ()))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "backing": self.backing.to_json() if self.backing else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Image:
+        below = data.get("backing")
+        return cls(Path(data["path"]), str(data["format"]), cls.from_json(below) if below else None)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A committed layer; its files are read-only."""
+
+    key: str
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def image(self) -> Image:
+        return Image.from_json(self.record["image"])
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        facts: Mapping[str, Any] = self.record.get("facts", {})
+        return facts
+
+
+class Draft:
+    """A layer in the making: its folder, and its lock held until it is committed or discarded."""
+
+    def __init__(self, key: str, path: Path, lock: FileLock) -> None:
+        self.key = key
+        self.path = path
+        self._lock = lock
+
+    def commit(
+        self, *, stage: str, inputs: Mapping[str, object], source: str | None, image: Image | None, **rest: object
+    ) -> Layer:
+        """Make the files read-only and durable, then rename the record into place."""
+        for path in sorted(self.path.rglob("*")):
+            if path.is_file() and path.name != LOCK:
+                settle(path)
+        record = {
+            "key": self.key,
+            "stage": stage,
+            "created": now(),
+            "inputs": dict(inputs),
+            "source": source,
+            "image": image.to_json() if image else None,
+            **rest,
+        }
+        write_json(self.path / RECORD, record)
+        self._release()
+        sync_folder(self.path.parent)
+        return Layer(self.key, self.path, record)
+
+    def discard(self) -> None:
+        remove_tree(self.path)
+        self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / LOCK).unlink()
+        self._lock.release()
+
+
+def settle(path: Path) -> None:
+    """Give a finished file back to us, read-only, and bring it to the disk."""
+    if os.geteuid() == 0 and path.stat().st_uid != 0:
+        os.chown(path, 0, 0)
+    path.chmod(0o444)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Layers:
+    """The folder of layers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get(self, key: str) -> Layer | None:
+        """The committed layer of this key whose files are all there, or None."""
+        folder = self.root / key
+        try:
+            record = json.loads((folder / RECORD).read_text())
+        except (OSError, ValueError):
+            return None
+        image = record.get("image")
+        if image and not all(level.path.exists() for level in Image.from_json(image).chain):
+            return None
+        return Layer(key, folder, record)
+
+    def begin(self, key: str) -> Draft | Layer:
+        """A draft to fill, or the layer itself if another build committed it while we waited for its lock.
+
+        Raises BuildError when the other build is not done within PATIENCE.
+        """
+        folder = self.root / key
+        while True:
+            if layer := self.get(key):
+                return layer
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise BuildError(
+                    f"another build has been making layer {key} for {PATIENCE:.0f} s", name="layer-locked"
+                ) from None
+            except OSError:
+                continue  # a sweep took the folder between mkdir and lock
+            if layer := self.get(key):
+                lock.release()
+                return layer
+            if not (folder / LOCK).exists():
+                lock.release()
+                continue  # swept, or committed and dropped, while we waited
+            for path in folder.iterdir():
+                if path.name != LOCK:
+                    remove_tree(path) if path.is_dir() else path.unlink()
+            folder.chmod(0o755)  # libvirt's qemu user searches it
+            return Draft(key, folder, lock)
+
+    def drop(self, key: str) -> None:
+        """Forget a layer: the record first, so that a crash leaves scratch and never half a layer."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / key / RECORD).unlink()
+        remove_tree(self.root / key)
+
+    def all(self) -> Iterator[Layer]:
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if layer := self.get(folder.name):
+                yield layer
+
+    def sweep(self) -> list[str]:
+        """Remove scratch whose lock is free; the keys removed."""
+        swept = []
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if not folder.is_dir() or (folder / RECORD).exists() or held(folder / LOCK):
+                continue
+            remove_tree(folder)
+            swept.append(folder.name)
+        return swept
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
