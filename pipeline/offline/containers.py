@@ -1,0 +1,292 @@
+"""Which format a disk image has, what else it refers to, and where its data lies.
+
+A disk that a user brought is judged here, by our own reading of its headers, **before** qemu-img or libvirt
+opens it: a qcow2 may name any file of the host as its backing or data file, a VMDK any file as an extent, and
+the opener would read it. What is found to be self-contained is then always opened with its format given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import struct
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import command
+from pipeline.errors import DiskError
+from pipeline.offline import qcow2, vhdx, vmdk
+from pipeline.vhd.extents import Extent, ExtentSource, file_extents
+from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer
+
+#: The formats, by qemu's names. A VHD is `vpc` whatever its type.
+FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk")
+#: Formats that are recognised only to be named in the refusal.
+_UNSUPPORTED = {
+    b"QED\0": "QED",
+    b"LUKS\xba\xbe": "LUKS",
+    b"WithoutFreeSpace": "Parallels",
+    b"WithouFreSpacExt": "Parallels",
+    b"ER\x02\0": "Apple partition map",
+    b"MSWIM\0\0\0": "WIM",
+}
+_PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+._-]*:")
+#: Deeper chains than this are a mistake or an attack.
+MAX_CHAIN = 64
+#: Seconds for qemu-img to list a map, and to convert a disk that can only be read by it.
+MAP_DEADLINE, CONVERT_DEADLINE = 300.0, 7200.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """One file of a backing chain; the first is the disk itself."""
+
+    path: Path
+    fmt: str
+
+
+def refuse_foreign_references(path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None) -> str:
+    """The format of a disk that refers to nothing outside itself; opens the file, never what it names.
+
+    With `allow_backing_within`, backing files inside that folder pass (goldsmith's own layers), each level
+    judged the same way. `fmt` overrides the detection: raw means that the content is not looked at.
+
+    Raises DiskError: disk-name, disk-missing, disk-unreadable, disk-not-a-file, disk-format, qcow2-backing-file,
+    qcow2-data-file, qcow2-encrypted, qcow2-damaged, vmdk-foreign-extent, vmdk-parent, vmdk-damaged, vhd-differencing,
+    vhdx-parent, vhdx-damaged, backing-cycle, backing-outside, and the footer's own names.
+    """
+    return chain(path, fmt, allow_backing_within=allow_backing_within)[0].fmt
+
+
+def chain(path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None) -> tuple[Link, ...]:
+    """The disk and its backing files, top first, judged as by `refuse_foreign_references`."""
+    links: list[Link] = []
+    seen: set[tuple[int, int]] = set()
+    here: Path | None = path
+    while here is not None:
+        refuse_name(here)
+        with _open(here) as file:
+            status = os.fstat(file.fileno())
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                raise DiskError(f"{path}: its backing chain is a circle at {here}", name="backing-cycle")
+            if len(seen) >= MAX_CHAIN:
+                raise DiskError(f"{path}: its backing chain has more than {MAX_CHAIN} files", name="backing-cycle")
+            seen.add(identity)
+            size = os.lseek(file.fileno(), 0, os.SEEK_END)
+            found = fmt or _detect(file, size, here)
+            backing = _judge(file, size, here, found)
+        links.append(Link(here.absolute(), found))
+        if backing is None:
+            return tuple(links)
+        here, fmt = _allowed_backing(here, backing, allow_backing_within)
+    return tuple(links)
+
+
+def detect(path: Path) -> str:
+    """The format by content: raw, qcow2, vpc, vhdx or vmdk; nothing is refused but what cannot be read."""
+    with _open(path) as file:
+        return _detect(file, os.lseek(file.fileno(), 0, os.SEEK_END), path)
+
+
+def refuse_name(path: Path) -> None:
+    """Refuse a file name that qemu would take for something else. Raises DiskError (disk-name)."""
+    for name in (str(path), path.name):
+        if _PROTOCOL.match(name):
+            raise DiskError(
+                f"{name}: qemu would read this name as a protocol or a json: description, not as a file",
+                name="disk-name",
+                hint="rename the file",
+            )
+
+
+class _File:
+    """A file opened without blocking, and proven to be one."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise DiskError(f"{path} does not exist", name="disk-missing") from None
+        except OSError as error:
+            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable", evidence=path) from None
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            os.close(self._fd)
+            raise DiskError(f"{path} is neither a file nor a block device", name="disk-not-a-file")
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+
+_open = _File
+
+
+def _detect(file: _File, size: int, path: Path) -> str:
+    # the footer first: sector 0 of a fixed VHD belongs to the guest, who may write any magic there
+    tail = file.read(max(0, size - FOOTER_SIZE), FOOTER_SIZE)
+    torn: DiskError | None = None
+    if tail.startswith(b"conectix") or tail[1:].startswith(b"conectix"):
+        try:
+            Footer.parse(tail if tail.startswith(b"conectix") else tail[1:])
+            return "vpc"
+        except DiskError as error:
+            torn = error
+    head = file.read(0, 4096)
+    if head.startswith(b"conectix"):
+        return "vpc"
+    if torn is not None:
+        raise DiskError(f"{path.name}: {torn.message}", name=torn.name, hint=torn.hint, evidence=path)
+    if head.startswith(qcow2.MAGIC):
+        return "qcow2"
+    if head.startswith(vhdx.MAGIC):
+        return "vhdx"
+    if vmdk.looks_like(head):
+        return "vmdk"
+    for magic, name in _UNSUPPORTED.items():
+        if head.startswith(magic):
+            raise DiskError(f"{path.name} is {name}; goldsmith does not read that", name="disk-format")
+    if head[0x40:0x44] == b"\x7f\x10\xda\xbe":
+        raise DiskError(f"{path.name} is a VDI; goldsmith does not read that", name="disk-format")
+    return "raw"
+
+
+def _judge(file: _File, size: int, path: Path, fmt: str) -> tuple[str, str] | None:
+    """Refuse what refers outside; a qcow2's backing file comes back as (name, format) for the caller to judge."""
+    if fmt == "qcow2":
+        return qcow2.judge(file.read, path)
+    if fmt == "vpc":
+        _judge_vhd(file, size, path)
+    elif fmt == "vhdx":
+        vhdx.refuse_parent(file.read, path)
+    elif fmt == "vmdk":
+        vmdk.refuse_foreign(file.read, size, path)
+    elif fmt != "raw":
+        raise DiskError(f"{fmt} is not a format that goldsmith reads ({', '.join(FORMATS)})", name="disk-format")
+    return None
+
+
+def _judge_vhd(file: _File, size: int, path: Path) -> None:
+    tail = file.read(max(0, size - FOOTER_SIZE), FOOTER_SIZE)
+    head = file.read(0, FOOTER_SIZE)
+    # the copy at the start counts too: an opener that falls back to it would follow its type
+    for data in (tail, tail[1:], head):
+        if not data.startswith(b"conectix"):
+            continue
+        (kind,) = struct.unpack_from(">I", data, 60)
+        if kind == DiskType.DIFFERENCING and (data is not head or not _fixed(tail)):
+            raise DiskError(
+                f"{path.name} is a differencing VHD: its data is only whole with its parent's",
+                name="vhd-differencing",
+                hint="merge it into its parent first (goldsmith vhd merge)",
+                evidence=path,
+            )
+
+
+def _fixed(tail: bytes) -> bool:
+    return tail.startswith(b"conectix") and struct.unpack_from(">I", tail, 60)[0] == DiskType.FIXED
+
+
+def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) -> tuple[Path, str]:
+    name, fmt = backing
+    shown = name[:200]
+    if within is None or _PROTOCOL.match(name):
+        raise DiskError(
+            f"{path.name} is not whole: it names {shown!r} as its backing file",
+            name="qcow2-backing-file",
+            hint="flatten it where it comes from: qemu-img convert -O qcow2",
+            evidence=path,
+        )
+    target = (path.parent / name).resolve()
+    if not target.is_relative_to(within.resolve()):
+        raise DiskError(
+            f"{path.name}: its backing file {shown!r} lies outside {within}", name="backing-outside", evidence=path
+        )
+    if fmt not in ("qcow2", "raw", "vpc"):
+        raise DiskError(
+            f"{path.name}: the format of its backing file is {fmt or 'not stated'}",
+            name="backing-format",
+            evidence=path,
+        )
+    if fmt == "vpc":
+        # qemu opens it, and must see all of it
+        footer = read_footer(target)
+        if footer.disk_type != DiskType.FIXED or footer.old_qemu_size != footer.virtual_size:
+            raise DiskError(
+                f"{path.name}: its backing file {shown!r} is no fixed VHD that every qemu reads whole",
+                name="backing-format",
+                evidence=path,
+            )
+    return target, fmt
+
+
+def extents(
+    path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None, scratch: Path | None = None
+) -> ExtentSource:
+    """The data of a disk as ranges of files, chains resolved; what is compressed is unpacked into `scratch`.
+
+    `scratch` is by default the system's folder for temporary files. Close the source when done. Raises DiskError as
+    `containers.refuse_foreign_references` does, and disk-map where qemu-img fails.
+    """
+    links = chain(path, fmt, allow_backing_within=allow_backing_within)
+    top = links[0]
+    if top.fmt == "raw":
+        return file_extents(top.path)
+    if top.fmt == "vpc":
+        footer = read_footer(top.path)
+        if footer.disk_type == DiskType.FIXED:
+            return file_extents(top.path, _fixed_size(top.path, footer.virtual_size))
+    return _mapped(links) or _converted(top, scratch)
+
+
+def _fixed_size(path: Path, size: int) -> int:
+    if size > path.stat().st_size:
+        raise DiskError(f"{path.name} ends before its disk of {size} bytes does", name="vhd-file-size", evidence=path)
+    return size
+
+
+def _qemu_img(*words: str | Path, deadline: float) -> str:
+    try:
+        return command.run(["qemu-img", *words], deadline=deadline).stdout
+    except command.CommandFailed as error:
+        raise DiskError(f"qemu-img cannot read the disk: {error.message}", name="disk-map") from None
+
+
+def _mapped(links: tuple[Link, ...]) -> ExtentSource | None:
+    """The extents by `qemu-img map`; None where some data has no place of its own in a file (compressed)."""
+    top = links[0]
+    entries = json.loads(_qemu_img("map", "-f", top.fmt, "--output=json", top.path, deadline=MAP_DEADLINE))
+    # qemu-img map ends at the virtual size
+    size = max((int(entry["start"]) + int(entry["length"]) for entry in entries), default=0)
+    found: list[Extent] = []
+    for entry in entries:
+        if entry["zero"] or not (entry["data"] or "offset" in entry):
+            continue
+        depth = int(entry["depth"])
+        if "offset" not in entry or entry.get("compressed") or depth >= len(links):
+            return None
+        found.append(Extent(int(entry["start"]), int(entry["length"]), links[depth].path, int(entry["offset"])))
+    return ExtentSource(size, tuple(found))
+
+
+def _converted(top: Link, scratch: Path | None) -> ExtentSource:
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-", dir=scratch)))
+        raw = folder / "disk.raw"
+        _qemu_img("convert", "-f", top.fmt, "-O", "raw", top.path, raw, deadline=CONVERT_DEADLINE)
+        source = file_extents(raw)
+        source.cleanup.push(cleanup.pop_all())
+        return source

@@ -1,0 +1,232 @@
+"""Where a disk's data lies: ranges of files. What no extent covers reads as zeros.
+
+Copying by extents costs what the data costs, never what the virtual size would.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.errors import DiskError, GoldsmithError, HostError
+
+Progress = Callable[[int, int], None]
+
+#: Bytes a single copy call is asked for: small enough for progress and Ctrl-C, large enough to be free.
+CHUNK = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes of the disk from `start` on stand in `path` at `offset`."""
+
+    start: int
+    length: int
+    path: Path
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+@dataclass
+class ExtentSource:
+    """A disk of `size` bytes as sorted extents that do not overlap. `close` removes what `cleanup` holds."""
+
+    size: int
+    extents: tuple[Extent, ...]
+    cleanup: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def __post_init__(self) -> None:
+        end = 0
+        for extent in self.extents:
+            if extent.start < end or extent.length <= 0 or extent.offset < 0:
+                raise DiskError("the disk's extents overlap or run backwards", name="disk-extents")
+            end = extent.end
+        if end > self.size:
+            raise DiskError(f"an extent ends at {end}, past the disk's {self.size} bytes", name="disk-extents")
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(extent.length for extent in self.extents)
+
+    def close(self) -> None:
+        self.cleanup.close()
+
+    def __enter__(self) -> ExtentSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The (start, end) ranges between two offsets of a file that hold data; a file system without holes gives one."""
+    at = start
+    while at < end:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                yield at, end
+                return
+            raise
+        if begin >= end:
+            return
+        at = min(os.lseek(fd, begin, os.SEEK_HOLE), end)
+        yield begin, at
+
+
+def file_extents(path: Path, size: int | None = None, offset: int = 0) -> ExtentSource:
+    """A raw disk inside a file: `size` bytes from `offset` on (by default to the file's end)."""
+    with _Opened(path) as fd:
+        whole = os.lseek(fd, 0, os.SEEK_END) if size is None else offset + size
+        ranges = list(data_ranges(fd, offset, whole))
+    extents = tuple(Extent(begin - offset, end - begin, path, begin) for begin, end in ranges)
+    return ExtentSource(whole - offset, extents)
+
+
+class _Opened(AbstractContextManager[int]):
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+class Reader:
+    """Random access to an ExtentSource; descriptors stay open until `close`."""
+
+    def __init__(self, source: ExtentSource) -> None:
+        self.size = source.size
+        self._source = source
+        self._starts = [extent.start for extent in source.extents]
+        self._files: dict[Path, _Opened] = {}
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on; shorter only at the disk's end. Raises DiskError (disk-unreadable)."""
+        if offset < 0 or length < 0:
+            raise DiskError(f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside")
+        length = max(0, min(length, self.size - offset))
+        out, at, end = bytearray(length), offset, offset + length
+        index = max(0, bisect_right(self._starts, offset) - 1)
+        extents = self._source.extents
+        while index < len(extents) and extents[index].start < end:
+            extent = extents[index]
+            begin, stop = max(at, extent.start), min(end, extent.end)
+            if begin < stop:
+                data = self._pread(extent.path, stop - begin, extent.offset + begin - extent.start)
+                out[begin - offset : begin - offset + len(data)] = data
+            index += 1
+        return bytes(out)
+
+    def _pread(self, path: Path, length: int, offset: int) -> bytes:
+        if path not in self._files:
+            self._files[path] = _Opened(path)
+        try:
+            data = os.pread(self._files[path].__enter__(), length, offset)
+        except OSError as error:
+            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
+        if len(data) < length:
+            raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
+        return data
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].__exit__()
+        self._source.close()
+
+
+def copy_extents(source: ExtentSource, fd: int, *, progress: Progress | None = None) -> int:
+    """Copy a disk's data to `fd`, each byte at its own offset; holes are not touched. Returns the bytes copied.
+
+    `progress` gets (bytes done, bytes to do). Raises DiskError (disk-truncated, disk-unreadable) and
+    HostError (no-space).
+    """
+    total, done, copied = source.data_bytes, 0, 0
+    files: dict[Path, int] = {}
+    with ExitStack() as stack:
+        copier = _Copier(fd)
+        for extent in source.extents:
+            if extent.path not in files:
+                files[extent.path] = stack.enter_context(_Opened(extent.path))
+            source_fd = files[extent.path]
+            shift = extent.start - extent.offset
+            # an allocated cluster of a layer may itself be a hole of its file
+            for begin, end in data_ranges(source_fd, extent.offset, extent.offset + extent.length):
+                for at in range(begin, end, CHUNK):
+                    length = min(CHUNK, end - at)
+                    copier.copy(source_fd, at, at + shift, length, extent.path)
+                    copied += length
+                    if progress is not None:
+                        progress(done + at + length - extent.offset, total)
+            _check_length(source_fd, extent)
+            done += extent.length
+    if progress is not None:
+        progress(total, total)
+    return copied
+
+
+def _check_length(fd: int, extent: Extent) -> None:
+    if os.lseek(fd, 0, os.SEEK_END) < extent.offset + extent.length:
+        raise DiskError(f"{extent.path.name} ends before its data does", name="disk-truncated", evidence=extent.path)
+
+
+class _Copier:
+    """copy_file_range, where the kernel or file systems cannot: sendfile, then read and write."""
+
+    #: Answers that mean "not this way" rather than "cannot be copied".
+    _NOT_THIS_WAY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._ways: list[Callable[[int, int, int, int], int]] = [self._range, self._sendfile, self._plain]
+
+    def copy(self, source: int, at: int, to: int, length: int, path: Path) -> None:
+        while length:
+            try:
+                step = self._ways[0](source, at, to, length)
+            except OSError as error:
+                if error.errno in self._NOT_THIS_WAY and len(self._ways) > 1:
+                    del self._ways[0]
+                    continue
+                raise as_ours(error, path) from None
+            if step == 0:
+                raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
+            at, to, length = at + step, to + step, length - step
+
+    def _range(self, source: int, at: int, to: int, length: int) -> int:
+        return os.copy_file_range(source, self._fd, length, at, to)
+
+    def _sendfile(self, source: int, at: int, to: int, length: int) -> int:
+        os.lseek(self._fd, to, os.SEEK_SET)
+        return os.sendfile(self._fd, source, at, length)
+
+    def _plain(self, source: int, at: int, to: int, length: int) -> int:
+        return os.pwrite(self._fd, os.pread(source, min(length, 1 << 20), at), to)
+
+
+def as_ours(error: OSError, path: Path) -> GoldsmithError:
+    """What an OSError of a copy means: no-space is the host's fault, the rest is the disk's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return HostError(
+            f"no space for the copy of {path.name}: {error.strerror}", name="no-space", hint="free some space"
+        )
+    return DiskError(f"cannot copy {path.name}: {error.strerror}", name="disk-unreadable", evidence=path)
