@@ -1,0 +1,118 @@
+"""validate, schema, init: the verbs for definitions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.context import project, told_project
+
+if TYPE_CHECKING:
+    from pipeline.definition import Fault
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the root command."""
+    app.command()(validate)
+    app.command()(schema)
+    app.command()(init)
+
+
+def validate(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|PATH]...", help="Images, or files; by default all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of lines.")] = False,
+) -> None:
+    """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
+    from pipeline.definition import DefinitionError, definition_files, load
+
+    targets = (
+        [_target(name) for name in names] if names else [(path, project()) for path in definition_files(project())]
+    )
+    faults: list[Fault] = []
+    verdicts: list[dict[str, object]] = []
+    for path, folder in targets:
+        found: tuple[Fault, ...] = ()
+        try:
+            load(path, folder)
+        except DefinitionError as error:
+            found = error.faults
+        shown = _shown(path, folder)
+        faults.extend(found)
+        verdicts.append({"file": shown, "ok": not found, "faults": [asdict(fault) for fault in found]})
+        if not found and not as_json:
+            typer.echo(f"{shown}: ok")
+    if as_json:
+        typer.echo(json.dumps(verdicts, indent=2))
+    elif not targets:
+        typer.echo(f"no definitions in {project() / 'images'}")
+    if faults:
+        raise DefinitionError(faults)
+
+
+def schema() -> None:
+    """Print the JSON schema of a definition, for editors."""
+    from pipeline.definition import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="The new image's name.")],
+    master: Annotated[
+        str | None, typer.Option("--from", metavar="IMAGE", help="Begin with this image's golden master.")
+    ] = None,
+) -> None:
+    """Write a commented definition and its playbook; what is there already is left alone."""
+    from pipeline.definition.template import write_new
+
+    folder = told_project() or _project_or_here()
+    written = write_new(folder, name, master)
+    typer.echo(f"wrote {', '.join(str(path.relative_to(folder.resolve())) for path in written)}")
+
+
+def _project_or_here() -> Path:
+    """The project, or where there is none yet the current folder: init begins one."""
+    from pipeline.errors import UsageError
+
+    try:
+        return project()
+    except UsageError:
+        return Path.cwd()
+
+
+def _target(name: str) -> tuple[Path, Path]:
+    """The file that an argument means, and the project that its paths are relative to.
+
+    A file in a folder called images belongs to the project around it, unless `--project` says otherwise.
+    """
+    from pipeline.definition import load_named
+    from pipeline.errors import UsageError
+
+    path = Path(name)
+    if "/" not in name and path.suffix not in (".yaml", ".yml"):
+        folder = project()
+        if not (folder / "images" / f"{name}.yaml").is_file():
+            load_named(folder, name)  # raises, with a near name
+        return folder / "images" / f"{name}.yaml", folder
+    if "/" not in name and not path.exists() and (project() / "images" / name).exists():
+        return project() / "images" / name, project()
+    if not path.is_file():
+        raise UsageError(f"{name}: no such file", name="no-such-file")
+    path = path.resolve()
+    if told_project() is None and path.parent.name == "images":
+        return path, path.parent.parent
+    try:
+        return path, project()
+    except UsageError:
+        return path, path.parent
+
+
+def _shown(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

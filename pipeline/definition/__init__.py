@@ -1,0 +1,61 @@
+"""The definition language: YAML to a frozen typed model; every fault at once, as file:line:column: key: what (hint).
+
+document    the text: YAML with the place of everything in it
+written     the shape: which keys there are; the JSON schema comes from it
+translate   the shape's errors in the user's words
+load        from a file to a Definition, and the order of building
+model       what the rest of the pipeline sees
+inputs      what goes into a step, by content
+"""
+
+from pipeline.definition.faults import DefinitionError, Fault
+from pipeline.definition.inputs import step_inputs
+from pipeline.definition.load import build_order, definition_files, find_project, load, load_all, load_named
+from pipeline.definition.model import (
+    CommandExpectation,
+    CopyStep,
+    DebianSource,
+    Definition,
+    DiskSource,
+    Expectation,
+    Generalize,
+    HttpExpectation,
+    IsoSource,
+    Keep,
+    Machine,
+    MasterSource,
+    PlaybookStep,
+    ScriptStep,
+    Source,
+    Step,
+)
+from pipeline.definition.schema import json_schema
+
+__all__ = [
+    "CommandExpectation",
+    "CopyStep",
+    "DebianSource",
+    "Definition",
+    "DefinitionError",
+    "DiskSource",
+    "Expectation",
+    "Fault",
+    "Generalize",
+    "HttpExpectation",
+    "IsoSource",
+    "Keep",
+    "Machine",
+    "MasterSource",
+    "PlaybookStep",
+    "ScriptStep",
+    "Source",
+    "Step",
+    "build_order",
+    "definition_files",
+    "find_project",
+    "json_schema",
+    "load",
+    "load_all",
+    "load_named",
+    "step_inputs",
+]

@@ -1,0 +1,216 @@
+"""What goes into a step, by content: the part of a layer's key that the project's files decide.
+
+Ansible finds files in more ways than can be followed from outside, so this errs towards too much: a file that
+is drawn in needlessly costs one rebuild when it changes, a file that is missed would leave a stale layer.
+A playbook draws in, besides itself:
+
+- always, what Ansible reads unasked: group_vars/, host_vars/, library/, plugins, collections/, ansible.cfg;
+- every file whose name, or the name of a folder that it lies in (a role), is said in what is already drawn in,
+  over and over until nothing new comes; a role comes whole;
+- where a file's name is computed (a Jinja expression, a lookup, a glob), every file that it could be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.definition.model import CopyStep, PlaybookStep, ScriptStep, Step
+
+#: Ansible reads these beside a playbook without being told to.
+_UNASKED = re.compile(
+    r"group_vars|host_vars|library|module_utils|collections|.*_plugins|ansible\.cfg|requirements\.ya?ml"
+)
+#: Folders that say what a file is, not whose it is; any other folder's name stands for all that is in it.
+_PLAIN = frozenset({"files", "templates", "roles", "vars", "defaults", "tasks", "handlers", "meta", "scripts"})
+_LEFT_OUT = frozenset({".git", "__pycache__", ".venv", ".cache"})
+#: The last part of a key whose value may be, or hold, the name of a file on the building side.
+_NAMES_A_FILE = re.compile(
+    r"(src|file|dir|script|copy|template|unarchive|assemble|include|fetch|patch|role|roles|vars_files|vars_from|"
+    r"tasks_from|defaults_from|handlers_from|name|dest_file|cmd|"
+    r"(include|import)_(tasks|vars|role|playbook)|with_(first_found|fileglob|file|filetree|items|nested))"
+)
+_INCLUDING = re.compile(r"(include|import)_(tasks|vars|role|playbook)|include|roles|vars_files|role")
+_COMPUTED = re.compile(r"\b(lookup|query|q)\s*\(|fileglob|first_found|filetree|\{%-?\s*(include|import|from|extends)")
+_LARGEST_SCANNED = 4 * 1024 * 1024
+
+
+def step_inputs(step: Step) -> dict[str, str]:
+    """What the step's result depends on: a name for each input, and the sha256 of its content.
+
+    Raises OSError where a file has gone since the definition was loaded.
+    """
+    inputs = {"network": _digest(step.network)}
+    match step:
+        case PlaybookStep():
+            inputs[f"playbook {step.playbook}"] = _file_digest(step.file, mode=False)
+            inputs["vars"] = _digest(json.dumps(step.vars, sort_keys=True, ensure_ascii=False, allow_nan=False))
+            base = _playbooks_folder(step)
+            for path in sorted(_drawn_in(step, base)):
+                inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True)
+        case ScriptStep():
+            inputs[f"script {step.script}"] = _file_digest(step.file, mode=False)
+        case CopyStep():
+            inputs[f"copy {step.copy_from}"] = _tree_digest(step.file)
+            inputs["to"] = _digest(step.to)
+            inputs["mode"] = _digest(step.mode or "")
+    return inputs
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_digest(path: Path, *, mode: bool) -> str:
+    """Of the bytes; with `mode`, of the permission bits too, since a copied file may keep them."""
+    with path.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _digest(f"{path.stat().st_mode & 0o7777:o} {content}") if mode else content
+
+
+def _tree_digest(root: Path) -> str:
+    """Of a file with its mode, or of a folder: names, modes, contents, links by their target, empty folders too."""
+    if not root.is_dir():
+        return _file_digest(root, mode=True)
+    lines: list[str] = [f". {root.stat().st_mode & 0o7777:o}"]
+    for path in sorted(root.rglob("*")):
+        name = json.dumps(str(path.relative_to(root)))
+        if path.is_symlink():
+            lines.append(f"link {name} {json.dumps(str(path.readlink()))}")
+        elif path.is_dir():
+            lines.append(f"folder {name} {path.stat().st_mode & 0o7777:o}")
+        elif path.is_file():
+            lines.append(f"file {name} {_file_digest(path, mode=True)}")
+        else:
+            lines.append(f"other {name}")
+    return _digest("\n".join(lines))
+
+
+def _playbooks_folder(step: PlaybookStep) -> Path:
+    """playbooks/ itself, also where the step names a playbook in a folder of it."""
+    folder = step.file.parent
+    for _ in Path(step.playbook).parts[:-1]:
+        folder = folder.parent
+    return folder if Path(step.playbook).parts[:1] != ("/",) else step.file.parent
+
+
+def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
+    """All files that the playbook may read, itself left out; absolute paths."""
+    candidates = {path for path in _files(base) if path != step.file}
+    found = {path for path in candidates if _is_unasked(path.relative_to(base))}
+    found |= {config for config in (base.parent / "ansible.cfg",) if config.is_file()}
+    waiting = [step.file, *found]
+    said = json.dumps(step.vars, ensure_ascii=False)
+    everything, any_playbook = False, False
+    while waiting:
+        path = waiting.pop()
+        text = _text(path) + (f"\n# {said}" if path == step.file else "")
+        text = re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
+        computed, computed_include = _computes_names(path, text)
+        everything, any_playbook = everything or computed, any_playbook or computed_include
+        fresh = {one for one in candidates - found if _is_said(one.relative_to(base), text)}
+        if everything:
+            # A playbook beside this one is another image's business unless an include's own name is computed.
+            fresh |= {one for one in candidates - found if any_playbook or one.parent != base}
+        fresh |= _pointed_at(path, base, text) - found - {step.file}
+        found |= fresh
+        waiting.extend(fresh)
+    return found
+
+
+def _files(base: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(base, followlinks=False):
+        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+
+
+def _is_unasked(relative: Path) -> bool:
+    return any(_UNASKED.fullmatch(part) for part in relative.parts)
+
+
+def _is_said(relative: Path, text: str) -> bool:
+    """Whether a text says the name of a file, with or without its suffix, or of a role or folder it lies in."""
+    names = {relative.name} | {part for part in relative.parts[:-1] if part not in _PLAIN}
+    if len(relative.parts) > 1:
+        names |= {relative.stem, relative.stem.split(".")[0]}
+    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names if name)
+
+
+def _text(path: Path) -> str:
+    """What may name other files. A binary names none, and so does one too large to have been written by hand."""
+    if path.stat().st_size > _LARGEST_SCANNED:
+        return ""
+    raw = path.read_bytes()
+    return "" if b"\0" in raw else raw.decode("utf-8", "replace")
+
+
+def _computes_names(path: Path, text: str) -> tuple[bool, bool]:
+    """Whether a file computes names of files, and whether of task files and playbooks among them."""
+    if path.suffix not in (".yml", ".yaml", ".json"):
+        return bool(_COMPUTED.search(text)), False
+    try:
+        documents = list(yaml.load_all(text, Loader=_AnyTag))  # a SafeLoader that ignores tags
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return True, True
+    computed, including = bool(_COMPUTED.search(text)), False
+
+    def walk(value: Any, key: str) -> None:
+        nonlocal computed, including
+        if isinstance(value, dict):
+            for name, item in value.items():
+                walk(item, str(name) if not _INCLUDING.fullmatch(key) else key)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item, key)
+        elif isinstance(value, str) and ("{{" in value or re.search(r"[*?\[]", value)):
+            last = key.rsplit(".", 1)[-1]
+            if _NAMES_A_FILE.fullmatch(last) and ("{{" in value or "/" in value):
+                computed = True
+                including = including or bool(_INCLUDING.fullmatch(last))
+
+    for document in documents:
+        walk(document, "")
+    return computed, including
+
+
+class _AnyTag(yaml.SafeLoader):
+    """Reads `!vault` and `!unsafe` as the plain values they mark."""
+
+
+def _untagged(loader: _AnyTag, suffix: str, node: yaml.Node) -> Any:
+    del suffix
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.MappingNode)
+    return loader.construct_mapping(node, deep=True)
+
+
+_AnyTag.add_multi_constructor("!", _untagged)
+
+
+def _pointed_at(path: Path, base: Path, text: str) -> set[Path]:
+    """Files outside of playbooks/ that a text points at by a relative path with a slash, such as ../files/motd."""
+    found: set[Path] = set()
+    for word in set(re.findall(r"(?<![\w/.-])(?:\.{1,2}/)[\w./+@-]+", text)):
+        for folder in {path.parent, base, base / "files", base / "templates", base / "tasks", base / "vars"}:
+            try:
+                target = (folder / word).resolve()
+                if target.is_file():
+                    found.add(target)
+                elif target.is_dir() and target not in (base, base.parent, *base.parents):
+                    found |= set(_files(target))
+            except (OSError, ValueError):
+                continue
+    return found

@@ -1,0 +1,364 @@
+"""From files to definitions: every fault of a file at once, and the order that masters impose on files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from pipeline.definition import rules, written
+from pipeline.definition.document import Document, missing_values, parse, spell
+from pipeline.definition.faults import DefinitionError, Fault, closest, shown
+from pipeline.definition.measures import GIB, disk_size
+from pipeline.definition.model import (
+    CommandExpectation,
+    CopyStep,
+    DebianSource,
+    Definition,
+    DiskFormat,
+    DiskSource,
+    Expectation,
+    Generalize,
+    HttpExpectation,
+    Keep,
+    Machine,
+    MasterSource,
+    PlaybookStep,
+    ScriptStep,
+    Source,
+    Step,
+)
+from pipeline.definition.rules import Context
+from pipeline.definition.translate import fault_of
+from pipeline.definition.written import Written
+from pipeline.errors import UsageError
+
+IMAGES = "images"
+
+#: A bootstrapped Debian with a kernel, the agent and room for its own updates does not fit in less.
+_SMALLEST_DEBIAN = 2 * GIB
+#: What a bootstrapped image gets that says no size, having no source to take it from.
+_DEFAULT_DEBIAN = 8 * GIB
+
+
+def find_project(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` (by default the current one) that holds images/.
+
+    A folder whose images/ has definitions in it goes before one that merely has such a folder.
+    Raises UsageError when there is none.
+    """
+    begin = (start or Path.cwd()).resolve()
+    candidates = [folder for folder in (begin, *begin.parents) if (folder / IMAGES).is_dir()]
+    for folder in candidates:
+        if any((folder / IMAGES).glob("*.yaml")):
+            return folder
+    if candidates:
+        return candidates[0]
+    raise UsageError(
+        f"no project here: neither {begin} nor a folder above it holds {IMAGES}/",
+        name="no-project",
+        hint="goldsmith --project DIR names it; mkdir images begins one",
+    )
+
+
+def load(path: Path, project: Path) -> Definition:
+    """Read one definition; raises DefinitionError with every fault of it."""
+    path, project = _absolute(path), project.resolve()
+    document = _read(path, project)
+    definition = _check(document, path, project)
+    if document.faults or definition is None:
+        raise DefinitionError(sorted(set(document.faults), key=lambda fault: (fault.line, fault.column)))
+    return definition
+
+
+def load_named(project: Path, name: str) -> Definition:
+    """Read images/NAME.yaml; raises UsageError with a near name where there is none."""
+    path = project / IMAGES / f"{name}.yaml"
+    if not rules.IMAGE_NAME.fullmatch(name) or not path.is_file():
+        names = [found.stem for found in (project / IMAGES).glob("*.yaml")]
+        hint = closest(name, names) or (f"there is {', '.join(sorted(names))}" if names else "goldsmith init NAME")
+        message = f"{IMAGES}/{name}.yaml: no such definition"
+        if rules.IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
+            hint = f"rename {IMAGES}/{name}.yml: a definition's name ends in .yaml"
+        raise UsageError(message, name="no-such-image", hint=hint)
+    return load(path, project)
+
+
+def load_all(project: Path) -> list[Definition]:
+    """Read every definition of the project, by name; raises DefinitionError with the faults of all."""
+    definitions: list[Definition] = []
+    faults: list[Fault] = []
+    for path in definition_files(project):
+        try:
+            definitions.append(load(path, project))
+        except DefinitionError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise DefinitionError(faults)
+    return definitions
+
+
+def definition_files(project: Path) -> list[Path]:
+    """The files that should be definitions; a .yml is among them, so that `load` can say what is wrong with it."""
+    folder = project / IMAGES
+    return sorted(
+        path for path in folder.glob("*") if path.suffix in (".yaml", ".yml") and not path.name.startswith(".")
+    )
+
+
+def build_order(definitions: Iterable[Definition]) -> list[Definition]:
+    """Masters before what begins with them, otherwise in the order given; raises DefinitionError on a cycle.
+
+    A master that is not among the definitions, or that is named by its version, is taken to exist already.
+    """
+    by_name = {definition.name: definition for definition in definitions}
+    ordered: dict[str, Definition] = {}
+
+    def visit(definition: Definition, chain: tuple[str, ...]) -> None:
+        if definition.name in ordered:
+            return
+        if definition.name in chain:
+            cycle = (*chain[chain.index(definition.name) :], definition.name)
+            file = _relative(definition.path, definition.project)
+            raise DefinitionError([Fault(file, 1, 1, "source.master", _cycle_message(cycle))])
+        source = definition.source
+        if isinstance(source, MasterSource) and source.is_channel and source.image in by_name:
+            visit(by_name[source.image], (*chain, definition.name))
+        ordered[definition.name] = definition
+
+    for definition in by_name.values():
+        visit(definition, ())
+    return list(ordered.values())
+
+
+# -- one file -----------------------------------------------------------------------------------------------
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path.absolute()
+
+
+def _relative(path: Path, project: Path) -> str:
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def _read(path: Path, project: Path) -> Document:
+    file = _relative(path, project)
+    try:
+        return parse(path.read_bytes(), file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        document = Document(file)
+        document.add((), f"cannot be read: {reason}")
+        return document
+
+
+def _check(document: Document, path: Path, project: Path) -> Definition | None:
+    """Put all faults of a document into it; a Definition where there are none."""
+    if path.suffix != ".yaml":
+        document.add((), f"a definition's name ends in .yaml, not {path.suffix or 'in nothing'}", f"{path.stem}.yaml")
+    if not rules.IMAGE_NAME.fullmatch(path.stem):
+        message = f"{shown(path.stem)} cannot be the name of an image"
+        document.add((), message, rules.IMAGE_NAME_RULE)
+    data = document.data
+    if data is None:
+        if not document.faults:
+            document.add((), "is empty", "goldsmith init NAME writes one to begin with")
+        return None
+    if not isinstance(data, dict):
+        document.add((), f"must be a mapping of keys, not {shown(data)}", "begin with goldsmith: 1")
+        return None
+    version = data.get("goldsmith")
+    if isinstance(version, int) and not isinstance(version, bool) and version > rules.FORMAT:
+        # A later format has keys that this one does not know; to complain of each would hide what is wrong.
+        hint = "a later goldsmith reads it"
+        document.add(("goldsmith",), f"format version {shown(version)}; this reads {rules.FORMAT}", hint)
+        return None
+    context = Context(project)
+    spoken_for = {(fault.line, fault.column) for fault in document.faults}
+    for place in missing_values(document):
+        document.add(place, "has no value", "give it one, or remove the key")
+        spoken_for.add(document.values[place])
+    shape: Written | None = None
+    try:
+        shape = Written.model_validate(data, context=context)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            fault = fault_of(cast(dict[str, Any], detail), document, context)
+            if (fault.line, fault.column) not in spoken_for:
+                document.faults.append(fault)
+    _across(document, data)
+    _cycle(document, data, path, project)
+    if shape is None or document.faults:
+        return None
+    return _definition(shape, path, project)
+
+
+def _across(document: Document, data: dict[str, Any]) -> None:
+    """What one key asks of another; on the plain data, so that a fault elsewhere hides none of these."""
+    generations = data.get("generations", [1, 2])
+    prove = data.get("prove")
+    if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
+        for index, item in enumerate(prove):
+            if item in ("gen1", "gen2") and int(item[3]) not in generations:
+                message = f"{item} is not among the generations"
+                document.add(("prove", index), message, f"generations is {spell_list(generations)}")
+    source = data.get("source")
+    if not isinstance(source, dict):
+        return
+    if "debian" in source and "disk" in data:
+        _debian_fits(document, data["disk"])
+    disk = source.get("disk")
+    if isinstance(disk, dict):
+        _disk_is_whole(document, disk)
+
+
+def _debian_fits(document: Document, disk: object) -> None:
+    try:
+        total = disk_size(disk)
+    except ValueError:
+        return
+    if total < _SMALLEST_DEBIAN:
+        document.add(("disk",), f"{disk} is too small to bootstrap Debian in", "at least 2 GiB")
+
+
+def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:
+    place = ("source", "disk")
+    if "path" in disk and "url" in disk:
+        document.add((*place, "url"), "a disk has a path or a url, not both", "remove one", at_key=True)
+    elif "path" not in disk and "url" not in disk:
+        document.add(place, "needs a path or a url")
+    if "url" in disk and "sha256" not in disk:
+        document.add((*place, "url"), "a url needs a sha256", "add sha256: with the digits that its maker publishes")
+    where = disk.get("path", disk.get("url"))
+    if "format" not in disk and isinstance(where, str) and _format_of(where) is None:
+        known = ", ".join(sorted(set(rules.FORMATS.values())))
+        which = "path" if "path" in disk else "url"
+        document.add((*place, which), "its name does not say its format", f"add format: one of {known}")
+
+
+def _format_of(name: str) -> str | None:
+    return rules.FORMATS.get(Path(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower())
+
+
+def spell_list(values: Sequence[object]) -> str:
+    """`[1, 2]`, as YAML writes it."""
+    return f"[{', '.join(shown(value) for value in values)}]"
+
+
+# -- masters ------------------------------------------------------------------------------------------------
+
+
+def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) -> None:
+    """Follow the masters from here; other files are read for their source only, their faults are their own."""
+    chain = [path.stem]
+    following = _master_of(data)
+    while following is not None:
+        chain.append(following)
+        if following in chain[:-1]:
+            document.add(("source", "master"), _cycle_message(chain[chain.index(following) :]))
+            return
+        beside = path.parent / f"{following}.yaml"
+        other = beside if beside.is_file() else project / IMAGES / f"{following}.yaml"
+        following = _master_of(_read(other, project).data) if other.is_file() else None
+
+
+def _cycle_message(chain: Sequence[str]) -> str:
+    return f"a cycle of masters: {' -> '.join(chain)}"
+
+
+def _master_of(data: object) -> str | None:
+    """The image whose channel this begins with. A numbered version exists already and cannot close a cycle."""
+    source = data.get("source") if isinstance(data, dict) else None
+    master = source.get("master") if isinstance(source, dict) else None
+    if not isinstance(master, str):
+        return None
+    image, _, reference = master.partition("@")
+    if not rules.IMAGE_NAME.fullmatch(image) or (reference or "golden") not in rules.CHANNELS:
+        return None
+    return image
+
+
+# -- from the shape to the model ----------------------------------------------------------------------------
+
+
+def _definition(shape: Written, path: Path, project: Path) -> Definition:
+    generations = tuple(sorted(shape.generations))
+    unsaid = _DEFAULT_DEBIAN if isinstance(shape.source, written.FromDebian) else None
+    return Definition(
+        name=path.stem,
+        path=path,
+        project=project,
+        summary=shape.summary or "",
+        os=shape.os,
+        source=_source(shape.source, project),
+        disk=shape.disk or unsaid,
+        generations=generations,
+        machine=Machine(shape.machine.cpus, shape.machine.memory),
+        accelerator=shape.accelerator,
+        steps=tuple(_step(step, project) for step in shape.steps),
+        generalize=Generalize(shape.generalize.agent),
+        waive=dict(shape.waive),
+        prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
+        keep=Keep(shape.keep.versions, shape.keep.days),
+        accounts=tuple(shape.accounts),
+        expect=tuple(_expectation(item) for item in shape.expect),
+    )
+
+
+def _source(source: object, project: Path) -> Source:
+    match source:
+        case written.FromDebian(debian=debian):
+            return DebianSource(debian.suite, tuple(debian.packages))
+        case written.FromDisk(disk=disk):
+            where = disk.path or disk.url or ""
+            kind = disk.format or _format_of(where)
+            path = (project / disk.path).resolve() if disk.path else None
+            return DiskSource(path, disk.url, disk.sha256, cast(DiskFormat, kind))
+        case written.FromMaster(master=master):
+            image, _, reference = master.partition("@")
+            return MasterSource(image, reference or "golden")
+    raise AssertionError(f"no source: {spell(())}{source!r}")
+
+
+def _step(step: object, project: Path) -> Step:
+    assert isinstance(step, written.StepPart)
+    network = step.network
+    match step:
+        case written.Playbook():
+            file = (project / "playbooks" / step.playbook).resolve()
+            return PlaybookStep(
+                file=file,
+                name=step.name,
+                network=network,
+                timeout=step.timeout,
+                playbook=step.playbook,
+                vars=dict(step.vars),
+            )
+        case written.Script():
+            file = (project / step.script).resolve()
+            return ScriptStep(file=file, name=step.name, network=network, timeout=step.timeout, script=step.script)
+        case written.Copy():
+            what = step.copy_
+            return CopyStep(
+                file=(project / what.from_).resolve(),
+                name=step.name,
+                network=network,
+                timeout=step.timeout,
+                copy_from=what.from_,
+                to=what.to,
+                mode=what.mode,
+            )
+    raise AssertionError(f"no step: {step!r}")
+
+
+def _expectation(item: written.ExpectHttp | written.ExpectCommand) -> Expectation:
+    if isinstance(item, written.ExpectCommand):
+        return CommandExpectation(item.command)
+    return HttpExpectation(item.http.port, item.http.path, item.http.contains or "", item.http.status)

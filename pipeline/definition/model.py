@@ -1,0 +1,184 @@
+"""A definition as the pipeline uses it: frozen, typed, sizes in bytes, times in seconds, paths absolute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Network = Literal["full", "none"]
+DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
+
+
+@dataclass(frozen=True)
+class DebianSource:
+    """A Debian bootstrapped from its archive."""
+
+    suite: str
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DiskSource:
+    """A foreign disk: exactly one of `path` (absolute) and `url`; a URL always has its `sha256` (lower case)."""
+
+    path: Path | None
+    url: str | None
+    sha256: str | None
+    format: DiskFormat
+
+
+@dataclass(frozen=True)
+class MasterSource:
+    """A version of the gallery, by its number (`2026.1121.0`) or by channel (`golden`, `candidate`)."""
+
+    image: str
+    channel_or_version: str = "golden"
+
+    @property
+    def is_channel(self) -> bool:
+        """Whether the source moves when its image is built again; a numbered version never does."""
+        return not self.channel_or_version[0].isdigit()
+
+    def __str__(self) -> str:
+        return f"{self.image}@{self.channel_or_version}"
+
+
+@dataclass(frozen=True)
+class IsoSource:
+    """An installation medium. Not built yet: no definition loads with one."""
+
+    path: Path
+    sha256: str
+    drivers: Path | None = None
+    drivers_sha256: str | None = None
+    edition: str = ""
+
+
+Source = DebianSource | DiskSource | MasterSource | IsoSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBase:
+    """What all steps share. `file` is what the step runs or copies; `timeout` is in seconds."""
+
+    kind: ClassVar[str]
+    file: Path
+    name: str | None = None
+    network: Network = "full"
+    timeout: int = 30 * 60
+
+    @property
+    def title(self) -> str:
+        """A short name for people: the step's own, or its file's."""
+        return self.name or self.file.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybookStep(StepBase):
+    """An Ansible playbook; `playbook` is as written, relative to playbooks/; `vars` go in as extra vars."""
+
+    kind: ClassVar[str] = "playbook"
+    playbook: str
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The step's own name, or the playbook as the definition writes it."""
+        return self.name or self.playbook
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptStep(StepBase):
+    """A script that runs in the guest as root; `script` is as written, relative to the project."""
+
+    kind: ClassVar[str] = "script"
+    script: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyStep(StepBase):
+    """A file or a folder copied to the absolute path `to`; `mode` is octal text, None keeps each file's own."""
+
+    kind: ClassVar[str] = "copy"
+    copy_from: str
+    to: str
+    mode: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The step's own name, or where the copy goes."""
+        return self.name or self.to
+
+
+Step = PlaybookStep | ScriptStep | CopyStep
+
+
+@dataclass(frozen=True)
+class HttpExpectation:
+    """A page that the running clone must serve: `status`, and `contains` somewhere in the body."""
+
+    port: int
+    path: str = "/"
+    contains: str = ""
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class CommandExpectation:
+    """A command that must end with 0 in the running clone."""
+
+    command: str
+
+
+Expectation = HttpExpectation | CommandExpectation
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The virtual machine that builds and proves; `memory` is in bytes."""
+
+    cpus: int = 2
+    memory: int = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Generalize:
+    """Which agent's own deprovisioning runs inside the guest."""
+
+    agent: Literal["waagent", "none"] = "waagent"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many versions, and for how many days, the gallery keeps; None is no limit."""
+
+    versions: int | None = None
+    days: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """One image. `path` and `project` are absolute; `disk` is bytes, or None for the source's own size."""
+
+    name: str
+    path: Path
+    project: Path
+    source: Source
+    summary: str = ""
+    os: Literal["linux", "windows"] = "linux"
+    disk: int | None = None
+    generations: tuple[int, ...] = (1, 2)
+    machine: Machine = Machine()
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    steps: tuple[Step, ...] = ()
+    secrets: Mapping[str, Any] = field(default_factory=dict)
+    generalize: Generalize = Generalize()
+    waive: dict[str, str] = field(default_factory=dict)
+    prove: tuple[str, ...] = ("gen1", "gen2")
+    keep: Keep = Keep()
+    accounts: tuple[str, ...] = ()
+    data_disks: tuple[Any, ...] = ()
+    expect: tuple[Expectation, ...] = ()

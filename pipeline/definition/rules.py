@@ -1,0 +1,174 @@
+"""What a single value of a definition must be: validators, each raising `Wrong` with a hint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Discriminator, ValidationInfo
+
+from pipeline.definition.faults import Wrong, closest, shown
+
+FORMAT = 1
+IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
+IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a letter or digit at both ends"
+_MASTER = re.compile(r"(?P<image>[^@]*)(?:@(?P<ref>.*))?", re.DOTALL)
+_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+CHANNELS = ("golden", "candidate")
+
+#: What a disk's name says of its format, where it does. `.img` does not: it is raw to some and qcow2 to others.
+FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk"}
+
+
+@dataclass
+class Context:
+    """What validators need beside the value; `keys` remembers what each mapping may hold."""
+
+    project: Path
+    keys: dict[int, list[str]] = field(default_factory=dict)
+
+
+def _context(info: ValidationInfo) -> Context:
+    assert isinstance(info.context, Context)
+    return info.context
+
+
+def not_built(value: object) -> object:
+    del value
+    raise Wrong("is not built yet", "remove it until a release fills it")
+
+
+def linux_only(value: str) -> str:
+    if value == "windows":
+        raise Wrong("windows is not built yet", "linux")
+    return value
+
+
+def not_blank(value: str) -> str:
+    if not value.strip():
+        raise Wrong("must not be empty")
+    return value
+
+
+def matches(pattern: str, rule: str) -> Callable[[str], str]:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise Wrong(f"{shown(value)} is not {rule}")
+        return value
+
+    return check
+
+
+def unique(values: list[Any]) -> list[Any]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise Wrong(f"{shown(value)} is there twice", at=(index,))
+    return values
+
+
+def format_version(value: int) -> int:
+    if value != FORMAT:
+        raise Wrong(f"format version {shown(value)} is not known; this goldsmith reads version {FORMAT}")
+    return value
+
+
+def generation(value: int) -> int:
+    if value not in (1, 2):
+        raise Wrong(f"must be 1 or 2, not {shown(value)}")
+    return value
+
+
+def sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        hint = {128: "that is the length of a SHA-512", 40: "that is the length of a SHA-1"}.get(len(value), "")
+        raise Wrong("must be 64 hexadecimal digits", hint or f"it has {len(value)} characters")
+    return value.lower()
+
+
+def web_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+/\S+", value):
+        raise Wrong(f"{shown(value)} is not an address that begins with https:// or http:// and names a file")
+    return value
+
+
+def master(value: str) -> str:
+    match = _MASTER.fullmatch(value)
+    assert match is not None
+    image, ref = match["image"], match["ref"]
+    if not IMAGE_NAME.fullmatch(image):
+        raise Wrong(f"{shown(image)} is not the name of an image", "such as debian-12@golden")
+    if ref is not None and ref not in CHANNELS and not _VERSION.fullmatch(ref):
+        hint = closest(ref, CHANNELS) or "golden, candidate, or a version such as 2026.1121.0"
+        raise Wrong(f"{shown(ref)} is neither a channel nor a version", hint)
+    return value
+
+
+def variables(value: dict[str, Any]) -> dict[str, Any]:
+    for key in value:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            raise Wrong(f"{shown(key)} is not a name that Ansible takes for a variable", "letters, digits and _")
+    return value
+
+
+def target(value: str) -> str:
+    if not value.startswith("/"):
+        raise Wrong(f"{shown(value)} is not an absolute path", f"/{value}?")
+    if value.endswith("/") or ".." in value.split("/"):
+        raise Wrong(f"{shown(value)} is not the copy's own path", "name the file itself, without .. or a last /")
+    return value
+
+
+def web_path(value: str) -> str:
+    if not value.startswith("/") or re.search(r"\s", value):
+        raise Wrong(f"{shown(value)} is not the path of a page", "it begins with / and holds no space")
+    return value
+
+
+def existing(folder: str, what: str, *, folders: bool = False) -> Callable[[str, ValidationInfo], str]:
+    """A path that exists below the project's `folder`; a near name is the hint."""
+
+    def check(value: str, info: ValidationInfo) -> str:
+        base = _context(info).project / folder
+        try:
+            path = (base / value).resolve()
+            there, is_file = path.exists(), path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Wrong(f"{shown(value)} cannot be a path: {error}") from error
+        if is_file or (there and folders and path.is_dir()):
+            return value
+        if there:
+            raise Wrong(f"{shown(value)} is not a {what}", "a folder is there" if path.is_dir() else "")
+        raise Wrong(f"{shown(value)} not found", _near(base, value, folders=folders) or f"looked in {folder or '.'}/")
+
+    return check
+
+
+def _near(base: Path, value: str, *, folders: bool) -> str:
+    def names(folder: Path) -> Iterator[str]:
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            return
+        for entry in entries:
+            if entry.is_file() or (folders and entry.is_dir()):
+                yield entry.name
+
+    written = Path(value)
+    if (base / written.name).is_file():
+        return f"{written.name}?"
+    found = closest(written.name, names(base / written.parent))
+    return str(written.parent / found) if found else ""
+
+
+def told_apart_by(prefix: str, kinds: tuple[str, ...]) -> Discriminator:
+    """Tell the members of a union apart by the key that only they have."""
+
+    def pick(value: Any) -> str | None:
+        return next((f"{prefix}:{kind}" for kind in kinds if isinstance(value, dict) and kind in value), None)
+
+    return Discriminator(pick)

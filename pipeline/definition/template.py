@@ -1,0 +1,115 @@
+"""The files that `goldsmith init` writes: a definition with its comments, and its playbook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.definition import rules
+from pipeline.definition.faults import closest
+from pipeline.errors import UsageError
+
+_HEAD = """\
+# {name}: the file's name is the image's name. Check it with `goldsmith validate {name}`.
+goldsmith: 1                            # the format's version
+summary: {summary}
+os: linux
+source: {source}
+"""
+
+_MASTER = """\
+generations: [1, 2]                     # Hyper-V generations it boots in: 1 is BIOS, 2 is UEFI
+"""
+
+_DEBIAN = """\
+disk: 8 GiB                             # virtual size, a whole MiB
+generations: [1, 2]                     # Hyper-V generations it boots in: 1 is BIOS, 2 is UEFI
+"""
+
+_STEPS = """\
+steps:                                  # in order; each commits a layer, so a failure resumes behind the last
+{azure}  - playbook: {name}.yml
+generalize: {{agent: waagent}}            # whose deprovisioning makes the guest a master; or none
+
+# More that a definition may say (docs/definition.md has every key):
+#
+# machine: {{cpus: 2, memory: 2 GiB}}     # what builds and proves it
+# accelerator: auto                     # kvm demands KVM, tcg does without
+# steps:
+#   - playbook: {name}.yml
+#     vars: {{timezone: UTC}}             # extra variables for the playbook
+#     timeout: 30 min
+#   - script: scripts/motd.sh           # relative to the project
+#   - copy: {{from: files/motd, to: /etc/motd, mode: "0644"}}
+# expect:                               # what must be seen in a running clone before the image is golden
+#   - http: {{port: 80, path: /, contains: "welcome"}}
+#   - command: systemctl is-active nginx
+# waive: {{check-id: the reason}}         # a check that may fail, and why
+# keep: {{versions: 14, days: 90}}
+# accounts: [svc-web]                   # accounts that may ship; any other is a finding
+"""
+
+_PLAYBOOK = """\
+---
+# What {name} has on top of its source. It runs against one host, group `guest`, as root.
+- name: {name}
+  hosts: guest
+  become: true
+  tasks:
+    - name: Say what this is
+      ansible.builtin.copy:
+        content: "{name}, built by goldsmith\\n"
+        dest: /etc/motd
+        owner: root
+        group: root
+        mode: "0644"
+"""
+
+
+def definition_text(name: str, master: str | None, *, azure: bool) -> str:
+    """A definition that validates; `azure` puts the playbook that readies a guest for Azure first."""
+    summary = f"{name} on the golden master of {master}" if master else f"{name}, a Debian 12"
+    source = (
+        f"{{master: {master}@golden}}"
+        if master
+        else "{debian: {suite: bookworm, packages: [waagent, hyperv-daemons]}}"
+    )
+    head = _HEAD.format(name=name, summary=summary, source=source)
+    steps = _STEPS.format(name=name, azure="  - playbook: azure-linux.yml\n" if azure else "")
+    return head + (_MASTER if master else _DEBIAN) + steps
+
+
+def playbook_text(name: str) -> str:
+    """A playbook that does one harmless thing."""
+    return _PLAYBOOK.format(name=name)
+
+
+def write_new(project: Path, name: str, master: str | None) -> list[Path]:
+    """Write images/NAME.yaml and playbooks/NAME.yml and return them; raises UsageError and writes nothing
+    where a name cannot be an image's, the master has no definition, or one of the files is there."""
+    project = project.resolve()
+    if not rules.IMAGE_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of an image", name="image-name", hint=rules.IMAGE_NAME_RULE)
+    images, playbooks = project / "images", project / "playbooks"
+    if master is not None:
+        if not rules.IMAGE_NAME.fullmatch(master):
+            message = f"{master!r} is not the name of an image"
+            raise UsageError(message, name="image-name", hint="a name alone: --from debian-12")
+        known = [path.stem for path in images.glob("*.yaml")]
+        if master not in known and (near := closest(master, known)):
+            raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)
+        if master == name:
+            raise UsageError(f"{name} cannot begin with itself", name="image-name")
+    definition, playbook = images / f"{name}.yaml", playbooks / f"{name}.yml"
+    for path in (definition, playbook):
+        if path.exists():
+            message = f"{path.relative_to(project)} is there already"
+            raise UsageError(message, name="exists", hint="remove it, or take another name")
+    azure = (playbooks / "azure-linux.yml").is_file() and name != "azure-linux"
+    for path, text in (
+        (playbook, playbook_text(name)),
+        (definition, definition_text(name, master, azure=azure)),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    return [definition, playbook]
