@@ -162,6 +162,19 @@ class Run:
         self._lock.release()
 
 
+class _NoRun(Run):
+    """Stands in where a plan is only asked for: nothing is recorded, nobody listens."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nonexistent"), {}, FileLock("/nonexistent/lock"))
+
+    def save(self) -> None:
+        return
+
+
+NO_RUN: Run = _NoRun()
+
+
 def load_run(folder: Path) -> dict[str, Any]:
     """A run's record, its outcome set to `died` when nobody holds its lock though it says running."""
     try:

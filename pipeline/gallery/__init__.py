@@ -1,0 +1,194 @@
+"""The gallery: golden masters by name and version. The directory tree is the truth.
+
+`NAME/VERSION/` exists only complete: it is filled beside its place and renamed. Channels are symbolic links that are
+swapped atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import GoldsmithError, UsageError
+from pipeline.gallery.versions import next_version, parse
+from pipeline.layers import Image
+from pipeline.record import remove_tree, sync_folder, write_json
+
+MANIFEST = "manifest.json"
+DISK = "disk.vhd"
+GOLDEN = "golden"
+_SCRATCH = ".new-"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One master."""
+
+    name: str
+    version: str
+    path: Path
+    manifest: Mapping[str, Any]
+    channels: tuple[str, ...]
+
+    @property
+    def disk(self) -> Path:
+        return self.path / DISK
+
+    @property
+    def image(self) -> Image:
+        return Image(self.disk, "vpc")
+
+    @property
+    def sha256(self) -> str:
+        return str(self.manifest["disk"]["sha256"])
+
+    def summary(self) -> dict[str, Any]:
+        """What `goldsmith gallery list --json` promises."""
+        status = self.disk.stat()
+        return {
+            "name": self.name,
+            "version": self.version,
+            "channels": list(self.channels),
+            "state": self.manifest.get("state", "captured"),
+            "generations": self.manifest.get("generations", []),
+            "disks": [
+                {
+                    "role": "os",
+                    "lun": None,
+                    "caching": "ReadWrite",
+                    "path": str(self.disk),
+                    "size": status.st_size,
+                    "allocated": status.st_blocks * 512,
+                }
+            ],
+            "created": self.manifest.get("created"),
+            "path": str(self.disk),
+        }
+
+
+class Gallery:
+    """The folder of masters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of an image, oldest first."""
+        folder = self.root / name
+        if not folder.is_dir():
+            return []
+        found = sorted((v, p) for p in folder.iterdir() if (v := parse(p.name)) and not p.is_symlink())
+        return [version for _, path in found if (version := self._load(name, path))]
+
+    def _load(self, name: str, path: Path) -> Version | None:
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+        except (OSError, ValueError):
+            return None
+        channels = tuple(
+            sorted(p.name for p in path.parent.iterdir() if p.is_symlink() and str(p.readlink()) == path.name)
+        )
+        return Version(name, path.name, path, manifest, channels)
+
+    def find(self, name: str, which: str = GOLDEN) -> Version | None:
+        """A version by its number or by a channel, or None."""
+        folder = self.root / name
+        if "/" in name or "/" in which or name.startswith("."):
+            raise UsageError(f"{name}@{which} is not a gallery name", name="gallery-name")
+        path = folder / which
+        if path.is_symlink():
+            path = folder / path.readlink()
+        return self._load(name, path) if parse(path.name) else None
+
+    def get(self, reference: str) -> Version:
+        """A version by NAME[@VERSION|CHANNEL]. Raises UsageError when there is none."""
+        name, _, which = reference.partition("@")
+        found = self.find(name, which or GOLDEN)
+        if found is None:
+            known = ", ".join(v.version for v in self.versions(name)) or "none"
+            raise UsageError(
+                f"no {name}@{which or GOLDEN} in the gallery",
+                name="gallery-unknown",
+                hint=f"versions of {name}: {known}; goldsmith build {name} makes one",
+            )
+        return found
+
+    def promote(self, version: Version, channel: str = GOLDEN) -> None:
+        """Point a channel at a version, atomically."""
+        folder = version.path.parent
+        temporary = folder / f"{_SCRATCH}{channel}-{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(version.version)
+        temporary.rename(folder / channel)
+        sync_folder(folder)
+
+    def capture(
+        self,
+        name: str,
+        disk: Path,
+        extras: Iterable[tuple[str, Path]],
+        manifest: Callable[[str], dict[str, Any]],
+    ) -> Version:
+        """Make a version: its disk (a hard link where it can be), extra files, and last its manifest; one rename.
+
+        `manifest` gets the version's number. The caller holds the image's build lock.
+        """
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.sweep(name)
+        version = next_version([p.name for p in folder.iterdir()], datetime.now(UTC).date())
+        scratch = folder / f"{_SCRATCH}{version}"
+        scratch.mkdir()
+        try:
+            place(disk, scratch / DISK)
+            for target, source in extras:
+                copy = scratch / target
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+                copy.chmod(0o444)
+            write_json(scratch / MANIFEST, manifest(version))
+            (scratch / MANIFEST).chmod(0o444)
+            for path in [*scratch.rglob("*"), scratch]:
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            scratch.rename(folder / version)
+        except BaseException:
+            remove_tree(scratch)
+            raise
+        sync_folder(folder)
+        made = self.find(name, version)
+        if made is None:
+            raise GoldsmithError(f"{folder / version} cannot be read back", name="capture-failed")
+        return made
+
+    def sweep(self, name: str) -> None:
+        """Remove what a dead capture of this image left. The caller holds the image's build lock."""
+        folder = self.root / name
+        for path in folder.glob(f"{_SCRATCH}*") if folder.is_dir() else ():
+            if path.is_symlink():
+                path.unlink()
+            else:
+                remove_tree(path)
+
+
+def place(source: Path, target: Path) -> None:
+    """Bring a read-only file to another folder: a hard link, else a sparse copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        from pipeline import command
+
+        command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=3600)
+        target.chmod(0o444)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,17 @@ class Access:
         remove_tree(self.folder)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
+
+
+def sweep_access(wanted: Callable[[str], bool]) -> list[str]:
+    """Remove the access folders of runs that nobody wants any more; their run ids."""
+    root = tmpfs_root()
+    gone = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if not wanted(folder.name):
+            remove_tree(folder)
+            gone.append(folder.name)
+    return gone
 
 
 def write_iso(path: Path, label: str, files: Mapping[str, str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shlex
+import socket
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import command
-from pipeline.errors import GuestError
+from pipeline.errors import GoldsmithError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.access import Access
+from pipeline.guests.journal import read_journal
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Disk, Spec
@@ -116,6 +120,26 @@ class GuestSession:
         self.machine.destroy()
         self.access.remove()
 
+    def black_box(self) -> None:
+        """Save what the guest can still tell: its screen, and its journal by the agent or else off its disk.
+
+        The guest stays as it is where the agent answers; a silent one is read at rest, after its end.
+        """
+        self.machine.screenshot(self.logs / "screen.png")
+        journal = self.logs / "journal.log"
+        if self.machine.stopped is None:
+            with contextlib.suppress(GoldsmithError):
+                said = self.agent.execute(
+                    ["/bin/sh", "-c", "journalctl -b --no-pager -o short-precise | tail -n 4000"], deadline=60
+                )
+                journal.write_text(said.stdout)
+                return
+        self.machine.destroy()
+        try:
+            journal.write_text(read_journal(self.disk, self.logs))
+        except (GoldsmithError, OSError) as error:
+            journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
+
     # ---- readiness -----------------------------------------------------------------------------------------------
 
     def _wait_ssh(self) -> None:
@@ -195,12 +219,11 @@ class GuestSession:
         """Copy a file, or a folder with all below it, to `target`, owned by root."""
         quoted = shlex.quote(target)
         if source.is_dir():
-            packed = command.run(
-                ["sh", "-c", 'tar -C "$1" --owner=0 --group=0 --sort=name -cf - . | base64 -w0', "sh", source],
-                deadline=deadline,
-            ).stdout
-            inner = f"mkdir -p {quoted} && base64 -d | tar -C {quoted} -xf -"
-            data: str | bytes = packed
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(source, arcname=".", filter=_as_root)
+            inner = f"mkdir -p {quoted} && tar -C {quoted} -xf -"
+            data = packed.getvalue()
         else:
             wanted = mode or f"{source.stat().st_mode & 0o777:04o}"
             inner = f"install -D -o root -g root -m {shlex.quote(wanted)} /dev/stdin {quoted}"
@@ -218,7 +241,7 @@ class GuestSession:
     ) -> None:
         """Run an Ansible playbook against this guest. Raises GuestError naming the task that failed."""
         home = self.access.folder / "private"
-        extra = ["-e", f"@{variables}"] if variables else []
+        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
         environment = {
             "ANSIBLE_CONFIG": "/dev/null",
             "ANSIBLE_HOME": str(home / "ansible"),
@@ -233,7 +256,7 @@ class GuestSession:
             "PYTHONUNBUFFERED": "1",
         }
         watcher = TaskWatcher(on_line)
-        argv = [ansible, "-i", self.access.inventory(), "-l", "guest", *extra, playbook]
+        argv: list[str | Path] = [ansible, "-i", self.access.inventory(), "-l", "guest", *extra, playbook]
         try:
             command.run(
                 argv,
@@ -289,10 +312,14 @@ class TaskWatcher:
         return lines[0].strip() if lines else error.message
 
 
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
 def _banner(port: int) -> bool:
     """Whether an sshd greets at this port of the loopback. QEMU accepts before the guest does: only text tells."""
-    import socket
-
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as link:
         link.settimeout(5)
         return link.recv(16).startswith(SSH_BANNER)

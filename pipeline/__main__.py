@@ -1,0 +1,66 @@
+"""The command line's frame: signals become exceptions, errors become exit codes. The only place that exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from pipeline.errors import GoldsmithError, Interrupted
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    # a second signal must not break the clean-up that the first one started
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """Run the command line and exit with the code that its outcome has (see pipeline.errors)."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from pipeline import __version__
+
+        print(f"goldsmith {__version__}")
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    code = _guarded()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # threads of a broken-off proof and libvirt's event loop must not delay the end; all clean-up is done
+    os._exit(code)
+
+
+def _guarded() -> int:
+    from pipeline.cli.app import app
+    from pipeline.cli.show import print_error
+
+    try:
+        result = app(standalone_mode=False)
+    except GoldsmithError as error:
+        print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return 141
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 2
+    except Exception as error:
+        return _click_error(error)
+    return result if isinstance(result, int) else 0
+
+
+def _click_error(error: Exception) -> int:
+    """Usage errors of the command line parser; anything else is a fault of goldsmith and shows its traceback."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        return 2
+    if type(error).__name__ == "Abort":
+        return 130
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+"""The pipeline: STAGES in order, and the runner that keeps what is good and runs what is not.
+
+Every unit's key is known before anything runs: it is the digest of the stage, its inputs and its source's key. What
+is committed under a key is kept; the first unit that is not is where work starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.definition import Definition
+from pipeline.errors import BuildError, GoldsmithError, Interrupted, UsageError
+from pipeline.gallery import GOLDEN, Gallery, Version
+from pipeline.guests.access import sweep_access
+from pipeline.hypervisor.connection import connect, translated
+from pipeline.hypervisor.machine import domains, mark_kept, sweep
+from pipeline.job import Job, Work
+from pipeline.layers import Draft, Layer, Layers, digest, layer_key
+from pipeline.record import NO_RUN, Run, Stopwatch, alive, held, remove_tree, write_json
+from pipeline.stages import acquire, capture, convert, generalize, inspect, prove, provision
+from pipeline.store import Store
+
+STAGES: tuple[ModuleType, ...] = (acquire, provision, generalize, convert, inspect, prove, capture)
+STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
+
+#: Seconds that a build waits for another build of the same image.
+PATIENCE = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One keyed piece of a stage."""
+
+    stage: str
+    work: Work
+    key: str
+    source: str | None
+    version: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a build ended."""
+
+    run: str
+    version: Version | None
+    unchanged: bool
+    seconds: float
+
+
+def plan(job: Job) -> list[Unit]:
+    """Every unit of a build with its key, in order. Runs nothing."""
+    units: list[Unit] = []
+    source: str | None = None
+    for stage in STAGES:
+        for work in stage.plan(job):
+            key = layer_key(stage.NAME, stage.VERSION, work.inputs, source)
+            units.append(Unit(stage.NAME, work, key, source, stage.VERSION))
+            source = key
+    return units
+
+
+def standing(units: Sequence[Unit], layers: Layers) -> int:
+    """How many units from the start need not run.
+
+    Layers up to generalize hang on each other's files; the VHD that convert makes stands alone, so that a build can
+    go on from it when the layers below were pruned.
+    """
+    first = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
+    good = [layers.get(unit.key) is not None for unit in units]
+    if good[first]:
+        return _run_length(good, first)
+    return min(_run_length(good, 0), first)
+
+
+def _run_length(good: Sequence[bool], start: int) -> int:
+    return next((i for i in range(start, len(good)) if not good[i]), len(good))
+
+
+def build(
+    definition: Definition,
+    store: Store,
+    *,
+    command: str,
+    from_stage: str | None = None,
+    until: str | None = None,
+    keep_failed: bool = False,
+    listeners: Sequence[Any] = (),
+) -> Outcome:
+    """Build one definition as far as asked.
+
+    Raises GoldsmithError; the run's record and its black box tell the rest. Whatever happens, no domain, lock or
+    scratch of this run stays, but for a guest that `keep_failed` keeps.
+    """
+    for name in (from_stage, until):
+        if name is not None and name not in STAGE_NAMES:
+            raise UsageError(f"no stage {name}", name="stage-unknown", hint=f"stages: {', '.join(STAGE_NAMES)}")
+    store.ensure()
+    watch = Stopwatch()
+    run = Run.start(store.runs, definition.name, command)
+    for listener in listeners:
+        run.listen(listener)
+    layers, gallery = Layers(store.layers), Gallery(store.gallery)
+    job = Job(definition, store, run, layers, gallery, keep_failed=keep_failed)
+    lock = FileLock(store.tmp / f"build-{definition.name}.lock", thread_local=False)
+    try:
+        _take(lock, run)
+        sweep_dead(store, job)
+        unchanged = _run(job, from_stage, until)
+    except GoldsmithError as error:
+        _fail(job, error)
+        raise
+    except BaseException as error:
+        _fail(job, BuildError(f"{type(error).__name__}: {error}", name="internal"))
+        raise
+    finally:
+        if not (keep_failed and run.record.get("kept_guest")):
+            job.close()
+        lock.release()
+    version = gallery.find(definition.name) if until in (None, capture.NAME) else None
+    run.finish("unchanged" if unchanged else "done")
+    run.emit("saved", "", str(run.folder))
+    return Outcome(run.id, version, unchanged, watch.seconds)
+
+
+def _take(lock: FileLock, run: Run) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        run.emit("note", "", "waiting for another build of this image")
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise BuildError(f"another build has held this image for {PATIENCE:.0f} s", name="image-locked") from None
+
+
+def _run(job: Job, from_stage: str | None, until: str | None) -> bool:
+    """Run what is not there yet. True when nothing had to run."""
+    units = plan(job)
+    if from_stage is not None:
+        start = next(
+            i for i, unit in enumerate(units) if STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(from_stage)
+        )
+        for unit in units[start:]:
+            job.layers.drop(unit.key)
+    end = len(units)
+    if until is not None:
+        end = 1 + max(i for i, u in enumerate(units) if STAGE_NAMES.index(u.stage) <= STAGE_NAMES.index(until))
+    begin = min(standing(units, job.layers), end)
+    # a later layer left over from other times may stand on files that are made anew now
+    for unit in units[begin:]:
+        job.layers.drop(unit.key)
+    _kept(job, units[:begin])
+    if begin == end:
+        if until in (None, capture.NAME):
+            _point_golden(job, units[-1])
+        return True
+    _ = job.verdict  # said before the first stage, refused before anything starts
+    job.made = [(unit.stage, layer) for unit in units[:begin] if (layer := job.layers.get(unit.key))]
+    source = job.made[-1][1] if begin else None
+    draft: Draft | None = None
+    for position in range(begin, end):
+        following = units[position + 1] if position + 1 < end else None
+        source, draft = _unit(job, units[position], source, draft, following)
+        job.made.append((units[position].stage, source))
+    return False
+
+
+def _kept(job: Job, units: Sequence[Unit]) -> None:
+    for stage in dict.fromkeys(unit.stage for unit in units):
+        count = sum(unit.stage == stage for unit in units)
+        detail = f"{count} layers" if count > 1 else ""
+        job.run.stage(stage, "kept", seconds=0.0, detail=detail)
+        job.run.emit("end", stage, f"kept\t{detail}")
+
+
+def _point_golden(job: Job, unit: Unit) -> None:
+    """A definition that was changed and changed back: golden is what it says now."""
+    layer = job.layers.get(unit.key)
+    current = job.gallery.find(job.definition.name)
+    if layer is None:
+        return
+    wanted = job.gallery.find(job.definition.name, str(layer.facts["version"]))
+    if wanted is not None and (current is None or current.version != wanted.version):
+        job.gallery.promote(wanted, GOLDEN)
+        job.run.emit("note", "", f"golden is {wanted.version} again")
+
+
+def _unit(
+    job: Job, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
+) -> tuple[Layer, Draft | None]:
+    """Make one layer. `draft` is there already when the running guest writes into it."""
+    job.stage = unit.stage
+    watch = Stopwatch()
+    job.run.emit("start", unit.stage, unit.work.title)
+    begun = draft or job.layers.begin(unit.key)
+    if isinstance(begun, Layer):
+        # another build made the very same layer while this one waited for its lock
+        job.run.stage(unit.stage, "kept", seconds=watch.seconds, detail=unit.work.title)
+        job.run.emit("end", unit.stage, "kept\tby another build", watch.seconds)
+        return begun, None
+    next_draft: Draft | None = None
+    try:
+        made = unit.work.run(job, source, begun)
+        if job.session is not None:
+            next_draft = _hand_over(job, following)
+        layer = begun.commit(
+            stage=unit.stage,
+            inputs=unit.work.inputs,
+            source=unit.source,
+            image=made.image,
+            title=unit.work.title,
+            seconds=round(watch.seconds, 2),
+            facts=made.facts,
+            run=job.run.id,
+        )
+    except BaseException as error:
+        _black_box(job, error)
+        for scratch in (begun, next_draft):
+            if scratch is not None and not job.run.record.get("kept_guest"):
+                job.close()
+                scratch.discard()
+        raise
+    job.run.stage(unit.stage, "new", seconds=watch.seconds, detail=made.detail, title=unit.work.title, key=unit.key)
+    job.run.emit("end", unit.stage, f"new\t{made.detail}", watch.seconds)
+    return layer, next_draft
+
+
+def _hand_over(job: Job, following: Unit | None) -> Draft | None:
+    """Bring the running guest's disk to rest: it writes into the next unit's draft, or it is shut down."""
+    if following is not None and following.work.live:
+        begun = job.layers.begin(following.key)
+        if isinstance(begun, Draft):
+            try:
+                job.rotate(begun)
+            except BaseException:
+                begun.discard()
+                raise
+            return begun
+    job.end_guest()
+    return None
+
+
+# ---- when it fails -----------------------------------------------------------------------------------------------
+
+
+def _black_box(job: Job, error: BaseException) -> None:
+    """Gather what the guest can still tell, while it is there."""
+    if job.session is None:
+        return
+    job.session.black_box()
+    if job.keep_failed and job.session.machine.stopped is None and not isinstance(error, Interrupted):
+        mark_kept(job.session.machine)
+        job.session.machine.keep = True
+        job.run.note(kept_guest={"domain": job.session.spec.name, **job.session.access.to_json()})
+
+
+def _fail(job: Job, error: GoldsmithError) -> None:
+    error.evidence = error.evidence or job.run.folder
+    interrupted = isinstance(error, Interrupted)
+    if job.stage:
+        job.run.stage(job.stage, "interrupted" if interrupted else "failed", seconds=0.0, detail=error.name)
+        job.run.emit("end", job.stage, f"failed\t{error.name}")
+    job.run.finish("interrupted" if interrupted else "failed", error)
+    write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
+
+
+def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
+    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed."""
+    connection = job.connection if job else connect()
+    gone = [f"domain {name}" for name in sweep(connection, lambda run: alive(store.runs, run))]
+    gone += [f"access {name}" for name in sweep_access(lambda run: _wanted(store, run))]
+    gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
+    for path in sorted(store.tmp.iterdir()):
+        run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
+        if run is not None and not alive(store.runs, run):
+            remove_tree(path)
+            gone.append(f"scratch {path.name}")
+    if job is not None and gone:
+        job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
+    return gone
+
+
+def _wanted(store: Store, run: str) -> bool:
+    """Whether a run's access folder is still needed: the run lives, or a person kept its guest."""
+    if alive(store.runs, run):
+        return True
+    return any(name == run for name in kept_runs())
+
+
+def kept_runs() -> set[str]:
+    """The runs whose guests were kept on purpose and still run."""
+    connection = connect()
+    return {run for _, run, role in domains(connection) if role == "kept"}
+
+
+def clean_up(store: Store, *, layers: bool) -> list[str]:
+    """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
+
+    A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
+    """
+    connection = connect()
+    gone = []
+    for domain, _, role in domains(connection):
+        if role == "kept":
+            gone.append(f"kept guest {domain.name()}")
+            with translated(f"ending {domain.name()}"):
+                domain.destroy()
+    gone += sweep_dead(store)
+    if layers:
+        for path in sorted(store.tmp.glob("build-*.lock")):
+            if held(path):
+                raise UsageError(f"{path.stem[6:]} is being built: its layers are in use", name="image-locked")
+        for layer in list(Layers(store.layers).all()):
+            Layers(store.layers).drop(layer.key)
+            gone.append(f"layer {layer.key} ({layer.record['stage']})")
+    return gone
+
+
+def explain(definition: Definition, store: Store) -> list[dict[str, str]]:
+    """For each unit: keep or run, and why: which input changed against the latest layer of the same place."""
+    store.ensure()
+    layers = Layers(store.layers)
+    job = Job(definition, store, NO_RUN, layers, Gallery(store.gallery))
+    units = plan(job)
+    begin = standing(units, layers)
+    latest: dict[tuple[str, str], Layer] = {}
+    for layer in sorted(layers.all(), key=lambda layer: str(layer.record["created"])):
+        latest[(str(layer.record["stage"]), str(layer.record.get("title")))] = layer
+    rows = []
+    for position, unit in enumerate(units):
+        action = "keep" if position < begin else "run"
+        why = "" if action == "keep" else _why(unit, latest.get((unit.stage, unit.work.title)), position > begin)
+        rows.append({"stage": unit.stage, "title": unit.work.title, "action": action, "why": why, "key": unit.key})
+    return rows
+
+
+def _why(unit: Unit, before: Layer | None, after_first: bool) -> str:
+    if before is None:
+        return "new"
+    old = before.record["inputs"]
+    new = dict(unit.work.inputs)
+    changed = [name for name in sorted({*old, *new}) if digest(old.get(name)) != digest(new.get(name))]
+    if changed:
+        return "changed: " + ", ".join(changed)
+    return "what it stands on is run" if after_first else "its layer is gone"

@@ -1,0 +1,43 @@
+"""The root of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from pipeline import __version__
+from pipeline.cli import build, context, definitions, doctor, gallery, inspect, runs
+
+app = typer.Typer(
+    name="goldsmith",
+    help="Builds, generalizes, proves and keeps golden master images as fixed VHDs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"goldsmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    project: Annotated[
+        Optional[Path],  # noqa: UP045  typer reads this at run time
+        typer.Option("--project", help="The folder that holds images/ (default: here or above)."),
+    ] = None,
+    _version_asked: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.set_project(project)
+
+
+for noun in (build, definitions, gallery, inspect, runs, doctor):
+    noun.register(app)

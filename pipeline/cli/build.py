@@ -1,0 +1,175 @@
+"""`goldsmith build`: definitions become golden masters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.cli import context
+from pipeline.errors import CheckFailed, GoldsmithError, HostError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.build import Outcome
+    from pipeline.definition import Definition
+
+
+def register(app: typer.Typer) -> None:
+    app.command("build")(build)
+    app.command("plan")(plan)
+
+
+def build(
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Images to build.")] = None,  # noqa: UP045
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+    ] = False,
+    from_stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", metavar="STAGE", help="Run again from this stage on."),
+    ] = None,
+    until: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--until", metavar="STAGE", help="Stop after this stage."),
+    ] = None,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Leave the guest of a failed build running: goldsmith shell RUN.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+) -> None:
+    """Build images as far as something changed; what passes every check becomes golden."""
+    from pipeline.store import Store
+
+    if os.geteuid() != 0:
+        raise HostError(
+            "goldsmith build needs root: it bootstraps file systems and owns the guests' disks",
+            name="root-needed",
+            hint="sudo make golden, or sudo goldsmith build ...",
+        )
+    store = Store.locate()
+    failed: list[tuple[str, GoldsmithError]] = []
+    chosen = _chosen(names or [], everything, store.gallery)
+    for definition in chosen:
+        if any(parent in {name for name, _ in failed} for parent in _parents(definition)):
+            failed.append((definition.name, CheckFailed("its parent failed")))
+            print(f"{definition.name}: skipped, its parent failed", file=sys.stderr)
+            continue
+        try:
+            _one(definition, len(chosen) > 1, from_stage, until, keep_failed, verbose)
+        except GoldsmithError as error:
+            if len(chosen) == 1 or error.name == "interrupted":
+                raise
+            from pipeline.cli.show import print_error
+
+            print_error(error)
+            failed.append((definition.name, error))
+    if failed:
+        worst = max((error for _, error in failed), key=lambda error: error.exit_code)
+        told = CheckFailed(f"{len(failed)} of {len(chosen)} images failed: {', '.join(name for name, _ in failed)}")
+        told.exit_code = worst.exit_code
+        raise told
+
+
+def _one(
+    definition: Definition, many: bool, from_stage: str | None, until: str | None, keep_failed: bool, verbose: bool
+) -> None:
+    from pipeline import build as builder
+    from pipeline.cli.show import Progress
+    from pipeline.store import Store
+
+    if many:
+        print(f"== {definition.name}")
+    progress = Progress(verbose=verbose)
+    try:
+        outcome = builder.build(
+            definition,
+            Store.locate(),
+            command=" ".join(["goldsmith", *sys.argv[1:]]),
+            from_stage=from_stage,
+            until=until,
+            keep_failed=keep_failed,
+            listeners=[progress],
+        )
+    except GoldsmithError as error:
+        progress.close()
+        if error.exit_code < 128 and error.evidence is not None:
+            _how_to_go_on(definition.name, error, keep_failed)
+        raise
+    finally:
+        progress.close()
+    _report(outcome)
+
+
+def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
+    run = error.evidence.name if error.evidence else ""
+    shell = f"\n  shell  goldsmith shell {run}" if keep_failed else ""
+    hint = error.hint or "mend the cause"
+    error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (goes on from the last good layer)"
+
+
+def _report(outcome: Outcome) -> None:
+    from pipeline.cli.show import size
+
+    if outcome.unchanged:
+        print(f"unchanged: nothing was run, no guest was booted ({outcome.seconds:.1f} s)")
+    version = outcome.version
+    if version is None:
+        return
+    disk = version.manifest["disk"]
+    passed = sum(check["status"] == "pass" for check in version.manifest["checks"])
+    boots = ", ".join(
+        f"{cell} booted in {seen['seconds']['ssh']:.0f} s" for cell, seen in version.manifest["prove"].items()
+    )
+    print(f"{version.name} {version.version}  {' '.join(version.channels)}  {passed} checks passed  {boots}")
+    print(f"{version.disk}  {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256'][:16]}...")
+
+
+def _parents(definition: Definition) -> list[str]:
+    from pipeline.definition import MasterSource
+
+    return [definition.source.image] if isinstance(definition.source, MasterSource) else []
+
+
+def _chosen(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
+    """What to build, parents first: a parent that has no golden master yet is built too."""
+    from pipeline.definition import build_order, load_all, load_named
+    from pipeline.gallery import Gallery
+
+    project = context.project()
+    if everything:
+        if names:
+            raise UsageError("--all goes without names", name="usage")
+        return list(build_order(load_all(project)))
+    if not names:
+        raise UsageError("no image named", name="usage", hint="goldsmith build NAME..., or --all")
+    gallery = Gallery(gallery_root)
+    chosen: dict[str, Definition] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in chosen:
+            continue
+        chosen[name] = load_named(project, name)
+        waiting += [p for p in _parents(chosen[name]) if gallery.find(p) is None and p not in chosen]
+    return list(build_order(list(chosen.values())))
+
+
+def plan(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say for each unit of a build whether it would be kept or run, and why."""
+    from pipeline.build import explain
+    from pipeline.cli.show import print_json, table
+    from pipeline.definition import load_named
+    from pipeline.store import Store
+
+    rows = explain(load_named(context.project(), name), Store.locate())
+    if as_json:
+        print_json(rows)
+        return
+    table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))

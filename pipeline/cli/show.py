@@ -1,0 +1,134 @@
+"""How things are printed: errors, tables, progress. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import GoldsmithError
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from pipeline.record import Event
+
+#: Width of the stage's name in a progress line.
+_NAME = 12
+
+
+def print_error(error: GoldsmithError) -> None:
+    """What, why, where to look, how to go on. On stderr."""
+    lines = error.message.splitlines() or [""]
+    out = [f"goldsmith: {lines[0]}", *lines[1:]]
+    if error.hint:
+        out.append(f"  hint   {error.hint}")
+    if error.evidence:
+        out.append(f"  look   {error.evidence}")
+    print("\n".join(out), file=sys.stderr)
+
+
+def print_json(data: object) -> None:
+    print(json.dumps(data, indent=2, default=str))
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+    """Aligned columns; a header only where there are rows."""
+    if not rows:
+        return
+    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def size(number: int) -> str:
+    """Bytes for people: 8.0 GiB, 512.0 MiB."""
+    value = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+class Progress:
+    """Follows a run: on a terminal one live line a stage, elsewhere a plain line at each stage's end."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._verbose = verbose
+        self._live: Live | None = None
+        self._current: tuple[str, str] | None = None
+        self._began = 0.0
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        if event.kind == "start":
+            self._start(event.stage, event.text)
+        elif event.kind == "progress" and self._current:
+            self._current = (event.stage, event.text)
+            self._draw()
+        elif event.kind == "line" and self._verbose:
+            self._line(f"{'':{_NAME}} | {event.text}")
+        elif event.kind == "end":
+            self._end(event)
+        elif event.kind in ("accelerator", "note"):
+            self._line(f"{event.kind:{_NAME}} {event.text}")
+
+    def _start(self, stage: str, text: str) -> None:
+        if not (self._current and self._current[0] == stage):
+            self._began = time.monotonic()
+        self._current = (stage, text)
+        if self._terminal and self._live is None:
+            from rich.live import Live
+
+            self._live = Live(refresh_per_second=4, transient=True, get_renderable=self._renderable)
+            self._live.start()
+        elif not self._terminal:
+            self._line(f"{stage:{_NAME}} ...    {text}")
+
+    def _end(self, event: Event) -> None:
+        state, _, detail = event.text.partition("\t")
+        self._stop()
+        seconds = f"{event.seconds:6.1f} s" if event.seconds else f"{'':8}"
+        self._line(f"{event.stage:{_NAME}} {state:6} {seconds}  {detail}".rstrip())
+        self._current = None
+
+    def _renderable(self) -> Any:
+        from rich.text import Text
+
+        if self._current is None:
+            return Text("")
+        stage, text = self._current
+        return Text(
+            f"{stage:{_NAME}} {time.monotonic() - self._began:5.0f} s  {text}", no_wrap=True, overflow="ellipsis"
+        )
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.refresh()
+
+    def _line(self, text: str) -> None:
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.console.print(Text(text))
+        else:
+            print(text, flush=True)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()

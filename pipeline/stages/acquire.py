@@ -1,0 +1,124 @@
+"""acquire: the disk to start from. A bootstrap, a file brought by the user, or a master of the gallery."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+from pipeline import command
+from pipeline.definition import DebianSource, DiskSource, MasterSource
+from pipeline.errors import BuildError, CheckFailed, UsageError
+from pipeline.fetch import download
+from pipeline.gallery import Version
+from pipeline.guests import debian
+from pipeline.guests.session import create_overlay
+from pipeline.job import Job, Made, Work
+from pipeline.layers import DISK, Draft, Image, Layer
+from pipeline.offline.containers import refuse_foreign_references
+
+NAME = "acquire"
+VERSION = 1
+#: Seconds for a whole bootstrap; 100 s on a quiet host with a near mirror.
+BOOTSTRAP_DEADLINE = 1800.0
+#: Seconds for copying a brought disk into a layer.
+CONVERT_DEADLINE = 7200.0
+
+
+def plan(job: Job) -> tuple[Work, ...]:
+    source = job.definition.source
+    if isinstance(source, DebianSource):
+        inputs: dict[str, object] = {
+            "source": "debian",
+            "suite": source.suite,
+            "packages": sorted(source.packages),
+            "package index": job.package_index(source.suite),
+        }
+        return (Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source)),)
+    if isinstance(source, DiskSource):
+        inputs = {"source": "disk", "sha256": source.sha256 or _file_digest(source), "format": source.format}
+        return (Work("disk", inputs, partial(_disk, source)),)
+    if isinstance(source, MasterSource):
+        master = master_of(job, source)
+        inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.sha256}
+        return (Work(f"{master.name} {master.version}", inputs, partial(_master, master)),)
+    raise UsageError(f"{job.definition.name}: this kind of source is not built yet", name="not-built-yet")
+
+
+def master_of(job: Job, source: MasterSource) -> Version:
+    """The gallery version that a master source names. Raises UsageError when there is none."""
+    return job.gallery.get(str(source))
+
+
+def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
+    work = job.store.tmp / f"bootstrap-{job.run.id}"
+    log = job.log_file("bootstrap.log")
+    with log.open("a", encoding="utf-8") as file:
+
+        def said(text: str) -> None:
+            file.write(text + "\n")
+            file.flush()
+            job.progress(text)
+
+        facts = debian.bootstrap(
+            source.suite,
+            source.packages,
+            draft.path / DISK,
+            work=work,
+            seed=draft.key,
+            progress=said,
+            deadline=BOOTSTRAP_DEADLINE,
+        )
+    return Made(_plain(draft), {**facts, "suite": source.suite}, f"{facts.get('packages', '?')} packages")
+
+
+def _plain(draft: Draft) -> Image:
+    return Image(draft.path / DISK, "qcow2")
+
+
+def _file_digest(source: DiskSource) -> str:
+    if source.path is None:
+        raise UsageError("a disk by URL needs its sha256", name="checksum-missing")
+    return _sha256(source.path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
+    path = source.path
+    if path is None:
+        assert source.url is not None and source.sha256 is not None
+        path = download(source.url, job.store.downloads, source.sha256, progress=job.progress)
+    if source.sha256:
+        job.progress("checksum")
+        found = _sha256(path)
+        if found != source.sha256:
+            raise CheckFailed(
+                f"{path}: sha256 is {found}, the definition says {source.sha256}",
+                name="checksum-mismatch",
+                hint="download it again, or correct source.disk.sha256",
+            )
+    # before qemu-img opens it: a foreign disk may name other files of this host
+    detected = refuse_foreign_references(path)
+    if source.format and source.format != detected and {source.format, detected} != {"vhd", "vpc"}:
+        raise UsageError(f"{path} is {detected}, the definition says {source.format}", name="disk-format")
+    job.progress(f"copying the {detected} disk")
+    driver = "vpc" if detected in ("vhd", "vpc") else detected
+    argv: list[str | Path] = ["qemu-img", "convert", "-p", "-f", driver, "-O", "qcow2", path, draft.path / DISK]
+    if driver == "vpc":
+        # by the current size: the geometry of some creators hides the disk's last sectors
+        option = f"driver=vpc,force_size_calc=current_size,file.driver=file,file.filename={path}"
+        argv = ["qemu-img", "convert", "-p", "--image-opts", "-O", "qcow2", option, draft.path / DISK]
+    command.run(argv, deadline=CONVERT_DEADLINE, on_line=job.progress)
+    return Made(_plain(draft), {"format": detected, "suite": None}, detected)
+
+
+def _master(master: Version, _job: Job, _source: Layer | None, draft: Draft) -> Made:
+    if not master.disk.exists():
+        raise BuildError(f"{master.disk} is gone", name="master-missing")
+    overlay = create_overlay(draft.path / DISK, master.image)
+    suite = master.manifest.get("suite")
+    return Made(overlay, {"suite": suite, "parent": f"{master.name}@{master.version}"}, master.version)

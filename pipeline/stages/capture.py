@@ -1,0 +1,106 @@
+"""capture: the last gate. A version exists when its directory does, complete, by one rename."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline import command
+from pipeline.errors import BuildError
+from pipeline.gallery import GOLDEN
+from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.job import Job, Made, Work
+from pipeline.layers import Draft, Layer
+from pipeline.record import now
+
+NAME = "capture"
+VERSION = 1
+#: The manifest's format.
+MANIFEST_FORMAT = 1
+
+
+def plan(job: Job) -> tuple[Work, ...]:
+    definition = job.definition
+    return (Work(GOLDEN, {"name": definition.name, "summary": definition.summary}, _run),)
+
+
+def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
+    assert source is not None
+    disk = source.image.path
+    job.progress("digests")
+    digests = chunk_digests(disk)
+    proven = source.facts.get("tree")
+    if proven is not None and proven != digests.tree:
+        raise BuildError(f"{disk} is not the file that was proven", name="master-changed")
+    flat = flat_digest(disk)
+    lineage = job.made
+    facts = {name: layer.facts for name, layer in lineage}
+    suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
+
+    def manifest(version: str) -> dict[str, Any]:
+        return {
+            "goldsmith": MANIFEST_FORMAT,
+            "name": job.definition.name,
+            "version": version,
+            "summary": job.definition.summary,
+            "created": now(),
+            "state": "proven",
+            "os": job.definition.os,
+            "suite": suite,
+            "generations": list(job.definition.generations),
+            "disk": {
+                "file": "disk.vhd",
+                "format": "fixed VHD",
+                "size": digests.size,
+                "virtual_size": digests.size - 512,
+                "allocated": digests.allocated,
+                "sha256": flat,
+                "chunk_size": 2 << 20,
+                "chunks_sha256": list(digests.chunks),
+            },
+            "inputs": [
+                {
+                    "stage": name,
+                    "title": layer.record.get("title"),
+                    "key": layer.key,
+                    "inputs": layer.record["inputs"],
+                }
+                for name, layer in lineage
+            ],
+            "definition": job.definition.path.read_text(encoding="utf-8"),
+            "tools": tool_versions(job),
+            "checks": facts.get("inspect", {}).get("checks", []),
+            "prove": facts.get("prove", {}).get("cells", {}),
+            "timings": [
+                {"stage": name, "title": layer.record.get("title"), "seconds": layer.record.get("seconds")}
+                for name, layer in lineage
+            ],
+            "run": job.run.id,
+        }
+
+    job.progress("into the gallery")
+    made = job.gallery.capture(job.definition.name, disk, _extras(job, source), manifest)
+    job.gallery.promote(made)
+    return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
+
+
+def _extras(job: Job, source: Layer) -> list[tuple[str, Path]]:
+    """Logs and screenshots that go with the master."""
+    extras = [(f"screenshots/{p.name}", p) for p in sorted(source.path.glob("*.png"))]
+    for path in sorted(job.run.folder.rglob("*")):
+        if path.is_file() and path.suffix in (".log", ".json") and path.name != "run.json":
+            extras.append((f"logs/{path.relative_to(job.run.folder)}", path))
+    return extras
+
+
+def tool_versions(job: Job) -> dict[str, str]:
+    """The versions of what had a hand in the master."""
+    versions = {"goldsmith": pipeline.__version__, "python": platform.python_version()}
+    for name, argv in {"qemu-img": ["qemu-img", "--version"], "mmdebstrap": ["mmdebstrap", "--version"]}.items():
+        if command.find(argv[0]):
+            versions[name] = command.run(argv, deadline=10).stdout.splitlines()[0].strip()
+    versions["libvirt"] = job.connection.version
+    versions["qemu"] = job.connection.qemu_version
+    return versions

@@ -1,0 +1,70 @@
+"""inspect: what must be true of a master is read from the very file that ships."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pipeline import checks
+from pipeline.errors import CheckFailed
+from pipeline.job import Job, Made, Work
+from pipeline.layers import Draft, Layer
+from pipeline.offline import open_disk
+from pipeline.record import write_json
+
+NAME = "inspect"
+VERSION = 1
+RESULTS = "checks.json"
+
+
+def plan(job: Job) -> tuple[Work, ...]:
+    definition = job.definition
+    inputs: dict[str, object] = {
+        "checks": _checks_digest(),
+        "waive": dict(definition.waive),
+        "accounts": sorted(definition.accounts),
+        "generations": sorted(definition.generations),
+    }
+    return (Work("checks", inputs, _run),)
+
+
+def _checks_digest() -> str:
+    """Digest of the checks' own source: a new or mended check looks at every master again."""
+    whole = hashlib.sha256()
+    folder = Path(checks.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()
+
+
+def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    definition = job.definition
+    with open_disk(source.image.path, source.image.format) as disk:
+        results = checks.run_checks(
+            disk,
+            accounts=definition.accounts,
+            waive=definition.waive,
+            generations=definition.generations,
+        )
+    listed = [result.to_json() for result in results]
+    write_json(job.log_file(RESULTS), listed)
+    write_json(draft.path / RESULTS, listed)
+    failed = [result for result in results if result.status == "fail"]
+    for result in results:
+        if result.status in ("fail", "warn"):
+            job.line(f"{result.status}: {result.id}: {result.evidence}")
+    if failed:
+        lines = "\n".join(f"  {r.id}: {r.evidence}\n    remedy: {r.remedy}" for r in failed)
+        raise CheckFailed(
+            f"{len(failed)} of {len(results)} checks failed on the disk that would ship\n{lines}",
+            name=f"check-{failed[0].id}" if len(failed) == 1 else "checks-failed",
+            hint=f"all results are in {job.log_file(RESULTS)}",
+        )
+    counts = {status: sum(r.status == status for r in results) for status in ("pass", "warn", "skip", "waived")}
+    detail = f"{counts['pass']} checks passed"
+    if counts["warn"]:
+        detail += f", {counts['warn']} warnings"
+    if counts["waived"]:
+        detail += f", {counts['waived']} waived"
+    return Made(source.image, {"checks": listed, "counts": counts}, detail)

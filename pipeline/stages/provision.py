@@ -1,0 +1,142 @@
+"""provision: the definition's steps, each in the live guest, each its own layer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pipeline import command
+from pipeline.definition import CopyStep, MasterSource, PlaybookStep, ScriptStep, Step, step_inputs
+from pipeline.errors import GuestError, UsageError
+from pipeline.guests.session import GuestSession
+from pipeline.job import Job, Made, Work
+from pipeline.layers import Draft, Layer
+
+NAME = "provision"
+VERSION = 1
+
+
+def plan(job: Job) -> tuple[Work, ...]:
+    works = []
+    for number, step in enumerate(job.definition.steps, 1):
+        inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
+        if number == 1:
+            inputs["disk size"] = job.definition.disk
+        if step.network == "full":
+            # what a step installs depends on what the archive holds
+            inputs["package index"] = job.package_index(_suite(job))
+        works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
+    return tuple(works)
+
+
+def _suite(job: Job) -> str | None:
+    source = job.definition.source
+    if isinstance(source, MasterSource):
+        suite = job.gallery.get(str(source)).manifest.get("suite")
+        return str(suite) if suite else None
+    return getattr(source, "suite", None)
+
+
+def ansible_playbook() -> Path:
+    """The ansible-playbook beside this Python. Raises UsageError when ansible-core is not installed."""
+    path = Path(sys.executable).parent / "ansible-playbook"
+    if path.exists():
+        return path
+    found = command.find("ansible-playbook")
+    if found is None:
+        raise UsageError("ansible-playbook is not installed", name="tool-missing", hint="pip install ansible-core")
+    return Path(found)
+
+
+def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    session = job.guest(source, draft)
+    session.machine.mark()
+    log = job.log_file(f"steps/{number:02}-{step.title.replace('/', '_')}.log")
+    began = time.monotonic()
+    boot_before = session.boot_id()
+    session.machine.outside(step.network == "full")
+    job.progress(step.title)
+    with log.open("a", encoding="utf-8") as file:
+
+        def said(line: str) -> None:
+            file.write(line + "\n")
+            file.flush()
+            job.line(line)
+
+        try:
+            _do(step, session, said)
+        except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
+            raise _named(error, step, session, boot_before, log) from None
+    # ansible's own reboot module may restart the guest in order; a guest that is down now is an error
+    session.machine.check()
+    return Made(session.disk, {"seconds": round(time.monotonic() - began, 2)}, step.title)
+
+
+def _do(step: Step, session: GuestSession, on_line: Callable[[str], None]) -> None:
+    if isinstance(step, PlaybookStep):
+        variables = session.access.folder / "private" / "vars.json"
+        variables.write_text(json.dumps(dict(step.vars)))
+        session.run_playbook(step.file, variables, ansible=ansible_playbook(), deadline=step.timeout, on_line=on_line)
+    elif isinstance(step, ScriptStep):
+        session.run_script(step.file.read_bytes(), deadline=step.timeout, on_line=on_line)
+    elif isinstance(step, CopyStep):
+        session.copy(step.file, step.to, step.mode, deadline=step.timeout)
+    else:
+        raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
+
+
+def _named(error: Exception, step: Step, session: GuestSession, boot_before: str, log: Path) -> GuestError:
+    """The step's failure under the name of its cause, as far as the guest still tells."""
+    hint = f"the step's log is {log}"
+    if isinstance(error, GuestError) and error.name != "step-failed":
+        return GuestError(f"{step.title}: {error.message}", name=error.name, hint=error.hint or hint)
+    if isinstance(error, command.CommandTimeout):
+        return GuestError(
+            f"{step.title}: not done after {step.timeout:.0f} s, the step's timeout",
+            name="step-timeout",
+            hint=f"raise the step's `timeout`, or see where it hangs: {log}",
+        )
+    said = error.message if isinstance(error, (GuestError, command.CommandFailed)) else str(error)
+    cause = _cause(session, boot_before)
+    if cause is not None:
+        return GuestError(f"{step.title}: {cause[1]} ({said})", name=cause[0], hint=hint)
+    return GuestError(f"{step.title}: {said}", name="step-failed", hint=hint)
+
+
+def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
+    """Why a step broke off, when it was not the step itself."""
+    # ssh ends within a second of a guest's end, libvirt's event or the console's last words may come after
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            session.machine.check()
+            now = session.boot_id()
+        except GuestError as error:
+            if error.name == "guest-agent-silent":
+                continue  # rebooting, or going down: look again
+            return error.name, error.message
+        if now != boot_before:
+            return "guest-rebooted", "the guest rebooted in the middle of the step"
+        break
+    else:
+        return _silent(session)
+    full = session.agent.execute(
+        ["/bin/sh", "-c", "df -P / | awk 'NR==2 {print $4}'; df -Pi / | awk 'NR==2 {print $4}'"], deadline=60
+    ).stdout.split()
+    if any(number.isdigit() and int(number) < 64 for number in full):
+        return "guest-disk-full", "the guest's root file system is full"
+    return None
+
+
+def _silent(session: GuestSession) -> tuple[str, str]:
+    """The agent does not answer: either the guest comes back from a reboot, or it is lost."""
+    try:
+        session.machine.wait_agent(session.patience.boot, session.patience.login_grace)
+    except GuestError as error:
+        return error.name, error.message
+    return "guest-rebooted", "the guest rebooted in the middle of the step"
