@@ -1,0 +1,176 @@
+"""A disk that is not running: its table, its file systems, its Linux root; no mount, no root, no appliance."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.errors import DiskError
+from pipeline.offline import containers, ext4, partitions
+from pipeline.offline.filesystem import FileSystem
+from pipeline.offline.root import Root
+from pipeline.vhd.extents import ExtentSource, Reader
+
+#: File systems and volumes that goldsmith names but does not read: (offset, magic, name, what reads it).
+_NAMED = (
+    (0, b"XFSB", "xfs"),
+    (65600, b"_BHRfS_M", "btrfs"),
+    (536, b"LVM2 001", "lvm"),
+    (24, b"LVM2 001", "lvm"),
+    (4086, b"SWAPSPACE2", "swap"),
+    (0, b"LUKS\xba\xbe", "luks"),
+    (4096, b"\xfc\x4e\x2b\xa9", "raid"),
+    (3, b"-FVE-FS-", "bitlocker"),
+    (3, b"NTFS    ", "ntfs"),
+    (32769, b"CD001", "iso9660"),
+)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What stands in one partition (or on the whole disk): `kind` is '' where nothing known does.
+
+    `facts` only for ext2 to ext4, read from the superblock before any reader touches the file system.
+    """
+
+    number: int
+    start: int
+    size: int
+    kind: str
+    label: str = ""
+    uuid: str = ""
+    facts: ext4.Ext4Facts | None = None
+
+    @property
+    def readable(self) -> bool:
+        return self.kind in ("ext2", "ext3", "ext4", "vfat", "ntfs")
+
+
+class Disk:
+    """An open disk. Use as a context manager."""
+
+    def __init__(self, path: Path, fmt: str, source: ExtentSource) -> None:
+        self.path = path
+        self.fmt = fmt
+        self.size = source.size
+        self.source = source
+        self._reader = Reader(source)
+        self._filesystems: dict[int, FileSystem] = {}
+        self.table = partitions.read_table(self.read, self.size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the disk; shorter only at its end."""
+        return self._reader.read(offset, length)
+
+    @property
+    def partitions(self) -> tuple[partitions.Partition, ...]:
+        return self.table.partitions
+
+    @cached_property
+    def filesystems(self) -> tuple[Volume, ...]:
+        """Every partition with what stands in it; a disk without a table is one volume with number 0."""
+        if self.table.kind == "none":
+            return (self._probe(0, 0, self.size),)
+        return tuple(self._probe(p.number, p.start, p.size) for p in self.partitions)
+
+    def filesystem(self, volume: Volume) -> FileSystem:
+        """The files of a volume. Raises DiskError: fs-unsupported, fs-damaged."""
+        if not volume.readable:
+            raise DiskError(
+                f"partition {volume.number} holds {volume.kind or 'nothing known'}: goldsmith cannot read that",
+                name="fs-unsupported",
+                hint="install libguestfs-tools and look with guestfish --ro" if volume.kind else None,
+            )
+        if volume.start not in self._filesystems:
+            self._filesystems[volume.start] = FileSystem(self.read, self.size, volume.start, volume.kind)
+        return self._filesystems[volume.start]
+
+    @cached_property
+    def root(self) -> Root:
+        """The Linux root. Raises DiskError (no-linux-root) where no readable file system holds one."""
+        for volume in self.filesystems:
+            if not volume.kind.startswith("ext"):
+                continue
+            candidate = Root(self.filesystem(volume))
+            if candidate.exists("/etc/os-release") or candidate.exists("/etc/fstab"):
+                candidate.mount_all(self._by_name(), volume.start)
+                return candidate
+        unread = sorted({v.kind for v in self.filesystems if v.kind and not v.readable})
+        raise DiskError(
+            f"no Linux root on {self.path.name}" + (f" (not readable: {', '.join(unread)})" if unread else ""),
+            name="no-linux-root",
+        )
+
+    @property
+    def root_volume(self) -> Volume:
+        """The volume that holds `root`."""
+        start = self.root.start
+        return next(volume for volume in self.filesystems if volume.start == start)
+
+    def _by_name(self) -> dict[str, FileSystem]:
+        """File systems by what fstab calls them: UUID=, LABEL=, PARTUUID=, PARTLABEL=."""
+        named: dict[str, FileSystem] = {}
+        by_number = {p.number: p for p in self.partitions}
+        for volume in self.filesystems:
+            if not volume.readable:
+                continue
+            partition = by_number.get(volume.number)
+            keys = {
+                "UUID": volume.uuid,
+                "LABEL": volume.label,
+                "PARTUUID": partition.uuid if partition else "",
+                "PARTLABEL": partition.name if partition else "",
+            }
+            for key, value in keys.items():
+                if value:
+                    named[f"{key}={value.lower()}"] = self.filesystem(volume)
+        return named
+
+    def _probe(self, number: int, start: int, size: int) -> Volume:
+        head = self.read(start, min(size, 68 << 10))
+        facts = ext4.parse_superblock(head[ext4.SUPERBLOCK_AT : ext4.SUPERBLOCK_AT + ext4.SUPERBLOCK_SIZE])
+        if facts is not None:
+            return Volume(number, start, size, facts.kind, facts.label, facts.uuid, facts)
+        for at, magic, kind in _NAMED:
+            if head[at : at + len(magic)] == magic:
+                serial = head[72:80][::-1].hex().upper() if kind == "ntfs" else ""
+                return Volume(number, start, size, kind, uuid=serial)
+        # FAT by its own type text; the boot sector's signature alone proves nothing
+        for text_at, id_at, label_at in ((82, 67, 71), (54, 39, 43)):
+            if head[text_at : text_at + 3] == b"FAT" and head[510:512] == b"\x55\xaa":
+                (serial_number,) = struct.unpack_from("<I", head, id_at)
+                label = head[label_at : label_at + 11].decode("ascii", "replace").strip()
+                name = f"{serial_number >> 16:04X}-{serial_number & 0xFFFF:04X}"
+                return Volume(number, start, size, "vfat", "" if label == "NO NAME" else label, name)
+        return Volume(number, start, size, "")
+
+    def close(self) -> None:
+        self._filesystems.clear()
+        self._reader.close()
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_disk(
+    path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None, scratch: Path | None = None
+) -> Disk:
+    """Open a disk image for reading, whatever its format; what it may refer to is judged first.
+
+    Raises DiskError as `containers.refuse_foreign_references` does, and gpt-damaged.
+    """
+    fmt = containers.refuse_foreign_references(path, fmt, allow_backing_within=allow_backing_within)
+    source = containers.extents(path, fmt, allow_backing_within=allow_backing_within, scratch=scratch)
+    try:
+        return Disk(path, fmt, source)
+    except BaseException:
+        source.close()
+        raise
