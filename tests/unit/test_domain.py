@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from pipeline.hypervisor.domain import Disk, Forward, Spec, domain_xml
+from pipeline.layers import Image
+
+BASE = Image(Path("/store/layers/base/disk.qcow2"), "qcow2", Image(Path("/store/gallery/a/1.2.3/disk.vhd"), "vpc"))
+SPEC = Spec(
+    name="goldsmith-R1-debian-12",
+    run="R1",
+    role="build",
+    kvm=False,
+    cpus=2,
+    memory=2 << 30,
+    disks=(Disk(Image(Path("/store/layers/top/disk.qcow2"), "qcow2", BASE)),),
+    serial_log=Path("/store/runs/R1/serial.log"),
+    seed=Path("/run/goldsmith/R1/build/seed.iso"),
+    forwards=(Forward(40022, 22),),
+    outside=True,
+)
+
+SPECS = {
+    "build-tcg": SPEC,
+    "build-kvm": replace(SPEC, kvm=True),
+    "prove-gen1": replace(SPEC, disks=(replace(SPEC.disks[0], bus="ide"),), outside=False),
+    "prove-gen2": replace(
+        SPEC,
+        firmware="efi",
+        machine="q35",
+        nvram=Path("/run/goldsmith/R1/gen2/vars.fd"),
+        disks=(replace(SPEC.disks[0], bus="scsi"),),
+        outside=False,
+        forwards=(Forward(40022, 22), Forward(40080, 80)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_domain_xml_is_pinned(name: str, golden) -> None:
+    golden(f"domain/{name}.xml", domain_xml(SPECS[name]))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_libvirt_takes_the_xml(name: str) -> None:
+    """libvirt's own parser and schema, without a daemon. Its test driver knows one hypervisor type."""
+    connection = libvirt.open("test:///default")
+    text = domain_xml(SPECS[name]).replace("<domain type='qemu'", "<domain type='test'")
+    text = text.replace('type="qemu"', 'type="test"', 1).replace('type="kvm"', 'type="test"', 1)
+    connection.defineXMLFlags(text, 0)
+    connection.close()
+
+
+def test_every_level_of_a_chain_states_its_format_and_is_never_relabelled() -> None:
+    text = domain_xml(SPEC)
+    for level in SPEC.disks[0].image.chain:
+        assert str(level.path) in text
+    assert text.count('<seclabel model="dac" relabel="no"/>') == 3
+    assert 'type="raw"' in text  # only the seed
+    assert text.count("<format type=") == 2
+
+
+def test_the_same_specification_gives_the_same_text() -> None:
+    assert domain_xml(SPEC) == domain_xml(replace(SPEC))

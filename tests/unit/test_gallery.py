@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.gallery import Gallery
+from pipeline.gallery.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.gallery.versions import next_version, parse
+
+
+def sparse(path: Path, size: int, pieces: dict[int, bytes]) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
+    return path
+
+
+def capture(gallery: Gallery, tmp_path: Path, name: str = "debian-12"):
+    disk = sparse(tmp_path / "d.vhd", 1 << 20, {0: os.urandom(100)})
+    return gallery.capture(name, disk, [], lambda version: {"version": version, "disk": {"sha256": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("existing", "day", "expected"),
+    [
+        ([], date(2026, 11, 21), "2026.1121.0"),
+        ([], date(2027, 1, 5), "2027.105.0"),
+        (["2026.1121.0", "2026.1121.9", "2026.1120.11"], date(2026, 11, 21), "2026.1121.10"),
+        (["golden", ".new-2026.1121.0"], date(2026, 11, 21), "2026.1121.0"),
+    ],
+)
+def test_versions(existing: list[str], day: date, expected: str) -> None:
+    assert next_version(existing, day) == expected
+
+
+def test_a_version_has_no_leading_zeros() -> None:
+    assert parse("2027.0105.0") is None
+    assert parse("2027.105.0") == (2027, 105, 0)
+
+
+def test_digests_match_the_whole_file(tmp_path: Path) -> None:
+    path = sparse(tmp_path / "d", 9 * CHUNK + 512, {0: b"a" * 10, 3 * CHUNK - 5: os.urandom(50), 9 * CHUNK: b"f" * 512})
+    whole = path.read_bytes()
+    assert flat_digest(path) == hashlib.sha256(whole).hexdigest()
+    parts = [whole[i : i + CHUNK] for i in range(0, len(whole), CHUNK)]
+    assert list(chunk_digests(path).chunks) == [hashlib.sha256(part).hexdigest() for part in parts]
+
+
+def test_capture_promote_find(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path / "gallery")
+    first = capture(gallery, tmp_path)
+    gallery.promote(first)
+    second = capture(gallery, tmp_path)
+    assert gallery.get("debian-12").version == first.version
+    gallery.promote(second)
+    assert gallery.get("debian-12").version == second.version
+    assert gallery.get("debian-12").channels == ("golden",)
+    assert gallery.get(f"debian-12@{first.version}").channels == ()
+    assert [v.version for v in gallery.versions("debian-12")] == [first.version, second.version]
+
+
+def test_a_failed_capture_leaves_nothing(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path / "gallery")
+    disk = sparse(tmp_path / "d.vhd", 1 << 20, {})
+
+    def broken(_version: str):
+        raise RuntimeError("no manifest")
+
+    with pytest.raises(RuntimeError):
+        gallery.capture("x", disk, [], broken)
+    assert list((tmp_path / "gallery" / "x").iterdir()) == []
+    assert disk.exists()
+
+
+def test_sweep_removes_what_a_dead_capture_left(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path / "gallery")
+    made = capture(gallery, tmp_path)
+    (made.path.parent / ".new-2026.1.1").mkdir()
+    gallery.sweep("debian-12")
+    assert sorted(p.name for p in made.path.parent.iterdir()) == [made.version]
+
+
+@pytest.mark.parametrize("reference", ["nothing", "../etc@golden", "debian-12@../..", "debian-12@9.9.9"])
+def test_unknown_references(tmp_path: Path, reference: str) -> None:
+    with pytest.raises(UsageError):
+        Gallery(tmp_path).get(reference)
