@@ -238,7 +238,8 @@ def _constructed(node: yaml.ScalarNode) -> str:
     constructor = yaml.constructor.SafeConstructor()
     try:
         value = constructor.construct_object(node)
-    except (yaml.YAMLError, ValueError, OverflowError, KeyError, IndexError):
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # An explicit tag on a text that is nothing of the kind: PyYAML's constructors fail in ways of their own.
         return f"a {node.tag.removeprefix(_TAG)}"
     if node.tag == f"{_TAG}timestamp":
         return f"the date {value}"

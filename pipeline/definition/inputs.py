@@ -8,6 +8,8 @@ A playbook draws in, besides itself:
 - every file whose name, or the name of a folder that it lies in (a role), is said in what is already drawn in,
   over and over until nothing new comes; a role comes whole;
 - where a file's name is computed (a Jinja expression, a lookup, a glob), every file that it could be.
+
+What lies outside of the project (roles installed for the user, an absolute path elsewhere) is not seen.
 """
 
 from __future__ import annotations
@@ -34,11 +36,14 @@ _LEFT_OUT = frozenset({".git", "__pycache__", ".venv", ".cache"})
 #: The last part of a key whose value may be, or hold, the name of a file on the building side.
 _NAMES_A_FILE = re.compile(
     r"(src|file|dir|script|copy|template|unarchive|assemble|include|fetch|patch|role|roles|vars_files|vars_from|"
-    r"tasks_from|defaults_from|handlers_from|name|dest_file|cmd|"
+    r"tasks_from|defaults_from|handlers_from|"
     r"(include|import)_(tasks|vars|role|playbook)|with_(first_found|fileglob|file|filetree|items|nested))"
 )
 _INCLUDING = re.compile(r"(include|import)_(tasks|vars|role|playbook)|include|roles|vars_files|role")
-_COMPUTED = re.compile(r"\b(lookup|query|q)\s*\(|fileglob|first_found|filetree|\{%-?\s*(include|import|from|extends)")
+_COMPUTED = re.compile(
+    r"\b(lookup|query|q)\s*\(|fileglob|first_found|filetree|\{%[-+]?\s*(include|import|from|extends)\s+(?![\"'][^\"']+[\"'])"
+)
+_PATTERN = re.compile(r"\{\{|/.*[*?\[]|[*?\[].*/", re.DOTALL)
 _LARGEST_SCANNED = 4 * 1024 * 1024
 
 
@@ -143,7 +148,14 @@ def _is_said(relative: Path, text: str) -> bool:
     names = {relative.name} | {part for part in relative.parts[:-1] if part not in _PLAIN}
     if len(relative.parts) > 1:
         names |= {relative.stem, relative.stem.split(".")[0]}
-    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names if name)
+    if any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names if name):
+        return True
+    # A plain folder, whole: `src: files/`, `include_vars: {dir: vars}`. Its name alone may be just a word.
+    plain = (part for part in relative.parts[:-1] if part in _PLAIN)
+    return any(
+        re.search(rf"(?<![\w-]){part}/(?![\w.])|(?:src|dir|_vars)\s*[:=]\s*[\"']?{part}(?![\w./-])", text)
+        for part in plain
+    )
 
 
 def _text(path: Path) -> str:
@@ -168,15 +180,14 @@ def _computes_names(path: Path, text: str) -> tuple[bool, bool]:
         nonlocal computed, including
         if isinstance(value, dict):
             for name, item in value.items():
-                walk(item, str(name) if not _INCLUDING.fullmatch(key) else key)
+                # Below an include, whatever is said may be part of a name: include_role's name, a file's folder.
+                walk(item, key if _INCLUDING.fullmatch(key) else str(name).rsplit(".", 1)[-1])
         elif isinstance(value, list):
             for item in value:
                 walk(item, key)
-        elif isinstance(value, str) and ("{{" in value or re.search(r"[*?\[]", value)):
-            last = key.rsplit(".", 1)[-1]
-            if _NAMES_A_FILE.fullmatch(last) and ("{{" in value or "/" in value):
-                computed = True
-                including = including or bool(_INCLUDING.fullmatch(last))
+        elif isinstance(value, str) and _NAMES_A_FILE.fullmatch(key) and _PATTERN.search(value):
+            computed = True
+            including = including or bool(_INCLUDING.fullmatch(key))
 
     for document in documents:
         walk(document, "")
@@ -201,15 +212,20 @@ _AnyTag.add_multi_constructor("!", _untagged)
 
 
 def _pointed_at(path: Path, base: Path, text: str) -> set[Path]:
-    """Files outside of playbooks/ that a text points at by a relative path with a slash, such as ../files/motd."""
+    """Files outside of playbooks/ that a text points at: by a relative path such as ../files/motd, or by an absolute
+    one inside the project. Other absolute paths are left out: most are the guest's, and a file of the host's that
+    happens to have the same name would change for reasons of its own."""
+    project = base.parent
     found: set[Path] = set()
-    for word in set(re.findall(r"(?<![\w/.-])(?:\.{1,2}/)[\w./+@-]+", text)):
+    for word in set(re.findall(r"(?<![\w/.-])(?:\.{1,2})?/[\w./+@-]+", text)):
         for folder in {path.parent, base, base / "files", base / "templates", base / "tasks", base / "vars"}:
             try:
                 target = (folder / word).resolve()
+                if word.startswith("/") and not target.is_relative_to(project):
+                    break
                 if target.is_file():
                     found.add(target)
-                elif target.is_dir() and target not in (base, base.parent, *base.parents):
+                elif target.is_dir() and not base.is_relative_to(target):
                     found |= set(_files(target))
             except (OSError, ValueError):
                 continue

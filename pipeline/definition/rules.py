@@ -138,7 +138,8 @@ def existing(folder: str, what: str, *, folders: bool = False) -> Callable[[str,
             path = (base / value).resolve()
             there, is_file = path.exists(), path.is_file()
         except (OSError, ValueError, RuntimeError) as error:
-            raise Wrong(f"{shown(value)} cannot be a path: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise Wrong(f"{shown(value)} cannot be a path: {reason}") from error
         if is_file or (there and folders and path.is_dir()):
             return value
         if there:

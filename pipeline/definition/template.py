@@ -101,15 +101,18 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
             raise UsageError(f"{name} cannot begin with itself", name="image-name")
     definition, playbook = images / f"{name}.yaml", playbooks / f"{name}.yml"
     for path in (definition, playbook):
-        if path.exists():
+        if path.exists() or path.is_symlink():
             message = f"{path.relative_to(project)} is there already"
             raise UsageError(message, name="exists", hint="remove it, or take another name")
     azure = (playbooks / "azure-linux.yml").is_file() and name != "azure-linux"
-    for path, text in (
-        (playbook, playbook_text(name)),
-        (definition, definition_text(name, master, azure=azure)),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+    try:
+        for path, text in (
+            (playbook, playbook_text(name)),
+            (definition, definition_text(name, master, azure=azure)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}", name="cannot-write") from error
     return [definition, playbook]

@@ -107,6 +107,28 @@ def test_variables_and_network_are_inputs_and_titles_are_not(playbooks: Path) ->
 
 
 @pytest.mark.parametrize(
+    "task", ["copy: {src: files/, dest: /a}", "copy: src=files dest=/a", "copy: {src: ./files, dest: /a}"]
+)
+def test_a_folder_named_whole_is_whole(playbooks: Path, task: str) -> None:
+    (playbooks / "whole.yml").write_text(f"- hosts: guest\n  tasks:\n    - {task}\n")
+    inputs = step_inputs(step(playbooks, "whole.yml"))
+    assert {"file files/motd", "file files/shop.conf"} <= inputs.keys()
+    assert "file templates/part.j2" not in inputs
+
+
+def test_an_absolute_path_is_an_input_inside_the_project_only(playbooks: Path, tmp_path: Path) -> None:
+    inside = playbooks.parent / "files/outside"
+    (playbooks / "absolute.yml").write_text(f"- hosts: guest\n  tasks: [copy: {{src: {inside}, dest: /etc/hosts}}]\n")
+    assert step_inputs(step(playbooks, "absolute.yml")).keys() >= {"file ../files/outside"}
+    assert not any("hosts" in key for key in step_inputs(step(playbooks, "absolute.yml")))
+
+
+def test_a_computed_task_name_is_no_computed_file(playbooks: Path) -> None:
+    (playbooks / "named.yml").write_text("- hosts: guest\n  tasks: [{name: 'a {{ b }}', apt: {name: '{{ c }}'}}]\n")
+    assert "file files/shop.conf" not in step_inputs(step(playbooks, "named.yml"))
+
+
+@pytest.mark.parametrize(
     "task",
     [
         "copy: {src: '{{ item }}', dest: /a}",
