@@ -80,17 +80,20 @@ def _file_digest(path: Path, *, mode: bool) -> str:
     return _digest(f"{path.stat().st_mode & 0o7777:o} {content}") if mode else content
 
 
-def _tree_digest(root: Path) -> str:
-    """Of a file with its mode, or of a folder: names, modes, contents, links by their target, empty folders too."""
+def _tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
+    """Of a file with its mode, or of a folder: names, modes, contents, empty folders too. A link is its target's
+    name and what is behind it, for whether it is copied or followed is not known here."""
     if not root.is_dir():
         return _file_digest(root, mode=True)
+    above = (*above, root.resolve())
     lines: list[str] = [f". {root.stat().st_mode & 0o7777:o}"]
-    for path in sorted(root.rglob("*")):
-        name = json.dumps(str(path.relative_to(root)))
+    for path in sorted(root.iterdir()):
+        name = json.dumps(path.name)
         if path.is_symlink():
             lines.append(f"link {name} {json.dumps(str(path.readlink()))}")
-        elif path.is_dir():
-            lines.append(f"folder {name} {path.stat().st_mode & 0o7777:o}")
+        if path.is_dir():
+            inside = "a loop" if path.resolve() in above else _tree_digest(path, above)
+            lines.append(f"folder {name} {inside}")
         elif path.is_file():
             lines.append(f"file {name} {_file_digest(path, mode=True)}")
         else:

@@ -43,7 +43,7 @@ def not_built(value: object) -> object:
 
 def linux_only(value: str) -> str:
     if value == "windows":
-        raise Wrong("windows is not built yet", "linux")
+        raise Wrong("windows is not built yet", "linux is")
     return value
 
 

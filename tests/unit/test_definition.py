@@ -354,7 +354,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "step that does two things": (
         OK + "steps:\n  - playbook: shop.yml\n    script: scripts/motd.sh\n",
-        "5:5: steps[0].script: playbook and script cannot both be given here (one of them a list item)",
+        "5:5: steps[0].script: playbook and script cannot both be given here (give each a list item of its own)",
     ),
     "step that does nothing": (
         OK + "steps: [{timeout: 3 s}]\n",
@@ -433,7 +433,7 @@ def test_windows_and_its_medium_are_not_built_yet(project: Path) -> None:
         project, "goldsmith: 1\nos: windows\nsource:\n  iso: {path: a.iso, sha256: x}\n  edition: SERVERSTANDARD\n"
     )
     assert lines == [
-        "images/x.yaml:2:5: os: windows is not built yet (linux)",
+        "images/x.yaml:2:5: os: windows is not built yet (linux is)",
         "images/x.yaml:4:8: source.iso: is not built yet (remove it until a release fills it)",
     ]
 

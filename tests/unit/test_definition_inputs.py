@@ -184,9 +184,11 @@ TREE_CHANGES: dict[str, Callable[[Path], object]] = {
     "mode of a file": lambda root: (root / "a").chmod(0o600),
     "mode of a folder": lambda root: (root / "d").chmod(0o700),
     "a new file": lambda root: (root / "b").touch(),
-    "a new folder": lambda root: (root / "e").mkdir(),
+    "a new folder": lambda root: (root / "f").mkdir(),
     "a name": lambda root: (root / "a").rename(root / "c"),
     "a link's target": lambda root: ((root / "link").unlink(), (root / "link").symlink_to("d")),
+    "behind a link": lambda root: (root.parent / "outside").write_text("other"),
+    "deep": lambda root: (root / "d" / "e").write_text("other"),
     "a file gone": lambda root: (root / "a").unlink(),
 }
 
@@ -196,7 +198,11 @@ def test_a_copied_tree_is_its_names_modes_and_contents(tmp_path: Path, change: s
     root = tmp_path / "tree"
     (root / "d").mkdir(parents=True)
     (root / "a").write_text("hello")
+    (root / "d" / "e").touch()
+    (root / "d" / "loop").symlink_to(root)
     (root / "link").symlink_to("a")
+    (tmp_path / "outside").touch()
+    (root / "out").symlink_to("../outside")
     one = CopyStep(file=root, copy_from="tree", to="/srv")
     before = step_inputs(one)
     assert step_inputs(one) == before
