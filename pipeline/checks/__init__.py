@@ -1,0 +1,6 @@
+"""What must be true of a master: small functions with an id, a reason, a remedy and a source."""
+
+from pipeline.checks.model import Check, CheckResult
+from pipeline.checks.run import PROFILES, all_checks, run_checks
+
+__all__ = ["PROFILES", "Check", "CheckResult", "all_checks", "run_checks"]

@@ -1,0 +1,165 @@
+"""What a check is, what it sees, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from pipeline.offline.disk import Disk, Volume
+from pipeline.offline.packages import Package, dpkg_packages
+from pipeline.offline.partitions import ESP
+from pipeline.offline.root import Root
+
+Status = Literal["pass", "warn", "fail", "skip", "waived"]
+Severity = Literal["fail", "warn"]
+
+#: What a disk is meant for. `any` leaves out what only Azure or Hyper-V asks for.
+LINUX = ("azure-linux", "hyper-v", "any")
+AZURE = ("azure-linux",)
+CLOUD = ("azure-linux", "hyper-v")
+ALL = ("azure-linux", "azure-windows", "hyper-v", "any")
+WINDOWS_TOO = ("azure-linux", "azure-windows", "hyper-v")
+
+#: Where a rule comes from, as the list of checks shows it.
+AZURE_DOC = "Azure: Prepare a Debian VHD; Information for non-endorsed distributions"
+AZURE_LIMITS = "Azure: Prepare a Windows VHD or VHDX to upload; Upload a VHD"
+LISA = "microsoft/lisa azure_image_standard.py"
+WAAGENT = "Azure/WALinuxAgent deprovision"
+CLOUD_INIT = "canonical/cloud-init, DataSourceAzure and clean"
+SYSTEMD = "systemd: Building images safely"
+HOUSE = "goldsmith: a master carries nothing of its build"
+
+
+class Skip(Exception):
+    """Raised by a check that does not apply to this disk; the text says why."""
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+    uid: int
+    home: str
+    shell: str
+
+    @property
+    def can_log_in(self) -> bool:
+        return not self.shell.endswith(("nologin", "false", "sync"))
+
+
+@dataclass
+class Subject:
+    """One disk under inspection, and what the checks share."""
+
+    disk: Disk
+    profile: str
+    accounts: frozenset[str]
+    generations: frozenset[int]
+    notes: list[str] = field(default_factory=list)
+    #: What each kernel can drive before its root is mounted: unpacking an initramfs is worth doing once.
+    drivers: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Evidence for a pass."""
+        self.notes.append(text)
+
+    @property
+    def root(self) -> Root:
+        return self.disk.root
+
+    @cached_property
+    def esp(self) -> Volume | None:
+        """The EFI system partition: by its type, or the FAT file system of an MBR disk typed 0xef."""
+        numbers = {p.number for p in self.disk.partitions if p.type in (ESP, "0xef")}
+        return next((volume for volume in self.disk.filesystems if volume.number in numbers), None)
+
+    @cached_property
+    def users(self) -> tuple[User, ...]:
+        found = []
+        for line in self.root.text("/etc/passwd").splitlines():
+            fields = line.split(":")
+            if len(fields) >= 7 and fields[2].isdigit():
+                found.append(User(fields[0], int(fields[2]), fields[5], fields[6].strip()))
+        return tuple(found)
+
+    @cached_property
+    def homes(self) -> tuple[str, ...]:
+        """Every folder that is or was somebody's home."""
+        known = {user.home.rstrip("/") for user in self.users if user.can_log_in or user.uid >= 1000}
+        known |= {"/root", *(f"/home/{name}" for name in self.root.listdir("/home"))}
+        return tuple(sorted(home for home in known if home.count("/") and self.root.is_dir(home)))
+
+    @cached_property
+    def packages(self) -> dict[str, Package]:
+        return {package.name: package for package in dpkg_packages(self.root) if package.installed}
+
+    def lines(self, path: str, comments: str = "#") -> Iterator[str]:
+        """The lines of a file that say something."""
+        for raw in self.root.text(path).splitlines():
+            line = raw.strip()
+            if line and not line.startswith(tuple(comments)):
+                yield line
+
+    def files_in(self, folder: str, suffix: str = "") -> list[str]:
+        return [f"{folder}/{name}" for name in self.root.listdir(folder) if name.endswith(suffix)]
+
+    def has_data(self, path: str) -> bool:
+        """Is there a regular file with something in it?"""
+        found = self.root.stat(path)
+        return found is not None and found.type == "file" and found.size > 0
+
+
+Run = Callable[[Subject], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """`run` yields one line of evidence per finding; nothing yielded is a pass."""
+
+    id: str
+    title: str
+    why: str
+    remedy: str
+    source: str
+    severity: Severity
+    profiles: tuple[str, ...]
+    needs_root: bool
+    run: Run
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    id: str
+    title: str
+    status: Status
+    severity: Severity
+    evidence: str
+    remedy: str
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+REGISTRY: dict[str, Check] = {}
+
+
+def check(
+    name: str,
+    title: str,
+    *,
+    why: str,
+    remedy: str,
+    source: str,
+    severity: Severity = "fail",
+    profiles: tuple[str, ...] = LINUX,
+    needs_root: bool = True,
+) -> Callable[[Run], Run]:
+    """Register a check. `needs_root`: it reads files of the Linux root."""
+
+    def register(run: Run) -> Run:
+        assert name not in REGISTRY, name
+        REGISTRY[name] = Check(name, title, why, remedy, source, severity, profiles, needs_root, run)
+        return run
+
+    return register

@@ -1,0 +1,101 @@
+"""Running the checks: each on its own, none stops another, none raises."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pipeline.checks import agents, boot, container, identity, kernel, leftovers, network, secrets, system, table
+from pipeline.checks.model import ALL, REGISTRY, Check, CheckResult, Skip, Status, Subject
+from pipeline.errors import DiskError, UsageError
+from pipeline.offline.disk import Disk
+
+PROFILES = ALL
+#: The order of the report: what makes the rest worthless comes first.
+_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets)
+#: Findings shown before the rest is only counted.
+_SHOWN = 5
+
+
+def all_checks(profile: str | None = None) -> tuple[Check, ...]:
+    """Every check of a profile (of all, without one), in the order of the report."""
+    order = {module.__name__: index for index, module in enumerate(_MODULES)}
+    found = sorted(REGISTRY.values(), key=lambda check: order[check.run.__module__])
+    return tuple(check for check in found if profile is None or profile in check.profiles)
+
+
+def run_checks(
+    disk: Disk,
+    *,
+    profile: str = "azure-linux",
+    accounts: Collection[str] = (),
+    waive: Mapping[str, str] | None = None,
+    generations: Collection[int] = (1, 2),
+) -> list[CheckResult]:
+    """Run every check of a profile.
+
+    `accounts` may ship; `waive` maps check ids to the reason why a finding is accepted. Raises UsageError
+    (unknown-profile, unknown-check) and nothing else: what surprises a check is its finding.
+    """
+    waive = waive or {}
+    if profile not in PROFILES:
+        raise UsageError(f"no profile {profile!r} ({', '.join(PROFILES)})", name="unknown-profile")
+    unknown = sorted(set(waive) - set(REGISTRY))
+    if unknown:
+        raise UsageError(
+            f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
+        )
+    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations))
+    missing = _why_no_root(disk)
+    return [_waived(_run(check, subject, missing), waive) for check in all_checks(profile)]
+
+
+def _why_no_root(disk: Disk) -> str | None:
+    """Why the files cannot be judged: there is no root, or a reader would see stale data."""
+    try:
+        facts = disk.root_volume.facts
+    except DiskError as error:
+        return error.message
+    except Exception as error:
+        return _surprise(error)
+    if facts is not None and facts.needs_recovery:
+        return "not read: the root file system's journal is to be replayed first"
+    return None
+
+
+def _run(check: Check, subject: Subject, missing: str | None) -> CheckResult:
+    if check.needs_root and missing is not None:
+        return _result(check, "skip", missing)
+    subject.notes = []
+    try:
+        findings = list(dict.fromkeys(check.run(subject)))
+    except Skip as reason:
+        return _result(check, "skip", str(reason))
+    except DiskError as error:
+        return _result(check, "fail", f"could not be looked at: {error.message}")
+    except Exception as error:
+        return _result(check, "fail", f"could not be looked at: {_surprise(error)}")
+    if not findings:
+        return _result(check, "pass", _shown(subject.notes))
+    return _result(check, check.severity, _shown(findings))
+
+
+def _surprise(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _shown(lines: list[str]) -> str:
+    more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    # what a disk says is not trusted: no control characters reach a terminal or a log
+    text = "; ".join(line[:300] for line in lines[:_SHOWN]) + more
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _result(check: Check, status: Status, evidence: str) -> CheckResult:
+    return CheckResult(check.id, check.title, status, check.severity, evidence, check.remedy)
+
+
+def _waived(result: CheckResult, waive: Mapping[str, str]) -> CheckResult:
+    if result.id not in waive or result.status not in ("fail", "warn"):
+        return result
+    evidence = f"{result.evidence} (waived: {waive[result.id]})"
+    return CheckResult(result.id, result.title, "waived", result.severity, evidence, result.remedy)

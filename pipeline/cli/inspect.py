@@ -1,0 +1,101 @@
+"""`goldsmith inspect` and `goldsmith checks`: what must be true of a master, proven on any disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.checks import CheckResult
+
+
+def register(app: typer.Typer) -> None:
+    app.command("inspect")(inspect)
+    app.command("checks")(checks)
+
+
+def inspect(
+    disk: Annotated[Path, typer.Argument(metavar="DISK", help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    profile: Annotated[
+        str, typer.Option("--profile", help="azure-linux, azure-windows, hyper-v or any.")
+    ] = "azure-linux",
+    account: Annotated[
+        list[str], typer.Option("--account", metavar="NAME", help="An account that may ship; repeatable.")
+    ] = [],  # noqa: B006  typer reads it, nobody changes it
+    generation: Annotated[
+        list[int], typer.Option("--generation", metavar="N", help="1 or 2; repeatable (default: both).")
+    ] = [],  # noqa: B006
+    fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
+) -> None:
+    """Prove a disk at rest, without mount or root: 0 all right, 1 a check failed, 2 the disk cannot be read."""
+    from pipeline.checks import run_checks
+    from pipeline.errors import CheckFailed, UsageError
+    from pipeline.offline import open_disk
+
+    if not set(generation) <= {1, 2}:
+        raise UsageError("a generation is 1 or 2", name="unknown-generation")
+    with open_disk(disk, fmt or None) as opened:
+        results = run_checks(opened, profile=profile, accounts=account, generations=generation or (1, 2))
+    if as_json:
+        from pipeline.cli.show import print_json
+
+        print_json({"disk": str(disk), "profile": profile, "checks": [result.to_json() for result in results]})
+    else:
+        _print(results)
+    failed = [result.id for result in results if result.status == "fail"]
+    if failed:
+        raise CheckFailed(f"{disk.name}: {len(failed)} of {len(results)} checks failed", name="checks-failed")
+
+
+def _print(results: Sequence[CheckResult]) -> None:
+    import sys
+
+    colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "waived": "36"}
+    width = max(len(result.id) for result in results)
+    for result in results:
+        status = f"{result.status:6}"
+        if sys.stdout.isatty():
+            status = f"\x1b[{colours[result.status]}m{status}\x1b[0m"
+        print(f"{status}  {result.id:{width}}  {result.evidence or result.title}")
+        if result.status in ("fail", "warn"):
+            print(f"{'':6}  {'':{width}}  remedy: {result.remedy}")
+    counts: Counter[str] = Counter(result.status for result in results)
+    print(", ".join(f"{counts[status]} {status}" for status in colours if counts[status]))
+
+
+def checks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    profile: Annotated[str, typer.Option("--profile", help="Only the checks of this profile.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/checks.md.")] = False,
+) -> None:
+    """List every check: what it proves, why, what to do, and where the rule comes from."""
+    from pipeline.checks import all_checks
+    from pipeline.checks.page import page
+    from pipeline.cli.show import print_json, table
+
+    found = all_checks(profile or None)
+    if markdown:
+        print(page(found), end="")
+        return
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": check.id,
+                    "title": check.title,
+                    "why": check.why,
+                    "remedy": check.remedy,
+                    "source": check.source,
+                    "severity": check.severity,
+                    "profiles": list(check.profiles),
+                }
+                for check in found
+            ]
+        )
+        return
+    table([(check.id, check.severity, check.title) for check in found], ("CHECK", "SEVERITY", "WHAT MUST BE TRUE"))
