@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.checks.model import ALL, AZURE_DOC, HOUSE, LINUX, SYSTEMD, Skip, Subject, check
-from pipeline.offline.partitions import LINUX_SWAP, MBR_SWAP
+from pipeline.offline.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP
 
 MIB = 1 << 20
 
@@ -101,7 +101,7 @@ def gpt_backup(subject: Subject) -> Iterator[str]:
 )
 def partition_alignment(subject: Subject) -> Iterator[str]:
     for partition in subject.disk.partitions:
-        if partition.start % MIB and partition.size > MIB:
+        if partition.start % MIB and partition.type != BIOS_BOOT:
             yield f"partition {partition.number} begins at byte {partition.start}"
 
 

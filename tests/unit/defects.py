@@ -1,0 +1,276 @@
+"""Single changes to the good phony disk, each with the one check that must name it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import phony
+from phony import FILES, KERNEL, MODULES, ROOT_AT, ROOT_UUID, SIZE
+
+from pipeline.vhd.footer import Footer
+
+Change = Callable[[Path, Path], None]
+
+GRUB = "boot/grub/grub.cfg"
+STATUS = "var/lib/dpkg/status"
+INITRD = f"/boot/initrd.img-{KERNEL}"
+HASH = "$6$salt$" + "a" * 86
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq builder@host\n"
+
+
+def put(path: str, data: bytes | str) -> Change:
+    return lambda disk, folder: phony.put(disk, path, data, folder)
+
+
+def add(path: str, text: str) -> Change:
+    return put("/" + path, FILES[path] + text)
+
+
+def edit(path: str, old: str, new: str) -> Change:
+    assert old in FILES[path], (path, old)
+    return put("/" + path, FILES[path].replace(old, new))
+
+
+def fs(*commands: str) -> Change:
+    return lambda disk, _: void(phony.debugfs(disk, *commands))
+
+
+def esp(path: str, data: bytes | None) -> Change:
+    return lambda disk, folder: phony.put_esp(disk, path, data, folder)
+
+
+def sgdisk(*words: str) -> Change:
+    """sgdisk moves the backup header, so it works on the disk without its footer."""
+
+    def change(disk: Path, _: Path) -> None:
+        with disk.open("r+b") as file:
+            file.seek(SIZE)
+            footer = file.read()
+            file.truncate(SIZE)
+        phony.tool("sgdisk", *words, disk)
+        with disk.open("r+b") as file:
+            file.seek(SIZE)
+            file.write(footer)
+
+    return change
+
+
+def raw(at: int, data: bytes) -> Change:
+    def change(disk: Path, _: Path) -> None:
+        with disk.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+
+    return change
+
+
+def footer(**fields: object) -> Change:
+    def change(disk: Path, _: Path) -> None:
+        with disk.open("r+b") as file:
+            file.seek(-512, 2)
+            here = Footer.parse(file.read(512))
+            file.seek(-512, 2)
+            file.write(replace(here, **fields).pack())  # type: ignore[arg-type]
+
+    return change
+
+
+def larger(extra: int) -> Change:
+    def change(disk: Path, _: Path) -> None:
+        with disk.open("r+b") as file:
+            file.seek(-512, 2)
+            tail = file.read(512)
+            file.truncate(SIZE + extra)
+            file.seek(SIZE + extra)
+            file.write(tail)
+
+    return change
+
+
+def without(module: str) -> Change:
+    return put(INITRD, phony.initramfs(tuple(name for name in MODULES if name != module)))
+
+
+def void(_: object) -> None:
+    return None
+
+
+DEFECTS: dict[str, tuple[str, Change]] = {
+    # the container
+    "a footer of a dynamic disk's offset": ("vhd-footer", footer(data_offset=512)),
+    "another geometry": ("vhd-footer", footer(geometry=(1, 2, 3))),
+    "a saved state": ("vhd-saved-state", footer(saved_state=1)),
+    "an export of Azure": ("vhd-creator", footer(creator=b"wa\0\0")),
+    "a file too large": ("vhd-size", larger(4096)),
+    # the table
+    "a torn backup header": ("gpt-backup", raw(SIZE - 512 + 60, b"\xff")),
+    "a torn first header": ("partition-table", raw(512 + 60, b"\xff")),
+    "a partition off its MiB": (
+        "partition-alignment",
+        sgdisk("-a1", f"-n4:{(ROOT_AT + phony.ROOT_SIZE) // 512 + 3}:0"),
+    ),
+    "a journal to replay": ("fs-clean", fs("feature needs_recovery")),
+    "a file system with errors": ("fs-clean", fs("ssv state 3")),
+    "a file system not unmounted": ("fs-clean", fs("ssv state 0")),
+    "a full file system": ("free-space", put("/usr/ballast", bytes(range(256)) * (130 << 10))),
+    "a swap partition": (
+        "swap",
+        sgdisk(f"-n4:{(ROOT_AT + phony.ROOT_SIZE) // 512}:0", "-t4:8200"),
+    ),
+    "a swap file": ("swap", put("/swapfile", "x" * 4096)),
+    "swap in fstab": ("swap", add("etc/fstab", "/dev/sdb1 none swap sw 0 0\n")),
+    # the boot chain
+    "no boot code": ("boot-bios", raw(0, bytes(440))),
+    "no GRUB core": ("boot-bios", raw(phony.CORE_AT, bytes(4096))),
+    "half a GRUB core": ("boot-bios", raw(phony.CORE_AT + 512, bytes(4096))),
+    "boot code that points elsewhere": ("boot-bios", raw(0x5C, struct.pack("<Q", 40000))),
+    "no BIOS boot partition": ("boot-bios", sgdisk("-t1:8300")),
+    "no loader at the fallback path": ("boot-efi", esp("EFI/BOOT/BOOTX64.EFI", None)),
+    "a loader of another machine": (
+        "boot-efi",
+        esp("EFI/BOOT/BOOTX64.EFI", phony.pe(phony.SHIM_TEXT).replace(b"\x64\x86", b"\x64\xaa", 1)),
+    ),
+    "an unsigned loader": ("boot-efi-signed", esp("EFI/BOOT/BOOTX64.EFI", phony.pe(phony.SHIM_TEXT, signed=False))),
+    "GRUB in the shim's place": ("boot-efi-signed", esp("EFI/BOOT/BOOTX64.EFI", phony.pe(phony.GRUB_TEXT))),
+    "an unsigned GRUB": ("boot-efi-signed", esp("EFI/BOOT/grubx64.efi", phony.pe(phony.GRUB_TEXT, signed=False))),
+    "no grub.cfg for signed GRUB": ("boot-efi-config", esp("EFI/debian/grub.cfg", None)),
+    "grub.cfg of another disk": (
+        "boot-efi-config",
+        esp("EFI/debian/grub.cfg", b"search.fs_uuid 99999999-2222-3333-4444-555555555555 root\n"),
+    ),
+    "no initramfs": ("grub-config", edit(GRUB, f"initrd.img-{KERNEL}", "initrd.img-0")),
+    "root by device": ("root-by-uuid", edit(GRUB, f"root=UUID={ROOT_UUID}", "root=/dev/sda3")),
+    "root of another disk": ("root-by-uuid", edit(GRUB, f"root=UUID={ROOT_UUID}", "root=UUID=" + ROOT_UUID[::-1])),
+    "no serial console": ("serial-console", edit(GRUB, " console=ttyS0,115200n8", "")),
+    "GRUB without serial": ("grub-serial", edit(GRUB, "terminal_output serial console", "terminal_output console")),
+    "rhgb": ("kernel-command-line", edit(GRUB, " ro ", " ro rhgb ")),
+    "crashkernel": ("kernel-command-line", edit(GRUB, " ro ", " ro crashkernel=auto ")),
+    "no rootdelay": ("root-delay", edit(GRUB, " rootdelay=300", "")),
+    # the kernel
+    "no hv_storvsc": ("initramfs-hyperv", without("hv_storvsc")),
+    "no hv_netvsc": ("initramfs-hyperv", without("hv_netvsc")),
+    "no Hyper-V keyboard": ("initramfs-keyboard", without("hyperv-keyboard")),
+    "no virtio": ("initramfs-virtio", without("virtio_blk")),
+    "no nvme": ("initramfs-nvme", without("nvme")),
+    "no CIFS": ("kernel-config", edit(f"boot/config-{KERNEL}", "CONFIG_CIFS=m", "# CONFIG_CIFS is not set")),
+    "no modules": (
+        "kernel-modules",
+        fs(f"unlink /usr/lib/modules/{KERNEL}"),
+    ),
+    # the system
+    "fstab by device": ("fstab-by-uuid", edit("etc/fstab", f"UUID={ROOT_UUID}", "/dev/sda3")),
+    "fstab of another disk": ("fstab-targets", add("etc/fstab", "UUID=0000-1111 /data vfat defaults 0 2\n")),
+    "persistent net rules": ("persistent-net-rules", put("/etc/udev/rules.d/70-persistent-net.rules", "x\n")),
+    "a rule for one card": (
+        "persistent-net-rules",
+        put("/etc/udev/rules.d/90-mine.rules", 'ATTR{address}=="52:54:00:12:34:56", NAME="lan"\n'),
+    ),
+    "no storage rules": ("azure-storage-rules", fs("rm /etc/udev/rules.d/66-azure-storage.rules")),
+    "a package of i386": ("architecture", edit(STATUS, "Architecture: amd64", "Architecture: i386")),
+    "a package cut off": ("dpkg-state", edit(STATUS, "Status: install ok installed", "Status: install ok unpacked")),
+    "a lock on passwd": ("account-locks", put("/etc/passwd.lock", "")),
+    "an old Python": (
+        "python-version",
+        fs("ln /usr/bin/python3.11 /usr/bin/python3.7", "unlink /usr/bin/python3.11"),
+    ),
+    "an old OpenSSL": ("openssl-version", edit(STATUS, "3.0.15-1~deb12u1", "1.0.2u-1")),
+    "no package source": ("package-sources", put("/etc/apt/sources.list", "# none\n")),
+    "packages from a disc": ("package-sources", add("etc/apt/sources.list", "deb cdrom:[Debian]/ bookworm main\n")),
+    "a local clock": ("clock-utc", edit("etc/adjtime", "UTC", "LOCAL")),
+    "a file in /tmp": ("temporary-files", put("/tmp/build.sh", "x\n")),
+    "a core dump": ("core-dumps", put("/var/crash/x.crash", "x\n")),
+    "a nologin": ("failed-boot-marks", put("/etc/nologin", "x\n")),
+    # the network
+    "cloud-init's netplan": ("netplan-cloud-init", put("/etc/netplan/50-cloud-init.yaml", "network: {}\n")),
+    "a card's address": (
+        "network-hardware-address",
+        put("/etc/systemd/network/20-x.network", "[Match]\nMACAddress=52:54:00:12:34:56\n"),
+    ),
+    "a fixed address": (
+        "network-static-address",
+        put("/etc/network/interfaces", "iface eth0 inet static\n  address 10.0.0.2\n"),
+    ),
+    "a name server": ("resolv-conf", put("/etc/resolv.conf", "nameserver 192.0.2.1\n")),
+    "the build's name": ("host-name", put("/etc/hostname", "goldsmith-R7\n")),
+    # the agents
+    "no waagent": ("waagent-installed", fs("rm /usr/sbin/waagent")),
+    "provisioning by nobody": (
+        "waagent-config",
+        edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=disabled"),
+    ),
+    "swap by waagent": (
+        "waagent-config",
+        edit("etc/waagent.conf", "ResourceDisk.EnableSwap=n", "ResourceDisk.EnableSwap=y"),
+    ),
+    "waagent not enabled": (
+        "waagent-enabled",
+        fs("rm /etc/systemd/system/multi-user.target.wants/walinuxagent.service"),
+    ),
+    "cloud-init switched off": ("cloud-init-installed", put("/etc/cloud/cloud-init.disabled", "")),
+    "cloud-init gone": ("cloud-init-installed", fs("rm /usr/bin/cloud-init")),
+    "no Azure data source": (
+        "cloud-init-datasource",
+        put("/etc/cloud/cloud.cfg.d/95-x.cfg", "datasource_list: [ NoCloud, None ]\n"),
+    ),
+    "a seed": ("cloud-init-seed", put("/var/lib/cloud/seed/nocloud/user-data", "#cloud-config\n")),
+    "no sshd": ("ssh-enabled", fs("rm /etc/systemd/system/multi-user.target.wants/ssh.service")),
+    "sshd lets go": ("ssh-client-alive", edit("etc/ssh/sshd_config.d/50-azure.conf", "Interval 180", "Interval 0")),
+    "root by password": ("ssh-root-login", add("etc/ssh/sshd_config", "PermitRootLogin yes\n")),
+    # identity
+    "a machine id": ("machine-id", put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")),
+    "an id of D-Bus": ("machine-id", put("/var/lib/dbus/machine-id", "0123456789abcdef0123456789abcdef\n")),
+    "no machine-id file": ("machine-id", fs("rm /etc/machine-id")),
+    "a host key": ("ssh-host-keys", put("/etc/ssh/ssh_host_ed25519_key.pub", KEY)),
+    "a password of root": ("password-hash", edit("etc/shadow", "root:!:", f"root:{HASH}:")),
+    "a locked password": ("password-hash", edit("etc/shadow", "sshd:!:", f"sshd:!{HASH}:")),
+    "an old shadow": ("password-hash", put("/etc/shadow-", f"builder:{HASH}:19000:0:99999:7:::\n")),
+    "an empty password": ("empty-password", edit("etc/shadow", "root:!:", "root::")),
+    "a key of root": ("authorized-keys", put("/root/.ssh/authorized_keys", KEY)),
+    "a key of a service": ("authorized-keys", put("/run/sshd/.ssh/authorized_keys", KEY)),
+    "the build user in a group": ("build-user", edit("etc/group", "sudo:x:27:", "sudo:x:27:goldsmith-build")),
+    "the build user's home": ("build-user", put("/home/goldsmith-build/x", "x\n")),
+    "an account": ("undeclared-account", put("/etc/passwd", FILES["etc/passwd"] + "eve:*:1001:1001::/srv:/bin/sh\n")),
+    "a second root": ("uid-zero", edit("etc/passwd", "sshd:x:100:", "sshd:x:0:")),
+    "a home of nobody": ("orphan-home", put("/home/old/x", "x\n")),
+    "a sudo rule": ("sudoers", put("/etc/sudoers.d/90-cloud-init-users", "debian ALL=(ALL) NOPASSWD:ALL\n")),
+    "targetpw": ("sudoers-targetpw", add("etc/sudoers", "Defaults targetpw\n")),
+    "a random seed": ("random-seed", put("/var/lib/systemd/random-seed", "x" * 32)),
+    "a seed for the loader": ("random-seed", put("/var/lib/urandom/random-seed", "x" * 32)),
+    "a credential secret": ("credential-secret", put("/var/lib/systemd/credential.secret", "x" * 4096)),
+    # leftovers
+    "a shell history": ("shell-history", put("/root/.bash_history", "apt install x\n")),
+    "a Python history": ("shell-history", put("/root/.python_history", "import x\n")),
+    "a DHCP lease": ("dhcp-leases", put("/var/lib/dhcp/dhclient.eth0.leases", "lease {}\n")),
+    "an instance": ("cloud-instance", put("/var/lib/cloud/instances/iid-1/user-data.txt", "x\n")),
+    "an ovf-env.xml": ("waagent-state", put("/var/lib/waagent/ovf-env.xml", "<x/>\n")),
+    "cloud-init's log": ("build-logs", put("/var/log/cloud-init.log", "x\n")),
+    "a syslog": ("build-logs", put("/var/log/syslog", "x\n")),
+    "dpkg's log": ("package-logs", put("/var/log/dpkg.log", "x\n")),
+    "a journal": ("journal", put("/var/log/journal/0123456789abcdef0123456789abcdef/system.journal", "LPKSHHRH")),
+    "package lists": ("package-cache", put("/var/lib/apt/lists/deb.debian.org_x_Packages", "x\n")),
+    "Ansible's folder": ("build-tools-left", put("/root/.ansible/tmp/x", "x\n")),
+    # secrets
+    "a proxy of apt": (
+        "apt-proxy",
+        put("/etc/apt/apt.conf.d/90proxy", 'Acquire::http::Proxy "http://10.0.0.1:3128";\n'),
+    ),
+    "a private mirror": (
+        "apt-mirror",
+        put("/etc/apt/sources.list.d/x.list", "deb http://mirror.corp/debian x main\n"),
+    ),
+    "a mirror with a password": (
+        "apt-mirror",
+        put("/etc/apt/sources.list.d/x.list", "deb https://user:word@deb.debian.org/debian x main\n"),
+    ),
+    "a trusted mirror": (
+        "apt-trust",
+        put("/etc/apt/sources.list.d/x.list", "deb [trusted=yes] http://deb.debian.org/debian x main\n"),
+    ),
+    "a proxy of pip": ("pip-config", put("/etc/pip.conf", "[global]\nproxy = http://10.0.0.1:3128\n")),
+    "a proxy of shells": ("shell-proxy", put("/etc/environment", "https_proxy=http://10.0.0.1:3128\n")),
+    "a netrc": ("credential-files", put("/root/.netrc", "machine x login y password z\n")),
+    "a private key of root": ("credential-files", put("/root/.ssh/id_ed25519", "x\n")),
+}
