@@ -22,6 +22,7 @@ from pipeline.errors import DiskError
 from pipeline.offline import qcow2, vhdx, vmdk
 from pipeline.vhd.extents import Extent, ExtentSource, file_extents
 from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer
+from pipeline.vhd.sparse import open_sparse, sparse_extents
 
 #: The formats, by qemu's names. A VHD is `vpc` whatever its type.
 FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk")
@@ -246,10 +247,27 @@ def extents(
     if top.fmt == "raw":
         return file_extents(top.path)
     if top.fmt == "vpc":
-        footer = read_footer(top.path)
-        if footer.disk_type == DiskType.FIXED:
+        footer = _fixed_footer(top.path)
+        if footer is not None:
             return file_extents(top.path, _fixed_size(top.path, footer.virtual_size))
+        return sparse_extents(open_sparse(top.path))
     return _mapped(links) or _converted(top, scratch)
+
+
+def _fixed_footer(path: Path) -> Footer | None:
+    try:
+        footer = read_footer(path)
+    except DiskError:
+        # a dynamic disk has a copy of it at its start; a fixed one has nothing to fall back to
+        if not _has_copy(path):
+            raise
+        return None
+    return footer if footer.disk_type == DiskType.FIXED else None
+
+
+def _has_copy(path: Path) -> bool:
+    with _open(path) as file:
+        return file.read(0, 8) == b"conectix"
 
 
 def _fixed_size(path: Path, size: int) -> int:

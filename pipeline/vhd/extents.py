@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,39 +154,61 @@ class Reader:
         self._source.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """`length` bytes of real data for the disk's offset `start`, in an open file at `offset`."""
+
+    start: int
+    length: int
+    fd: int
+    offset: int
+    path: Path
+
+
+def pieces(source: ExtentSource, stack: ExitStack) -> Iterator[Piece]:
+    """The data of a disk without the holes that its files have; descriptors are closed with `stack`.
+
+    Raises DiskError (disk-truncated, disk-unreadable).
+    """
+    files: dict[Path, int] = {}
+    for extent in source.extents:
+        if extent.path not in files:
+            files[extent.path] = stack.enter_context(_Opened(extent.path))
+        fd = files[extent.path]
+        if os.lseek(fd, 0, os.SEEK_END) < extent.offset + extent.length:
+            raise DiskError(
+                f"{extent.path.name} ends before its data does", name="disk-truncated", evidence=extent.path
+            )
+        # an allocated cluster of a layer may itself be a hole of its file
+        for begin, end in data_ranges(fd, extent.offset, extent.offset + extent.length):
+            yield Piece(extent.start + begin - extent.offset, end - begin, fd, begin, extent.path)
+
+
 def copy_extents(source: ExtentSource, fd: int, *, progress: Progress | None = None) -> int:
     """Copy a disk's data to `fd`, each byte at its own offset; holes are not touched. Returns the bytes copied.
 
     `progress` gets (bytes done, bytes to do). Raises DiskError (disk-truncated, disk-unreadable) and
     HostError (no-space).
     """
-    total, done, copied = source.data_bytes, 0, 0
-    files: dict[Path, int] = {}
     with ExitStack() as stack:
-        copier = _Copier(fd)
-        for extent in source.extents:
-            if extent.path not in files:
-                files[extent.path] = stack.enter_context(_Opened(extent.path))
-            source_fd = files[extent.path]
-            shift = extent.start - extent.offset
-            # an allocated cluster of a layer may itself be a hole of its file
-            for begin, end in data_ranges(source_fd, extent.offset, extent.offset + extent.length):
-                for at in range(begin, end, CHUNK):
-                    length = min(CHUNK, end - at)
-                    copier.copy(source_fd, at, at + shift, length, extent.path)
-                    copied += length
-                    if progress is not None:
-                        progress(done + at + length - extent.offset, total)
-            _check_length(source_fd, extent)
-            done += extent.length
-    if progress is not None:
-        progress(total, total)
-    return copied
+        return copy_pieces(list(pieces(source, stack)), fd, lambda piece: piece.start, progress=progress)
 
 
-def _check_length(fd: int, extent: Extent) -> None:
-    if os.lseek(fd, 0, os.SEEK_END) < extent.offset + extent.length:
-        raise DiskError(f"{extent.path.name} ends before its data does", name="disk-truncated", evidence=extent.path)
+def copy_pieces(
+    found: Sequence[Piece], fd: int, place: Callable[[Piece], int], *, progress: Progress | None = None
+) -> int:
+    """Copy pieces to where `place` says in `fd`; errors as `copy_extents`."""
+    total, done = sum(piece.length for piece in found), 0
+    copier = _Copier(fd)
+    for piece in found:
+        to = place(piece)
+        for at in range(0, piece.length, CHUNK):
+            length = min(CHUNK, piece.length - at)
+            copier.copy(piece.fd, piece.offset + at, to + at, length, piece.path)
+            done += length
+            if progress is not None:
+                progress(done, total)
+    return done
 
 
 class _Copier:
