@@ -1,0 +1,346 @@
+"""`goldsmith vhd`: VHDs of every kind, looked at, proven, made and changed into each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.offline.transfer import Made
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+Parent = Annotated[Optional[Path], typer.Option("--parent", help="Where the parent stands now.")]  # noqa: UP045
+AnyTime = Annotated[bool, typer.Option("--any-time", help="The parent's time may differ (it was copied).")]
+Format = Annotated[str, typer.Option("--format", help="The source's format, where its content does not tell.")]
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(help="VHDs of every kind.", no_args_is_help=True, rich_markup_mode=None)
+    verbs: dict[str, Callable[..., None]] = {
+        "info": info,
+        "verify": verify,
+        "convert": convert,
+        "create": create,
+        "compare": compare,
+        "diff": diff,
+        "apply": apply,
+        "merge": apply,
+        "resize": resize,
+    }
+    for name, verb in verbs.items():
+        noun.command(name)(verb)
+    app.add_typer(noun, name="vhd")
+
+
+def _now() -> int:
+    import time
+
+    return int(time.time())
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """One line that rewrites itself, on a terminal only."""
+    import sys
+    import time
+
+    if not sys.stderr.isatty():
+        return None
+    last = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2 or done >= total:
+            last = time.monotonic()
+            end = "\n" if done >= total else ""
+            print(f"\r{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _bytes(text: str) -> int:
+    """'8 GiB', '512 MiB' or plain bytes. Raises UsageError (bad-size)."""
+    import re
+
+    from pipeline.errors import UsageError
+
+    units = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+    found = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
+    if not found or found[2].upper() not in units:
+        raise UsageError(f"{text!r} is no size", name="bad-size", hint="'8 GiB', '512 MiB' or bytes")
+    return int(found[1]) * units[found[2].upper()]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    from pipeline.errors import DiskError
+    from pipeline.vhd.footer import DiskType, read_footer
+    from pipeline.vhd.sparse import open_sparse
+
+    sparse = None
+    try:
+        footer = read_footer(path)
+    except DiskError:
+        sparse = open_sparse(path)
+        footer = sparse.footer
+    status = path.stat()
+    told: dict[str, Any] = {
+        "path": str(path),
+        "type": DiskType(footer.disk_type).name.lower(),
+        "size": footer.virtual_size,
+        "current_size": footer.current_size,
+        "original_size": footer.original_size,
+        "size_in_old_qemu": footer.old_qemu_size,
+        "file_size": status.st_size,
+        "allocated": status.st_blocks * 512,
+        "geometry": list(footer.geometry),
+        "creator": footer.creator.decode("latin-1").rstrip(" \0"),
+        "creator_os": footer.creator_os.decode("latin-1").rstrip(" \0"),
+        "created": footer.created.isoformat(),
+        "id": str(footer.unique_id),
+        "saved_state": footer.saved_state,
+    }
+    if footer.disk_type != DiskType.FIXED:
+        sparse = sparse or open_sparse(path)
+        told |= {
+            "block_size": sparse.header.block_size,
+            "blocks": len(sparse.table),
+            "present": sparse.blocks_present,
+        }
+        if sparse.recovered:
+            told["recovered"] = sparse.recovered
+        if footer.disk_type == DiskType.DIFFERENCING:
+            told |= {"parent_id": str(sparse.header.parent_id), "parent_name": sparse.header.parent_name}
+    return told
+
+
+def info(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHDs.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a VHD's footer and header say."""
+    from pipeline.cli.show import print_json
+
+    told = [_told(path) for path in files]
+    if as_json:
+        print_json(told if len(told) > 1 else told[0])
+        return
+    for each in told:
+        for key, value in each.items():
+            print(f"{key.replace('_', ' '):16}  {value}")
+        print()
+
+
+def verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHDs.")],
+    as_json: Json = False,
+    parent: Parent = None,
+    any_time: AnyTime = False,
+) -> None:
+    """Prove a VHD: footer, header, block table, chain. Exit 0 right, 1 a fault, each named."""
+    from pipeline.cli.show import print_json
+    from pipeline.errors import CheckFailed, DiskError
+    from pipeline.vhd.chain import vhd_extents
+    from pipeline.vhd.footer import DiskType, fixed_faults, read_footer
+    from pipeline.vhd.sparse import open_sparse
+
+    reports = []
+    for path in files:
+        faults: dict[str, str] = {}
+        try:
+            try:
+                footer = read_footer(path)
+            except DiskError as torn:
+                faults[torn.name] = torn.message
+                footer = open_sparse(path).footer
+            if footer.disk_type == DiskType.FIXED:
+                faults |= fixed_faults(footer, path.stat().st_size)
+            with vhd_extents(path, parent=parent, check_time=not any_time):
+                pass
+        except DiskError as error:
+            if error.name == "disk-unreadable":
+                raise
+            faults.setdefault(error.name, error.message)
+        reports.append({"path": str(path), "right": not faults, "faults": faults})
+    if as_json:
+        print_json(reports)
+    else:
+        for path, report in zip(files, reports, strict=True):
+            shown = report["faults"]
+            assert isinstance(shown, dict)
+            print(f"{path}: {'right' if not shown else ''}")
+            for name, what in shown.items():
+                print(f"  {name}: {what}")
+    wrong = [report for report in reports if not report["right"]]
+    if wrong:
+        raise CheckFailed(f"{len(wrong)} of {len(files)} VHDs are not right", name="vhd-not-right")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
+    target: Annotated[Path, typer.Argument(help="The new file.")],
+    to: Annotated[
+        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by name).")
+    ] = "",
+    fmt: Format = "",
+    parent: Parent = None,
+    any_time: AnyTime = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a disk as another kind; VHDs get a whole number of MiB, holes stay holes."""
+    from pipeline.offline import transfer
+
+    kind = to or transfer.kind_of(target)
+    with transfer.open_source(source, fmt or None, parent=parent, check_time=not any_time) as disk:
+        made = transfer.convert(disk, target, kind, timestamp=_now(), force=force, progress=_progress())
+    _print_made(made, as_json)
+
+
+def _print_made(made: Made, as_json: bool) -> None:
+    from pipeline.cli.show import print_json, size
+
+    if as_json:
+        told = {"path": str(made.path), "kind": made.kind, "size": made.size, "file_size": made.file_size}
+        print_json({**told, "allocated": made.allocated})
+    else:
+        print(f"{made.path}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk")
+
+
+def create(
+    target: Annotated[Path, typer.Argument(help="The new VHD.")],
+    size: Annotated[str, typer.Option("--size", help="'8 GiB'; a child has its parent's.")] = "",
+    to: Annotated[str, typer.Option("--to", help="fixed or dynamic.")] = "fixed",
+    parent: Annotated[Optional[Path], typer.Option("--parent", help="Make a child of this VHD.")] = None,  # noqa: UP045
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make an empty VHD, or a child of another."""
+    from pipeline.errors import DiskError, UsageError
+    from pipeline.offline import transfer
+
+    if parent is not None:
+        if size:
+            raise UsageError("a child has its parent's size", name="bad-size")
+        _print_made(transfer.child(parent, target, timestamp=_now(), force=force), as_json)
+        return
+    if to not in ("fixed", "dynamic"):
+        raise UsageError(f"create makes fixed and dynamic VHDs, not {to!r}", name="unknown-kind")
+    if not size:
+        raise UsageError("--size is missing", name="bad-size")
+    wanted = _bytes(size)
+    if wanted % (1 << 20):
+        raise DiskError(f"{wanted} bytes are not a whole MiB", name="vhd-not-whole-mib")
+    _print_made(transfer.convert(transfer.empty(wanted), target, to, timestamp=_now(), force=force), as_json)
+
+
+def compare(
+    one: Annotated[Path, typer.Argument(help="A disk of any format.")],
+    two: Annotated[Path, typer.Argument(help="Another.")],
+    any_time: AnyTime = False,
+    as_json: Json = False,
+) -> None:
+    """Are two disks the same, byte for byte? Exit 0 the same, 1 not."""
+    from pipeline.cli.show import print_json
+    from pipeline.errors import CheckFailed
+    from pipeline.offline import transfer
+
+    with (
+        transfer.open_source(one, check_time=not any_time) as a,
+        transfer.open_source(two, check_time=not any_time) as b,
+    ):
+        seen = transfer.compare(a, b, _progress())
+    if as_json:
+        told = {"same": seen.same, "sizes": list(seen.sizes), "first": seen.first, "differing": seen.differing}
+        print_json(told)
+    elif seen.same:
+        print("the same")
+    if not seen.same:
+        what = f"sizes {seen.sizes[0]} and {seen.sizes[1]}" if seen.first is None else f"from byte {seen.first} on"
+        raise CheckFailed(f"{one.name} and {two.name} differ: {what}", name="disks-differ")
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="The VHD that is there already.")],
+    new: Annotated[Path, typer.Argument(help="What it shall become; any format.")],
+    target: Annotated[Optional[Path], typer.Argument(help="The differencing VHD; none with --json.")] = None,  # noqa: UP045
+    fmt: Format = "",
+    force: Force = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list of changed blocks.")] = False,
+) -> None:
+    """Write what changed as a differencing VHD on OLD, or list it."""
+    from pipeline.cli.show import print_json
+    from pipeline.errors import UsageError
+    from pipeline.offline import transfer
+
+    if target is not None:
+        made = transfer.difference(
+            old, new, target, timestamp=_now(), fmt=fmt or None, force=force, progress=_progress()
+        )
+        if not as_json:
+            _print_made(made, False)
+    elif not as_json:
+        raise UsageError("name the differencing VHD to write, or ask for --json", name="no-target")
+    if as_json:
+        with transfer.open_source(old) as before, transfer.open_source(new, fmt or None) as after:
+            blocks = transfer.blocks_of(before, after)
+            sizes = [before.size, after.size]
+        print_json(
+            {
+                "old": str(old),
+                "new": str(new),
+                "sizes": sizes,
+                "bytes": sum(length for _, length in blocks),
+                "blocks": [{"start": start, "length": length} for start, length in blocks],
+            }
+        )
+
+
+def apply(
+    child: Annotated[Path, typer.Argument(metavar="DIFF", help="A differencing VHD.")],
+    target: Annotated[Path, typer.Argument(help="The whole disk.")],
+    to: Annotated[
+        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by name).")
+    ] = "",
+    parent: Parent = None,
+    any_time: AnyTime = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a differencing VHD and its parents as one whole disk; none of them is changed."""
+    convert(child, target, to, "vpc", parent, any_time, force, as_json)
+
+
+def resize(
+    file: Annotated[Path, typer.Argument(help="A fixed VHD.")],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="'16 GiB'; only larger.")],
+    as_json: Json = False,
+) -> None:
+    """Make a fixed VHD larger, and say what must be done inside."""
+    from pipeline.cli.show import print_json
+    from pipeline.offline import open_disk, transfer
+
+    footer = transfer.grow(file, _bytes(size), timestamp=_now(), progress=_progress())
+    todo = []
+    with open_disk(file) as disk:
+        if disk.table.backup is not None and disk.table.backup.fault:
+            todo.append("move the backup partition table to the end: sgdisk -e, or let growpart do it")
+        last = max(disk.partitions, key=lambda each: each.start, default=None)
+        if last is not None:
+            todo.append(
+                f"grow partition {last.number}: growpart /dev/DISK {last.number} (cloud-init does it at first boot)"
+            )
+            kind = next((v.kind for v in disk.filesystems if v.number == last.number), "")
+            if kind.startswith("ext"):
+                todo.append("grow the file system: resize2fs (cloud-init does it at first boot)")
+            elif kind:
+                todo.append(f"grow the {kind} file system with its own tool")
+    if as_json:
+        print_json({"path": str(file), "size": footer.current_size, "inside": todo})
+        return
+    print(f"{file}  {footer.current_size} bytes")
+    for line in todo:
+        print(f"  inside: {line}")

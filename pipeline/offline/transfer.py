@@ -1,0 +1,220 @@
+"""Disks from one format to another, and nothing half-written ever under the final name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import command
+from pipeline.errors import DiskError, HostError, UsageError
+from pipeline.offline import containers
+from pipeline.offline.containers import CONVERT_DEADLINE
+from pipeline.vhd.chain import vhd_extents
+from pipeline.vhd.extents import Extent, ExtentSource
+from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
+from pipeline.vhd.footer import DiskType, Footer, read_footer
+from pipeline.vhd.write import changed_ranges, write_differencing, write_dynamic
+
+Progress = Callable[[int, int], None]
+
+#: What can be written, and by which end of a name it is meant.
+KINDS = ("fixed", "dynamic", "raw", "qcow2", "vhdx", "vmdk")
+_BY_SUFFIX = {".vhd": "fixed", ".raw": "raw", ".img": "raw", ".qcow2": "qcow2", ".vhdx": "vhdx", ".vmdk": "vmdk"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """Sizes in bytes; `allocated` is what the file takes on the host."""
+
+    path: Path
+    kind: str
+    size: int
+    file_size: int
+    allocated: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`first` is the first byte that differs; what one disk has past the other's end counts where it is not zero."""
+
+    same: bool
+    sizes: tuple[int, int]
+    first: int | None
+    differing: int
+
+
+def kind_of(target: Path) -> str:
+    """The kind that a file name means. Raises UsageError (unknown-kind)."""
+    kind = _BY_SUFFIX.get(target.suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"{target.name}: the name does not say what to write", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
+        )
+    return kind
+
+
+def open_source(
+    path: Path,
+    fmt: str | None = None,
+    *,
+    parent: Path | None = None,
+    check_time: bool = True,
+    scratch: Path | None = None,
+) -> ExtentSource:
+    """Any disk's data; a differencing VHD with its parents', read by goldsmith's own reader only."""
+    containers.refuse_name(path)
+    if (fmt or containers.detect(path)) == "vpc":
+        return vhd_extents(path, parent=parent, check_time=check_time)
+    return containers.extents(path, fmt, scratch=scratch)
+
+
+@contextmanager
+def whole(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A scratch name beside `target` that becomes it, fsynced, when the block ends well; else it is removed.
+
+    Raises UsageError (target-exists) where `target` exists and `force` is not set, HostError (cannot-write).
+    """
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists", name="target-exists", hint="--force replaces it")
+    if not target.absolute().parent.is_dir():
+        raise HostError(f"no folder {target.parent}", name="cannot-write")
+    scratch = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield scratch
+        _sync(scratch)
+        scratch.replace(target)
+        _sync(target.absolute().parent)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def convert(
+    source: ExtentSource,
+    target: Path,
+    kind: str,
+    *,
+    timestamp: int,
+    unique_id: uuid.UUID | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Made:
+    """Write a disk as another kind; VHDs are rounded up to a whole MiB. Errors as the writers', and disk-map."""
+    unique_id = unique_id or uuid.uuid4()
+    size = round_up_mib(source.size)
+    with whole(target, force=force) as scratch:
+        if kind == "fixed":
+            write_fixed(source, scratch, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
+        elif kind == "dynamic":
+            write_dynamic(source, scratch, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
+        elif kind == "raw":
+            write_raw(source, scratch, progress=progress)
+        elif kind in KINDS:
+            _foreign(ExtentSource(size, source.extents), scratch, kind, progress)
+        else:
+            raise UsageError(f"no kind {kind!r} ({', '.join(KINDS)})", name="unknown-kind")
+        size = source.size if kind == "raw" else size
+        status = scratch.stat()
+    return Made(target, kind, size, status.st_size, status.st_blocks * 512)
+
+
+def _foreign(source: ExtentSource, target: Path, kind: str, progress: Progress | None) -> None:
+    """Through a raw disk beside the target: qemu-img never sees the source, whatever that refers to."""
+    with tempfile.TemporaryDirectory(prefix=".goldsmith-", dir=target.parent) as folder:
+        raw = Path(folder) / "disk.raw"
+        write_raw(source, raw, progress=progress)
+        try:
+            command.run(
+                ["qemu-img", "convert", "-f", "raw", "-O", kind, "-t", "writeback", raw, target],
+                deadline=CONVERT_DEADLINE,
+            )
+        except command.CommandFailed as error:
+            raise DiskError(f"qemu-img cannot write {kind}: {error.message}", name="disk-map") from None
+
+
+def compare(one: ExtentSource, two: ExtentSource, progress: Progress | None = None) -> Comparison:
+    """Are two disks the same, byte for byte? Cost follows their data."""
+    size = max(one.size, two.size)
+    sizes = (one.size, two.size)
+    # readers end at their own disk's end; both are given the larger
+    wide = ExtentSource(size, one.extents), ExtentSource(size, two.extents)
+    first: int | None = None
+    differing = 0
+    for start, length in changed_ranges(*wide, progress):
+        first = start if first is None else first
+        differing += length
+    return Comparison(one.size == two.size and first is None, sizes, first, differing)
+
+
+def difference(
+    old: Path,
+    new: Path,
+    target: Path,
+    *,
+    timestamp: int,
+    fmt: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Made:
+    """Write the differencing VHD that makes `new` out of the VHD `old`."""
+    if containers.detect(old) != "vpc":
+        raise DiskError(f"{old.name} is no VHD: only a VHD can be a parent", name="vhd-no-footer")
+    with open_source(old) as before, open_source(new, fmt) as after, whole(target, force=force) as scratch:
+        after = _whole_sectors(after)  # noqa: PLW2901  the same disk, its size rounded
+        report = write_differencing(
+            after, before, old, scratch, unique_id=uuid.uuid4(), timestamp=timestamp, progress=progress
+        )
+        allocated = scratch.stat().st_blocks * 512
+    return Made(target, "differencing", report.size, report.file_size, allocated)
+
+
+def child(parent: Path, target: Path, *, timestamp: int, force: bool = False) -> Made:
+    """Write an empty differencing VHD on `parent`: what it holds, and nothing yet of its own."""
+    with open_source(parent) as above:
+        nothing = empty(above.size)
+    with whole(target, force=force) as scratch:
+        report = write_differencing(nothing, nothing, parent, scratch, unique_id=uuid.uuid4(), timestamp=timestamp)
+        allocated = scratch.stat().st_blocks * 512
+    return Made(target, "differencing", report.size, report.file_size, allocated)
+
+
+def _whole_sectors(source: ExtentSource) -> ExtentSource:
+    return ExtentSource(-(-source.size // 512) * 512, source.extents)
+
+
+def blocks_of(old: ExtentSource, new: ExtentSource, progress: Progress | None = None) -> list[tuple[int, int]]:
+    """(start, length) of what differs, in bytes."""
+    size = max(old.size, new.size)
+    return list(changed_ranges(ExtentSource(size, old.extents), ExtentSource(size, new.extents), progress))
+
+
+def grow(path: Path, size: int, *, timestamp: int, progress: Progress | None = None) -> Footer:
+    """Make a fixed VHD larger; the old file stays until the new one is whole. Returns the new footer.
+
+    Raises DiskError: vhd-not-whole-mib, vhd-shrink, vhd-not-fixed, vhd-too-large.
+    """
+    before = read_footer(path)
+    if before.disk_type != DiskType.FIXED:
+        raise DiskError(f"{path.name} is not a fixed VHD", name="vhd-not-fixed", evidence=path)
+    with vhd_extents(path) as source, whole(path, force=True) as scratch:
+        report = write_fixed(
+            source, scratch, unique_id=before.unique_id, timestamp=timestamp, size=size, progress=progress
+        )
+    return report.footer
+
+
+def empty(size: int) -> ExtentSource:
+    """A disk of zeros."""
+    return ExtentSource(size, tuple[Extent, ...]())
