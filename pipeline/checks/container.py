@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.checks.model import ALL, AZURE_LIMITS, WINDOWS_TOO, Skip, Subject, check
-from pipeline.vhd.footer import MAX_SIZE, MIB, Footer, fixed_faults, geometry, read_footer
+from pipeline.vhd.footer import MAX_SIZE, MIB, Footer, fixed_faults, geometry
 
 _SPECIFICATION = "Virtual Hard Disk Image Format Specification 1.0"
 #: Azure takes uploads from 20 MiB on, and OS disks of generation 1 up to 2048 GiB; the format ends at 2040 GiB.
@@ -17,7 +17,8 @@ _OWN_CHECK = ("vhd-saved-state", "vhd-size-by-creator", *_SIZE_FAULTS)
 def _footer(subject: Subject) -> Footer:
     if subject.disk.fmt != "vpc":
         raise Skip(f"not a VHD ({subject.disk.fmt})")
-    return read_footer(subject.disk.path)
+    tail = subject.disk.tail
+    return Footer.parse(tail if tail.startswith(b"conectix") else tail[1:])
 
 
 @check(
@@ -31,7 +32,7 @@ def _footer(subject: Subject) -> Footer:
 )
 def vhd_footer(subject: Subject) -> Iterator[str]:
     footer = _footer(subject)
-    faults = fixed_faults(footer, subject.disk.path.stat().st_size)
+    faults = fixed_faults(footer, subject.disk.file_size)
     yield from (what for name, what in faults.items() if name not in _OWN_CHECK)
     right = geometry(footer.current_size)
     subject.note(f"fixed, {footer.current_size} bytes, creator {footer.creator.decode('latin-1').rstrip()}")
@@ -51,7 +52,7 @@ def vhd_footer(subject: Subject) -> Iterator[str]:
 )
 def vhd_size(subject: Subject) -> Iterator[str]:
     footer = _footer(subject)
-    faults = fixed_faults(footer, subject.disk.path.stat().st_size)
+    faults = fixed_faults(footer, subject.disk.file_size)
     yield from (faults[name] for name in _SIZE_FAULTS if name in faults)
     if footer.current_size > MAX_SIZE:
         yield f"{footer.current_size} bytes are more than 2040 GiB"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from pipeline.checks import agents, boot, container, identity, kernel, leftovers, network, secrets, system, table
 from pipeline.checks.model import ALL, REGISTRY, Check, CheckResult, Skip, Status, Subject
@@ -36,17 +37,10 @@ def run_checks(
     `accounts` may ship; `waive` maps check ids to the reason why a finding is accepted. Raises UsageError
     (unknown-profile, unknown-check) and nothing else: what surprises a check is its finding.
     """
-    waive = waive or {}
-    if profile not in PROFILES:
-        raise UsageError(f"no profile {profile!r} ({', '.join(PROFILES)})", name="unknown-profile")
-    unknown = sorted(set(waive) - set(REGISTRY))
-    if unknown:
-        raise UsageError(
-            f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
-        )
+    waived = prepare(profile, waive)
     subject = Subject(disk, profile, frozenset(accounts), frozenset(generations))
     missing = _why_no_root(disk)
-    return [_waived(_run(check, subject, missing), waive) for check in all_checks(profile)]
+    return [waived(_run(check, subject, missing)) for check in all_checks(profile)]
 
 
 def _why_no_root(disk: Disk) -> str | None:
@@ -94,8 +88,20 @@ def _result(check: Check, status: Status, evidence: str) -> CheckResult:
     return CheckResult(check.id, check.title, status, check.severity, evidence, check.remedy)
 
 
-def _waived(result: CheckResult, waive: Mapping[str, str]) -> CheckResult:
-    if result.id not in waive or result.status not in ("fail", "warn"):
-        return result
-    evidence = f"{result.evidence} (waived: {waive[result.id]})"
-    return CheckResult(result.id, result.title, "waived", result.severity, evidence, result.remedy)
+def prepare(profile: str, waive: Mapping[str, str] | None) -> Callable[[CheckResult], CheckResult]:
+    """Verify what the caller asks for, and give the function that waives. Raises UsageError as `run_checks`."""
+    reasons = waive or {}
+    if profile not in PROFILES:
+        raise UsageError(f"no profile {profile!r} ({', '.join(PROFILES)})", name="unknown-profile")
+    unknown = sorted(set(reasons) - set(REGISTRY))
+    if unknown:
+        raise UsageError(
+            f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
+        )
+
+    def waived(result: CheckResult) -> CheckResult:
+        if result.id not in reasons or result.status not in ("fail", "warn"):
+            return result
+        return replace(result, status="waived", evidence=f"{result.evidence} (waived: {reasons[result.id]})")
+
+    return waived

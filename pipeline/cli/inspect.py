@@ -33,14 +33,12 @@ def inspect(
     fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
 ) -> None:
     """Prove a disk at rest, without mount or root: 0 all right, 1 a check failed, 2 the disk cannot be read."""
-    from pipeline.checks import run_checks
+    from pipeline.checks import inspect_disk
     from pipeline.errors import CheckFailed, UsageError
-    from pipeline.offline import open_disk
 
     if not set(generation) <= {1, 2}:
         raise UsageError("a generation is 1 or 2", name="unknown-generation")
-    with open_disk(disk, fmt or None) as opened:
-        results = run_checks(opened, profile=profile, accounts=account, generations=generation or (1, 2))
+    results = inspect_disk(disk, fmt or None, profile=profile, accounts=account, generations=generation or (1, 2))
     if as_json:
         from pipeline.cli.show import print_json
 

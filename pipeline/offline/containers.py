@@ -94,6 +94,13 @@ def detect(path: Path) -> str:
         return _detect(file, os.lseek(file.fileno(), 0, os.SEEK_END), path)
 
 
+def tail(path: Path) -> tuple[int, bytes]:
+    """A file's size and its last 512 bytes, where a VHD keeps its footer."""
+    with _open(path) as file:
+        size = os.lseek(file.fileno(), 0, os.SEEK_END)
+        return size, file.read(max(0, size - FOOTER_SIZE), FOOTER_SIZE)
+
+
 def refuse_name(path: Path) -> None:
     """Refuse a file name that qemu would take for something else. Raises DiskError (disk-name)."""
     for name in (str(path), path.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,14 +51,28 @@ class Volume:
 
 
 class Disk:
-    """An open disk. Use as a context manager."""
+    """An open disk. Use as a context manager.
 
-    def __init__(self, path: Path, fmt: str, source: ExtentSource) -> None:
+    `file_size` and `tail` (the last 512 bytes) are the container file's, where a VHD keeps its footer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fmt: str,
+        source: ExtentSource,
+        *,
+        file_size: int,
+        tail: bytes,
+        held: Mapping[Path, int] | None = None,
+    ) -> None:
         self.path = path
         self.fmt = fmt
+        self.file_size = file_size
+        self.tail = tail
         self.size = source.size
         self.source = source
-        self._reader = Reader(source)
+        self._reader = Reader(source, held)
         self._filesystems: dict[int, FileSystem] = {}
         self.table = partitions.read_table(self.read, self.size)
 
@@ -170,7 +185,8 @@ def open_disk(
     fmt = containers.refuse_foreign_references(path, fmt, allow_backing_within=allow_backing_within)
     source = containers.extents(path, fmt, allow_backing_within=allow_backing_within, scratch=scratch)
     try:
-        return Disk(path, fmt, source)
+        file_size, tail = containers.tail(path)
+        return Disk(path, fmt, source, file_size=file_size, tail=tail)
     except BaseException:
         source.close()
         raise

@@ -20,7 +20,7 @@ from pipeline.errors import DiskError
 #: The kernel's own limit is memory; ours keeps a bomb from filling it. Unpacked bytes, names.
 MAX_UNPACKED, MAX_NAMES = 2 << 30, 500_000
 #: What goldsmith reads of an image file: a Debian initramfs with all modules has about 40 MiB.
-IMAGE_LIMIT = 512 << 20
+IMAGE_LIMIT = 256 << 20
 _NEWC = (b"070701", b"070702")
 _HEADER = 110
 #: The legacy frame that `lz4 -l` writes for the kernel: 4-byte magic, then (length, block) of at most 8 MiB each.
@@ -66,7 +66,16 @@ def read_initramfs(data: bytes) -> Initramfs:
                 # a cut frame gives no bytes and no error; _names says so
                 names += _names(buffered, len(names))
             break
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError, RuntimeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        lz4.block.LZ4BlockError,
+        RuntimeError,
+    ) as error:
         raise DiskError(f"the initramfs cannot be read: {error}", name="initramfs-damaged") from None
     return Initramfs(tuple(names), compression)
 

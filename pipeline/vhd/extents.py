@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,13 +112,17 @@ class _Opened(AbstractContextManager[int]):
 
 
 class Reader:
-    """Random access to an ExtentSource; descriptors stay open until `close`."""
+    """Random access to an ExtentSource; descriptors stay open until `close`.
 
-    def __init__(self, source: ExtentSource) -> None:
+    `held` maps files to descriptors that somebody else opened and will close.
+    """
+
+    def __init__(self, source: ExtentSource, held: Mapping[Path, int] | None = None) -> None:
         self.size = source.size
         self._source = source
         self._starts = [extent.start for extent in source.extents]
         self._files: dict[Path, _Opened] = {}
+        self._held = held or {}
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on; shorter only at the disk's end. Raises DiskError (disk-unreadable)."""
@@ -138,10 +142,11 @@ class Reader:
         return bytes(out)
 
     def _pread(self, path: Path, length: int, offset: int) -> bytes:
-        if path not in self._files:
+        if path not in self._held and path not in self._files:
             self._files[path] = _Opened(path)
+        fd = self._held[path] if path in self._held else self._files[path].__enter__()
         try:
-            data = os.pread(self._files[path].__enter__(), length, offset)
+            data = os.pread(fd, length, offset)
         except OSError as error:
             raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
         if len(data) < length:
