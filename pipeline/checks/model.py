@@ -59,6 +59,8 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     #: What each kernel can drive before its root is mounted: unpacking an initramfs is worth doing once.
     drivers: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: Keys and tokens with their places; the disk is searched once.
+    secrets: tuple[str, ...] | None = None
 
     def note(self, text: str) -> None:
         """Evidence for a pass."""

@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from pipeline.checks import agents, boot, container, identity, kernel, leftovers, network, secrets, system, table
+from pipeline.checks import (
+    agents,
+    boot,
+    container,
+    identity,
+    kernel,
+    leftovers,
+    network,
+    scan,
+    secrets,
+    system,
+    table,
+)
 from pipeline.checks.model import ALL, REGISTRY, Check, CheckResult, Skip, Status, Subject
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets)
+_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, scan)
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 

@@ -137,6 +137,20 @@ class FileSystem:
         file, meta = self._meta(inode)
         return self._read(file, offset, max(0, min(length, int(meta.size) - offset)))
 
+    def runs(self, inode: int) -> list[tuple[int, int]]:
+        """(start, length) of a file's blocks, in bytes of the disk; none where its data is in the inode itself."""
+        file, _ = self._meta(inode)
+        block = int(self._fs.info.block_size)
+        try:
+            return [
+                (self.start + int(run.addr) * block, int(run.len) * block)
+                for attribute in file
+                for run in attribute
+                if not int(run.flags) & int(pytsk3.TSK_FS_ATTR_RUN_FLAG_SPARSE)
+            ]
+        except (OSError, AttributeError, TypeError) as error:
+            raise _damaged(self.kind, self.start, error) from None
+
     def _read(self, file: Any, offset: int, length: int) -> bytes:
         out = bytearray()
         try:

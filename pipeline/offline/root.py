@@ -100,6 +100,14 @@ class Root:
                     seen.add((below[0].start, below[1]))
                     todo.append((here, below))
 
+    def places(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Every regular file with the (start, length) of its data, in bytes of the disk."""
+        for path, kind in self.walk():
+            if kind == "file":
+                place = self._find(path, follow=False)
+                if place is not None:
+                    yield path, place[0].runs(place[1])
+
     def _find(self, path: str, *, follow: bool = True) -> Place | None:
         todo = deque(part for part in path.split("/") if part)
         names: list[str] = []

@@ -18,6 +18,10 @@ GRUB = "boot/grub/grub.cfg"
 STATUS = "var/lib/dpkg/status"
 INITRD = f"/boot/initrd.img-{KERNEL}"
 HASH = "$6$salt$" + "a" * 86
+PEM = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz\n" * 5
+)
+PEM += "-----END OPENSSH PRIVATE KEY-----\n"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq builder@host\n"
 
 
@@ -273,4 +277,11 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a proxy of shells": ("shell-proxy", put("/etc/environment", "https_proxy=http://10.0.0.1:3128\n")),
     "a netrc": ("credential-files", put("/root/.netrc", "machine x login y password z\n")),
     "a private key of root": ("credential-files", put("/root/.ssh/id_ed25519", "x\n")),
+    "a key in some folder": ("private-keys", put("/opt/deploy.pem", PEM)),
+    "a key in a freed block": (
+        "private-keys",
+        lambda disk, folder: (put("/opt/deploy.pem", PEM)(disk, folder), fs("rm /opt/deploy.pem")(disk, folder))[1],
+    ),
+    "a token in a script": ("access-tokens", put("/usr/local/bin/pull", "TOKEN=ghp_" + "a1B2" * 9 + "\n")),
+    "a storage key": ("access-tokens", put("/etc/fuse.cfg", "AccountKey=" + "Ab1+" * 21 + "xy==\n")),
 }
