@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import struct
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -103,7 +103,7 @@ class Footer:
     features: int = FEATURES
     version: int = VERSION
     saved_state: int = 0
-    reserved: bytes = bytes(427)
+    reserved: bytes = field(default=bytes(427), repr=False)
 
     @classmethod
     def build(cls, size: int, *, disk_type: DiskType, unique_id: uuid.UUID, timestamp: int) -> Footer:
