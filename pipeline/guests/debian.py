@@ -1,0 +1,396 @@
+"""A Debian base disk without an installer: packages from the archive, a bootable qcow2 at the end.
+
+mmdebstrap, grub-mkimage and mke2fs run as root inside a mount and process namespace of their own: what they
+mount nobody else sees, and a SIGKILL of the build takes the processes, the mounts and the tree with it. No loop
+device, no mount of the disk: the file system is written by ``mke2fs -d`` straight into the partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import command
+from pipeline.errors import BuildError, GoldsmithError, HostError
+from pipeline.guests import debian_tree
+
+MIB = 1 << 20
+
+#: What the base has besides Priority: required and what the definition names. `kernel` for both generations:
+#: the cloud kernel has no AHCI. grub-cloud brings GRUB for BIOS, the signed one for UEFI, and shim.
+PACKAGES = (
+    # boots
+    *("linux-image-amd64", "initramfs-tools", "zstd", "grub-cloud-amd64", "shim-signed", "e2fsprogs", "dosfstools"),
+    # runs
+    *("systemd-sysv", "libpam-systemd", "dbus", "udev", "netplan.io", "chrony", "tzdata", "netbase"),
+    # is reached and provisioned
+    *("openssh-server", "sudo", "cloud-init", "cloud-guest-utils", "fdisk", "gdisk", "qemu-guest-agent"),
+    *("python3", "python3-apt", "ca-certificates"),
+    # is looked at by people
+    *("iproute2", "iputils-ping", "procps", "less", "vim-tiny"),
+    # a package of its own since bookworm; before, systemd has it
+    "?exact-name(systemd-resolved)",
+)
+
+#: Smallest disk. The build grows it by an overlay, the guest grows partition and file system.
+MINIMUM_MIB = 3 * 1024
+#: Memory that must stay free when the tree is built in memory, and the least worth trying there, in MiB. A tree
+#: with the archives takes 1.2 GiB at its peak, the sparse disk 0.9 GiB; memory saves 15 s of 50 s (no fsync).
+MEMORY_SPARE_MIB, MEMORY_LEAST_MIB = 2048, 3072
+#: Seconds for each request of the archive's state; without an answer a build goes by what it has.
+INDEX_DEADLINE = 10.0
+
+#: The processes die with unshare (--kill-child, and its own pdeathsig), the mounts with the last process.
+_ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+APT_HELPER = "/usr/lib/apt/apt-helper"
+_TARGET = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Where the packages come from; both None means mmdebstrap's own default."""
+
+    archive: str | None
+    security: str | None
+
+    def sources(self, suite: str, present: Sequence[str]) -> list[tuple[str, str]]:
+        """(URI, suite) of each source; `present` names the suites that the archive has."""
+        found = []
+        for uri, name in self.candidates(suite):
+            if name in present:
+                found.append((uri, name))
+        return found
+
+    def candidates(self, suite: str) -> list[tuple[str, str]]:
+        """(URI, suite) of the suite itself, its updates and its security updates."""
+        if self.archive is None:
+            return []
+        wanted = [(self.archive, suite), (self.archive, f"{suite}-updates")]
+        if self.security is not None:
+            wanted.append((self.security, f"{suite}-security"))
+        return wanted
+
+
+def parse_targets(text: str) -> Mirrors:
+    """The mirrors in the output of ``apt-get indextargets``.
+
+    Only http and https without a password: the guest gets these addresses too. An archive whose Release file apt
+    has not read yet has no label and is passed over.
+    """
+    archive = security = None
+    for line in text.splitlines():
+        uri, _, rest = line.partition("|")
+        fields = rest.split("|")
+        if len(fields) < 5 or fields[1] != "main" or fields[2] != "Debian":
+            continue
+        if not re.fullmatch(r"https?://[^@\s]+", uri):
+            continue
+        label = fields[3]
+        if label == "Debian":
+            archive = archive or uri.rstrip("/")
+        elif label == "Debian-Security":
+            security = security or uri.rstrip("/")
+    return Mirrors(archive, security if archive else None)
+
+
+@cache
+def mirrors() -> Mirrors:
+    """The host's own mirrors, as apt knows them."""
+    if command.find("apt-get") is None:
+        return Mirrors(None, None)
+    try:
+        result = command.run(
+            ["apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages"], deadline=INDEX_DEADLINE
+        )
+    except GoldsmithError:
+        return Mirrors(None, None)
+    return parse_targets(result.stdout)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The state of a suite in the archive: the InRelease text of each of its parts that exist."""
+
+    releases: dict[str, str]
+
+    def digest(self) -> str:
+        """A digest of the package lists. The dates in a Release file change daily, the lists do not."""
+        whole = hashlib.sha256()
+        for name in sorted(self.releases):
+            whole.update(f"{name}\n".encode())
+            for line in index_lines(self.releases[name]):
+                whole.update(f"{line}\n".encode())
+        return whole.hexdigest()
+
+
+def index_lines(release: str) -> list[str]:
+    """The lines of an InRelease file's SHA256 part that speak of main/binary-amd64/Packages."""
+    lines: list[str] = []
+    inside = False
+    for line in release.splitlines():
+        if not line.startswith(" "):
+            inside = line.startswith("SHA256:")
+        elif inside and line.split()[-1] == "main/binary-amd64/Packages":
+            lines.append(" ".join(line.split()))
+    return lines
+
+
+def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
+    """Ask the mirror for the suite's InRelease files; None when it cannot be reached.
+
+    A part that the mirror says it does not have (sid has no updates) is left out. Raises BuildError when
+    the mirror answers and has no such suite.
+    """
+    wanted = mirrors().candidates(suite)
+    if not wanted or not Path(APT_HELPER).exists():
+        return None
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        files = {name: Path(folder) / name for _, name in wanted}
+        fetch: list[str | Path] = []
+        for uri, name in wanted:
+            fetch += [f"{uri}/dists/{name}/InRelease", files[name]]
+        # apt's own helper: apt's proxy, certificates and passwords hold for it too
+        options = [
+            "-oAcquire::Retries=0",
+            f"-oAcquire::http::Timeout={INDEX_DEADLINE:.0f}",
+            f"-oAcquire::https::Timeout={INDEX_DEADLINE:.0f}",
+            *(["-oAPT::Sandbox::User=root"] if os.geteuid() == 0 else []),
+        ]
+        try:
+            answer = command.run(
+                [APT_HELPER, *options, "download-file", *fetch], deadline=2 * INDEX_DEADLINE, ok_codes=(0, 100)
+            )
+        except GoldsmithError:
+            return None
+        releases = {name: file.read_text("utf-8", "replace") for name, file in files.items() if file.exists()}
+    said = answer.stdout + answer.stderr
+    if suite not in releases:
+        if re.search(r"\b404\b", said):
+            raise BuildError(
+                f"the mirror has no suite {suite}", name="suite-missing", hint="a code name: bookworm, trixie"
+            )
+        return None
+    if len(releases) < len(wanted) and not re.search(r"\b404\b", said):
+        return None
+    return Archive(releases)
+
+
+def package_index(suite: str) -> str | None:
+    """A digest of the archive's state for the suite, its updates and security; None when not reachable."""
+    archive = ask_archive(suite)
+    return archive.digest() if archive else None
+
+
+def identity(seed: str) -> dict[str, str]:
+    """The disk's own numbers, derived from `seed`: the same bootstrap gives the same ones."""
+    space = uuid.uuid5(uuid.NAMESPACE_OID, f"goldsmith debian {seed}")
+    return {
+        "root_uuid": str(uuid.uuid5(space, "root")),
+        "disk_guid": str(uuid.uuid5(space, "disk")),
+        "root_guid": str(uuid.uuid5(space, "root partition")),
+        "esp_guid": str(uuid.uuid5(space, "esp partition")),
+        "bios_guid": str(uuid.uuid5(space, "bios partition")),
+        "hash_seed": str(uuid.uuid5(space, "directory hash")),
+        "esp_serial": uuid.uuid5(space, "esp").hex[:8].upper(),
+    }
+
+
+def mmdebstrap_argv(
+    suite: str, packages: Sequence[str], root: Path, hooks: Path, sources: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The whole call. Without `sources` mmdebstrap takes its own default."""
+    chosen = list(dict.fromkeys([*PACKAGES, *packages]))
+    argv = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose"]
+    # these two are for the bootstrap; customize.sh removes what they leave in the tree
+    argv += ['--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"]
+    argv += [f"--include={','.join(name for name in chosen if not name.startswith('?'))}"]
+    argv += [f"--include={name}" for name in chosen if name.startswith("?")]
+    argv += [f"--essential-hook={hooks / 'essential.sh'}", f"--customize-hook={hooks / 'customize.sh'}"]
+    argv += [suite, str(root)]
+    argv += [f"deb {uri} {name} main" for uri, name in sources]
+    return argv
+
+
+def memory_for_tree(available: int) -> int:
+    """MiB of memory to build the tree in, or 0 for the disk; `available` is the host's, in MiB."""
+    spare = available - MEMORY_SPARE_MIB
+    return spare if spare >= MEMORY_LEAST_MIB else 0
+
+
+def _available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+class _Watcher:
+    """Turns the script's output into progress and facts."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._phase = ""
+        self._since = time.monotonic()
+        self._count = 0
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, str] = {}
+
+    def phase(self, name: str) -> None:
+        now = time.monotonic()
+        if self._phase:
+            self.seconds[self._phase] = round(self.seconds.get(self._phase, 0.0) + now - self._since, 2)
+        self._phase, self._since = name, now
+        if name:
+            self._progress(name)
+
+    def line(self, line: str) -> None:
+        if line.startswith("goldsmith phase "):
+            self.phase(line.removeprefix("goldsmith phase "))
+        elif line.startswith("goldsmith fact "):
+            name, _, value = line.removeprefix("goldsmith fact ").partition("=")
+            self.facts[name] = value
+        elif line == "I: downloading packages with apt...":
+            self.phase("downloading")
+        elif line == "I: installing essential packages...":
+            self.phase("installing essential packages")
+        elif line == "I: installing remaining packages inside the chroot...":
+            self.phase("installing packages")
+        elif line.startswith("Setting up "):
+            self._count += 1
+            if self._count % 20 == 0:
+                self._progress(f"{self._phase}: {self._count} set up")
+
+
+def bootstrap(
+    suite: str,
+    packages: Sequence[str],
+    target: Path,
+    *,
+    work: Path,
+    seed: str,
+    progress: Callable[[str], None],
+    deadline: float,
+) -> dict[str, Any]:
+    """Make a bootable qcow2 of Debian `suite` at `target`; it boots by BIOS and by UEFI, Secure Boot included.
+
+    `work` is a folder for scratch, removed at the end; `seed` decides the disk's UUIDs; `deadline` is in
+    seconds. Returns facts for the record. Raises HostError (not root), BuildError naming what apt or dpkg said.
+    """
+    if os.geteuid() != 0:
+        raise HostError("a bootstrap needs root", name="root-needed", hint="sudo make golden")
+    sources: list[tuple[str, str]] = []
+    if mirrors().archive is not None:
+        archive = ask_archive(suite)
+        if archive is None:
+            raise BuildError(
+                "the Debian mirror does not answer", name="mirror-unreachable", hint="try apt-get update"
+            )
+        sources = mirrors().sources(suite, list(archive.releases))
+    memory = memory_for_tree(_available())
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            return _assemble(suite, packages, target, work, seed, sources, memory, progress, deadline)
+        except BuildError as error:
+            if not (memory and error.name == "no-space"):
+                raise
+            progress("memory is too small for this tree: again on the disk")
+            return _assemble(suite, packages, target, work, seed, sources, 0, progress, deadline)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _assemble(
+    suite: str,
+    packages: Sequence[str],
+    target: Path,
+    work: Path,
+    seed: str,
+    sources: Sequence[tuple[str, str]],
+    memory: int,
+    progress: Callable[[str], None],
+    deadline: float,
+) -> dict[str, Any]:
+    stage = work / "stage"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    numbers = identity(seed)
+    debian_tree.write(work, numbers, sources)
+    settings = {
+        **numbers,
+        "work": str(work),
+        "stage": str(stage),
+        "target": str(target),
+        "memory": str(memory),
+        "minimum": str(MINIMUM_MIB),
+    }
+    script = "\n".join(
+        [
+            *(f"{name}={shlex.quote(value)}" for name, value in settings.items()),
+            f"bootstrap() {{ {shlex.join(mmdebstrap_argv(suite, packages, stage / 'root', work, sources))}; }}",
+            debian_tree.INSIDE,
+        ]
+    )
+    watcher = _Watcher(progress)
+    watcher.phase("asking the archive")
+    started = time.monotonic()
+    try:
+        command.run(
+            [*_ALONE, "sh", "-eu", "-c", script],
+            deadline=deadline,
+            on_line=watcher.line,
+            cwd=work,
+            # a build must not depend on who runs it
+            env={"HOME": "/root", "TMPDIR": "/tmp", "DEBIAN_FRONTEND": "noninteractive"},  # noqa: S108
+        )
+    except command.CommandFailed as failed:
+        target.unlink(missing_ok=True)
+        raise explain(suite, failed.stdout + "\n" + failed.stderr) from failed
+    watcher.phase("")
+    return {
+        "suite": suite,
+        "packages": int(watcher.facts["packages"]),
+        "kernel": watcher.facts["kernel"],
+        "tree_mib": int(watcher.facts["tree_mib"]),
+        "disk_mib": int(watcher.facts["disk_mib"]),
+        "root_uuid": numbers["root_uuid"],
+        "in_memory": bool(memory),
+        "seconds": {**watcher.seconds, "total": round(time.monotonic() - started, 2)},
+    }
+
+
+#: (pattern, name, hint) of what apt, dpkg and the tools say when a bootstrap fails; the first that fits is told.
+_FAULTS = (
+    (r"No space left on device", "no-space", "free some disk space; goldsmith clean removes old layers"),
+    (r"E: Unable to locate package (\S+)", "package-missing", "see source.debian.packages in the definition"),
+    (r"E: Package '\S+' has no installation candidate", "package-missing", "see source.debian.packages"),
+    (r"NO_PUBKEY|EXPKEYSIG|is not signed", "archive-key", "apt-get install --only-upgrade debian-archive-keyring"),
+    (r"(?:Temporary failure resolving|Could not connect|Failed to fetch) .*", "mirror-unreachable", "apt-get update"),
+    (r"dpkg: error processing .*", "package-broken", None),
+    (r"E: (?!setup failed|mmdebstrap failed|Sub-process).*", "bootstrap-failed", None),
+    (r"(?:mke2fs|mkfs\.fat|sgdisk|mcopy|qemu-img|grub-mkimage|chroot): .*", "bootstrap-failed", None),
+)
+
+
+def explain(suite: str, said: str) -> BuildError:
+    """The error for what a failed bootstrap printed: the line that tells, not the last one."""
+    for pattern, name, hint in _FAULTS:
+        found = re.search(pattern, said)
+        if found:
+            line = next(line for line in said.splitlines() if found.group(0) in line)
+            return BuildError(f"bootstrap of {suite}: {line.strip()}", name=name, hint=hint)
+    last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
+    return BuildError(f"bootstrap of {suite} failed: {' '.join(last)}", name="bootstrap-failed")
