@@ -8,7 +8,7 @@ from pipeline.checks.model import Check
 
 _HEAD = """# The checks
 
-Made from the code by `goldsmith checks --markdown > docs/checks.md`; do not edit.
+Made from the code (`goldsmith checks --markdown`, and the corpus of the tests); do not edit.
 
 `goldsmith inspect DISK` proves each of them on the disk at rest. A `fail` stops a build, a `warn` is reported. A
 definition accepts a finding by the check's id and a reason: `waive: {apt-proxy: our mirror is meant to stay}`.

@@ -1,4 +1,7 @@
-"""Single changes to the good phony disk, each with the one check that must name it."""
+"""Single changes to the good phony disk, each with the one check that must name it; and changes that are none.
+
+As a program it prints docs/checks.md: python tests/unit/defects.py > docs/checks.md
+"""
 
 from __future__ import annotations
 
@@ -285,3 +288,64 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a token in a script": ("access-tokens", put("/usr/local/bin/pull", "TOKEN=ghp_" + "a1B2" * 9 + "\n")),
     "a storage key": ("access-tokens", put("/etc/fuse.cfg", "AccountKey=" + "Ab1+" * 21 + "xy==\n")),
 }
+
+
+def several(*changes: Change) -> Change:
+    def change(disk: Path, folder: Path) -> None:
+        for each in changes:
+            each(disk, folder)
+
+    return change
+
+
+#: Other disks that are good: nothing may be found on them.
+GOOD: dict[str, Change] = {
+    "mounts by label": edit("etc/fstab", f"UUID={ROOT_UUID}", "LABEL=root"),
+    "an initramfs packed by zstd": put(INITRD, phony.initramfs(pack="zstd")),
+    "sources in deb822 and a resolver's link": several(
+        put("/etc/apt/sources.list", "# see sources.list.d\n"),
+        put(
+            "/etc/apt/sources.list.d/debian.sources",
+            "Types: deb\nURIs: https://deb.debian.org/debian\nSuites: bookworm\nComponents: main\n"
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
+        ),
+        fs("symlink /etc/resolv.conf ../run/systemd/resolve/stub-resolv.conf"),
+    ),
+    "drivers built into the kernel": several(
+        put(INITRD, phony.initramfs(tuple(name for name in MODULES if name not in ("hv_vmbus", "nvme")))),
+        put(
+            f"/usr/lib/modules/{KERNEL}/modules.builtin",
+            "kernel/drivers/hv/hv_vmbus.ko\nkernel/drivers/nvme/host/nvme.ko\n",
+        ),
+    ),
+    "what a system has anyway": several(
+        put("/etc/machine-id", "uninitialized\n"),
+        put("/var/log/README", "see journalctl\n"),
+        put("/var/log/dpkg.log", ""),
+        put("/var/lib/waagent/WALinuxAgent-2.11.1.4/manifest.json", "[]\n"),
+        put("/etc/apt/apt.conf.d/90direct", 'Acquire::http::Proxy "DIRECT";\n'),
+        put("/root/.bashrc", "alias ll='ls -l'\n# export http_proxy=http://proxy:3128\n"),
+        put("/usr/share/x/key.txt", "-----BEGIN PRIVATE KEY-----\n"),
+        put("/etc/ssh/moduli", "x\n"),
+        put("/etc/.pwd.lock", ""),
+    ),
+}
+
+
+def page_with_defects() -> str:
+    """docs/checks.md: the checks, and the corpus that proves them."""
+    from pipeline.checks import all_checks
+    from pipeline.checks.page import page
+
+    rows = "".join(f"| {name} | {want} |\n" for name, (want, _) in DEFECTS.items())
+    return (
+        page(all_checks())
+        + f"\n# The seeded defects\n\n{len(DEFECTS)} single changes to a good disk, each found by exactly one check; "
+        + f"{len(GOOD) + 1} good disks without a finding.\n\n"
+        + "| what was changed | the check that names it |\n|---|---|\n"
+        + rows
+    )
+
+
+if __name__ == "__main__":
+    print(page_with_defects(), end="")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_create_and_refusals(tmp_path: Path) -> None:
     assert isinstance(fault("create", tmp_path / "x.vhd", "--size", "many"), UsageError)
     assert fault("convert", disk, tmp_path / "x.iso").name == "unknown-kind"
     assert [path.name for path in tmp_path.iterdir()] == ["disk.vhd"]
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dynamic", "raw"])
+def test_a_full_disk_in_the_middle(raw: Path, tmp_path: Path, kind: str) -> None:
+    """A limit on file sizes stands for a full disk: the write fails in the same place."""
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from pipeline.offline import transfer\n"
+        "from pipeline.errors import HostError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "source, target, kind = sys.argv[1:]\n"
+        "try:\n    transfer.convert(transfer.open_source(Path(source)), Path(target), kind, timestamp=946684800)\n"
+        "except HostError as error:\n    print(error.name)\n"
+    )
+    words = [sys.executable, "-c", script, str(raw), str(tmp_path / "out.vhd"), kind]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "no-space"
+    assert [path.name for path in tmp_path.iterdir()] == ["disk.raw"]
 
 
 def test_resize_grows_and_says_what_to_do(tmp_path: Path) -> None:
