@@ -5,6 +5,7 @@ Everything is imported and opened first; then the rights go; then the disk is re
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import json
@@ -26,6 +27,12 @@ MEMORY, ADDRESSES = 768 << 20, 2 << 30
 NOBODY = 65534
 #: linux/prctl.h and linux/sched.h
 _NO_NEW_PRIVILEGES, _NEW_USER, _NEW_NETWORK, _NEW_IPC = 38, 0x10000000, 0x40000000, 0x08000000
+
+
+def warm() -> None:
+    """Load what Python would load late: afterwards its own files may be out of reach (a home folder of root's)."""
+    for name in ("utf-16-le", "utf-16-be", "latin-1", "ascii", "utf-8"):
+        codecs.lookup(name)
 
 
 def give_up_rights() -> None:
@@ -79,6 +86,7 @@ def main() -> None:
     result = os.open(sys.argv[1], os.O_WRONLY | os.O_CLOEXEC)
     held = {Path(each): os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in order["paths"]}
     silence = os.open(os.devnull, os.O_WRONLY)
+    warm()
     give_up_rights()
     # the answer goes into the file, whose length is limited; a taken-over reader has nobody to shout at
     os.dup2(silence, 1)

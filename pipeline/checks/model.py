@@ -89,7 +89,7 @@ class Subject:
     def homes(self) -> tuple[str, ...]:
         """Every folder that is or was somebody's home."""
         known = {user.home.rstrip("/") for user in self.users if user.can_log_in or user.uid >= 1000}
-        known |= {"/root", *(f"/home/{name}" for name in self.root.listdir("/home"))}
+        known |= {"/root", "/etc/skel", *(f"/home/{name}" for name in self.root.listdir("/home"))}
         return tuple(sorted(home for home in known if home.count("/") and self.root.is_dir(home)))
 
     @cached_property

@@ -236,6 +236,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "an old shadow": ("password-hash", put("/etc/shadow-", f"builder:{HASH}:19000:0:99999:7:::\n")),
     "an empty password": ("empty-password", edit("etc/shadow", "root:!:", "root::")),
     "a key of root": ("authorized-keys", put("/root/.ssh/authorized_keys", KEY)),
+    "a key for every new account": ("authorized-keys", put("/etc/skel/.ssh/authorized_keys", KEY)),
     "a key of a service": ("authorized-keys", put("/run/sshd/.ssh/authorized_keys", KEY)),
     "the build user in a group": ("build-user", edit("etc/group", "sudo:x:27:", "sudo:x:27:goldsmith-build")),
     "the build user's home": ("build-user", put("/home/goldsmith-build/x", "x\n")),

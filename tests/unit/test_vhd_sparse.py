@@ -7,9 +7,12 @@ import shutil
 import struct
 import subprocess
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.command import find
 from pipeline.errors import DiskError
@@ -203,6 +206,30 @@ def test_overlay() -> None:
         Extent(210, 40, base, 2010),
         Extent(300, 1, top, 500),
     ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12))),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12))),
+)
+def test_overlay_is_what_a_byte_by_byte_overlay_is(one: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:
+    layers = []
+    for name, ranges in (("base", one), ("top", two)):
+        extents, at = [], 0
+        for start, length in sorted(ranges):
+            if start >= at:
+                extents.append(Extent(start, length, Path(name), 1000 + start))
+                at = start + length
+        layers.append(extents)
+    want = {
+        place: (e.path, e.offset + place - e.start)
+        for layer in layers
+        for e in layer
+        for place in range(e.start, e.end)
+    }
+    got = overlay(*layers)
+    assert {p: (e.path, e.offset + p - e.start) for e in got for p in range(e.start, e.end)} == want
+    assert all(a.end <= b.start for a, b in pairwise(got))
 
 
 def test_smaller_cannot_stand_on_larger(raw: Path, tmp_path: Path) -> None:
