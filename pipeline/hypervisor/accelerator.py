@@ -1,0 +1,201 @@
+"""Is /dev/kvm real? A functional test by rate, because some hosts' KVM opens, makes a VM and then hardly runs it.
+
+A boot sector that prints a line passes on such a host, and a stock kernel seems to hang. So a small program
+(probe.S) goes the way of a kernel into long mode and counts; how fast it counts is the verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import command
+from pipeline.errors import HostError
+from pipeline.store import Store
+
+Kind = Literal["kvm", "tcg"]
+
+QEMU = "qemu-system-x86_64"
+KVM = Path("/dev/kvm")
+#: Seconds that a run may take. TCG needs 0.3 s, a real KVM 0.1 s.
+LIMIT = 3
+#: QEMU's code when the program reached its end (isa-debug-exit, 2 * 16 + 1).
+REACHED_END = 33
+#: The first letter comes after this many rounds, each next one after twice as many; a round is two instructions.
+FIRST_ROUNDS, LETTERS, PER_ROUND = 1 << 12, 14, 2
+#: KVM must count at least at this share of TCG's rate. A real one is several times faster; the share leaves room for
+#: a nested host, where each printed letter is dear.
+LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Count:
+    """One run of the probe: instructions per second (None: not one letter came), and whether it came to its end."""
+
+    rate: float | None
+    ended: bool
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which accelerator to use, and why. Rates are in instructions per second, None where not measured."""
+
+    kind: Kind
+    kvm_rate: float | None
+    tcg_rate: float | None
+    reason: str
+    cached: bool = False
+
+
+def rom(code: bytes) -> bytes:
+    """A 64 KiB ROM: the code at its start, at its end the jump there that the processor begins with."""
+    return code.ljust(0xFFF0, b"\0") + bytes.fromhex("ea000000f0").ljust(16, b"\0")
+
+
+def payload() -> bytes:
+    """The assembled probe.S."""
+    return resources.files(__package__).joinpath("probe.bin").read_bytes()
+
+
+def rate_of(times: dict[str, float]) -> float | None:
+    """Instructions per second by the time of each line ("go", then "a", "b"...), counted to the last letter."""
+    letters = sorted(name for name in times if len(name) == 1)
+    if "go" not in times or not letters:
+        return None
+    rounds = FIRST_ROUNDS * ((1 << (ord(letters[-1]) - ord("a") + 1)) - 1)
+    # one read may bring all letters of a fast run
+    seconds = max(times[letters[-1]] - times["go"], 0.001)
+    return rounds * PER_ROUND / seconds
+
+
+def spoken(rate: float | None) -> str:
+    """1.4 M, 700 M, 3.1 G."""
+    if rate is None:
+        return "nothing"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rate >= size:
+            value = rate / size
+            return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f} {unit}"
+    return f"{rate:.0f}"
+
+
+def judge(kvm: Count | str, tcg: Count) -> Verdict:
+    """The verdict on two counts; a string says why KVM was not run."""
+    if isinstance(kvm, str):
+        return Verdict("tcg", None, tcg.rate, f"{kvm}; TCG runs {spoken(tcg.rate)} instructions/s")
+    rates = f"/dev/kvm runs {spoken(kvm.rate)} instructions/s, TCG {spoken(tcg.rate)}"
+    if kvm.rate is None:
+        rates = f"/dev/kvm: {kvm.said or f'no progress in {LIMIT} s'}; TCG runs {spoken(tcg.rate)} instructions/s"
+    real = kvm.ended and kvm.rate is not None and kvm.rate >= LEAST_SHARE * (tcg.rate or 0.0)
+    return Verdict("kvm" if real else "tcg", kvm.rate, tcg.rate, rates)
+
+
+def _count(kind: Kind, image: Path) -> Count:
+    times: dict[str, float] = {}
+
+    def on_line(line: str) -> None:
+        times.setdefault(line.strip(), time.monotonic())
+
+    machine = f"-accel {kind} -machine microvm -cpu qemu64 -m 16 -nodefaults -no-user-config -no-reboot"
+    ends = "-display none -monitor none -serial stdio -device isa-debug-exit,iobase=0x501,iosize=1"
+    result = command.run(
+        # SIGKILL at once: a QEMU whose processor is stuck in KVM does not heed SIGTERM
+        ["timeout", "--signal=KILL", str(LIMIT), QEMU, *machine.split(), *ends.split(), "-bios", image],
+        deadline=LIMIT + 5.0,
+        on_line=on_line,
+        # also a QEMU that ends by an assertion is an answer
+        ok_codes=range(-64, 256),
+    )
+    said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    return Count(rate_of(times), result.code == REACHED_END and "ok" in times, said[-1] if said else "")
+
+
+def _measure() -> Verdict:
+    with tempfile.TemporaryDirectory(prefix="goldsmith-probe-") as folder:
+        image = Path(folder) / "probe.rom"
+        image.write_bytes(rom(payload()))
+        tcg = _count("tcg", image)
+        if not tcg.ended:
+            raise HostError(
+                f"QEMU does not run: {tcg.said or 'the probe did not come to its end'}",
+                name="qemu-unusable",
+                hint="make setup installs qemu-system-x86",
+            )
+        if not KVM.exists():
+            return judge("/dev/kvm is missing", tcg)
+        if not os.access(KVM, os.R_OK | os.W_OK):
+            return judge("/dev/kvm may not be opened by this user", tcg)
+        return judge(_count("kvm", image), tcg)
+
+
+def _key() -> dict[str, Any]:
+    """What a verdict holds for: this boot of the host, this QEMU, this right to open /dev/kvm."""
+    program = command.find(QEMU)
+    if program is None:
+        raise HostError(f"{QEMU} is not installed", name="tool-missing", hint="make setup installs it")
+    stat = Path(program).stat()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    # size and time instead of --version: asking costs a start of QEMU each time
+    return {
+        "boot": boot,
+        "qemu": [program, stat.st_size, stat.st_mtime_ns],
+        "kvm": os.access(KVM, os.R_OK | os.W_OK),
+        "probe": len(payload()),
+    }
+
+
+def _cache() -> Path:
+    return Store.locate().root / "accelerator.json"
+
+
+def _remembered(key: dict[str, Any]) -> Verdict | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(_cache().read_text())
+        if kept["key"] == key:
+            return replace(Verdict(**kept["verdict"]), cached=True)
+    return None
+
+
+def _remember(key: dict[str, Any], verdict: Verdict) -> None:
+    path = _cache()
+    # no store yet, or not ours to write: the next run measures again
+    with contextlib.suppress(OSError):
+        text = json.dumps({"key": key, "verdict": asdict(verdict)}, indent=1) + "\n"
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(text)
+        draft.replace(path)
+
+
+def probe(*, refresh: bool = False) -> Verdict:
+    """Measure, or take this boot's measurement from the store; `refresh` measures anyway.
+
+    Takes about 3.5 s where KVM is not real, 0.5 s where it is or is missing. Raises HostError without QEMU.
+    """
+    key = _key()
+    if not refresh and (kept := _remembered(key)):
+        return kept
+    verdict = _measure()
+    _remember(key, verdict)
+    return verdict
+
+
+def choose(wanted: str) -> Verdict:
+    """The accelerator for `auto`, `kvm` or `tcg`. Raises HostError where kvm is demanded and not real."""
+    if wanted == "tcg":
+        return Verdict("tcg", None, None, "the definition asks for it")
+    verdict = probe()
+    if wanted == "kvm" and verdict.kind != "kvm":
+        raise HostError(
+            f"the definition demands kvm: {verdict.reason}",
+            name="kvm-unusable",
+            hint="accelerator: auto uses TCG here; goldsmith doctor measures again",
+        )
+    return verdict

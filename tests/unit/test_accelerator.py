@@ -1,0 +1,150 @@
+"""The accelerator probe: its verdicts, its rates, its payload. The one test that starts QEMU takes a second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import HostError
+from pipeline.hypervisor import accelerator
+from pipeline.hypervisor.accelerator import Count, Verdict, judge, payload, rate_of, rom, spoken
+
+TCG = Count(700e6, True)
+
+
+@pytest.mark.parametrize(
+    ("kvm", "kind", "reason"),
+    [
+        (Count(3.1e9, True), "kvm", "/dev/kvm runs 3.1 G instructions/s, TCG 700 M"),
+        (Count(1.4e6, False), "tcg", "/dev/kvm runs 1.4 M instructions/s, TCG 700 M"),
+        # slow, but it came to its end
+        (Count(45e6, True), "tcg", "/dev/kvm runs 45 M instructions/s, TCG 700 M"),
+        # fast, and then it hung at the SSE instruction
+        (Count(3e9, False), "tcg", "/dev/kvm runs 3.0 G instructions/s, TCG 700 M"),
+        (Count(None, False), "tcg", "/dev/kvm: no progress in 3 s; TCG runs 700 M instructions/s"),
+        (Count(None, False, "no KVM"), "tcg", "/dev/kvm: no KVM; TCG runs 700 M instructions/s"),
+        ("/dev/kvm is missing", "tcg", "/dev/kvm is missing; TCG runs 700 M instructions/s"),
+        # a nested host, where each letter is dear, still beats TCG in all the rest
+        (Count(500e6, True), "kvm", "/dev/kvm runs 500 M instructions/s, TCG 700 M"),
+    ],
+)
+def test_verdict(kvm: Count | str, kind: str, reason: str) -> None:
+    verdict = judge(kvm, TCG)
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+
+
+def test_rate_counts_to_the_last_letter() -> None:
+    # a, b, c: 2^12 + 2^13 + 2^14 rounds of two instructions
+    assert rate_of({"go": 10.0, "a": 10.1, "b": 10.3, "c": 12.0}) == pytest.approx(2 * 7 * 4096 / 2)
+    assert rate_of({"go": 1.0}) is None
+    assert rate_of({}) is None
+    # all in one read: a bound, no division by zero
+    assert rate_of({"go": 1.0, "a": 1.0}) == 2 * 4096 / 0.001
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (None, "nothing"),
+        (12.0, "12"),
+        (1.44e6, "1.4 M"),
+        (9.97e6, "10 M"),
+        (7e8, "700 M"),
+        (3.06e9, "3.1 G"),
+        (2e3, "2.0 k"),
+    ],
+)
+def test_spoken(rate: float | None, text: str) -> None:
+    assert spoken(rate) == text
+
+
+def test_rom_is_64_kib_with_a_jump_at_the_reset_vector() -> None:
+    made = rom(payload())
+    assert len(made) == 65536
+    assert made[0xFFF0:0xFFF5] == bytes.fromhex("ea000000f0")
+    assert made.startswith(payload())
+
+
+@pytest.mark.skipif(not (shutil.which("as") and shutil.which("ld")), reason="needs binutils")
+def test_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
+    source = resources.files("pipeline.hypervisor").joinpath("probe.S").read_text()
+    (tmp_path / "probe.S").write_text(source)
+    command = next(line for line in source.splitlines() if "as --64" in line).strip("# ")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "probe.bin").read_bytes() == payload()
+
+
+@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs QEMU")
+def test_tcg_reaches_the_end_at_a_credible_rate(tmp_path: Path) -> None:
+    image = tmp_path / "probe.rom"
+    image.write_bytes(rom(payload()))
+    count = accelerator._count("tcg", image)
+    assert count.ended
+    assert count.rate is not None
+    assert 20e6 < count.rate < 20e9
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
+    monkeypatch.setattr(accelerator, "_key", lambda: {"boot": "b1", "qemu": ["q", 1, 2], "kvm": True, "probe": 270})
+    return tmp_path
+
+
+def _measures(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> list[int]:
+    calls: list[int] = []
+
+    def measure() -> Verdict:
+        calls.append(1)
+        return verdict
+
+    monkeypatch.setattr(accelerator, "_measure", measure)
+    return calls
+
+
+def test_verdict_is_kept_for_this_boot(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
+    assert accelerator.probe() == Verdict("kvm", 3e9, 7e8, "fast")
+    assert accelerator.probe() == Verdict("kvm", 3e9, 7e8, "fast", cached=True)
+    assert len(calls) == 1
+    accelerator.probe(refresh=True)
+    assert len(calls) == 2
+    monkeypatch.setattr(accelerator, "_key", lambda: {"boot": "b2"})
+    assert not accelerator.probe().cached
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}', '{"key": {"boot": "b1"}, "verdict": {"kind": "kvm"}}'])
+def test_a_broken_cache_is_measured_again(store: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    calls = _measures(monkeypatch, Verdict("tcg", None, 7e8, "none"))
+    (store / "accelerator.json").write_text(text)
+    assert not accelerator.probe().cached
+    assert calls
+    assert json.loads((store / "accelerator.json").read_text())["verdict"]["kind"] == "tcg"
+
+
+def test_without_a_store_nothing_is_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(store / "missing"))
+    calls = _measures(monkeypatch, Verdict("tcg", None, 7e8, "none"))
+    accelerator.probe()
+    accelerator.probe()
+    assert len(calls) == 2
+    assert not (store / "missing").exists()
+
+
+def test_kvm_demanded_and_not_real_is_refused_with_the_rate(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _measures(monkeypatch, Verdict("tcg", 1.4e6, 7e8, "/dev/kvm runs 1.4 M instructions/s, TCG 700 M"))
+    with pytest.raises(HostError, match=r"1\.4 M instructions/s") as caught:
+        accelerator.choose("kvm")
+    assert caught.value.name == "kvm-unusable"
+    assert accelerator.choose("auto").kind == "tcg"
+
+
+def test_tcg_demanded_measures_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
+    assert accelerator.choose("tcg").kind == "tcg"
+    assert not calls
