@@ -10,7 +10,7 @@ from pipeline.checks.model import HOUSE, LISA, SYSTEMD, WAAGENT, Skip, Subject, 
 #: The account that goldsmith makes in a build guest.
 BUILD_USER = "goldsmith-build"
 #: What stands in shadow's second field where no password works (shadow(5), passwd -l).
-_LOCKED = ("*", "!", "!!", "!*", "*LK*", "x", "!x")
+_LOCKED = ("*LOCK*", "*", "!", "!!", "!*", "*LK*", "x", "!x")
 _FIRST_USER, _LAST_USER = 1000, 59999
 
 

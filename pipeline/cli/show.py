@@ -24,10 +24,10 @@ def print_error(error: GoldsmithError) -> None:
     """What, why, where to look, how to go on. On stderr."""
     lines = error.message.splitlines() or [""]
     out = [f"goldsmith: {lines[0]}", *lines[1:]]
-    if error.hint:
-        out.append(f"  hint   {error.hint}")
     if error.evidence:
         out.append(f"  look   {error.evidence}")
+    if error.hint:
+        out.append(f"  hint   {error.hint}")
     print("\n".join(out), file=sys.stderr)
 
 

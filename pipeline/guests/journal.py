@@ -15,12 +15,12 @@ JOURNAL = "/var/log/journal"
 LIMIT = 64 << 20
 
 
-def read_journal(image: Image, work: Path) -> str:
+def read_journal(image: Image, work: Path, store: Path) -> str:
     """The journal's text (the last 4000 lines). Raises DiskError when the disk or the journal cannot be read."""
     folder = work / "journal-files"
     folder.mkdir(exist_ok=True)
-    with open_disk(image.path, image.format) as disk:
-        root = disk.root()
+    with open_disk(image.path, image.format, allow_backing_within=store) as disk:
+        root = disk.root
         found = 0
         for machine in root.listdir(JOURNAL):
             for name in root.listdir(f"{JOURNAL}/{machine}"):

@@ -89,6 +89,8 @@ systemctl stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-dai
 mkdir -p /run/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\n' > /run/systemd/journald.conf.d/90-goldsmith.conf
 systemctl restart systemd-journald.service
+# it writes a seed when it is stopped; stopped now, the shutdown has nothing left to write
+systemctl stop systemd-random-seed.service 2>/dev/null || true
 pkill -KILL -u goldsmith-build 2>/dev/null || true
 """
 
@@ -141,6 +143,8 @@ say "traces of the build"
 find /var/log -type f \( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \) -delete
 find /var/log -type f ! -path '/var/log/journal/*' -exec truncate -s 0 {} +
 rm -rf /var/log/journal/* /var/log/installer
+# the shutdown writes to these only where they are; the next boot makes them anew
+rm -f /var/log/wtmp /var/log/btmp /var/log/lastlog
 apt-get clean 2>/dev/null || true
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old
 rm -rf /var/tmp/* /tmp/* /tmp/.[!.]* 2>/dev/null || true

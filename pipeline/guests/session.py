@@ -25,6 +25,7 @@ from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.layers import Image
+from pipeline.store import Store
 
 SSH_BANNER = b"SSH-2.0"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
@@ -136,7 +137,7 @@ class GuestSession:
                 return
         self.machine.destroy()
         try:
-            journal.write_text(read_journal(self.disk, self.logs))
+            journal.write_text(read_journal(self.disk, self.logs, Store.locate().root))
         except (GoldsmithError, OSError) as error:
             journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
 
@@ -241,9 +242,12 @@ class GuestSession:
     ) -> None:
         """Run an Ansible playbook against this guest. Raises GuestError naming the task that failed."""
         home = self.access.folder / "private"
+        config = home / "ansible.cfg"
+        # empty: what stands in /etc or a home folder of the build host must not change a build
+        config.write_text("[defaults]\n")
         extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
         environment = {
-            "ANSIBLE_CONFIG": "/dev/null",
+            "ANSIBLE_CONFIG": str(config),
             "ANSIBLE_HOME": str(home / "ansible"),
             "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
             "ANSIBLE_PIPELINING": "1",

@@ -25,7 +25,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     target = draft.path / VHD
     job.progress("reading the layers' map")
-    with extents(source.image.path, source.image.format) as disk:
+    with extents(source.image.path, source.image.format, allow_backing_within=job.store.root) as disk:
         report = write_fixed(
             disk,
             target,
