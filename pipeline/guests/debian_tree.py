@@ -7,7 +7,7 @@ from pathlib import Path
 
 #: Both consoles: a screen for Hyper-V's window, the serial line for Azure's boot diagnostics. rootdelay is meant as
 #: the longest wait for the disk; see _ROOTDELAY. From Azure's "Prepare Linux for imaging in Azure".
-KERNEL_LINE = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200"
+KERNEL_LINE = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300"
 SERIAL = "serial --speed=115200 --unit=0 --word=8 --parity=no --stop=1"
 
 #: In the initramfs whatever machine builds it. hv_* are Hyper-V's bus, disk and network.
