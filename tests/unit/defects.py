@@ -267,7 +267,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "a private mirror": (
         "apt-mirror",
-        put("/etc/apt/sources.list.d/x.list", "deb http://mirror.corp/debian x main\n"),
+        put("/etc/apt/sources.list.d/x.list", "deb http://packages.corp/debian x main\n"),
     ),
     "a mirror with a password": (
         "apt-mirror",
