@@ -131,7 +131,9 @@ def _report(outcome: Outcome) -> None:
 def _parents(definition: Definition) -> list[str]:
     from pipeline.definition import MasterSource
 
-    return [definition.source.image] if isinstance(definition.source, MasterSource) else []
+    source = definition.source
+    # a numbered version exists already, or never will
+    return [source.image] if isinstance(source, MasterSource) and source.is_channel else []
 
 
 def _chosen(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:

@@ -26,7 +26,7 @@ def read_journal(image: Image, work: Path, store: Path) -> str:
             for name in root.listdir(f"{JOURNAL}/{machine}"):
                 if name.endswith((".journal", ".journal~")):
                     found += 1
-                    (folder / f"{found}-{name}").write_bytes(root.read(f"{JOURNAL}/{machine}/{name}", LIMIT))
+                    (folder / f"{found}-{name}").write_bytes(root.read(f"{JOURNAL}/{machine}/{name}", LIMIT) or b"")
     if not found:
         raise DiskError("the disk holds no journal", name="journal-missing")
     if command.find("journalctl") is None:

@@ -126,9 +126,11 @@ class GuestSession:
 
         The guest stays as it is where the agent answers; a silent one is read at rest, after its end.
         """
+        if not self.machine.started:
+            return
         self.machine.screenshot(self.logs / "screen.png")
         journal = self.logs / "journal.log"
-        if self.machine.stopped is None:
+        if self.machine.running:
             with contextlib.suppress(GoldsmithError):
                 said = self.agent.execute(
                     ["/bin/sh", "-c", "journalctl -b --no-pager -o short-precise | tail -n 4000"], deadline=60

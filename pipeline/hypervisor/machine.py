@@ -71,6 +71,14 @@ class Machine:
         return self._domain
 
     @property
+    def started(self) -> bool:
+        return self._domain is not None
+
+    @property
+    def running(self) -> bool:
+        return self._domain is not None and self.stopped is None
+
+    @property
     def agent(self) -> Agent:
         return Agent(self.domain, self._agent_log)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from functools import partial
 from pathlib import Path
 
-from pipeline import command
 from pipeline.definition import DebianSource, DiskSource, MasterSource
 from pipeline.errors import BuildError, CheckFailed, UsageError
 from pipeline.fetch import download
@@ -15,14 +15,13 @@ from pipeline.guests import debian
 from pipeline.guests.session import create_overlay
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
+from pipeline.offline import transfer
 from pipeline.offline.containers import refuse_foreign_references
 
 NAME = "acquire"
 VERSION = 1
 #: Seconds for a whole bootstrap; 100 s on a quiet host with a near mirror.
 BOOTSTRAP_DEADLINE = 1800.0
-#: Seconds for copying a brought disk into a layer.
-CONVERT_DEADLINE = 7200.0
 
 
 def plan(job: Job) -> tuple[Work, ...]:
@@ -106,13 +105,14 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
     if source.format and source.format != detected and {source.format, detected} != {"vhd", "vpc"}:
         raise UsageError(f"{path} is {detected}, the definition says {source.format}", name="disk-format")
     job.progress(f"copying the {detected} disk")
-    driver = "vpc" if detected in ("vhd", "vpc") else detected
-    argv: list[str | Path] = ["qemu-img", "convert", "-p", "-f", driver, "-O", "qcow2", path, draft.path / DISK]
-    if driver == "vpc":
-        # by the current size: the geometry of some creators hides the disk's last sectors
-        option = f"driver=vpc,force_size_calc=current_size,file.driver=file,file.filename={path}"
-        argv = ["qemu-img", "convert", "-p", "--image-opts", "-O", "qcow2", option, draft.path / DISK]
-    command.run(argv, deadline=CONVERT_DEADLINE, on_line=job.progress)
+    with transfer.open_source(path, detected) as source_disk:
+        transfer.convert(
+            source_disk,
+            draft.path / DISK,
+            "qcow2",
+            timestamp=int(time.time()),
+            progress=lambda done, whole: job.progress(f"{done >> 20} of {whole >> 20} MiB"),
+        )
     return Made(_plain(draft), {"format": detected, "suite": None}, detected)
 
 

@@ -18,6 +18,7 @@ from pipeline.gallery.digests import chunk_digests
 from pipeline.guests import linux
 from pipeline.guests.access import Access, free_port
 from pipeline.guests.session import GuestSession, create_overlay
+from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domain import Disk, Forward, Spec
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Image, Layer
@@ -84,7 +85,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     master = source.image
     before = chunk_digests(master.path).tree
     cells = list(job.definition.prove)
-    _ = job.verdict, job.connection  # made once, before the threads share them
+    _ = job.verdict  # measured once, before the threads share it
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(max_workers=max(1, min(len(cells), os.cpu_count() or 1))) as pool:
         futures = {pool.submit(_cell, job, master, cell, draft.path): cell for cell in cells}
@@ -150,8 +151,10 @@ def _cell(job: Job, master: Image, cell: str, draft: Path) -> Verdict:
         # a clone of another run must not meet the same address twice, nor find it pinned
         access_mac=f"52:54:00:{secrets.token_hex(1)}:{secrets.token_hex(1)}:{secrets.token_hex(1)}",
     )
+    # one connection a thread: libvirt tracks event callbacks by connection, and two threads' calls collide
+    connection = connect()
     session = GuestSession(
-        job.connection,
+        connection,
         spec,
         access,
         logs=logs,
@@ -179,6 +182,7 @@ def _cell(job: Job, master: Image, cell: str, draft: Path) -> Verdict:
         raise
     finally:
         session.close()
+        connection.close()
         remove_tree(scratch)
     return verdict
 
