@@ -196,6 +196,6 @@ def choose(wanted: str) -> Verdict:
         raise HostError(
             f"the definition demands kvm: {verdict.reason}",
             name="kvm-unusable",
-            hint="accelerator: auto uses TCG here; goldsmith doctor measures again",
+            hint="accelerator: auto uses TCG here; goldsmith doctor --refresh measures again",
         )
     return verdict

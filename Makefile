@@ -1,0 +1,45 @@
+# Two commands matter: `make golden` and `make test`. Both do their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+IMAGE ?= debian-12
+BIN := .venv/bin
+
+.PHONY: help setup golden nightly prove test check doctor clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  IMAGE=$(IMAGE)  $$(cd images && echo *.yaml)"
+
+setup: ## packages, virtual environment, store, libvirt's daemons (only what is missing)
+	@tools/setup.sh
+
+golden: setup ## build IMAGE: a proven golden master in the gallery
+	@$(BIN)/goldsmith build $(IMAGE)
+
+nightly: setup ## build every image whose inputs changed
+	@$(BIN)/goldsmith build --all
+
+prove: setup ## boot the golden master of IMAGE again, as both generations
+	@$(BIN)/goldsmith prove $(IMAGE)
+
+test: check ## lint, types and all tests, those with virtual machines included
+	@$(BIN)/pytest
+
+check: setup ## lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+campaign-%: setup ## run a whole corpus; its table goes to docs/
+	@$(BIN)/python -m tests.campaigns $*
+
+doctor: setup ## is this host fit, and what would make it so
+	@$(BIN)/goldsmith doctor
+
+clean: ## remove scratch of dead runs and the tools' caches; masters and layers stay
+	@if [ -x $(BIN)/goldsmith ]; then $(BIN)/goldsmith clean; fi
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build

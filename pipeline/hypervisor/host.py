@@ -1,0 +1,250 @@
+"""Is this host fit? Each finding says what was seen, the verdict, and what makes it right."""
+
+from __future__ import annotations
+
+import grp
+import os
+import platform
+import pwd
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lxml import etree
+
+from pipeline import command
+from pipeline.errors import GoldsmithError
+from pipeline.hypervisor import accelerator, connection
+from pipeline.store import Store
+
+GIB = 1 << 30
+SETUP = "make setup (as root: sudo make setup)"
+
+#: A build of Debian writes about 4 GiB: base, layers, the VHD. Below the first it cannot, below the second the
+#: store soon needs `goldsmith clean`.
+DISK_LEAST, DISK_GOOD = 8 * GIB, 20 * GIB
+#: A guest has 2 GiB by default and QEMU a little more; a proof runs one guest at a time.
+MEMORY_LEAST, MEMORY_GOOD = 2 * GIB, 4 * GIB
+
+#: What a bootstrap calls, and the package that has it.
+BOOTSTRAP_TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "unshare": "util-linux",
+    "sgdisk": "gdisk",
+    "mke2fs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "apt-get": "apt",
+}
+
+Mark = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report. `facts` are for scripts; sizes in bytes, rates in instructions/s."""
+
+    name: str
+    verdict: Mark
+    text: str
+    fix: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What libvirt can give a guest on this host."""
+
+    bios: bool
+    uefi: bool
+    secure_boot: bool
+    tpm: bool
+
+
+def firmware_of(pc: str, q35: str) -> Firmware:
+    """Read libvirt's domain capabilities (XML) of the machines pc (generation 1) and q35 (generation 2)."""
+    old, new = etree.fromstring(pc.encode()), etree.fromstring(q35.encode())
+
+    def values(tree: etree._Element, path: str) -> set[str]:
+        return {element.text or "" for element in tree.iterfind(path)}
+
+    return Firmware(
+        bios="rom" in values(old, "os/loader/enum[@name='type']/value"),
+        uefi="efi" in values(new, "os/enum[@name='firmware']/value"),
+        secure_boot="yes" in values(new, "os/loader/enum[@name='secure']/value"),
+        tpm="emulator" in values(new, "devices/tpm/enum[@name='backendModel']/value"),
+    )
+
+
+def judge_accelerator(verdict: accelerator.Verdict) -> Finding:
+    facts = {"kind": verdict.kind, "kvm_rate": verdict.kvm_rate, "tcg_rate": verdict.tcg_rate}
+    when = " (measured since the host's boot)" if verdict.cached else ""
+    if verdict.kind == "kvm":
+        return Finding("accelerator", "ok", f"kvm: {verdict.reason}{when}", facts=facts)
+    return Finding(
+        "accelerator",
+        "warn",
+        f"tcg: {verdict.reason}{when}",
+        "guests are emulated and slow; a host with hardware virtualization, or nested virtualization turned on",
+        facts,
+    )
+
+
+def judge_size(name: str, what: str, free: int, least: int, good: int, fix: str) -> Finding:
+    verdict: Mark = "fail" if free < least else "warn" if free < good else "ok"
+    wanted = "" if verdict == "ok" else f", wanted {good / GIB:.0f}"
+    text = f"{free / GIB:.1f} GiB free {what}{wanted}"
+    return Finding(name, verdict, text, None if verdict == "ok" else fix, {"free": free})
+
+
+def judge_tools(found: dict[str, str | None]) -> Finding:
+    """`found` maps each bootstrap tool to its path."""
+    missing = sorted(name for name, path in found.items() if path is None)
+    if missing:
+        packages = " ".join(sorted({BOOTSTRAP_TOOLS[name] for name in missing}))
+        return Finding(
+            "bootstrap", "fail", f"missing: {', '.join(missing)}", f"{SETUP}, or apt-get install {packages}"
+        )
+    return Finding("bootstrap", "ok", ", ".join(found))
+
+
+def judge_rights(user: str, is_root: bool, groups: Iterable[str]) -> Finding:
+    if is_root:
+        return Finding("rights", "ok", "root")
+    names = set(groups)
+    if "libvirt" not in names:
+        return Finding("rights", "fail", f"{user} is not in the group libvirt", f"sudo adduser {user} libvirt")
+    return Finding(
+        "rights",
+        "warn",
+        f"{user} is in the group libvirt",
+        "a definition with a debian source needs root: sudo make golden",
+    )
+
+
+def closed_folders(folder: Path) -> list[Path]:
+    """The folders from / down to `folder` that libvirt's qemu user may not search."""
+    return [each for each in [*reversed(folder.parents), folder] if each.is_dir() and not each.stat().st_mode & 0o001]
+
+
+def _accelerator(refresh: bool) -> list[Finding]:
+    return [judge_accelerator(accelerator.probe(refresh=refresh))]
+
+
+def _libvirt() -> list[Finding]:
+    link = connection.connect()
+    try:
+        pc = link.raw.getDomainCapabilities(None, "x86_64", "pc", "qemu")
+        q35 = link.raw.getDomainCapabilities(None, "x86_64", "q35", "qemu")
+        found = firmware_of(pc, q35)
+        findings = [
+            Finding("libvirt", "ok", f"{link.version} at {connection.URI}", facts={"version": link.version}),
+            Finding("qemu", "ok", link.qemu_version, facts={"version": link.qemu_version}),
+        ]
+    finally:
+        link.close()
+    for name, there, text, fix in (
+        ("bios", found.bios, "SeaBIOS, for generation 1", "seabios"),
+        ("uefi", found.uefi, "OVMF, for generation 2", "ovmf"),
+        ("secure-boot", found.secure_boot, "OVMF with Secure Boot", "ovmf"),
+    ):
+        findings.append(_there(name, there, text, fix, "fail" if name != "secure-boot" else "warn"))
+    swtpm = found.tpm and command.find("swtpm") is not None and command.find("swtpm_setup") is not None
+    findings.append(_there("tpm", swtpm, "swtpm", "swtpm swtpm-tools", "warn"))
+    return findings
+
+
+def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> Finding:
+    if there:
+        return Finding(name, "ok", text)
+    return Finding(name, otherwise, f"{text}: missing", f"{SETUP}, or apt-get install {package}")
+
+
+def _qemu_img() -> list[Finding]:
+    said = command.run(["qemu-img", "--version"], deadline=10).stdout
+    version = re.search(r"version (\S+)", said)
+    text = version.group(1) if version else said.strip()
+    return [Finding("qemu-img", "ok", text, facts={"version": text})]
+
+
+def _bootstrap() -> list[Finding]:
+    return [judge_tools({name: command.find(name) for name in BOOTSTRAP_TOOLS})]
+
+
+def _provisioning() -> list[Finding]:
+    # ansible comes with the virtual environment, beside this interpreter or in PATH
+    missing = [name for name in ("ssh", "ssh-keygen") if command.find(name) is None]
+    if missing:
+        return [_there("provisioning", False, ", ".join(missing), "openssh-client", "fail")]
+    return [Finding("provisioning", "ok", "ssh")]
+
+
+def _sizes() -> list[Finding]:
+    root = Store.locate().root
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    disk = shutil.disk_usage(there)
+    memory = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            memory = int(line.split()[1]) * 1024
+    return [
+        judge_size(
+            "disk", f"at {there}", disk.free, DISK_LEAST, DISK_GOOD, "goldsmith clean, or a larger GOLDSMITH_HOME"
+        ),
+        judge_size("memory", "of memory", memory, MEMORY_LEAST, MEMORY_GOOD, "end other programs, or a larger host"),
+    ]
+
+
+def _rights() -> list[Finding]:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    groups = [grp.getgrgid(number).gr_name for number in os.getgroups()]
+    return [judge_rights(user, os.geteuid() == 0, groups)]
+
+
+def _store() -> list[Finding]:
+    store = Store.locate()
+    facts = {"path": str(store.root)}
+    missing = [folder for folder in (store.root, *store.folders) if not folder.is_dir()]
+    if missing:
+        return [Finding("store", "fail", f"missing: {missing[0]}", SETUP, facts)]
+    closed = closed_folders(store.root)
+    if closed:
+        return [Finding("store", "fail", f"libvirt cannot search {closed[0]}", f"chmod o+x {closed[0]}", facts)]
+    if not all(os.access(folder, os.W_OK) for folder in store.folders):
+        return [Finding("store", "fail", f"{store.root} is not ours to write", SETUP, facts)]
+    return [Finding("store", "ok", str(store.root), facts=facts)]
+
+
+def _host() -> list[Finding]:
+    machine = platform.machine()
+    name = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown system")
+    cpus = len(os.sched_getaffinity(0))
+    verdict: Mark = "ok" if machine == "x86_64" else "fail"
+    return [Finding("host", verdict, f"{name}, {machine}, {cpus} processors", facts={"cpus": cpus})]
+
+
+def examine(*, refresh: bool = False) -> list[Finding]:
+    """Look at everything; `refresh` measures the accelerator again. Takes 0.3 s, and 4 s with a measurement."""
+    looks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("host", _host),
+        ("accelerator", lambda: _accelerator(refresh)),
+        ("libvirt", _libvirt),
+        ("qemu-img", _qemu_img),
+        ("bootstrap", _bootstrap),
+        ("provisioning", _provisioning),
+        ("disk", _sizes),
+        ("rights", _rights),
+        ("store", _store),
+    ]
+    findings: list[Finding] = []
+    for name, look in looks:
+        try:
+            findings += look()
+        except GoldsmithError as error:
+            findings.append(
+                Finding(name, "fail", error.message, error.hint if "doctor" not in str(error.hint) else SETUP)
+            )
+    return findings

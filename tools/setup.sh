@@ -1,0 +1,150 @@
+#!/bin/bash
+# Makes this host ready for goldsmith: packages, the virtual environment, the store, libvirt's daemons.
+#
+# Does only what is missing, and looks in a few hundredths of a second whether anything is. What needs root is named
+# before anything is tried; `sudo make setup` then does the whole.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Every package that goldsmith needs on its host, and why. Debian 12 or newer.
+PACKAGES=(
+    libvirt-daemon-system libvirt-clients       # the hypervisor's daemon; virsh for people
+    qemu-system-x86 qemu-utils seabios ovmf     # machines of both generations, qemu-img
+    swtpm swtpm-tools                           # a TPM for guests that want one
+    mmdebstrap gpg libdistro-info-perl          # Debian from its archive, with signatures checked
+    e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
+    openssh-client                              # provisioning
+    genisoimage xorriso                         # media for guests
+    iproute2 dnsmasq-base                       # networks for guests
+    libvhdi-utils                               # a second opinion on VHDs, for the tests
+    python3 python3-venv python3-dev            # the virtual environment
+    gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
+    util-linux procps ca-certificates
+)
+STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
+FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,downloads,tmp})
+VENV=.venv
+STAMP=$VENV/goldsmith-setup
+
+say() { printf 'setup        %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
+
+wanted_stamp() { cat tools/setup.sh pyproject.toml | sha256sum; }
+venv_ready() { [ -x "$VENV/bin/goldsmith" ] && [ -r "$STAMP" ] && [ "$(<"$STAMP")" = "$(wanted_stamp)" ]; }
+
+store_ready() {
+    local folder
+    for folder in "${FOLDERS[@]}"; do [ -d "$folder" ] || return 1; done
+}
+
+has_systemd() { [ -d /run/systemd/system ]; }
+
+# A pid file may be left from before a crash: the process must be there and be that daemon.
+alive() {
+    local pid
+    [ -r "/run/$1.pid" ] && pid=$(<"/run/$1.pid") && [ -r "/proc/$pid/comm" ] && [ "$(<"/proc/$pid/comm")" = "$1" ]
+}
+
+daemons_ready() {
+    if has_systemd; then
+        systemctl --quiet is-active libvirtd.socket virtlogd.socket
+    else
+        alive virtlogd && alive libvirtd && [ -S /run/libvirt/libvirt-sock ]
+    fi
+}
+
+missing_packages() {
+    local installed
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null || true)
+    local name
+    for name in "${PACKAGES[@]}"; do
+        grep -qx "installed $name" <<<"$installed" || printf '%s\n' "$name"
+    done
+}
+
+install_packages() {
+    say "installing ${#missing[@]} packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    local apt=(apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+    "${apt[@]}" update >/dev/null
+    "${apt[@]}" install --no-install-recommends "${missing[@]}" >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        die "apt-get failed; its whole output is in $log"
+    }
+}
+
+# As whoever owns the project: under sudo the environment must not become root's.
+as_owner() {
+    local owner
+    owner=$(stat -c %U .)
+    if [ "$(id -u)" = 0 ] && [ "$owner" != root ] && [ "$owner" != UNKNOWN ]; then
+        runuser -u "$owner" -- "$@"
+    else
+        "$@"
+    fi
+}
+
+make_venv() {
+    say "virtual environment $VENV"
+    [ -x "$VENV/bin/python" ] || as_owner /usr/bin/python3 -m venv "$VENV"
+    as_owner "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]'
+    wanted_stamp | as_owner tee "$STAMP" >/dev/null
+}
+
+# 2775: what root and members of the libvirt group make belongs to the group, and libvirt's qemu user may search it.
+make_store() {
+    say "store $STORE"
+    install -d -m 2775 -o root -g libvirt "${FOLDERS[@]}"
+    local folder=$STORE
+    while [ "$folder" != / ]; do
+        folder=$(dirname "$folder")
+        [ $((0$(stat -c %a "$folder") & 1)) = 1 ] || die "libvirt cannot search $folder: chmod o+x $folder"
+    done
+}
+
+# Without a service manager the daemons must outlive make, and must not hold its pipes: a CI job would wait for them.
+start_daemons() {
+    if has_systemd; then
+        say "starting libvirtd by systemd"
+        systemctl start virtlogd.socket libvirtd.socket
+        return
+    fi
+    local daemon
+    for daemon in virtlogd libvirtd; do
+        alive "$daemon" && continue
+        say "starting $daemon"
+        local options=(-d)
+        # libvirtd ends itself when idle, unless told not to
+        [ "$daemon" = virtlogd ] || options+=(-t 0)
+        setsid "$daemon" "${options[@]}" </dev/null >/dev/null 2>&1
+    done
+    local tries
+    for ((tries = 0; tries < 100; tries++)); do
+        daemons_ready && return
+        sleep 0.1
+    done
+    die "libvirtd does not answer; libvirtd -v says why"
+}
+
+if venv_ready && store_ready && daemons_ready; then exit 0; fi
+
+command -v apt-get >/dev/null || die "this host has no apt-get: install by hand ${PACKAGES[*]}"
+log=$(mktemp -t goldsmith-setup.XXXXXX)
+mapfile -t missing < <(missing_packages)
+
+if [ "$(id -u)" != 0 ]; then
+    needs=()
+    [ ${#missing[@]} = 0 ] || needs+=("install packages: ${missing[*]}")
+    store_ready || needs+=("make $STORE")
+    daemons_ready || needs+=("start libvirtd")
+    if [ ${#needs[@]} != 0 ]; then
+        printf 'setup: root is needed to %s\n' "${needs[@]}" >&2
+        die "run: sudo make setup"
+    fi
+fi
+
+[ ${#missing[@]} = 0 ] || install_packages
+store_ready || make_store
+daemons_ready || start_daemons
+venv_ready || make_venv
+rm -f "$log"
