@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -155,8 +156,6 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
     wanted = mirrors().candidates(suite)
     if not wanted or not Path(APT_HELPER).exists():
         return None
-    import tempfile
-
     with tempfile.TemporaryDirectory(dir=work) as folder:
         files = {name: Path(folder) / name for _, name in wanted}
         fetch: list[str | Path] = []
@@ -380,7 +379,7 @@ _FAULTS = (
     (r"NO_PUBKEY|EXPKEYSIG|is not signed", "archive-key", "apt-get install --only-upgrade debian-archive-keyring"),
     (r"(?:Temporary failure resolving|Could not connect|Failed to fetch) .*", "mirror-unreachable", "apt-get update"),
     (r"dpkg: error processing .*", "package-broken", None),
-    (r"E: (?!setup failed|mmdebstrap failed|Sub-process).*", "bootstrap-failed", None),
+    (r"^E: (?!setup failed|mmdebstrap failed|Sub-process).*", "bootstrap-failed", None),
     (r"(?:mke2fs|mkfs\.fat|sgdisk|mcopy|qemu-img|grub-mkimage|chroot): .*", "bootstrap-failed", None),
 )
 
@@ -388,7 +387,7 @@ _FAULTS = (
 def explain(suite: str, said: str) -> BuildError:
     """The error for what a failed bootstrap printed: the line that tells, not the last one."""
     for pattern, name, hint in _FAULTS:
-        found = re.search(pattern, said)
+        found = re.search(pattern, said, re.MULTILINE)
         if found:
             line = next(line for line in said.splitlines() if found.group(0) in line)
             return BuildError(f"bootstrap of {suite}: {line.strip()}", name=name, hint=hint)

@@ -1,0 +1,132 @@
+"""goldsmith doctor: what it makes of what it sees, and how it prints it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline.cli import doctor
+from pipeline.errors import HostError
+from pipeline.hypervisor import host
+from pipeline.hypervisor.accelerator import Verdict
+from pipeline.hypervisor.host import GIB, Finding, Firmware
+
+CAPABILITIES = """
+<domainCapabilities>
+  <os supported='yes'>
+    <enum name='firmware'>{firmware}</enum>
+    <loader supported='yes'>
+      <enum name='type'><value>rom</value><value>pflash</value></enum>
+      <enum name='secure'>{secure}<value>no</value></enum>
+    </loader>
+  </os>
+  <devices><tpm supported='yes'><enum name='backendModel'>{tpm}</enum></tpm></devices>
+</domainCapabilities>
+"""
+
+
+def capabilities(firmware: str = "", secure: str = "", tpm: str = "") -> str:
+    return CAPABILITIES.format(firmware=firmware, secure=secure, tpm=tpm)
+
+
+def test_firmware_is_read_from_domain_capabilities() -> None:
+    full = capabilities("<value>efi</value>", "<value>yes</value>", "<value>emulator</value>")
+    assert host.firmware_of(capabilities(), full) == Firmware(True, True, True, True)
+    assert host.firmware_of(capabilities(), capabilities()) == Firmware(True, False, False, False)
+    assert host.firmware_of("<domainCapabilities/>", full).bios is False
+
+
+def test_accelerator_is_told_by_its_rate() -> None:
+    slow = host.judge_accelerator(Verdict("tcg", 1.4e6, 7e8, "/dev/kvm runs 1.4 M instructions/s, TCG 700 M"))
+    assert (slow.verdict, slow.facts["kvm_rate"]) == ("warn", 1.4e6)
+    assert "1.4 M instructions/s" in slow.text
+    assert slow.fix
+    fast = host.judge_accelerator(Verdict("kvm", 3e9, 7e8, "fast", cached=True))
+    assert (fast.verdict, fast.fix) == ("ok", None)
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(30 * GIB, "ok"), (20 * GIB, "ok"), (10 * GIB, "warn"), (1 * GIB, "fail")]
+)
+def test_sizes(free: int, verdict: str) -> None:
+    finding = host.judge_size("disk", "at /x", free, 8 * GIB, 20 * GIB, "goldsmith clean")
+    assert finding.verdict == verdict
+    assert (finding.fix is None) == (verdict == "ok")
+
+
+def test_missing_tools_are_named_with_their_package() -> None:
+    finding = host.judge_tools({"mke2fs": "/sbin/mke2fs", "sgdisk": None, "mkfs.vfat": None})
+    assert finding.verdict == "fail"
+    assert "sgdisk" in finding.text
+    assert "dosfstools gdisk" in str(finding.fix)
+
+
+@pytest.mark.parametrize(
+    ("is_root", "groups", "verdict"), [(True, [], "ok"), (False, ["libvirt"], "warn"), (False, ["users"], "fail")]
+)
+def test_rights(is_root: bool, groups: list[str], verdict: str) -> None:
+    assert host.judge_rights("ann", is_root, groups).verdict == verdict
+
+
+def test_closed_folders_are_found(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    before = host.closed_folders(inner)
+    (tmp_path / "a").chmod(0o750)
+    assert set(host.closed_folders(inner)) - set(before) == {tmp_path / "a"}
+
+
+def test_a_missing_store_fails_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "none"))
+    (finding,) = host._store()
+    assert finding.verdict == "fail"
+    assert "make setup" in str(finding.fix)
+
+
+def test_what_raises_is_a_finding_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> list[Finding]:
+        raise HostError("libvirt does not answer", name="libvirt-unreachable", hint="make setup starts libvirtd")
+
+    monkeypatch.setattr(host, "_libvirt", unreachable)
+    monkeypatch.setattr(host, "_accelerator", lambda _refresh: [Finding("accelerator", "ok", "kvm")])
+    findings = {finding.name: finding for finding in host.examine()}
+    assert findings["libvirt"].verdict == "fail"
+    assert {"host", "accelerator", "disk", "memory", "rights", "store", "bootstrap"} <= set(findings)
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+
+    @app.callback()
+    def root() -> None:
+        """A verb of a program, not the program."""
+
+    doctor.register(app)
+    return app
+
+
+def test_json_is_a_list_of_objects(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        Finding("libvirt", "ok", "9.0.0"),
+        Finding("disk", "warn", "9 GiB free", "goldsmith clean", {"free": 9 * GIB}),
+    ]
+    monkeypatch.setattr(host, "examine", lambda *, refresh: found)
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [set(row) for row in rows] == [{"name", "verdict", "text", "fix", "facts"}] * 2
+    assert rows[1]["fix"] == "goldsmith clean"
+
+
+def test_a_failed_line_is_exit_code_3(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "examine", lambda *, refresh: [Finding("store", "fail", "missing: /x", "make setup")])
+    result = CliRunner().invoke(app, ["doctor"])
+    assert isinstance(result.exception, HostError)
+    assert result.exception.exit_code == 3
+    assert "fail  store         missing: /x\n" in result.stdout
+    assert "-> make setup" in result.stdout
