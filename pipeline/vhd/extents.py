@@ -8,18 +8,15 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.errors import DiskError, GoldsmithError, HostError
+from pipeline.errors import DiskError
 
 Progress = Callable[[int, int], None]
-
-#: Bytes a single copy call is asked for: small enough for progress and Ctrl-C, large enough to be free.
-CHUNK = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,73 +184,3 @@ def pieces(source: ExtentSource, stack: ExitStack) -> Iterator[Piece]:
         # an allocated cluster of a layer may itself be a hole of its file
         for begin, end in data_ranges(fd, extent.offset, extent.offset + extent.length):
             yield Piece(extent.start + begin - extent.offset, end - begin, fd, begin, extent.path)
-
-
-def copy_extents(source: ExtentSource, fd: int, *, progress: Progress | None = None) -> int:
-    """Copy a disk's data to `fd`, each byte at its own offset; holes are not touched. Returns the bytes copied.
-
-    `progress` gets (bytes done, bytes to do). Raises DiskError (disk-truncated, disk-unreadable) and
-    HostError (no-space).
-    """
-    with ExitStack() as stack:
-        return copy_pieces(list(pieces(source, stack)), fd, lambda piece: piece.start, progress=progress)
-
-
-def copy_pieces(
-    found: Sequence[Piece], fd: int, place: Callable[[Piece], int], *, progress: Progress | None = None
-) -> int:
-    """Copy pieces to where `place` says in `fd`; errors as `copy_extents`."""
-    total, done = sum(piece.length for piece in found), 0
-    copier = _Copier(fd)
-    for piece in found:
-        to = place(piece)
-        for at in range(0, piece.length, CHUNK):
-            length = min(CHUNK, piece.length - at)
-            copier.copy(piece.fd, piece.offset + at, to + at, length, piece.path)
-            done += length
-            if progress is not None:
-                progress(done, total)
-    return done
-
-
-class _Copier:
-    """copy_file_range, where the kernel or file systems cannot: sendfile, then read and write."""
-
-    #: Answers that mean "not this way" rather than "cannot be copied".
-    _NOT_THIS_WAY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._ways: list[Callable[[int, int, int, int], int]] = [self._range, self._sendfile, self._plain]
-
-    def copy(self, source: int, at: int, to: int, length: int, path: Path) -> None:
-        while length:
-            try:
-                step = self._ways[0](source, at, to, length)
-            except OSError as error:
-                if error.errno in self._NOT_THIS_WAY and len(self._ways) > 1:
-                    del self._ways[0]
-                    continue
-                raise as_ours(error, path) from None
-            if step == 0:
-                raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
-            at, to, length = at + step, to + step, length - step
-
-    def _range(self, source: int, at: int, to: int, length: int) -> int:
-        return os.copy_file_range(source, self._fd, length, at, to)
-
-    def _sendfile(self, source: int, at: int, to: int, length: int) -> int:
-        os.lseek(self._fd, to, os.SEEK_SET)
-        return os.sendfile(self._fd, source, at, length)
-
-    def _plain(self, source: int, at: int, to: int, length: int) -> int:
-        return os.pwrite(self._fd, os.pread(source, min(length, 1 << 20), at), to)
-
-
-def as_ours(error: OSError, path: Path) -> GoldsmithError:
-    """What an OSError of a copy means: no-space is the host's fault, the rest is the disk's."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return HostError(
-            f"no space for the copy of {path.name}: {error.strerror}", name="no-space", hint="free some space"
-        )
-    return DiskError(f"cannot copy {path.name}: {error.strerror}", name="disk-unreadable", evidence=path)

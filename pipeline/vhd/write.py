@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import DiskError, HostError
-from pipeline.vhd.extents import ExtentSource, Piece, Reader, as_ours, copy_pieces, pieces
+from pipeline.vhd.copy import as_ours, copy_pieces
+from pipeline.vhd.extents import ExtentSource, Piece, Reader, pieces
 from pipeline.vhd.footer import FOOTER_SIZE, MIB, SECTOR, DiskType, Footer, read_footer, vhd_time
 from pipeline.vhd.sparse import ABSENT, ABSOLUTE, BLOCK_SIZE, HEADER_SIZE, RELATIVE, Header, Locator
 

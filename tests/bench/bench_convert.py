@@ -1,24 +1,24 @@
 """Fixed conversion against cp and qemu-img, interleaved: python tests/bench/bench_convert.py --folder DIR
 
-Caches are dropped before each run (where root), the sync at the end is counted, the inputs stay as they are.
+Each run is a process of its own, its start counted. Caches are dropped before each (where root), the sync at the
+end is counted, the inputs are digested before and after. `--page FILE` writes the table with the commit's id.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import platform
 import random
-import resource
 import statistics
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from pipeline.offline.containers import extents
-from pipeline.vhd.fixed import write_fixed
 
 GIB = 1 << 30
 
@@ -41,42 +41,107 @@ def make(path: Path, data: int, size: int) -> Path:
     return path
 
 
-def timed(run: Callable[[Path], None], target: Path) -> float:
-    os.sync()
-    with suppress(OSError):
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-    began = time.monotonic()
-    run(target)
-    fd = os.open(target, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
-    took = time.monotonic() - began
-    target.unlink()
-    return took
+@dataclass
+class Run:
+    """One competitor: its command but for the target, its seconds, its largest memory in MiB."""
+
+    words: list[str]
+    seconds: list[float] = field(default_factory=list)
+    memory: int = 0
+
+    @property
+    def middle(self) -> float:
+        return statistics.median(self.seconds)
+
+    def once(self, target: Path) -> None:
+        os.sync()
+        with suppress(OSError):
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        began = time.monotonic()
+        child = subprocess.Popen([*self.words, str(target)])
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        fd = os.open(target, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        self.seconds.append(time.monotonic() - began)
+        self.memory = max(self.memory, used.ru_maxrss >> 10)
+        assert child.returncode == 0, self.words
+        target.unlink()
 
 
-def goldsmith(source: Path, fmt: str) -> Callable[[Path], None]:
-    def run(target: Path) -> None:
-        with extents(source, fmt, allow_backing_within=source.parent) as disk:
-            write_fixed(disk, target, unique_id=uuid.uuid4(), timestamp=int(time.time()))
+def one(source: Path, fmt: str, target: Path) -> None:
+    """What a goldsmith child does."""
+    from pipeline.offline.containers import extents
+    from pipeline.vhd.fixed import write_fixed
 
-    return run
-
-
-def tool(*words: object) -> Callable[[Path], None]:
-    return lambda target: void(subprocess.run([*map(str, words), str(target)], check=True))
+    with extents(source, fmt, allow_backing_within=source.parent) as disk:
+        write_fixed(disk, target, unique_id=uuid.uuid4(), timestamp=int(time.time()))
 
 
-def void(_: object) -> None:
-    return None
+def digest(paths: list[Path]) -> str:
+    """Of the data of sparse files, with its places."""
+    from pipeline.vhd.extents import file_extents
+
+    seen = hashlib.blake2b()
+    for path in paths:
+        with path.open("rb") as file:
+            for extent in file_extents(path).extents:
+                seen.update(f"{extent.start} {extent.length}".encode())
+                file.seek(extent.start)
+                for at in range(0, extent.length, 8 << 20):
+                    seen.update(file.read(min(8 << 20, extent.length - at)))
+    return seen.hexdigest()
+
+
+def goldsmith(source: Path, fmt: str) -> Run:
+    return Run([sys.executable, __file__, "--one", fmt, str(source)])
+
+
+def tool(*words: object) -> Run:
+    return Run([str(word) for word in words])
+
+
+def table(runs: dict[str, Run], unchanged: bool) -> tuple[str, bool]:
+    lines = ["| run | median, s | least to most, s | memory, MiB |", "|---|---|---|---|"]
+    for name, run in runs.items():
+        spread = f"{min(run.seconds):.2f} to {max(run.seconds):.2f}"
+        lines.append(f"| {name} | {run.middle:.2f} | {spread} | {run.memory} |")
+    lines += ["", "| what | measured | at most | |", "|---|---|---|---|"]
+    whole = True
+    for what, mine, other, most in (
+        ("raw / cp", "goldsmith, raw", "cp --sparse=always", 1.1),
+        ("raw / qemu-img", "goldsmith, raw", "qemu-img, raw", 0.7),
+        ("chain / qemu-img", "goldsmith, qcow2 chain", "qemu-img, qcow2 chain", 0.7),
+        ("1 TiB virtual / small", "goldsmith, 1 TiB virtual", "goldsmith, raw", 1.3),
+    ):
+        ratio = runs[mine].middle / runs[other].middle
+        whole &= ratio <= most
+        lines.append(f"| {what} | {ratio:.2f} | {most} | {'held' if ratio <= most else 'MISSED'} |")
+    memory = max(run.memory for name, run in runs.items() if name.startswith("goldsmith"))
+    whole &= memory < 100 and unchanged
+    lines.append(f"| memory, MiB | {memory} | 100 | {'held' if memory < 100 else 'MISSED'} |")
+    lines.append(f"| inputs unchanged | {unchanged} | | {'held' if unchanged else 'MISSED'} |")
+    return "\n".join(lines) + "\n", whole
+
+
+def commit() -> str:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "-C", here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "no commit"
 
 
 def main() -> None:
     ask = argparse.ArgumentParser()
-    ask.add_argument("--folder", type=Path, required=True)
+    ask.add_argument("--folder", type=Path)
     ask.add_argument("--gib", type=float, default=4)
     ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--page", type=Path)
+    ask.add_argument("--one", nargs=3)
     args = ask.parse_args()
+    if args.one:
+        one(Path(args.one[1]), args.one[0], Path(args.one[2]))
+        return
     data = int(args.gib * 1024) << 20
     raw = make(args.folder / "bench.raw", data, data * 5 // 4)
     large = make(args.folder / "large.raw", data, 1 << 40)
@@ -84,6 +149,7 @@ def main() -> None:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, base], check=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top], check=True)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 7 1M 64M", top], check=True)
+    inputs = [raw, large, base, top]
     fixed = ("-O", "vpc", "-o", "subformat=fixed,force_size=on")
     runs = {
         "goldsmith, raw": goldsmith(raw, "raw"),
@@ -93,23 +159,26 @@ def main() -> None:
         "qemu-img, qcow2 chain": tool("qemu-img", "convert", "-f", "qcow2", *fixed, top),
         "goldsmith, 1 TiB virtual": goldsmith(large, "raw"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            seconds[name].append(timed(run, args.folder / "out.img"))
-    middle = {name: statistics.median(each) for name, each in seconds.items()}
-    for name, each in seconds.items():
-        print(f"{name:26} {middle[name]:7.2f} s   ({min(each):.2f} to {max(each):.2f})")
-    for what, one, other, most in (
-        ("raw / cp", "goldsmith, raw", "cp --sparse=always", 1.1),
-        ("raw / qemu-img", "goldsmith, raw", "qemu-img, raw", 0.7),
-        ("chain / qemu-img", "goldsmith, qcow2 chain", "qemu-img, qcow2 chain", 0.7),
-        ("1 TiB / small", "goldsmith, 1 TiB virtual", "goldsmith, raw", 1.3),
-    ):
-        print(f"{what:26} {middle[one] / middle[other]:7.2f}     (at most {most})")
-    print(f"{'memory':26} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:7} MiB")
-    for path in (raw, large, base, top):
-        path.unlink()
+    try:
+        before = digest(inputs)
+        for _ in range(args.rounds):
+            for run in runs.values():
+                run.once(args.folder / "out.img")
+        text, whole = table(runs, digest(inputs) == before)
+    finally:
+        for path in inputs:
+            path.unlink(missing_ok=True)
+    head = (
+        "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
+        f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved rounds, "
+        "caches dropped before each run, the start of each process and the fsync at its end counted; "
+        f"Linux {platform.release()}, {os.cpu_count()} processors, load {os.getloadavg()[2]:.1f} (other work was "
+        "running on them).\n\n"
+    )
+    print(text)
+    if args.page:
+        args.page.write_text(head + text)
+    sys.exit(0 if whole else 1)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
+import struct
 import subprocess
+import threading
 import uuid
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from pipeline.command import find
 from pipeline.errors import DiskError, HostError
 from pipeline.offline.containers import extents
-from pipeline.vhd import extents as extents_module
+from pipeline.vhd import copy as copy_module
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
 from pipeline.vhd.footer import EPOCH, MIB, verify_fixed
@@ -123,16 +126,66 @@ def test_other_formats(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()
 
 
-def test_fallbacks_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = sparse(tmp_path / "disk.raw", 40 * MIB, EDGES)
+@pytest.mark.parametrize("way", ["past the cache", "through the cache"])
+def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Runs that begin and end anywhere, joined in the target from two files, across chunks."""
+    dice = random.Random(way)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in (one, two):
+        path.write_bytes(dice.randbytes(12 * MIB))
+    if way == "through the cache":
+        monkeypatch.setattr(copy_module, "_direct", lambda _: None)
+    want, found, at = bytearray(32 * MIB), [], 0
+    while True:
+        at += dice.choice((0, 0, 1, 512, 4096, 300_000))
+        length = dice.choice((1, 511, 4096, 70_000, 262_144, 262_145, MIB, 5 * MIB + 3))
+        path, offset = dice.choice((one, two)), dice.randrange(12 * MIB - length)
+        if at + length > len(want):
+            break
+        found.append(Extent(at, length, path, offset))
+        want[at : at + length] = path.read_bytes()[offset : offset + length]
+        at += length
+    told: list[int] = []
+    source = ExtentSource(len(want), tuple(found))
+    write_raw(source, tmp_path / "copy", progress=lambda done, _: told.append(done))
+    assert (tmp_path / "copy").read_bytes() == bytes(want)
+    assert told == sorted(told) and told[-1] == source.data_bytes
 
-    def no(*_: object) -> int:
-        raise OSError(errno.EXDEV, "not across")
 
-    for name in ("copy_file_range", "sendfile"):
-        monkeypatch.setattr(os, name, no)
-        write_raw(file_extents(raw), tmp_path / "copy.raw")
-        assert (tmp_path / "copy.raw").read_bytes() == raw.read_bytes()
+def test_shared_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system clones, only ragged ends are copied; the call is played here."""
+    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {MIB: os.urandom(MIB), 9 * MIB: b"x" * 5000})
+    calls = []
+
+    def clone(fd: int, request: int, argument: bytes) -> int:
+        assert request == 0x4020940D
+        source, at, length, to = struct.unpack("qQQQ", argument)
+        assert not (at | length | to) % 4096
+        calls.append(length)
+        return os.pwrite(fd, os.pread(source, length, at), to)
+
+    monkeypatch.setattr(copy_module.fcntl, "ioctl", clone)
+    write_raw(file_extents(raw), tmp_path / "copy.raw")
+    assert sum(calls) == MIB + 8192 and (tmp_path / "copy.raw").read_bytes() == raw.read_bytes()
+    odd = ExtentSource(4 * MIB, (Extent(512, MIB, raw, MIB + 512), Extent(2 * MIB, 4096, raw, MIB + 1)))
+    calls.clear()
+    write_raw(odd, tmp_path / "odd.raw")
+    data = raw.read_bytes()
+    want = bytearray(4 * MIB)
+    want[512 : 512 + MIB] = data[MIB + 512 : 2 * MIB + 512]
+    want[2 * MIB : 2 * MIB + 4096] = data[MIB + 1 : MIB + 4097]
+    assert sum(calls) == MIB - 4096 and (tmp_path / "odd.raw").read_bytes() == bytes(want)
+
+
+def test_an_interrupt_ends_the_copy(tmp_path: Path) -> None:
+    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {0: os.urandom(30 * MIB)})
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_raw(file_extents(raw), tmp_path / "copy.raw", progress=interrupt)
+    assert not (tmp_path / "copy.raw").exists() and threading.active_count() == 1
 
 
 def test_failures_leave_nothing_and_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +202,7 @@ def test_failures_leave_nothing_and_have_names(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(extents_module.os, "copy_file_range", full)
+    monkeypatch.setattr(copy_module.os, "pwrite", full)
     with pytest.raises(HostError) as space:
         write_fixed(file_extents(raw), target, unique_id=ID, timestamp=WHEN)
     assert space.value.name == "no-space" and not target.exists()
