@@ -7,7 +7,7 @@ is committed under a key is kept; the first unit that is not is where work start
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
@@ -297,6 +297,31 @@ def kept_runs() -> set[str]:
     """The runs whose guests were kept on purpose and still run."""
     connection = connect()
     return {run for _, run, role in domains(connection) if role == "kept"}
+
+
+def prove_version(
+    definition: Definition, version: Version, store: Store, *, command: str, listeners: Sequence[Any]
+) -> Run:
+    """Prove a master of the gallery again, as its definition says. Raises as the stage does."""
+    store.ensure()
+    run = Run.start(store.runs, f"{version.name}@{version.version}", command)
+    for listener in listeners:
+        run.listen(listener)
+    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=prove.NAME)
+    watch = Stopwatch()
+    try:
+        sweep_dead(store, job)
+        _ = job.verdict
+        run.emit("start", prove.NAME, ", ".join(definition.prove))
+        verdicts, _tree = prove.prove(job, version.image, run.folder)
+    except GoldsmithError as error:
+        _fail(job, error)
+        raise
+    told = " and ".join(f"{verdict.cell} in {verdict.seconds['ssh']:.0f} s" for verdict in verdicts)
+    run.stage(prove.NAME, "ok", seconds=watch.seconds, detail=told, cells={v.cell: asdict(v) for v in verdicts})
+    run.emit("end", prove.NAME, f"ok\t{told}", watch.seconds)
+    run.finish("done")
+    return run
 
 
 def clean_up(store: Store, *, layers: bool) -> list[str]:

@@ -53,6 +53,16 @@ daemons_ready() {
     fi
 }
 
+# udev gives /dev/kvm to the kvm group. Where no udev runs, libvirt's qemu user cannot open what its daemon can, and
+# libvirt probes qemu anew, for a minute, at every start of a guest.
+kvm_ready() { has_systemd || [ ! -e /dev/kvm ] || [ "$(stat -c '%G %a' /dev/kvm)" = 'kvm 660' ]; }
+
+share_kvm() {
+    say "/dev/kvm for the kvm group, as udev would"
+    chgrp kvm /dev/kvm
+    chmod 660 /dev/kvm
+}
+
 missing_packages() {
     local installed
     installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${PACKAGES[@]}" 2>/dev/null || true)
@@ -126,7 +136,7 @@ start_daemons() {
     die "libvirtd does not answer; libvirtd -v says why"
 }
 
-if venv_ready && store_ready && daemons_ready; then exit 0; fi
+if venv_ready && store_ready && kvm_ready && daemons_ready; then exit 0; fi
 
 command -v apt-get >/dev/null || die "this host has no apt-get: install by hand ${PACKAGES[*]}"
 log=$(mktemp -t goldsmith-setup.XXXXXX)
@@ -136,6 +146,7 @@ if [ "$(id -u)" != 0 ]; then
     needs=()
     [ ${#missing[@]} = 0 ] || needs+=("install packages: ${missing[*]}")
     store_ready || needs+=("make $STORE")
+    kvm_ready || needs+=("give /dev/kvm to the kvm group")
     daemons_ready || needs+=("start libvirtd")
     if [ ${#needs[@]} != 0 ]; then
         printf 'setup: root is needed to %s\n' "${needs[@]}" >&2
@@ -145,6 +156,7 @@ fi
 
 [ ${#missing[@]} = 0 ] || install_packages
 store_ready || make_store
+kvm_ready || share_kvm
 daemons_ready || start_daemons
 venv_ready || make_venv
 rm -f "$log"

@@ -63,7 +63,8 @@ class Progress:
         self._live: Live | None = None
         self._current: tuple[str, str] | None = None
         self._began = 0.0
-        self._sums: dict[str, tuple[float, int]] = {}
+        #: Units of one stage that ended, shown as one line: stage, state, seconds, details.
+        self._held: tuple[str, str, float, list[str]] | None = None
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -81,10 +82,13 @@ class Progress:
         elif event.kind == "end":
             self._end(event)
         elif event.kind in ("accelerator", "note"):
+            self._flush()
             self._line(f"{event.kind:{_NAME}} {event.text}")
 
     def _start(self, stage: str, text: str) -> None:
-        if not (self._current and self._current[0] == stage):
+        if self._held and self._held[0] != stage:
+            self._flush()
+        if self._held is None:
             self._began = time.monotonic()
         self._current = (stage, text)
         if self._terminal and self._live is None:
@@ -93,14 +97,27 @@ class Progress:
             self._live = Live(refresh_per_second=4, transient=True, get_renderable=self._renderable)
             self._live.start()
         elif not self._terminal:
-            self._line(f"{stage:{_NAME}} ...    {text}")
+            self._line(f"{stage:{_NAME}} ...             {text}")
 
     def _end(self, event: Event) -> None:
         state, _, detail = event.text.partition("\t")
         self._stop()
-        seconds = f"{event.seconds:6.1f} s" if event.seconds else f"{'':8}"
-        self._line(f"{event.stage:{_NAME}} {state:6} {seconds}  {detail}".rstrip())
+        if self._held and self._held[:2] == (event.stage, state):
+            _, _, seconds, details = self._held
+            self._held = (event.stage, state, seconds + event.seconds, [*details, detail])
+        else:
+            self._flush()
+            self._held = (event.stage, state, event.seconds, [detail])
         self._current = None
+
+    def _flush(self) -> None:
+        if self._held is None:
+            return
+        stage, state, seconds, details = self._held
+        self._held = None
+        took = f"{seconds:6.1f} s" if seconds else f"{'':8}"
+        told = details[0] if len(details) == 1 else f"{len(details)} layers: {', '.join(details)}"
+        self._line(f"{stage:{_NAME}} {state:6} {took}  {told}".rstrip())
 
     def _renderable(self) -> Any:
         from rich.text import Text
@@ -132,3 +149,4 @@ class Progress:
     def close(self) -> None:
         with self._lock:
             self._stop()
+            self._flush()

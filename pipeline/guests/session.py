@@ -171,6 +171,10 @@ class GuestSession:
     def _cloud_init_finished(self) -> bool:
         return self.agent.execute(["/usr/bin/test", "-e", "/run/cloud-init/result.json"], deadline=60).code == 0
 
+    def unreachable(self) -> GuestError | None:
+        """Why sshd does not greet any more, or None when it does."""
+        return None if _banner(self.access.ssh_port) else self._diagnose()
+
     def _diagnose(self) -> GuestError:
         """Why the guest cannot be reached though its agent answers."""
         addresses = self.agent.addresses()

@@ -82,13 +82,23 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
-    master = source.image
+    verdicts, tree = prove(job, source.image, draft.path)
+    told = " and ".join(f"{v.cell} in {v.seconds['ssh']:.0f} s" for v in verdicts)
+    return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "tree": tree}, told)
+
+
+def prove(job: Job, master: Image, pictures: Path) -> tuple[list[Verdict], str]:
+    """Boot a clone of `master` in each of the definition's cells; their verdicts and the master's tree digest.
+
+    Screenshots go to `pictures`. Raises CheckFailed where a clone is not what it should be, GuestError where one
+    does not come up, BuildError where the master changed meanwhile.
+    """
     before = chunk_digests(master.path).tree
     cells = list(job.definition.prove)
     _ = job.verdict  # measured once, before the threads share it
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(max_workers=max(1, min(len(cells), os.cpu_count() or 1))) as pool:
-        futures = {pool.submit(_cell, job, master, cell, draft.path): cell for cell in cells}
+        futures = {pool.submit(_cell, job, master, cell, pictures): cell for cell in cells}
         try:
             for future in as_completed(futures):
                 verdicts.append(future.result())
@@ -107,8 +117,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
             name="prove-failed",
             hint=f"screenshots, serial logs and journals are in {job.run.folder / 'prove'}",
         )
-    told = " and ".join(f"{v.cell} in {v.seconds['ssh']:.0f} s" for v in verdicts)
-    return Made(master, {"cells": {v.cell: asdict(v) for v in verdicts}, "tree": before}, told)
+    return verdicts, before
 
 
 def _identities(verdicts: list[Verdict]) -> None:
@@ -122,7 +131,7 @@ def _identities(verdicts: list[Verdict]) -> None:
             seen[value] = verdict.cell
 
 
-def _cell(job: Job, master: Image, cell: str, draft: Path) -> Verdict:
+def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
     """Boot one clone and look at it. Raises what the boot raises, with the cell's name in front."""
     hardware = CELLS[cell]
     verdict = Verdict(cell)
@@ -169,7 +178,7 @@ def _cell(job: Job, master: Image, cell: str, draft: Path) -> Verdict:
         _look(session, verdict, hostname, size, SETTLE[spec.kvm])
         for expectation in job.definition.expect:
             _expect(expectation, session, verdict, ports)
-        picture = draft / f"{cell}.png"
+        picture = pictures / f"{cell}.png"
         if session.machine.screenshot(picture):
             verdict.screenshot = picture.name
         job.progress(f"{cell}: shutting down")

@@ -125,6 +125,8 @@ def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
         break
     else:
         return _silent(session)
+    if (lost := session.unreachable()) is not None:
+        return lost.name, lost.message
     full = session.agent.execute(
         ["/bin/sh", "-c", "df -P / | awk 'NR==2 {print $4}'; df -Pi / | awk 'NR==2 {print $4}'"], deadline=60
     ).stdout.split()
