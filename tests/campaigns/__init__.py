@@ -1,0 +1,1 @@
+"""Corpora that CI runs a rotating tenth of, and `make campaign-NAME` runs whole."""

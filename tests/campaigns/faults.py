@@ -1,0 +1,125 @@
+"""Guests that fail, each in its own way; each must end within its deadline, by its own name, with a black box."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.campaigns.lab import Lab
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One failing guest. `scripts` are its steps; `edit` are debugfs commands on a copy of the golden master."""
+
+    id: str
+    error: str
+    scripts: tuple[str, ...] = ()
+    timeout: str = "5 min"
+    edit: tuple[str, ...] = ()
+    exit_code: int = 4
+    #: Seconds within which the whole build must have ended, from the word go.
+    deadline: float = 420.0
+    box: tuple[str, ...] = field(default=("serial.log", "journal.log", "agent.log"))
+
+
+FAULTS = (
+    Fault("step-fails", "step-failed", ("echo before; exit 3",)),
+    Fault("step-hangs", "step-timeout", ("sleep 3600",), timeout="20 s"),
+    Fault("no-agent", "guest-no-agent", ("true",), edit=("rm /usr/sbin/qemu-ga",), box=("serial.log", "journal.log")),
+    Fault(
+        "no-network",
+        "guest-no-network",
+        ("true",),
+        edit=("symlink /etc/systemd/system/systemd-networkd.service /dev/null",),
+    ),
+    Fault("kernel-panic", "guest-kernel-panic", ("sync; echo c > /proc/sysrq-trigger; sleep 600",)),
+    Fault("disk-full", "guest-disk-full", ("dd if=/dev/zero of=/var/big bs=1M; echo never",)),
+    Fault("reboot", "guest-rebooted", ("systemctl reboot; sleep 600",)),
+    Fault(
+        "generalize-refused",
+        "generalize-refused",
+        ("printf '#!/bin/sh\\necho no lease >&2\\nexit 9\\n' > /usr/sbin/waagent; chmod 755 /usr/sbin/waagent",),
+    ),
+    Fault("powers-off", "guest-powered-off", ("systemctl poweroff -ff; sleep 600",)),
+    Fault("sshd-dead", "guest-sshd-dead", ("systemctl mask --now ssh.service", "true")),
+    # what generalize does not clean must stop the build at inspect: by its own check
+    Fault(
+        "password-ships",
+        "check-password-hash",
+        ("useradd -m oper; echo 'oper:secret' | chpasswd",),
+        exit_code=1,
+        deadline=600.0,
+        box=("serial.log", "checks.json"),
+    ),
+)
+
+
+def definition(fault: Fault, lab: Lab, master: Path) -> str:
+    """Write the faulty project into the lab; the image's name."""
+    name = f"fault-{fault.id}"
+    lines = ["goldsmith: 1", f"summary: fails by {fault.id}", "os: linux"]
+    if fault.edit:
+        disk = edited(master, lab.folder / f"{name}.vhd", fault.edit)
+        lines += [f"source: {{disk: {{path: {disk.name}, format: vhd}}}}", "disk: 9 GiB"]
+    else:
+        lines += ["source: {master: debian-12@golden}"]
+    lines += ["steps:"]
+    for number, script in enumerate(fault.scripts, 1):
+        path = f"scripts/{name}-{number}.sh"
+        lab.write(path, f"#!/bin/sh\n{script}\n")
+        lines += [f"  - script: {path}", f"    timeout: {fault.timeout}"]
+    lab.write(f"images/{name}.yaml", "\n".join(lines) + "\n")
+    return name
+
+
+def edited(master: Path, copy: Path, commands: tuple[str, ...]) -> Path:
+    """A sparse copy of a master with its root file system changed at rest by debugfs."""
+    subprocess.run(["cp", "--sparse=always", master, copy], check=True)
+    copy.chmod(0o644)
+    first = subprocess.run(["sgdisk", "-i", "1", copy], capture_output=True, text=True, check=True).stdout
+    start = int(first.split("First sector: ")[1].split()[0])
+    done = subprocess.run(
+        ["debugfs", "-w", f"{copy}?offset={start * 512}"],
+        input="\n".join(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wrong = [line for line in done.stderr.splitlines() if not line.startswith("debugfs ") and line.strip()]
+    assert not wrong, wrong
+    return copy
+
+
+def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
+    """Build the faulty definition and judge how it ended. Raises AssertionError."""
+    name = definition(fault, lab, master)
+    began = time.monotonic()
+    done = lab.run("build", name, deadline=fault.deadline)
+    took = time.monotonic() - began
+    record = lab.last_run()
+    error = record.get("error", {})
+    assert done.returncode == fault.exit_code, f"exit {done.returncode}: {done.stderr}"
+    assert error.get("name") == fault.error, error
+    assert str(record["folder"]) in done.stderr, "the black box's path is not printed"
+    for file in fault.box:
+        path = record["folder"] / file
+        assert path.is_file() and path.stat().st_size > 0, f"{file} is missing from the black box"
+    assert "Traceback" not in done.stderr + done.stdout
+    assert lab.leftovers() == []
+    (lab.folder / f"{name}.vhd").unlink(missing_ok=True)
+    return {"fault": fault.id, "error": error["name"], "seconds": round(took), "message": error["message"][:100]}
+
+
+def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+    rows = []
+    for fault in FAULTS:
+        try:
+            rows.append({**run(fault, lab, master), "ok": True})
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            rows.append({"fault": fault.id, "error": "", "seconds": 0, "message": str(error)[:300], "ok": False})
+        say(str(rows[-1]))
+    return rows

@@ -1,0 +1,135 @@
+"""A laboratory for whole builds: a project of its own, a store of its own, the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+GOLDSMITH = Path(sys.executable).parent / "goldsmith"
+#: Seconds for a whole build of a small image under TCG on a busy host.
+DEADLINE = 1500.0
+
+
+class Lab:
+    """A project folder and a GOLDSMITH_HOME that tests write to and builds run in."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder = folder
+        self.home = home
+        for name in ("images", "playbooks", "scripts", "files"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "GOLDSMITH_HOME": str(self.home)}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        argv = [str(GOLDSMITH), "--project", str(self.folder), *words]
+        return subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, bufsize=1
+        )
+
+    def run(self, *words: str, deadline: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+        """Run goldsmith; its output goes to the test's own output too, for whoever reads a failure."""
+        argv = [str(GOLDSMITH), "--project", str(self.folder), *words]
+        began = time.monotonic()
+        done = subprocess.run(
+            argv, capture_output=True, text=True, env=self.environment, timeout=deadline, check=False
+        )
+        print(f"$ goldsmith {' '.join(words)}   [{done.returncode}, {time.monotonic() - began:.1f} s]")
+        print(done.stdout + done.stderr)
+        return done
+
+    def last_run(self) -> dict[str, Any]:
+        """The record of the newest run."""
+        folder = max((self.home / "runs").glob("R*"), key=lambda path: int(path.name[1:]))
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        record["folder"] = folder
+        return record
+
+    def master(self, name: str) -> dict[str, Any]:
+        """The golden version of an image, as `gallery list --json` shows it."""
+        listed = json.loads(self.run("gallery", "list", name, "--json").stdout)
+        return next(version for version in listed if "golden" in version["channels"])
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((Path(self.master(name)["path"]).parent / "manifest.json").read_text())
+        return manifest
+
+    def leftovers(self) -> list[str]:
+        """What a run must not leave: domains, scratch, keys, processes. Kept layers and masters are no leftovers."""
+        found = [f"domain {name}" for name in domains()]
+        for layer in sorted((self.home / "layers").glob("*")):
+            if not (layer / "record.json").exists():
+                found.append(f"scratch layer {layer.name}")
+            if (layer / ".lock").exists():
+                found.append(f"lock of layer {layer.name}")
+        found += [f"scratch {p.name}" for p in (self.home / "tmp").iterdir() if p.suffix not in (".lock", ".json")]
+        for access in (Path("/run/goldsmith"), Path("/dev/shm/goldsmith")):
+            found += [f"access {p}" for p in (access.iterdir() if access.is_dir() else ())]
+        found += [f"scratch version {p}" for p in (self.home / "gallery").glob("*/.new-*")]
+        found += [f"mount {line.split()[1]}" for line in mounts() if str(self.home) in line]
+        return found
+
+
+def domains() -> list[str]:
+    """Names of running domains of goldsmith's."""
+    listed = subprocess.run(
+        ["virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"], capture_output=True, text=True, check=True
+    )
+    return [name for name in listed.stdout.split() if name.startswith("goldsmith-")]
+
+
+def mounts() -> list[str]:
+    return Path("/proc/self/mounts").read_text().splitlines()
+
+
+def new_home(prefix: str) -> Path:
+    """A store that libvirt can reach, on the disk that the real store lies on."""
+    base = Path(os.environ.get("GOLDSMITH_TEST_BASE", "/var/tmp"))
+    home = Path(tempfile.mkdtemp(prefix=f"goldsmith-{prefix}-", dir=base))
+    home.chmod(0o755)
+    return home
+
+
+def wait_for(what: str, probe: Callable[[], bool], deadline: float) -> None:
+    until = time.monotonic() + deadline
+    while not probe():
+        if time.monotonic() > until:
+            raise AssertionError(f"{what}: not within {deadline:.0f} s")
+        time.sleep(0.1)
+
+
+def rotation(count: int, step: int = 0) -> int:
+    """Which of `count` cases this commit runs: it moves on with every commit."""
+    counted = subprocess.run(
+        ["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    number = int(counted.stdout.strip() or 0) if counted.returncode == 0 else 0
+    return (number + step) % count
+
+
+def commit_id() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
