@@ -253,7 +253,7 @@ def _black_box(job: Job, error: BaseException) -> None:
     """Gather what the guest can still tell, while it is there."""
     if job.session is None:
         return
-    job.session.black_box()
+    job.session.black_box(quick=isinstance(error, Interrupted))
     if job.keep_failed and job.session.machine.stopped is None and not isinstance(error, Interrupted):
         mark_kept(job.session.machine)
         job.session.machine.keep = True

@@ -121,14 +121,18 @@ class GuestSession:
         self.machine.destroy()
         self.access.remove()
 
-    def black_box(self) -> None:
+    def black_box(self, *, quick: bool = False) -> None:
         """Save what the guest can still tell: its screen, and its journal by the agent or else off its disk.
+
+        `quick` takes the screen only: whoever interrupts a build does not wait for a journal.
 
         The guest stays as it is where the agent answers; a silent one is read at rest, after its end.
         """
         if not self.machine.started:
             return
         self.machine.screenshot(self.logs / "screen.png")
+        if quick:
+            return
         journal = self.logs / "journal.log"
         if self.machine.running:
             with contextlib.suppress(GoldsmithError):

@@ -184,7 +184,7 @@ def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
         job.progress(f"{cell}: shutting down")
         session.machine.shutdown(session.patience.shutdown)
     except GoldsmithError as error:
-        session.black_box()
+        session.black_box(quick=job.cancelled.is_set())
         error.message = f"{hardware.says}: {error.message}"
         error.args = (error.message,)
         error.hint = error.hint or f"look at {logs}"

@@ -25,8 +25,7 @@ class Lab:
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
         self.home = home
-        for name in ("images", "playbooks", "scripts", "files"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -54,6 +53,10 @@ class Lab:
         print(f"$ goldsmith {' '.join(words)}   [{done.returncode}, {time.monotonic() - began:.1f} s]")
         print(done.stdout + done.stderr)
         return done
+
+    def shell(self, run: str) -> list[str]:
+        """The argv of a shell in a kept guest."""
+        return [str(GOLDSMITH), "--project", str(self.folder), "shell", run]
 
     def last_run(self) -> dict[str, Any]:
         """The record of the newest run."""

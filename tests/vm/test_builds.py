@@ -1,0 +1,161 @@
+"""Builds on the golden master: a failure, its resume, the proof in both generations, an interrupt."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import faults, kill
+from tests.campaigns.lab import Lab, rotation, wait_for
+
+CANARY = "goldsmith-canary-7f3a91c2e5"
+
+SHOP = """\
+goldsmith: 1
+summary: a shop on the golden master
+os: linux
+source: {master: debian-12@golden}
+disk: 10 GiB
+steps:
+  - script: scripts/plant.sh
+  - playbook: shop.yml
+    vars: {title: goldsmith shop}
+  - script: scripts/weed.sh
+expect:
+  - http: {port: 80, path: /, contains: goldsmith shop}
+  - command: test ! -e /var/lib/canary
+"""
+
+
+def shop(lab: Lab, weed: str) -> None:
+    lab.write("images/shop.yaml", SHOP)
+    # the canary has a block of its own, and is at rest on the disk before the next step deletes it
+    lab.write("scripts/plant.sh", f"#!/bin/sh\nset -e\nyes {CANARY} | head -c 300000 > /var/lib/canary\nsync\n")
+    lab.write("scripts/weed.sh", weed)
+    lab.write("playbooks/shop.yml", (Path(__file__).parents[2] / "playbooks/web-server.yml").read_text())
+
+
+def sectors_with(path: Path, needle: bytes) -> int:
+    """How often `needle` stands in a file, holes passed over."""
+    import os
+
+    count = 0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        end, size = 0, os.fstat(fd).st_size
+        while end < size:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            rest = b""
+            for offset in range(start, end, 1 << 22):
+                data = rest + os.pread(fd, min(1 << 22, end - offset), offset)
+                count += data.count(needle)
+                rest = data[-len(needle) + 1 :]
+    finally:
+        os.close(fd)
+    return count
+
+
+def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
+    shop(lab, "#!/bin/sh\necho nothing is weeded; exit 3\n")
+    failed = lab.run("build", "shop")
+    assert failed.returncode == 4
+    assert "weed.sh" in failed.stderr and "goldsmith build shop" in failed.stderr
+    record = lab.last_run()
+    assert record["error"]["name"] == "step-failed"
+    assert "nothing is weeded" in (record["folder"] / "steps/03-weed.sh.log").read_text()
+    assert (record["folder"] / "screen.png").read_bytes().startswith(b"\x89PNG")
+    assert lab.leftovers() == []
+
+    shop(lab, "#!/bin/sh\nset -e\nrm /var/lib/canary\n")
+    planned = json.loads(lab.run("plan", "shop", "--json").stdout)
+    assert [(row["title"], row["action"]) for row in planned if row["stage"] == "provision"] == [
+        ("plant.sh", "keep"),
+        ("shop.yml", "keep"),
+        ("weed.sh", "run"),
+    ]
+    before = master.stat()
+    built = lab.run("build", "shop")
+    assert built.returncode == 0, built.stdout + built.stderr
+    states = [(s["stage"], s["state"], s.get("title")) for s in lab.last_run()["stages"]]
+    assert ("provision", "new", "weed.sh") in states
+    assert not any(title in ("plant.sh", "shop.yml") and state == "new" for _, state, title in states)
+    cells = lab.manifest("shop")["prove"]
+    for cell in ("gen1", "gen2"):
+        assert cells[cell]["checks"]["http port 80 /"].startswith("200"), cells[cell]
+    after = master.stat()
+    assert (before.st_mtime_ns, before.st_uid, before.st_mode) == (after.st_mtime_ns, after.st_uid, after.st_mode)
+
+    shipped = Path(lab.master("shop")["path"])
+    assert sectors_with(shipped, CANARY.encode()) == 0
+    planted = [layer for layer in lab.home.glob("layers/*/disk.qcow2") if sectors_with(layer, CANARY.encode())]
+    assert planted, "the canary never reached a disk: the search proves nothing"
+    assert lab.leftovers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_build_and_keeps_the_layers(number: int, lab: Lab) -> None:
+    lab.write("scripts/long.sh", "#!/bin/sh\necho working\nsleep 600\n")
+    lab.write(
+        "images/long.yaml",
+        "goldsmith: 1\nos: linux\nsource: {master: debian-12@golden}\nsteps:\n  - script: scripts/long.sh\n",
+    )
+    before = lab.last_run()["id"]
+    builder = lab.start("build", "long")
+    try:
+
+        def running() -> bool:
+            record = lab.last_run()
+            log = record["folder"] / "serial.log"
+            return record["id"] != before and log.exists() and b"Linux version" in log.read_bytes()
+
+        wait_for("the guest's kernel", running, 180)
+        began = time.monotonic()
+        builder.send_signal(number)
+        output, _ = builder.communicate(timeout=60)
+        took = time.monotonic() - began
+    finally:
+        builder.kill()
+    print(output, f"stopped in {took:.1f} s")
+    assert builder.returncode == 128 + number
+    assert took < 10
+    assert lab.leftovers() == []
+    assert lab.last_run()["outcome"] == "interrupted"
+
+
+def test_a_kept_guest_can_be_looked_at_and_cleaned_away(lab: Lab) -> None:
+    lab.write("scripts/bad.sh", "#!/bin/sh\nexit 1\n")
+    lab.write(
+        "images/bad.yaml",
+        "goldsmith: 1\nos: linux\nsource: {master: debian-12@golden}\nsteps:\n  - script: scripts/bad.sh\n",
+    )
+    failed = lab.run("build", "bad", "--keep-failed")
+    assert failed.returncode == 4
+    run = lab.last_run()["id"]
+    assert f"goldsmith shell {run}" in failed.stderr
+    told = subprocess.run(
+        [*lab.shell(run)], input="id -un; exit\n", capture_output=True, text=True, timeout=120, env=lab.environment
+    )
+    assert "goldsmith-build" in told.stdout, told.stdout + told.stderr
+    assert lab.run("clean").returncode == 0
+    assert lab.leftovers() == []
+
+
+def test_one_failing_guest_of_the_corpus(lab: Lab, master: Path) -> None:
+    """A rotating one; `make campaign-faults` runs all."""
+    fault = faults.FAULTS[rotation(len(faults.FAULTS))]
+    print(faults.run(fault, lab, master))
+
+
+def test_one_killed_builder_of_the_corpus(lab: Lab, master: Path) -> None:
+    """A rotating one; `make campaign-kill` runs all."""
+    moment = kill.MOMENTS[rotation(len(kill.MOMENTS))]
+    print(kill.run(moment, lab))
