@@ -62,6 +62,7 @@ class Progress:
         self._verbose = verbose
         self._live: Live | None = None
         self._current: tuple[str, str] | None = None
+        self._title = ""
         self._began = 0.0
         #: Units of one stage that ended, shown as one line: stage, state, seconds, details.
         self._held: tuple[str, str, float, list[str]] | None = None
@@ -79,6 +80,8 @@ class Progress:
             self._draw()
         elif event.kind == "line" and self._verbose:
             self._line(f"{'':{_NAME}} | {event.text}")
+        elif event.kind == "line" and self._current and self._terminal:
+            self._current = (event.stage, f"{self._title}: {event.text.strip()}")
         elif event.kind == "end":
             self._end(event)
         elif event.kind in ("accelerator", "note"):
@@ -91,6 +94,7 @@ class Progress:
         if self._held is None:
             self._began = time.monotonic()
         self._current = (stage, text)
+        self._title = text
         if self._terminal and self._live is None:
             from rich.live import Live
 

@@ -101,11 +101,17 @@ def _named(error: Exception, step: Step, session: GuestSession, boot_before: str
             name="step-timeout",
             hint=f"raise the step's `timeout`, or see where it hangs: {log}",
         )
-    said = error.message if isinstance(error, (GuestError, command.CommandFailed)) else str(error)
+    said = _last_words(error) if isinstance(error, command.CommandFailed) else str(error)
     cause = _cause(session, boot_before)
     if cause is not None:
         return GuestError(f"{step.title}: {cause[1]} ({said})", name=cause[0], hint=hint)
     return GuestError(f"{step.title}: {said}", name="step-failed", hint=hint)
+
+
+def _last_words(error: command.CommandFailed) -> str:
+    """A script's exit code and the last thing it said, on stderr or else on stdout."""
+    lines = (error.stderr.strip() or error.stdout.strip()).splitlines()
+    return f"exit code {error.code}: {lines[-1].strip()[:300]}" if lines else f"exit code {error.code}, no output"
 
 
 def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
