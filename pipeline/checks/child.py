@@ -12,9 +12,11 @@ import json
 import os
 import resource
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pipeline.checks.listing import listing
 from pipeline.checks.run import run_checks
 from pipeline.checks.sandbox import RESULT_LIMIT
 from pipeline.errors import GoldsmithError
@@ -29,10 +31,12 @@ NOBODY = 65534
 _NO_NEW_PRIVILEGES, _NEW_USER, _NEW_NETWORK, _NEW_IPC = 38, 0x10000000, 0x40000000, 0x08000000
 
 
-def warm() -> None:
+def warm(order: dict[str, Any]) -> None:
     """Load what Python would load late: afterwards its own files may be out of reach (a home folder of root's)."""
     for name in ("utf-16-le", "utf-16-be", "latin-1", "ascii", "utf-8"):
         codecs.lookup(name)
+    if order.get("list") == "registry" or order.get("profile") == "azure-windows":
+        import_module("regipy.registry")
 
 
 def give_up_rights() -> None:
@@ -69,11 +73,13 @@ def answer(order: dict[str, Any], held: dict[Path, int]) -> dict[str, Any]:
             tail=bytes.fromhex(order["tail"]),
             held=held,
         ) as disk:
+            if "list" in order:
+                return {"rows": listing(disk, order["list"], order["key"])}
             results = run_checks(
                 disk, profile=order["profile"], accounts=order["accounts"], generations=order["generations"]
             )
     except GoldsmithError as error:
-        return {"error": {"name": error.name, "message": error.message}}
+        return {"error": {"name": error.name, "message": error.message, "hint": error.hint}}
     except MemoryError:
         return {"error": {"name": "reader-too-large", "message": f"reading it takes more than {MEMORY >> 20} MiB"}}
     except Exception as error:
@@ -86,7 +92,7 @@ def main() -> None:
     result = os.open(sys.argv[1], os.O_WRONLY | os.O_CLOEXEC)
     held = {Path(each): os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in order["paths"]}
     silence = os.open(os.devnull, os.O_WRONLY)
-    warm()
+    warm(order)
     give_up_rights()
     # the answer goes into the file, whose length is limited; a taken-over reader has nobody to shout at
     os.dup2(silence, 1)

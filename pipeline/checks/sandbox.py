@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import command
+from pipeline.checks import listing
 from pipeline.checks.model import REGISTRY, CheckResult
 from pipeline.checks.run import prepare
 from pipeline.errors import DiskError
@@ -45,12 +46,30 @@ def inspect_disk(
     UsageError as `run_checks`.
     """
     waived = prepare(profile, waive)
+    order = {"profile": profile, "accounts": sorted(accounts), "generations": sorted(generations)}
+    told = _ask(path, fmt, allow_backing_within, order)
+    return [waived(result) for result in _results(told, path)]
+
+
+def list_disk(path: Path, fmt: str | None = None, *, what: str, key: str = "") -> list[list[str]]:
+    """`listing.listing` on a disk that nobody vouches for: rows of printable text. Errors as both."""
+    listing.prepare(what, key)
+    rows = _ask(path, fmt, None, {"list": what, "key": key}).get("rows")
+    width = len(listing.COLUMNS[what])
+    if not isinstance(rows, list) or len(rows) > listing.MAX_ROWS:
+        raise _lies(path)
+    if not all(isinstance(row, list) and len(row) == width for row in rows):
+        raise _lies(path)
+    return [[_text(cell) for cell in row] for row in rows]
+
+
+def _ask(path: Path, fmt: str | None, allow_backing_within: Path | None, question: dict[str, Any]) -> dict[str, Any]:
     found = containers.refuse_foreign_references(path, fmt, allow_backing_within=allow_backing_within)
     with containers.extents(path, found, allow_backing_within=allow_backing_within) as source:
         file_size, tail = containers.tail(path)
         paths = sorted({extent.path for extent in source.extents})
         number = {each: index for index, each in enumerate(paths)}
-        order = {
+        order = question | {
             "path": str(path),
             "fmt": found,
             "size": source.size,
@@ -58,16 +77,11 @@ def inspect_disk(
             "extents": [[e.start, e.length, number[e.path], e.offset] for e in source.extents],
             "file_size": file_size,
             "tail": tail.hex(),
-            "profile": profile,
-            "accounts": sorted(accounts),
-            "generations": sorted(generations),
         }
-        deadline = DEADLINE + DEADLINE_PER_GIB * (source.data_bytes / (1 << 30))
-        told = _ask(order, path, deadline)
-    return [waived(result) for result in told]
+        return _answer(order, path, DEADLINE + DEADLINE_PER_GIB * (source.data_bytes / (1 << 30)))
 
 
-def _ask(order: dict[str, Any], path: Path, deadline: float) -> list[CheckResult]:
+def _answer(order: dict[str, Any], path: Path, deadline: float) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(prefix="goldsmith-", suffix=".json") as result:
         try:
             done = command.run(
@@ -88,33 +102,42 @@ def _ask(order: dict[str, Any], path: Path, deadline: float) -> list[CheckResult
     return _believe(data, path)
 
 
-def _believe(data: bytes, path: Path) -> list[CheckResult]:
-    """The child's answer as results; only ids, statuses and printable text of bounded length pass."""
-    lies = DiskError(f"{path.name}: the answer of its reader makes no sense", name="reader-lies", evidence=path)
+def _lies(path: Path) -> DiskError:
+    return DiskError(f"{path.name}: the answer of its reader makes no sense", name="reader-lies", evidence=path)
+
+
+def _believe(data: bytes, path: Path) -> dict[str, Any]:
+    """The child's answer, if it is one. Raises the error that the child reports."""
     try:
         told = json.loads(data)
-    except ValueError:
-        raise lies from None
+    except (ValueError, RecursionError):
+        raise _lies(path) from None
     if not isinstance(told, dict):
-        raise lies
+        raise _lies(path)
     error = told.get("error")
     if isinstance(error, dict):
-        raise DiskError(_text(error.get("message")), name=_name(error.get("name")), evidence=path)
+        hint = _text(error["hint"]) if error.get("hint") else None
+        raise DiskError(_text(error.get("message")), name=_name(error.get("name")), hint=hint, evidence=path)
+    return told
+
+
+def _results(told: dict[str, Any], path: Path) -> list[CheckResult]:
+    """The answer as results; only ids, statuses and printable text of bounded length pass."""
     listed = told.get("results")
     if not isinstance(listed, list) or len(listed) > len(REGISTRY):
-        raise lies
+        raise _lies(path)
     results: list[CheckResult] = []
     for each in listed:
         check = REGISTRY.get(str(each.get("id"))) if isinstance(each, dict) else None
         if check is None or each.get("status") not in _STATUSES:
-            raise lies
+            raise _lies(path)
         results.append(
             CheckResult(
                 check.id, check.title, each["status"], check.severity, _text(each.get("evidence")), check.remedy
             )
         )
     if len({result.id for result in results}) != len(results):
-        raise lies
+        raise _lies(path)
     return results
 
 

@@ -31,11 +31,21 @@ def inspect(
         list[int], typer.Option("--generation", metavar="N", help="1 or 2; repeatable (default: both).")
     ] = [],  # noqa: B006
     fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
+    as_html: Annotated[bool, typer.Option("--html", help="Print a page.")] = False,
+    what: Annotated[
+        str, typer.Option("--list", metavar="WHAT", help="Run no check; list packages, units or registry.")
+    ] = "",
+    key: Annotated[str, typer.Option("--key", help=r"The key to list, such as 'SYSTEM\\Setup'.")] = "",
 ) -> None:
     """Prove a disk at rest, without mount or root: 0 all right, 1 a check failed, 2 the disk cannot be read."""
     from pipeline.checks import inspect_disk
     from pipeline.errors import CheckFailed, UsageError
 
+    if as_json and as_html:
+        raise UsageError("--json or --html, not both", name="two-outputs")
+    if what or key:
+        _list(disk, fmt or None, what or "registry", key, as_json)
+        return
     if not set(generation) <= {1, 2}:
         raise UsageError("a generation is 1 or 2", name="unknown-generation")
     results = inspect_disk(disk, fmt or None, profile=profile, accounts=account, generations=generation or (1, 2))
@@ -43,11 +53,28 @@ def inspect(
         from pipeline.cli.show import print_json
 
         print_json({"disk": str(disk), "profile": profile, "checks": [result.to_json() for result in results]})
+    elif as_html:
+        from pipeline.checks.html import report
+
+        print(report(disk.name, profile, results), end="")
     else:
         _print(results)
     failed = [result.id for result in results if result.status == "fail"]
     if failed:
         raise CheckFailed(f"{disk.name}: {len(failed)} of {len(results)} checks failed", name="checks-failed")
+
+
+def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> None:
+    from pipeline.checks import list_disk
+    from pipeline.checks.listing import COLUMNS
+    from pipeline.cli.show import print_json, table
+
+    rows = list_disk(disk, fmt, what=what, key=key)
+    if as_json:
+        names = [name.lower().replace(" ", "_") for name in COLUMNS[what]]
+        print_json([dict(zip(names, row, strict=True)) for row in rows])
+        return
+    table(rows, COLUMNS[what])
 
 
 def _print(results: Sequence[CheckResult]) -> None:

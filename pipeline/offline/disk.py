@@ -30,6 +30,20 @@ _NAMED = (
 )
 
 
+#: What reads them, where it is not guestfish alone.
+_READERS = {
+    "luks": "unlock it where its key is, then ship it without encryption",
+    "bitlocker": "switch BitLocker off inside (manage-bde -off C:), then look again",
+    "raid": "ship a disk without software RAID",
+    "swap": "swap holds no files",
+}
+
+
+def how_to_read(kind: str) -> str:
+    """What to do about a file system or volume that goldsmith names but does not read."""
+    return _READERS.get(kind, f"install libguestfs-tools; guestfish --ro -i -a DISK reads {kind}")
+
+
 @dataclass(frozen=True)
 class Volume:
     """What stands in one partition (or on the whole disk): `kind` is '' where nothing known does.
@@ -97,7 +111,7 @@ class Disk:
             raise DiskError(
                 f"partition {volume.number} holds {volume.kind or 'nothing known'}: goldsmith cannot read that",
                 name="fs-unsupported",
-                hint="install libguestfs-tools and look with guestfish --ro" if volume.kind else None,
+                hint=how_to_read(volume.kind) if volume.kind else None,
             )
         if volume.start not in self._filesystems:
             self._filesystems[volume.start] = FileSystem(self.read, self.size, volume.start, volume.kind)
@@ -113,10 +127,22 @@ class Disk:
             if candidate.exists("/etc/os-release") or candidate.exists("/etc/fstab"):
                 candidate.mount_all(self._by_name(), volume.start)
                 return candidate
-        unread = sorted({v.kind for v in self.filesystems if v.kind and not v.readable})
-        raise DiskError(
-            f"no Linux root on {self.path.name}" + (f" (not readable: {', '.join(unread)})" if unread else ""),
-            name="no-linux-root",
+        raise DiskError(f"no Linux root on {self.path.name}{self._unread()}", name="no-linux-root")
+
+    @cached_property
+    def windows(self) -> Root:
+        """The Windows root. Raises DiskError (no-windows-root) where no readable NTFS holds one."""
+        for volume in self.filesystems:
+            if volume.kind == "ntfs":
+                candidate = Root(self.filesystem(volume))
+                if candidate.is_dir("/Windows/System32/config"):
+                    return candidate
+        raise DiskError(f"no Windows root on {self.path.name}{self._unread()}", name="no-windows-root")
+
+    def _unread(self) -> str:
+        unread = sorted({v.kind for v in self.filesystems if v.kind and not v.readable} - {"swap"})
+        return (
+            f" (goldsmith cannot read {', '.join(unread)}: {'; '.join(map(how_to_read, unread))})" if unread else ""
         )
 
     @property

@@ -1,0 +1,97 @@
+"""What a disk holds, as rows of text: packages, systemd units, a key of a Windows registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from pipeline.errors import DiskError, UsageError
+from pipeline.offline.disk import Disk
+from pipeline.offline.packages import packages
+from pipeline.offline.registry import LARGEST, Hive, Value
+from pipeline.offline.units import units
+
+#: What can be listed, and its columns.
+COLUMNS = {
+    "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
+    "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
+    "registry": ("NAME", "VALUE"),
+}
+#: Rows, characters of one cell, and bytes in all that are shown.
+MAX_ROWS, MAX_CELL, MAX_BYTES = 50_000, 2000, 3 << 20
+HIVES = "/Windows/System32/config"
+
+
+def prepare(what: str, key: str = "") -> None:
+    """Raises UsageError: unknown-list, no-key."""
+    if what not in COLUMNS:
+        raise UsageError(f"no list of {what!r} ({', '.join(COLUMNS)})", name="unknown-list")
+    if (what == "registry") != bool(key):
+        raise UsageError("the registry is listed by a key", name="no-key", hint=r"--key 'SOFTWARE\Microsoft'")
+
+
+def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
+    """The rows. Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal,
+    list-too-long, and the readers' own."""
+    rows, left = [], MAX_BYTES
+    for row in _LISTS[what](disk, key)[:MAX_ROWS]:
+        rows.append([_cell(cell) for cell in row])
+        left -= len(json.dumps(rows[-1]))
+        if left < 0:
+            raise DiskError(f"the list of {what} is too long to be shown", name="list-too-long")
+    return rows
+
+
+def _cell(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text[:MAX_CELL])
+
+
+def _clean(disk: Disk) -> None:
+    facts = disk.root_volume.facts
+    if facts is not None and facts.needs_recovery:
+        raise DiskError("the root file system's journal is to be replayed first", name="fs-journal")
+
+
+def _packages(disk: Disk, _: str) -> list[list[str]]:
+    _clean(disk)
+    return [[each.name, each.version, each.architecture] for each in packages(disk.root) if each.installed]
+
+
+def _units(disk: Disk, _: str) -> list[list[str]]:
+    _clean(disk)
+    return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in units(disk.root)]
+
+
+def _registry(disk: Disk, key: str) -> list[list[str]]:
+    name, _, path = key.strip("\\").partition("\\")
+    hive = open_hive(disk, name)
+    values, keys = hive.values(path), hive.keys(path)
+    if values is None or keys is None:
+        raise DiskError(f"no key {key}", name="no-such-key")
+    return [[f"{each}\\", ""] for each in keys] + [
+        [each or "(default)", shown(value)] for each, value in values.items()
+    ]
+
+
+def open_hive(disk: Disk, name: str) -> Hive:
+    """A hive of the Windows on a disk by its file's name. Raises DiskError (no-windows-root, no-such-key)."""
+    data = None if "/" in name else disk.windows.read(f"{HIVES}/{name}", LARGEST + 1)
+    if data is None:
+        raise DiskError(f"no hive {name} in {HIVES}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
+    return Hive(data)
+
+
+def shown(value: Value) -> str:
+    """A registry value as one line."""
+    if isinstance(value, bytes):
+        return f"hex:{value[: MAX_CELL // 2].hex()}"
+    if isinstance(value, list):
+        return "; ".join(value)
+    return f"{value:#x} ({value})" if isinstance(value, int) else value
+
+
+_LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
+    "packages": _packages,
+    "units": _units,
+    "registry": _registry,
+}
