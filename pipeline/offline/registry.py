@@ -7,6 +7,7 @@ stands in the file is stale. Most readers show it all the same; here that is an 
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,13 +98,11 @@ class Hive:
         return next((value for key, value in found.items() if key.lower() == name.lower()), None)
 
     def _read_root(self) -> Any:
-        from regipy import registry
-
+        reader = _regipy()
         at = HEADER + self.header.root
         self._stream.seek(at)
         if self._stream.read(6)[4:] != b"nk":
             raise _damaged("there is no key where its root should be")
-        reader: Any = registry
         return reader.NKRecord(reader.Cell(offset=at + 6, cell_type="nk", size=0), self._stream)
 
     def _find(self, path: str) -> Any | None:
@@ -155,6 +154,24 @@ def _values(record: Any) -> dict[str, Value]:
             raise _damaged("too much in one key")
         found["" if each.name == "(default)" else each.name] = value
     return found
+
+
+class _Strict(logging.Handler):
+    """regipy logs what it cannot parse and shows the rest as if it were all: here that is the end of the reading."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            raise _damaged(record.getMessage()[:200])
+
+
+def _regipy() -> Any:
+    from regipy import registry
+
+    logger = logging.getLogger("regipy")
+    if not any(isinstance(each, _Strict) for each in logger.handlers):
+        logger.addHandler(_Strict())
+        logger.propagate = False
+    return registry
 
 
 class _Bounded(io.BytesIO):

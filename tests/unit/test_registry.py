@@ -73,3 +73,13 @@ def test_damage_has_a_name(change) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DiskError) as caught:
         Hive(change(phony_hive.build(TREE)))
     assert caught.value.name == "hive-damaged"
+
+
+def test_a_value_that_cannot_be_parsed_is_not_left_out() -> None:
+    """regipy logs such a value and ends the list there, which would pass for a key without it."""
+    data = phony_hive.build({"Setup": {"First": 1, "Second": 2}})
+    broken = data.replace(b"vk\x06\0", b"xx\x06\0", 1)
+    assert broken != data
+    with pytest.raises(DiskError) as caught:
+        Hive(broken).values("Setup")
+    assert caught.value.name == "hive-damaged"
