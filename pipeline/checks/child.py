@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checks.listing import listing
-from pipeline.checks.run import run_checks
 from pipeline.checks.sandbox import RESULT_LIMIT
 from pipeline.errors import GoldsmithError
 from pipeline.offline.disk import Disk
@@ -35,6 +34,8 @@ def warm(order: dict[str, Any]) -> None:
     """Load what Python would load late: afterwards its own files may be out of reach (a home folder of root's)."""
     for name in ("utf-16-le", "utf-16-be", "latin-1", "ascii", "utf-8"):
         codecs.lookup(name)
+    if "list" not in order:
+        import_module("pipeline.checks.run")
     if order.get("list") == "registry" or order.get("profile") == "azure-windows":
         import_module("regipy.registry")
 
@@ -75,6 +76,8 @@ def answer(order: dict[str, Any], held: dict[Path, int]) -> dict[str, Any]:
         ) as disk:
             if "list" in order:
                 return {"rows": listing(disk, order["list"], order["key"])}
+            from pipeline.checks.run import run_checks
+
             results = run_checks(
                 disk, profile=order["profile"], accounts=order["accounts"], generations=order["generations"]
             )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipeline.errors import DiskError, UsageError
-from pipeline.offline.disk import Disk
 from pipeline.offline.packages import packages
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.units import units
+
+if TYPE_CHECKING:
+    from pipeline.offline.disk import Disk
 
 #: What can be listed, and its columns.
 COLUMNS = {

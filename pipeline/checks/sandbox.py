@@ -13,14 +13,15 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import command
 from pipeline.checks import listing
-from pipeline.checks.model import REGISTRY, CheckResult
-from pipeline.checks.run import prepare
 from pipeline.errors import DiskError
 from pipeline.offline import containers
+
+if TYPE_CHECKING:
+    from pipeline.checks.model import CheckResult
 
 #: Seconds for a disk, and for each GiB of data on it: an inspect takes a fraction of that.
 DEADLINE, DEADLINE_PER_GIB = 120.0, 30.0
@@ -45,6 +46,8 @@ def inspect_disk(
     Raises DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, and all that `open_disk` raises;
     UsageError as `run_checks`.
     """
+    from pipeline.checks.run import prepare
+
     waived = prepare(profile, waive)
     order = {"profile": profile, "accounts": sorted(accounts), "generations": sorted(generations)}
     told = _ask(path, fmt, allow_backing_within, order)
@@ -123,6 +126,8 @@ def _believe(data: bytes, path: Path) -> dict[str, Any]:
 
 def _results(told: dict[str, Any], path: Path) -> list[CheckResult]:
     """The answer as results; only ids, statuses and printable text of bounded length pass."""
+    from pipeline.checks.model import REGISTRY, CheckResult
+
     listed = told.get("results")
     if not isinstance(listed, list) or len(listed) > len(REGISTRY):
         raise _lies(path)

@@ -170,8 +170,8 @@ def main() -> None:
             path.unlink(missing_ok=True)
     head = (
         "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
-        f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved rounds, "
-        "caches dropped before each run, the start of each process and the fsync at its end counted; "
+        f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved "
+        "rounds, caches dropped before each run, the start of each process and the fsync at its end counted; "
         f"Linux {platform.release()}, {os.cpu_count()} processors, load {os.getloadavg()[2]:.1f} (other work was "
         "running on them).\n\n"
     )
