@@ -1,6 +1,6 @@
 """Copying a disk's data into a new file: shared blocks where the file system can, else past the page cache.
 
-Measured on ext4 with a cold source: copy_file_range spends five times the processor time of reading and writing,
+Seen on ext4 with a cold source: copy_file_range spends several times the processor time of reading and writing,
 and a buffered copy starts to write only when it has read for seconds. So the source is read through the cache
 (what a guest just wrote is still there) and the target is written past it, several chunks at a time: reading and
 writing overlap from the first chunk on, and the fsync at the end finds nothing left to do.
