@@ -150,7 +150,7 @@ def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
         run=job.run.id,
         role=f"prove {cell}",
         kvm=job.verdict.kind == "kvm",
-        cpus=job.definition.machine.cpus,
+        cpus=_cpus(job),
         memory=job.definition.machine.memory,
         disks=(Disk(overlay, hardware.bus),),
         serial_log=logs / "serial.log",
@@ -194,6 +194,18 @@ def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
         connection.close()
         remove_tree(scratch)
     return verdict
+
+
+def _cpus(job: Job) -> int:
+    """As many processors as the definition says; emulated ones only as far as the host has some for each clone.
+
+    Emulated processors that wait for each other's host core burn it: two clones of two on two cores boot slower
+    than two clones of one.
+    """
+    wanted = job.definition.machine.cpus
+    if job.verdict.kind == "kvm":
+        return wanted
+    return max(1, min(wanted, (os.cpu_count() or 1) // len(job.definition.prove)))
 
 
 def _grown(disk: Path) -> int:
