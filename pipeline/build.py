@@ -273,8 +273,15 @@ def _fail(job: Job, error: GoldsmithError) -> None:
 def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
     """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed."""
     connection = job.connection if job else connect()
-    gone = [f"domain {name}" for name in sweep(connection, lambda run: alive(store.runs, run))]
-    gone += [f"access {name}" for name in sweep_access(lambda run: _wanted(store, run))]
+    kept = {run for _, run, role in domains(connection) if role == "kept"}
+
+    def wanted(label: str) -> bool:
+        """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
+        run = store.own_run(label)
+        return run is None or label in kept or alive(store.runs, run)
+
+    gone = [f"domain {name}" for name in sweep(connection, wanted)]
+    gone += [f"access {name}" for name in sweep_access(wanted)]
     gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
     for path in sorted(store.tmp.iterdir()):
         run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
@@ -284,19 +291,6 @@ def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
     if job is not None and gone:
         job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
     return gone
-
-
-def _wanted(store: Store, run: str) -> bool:
-    """Whether a run's access folder is still needed: the run lives, or a person kept its guest."""
-    if alive(store.runs, run):
-        return True
-    return any(name == run for name in kept_runs())
-
-
-def kept_runs() -> set[str]:
-    """The runs whose guests were kept on purpose and still run."""
-    connection = connect()
-    return {run for _, run, role in domains(connection) if role == "kept"}
 
 
 def prove_version(
@@ -331,8 +325,8 @@ def clean_up(store: Store, *, layers: bool) -> list[str]:
     """
     connection = connect()
     gone = []
-    for domain, _, role in domains(connection):
-        if role == "kept":
+    for domain, label, role in domains(connection):
+        if role == "kept" and store.own_run(label) is not None:
             gone.append(f"kept guest {domain.name()}")
             with translated(f"ending {domain.name()}"):
                 domain.destroy()

@@ -76,6 +76,10 @@ class Job:
         self.run.note(accelerator={"kind": verdict.kind, "reason": verdict.reason})
         return verdict
 
+    @property
+    def label(self) -> str:
+        return self.store.label(self.run.id)
+
     def package_index(self, suite: str | None) -> str | None:
         """A digest of the distribution's package index, None where there is none.
 
@@ -111,10 +115,10 @@ class Job:
         if self.session is not None:
             return self.session
         overlay = create_overlay(draft.path / DISK, source.image, self.definition.disk)
-        access = Access.create(self.run.id, "build", BUILD_USER)
+        access = Access.create(self.label, "build", BUILD_USER)
         spec = Spec(
-            name=f"goldsmith-{self.run.id}-{self.definition.name}",
-            run=self.run.id,
+            name=f"goldsmith-{self.label}-{self.definition.name}",
+            run=self.label,
             role="build",
             kvm=self.verdict.kind == "kvm",
             cpus=self.definition.machine.cpus,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,19 @@ class Store:
     @property
     def folders(self) -> tuple[Path, ...]:
         return (self.gallery, self.layers, self.runs, self.downloads, self.tmp)
+
+    def label(self, run: str) -> str:
+        """A run's name where several stores meet (domains, access folders): R12, or R12-3fa9c1 in another store."""
+        return run if self.root == DEFAULT_HOME else f"{run}-{self._tag}"
+
+    def own_run(self, label: str) -> str | None:
+        """The run that a label names, or None when it is another store's."""
+        run, _, tag = label.partition("-")
+        return run if tag == ("" if self.root == DEFAULT_HOME else self._tag) else None
+
+    @property
+    def _tag(self) -> str:
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:6]
 
     def ensure(self) -> Store:
         """Make the folders. Raises HostError where that is not allowed."""

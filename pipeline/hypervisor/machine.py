@@ -302,11 +302,11 @@ def own(path: Path, connection: Connection) -> None:
         path.chmod(0o600)
 
 
-def sweep(connection: Connection, alive: Callable[[str], bool]) -> list[str]:
-    """Destroy goldsmith's domains whose run is dead; the names destroyed. A guest kept on purpose stays."""
+def sweep(connection: Connection, wanted: Callable[[str], bool]) -> list[str]:
+    """Destroy goldsmith's domains whose run nobody wants any more; the names destroyed."""
     gone = []
-    for domain, run, role in domains(connection):
-        if role == "kept" or alive(run):
+    for domain, run, _ in domains(connection):
+        if wanted(run):
             continue
         with contextlib.suppress(libvirt.libvirtError):
             name = domain.name()

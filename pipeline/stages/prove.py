@@ -141,13 +141,13 @@ def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
     scratch.mkdir(parents=True, exist_ok=True)
     scratch.chmod(0o755)
     hostname = f"{cell}-{secrets.token_hex(3)}"
-    access = Access.create(job.run.id, cell, CLONE_USER)
+    access = Access.create(job.label, cell, CLONE_USER)
     ports = {e.port: free_port() for e in job.definition.expect if isinstance(e, HttpExpectation)}
     size = _grown(master.path)
     overlay = create_overlay(scratch / "disk.qcow2", master, size)
     spec = Spec(
-        name=f"goldsmith-{job.run.id}-{cell}",
-        run=job.run.id,
+        name=f"goldsmith-{job.label}-{cell}",
+        run=job.label,
         role=f"prove {cell}",
         kvm=job.verdict.kind == "kvm",
         cpus=_cpus(job),

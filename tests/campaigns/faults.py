@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
     began = time.monotonic()
     done = lab.run("build", name, deadline=fault.deadline)
     took = time.monotonic() - began
-    record = lab.last_run()
+    record = lab.last_run(name)
     error = record.get("error", {})
     assert done.returncode == fault.exit_code, f"exit {done.returncode}: {done.stderr}"
     assert error.get("name") == fault.error, error
@@ -109,17 +110,22 @@ def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
         path = record["folder"] / file
         assert path.is_file() and path.stat().st_size > 0, f"{file} is missing from the black box"
     assert "Traceback" not in done.stderr + done.stdout
-    assert lab.leftovers() == []
     (lab.folder / f"{name}.vhd").unlink(missing_ok=True)
     return {"fault": fault.id, "error": error["name"], "seconds": round(took), "message": error["message"][:100]}
 
 
 def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
-    rows = []
-    for fault in FAULTS:
+    def one(fault: Fault) -> dict[str, object]:
         try:
-            rows.append({**run(fault, lab, master), "ok": True})
+            row: dict[str, object] = {**run(fault, lab, master), "ok": True}
         except (AssertionError, subprocess.TimeoutExpired) as error:
-            rows.append({"fault": fault.id, "error": "", "seconds": 0, "message": str(error)[:300], "ok": False})
-        say(str(rows[-1]))
+            row = {"fault": fault.id, "error": "", "seconds": 0, "message": str(error)[:300], "ok": False}
+        say(str(row))
+        return row
+
+    # two at a time: a guest that waits for its deadline leaves a core idle
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(one, FAULTS))
+    left = lab.leftovers()
+    rows.append({"fault": "what all of them left", "error": "", "seconds": 0, "message": str(left), "ok": not left})
     return rows

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.store import Store
+
 ROOT = Path(__file__).parents[2]
 GOLDSMITH = Path(sys.executable).parent / "goldsmith"
 #: Seconds for a whole build of a small image under TCG on a busy host.
@@ -58,12 +60,13 @@ class Lab:
         """The argv of a shell in a kept guest."""
         return [str(GOLDSMITH), "--project", str(self.folder), "shell", run]
 
-    def last_run(self) -> dict[str, Any]:
-        """The record of the newest run."""
-        folder = max((self.home / "runs").glob("R*"), key=lambda path: int(path.name[1:]))
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        record["folder"] = folder
-        return record
+    def last_run(self, image: str | None = None) -> dict[str, Any]:
+        """The record of the newest run, of `image` where one is named."""
+        for folder in sorted((self.home / "runs").glob("R*"), key=lambda path: int(path.name[1:]), reverse=True):
+            record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+            if image in (None, record["image"]):
+                return {**record, "folder": folder}
+        raise AssertionError(f"no run of {image}")
 
     def master(self, name: str) -> dict[str, Any]:
         """The golden version of an image, as `gallery list --json` shows it."""
@@ -76,7 +79,8 @@ class Lab:
 
     def leftovers(self) -> list[str]:
         """What a run must not leave: domains, scratch, keys, processes. Kept layers and masters are no leftovers."""
-        found = [f"domain {name}" for name in domains()]
+        store = Store(self.home)
+        found = [f"domain {name}" for name in domains() if store.own_run(_label(name)) is not None]
         for layer in sorted((self.home / "layers").glob("*")):
             if not (layer / "record.json").exists():
                 found.append(f"scratch layer {layer.name}")
@@ -84,10 +88,18 @@ class Lab:
                 found.append(f"lock of layer {layer.name}")
         found += [f"scratch {p.name}" for p in (self.home / "tmp").iterdir() if p.suffix not in (".lock", ".json")]
         for access in (Path("/run/goldsmith"), Path("/dev/shm/goldsmith")):
-            found += [f"access {p}" for p in (access.iterdir() if access.is_dir() else ())]
+            here = access.iterdir() if access.is_dir() else ()
+            found += [f"access {p}" for p in here if store.own_run(p.name) is not None]
         found += [f"scratch version {p}" for p in (self.home / "gallery").glob("*/.new-*")]
         found += [f"mount {line.split()[1]}" for line in mounts() if str(self.home) in line]
         return found
+
+
+def _label(domain: str) -> str:
+    """The run's label in a domain's name: goldsmith-R12-3fa9c1-shop, or goldsmith-R12-shop in the default store."""
+    words = domain.split("-")
+    tagged = len(words) > 3 and len(words[2]) == 6 and all(c in "0123456789abcdef" for c in words[2])
+    return "-".join(words[1:3]) if tagged else words[1]
 
 
 def domains() -> list[str]:

@@ -46,7 +46,9 @@ def test_a_version_has_no_leading_zeros() -> None:
 
 
 def test_digests_match_the_whole_file(tmp_path: Path) -> None:
-    path = sparse(tmp_path / "d", 9 * CHUNK + 512, {0: b"a" * 10, 3 * CHUNK - 5: os.urandom(50), 9 * CHUNK: b"f" * 512})
+    path = sparse(
+        tmp_path / "d", 9 * CHUNK + 512, {0: b"a" * 10, 3 * CHUNK - 5: os.urandom(50), 9 * CHUNK: b"f" * 512}
+    )
     whole = path.read_bytes()
     assert flat_digest(path) == hashlib.sha256(whole).hexdigest()
     parts = [whole[i : i + CHUNK] for i in range(0, len(whole), CHUNK)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.layers import DISK, Draft, Image, Layer, Layers, layer_key, mode
+from pipeline.store import DEFAULT_HOME, Store
 
 
 def commit(layers: Layers, key: str, backing: Image | None = None) -> Layer:
@@ -88,3 +89,13 @@ def test_a_failed_commit_is_no_layer(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         draft.commit(stage="s", inputs={}, source=None, image=object())  # type: ignore[arg-type]
     assert layers.get("k") is None
+
+
+def test_a_store_knows_its_own_runs(tmp_path: Path) -> None:
+    """Two stores on one host must not sweep each other's guests."""
+    one, two, usual = Store(tmp_path / "one"), Store(tmp_path / "two"), Store(DEFAULT_HOME)
+    assert one.own_run(one.label("R1")) == "R1"
+    assert one.own_run(two.label("R1")) is None
+    assert usual.own_run(one.label("R1")) is None
+    assert one.own_run(usual.label("R1")) is None
+    assert usual.own_run("R1") == "R1"

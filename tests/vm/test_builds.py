@@ -153,6 +153,7 @@ def test_one_failing_guest_of_the_corpus(lab: Lab, master: Path) -> None:
     """A rotating one; `make campaign-faults` runs all."""
     fault = faults.FAULTS[rotation(len(faults.FAULTS))]
     print(faults.run(fault, lab, master))
+    assert lab.leftovers() == []
 
 
 def test_one_killed_builder_of_the_corpus(lab: Lab, master: Path) -> None:
