@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.gallery.digests import chunk_digests
 from tests.campaigns.lab import ROOT, Lab, new_home, remove
 
-#: (owner, group, mode, sha256) of a file.
+#: (owner, group, mode, tree of sha256) of a file.
 Seal = tuple[int, int, int, str]
 
 
@@ -63,9 +63,7 @@ def seals(home: Path) -> dict[str, Seal]:
             if path.parent.parent.name == "layers" and not (path.parent / "record.json").exists():
                 continue
             status = path.stat()
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            found[str(path)] = (status.st_uid, status.st_gid, status.st_mode & 0o7777, content)
+            found[str(path)] = (status.st_uid, status.st_gid, status.st_mode & 0o7777, chunk_digests(path).tree)
     return found
 
 
