@@ -218,6 +218,7 @@ def _unit(
             seconds=round(watch.seconds, 2),
             facts=made.facts,
             run=job.run.id,
+            name=job.definition.name,
         )
     except BaseException as error:
         _black_box(job, error)
@@ -342,14 +343,15 @@ def clean_up(store: Store, *, layers: bool) -> list[str]:
 
 
 def explain(definition: Definition, store: Store) -> list[dict[str, str]]:
-    """For each unit: keep or run, and why: which input changed against the latest layer of the same place."""
+    """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
     store.ensure()
     layers = Layers(store.layers)
     job = Job(definition, store, NO_RUN, layers, Gallery(store.gallery))
     units = plan(job)
     begin = standing(units, layers)
     latest: dict[tuple[str, str], Layer] = {}
-    for layer in sorted(layers.all(), key=lambda layer: str(layer.record["created"])):
+    mine = (layer for layer in layers.all() if layer.record.get("name") == definition.name)
+    for layer in sorted(mine, key=lambda layer: str(layer.record["created"])):
         latest[(str(layer.record["stage"]), str(layer.record.get("title")))] = layer
     rows = []
     for position, unit in enumerate(units):

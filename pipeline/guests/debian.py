@@ -193,6 +193,14 @@ def package_index(suite: str) -> str | None:
     return archive.digest() if archive else None
 
 
+def recipe() -> str:
+    """A digest of how the tree and the disk are made: this module and the texts it writes into the tree."""
+    whole = hashlib.sha256()
+    for module in (Path(__file__), Path(debian_tree.__file__)):
+        whole.update(module.read_bytes())
+    return whole.hexdigest()
+
+
 def identity(seed: str) -> dict[str, str]:
     """The disk's own numbers, derived from `seed`: the same bootstrap gives the same ones."""
     space = uuid.uuid5(uuid.NAMESPACE_OID, f"goldsmith debian {seed}")

@@ -32,6 +32,7 @@ def plan(job: Job) -> tuple[Work, ...]:
             "suite": source.suite,
             "packages": sorted(source.packages),
             "package index": job.package_index(source.suite),
+            "recipe": debian.recipe(),
         }
         return (Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source)),)
     if isinstance(source, DiskSource):

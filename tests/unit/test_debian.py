@@ -191,3 +191,9 @@ def test_a_mirror_that_does_not_answer_gives_no_index(monkeypatch: pytest.Monkey
     # a port of this host where nobody listens
     monkeypatch.setattr(debian, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
     assert debian.package_index("bookworm") is None
+
+
+def test_the_recipe_is_one_text() -> None:
+    """What the bootstrap writes into the tree is an input of its layer."""
+    assert debian.recipe() == debian.recipe()
+    assert len(debian.recipe()) == 64
