@@ -230,8 +230,24 @@ def _look(session: GuestSession, verdict: Verdict, hostname: str, size: int, set
     verdict.see("machine-id", machine_id, len(machine_id) == 32)
     verdict.see("host key", session.access.known_hosts.read_text().split()[-1][-16:], True)
     verdict.see("cloud-init", seen.get("cloud-init", ""), "done" in seen.get("cloud-init", ""))
-    console = f"{hostname} login:".encode() in session.machine.serial()
-    verdict.see("serial console", "login prompt" if console else "no login prompt", console)
+    console = _prompts(session, f"{hostname} login:".encode(), settle)
+    verdict.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
+
+
+def _prompts(session: GuestSession, prompt: bytes, settle: float) -> bool:
+    """Whether the serial console comes to its login prompt; on a slow guest it does after sshd."""
+    try:
+        session.machine.wait(
+            "the serial console's login prompt",
+            lambda: True if prompt in session.machine.serial() else None,
+            deadline=settle,
+            name="console-silent",
+        )
+    except GuestError as error:
+        if error.name != "console-silent":
+            raise
+        return False
+    return True
 
 
 _LOOK = r"""
