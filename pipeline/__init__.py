@@ -3,18 +3,20 @@
 The floors of the house; imports point down this list, never up:
 
     cli          the verbs: parse, call, print
-    refresh      the night: many builds in order
     build        STAGES in order, and the runner: keys, resume, plan
     stages       one file a stage: acquire ... capture
+    job          one build in progress: what the stages share
     checks       what must be true of a master
     guests       what differs by operating system, and only that
     offline      reading a disk that is not running
     hypervisor   the only door to libvirt
     gallery      versions, manifests, channels: the directory tree is the truth
+    fetch        downloads that resume
     layers       content-keyed qcow2 layers: commit by rename, lock, sweep
     vhd          the format
     definition   YAML to a frozen typed model, every fault at once
     record       what happened: runs, stage records, timings
+    store        where things land
     command      the only door to child processes
     errors       one error with a hint and evidence, and a handful of kinds
 """

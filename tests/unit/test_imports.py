@@ -13,7 +13,6 @@ ROOT = Path(pipeline.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"refresh"},
     {"build"},
     {"stages"},
     {"job"},
