@@ -38,7 +38,12 @@ FAULTS = (
         edit=("symlink /etc/systemd/system/systemd-networkd.service /dev/null",),
     ),
     Fault("kernel-panic", "guest-kernel-panic", ("sync; echo c > /proc/sysrq-trigger; sleep 600",)),
-    Fault("disk-full", "guest-disk-full", ("dd if=/dev/zero of=/var/big bs=1M; echo never",)),
+    Fault(
+        "disk-full",
+        "guest-disk-full",
+        # most of it is only reserved: to write eight GiB would take an emulated guest minutes
+        ("fallocate -l $(df --output=avail -B1M / | tail -n 1)M /var/big; cat /dev/zero > /var/rest; exit 1",),
+    ),
     Fault("reboot", "guest-rebooted", ("systemctl reboot; sleep 600",)),
     Fault(
         "generalize-refused",
