@@ -179,6 +179,11 @@ class GuestSession:
         """Why sshd does not greet any more, or None when it does."""
         return None if _banner(self.access.ssh_port) else self._diagnose()
 
+    def stopping(self) -> bool:
+        """Whether the guest is on its way down. Raises GuestError when its agent is gone already."""
+        said = self.agent.execute(["/bin/sh", "-c", "systemctl is-system-running; true"], deadline=30)
+        return said.stdout.strip() == "stopping"
+
     def _diagnose(self) -> GuestError:
         """Why the guest cannot be reached though its agent answers."""
         addresses = self.agent.addresses()

@@ -116,22 +116,15 @@ def _last_words(error: command.CommandFailed) -> str:
 
 def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
     """Why a step broke off, when it was not the step itself."""
-    # ssh ends within a second of a guest's end, libvirt's event or the console's last words may come after
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            session.machine.check()
-            now = session.boot_id()
-        except GuestError as error:
-            if error.name == "guest-agent-silent":
-                continue  # rebooting, or going down: look again
-            return error.name, error.message
-        if now != boot_before:
-            return "guest-rebooted", "the guest rebooted in the middle of the step"
-        break
-    else:
-        return _silent(session)
-    if (lost := session.unreachable()) is not None:
+    try:
+        session.machine.check()
+        if session.boot_id() != boot_before or session.stopping():
+            return _gone(session, boot_before)
+        lost = session.unreachable()
+    except GuestError as error:
+        # an agent that falls silent goes down with its guest; the event or the console's last words come after
+        return _gone(session, boot_before) if error.name == "guest-agent-silent" else (error.name, error.message)
+    if lost is not None:
         return lost.name, lost.message
     full = session.agent.execute(
         ["/bin/sh", "-c", "df -P / | awk 'NR==2 {print $4}'; df -Pi / | awk 'NR==2 {print $4}'"], deadline=60
@@ -141,10 +134,17 @@ def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
     return None
 
 
-def _silent(session: GuestSession) -> tuple[str, str]:
-    """The agent does not answer: either the guest comes back from a reboot, or it is lost."""
+def _gone(session: GuestSession, boot_before: str) -> tuple[str, str]:
+    """The guest is going down: it comes back as another boot, or it is lost."""
+
+    def back() -> bool | None:
+        try:
+            return True if session.boot_id() != boot_before else None
+        except GuestError:
+            return None
+
     try:
-        session.machine.wait_agent(session.patience.boot, session.patience.login_grace)
+        session.machine.wait("the guest", back, deadline=session.patience.boot, name="guest-agent-silent")
     except GuestError as error:
         return error.name, error.message
     return "guest-rebooted", "the guest rebooted in the middle of the step"
