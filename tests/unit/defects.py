@@ -258,7 +258,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a syslog": ("build-logs", put("/var/log/syslog", "x\n")),
     "dpkg's log": ("package-logs", put("/var/log/dpkg.log", "x\n")),
     "a journal": ("journal", put("/var/log/journal/0123456789abcdef0123456789abcdef/system.journal", "LPKSHHRH")),
-    "package lists": ("package-cache", put("/var/lib/apt/lists/deb.debian.org_x_Packages", "x\n")),
+    "package lists": ("package-cache", put("/var/lib/apt/lists/debian.example.org_x_Packages", "x\n")),
     "Ansible's folder": ("build-tools-left", put("/root/.ansible/tmp/x", "x\n")),
     # secrets
     "a proxy of apt": (
@@ -271,11 +271,11 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "a mirror with a password": (
         "apt-mirror",
-        put("/etc/apt/sources.list.d/x.list", "deb https://user:word@deb.debian.org/debian x main\n"),
+        put("/etc/apt/sources.list.d/x.list", "deb https://user:word@debian.example.org/debian x main\n"),
     ),
     "a trusted mirror": (
         "apt-trust",
-        put("/etc/apt/sources.list.d/x.list", "deb [trusted=yes] http://deb.debian.org/debian x main\n"),
+        put("/etc/apt/sources.list.d/x.list", "deb [trusted=yes] http://debian.example.org/debian x main\n"),
     ),
     "a proxy of pip": ("pip-config", put("/etc/pip.conf", "[global]\nproxy = http://10.0.0.1:3128\n")),
     "a proxy of shells": ("shell-proxy", put("/etc/environment", "https_proxy=http://10.0.0.1:3128\n")),
@@ -307,7 +307,7 @@ GOOD: dict[str, Change] = {
         put("/etc/apt/sources.list", "# see sources.list.d\n"),
         put(
             "/etc/apt/sources.list.d/debian.sources",
-            "Types: deb\nURIs: https://deb.debian.org/debian\nSuites: bookworm\nComponents: main\n"
+            "Types: deb\nURIs: https://debian.example.org/debian\nSuites: bookworm\nComponents: main\n"
             "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
         ),
         fs("symlink /etc/resolv.conf ../run/systemd/resolve/stub-resolv.conf"),

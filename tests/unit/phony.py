@@ -42,7 +42,7 @@ FILES: dict[str, str] = {
     "etc/sudoers": "Defaults env_reset\n"
     "root ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n",
     "etc/sudoers.d/README": "# see sudoers(5)\n",
-    "etc/apt/sources.list": "deb http://deb.debian.org/debian bookworm main\n",
+    "etc/apt/sources.list": "deb http://debian.example.org/debian bookworm main\n",
     "etc/apt/apt.conf.d/01autoremove": 'APT::NeverAutoRemove { "^firmware-linux.*"; };\n',
     "etc/environment": "",
     "etc/profile": "umask 022\n",
