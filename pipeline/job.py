@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.definition import Definition
 from pipeline.gallery import Gallery
-from pipeline.guests import debian, linux
+from pipeline.guests import archive, linux
 from pipeline.guests.access import BUILD_USER, Access
 from pipeline.guests.session import GuestSession, create_overlay
 from pipeline.hypervisor import accelerator
@@ -90,7 +90,7 @@ class Job:
             return None
         if suite not in self._indexes:
             seen = self.store.tmp / f"index-{suite}.json"
-            digest = debian.package_index(suite)
+            digest = archive.package_index(suite)
             if digest is not None:
                 write_json(seen, {"digest": digest, "seen": now()})
             elif seen.exists():

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BuildError, HostError
-from pipeline.guests import debian, debian_tree
-from pipeline.guests.debian import Archive, Mirrors, explain, identity, index_lines, memory_for_tree, mmdebstrap_argv
+from pipeline.guests import archive, debian, debian_tree
+from pipeline.guests.archive import Archive, Mirrors, index_lines
+from pipeline.guests.debian import explain, identity, memory_for_tree, mmdebstrap_argv
 
 TARGETS = """\
 http://mirror.example/debian/|bookworm|main|Debian|Debian|bookworm
@@ -36,7 +37,7 @@ SHA256:
 
 
 def test_mirrors_are_the_first_of_each_kind() -> None:
-    assert debian.parse_targets(TARGETS) == Mirrors(
+    assert archive.parse_targets(TARGETS) == Mirrors(
         "http://mirror.example/debian", "http://mirror.example/debian-security"
     )
 
@@ -58,11 +59,11 @@ def test_mirrors_are_the_first_of_each_kind() -> None:
     ],
 )
 def test_other_lines_give_no_mirror(line: str) -> None:
-    assert debian.parse_targets(line) == Mirrors(None, None)
+    assert archive.parse_targets(line) == Mirrors(None, None)
 
 
 def test_sources_are_those_that_the_archive_has() -> None:
-    mirrors = debian.parse_targets(TARGETS)
+    mirrors = archive.parse_targets(TARGETS)
     assert mirrors.sources("sid", ["sid"]) == [("http://mirror.example/debian", "sid")]
     assert [name for _, name in mirrors.candidates("trixie")] == ["trixie", "trixie-updates", "trixie-security"]
     assert Mirrors(None, None).candidates("trixie") == []
@@ -183,14 +184,14 @@ def test_bootstrap_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_mirror_of_the_host_the_archive_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian, "mirrors", lambda: Mirrors(None, None))
-    assert debian.package_index("bookworm") is None
+    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors(None, None))
+    assert archive.package_index("bookworm") is None
 
 
 def test_a_mirror_that_does_not_answer_gives_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     # a port of this host where nobody listens
-    monkeypatch.setattr(debian, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
-    assert debian.package_index("bookworm") is None
+    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
+    assert archive.package_index("bookworm") is None
 
 
 def test_the_recipe_is_one_text() -> None:

@@ -1,0 +1,156 @@
+"""The distribution's package archive: where the host gets it from, and what state it is in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pipeline import command
+from pipeline.errors import BuildError, GoldsmithError
+
+#: Seconds for each request of the archive's state; without an answer a build goes by what it has.
+INDEX_DEADLINE = 10.0
+
+APT_HELPER = "/usr/lib/apt/apt-helper"
+_TARGET = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Where the packages come from; both None means mmdebstrap's own default."""
+
+    archive: str | None
+    security: str | None
+
+    def sources(self, suite: str, present: Sequence[str]) -> list[tuple[str, str]]:
+        """(URI, suite) of each source; `present` names the suites that the archive has."""
+        found = []
+        for uri, name in self.candidates(suite):
+            if name in present:
+                found.append((uri, name))
+        return found
+
+    def candidates(self, suite: str) -> list[tuple[str, str]]:
+        """(URI, suite) of the suite itself, its updates and its security updates."""
+        if self.archive is None:
+            return []
+        wanted = [(self.archive, suite), (self.archive, f"{suite}-updates")]
+        if self.security is not None:
+            wanted.append((self.security, f"{suite}-security"))
+        return wanted
+
+
+def parse_targets(text: str) -> Mirrors:
+    """The mirrors in the output of ``apt-get indextargets``.
+
+    Only http and https without a password: the guest gets these addresses too. An archive whose Release file apt
+    has not read yet has no label and is passed over.
+    """
+    archive = security = None
+    for line in text.splitlines():
+        uri, _, rest = line.partition("|")
+        fields = rest.split("|")
+        if len(fields) < 5 or fields[1] != "main" or fields[2] != "Debian":
+            continue
+        if not re.fullmatch(r"https?://[^@\s]+", uri):
+            continue
+        label = fields[3]
+        if label == "Debian":
+            archive = archive or uri.rstrip("/")
+        elif label == "Debian-Security":
+            security = security or uri.rstrip("/")
+    return Mirrors(archive, security if archive else None)
+
+
+@cache
+def mirrors() -> Mirrors:
+    """The host's own mirrors, as apt knows them."""
+    if command.find("apt-get") is None:
+        return Mirrors(None, None)
+    try:
+        result = command.run(
+            ["apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages"], deadline=INDEX_DEADLINE
+        )
+    except GoldsmithError:
+        return Mirrors(None, None)
+    return parse_targets(result.stdout)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The state of a suite in the archive: the InRelease text of each of its parts that exist."""
+
+    releases: dict[str, str]
+
+    def digest(self) -> str:
+        """A digest of the package lists. The dates in a Release file change daily, the lists do not."""
+        whole = hashlib.sha256()
+        for name in sorted(self.releases):
+            whole.update(f"{name}\n".encode())
+            for line in index_lines(self.releases[name]):
+                whole.update(f"{line}\n".encode())
+        return whole.hexdigest()
+
+
+def index_lines(release: str) -> list[str]:
+    """The lines of an InRelease file's SHA256 part that speak of main/binary-amd64/Packages."""
+    lines: list[str] = []
+    inside = False
+    for line in release.splitlines():
+        if not line.startswith(" "):
+            inside = line.startswith("SHA256:")
+        elif inside and line.split()[-1] == "main/binary-amd64/Packages":
+            lines.append(" ".join(line.split()))
+    return lines
+
+
+def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
+    """Ask the mirror for the suite's InRelease files; None when it cannot be reached.
+
+    A part that the mirror says it does not have (sid has no updates) is left out. Raises BuildError when
+    the mirror answers and has no such suite.
+    """
+    wanted = mirrors().candidates(suite)
+    if not wanted or not Path(APT_HELPER).exists():
+        return None
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        files = {name: Path(folder) / name for _, name in wanted}
+        fetch: list[str | Path] = []
+        for uri, name in wanted:
+            fetch += [f"{uri}/dists/{name}/InRelease", files[name]]
+        # apt's own helper: apt's proxy, certificates and passwords hold for it too
+        options = [
+            "-oAcquire::Retries=0",
+            f"-oAcquire::http::Timeout={INDEX_DEADLINE:.0f}",
+            f"-oAcquire::https::Timeout={INDEX_DEADLINE:.0f}",
+            *(["-oAPT::Sandbox::User=root"] if os.geteuid() == 0 else []),
+        ]
+        try:
+            answer = command.run(
+                [APT_HELPER, *options, "download-file", *fetch], deadline=2 * INDEX_DEADLINE, ok_codes=(0, 100)
+            )
+        except GoldsmithError:
+            return None
+        releases = {name: file.read_text("utf-8", "replace") for name, file in files.items() if file.exists()}
+    said = answer.stdout + answer.stderr
+    if suite not in releases:
+        if re.search(r"\b404\b", said):
+            raise BuildError(
+                f"the mirror has no suite {suite}", name="suite-missing", hint="a code name: bookworm, trixie"
+            )
+        return None
+    if len(releases) < len(wanted) and not re.search(r"\b404\b", said):
+        return None
+    return Archive(releases)
+
+
+def package_index(suite: str) -> str | None:
+    """A digest of the archive's state for the suite, its updates and security; None when not reachable."""
+    archive = ask_archive(suite)
+    return archive.digest() if archive else None
