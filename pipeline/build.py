@@ -1,14 +1,9 @@
-"""The pipeline: STAGES in order, and the runner that keeps what is good and runs what is not.
-
-Every unit's key is known before anything runs: it is the digest of the stage, its inputs and its source's key. What
-is committed under a key is kept; the first unit that is not is where work starts.
-"""
+"""The runner: keeps what is good of a plan, runs what is not, and leaves nothing behind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import ModuleType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,28 +14,15 @@ from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.guests.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.machine import domains, mark_kept, sweep
-from pipeline.job import Job, Work
-from pipeline.layers import Draft, Layer, Layers, digest, layer_key
-from pipeline.record import NO_RUN, Run, Stopwatch, alive, held, remove_tree, write_json
-from pipeline.stages import acquire, capture, convert, generalize, inspect, prove, provision
+from pipeline.job import Job
+from pipeline.layers import Draft, Layer, Layers
+from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
+from pipeline.record import Run, Stopwatch, alive, held, remove_tree, write_json
+from pipeline.stages import capture, prove
 from pipeline.store import Store
-
-STAGES: tuple[ModuleType, ...] = (acquire, provision, generalize, convert, inspect, prove, capture)
-STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 
 #: Seconds that a build waits for another build of the same image.
 PATIENCE = 4 * 3600.0
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One keyed piece of a stage."""
-
-    stage: str
-    work: Work
-    key: str
-    source: str | None
-    version: int
 
 
 @dataclass(frozen=True)
@@ -53,35 +35,6 @@ class Outcome:
     seconds: float
 
 
-def plan(job: Job) -> list[Unit]:
-    """Every unit of a build with its key, in order. Runs nothing."""
-    units: list[Unit] = []
-    source: str | None = None
-    for stage in STAGES:
-        for work in stage.plan(job):
-            key = layer_key(stage.NAME, stage.VERSION, work.inputs, source)
-            units.append(Unit(stage.NAME, work, key, source, stage.VERSION))
-            source = key
-    return units
-
-
-def standing(units: Sequence[Unit], layers: Layers) -> int:
-    """How many units from the start need not run.
-
-    Layers up to generalize hang on each other's files; the VHD that convert makes stands alone, so that a build can
-    go on from it when the layers below were pruned.
-    """
-    first = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
-    good = [layers.get(unit.key) is not None for unit in units]
-    if good[first]:
-        return _run_length(good, first)
-    return min(_run_length(good, 0), first)
-
-
-def _run_length(good: Sequence[bool], start: int) -> int:
-    return next((i for i in range(start, len(good)) if not good[i]), len(good))
-
-
 def build(
     definition: Definition,
     store: Store,
@@ -89,17 +42,17 @@ def build(
     command: str,
     from_stage: str | None = None,
     until: str | None = None,
+    warm: bool = False,
     keep_failed: bool = False,
     listeners: Sequence[Any] = (),
 ) -> Outcome:
-    """Build one definition as far as asked.
+    """Build one definition as far as asked; `from_stage` and `until` name a stage or a step.
 
     Raises GoldsmithError; the run's record and its black box tell the rest. Whatever happens, no domain, lock or
     scratch of this run stays, but for a guest that `keep_failed` keeps.
     """
-    for name in (from_stage, until):
-        if name is not None and name not in STAGE_NAMES:
-            raise UsageError(f"no stage {name}", name="stage-unknown", hint=f"stages: {', '.join(STAGE_NAMES)}")
+    for word in (from_stage, until):
+        check_word(definition, word)
     store.ensure()
     watch = Stopwatch()
     run = Run.start(store.runs, definition.name, command)
@@ -111,7 +64,7 @@ def build(
     try:
         _take(lock, run)
         sweep_dead(store, job)
-        unchanged = _run(job, from_stage, until)
+        unchanged = _run(job, from_stage, until, warm)
     except GoldsmithError as error:
         _fail(job, error)
         raise
@@ -122,7 +75,8 @@ def build(
         if not (keep_failed and run.record.get("kept_guest")):
             job.close()
         lock.release()
-    version = gallery.find(definition.name) if until in (None, capture.NAME) else None
+    captured = next((layer for stage, layer in job.made if stage == capture.NAME), None)
+    version = gallery.find(definition.name, str(captured.facts["version"])) if captured else None
     run.finish("unchanged" if unchanged else "done")
     run.emit("saved", "", str(run.folder))
     return Outcome(run.id, version, unchanged, watch.seconds)
@@ -139,29 +93,25 @@ def _take(lock: FileLock, run: Run) -> None:
             raise BuildError(f"another build has held this image for {PATIENCE:.0f} s", name="image-locked") from None
 
 
-def _run(job: Job, from_stage: str | None, until: str | None) -> bool:
+def _run(job: Job, from_stage: str | None, until: str | None, warm: bool) -> bool:
     """Run what is not there yet. True when nothing had to run."""
-    units = plan(job)
+    units = plan(job, warm=warm, again=from_stage)
     if from_stage is not None:
-        start = next(
-            i for i, unit in enumerate(units) if STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(from_stage)
-        )
-        for unit in units[start:]:
+        for unit in units[begin_of(units, from_stage) :]:
             job.layers.drop(unit.key)
-    end = len(units)
-    if until is not None:
-        end = 1 + max(i for i, u in enumerate(units) if STAGE_NAMES.index(u.stage) <= STAGE_NAMES.index(until))
+    end = end_of(units, until) if until is not None else len(units)
     begin = min(standing(units, job.layers), end)
     # a later layer left over from other times may stand on files that are made anew now
     for unit in units[begin:]:
         job.layers.drop(unit.key)
     _kept(job, units[:begin])
+    job.made = [(unit.stage, layer) for unit in units[:begin] if (layer := job.layers.get(unit.key))]
+    job.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
     if begin == end:
-        if until in (None, capture.NAME):
+        if end == len(units) and not job.warm:
             _point_golden(job, units[-1])
         return True
     _ = job.verdict  # said before the first stage, refused before anything starts
-    job.made = [(unit.stage, layer) for unit in units[:begin] if (layer := job.layers.get(unit.key))]
     source = job.made[-1][1] if begin else None
     draft: Draft | None = None
     for position in range(begin, end):
@@ -196,6 +146,7 @@ def _unit(
 ) -> tuple[Layer, Draft | None]:
     """Make one layer. `draft` is there already when the running guest writes into it."""
     job.stage = unit.stage
+    job.warm = job.warm or unit.inputs.get(START) == WARM
     watch = Stopwatch()
     job.run.emit("start", unit.stage, unit.work.title)
     begun = draft or job.layers.begin(unit.key)
@@ -340,33 +291,3 @@ def clean_up(store: Store, *, layers: bool) -> list[str]:
             Layers(store.layers).drop(layer.key)
             gone.append(f"layer {layer.key} ({layer.record['stage']})")
     return gone
-
-
-def explain(definition: Definition, store: Store) -> list[dict[str, str]]:
-    """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
-    store.ensure()
-    layers = Layers(store.layers)
-    job = Job(definition, store, NO_RUN, layers, Gallery(store.gallery))
-    units = plan(job)
-    begin = standing(units, layers)
-    latest: dict[tuple[str, str], Layer] = {}
-    mine = (layer for layer in layers.all() if layer.record.get("name") == definition.name)
-    for layer in sorted(mine, key=lambda layer: str(layer.record["created"])):
-        latest[(str(layer.record["stage"]), str(layer.record.get("title")))] = layer
-    rows = []
-    for position, unit in enumerate(units):
-        action = "keep" if position < begin else "run"
-        why = "" if action == "keep" else _why(unit, latest.get((unit.stage, unit.work.title)), position > begin)
-        rows.append({"stage": unit.stage, "title": unit.work.title, "action": action, "why": why, "key": unit.key})
-    return rows
-
-
-def _why(unit: Unit, before: Layer | None, after_first: bool) -> str:
-    if before is None:
-        return "new"
-    old = before.record["inputs"]
-    new = dict(unit.work.inputs)
-    changed = [name for name in sorted({*old, *new}) if digest(old.get(name)) != digest(new.get(name))]
-    if changed:
-        return "changed: " + ", ".join(changed)
-    return "what it stands on is run" if after_first else "its layer is gone"

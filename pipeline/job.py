@@ -5,24 +5,31 @@ The runner owns a job; a stage sees only what it needs of it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.definition import Definition
+from filelock import FileLock
+
+from pipeline.definition import Definition, MasterSource
+from pipeline.errors import BuildError, GoldsmithError, GuestError
 from pipeline.gallery import Gallery
-from pipeline.guests import archive, linux
+from pipeline.guests import archive, linux, saved, threshold
 from pipeline.guests.access import BUILD_USER, Access
-from pipeline.guests.session import GuestSession, create_overlay
+from pipeline.guests.overlay import create_overlay
+from pipeline.guests.session import GuestSession
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.layers import DISK, Draft, Image, Layer, Layers
-from pipeline.record import Run, now, write_json
+from pipeline.offline import open_disk
+from pipeline.offline.packages import dpkg_packages
+from pipeline.record import Run, Stopwatch, now, write_json
 from pipeline.store import Store
 
 
@@ -61,9 +68,13 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
     session: GuestSession | None = None
     stage: str = ""
+    #: Whether the guest is to be restored from a save. The runner says so from a unit's inputs.
+    warm: bool = False
     #: What this build stands on so far: each unit's stage and layer, in order.
     made: list[tuple[str, Layer]] = field(default_factory=list)
     _indexes: dict[str, str | None] = field(default_factory=dict)
+    _outdated: dict[str, list[str] | None] = field(default_factory=dict)
+    _save: FileLock | None = None
 
     @cached_property
     def connection(self) -> Connection:
@@ -102,6 +113,28 @@ class Job:
             self._indexes[suite] = digest
         return self._indexes[suite]
 
+    @cached_property
+    def suite(self) -> str | None:
+        """The distribution's suite that the guest installs from, None where it is not known."""
+        source = self.definition.source
+        if isinstance(source, MasterSource):
+            suite = self.gallery.get(str(source)).manifest.get("suite")
+            return str(suite) if suite else None
+        return getattr(source, "suite", None)
+
+    def outdated(self, layer: Layer) -> list[str] | None:
+        """The packages on a layer's disk of which the archive has a newer version; None where that is not known."""
+        if layer.key not in self._outdated:
+            self._outdated[layer.key] = None
+            if self.suite is not None:
+                with contextlib.suppress(GoldsmithError, OSError):
+                    with open_disk(
+                        layer.image.path, layer.image.format, allow_backing_within=self.store.root
+                    ) as disk:
+                        found = {one.name: one.version for one in dpkg_packages(disk.root) if one.installed}
+                    self._outdated[layer.key] = archive.newer(self.suite, found) if found else None
+        return self._outdated[layer.key]
+
     def progress(self, text: str) -> None:
         self.run.emit("progress", self.stage, text)
 
@@ -111,10 +144,9 @@ class Job:
     # ---- the build's guest ---------------------------------------------------------------------------------------
 
     def guest(self, source: Layer, draft: Draft) -> GuestSession:
-        """The build's running guest, writing into `draft`; booted on an overlay of `source` when none runs."""
+        """The build's running guest, writing into `draft`; started on an overlay of `source` when none runs."""
         if self.session is not None:
             return self.session
-        overlay = create_overlay(draft.path / DISK, source.image, self.definition.disk)
         access = Access.create(self.label, "build", BUILD_USER)
         spec = Spec(
             name=f"goldsmith-{self.label}-{self.definition.name}",
@@ -123,26 +155,77 @@ class Job:
             kvm=self.verdict.kind == "kvm",
             cpus=self.definition.machine.cpus,
             memory=self.definition.machine.memory,
-            disks=(Disk(overlay),),
+            disks=(),
             serial_log=self.run.log("serial.log"),
             forwards=(access.forward,),
             outside=True,
         )
+        self.run.note(guest={"domain": spec.name, **access.to_json()})
+        entry = threshold.find(source.image, self.store.root)
+        if entry is None:
+            session = self._prepare(spec, access, source, draft)
+            session.open(linux.build_user_data(access.public_key), "goldsmith-build")
+        elif not (self.warm and self._start_warm(spec, access, source, draft, entry)):
+            session = self._prepare(spec, access, source, draft)
+            session.open_threshold(entry.write(access.folder))
+            session.enter(new_addresses=False)
+        assert self.session is not None
+        return self.session
+
+    def _prepare(self, spec: Spec, access: Access, below: Layer, draft: Draft) -> GuestSession:
+        """A session, not started yet, on a fresh overlay."""
+        overlay = create_overlay(draft.path / DISK, below.image, self.definition.disk)
         self.session = GuestSession(
             self.connection,
-            spec,
+            replace(spec, disks=(Disk(overlay),)),
             access,
             logs=self.run.folder,
-            user_data=linux.build_user_data,
-            hostname="goldsmith-build",
             cancelled=self.cancelled,
             progress=self.progress,
         )
         # a guest that a person wants to look at must outlive this process, and its connection
         self.session.machine.autodestroy = not self.keep_failed
-        self.run.note(guest={"domain": spec.name, **access.to_json()})
-        self.session.open()
         return self.session
+
+    def _start_warm(
+        self, spec: Spec, access: Access, source: Layer, draft: Draft, entry: threshold.Threshold
+    ) -> bool:
+        """Start the guest from a save of `source`. False, and a line that says why, where that cannot be."""
+        watch = Stopwatch()
+        try:
+            save = saved.make(
+                self.layers,
+                spec,
+                source,
+                entry,
+                self.connection,
+                size=self.definition.disk,
+                tag=self.store.tag,
+                logs=self.run.folder,
+                note={"run": self.run.id, "name": self.definition.name},
+                progress=self.progress,
+            )
+        except (BuildError, GuestError) as error:
+            self.run.emit("note", "", f"no saved guest: {error.message}: cold boot")
+            return False
+        making, watch = watch.seconds, Stopwatch()
+        self._save = saved.take(save)
+        if self._save is None:
+            self.run.emit("note", "", "another build runs this saved guest: cold boot")
+            return False
+        session = self._prepare(saved.renamed(spec, save, self.store.tag), access, save, draft)
+        session.machine.spec = replace(session.spec, kernel=saved.kernel(save))
+        try:
+            session.restore(save.path / saved.MEMORY)
+        except (BuildError, GuestError) as error:
+            self.run.emit("note", "", f"the saved guest cannot be restored: {error.message}: cold boot")
+            session.machine.destroy()
+            self._release()
+            self.layers.drop(save.key)
+            return False
+        session.enter(new_addresses=True)
+        self.run.note(warm={"save": save.key, "making": making, "starting": watch.seconds})
+        return True
 
     def rotate(self, draft: Draft) -> None:
         """Let the running guest write into `draft` from now on."""
@@ -160,6 +243,12 @@ class Job:
         if self.session is not None:
             self.session.close()
             self.session = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._save is not None:
+            self._save.release()
+            self._save = None
 
     def log_file(self, name: str) -> Path:
         return self.run.log(name)

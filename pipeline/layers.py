@@ -43,11 +43,15 @@ def layer_key(stage: str, version: int, inputs: Mapping[str, object], source: st
 
 @dataclass(frozen=True)
 class Image:
-    """A disk file, its format, and what it stands on, each level with its format stated."""
+    """A disk file, its format, and what it stands on, each level with its format stated.
+
+    `size`: of a fixed VHD, the bytes of the disk, which are the file without its footer.
+    """
 
     path: Path
     format: str
     backing: Image | None = None
+    size: int | None = None
 
     @property
     def chain(self) -> tuple[Image, ...]:
@@ -59,12 +63,13 @@ class Image:
             "path": str(self.path),
             "format": self.format,
             "backing": self.backing.to_json() if self.backing else None,
+            "size": self.size,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Image:
         below = data.get("backing")
-        return cls(Path(data["path"]), str(data["format"]), cls.from_json(below) if below else None)
+        return cls(Path(data["path"]), str(data["format"]), cls.from_json(below) if below else None, data.get("size"))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ class Store:
         return run if tag == ("" if self.root == DEFAULT_HOME else self._tag) else None
 
     @property
+    def tag(self) -> str:
+        """What tells this store's guests from another's: nothing in the default store."""
+        return "" if self.root == DEFAULT_HOME else f"{self._tag}-"
+
+    @property
     def _tag(self) -> str:
         return hashlib.sha256(str(self.root).encode()).hexdigest()[:6]
 

@@ -31,12 +31,16 @@ def build(
     ] = False,
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="STAGE", help="Run again from this stage on."),
+        typer.Option("--from", metavar="STAGE|STEP", help="Run again from this stage, or this step, on."),
     ] = None,
     until: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--until", metavar="STAGE", help="Stop after this stage."),
+        typer.Option("--until", metavar="STAGE|STEP", help="Stop after this stage, or this step."),
     ] = None,
+    warm: Annotated[
+        bool,
+        typer.Option("--warm", help="For authors: start from a saved guest. What comes of it stays a candidate."),
+    ] = False,
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Leave the guest of a failed build running: goldsmith shell RUN.")
     ] = False,
@@ -55,7 +59,7 @@ def build(
             print(f"{definition.name}: skipped, its parent failed", file=sys.stderr)
             continue
         try:
-            _one(definition, len(chosen) > 1, from_stage, until, keep_failed, verbose)
+            _one(definition, len(chosen) > 1, from_stage, until, warm, keep_failed, verbose)
         except GoldsmithError as error:
             if len(chosen) == 1 or error.name == "interrupted":
                 raise
@@ -71,7 +75,13 @@ def build(
 
 
 def _one(
-    definition: Definition, many: bool, from_stage: str | None, until: str | None, keep_failed: bool, verbose: bool
+    definition: Definition,
+    many: bool,
+    from_stage: str | None,
+    until: str | None,
+    warm: bool,
+    keep_failed: bool,
+    verbose: bool,
 ) -> None:
     from pipeline import build as builder
     from pipeline.cli.show import Progress
@@ -87,6 +97,7 @@ def _one(
             command=" ".join(["goldsmith", *sys.argv[1:]]),
             from_stage=from_stage,
             until=until,
+            warm=warm,
             keep_failed=keep_failed,
             listeners=[progress],
         )
@@ -120,7 +131,8 @@ def _report(outcome: Outcome) -> None:
     boots = ", ".join(
         f"{cell} booted in {seen['seconds']['ssh']:.0f} s" for cell, seen in version.manifest["prove"].items()
     )
-    print(f"{version.name} {version.version}  {' '.join(version.channels)}  {passed} checks passed  {boots}")
+    where = " ".join(version.channels) or version.manifest["state"]
+    print(f"{version.name} {version.version}  {where}  {passed} checks passed  {boots}")
     print(f"{version.disk}  {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256'][:16]}...")
 
 
@@ -158,15 +170,20 @@ def _chosen(names: list[str], everything: bool, gallery_root: Path) -> list[Defi
 
 def plan(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    from_stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--from", metavar="STAGE|STEP", help="As if run again from this stage, or this step, on."),
+    ] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="As if built from a saved guest.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say for each unit of a build whether it would be kept or run, and why."""
-    from pipeline.build import explain
     from pipeline.cli.show import print_json, table
     from pipeline.definition import load_named
+    from pipeline.plan import explain
     from pipeline.store import Store
 
-    rows = explain(load_named(context.project(), name), Store.locate())
+    rows = explain(load_named(context.project(), name), Store.locate(), warm=warm, again=from_stage)
     if as_json:
         print_json(rows)
         return

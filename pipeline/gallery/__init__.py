@@ -23,6 +23,8 @@ from pipeline.record import remove_tree, sync_folder, write_json
 MANIFEST = "manifest.json"
 DISK = "disk.vhd"
 GOLDEN = "golden"
+#: What is proven and yet not for building upon.
+CANDIDATE = "candidate"
 _SCRATCH = ".new-"
 
 
@@ -42,7 +44,7 @@ class Version:
 
     @property
     def image(self) -> Image:
-        return Image(self.disk, "vpc")
+        return Image(self.disk, "vpc", size=int(self.manifest["disk"]["virtual_size"]))
 
     @property
     def sha256(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from pipeline.errors import BuildError, GoldsmithError
 #: Seconds for each request of the archive's state; without an answer a build goes by what it has.
 INDEX_DEADLINE = 10.0
 
+#: A suite's list of packages, about 9 MB, and the seconds for all of them.
+LIST = "main/binary-amd64/Packages.xz"
+LIST_DEADLINE = 120.0
+_VERSION = re.compile(r"^Version: (\S+)", re.MULTILINE)
 APT_HELPER = "/usr/lib/apt/apt-helper"
 _TARGET = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
 
@@ -121,24 +126,11 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
         return None
     with tempfile.TemporaryDirectory(dir=work) as folder:
         files = {name: Path(folder) / name for _, name in wanted}
-        fetch: list[str | Path] = []
-        for uri, name in wanted:
-            fetch += [f"{uri}/dists/{name}/InRelease", files[name]]
-        # apt's own helper: apt's proxy, certificates and passwords hold for it too
-        options = [
-            "-oAcquire::Retries=0",
-            f"-oAcquire::http::Timeout={INDEX_DEADLINE:.0f}",
-            f"-oAcquire::https::Timeout={INDEX_DEADLINE:.0f}",
-            *(["-oAPT::Sandbox::User=root"] if os.geteuid() == 0 else []),
-        ]
-        try:
-            answer = command.run(
-                [APT_HELPER, *options, "download-file", *fetch], deadline=2 * INDEX_DEADLINE, ok_codes=(0, 100)
-            )
-        except GoldsmithError:
+        answer = _download({f"{uri}/dists/{name}/InRelease": files[name] for uri, name in wanted})
+        if answer is None:
             return None
         releases = {name: file.read_text("utf-8", "replace") for name, file in files.items() if file.exists()}
-    said = answer.stdout + answer.stderr
+    said = answer
     if suite not in releases:
         if re.search(r"\b404\b", said):
             raise BuildError(
@@ -148,6 +140,68 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
     if len(releases) < len(wanted) and not re.search(r"\b404\b", said):
         return None
     return Archive(releases)
+
+
+def _download(wanted: Mapping[str, Path], deadline: float = 2 * INDEX_DEADLINE) -> str | None:
+    """Fetch addresses into files by apt's own helper: apt's proxy, certificates and passwords hold for it too.
+
+    What it said; None where it could not be run to its end. A file that could not be had is not there.
+    """
+    options = [
+        "-oAcquire::Retries=0",
+        f"-oAcquire::http::Timeout={INDEX_DEADLINE:.0f}",
+        f"-oAcquire::https::Timeout={INDEX_DEADLINE:.0f}",
+        *(["-oAPT::Sandbox::User=root"] if os.geteuid() == 0 else []),
+    ]
+    words = [word for address, file in wanted.items() for word in (address, file)]
+    try:
+        answer = command.run([APT_HELPER, *options, "download-file", *words], deadline=deadline, ok_codes=(0, 100))
+    except GoldsmithError:
+        return None
+    return answer.stdout + answer.stderr
+
+
+def newer(suite: str, installed: Mapping[str, str], work: Path | None = None) -> list[str] | None:
+    """ "name old -> new" for each installed package (name: version) of which the archive has a newer version.
+
+    None when the archive does not answer.
+    """
+    state = ask_archive(suite, work)
+    if state is None:
+        return None
+    listed: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        lists = {
+            f"{uri}/dists/{name}/{LIST}": Path(folder) / name
+            for uri, name in mirrors().sources(suite, list(state.releases))
+        }
+        if _download(lists, LIST_DEADLINE) is None or not all(path.exists() for path in lists.values()):
+            return None
+        for path in lists.values():
+            for name, version in candidates(lzma.decompress(path.read_bytes()).decode("utf-8", "replace"), installed):
+                listed.setdefault(name, []).append(version)
+    found = []
+    for name, versions in sorted(listed.items()):
+        better = [
+            version for version in versions if version != installed[name] and is_newer(version, installed[name])
+        ]
+        if better:
+            found.append(f"{name} {installed[name]} -> {better[-1]}")
+    return found
+
+
+def candidates(listing: str, wanted: Container[str]) -> Iterator[tuple[str, str]]:
+    """(name, version) of the wanted packages in a Packages file."""
+    for stanza in listing.split("\n\n"):
+        name = stanza.partition("\n")[0].removeprefix("Package: ")
+        if name in wanted and (version := _VERSION.search(stanza)):
+            yield name, version[1]
+
+
+def is_newer(version: str, than: str) -> bool:
+    """By dpkg's own order."""
+    done = command.run(["dpkg", "--compare-versions", version, "gt", than], deadline=10, ok_codes=(0, 1))
+    return done.code == 0
 
 
 def package_index(suite: str) -> str | None:

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import re
-import shlex
 import socket
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import command
 from pipeline.errors import GoldsmithError, GuestError
-from pipeline.guests import linux
+from pipeline.guests import linux, threshold
 from pipeline.guests.access import Access
 from pipeline.guests.journal import read_journal
+from pipeline.guests.patience import Patience
+from pipeline.guests.steps import Steps
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection
-from pipeline.hypervisor.domain import Disk, Spec
+from pipeline.hypervisor.domain import Disk, Kernel, Spec
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
 
 SSH_BANNER = b"SSH-2.0"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Deadlines in seconds. A guest under TCG boots in 40 to 80 s on a quiet host; a busy one takes thrice that."""
-
-    boot: float
-    login_grace: float
-    ssh: float
-    command: float
-    shutdown: float
-
-    @classmethod
-    def for_kind(cls, kvm: bool) -> Patience:
-        if kvm:
-            return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120)
-        return cls(boot=420, login_grace=60, ssh=150, command=300, shutdown=240)
-
-
-def create_overlay(path: Path, below: Image, size: int | None = None) -> Image:
-    """A new qcow2 overlay on `below`; `size` in bytes grows it."""
-    base_format = {"vhd": "vpc"}.get(below.format, below.format)
-    argv: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", base_format, "-b", below.path, path]
-    if size is not None:
-        argv.append(str(size))
-    command.run(argv, deadline=60)
-    return Image(path, "qcow2", below)
 
 
 class GuestSession:
@@ -68,23 +38,15 @@ class GuestSession:
         access: Access,
         *,
         logs: Path,
-        user_data: Callable[[str], Mapping[str, Any]],
-        hostname: str,
         cancelled: threading.Event | None = None,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.access = access
         self.patience = Patience.for_kind(spec.kvm)
         self.logs = logs
-        self.machine = Machine(
-            connection,
-            replace(spec, seed=access.seed, nvram=access.nvram if spec.firmware == "efi" else None),
-            logs,
-            cancelled,
-        )
+        self.machine = Machine(connection, spec, logs, cancelled)
+        self.steps = Steps(access, self.machine.check)
         self._connection = connection
-        self._user_data = user_data
-        self._hostname = hostname
         self._progress = progress
         self.seconds: dict[str, float] = {}
 
@@ -96,26 +58,74 @@ class GuestSession:
     def spec(self) -> Spec:
         return self.machine.spec
 
-    def open(self, *, own_disks: bool = True) -> None:
-        """Boot, wait for the agent, learn the host key, wait for sshd."""
-        spec = self.machine.spec
+    def open(self, user_data: Mapping[str, Any], hostname: str, *, own_disks: bool = True) -> None:
+        """Boot the disk whole with a NoCloud seed: wait for the agent, cloud-init and sshd."""
+        nvram = self.access.nvram if self.spec.firmware == "efi" else None
+        spec = self.machine.spec = replace(self.spec, seed=self.access.seed, nvram=nvram)
         self.access.write_seed(
-            self._user_data(self.access.public_key),
+            user_data,
             linux.network_config(spec.access_mac, spec.outside_mac if spec.outside else None),
-            self._hostname,
+            hostname,
         )
         if own_disks:
-            for disk in spec.disks:
-                if not disk.readonly:
-                    own(disk.image.path, self._connection)
-        started = time.monotonic()
+            self._own_disks()
+        began = time.monotonic()
         self.machine.start()
+        self._agent(began)
+        self._wait_ssh(self._cloud_init_finished)
+        self.seconds["ssh"] = round(time.monotonic() - began, 1)
+
+    def open_threshold(self, kernel: Kernel) -> None:
+        """Boot the disk by its own kernel as far as its threshold."""
+        self.machine.spec = replace(self.spec, kernel=kernel)
+        self._own_disks()
+        began = time.monotonic()
+        self.machine.start()
+        self._agent(began)
+
+    def restore(self, saved: Path) -> None:
+        """Go on from a saved threshold. Raises BuildError or GuestError where it cannot be had."""
+        self._own_disks()
+        began = time.monotonic()
+        self.machine.start(saved)
+        self._agent(began)
+        said = self.agent.execute(["/bin/dmesg"], deadline=60).stdout
+        if threshold.RESEEDED not in said:
+            raise GuestError("the restored kernel has not drawn new randomness", name="guest-not-reseeded")
+
+    def enter(self, *, new_addresses: bool) -> None:
+        """Step over the threshold: a user and a key of this build, the network, sshd."""
+        spec = self.spec
+        cards = [threshold.Card(spec.access_mac, threshold.new_mac() if new_addresses else None, outside=False)]
+        if spec.outside:
+            cards.append(
+                threshold.Card(spec.outside_mac, threshold.new_mac() if new_addresses else None, outside=True)
+            )
+        began = time.monotonic()
+        self._progress("entering")
+        self.run_over_agent(threshold.enter_script(self.access.public_key, cards), "the guest could not be entered")
+        self._wait_ssh(lambda: True)
+        self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
+
+    def run_over_agent(self, script: str, what: str) -> None:
+        """Run a shell script of ours as root. Raises GuestError with the last thing it said."""
+        done = self.agent.execute(
+            ["/bin/sh", "-s"], stdin=script, deadline=self.patience.command, check=self.machine.check
+        )
+        if done.code != 0:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+            raise GuestError(f"{what}: {last}", name="guest-entry-failed")
+
+    def _own_disks(self) -> None:
+        for disk in self.spec.disks:
+            if not disk.readonly:
+                own(disk.image.path, self._connection)
+
+    def _agent(self, began: float) -> None:
         self._progress("booting")
         self.machine.wait_agent(self.patience.boot, self.patience.login_grace)
-        self.seconds["agent"] = round(time.monotonic() - started, 1)
+        self.seconds["agent"] = round(time.monotonic() - began, 1)
         self._progress("agent is up")
-        self._wait_ssh()
-        self.seconds["ssh"] = round(time.monotonic() - started, 1)
 
     def close(self) -> None:
         self.machine.destroy()
@@ -149,12 +159,12 @@ class GuestSession:
 
     # ---- readiness -----------------------------------------------------------------------------------------------
 
-    def _wait_ssh(self) -> None:
-        """Wait for cloud-init's end and sshd's banner; name what is missing as soon as it is known."""
+    def _wait_ssh(self, prepared: Callable[[], bool]) -> None:
+        """Wait until the guest is `prepared` and its sshd greets; name what is missing as soon as it is known."""
         finished_at: list[float] = []
 
         def ready() -> bool | None:
-            finished = self._cloud_init_finished()
+            finished = prepared()
             if finished and not finished_at:
                 finished_at.append(time.monotonic())
             banner = _banner(self.access.ssh_port)
@@ -206,88 +216,6 @@ class GuestSession:
     def boot_id(self) -> str:
         return self.agent.read("/proc/sys/kernel/random/boot_id", 64).decode().strip()
 
-    # ---- steps ---------------------------------------------------------------------------------------------------
-
-    def run_ssh(
-        self,
-        remote: str,
-        *,
-        stdin: str | bytes | None = None,
-        deadline: float,
-        on_line: Callable[[str], None] | None = None,
-    ) -> command.Result:
-        """Run a shell line in the guest over ssh, as the session's user."""
-        return command.run(
-            self.access.ssh(remote), stdin=stdin, deadline=deadline, on_line=on_line, watch=self.machine.check
-        )
-
-    def run_script(self, script: bytes, *, deadline: float, on_line: Callable[[str], None]) -> None:
-        """Run a script as root: sent whole over ssh, run by its own `#!` line, removed afterwards."""
-        remote = (
-            'sudo -n sh -c \'f=$(mktemp /var/tmp/goldsmith-step.XXXXXX) && trap "rm -f $f" EXIT && '
-            'cat >"$f" && chmod 700 "$f" && "$f" </dev/null\''
-        )
-        if not script.startswith(b"#!"):
-            script = b"#!/bin/sh\nset -e\n" + script
-        self.run_ssh(remote, stdin=script, deadline=deadline, on_line=on_line)
-
-    def copy(self, source: Path, target: str, mode: str | None, *, deadline: float) -> None:
-        """Copy a file, or a folder with all below it, to `target`, owned by root."""
-        quoted = shlex.quote(target)
-        if source.is_dir():
-            packed = io.BytesIO()
-            with tarfile.open(fileobj=packed, mode="w") as archive:
-                archive.add(source, arcname=".", filter=_as_root)
-            inner = f"mkdir -p {quoted} && tar -C {quoted} -xf -"
-            data = packed.getvalue()
-        else:
-            wanted = mode or f"{source.stat().st_mode & 0o777:04o}"
-            inner = f"install -D -o root -g root -m {shlex.quote(wanted)} /dev/stdin {quoted}"
-            data = source.read_bytes()
-        self.run_ssh(f"sudo -n sh -c {shlex.quote(inner)}", stdin=data, deadline=deadline)
-
-    def run_playbook(
-        self,
-        playbook: Path,
-        variables: Path | None,
-        *,
-        ansible: Path,
-        deadline: float,
-        on_line: Callable[[str], None],
-    ) -> None:
-        """Run an Ansible playbook against this guest. Raises GuestError naming the task that failed."""
-        home = self.access.folder / "private"
-        config = home / "ansible.cfg"
-        # empty: what stands in /etc or a home folder of the build host must not change a build
-        config.write_text("[defaults]\n")
-        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
-        environment = {
-            "ANSIBLE_CONFIG": str(config),
-            "ANSIBLE_HOME": str(home / "ansible"),
-            "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
-            "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_NOCOWS": "1",
-            "ANSIBLE_RETRY_FILES_ENABLED": "0",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
-            "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=60s",
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            "PYTHONUNBUFFERED": "1",
-        }
-        watcher = TaskWatcher(on_line)
-        argv: list[str | Path] = [ansible, "-i", self.access.inventory(), "-l", "guest", *extra, playbook]
-        try:
-            command.run(
-                argv,
-                deadline=deadline,
-                on_line=watcher,
-                env=environment,
-                cwd=playbook.parent,
-                watch=self.machine.check,
-            )
-        except command.CommandFailed as error:
-            raise GuestError(watcher.reason(error), name="step-failed") from None
-
     # ---- layers --------------------------------------------------------------------------------------------------
 
     def rotate(self, overlay: Image) -> None:
@@ -299,42 +227,6 @@ class GuestSession:
     @property
     def disk(self) -> Image:
         return self.machine.spec.disks[0].image
-
-
-_TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")
-_FATAL = re.compile(r"^fatal: \[guest\]: (?P<kind>FAILED|UNREACHABLE)! => (?P<data>.*)$")
-_MESSAGE = re.compile(r'"(?:msg|stderr)": "(?P<text>(?:[^"\\]|\\.)+)"')
-
-
-class TaskWatcher:
-    """Follows ansible-playbook's output: which task runs, and what the last failure said."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
-        self.task = ""
-        self.fatal: str | None = None
-
-    def __call__(self, line: str) -> None:
-        if found := _TASK.match(line):
-            self.task = found["task"]
-        elif (found := _FATAL.match(line)) and self.fatal is None:
-            texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
-            said = max(texts, key=len) if texts else found["data"]
-            said = said.replace("\\n", " ").replace('\\"', '"').strip()
-            self.fatal = f'task "{self.task}": {said[:300]}'
-        self._on_line(line)
-
-    def reason(self, error: command.CommandFailed) -> str:
-        if self.fatal:
-            return self.fatal
-        lines = [line for line in (error.stderr + error.stdout).splitlines() if "ERROR" in line or "error" in line]
-        return lines[0].strip() if lines else error.message
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    return member
 
 
 def _banner(port: int) -> bool:

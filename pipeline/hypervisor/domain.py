@@ -34,6 +34,15 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A kernel that qemu loads itself, without the disk's boot loader."""
+
+    image: Path
+    initrd: Path
+    command_line: str
+
+
+@dataclass(frozen=True)
 class Spec:
     """All that makes a domain."""
 
@@ -54,7 +63,10 @@ class Spec:
     outside_mac: str = "52:54:00:67:6d:02"
     outside: bool = False
     nic_model: str = "virtio-net-pci"
+    kernel: Kernel | None = None
+    generation_id: bool = False  # tells a restored kernel that it is another guest now
     arguments: tuple[str, ...] = field(default=())
+    uuid: str | None = None  # libvirt draws one
 
 
 def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
@@ -63,8 +75,10 @@ def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes
     return child
 
 
-def _source(parent: etree._Element, path: Path) -> None:
-    source = _sub(parent, "source", file=str(path))
+def _source(parent: etree._Element, image: Image) -> None:
+    source = _sub(parent, "source", file=str(image.path))
+    if image.size is not None:
+        _sub(_sub(source, "slices"), "slice", type="storage", offset="0", size=str(image.size))
     # libvirt's DAC driver would change the owner of the whole chain, masters included
     _sub(source, "seclabel", model="dac", relabel="no")
 
@@ -74,14 +88,17 @@ def _backing(parent: etree._Element, image: Image | None) -> None:
         _sub(parent, "backingStore")  # empty: ends the chain, nothing is probed
         return
     store = _sub(parent, "backingStore", type="file")
-    _sub(store, "format", type=image.format)
-    _source(store, image.path)
+    _sub(store, "format", type=libvirt_format(image))
+    _source(store, image)
     _backing(store, image.backing)
 
 
-def libvirt_format(name: str) -> str:
-    """A fixed VHD is probed as raw by qemu: it must be named vpc."""
-    return {"vhd": "vpc"}.get(name, name)
+def libvirt_format(image: Image) -> str:
+    """A fixed VHD is its data as they are, and a footer behind them: a slice of a raw file.
+
+    As `vpc`, qemu could not save a guest's state on top of it. Probed, it would take the footer for data.
+    """
+    return "raw" if image.format == "vpc" and image.size is not None else image.format
 
 
 _PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
@@ -91,20 +108,17 @@ def domain_xml(spec: Spec) -> str:
     """The XML of a transient domain. Pure."""
     root = etree.Element("domain", {"type": "kvm" if spec.kvm else "qemu"}, nsmap={"qemu": QEMU_NS})
     _sub(root, "name", spec.name)
+    if spec.uuid is not None:
+        _sub(root, "uuid", spec.uuid)
     metadata = _sub(root, "metadata")
     etree.SubElement(
         metadata, f"{{{GOLDSMITH_NS}}}run", {"id": spec.run, "role": spec.role}, nsmap={"goldsmith": GOLDSMITH_NS}
     )
+    if spec.generation_id:
+        _sub(root, "genid")
     _sub(root, "memory", str(spec.memory // 1024), unit="KiB")
     _sub(root, "vcpu", str(spec.cpus))
-    os = _sub(root, "os", **({"firmware": "efi"} if spec.firmware == "efi" else {}))
-    _sub(os, "type", "hvm", arch="x86_64", machine=spec.machine)
-    if spec.firmware == "efi":
-        firmware = _sub(os, "firmware")
-        _sub(firmware, "feature", enabled="no", name="secure-boot")
-        if spec.nvram is not None:
-            _sub(os, "nvram", str(spec.nvram))
-    _sub(os, "boot", dev="hd")
+    _boot(root, spec)
     features = _sub(root, "features")
     _sub(features, "acpi")
     _sub(features, "apic")
@@ -141,14 +155,54 @@ def domain_xml(spec: Spec) -> str:
     return etree.tostring(root, pretty_print=True, encoding="unicode")
 
 
+def restored_xml(saved: str, spec: Spec) -> str:
+    """The XML to restore a saved guest by: its own, for another run, disk, log and port. Pure.
+
+    libvirt takes no other name and no other UUID than the save's.
+    """
+    root = etree.fromstring(saved.encode())
+    run = root.find(f"metadata/{{{GOLDSMITH_NS}}}run")
+    assert run is not None, "not a guest of goldsmith's"
+    run.set("id", spec.run)
+    run.set("role", spec.role)
+    (disk,) = spec.disks
+    element = root.find("devices/disk[@device='disk']")
+    assert element is not None
+    for old in (*element.findall("source"), *element.findall("backingStore")):
+        element.remove(old)
+    _source(element, disk.image)
+    _backing(element, disk.image.backing)
+    for log in root.iterfind("devices//source[@append]"):
+        log.set("path", str(spec.serial_log))
+    for argument in root.iterfind(f"{{{QEMU_NS}}}commandline/{{{QEMU_NS}}}arg"):
+        if "hostfwd=" in argument.get("value", ""):
+            argument.set("value", _access_net(spec))
+    return etree.tostring(root, encoding="unicode")
+
+
+def _boot(root: etree._Element, spec: Spec) -> None:
+    os = _sub(root, "os", **({"firmware": "efi"} if spec.firmware == "efi" else {}))
+    _sub(os, "type", "hvm", arch="x86_64", machine=spec.machine)
+    if spec.firmware == "efi":
+        firmware = _sub(os, "firmware")
+        _sub(firmware, "feature", enabled="no", name="secure-boot")
+        if spec.nvram is not None:
+            _sub(os, "nvram", str(spec.nvram))
+    if spec.kernel is not None:
+        _sub(os, "kernel", str(spec.kernel.image))
+        _sub(os, "initrd", str(spec.kernel.initrd))
+        _sub(os, "cmdline", spec.kernel.command_line)
+    _sub(os, "boot", dev="hd")
+
+
 def _disk(devices: etree._Element, disk: Disk, counts: dict[str, int]) -> None:
     element = _sub(devices, "disk", type="file", device="disk")
     # unsafe: nothing of a build has to outlive a host's crash before its layer is fsynced and committed
-    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image.format), cache="unsafe")
+    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache="unsafe")
     if not disk.readonly:
         driver.set("discard", "unmap")
         driver.set("detect_zeroes", "unmap")
-    _source(element, disk.image.path)
+    _source(element, disk.image)
     _backing(element, disk.image.backing)
     prefix = _PREFIX[disk.bus]
     index = counts.get(prefix, 0)
@@ -172,10 +226,9 @@ def _command_line(root: etree._Element, spec: Spec) -> None:
     """The access card: qemu's user network, restricted to the forwarded ports, which libvirt 9 cannot say."""
     arguments = list(spec.arguments)
     if spec.forwards:
-        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{f.host}-:{f.guest}" for f in spec.forwards)
         arguments += [
             "-netdev",
-            f"user,id=access,net=10.9.8.0/24,ipv6=off,restrict=on{forwards}",
+            _access_net(spec),
             "-device",
             f"{spec.nic_model},netdev=access,mac={spec.access_mac},addr={ACCESS_SLOT},romfile=",
         ]
@@ -183,3 +236,8 @@ def _command_line(root: etree._Element, spec: Spec) -> None:
         line = etree.SubElement(root, f"{{{QEMU_NS}}}commandline")
         for argument in arguments:
             etree.SubElement(line, f"{{{QEMU_NS}}}arg", {"value": argument})
+
+
+def _access_net(spec: Spec) -> str:
+    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{f.host}-:{f.guest}" for f in spec.forwards)
+    return f"user,id=access,net=10.9.8.0/24,ipv6=off,restrict=on{forwards}"

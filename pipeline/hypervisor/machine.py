@@ -11,7 +11,9 @@ import os
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ from lxml import etree
 from pipeline.errors import BuildError, GoldsmithError, GuestError
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
-from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, domain_xml
+from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, domain_xml, restored_xml
 from pipeline.layers import Image
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class Machine:
         self.reboots = 0
         self._cancelled = cancelled or threading.Event()
         self._changed = threading.Condition()
+        self._power = threading.Lock()
         self._agent_up = False
         self._callbacks: list[int] = []
         self._domain: libvirt.virDomain | None = None
@@ -90,35 +93,78 @@ class Machine:
         if not self.keep:
             self.destroy()
 
-    def start(self) -> None:
-        """Power on. Raises BuildError when libvirt or qemu refuses."""
-        raw = self.connection.raw
+    def start(self, saved: Path | None = None) -> None:
+        """Power on, or go on from a saved state. Raises BuildError when libvirt or qemu refuses.
+
+        libvirt does not end a restored guest with its connection: a dead builder's is swept by the next run.
+        """
         self.spec.serial_log.parent.mkdir(parents=True, exist_ok=True)
-        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if self.autodestroy else 0
-        with translated(f"starting {self.spec.name}"):
+        with self._power, translated(f"starting {self.spec.name}"):
             self._register()
             try:
-                self._domain = raw.createXML(domain_xml(self.spec), flags)
+                self._create() if saved is None else self._restore(saved)
             except BaseException:
                 self._unregister()
                 raise
 
+    def _create(self) -> None:
+        # an identity of our own making: the events of an earlier domain of this name are told apart by it
+        self.spec = replace(self.spec, uuid=str(uuid.uuid4()))
+        flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if self.autodestroy else 0
+        self._domain = self.connection.raw.createXML(domain_xml(self.spec), flags)
+
+    def _restore(self, saved: Path) -> None:
+        raw = self.connection.raw
+        xml = raw.saveImageGetXMLDesc(str(saved), 0)
+        self.spec = replace(self.spec, uuid=etree.fromstring(xml.encode()).findtext("uuid"))
+        raw.restoreFlags(str(saved), restored_xml(xml, self.spec), libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        self._domain = raw.lookupByUUIDString(self.spec.uuid)
+
+    def save(self, path: Path) -> None:
+        """Write the running guest's memory and devices to a file, and end it. Raises BuildError."""
+        with translated(f"saving {self.spec.name}"):
+            self.domain.saveFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+    def _from_disk(self) -> None:
+        """A guest started by a kernel of ours restarts itself: what it boots now is for its disk to say.
+
+        qemu would load the same kernel again. At this moment the guest is in its firmware, its file systems at rest.
+        """
+        with self._power:
+            if self._domain is None or self.spec.kernel is None:
+                return
+            old, self._agent_up = self._domain, False
+            self.spec = replace(self.spec, kernel=None, uuid=None)
+            with contextlib.suppress(libvirt.libvirtError):
+                old.destroy()
+            try:
+                self._create()
+            except libvirt.libvirtError as error:
+                with self._changed:
+                    self.stopped = f"could not be started again: {error.get_error_message()}"
+                    self._changed.notify_all()
+
     def _register(self) -> None:
         raw = self.connection.raw
-        mine = self.spec.name
+
+        def mine(domain: Any) -> bool:
+            return bool(domain.UUIDString() == self.spec.uuid)
 
         def lifecycle(_c: object, domain: Any, event: int, detail: int, _o: object) -> None:
-            if domain.name() == mine and event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and mine(domain):
                 with self._changed:
                     self.stopped = _STOPPED_BY.get(detail, f"stopped (detail {detail})")
                     self._changed.notify_all()
 
         def reboot(_c: object, domain: Any, _o: object) -> None:
-            if domain.name() == mine:
+            if mine(domain):
                 self.reboots += 1
+                if self.spec.kernel is not None:
+                    # not here: this is the thread that brings libvirt's answers
+                    threading.Thread(target=self._from_disk, name="restart", daemon=True).start()
 
         def agent(_c: object, domain: Any, state: int, _reason: int, _o: object) -> None:
-            if domain.name() == mine:
+            if mine(domain):
                 with self._changed:
                     self._agent_up = state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
                     self._changed.notify_all()
@@ -288,11 +334,12 @@ class Machine:
 
     def destroy(self) -> None:
         """Power off at once if it still runs."""
-        if self._domain is not None and self.stopped is None:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._domain.destroy()
-        self._unregister()
-        self._domain = None
+        with self._power:
+            if self._domain is not None and self.stopped is None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    self._domain.destroy()
+            self._unregister()
+            self._domain = None
 
 
 def own(path: Path, connection: Connection) -> None:

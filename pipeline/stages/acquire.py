@@ -13,7 +13,7 @@ from pipeline.fetch import download
 from pipeline.gallery import Version
 from pipeline.gallery.digests import chunk_digests
 from pipeline.guests import debian
-from pipeline.guests.session import create_overlay
+from pipeline.guests.overlay import create_overlay
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 from pipeline.offline import transfer

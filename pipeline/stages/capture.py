@@ -9,7 +9,7 @@ from typing import Any
 import pipeline
 from pipeline import command
 from pipeline.errors import BuildError
-from pipeline.gallery import GOLDEN
+from pipeline.gallery import CANDIDATE, GOLDEN
 from pipeline.gallery.digests import chunk_digests, flat_digest
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
@@ -47,6 +47,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "summary": job.definition.summary,
             "created": now(),
             "state": "proven",
+            "start": "warm" if job.warm else "cold",
             "os": job.definition.os,
             "suite": suite,
             "generations": list(job.definition.generations),
@@ -82,7 +83,8 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
 
     job.progress("into the gallery")
     made = job.gallery.capture(job.definition.name, disk, _extras(job, source), manifest)
-    job.gallery.promote(made)
+    # an author's warm build is to be looked at, never to be built upon: the night builds it cold
+    job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
 
 

@@ -45,4 +45,4 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         "punched": punched,
     }
     detail = f"{status.st_blocks * 512 >> 20} MiB of {footer.current_size >> 20} MiB"
-    return Made(Image(target, "vpc"), facts, detail)
+    return Made(Image(target, "vpc", size=footer.current_size), facts, detail)

@@ -10,7 +10,7 @@ from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 
 NAME = "generalize"
-VERSION = 1
+VERSION = 2
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
 

@@ -17,7 +17,8 @@ from pipeline.errors import BuildError, CheckFailed, GoldsmithError, GuestError
 from pipeline.gallery.digests import chunk_digests
 from pipeline.guests import linux
 from pipeline.guests.access import Access, free_port
-from pipeline.guests.session import GuestSession, create_overlay
+from pipeline.guests.overlay import create_overlay
+from pipeline.guests.session import GuestSession
 from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domain import Disk, Forward, Spec
 from pipeline.job import Job, Made, Work
@@ -167,13 +168,11 @@ def _cell(job: Job, master: Image, cell: str, pictures: Path) -> Verdict:
         spec,
         access,
         logs=logs,
-        user_data=lambda key: linux.prove_user_data(CLONE_USER, key),
-        hostname=hostname,
         cancelled=job.cancelled,
         progress=lambda text: job.progress(f"{cell}: {text}"),
     )
     try:
-        session.open()
+        session.open(linux.prove_user_data(CLONE_USER, access.public_key), hostname)
         verdict.seconds = dict(session.seconds)
         _look(session, verdict, hostname, size, SETTLE[spec.kvm])
         for expectation in job.definition.expect:
@@ -216,7 +215,7 @@ def _grown(disk: Path) -> int:
 def _look(session: GuestSession, verdict: Verdict, hostname: str, size: int, settle: float) -> None:
     """What every clone must show, asked over its own ssh as the user it was asked to make."""
     script = _LOOK.replace("SETTLE", f"{settle:.0f}")
-    said = session.run_ssh("sudo -n sh -s", stdin=script, deadline=settle + session.patience.command).stdout
+    said = session.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + session.patience.command).stdout
     seen = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
     verdict.see("login", session.access.user, seen.get("user") == session.access.user)
     verdict.see("host name", seen.get("hostname", ""), seen.get("hostname") == hostname)
@@ -266,7 +265,7 @@ def _expect(
 ) -> None:
     if isinstance(expectation, CommandExpectation):
         try:
-            session.run_ssh(expectation.command, deadline=session.patience.command)
+            session.steps.ssh(expectation.command, deadline=session.patience.command)
         except command.CommandFailed as error:
             verdict.see(expectation.command, f"exit code {error.code}: {error.stderr.strip()[-200:]}", False)
         else:

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import command
-from pipeline.definition import CopyStep, MasterSource, PlaybookStep, ScriptStep, Step, step_inputs
+from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
 from pipeline.errors import GuestError, UsageError
 from pipeline.guests.session import GuestSession
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 
 NAME = "provision"
-VERSION = 1
+VERSION = 2
 
 
 def plan(job: Job) -> tuple[Work, ...]:
@@ -28,17 +28,9 @@ def plan(job: Job) -> tuple[Work, ...]:
             inputs["disk size"] = job.definition.disk
         if step.network == "full":
             # what a step installs depends on what the archive holds
-            inputs["package index"] = job.package_index(_suite(job))
+            inputs["package index"] = job.package_index(job.suite)
         works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
-
-
-def _suite(job: Job) -> str | None:
-    source = job.definition.source
-    if isinstance(source, MasterSource):
-        suite = job.gallery.get(str(source)).manifest.get("suite")
-        return str(suite) if suite else None
-    return getattr(source, "suite", None)
 
 
 def ansible_playbook() -> Path:
@@ -81,11 +73,13 @@ def _do(step: Step, session: GuestSession, on_line: Callable[[str], None]) -> No
     if isinstance(step, PlaybookStep):
         variables = session.access.folder / "private" / "vars.json"
         variables.write_text(json.dumps(dict(step.vars)))
-        session.run_playbook(step.file, variables, ansible=ansible_playbook(), deadline=step.timeout, on_line=on_line)
+        session.steps.playbook(
+            step.file, variables, ansible=ansible_playbook(), deadline=step.timeout, on_line=on_line
+        )
     elif isinstance(step, ScriptStep):
-        session.run_script(step.file.read_bytes(), deadline=step.timeout, on_line=on_line)
+        session.steps.script(step.file.read_bytes(), deadline=step.timeout, on_line=on_line)
     elif isinstance(step, CopyStep):
-        session.copy(step.file, step.to, step.mode, deadline=step.timeout)
+        session.steps.copy(step.file, step.to, step.mode, deadline=step.timeout)
     else:
         raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
 

@@ -24,6 +24,8 @@ class Fault:
     exit_code: int = 4
     #: Seconds within which the whole build must have ended, from the word go.
     deadline: float = 420.0
+    #: What the message must say besides.
+    says: str = ""
     box: tuple[str, ...] = field(default=("serial.log", "journal.log", "agent.log"))
 
 
@@ -55,10 +57,11 @@ FAULTS = (
     # what generalize does not clean must stop the build at inspect: by its own check
     Fault(
         "password-ships",
-        "check-password-hash",
+        "checks-failed",
         ("useradd -m oper; echo 'oper:secret' | chpasswd",),
         exit_code=1,
         deadline=600.0,
+        says="password-hash",
         box=("serial.log", "checks.json"),
     ),
 )
@@ -112,6 +115,7 @@ def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
     error = record.get("error", {})
     assert done.returncode == fault.exit_code, f"exit {done.returncode}: {done.stderr}"
     assert error.get("name") == fault.error, error
+    assert fault.says in error["message"], error
     assert str(record["folder"]) in done.stderr, "the black box's path is not printed"
     for file in fault.box:
         path = record["folder"] / file

@@ -9,7 +9,11 @@ import pytest
 from pipeline.hypervisor.domain import Disk, Forward, Spec, domain_xml
 from pipeline.layers import Image
 
-BASE = Image(Path("/store/layers/base/disk.qcow2"), "qcow2", Image(Path("/store/gallery/a/1.2.3/disk.vhd"), "vpc"))
+BASE = Image(
+    Path("/store/layers/base/disk.qcow2"),
+    "qcow2",
+    Image(Path("/store/gallery/a/1.2.3/disk.vhd"), "vpc", size=8 << 30),
+)
 SPEC = Spec(
     name="goldsmith-R1-debian-12",
     run="R1",

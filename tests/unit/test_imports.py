@@ -14,6 +14,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"build"},
+    {"plan"},
     {"stages"},
     {"job"},
     {"checks"},

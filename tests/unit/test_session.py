@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline import command
 from pipeline.guests import linux
 from pipeline.guests.access import Access
-from pipeline.guests.session import TaskWatcher
+from pipeline.guests.steps import TaskWatcher
 
 
 def test_ansibles_failure_is_named_by_its_task() -> None:

@@ -45,6 +45,7 @@ rm -f /etc/udev/rules.d/70-persistent-net.rules /etc/udev/rules.d/75-persistent-
 
 
 say "the build user"
+rm -f /etc/systemd/network/10-goldsmith-*.network /etc/sudoers.d/90-goldsmith-build
 if id goldsmith-build >/dev/null 2>&1; then
   userdel --force --remove goldsmith-build 2>/dev/null || { echo "cannot remove goldsmith-build" >&2; exit 43; }
 fi

@@ -1,0 +1,22 @@
+"""How long a guest may take for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Deadlines in seconds. A guest under TCG boots in 40 to 80 s on a quiet host; a busy one takes thrice that."""
+
+    boot: float
+    login_grace: float
+    ssh: float
+    command: float
+    shutdown: float
+
+    @classmethod
+    def for_kind(cls, kvm: bool) -> Patience:
+        if kvm:
+            return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120)
+        return cls(boot=420, login_grace=60, ssh=150, command=300, shutdown=240)

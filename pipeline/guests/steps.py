@@ -1,0 +1,138 @@
+"""What is done to a guest from outside: shell lines, scripts, copies and playbooks, over the build's own ssh."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import command
+from pipeline.errors import GuestError
+from pipeline.guests.access import Access
+
+
+class Steps:
+    """The ways into one guest. `alive` is called while waiting, and raises when the guest is lost."""
+
+    def __init__(self, access: Access, alive: Callable[[], None]) -> None:
+        self._access = access
+        self._alive = alive
+
+    def ssh(
+        self,
+        remote: str,
+        *,
+        stdin: str | bytes | None = None,
+        deadline: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> command.Result:
+        """Run a shell line in the guest over ssh, as the session's user."""
+        return command.run(
+            self._access.ssh(remote), stdin=stdin, deadline=deadline, on_line=on_line, watch=self._alive
+        )
+
+    def script(self, script: bytes, *, deadline: float, on_line: Callable[[str], None]) -> None:
+        """Run a script as root: sent whole over ssh, run by its own `#!` line, removed afterwards."""
+        remote = (
+            'sudo -n sh -c \'f=$(mktemp /var/tmp/goldsmith-step.XXXXXX) && trap "rm -f $f" EXIT && '
+            'cat >"$f" && chmod 700 "$f" && "$f" </dev/null\''
+        )
+        if not script.startswith(b"#!"):
+            script = b"#!/bin/sh\nset -e\n" + script
+        self.ssh(remote, stdin=script, deadline=deadline, on_line=on_line)
+
+    def copy(self, source: Path, target: str, mode: str | None, *, deadline: float) -> None:
+        """Copy a file, or a folder with all below it, to `target`, owned by root."""
+        quoted = shlex.quote(target)
+        if source.is_dir():
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(source, arcname=".", filter=_as_root)
+            inner = f"mkdir -p {quoted} && tar -C {quoted} -xf -"
+            data = packed.getvalue()
+        else:
+            wanted = mode or f"{source.stat().st_mode & 0o777:04o}"
+            inner = f"install -D -o root -g root -m {shlex.quote(wanted)} /dev/stdin {quoted}"
+            data = source.read_bytes()
+        self.ssh(f"sudo -n sh -c {shlex.quote(inner)}", stdin=data, deadline=deadline)
+
+    def playbook(
+        self,
+        file: Path,
+        variables: Path | None,
+        *,
+        ansible: Path,
+        deadline: float,
+        on_line: Callable[[str], None],
+    ) -> None:
+        """Run an Ansible playbook against this guest. Raises GuestError naming the task that failed."""
+        home = self._access.folder / "private"
+        config = home / "ansible.cfg"
+        # empty: what stands in /etc or a home folder of the build host must not change a build
+        config.write_text("[defaults]\n")
+        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
+        environment = {
+            "ANSIBLE_CONFIG": str(config),
+            "ANSIBLE_HOME": str(home / "ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_NOCOWS": "1",
+            "ANSIBLE_RETRY_FILES_ENABLED": "0",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
+            "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=60s",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+        }
+        watcher = TaskWatcher(on_line)
+        argv: list[str | Path] = [ansible, "-i", self._access.inventory(), "-l", "guest", *extra, file]
+        try:
+            command.run(
+                argv,
+                deadline=deadline,
+                on_line=watcher,
+                env=environment,
+                cwd=file.parent,
+                watch=self._alive,
+            )
+        except command.CommandFailed as error:
+            raise GuestError(watcher.reason(error), name="step-failed") from None
+
+
+_TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")
+_FATAL = re.compile(r"^fatal: \[guest\]: (?P<kind>FAILED|UNREACHABLE)! => (?P<data>.*)$")
+_MESSAGE = re.compile(r'"(?:msg|stderr)": "(?P<text>(?:[^"\\]|\\.)+)"')
+
+
+class TaskWatcher:
+    """Follows ansible-playbook's output: which task runs, and what the last failure said."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self.task = ""
+        self.fatal: str | None = None
+
+    def __call__(self, line: str) -> None:
+        if found := _TASK.match(line):
+            self.task = found["task"]
+        elif (found := _FATAL.match(line)) and self.fatal is None:
+            texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
+            said = max(texts, key=len) if texts else found["data"]
+            said = said.replace("\\n", " ").replace('\\"', '"').strip()
+            self.fatal = f'task "{self.task}": {said[:300]}'
+        self._on_line(line)
+
+    def reason(self, error: command.CommandFailed) -> str:
+        if self.fatal:
+            return self.fatal
+        lines = [line for line in (error.stderr + error.stdout).splitlines() if "ERROR" in line or "error" in line]
+        return lines[0].strip() if lines else error.message
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member

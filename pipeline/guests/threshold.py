@@ -1,0 +1,192 @@
+"""The threshold: a build guest that has booted as far as its agent, and nobody has entered yet.
+
+A guest that goldsmith's own bootstrap made is started by its kernel, without boot loader and cloud-init, up to
+``basic.target``: the agent answers, and there is no network, no sshd, no key and no user. Entering it is a script
+over the agent. So a cold start is short, and a saved guest (a warm start) holds nothing of any build.
+
+Any other Linux disk is booted whole, and entered by cloud-init from a seed.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import GoldsmithError
+from pipeline.guests.access import BUILD_USER
+from pipeline.hypervisor.domain import Kernel
+from pipeline.layers import Image
+from pipeline.offline import open_disk
+from pipeline.offline.root import Root
+
+#: How far the guest boots by itself, and that cloud-init finds nothing to do there.
+STOP = ("systemd.unit=basic.target", "cloud-init=disabled")
+#: What Linux (5.18 on) says when the generation id of its machine has changed.
+RESEEDED = "crng reseeded due to virtual machine fork"
+#: Bytes of a kernel or an initramfs at most: Debian 12's are 8 and 40 MiB.
+LARGEST = 512 << 20
+
+#: What the guest must have for the agent to come up at basic.target and for the entering to work.
+_NEEDED = (
+    "/usr/sbin/qemu-ga",
+    "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules",
+    "/usr/lib/systemd/system/basic.target",
+    "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
+    "/usr/sbin/sshd",
+    "/usr/bin/sudo",
+    "/usr/bin/growpart",
+)
+_ENTRY = re.compile(r"^menuentry .*?^}", re.MULTILINE | re.DOTALL)
+_LINUX = re.compile(r"^\s*linux\s+(/\S+)\s+(.*)$", re.MULTILINE)
+_INITRD = re.compile(r"^\s*initrd\s+(/\S+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What boots a disk as far as its threshold."""
+
+    kernel: bytes
+    initrd: bytes
+    command_line: str
+
+    def write(self, folder: Path) -> Kernel:
+        """Put kernel and initramfs where qemu can read them."""
+        image, initrd = folder / "vmlinuz", folder / "initrd.img"
+        image.write_bytes(self.kernel)
+        initrd.write_bytes(self.initrd)
+        return Kernel(image, initrd, self.command_line)
+
+
+def find(image: Image, within: Path) -> Threshold | None:
+    """How to boot a disk's own kernel as its GRUB would, or None where the disk is not of the kind that we know."""
+    try:
+        with open_disk(image.path, image.format, allow_backing_within=within) as disk:
+            return _threshold(disk.root)
+    except (GoldsmithError, OSError):
+        return None
+
+
+def _threshold(root: Root) -> Threshold | None:
+    masked = root.read_link("/etc/systemd/system/systemd-networkd.service") is not None
+    if masked or not all(root.exists(path, follow=False) for path in _NEEDED):
+        return None
+    entry = _ENTRY.search(root.text("/boot/grub/grub.cfg"))
+    if entry is None:
+        return None
+    linux, initrd = _LINUX.search(entry.group()), _INITRD.search(entry.group())
+    if linux is None or initrd is None:
+        return None
+    kernel, ramdisk = root.read(linux[1], LARGEST), root.read(initrd[1], LARGEST)
+    if not kernel or not ramdisk:
+        return None
+    return Threshold(kernel, ramdisk, command_line(linux[2]))
+
+
+def command_line(words: str) -> str:
+    """GRUB's kernel line for the threshold. rootdelay is Azure's: a build guest's disk is there at once."""
+    kept = [word for word in words.split() if not word.startswith(("rootdelay=", "systemd.unit="))]
+    return " ".join([*kept, *STOP])
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card: the address it was made with, and the one it is to have (None: the same)."""
+
+    made: str
+    address: str | None
+    outside: bool
+
+
+def new_mac() -> str:
+    """A random address in the range that is QEMU's and KVM's by custom."""
+    return ":".join(["52", "54", "00", *(f"{byte:02x}" for byte in secrets.token_bytes(3))])
+
+
+def grow_script() -> str:
+    """Grow the root partition and its file system to the disk. Needed before a save: a restored disk cannot grow."""
+    return _HEAD + _GROW
+
+
+def enter_script(public_key: str, cards: Sequence[Card]) -> str:
+    """The script that makes a threshold a guest of this build; it runs as root over the agent.
+
+    Everything that a guest can have in common with another one restored from the same save is made anew first:
+    entropy, clock, machine-id and what has read it, MAC addresses. generalize takes all of it away again.
+    """
+    lines = [
+        _HEAD,
+        f"seed={shlex.quote(base64.b64encode(secrets.token_bytes(64)).decode())}",
+        f"now={time.time():.3f}",
+        f"machine={secrets.token_hex(16)}",
+        f"user={BUILD_USER}",
+        f"key={shlex.quote(public_key)}",
+        _ANEW,
+        _GROW,
+        "mkdir -p /etc/systemd/network",
+        *(f"card{number}=$(name {card.made})" for number, card in enumerate(cards)),
+        *(_network(number, card) for number, card in enumerate(cards)),
+        _ENTER,
+        # a link that is down is no reason to wait, nor to fail: a step without network has it unplugged
+        *(
+            f'{_WAIT_ONLINE} -i "$card{number}" --timeout=30 || true'
+            for number, card in enumerate(cards)
+            if card.outside
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _network(number: int, card: Card) -> str:
+    """The access card leads nowhere (no routes, no names); the outside card is the default route."""
+    address = f"[Link]\\nMACAddress={card.address}\\n" if card.address else ""
+    dhcp = "" if card.outside else "[DHCPv4]\\nUseRoutes=no\\nUseDNS=no\\n"
+    required = "[Link]\\nRequiredForOnline=no\\n" if card.outside else ""
+    text = f"[Match]\\nName=%s\\n{address}{required}[Network]\\nDHCP=ipv4\\n{dhcp}"
+    return f"printf '{text}' \"$card{number}\" >/etc/systemd/network/10-goldsmith-{number}.network"
+
+
+_WAIT_ONLINE = "/lib/systemd/systemd-networkd-wait-online"
+
+
+_HEAD = r"""
+set -eu
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+name() { grep -l "$1" /sys/class/net/*/address | head -n 1 | cut -d/ -f5; }
+"""
+
+# dmesg is told by the caller; the seed is mixed in whether or not the kernel has noticed that it is another guest
+_ANEW = r"""
+echo "$seed" | base64 -d >/dev/urandom
+date -u -s "@$now" >/dev/null
+echo "$machine" >/etc/machine-id
+if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then cp /etc/machine-id /var/lib/dbus/; fi
+rm -rf /var/log/journal/* /run/log/journal/* /var/lib/systemd/random-seed
+systemctl restart systemd-journald.service
+"""
+
+_GROW = r"""
+root=$(findmnt -n -o SOURCE /)
+disk=/dev/$(lsblk -n -o PKNAME "$root")
+# 1: nothing to grow
+growpart "$disk" "$(cat "/sys/class/block/${root#/dev/}/partition")" >/dev/null || [ $? = 1 ]
+resize2fs "$root" 2>/dev/null
+"""
+
+_ENTER = r"""
+useradd --create-home --shell /bin/sh --comment "goldsmith build user" "$user"
+install -d -m 700 -o "$user" -g "$user" "/home/$user/.ssh"
+echo "$key" >"/home/$user/.ssh/authorized_keys"
+chown "$user:$user" "/home/$user/.ssh/authorized_keys"
+chmod 600 "/home/$user/.ssh/authorized_keys"
+install -m 440 /dev/null "/etc/sudoers.d/90-$user"
+echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/90-$user"
+rm -f /etc/ssh/ssh_host_*
+ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/ssh/ssh_host_ed25519_key
+systemctl start "$(systemctl get-default)"
+"""
