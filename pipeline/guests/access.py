@@ -20,7 +20,7 @@ import pycdlib
 import yaml
 
 from pipeline import command
-from pipeline.errors import HostError
+from pipeline.errors import GoldsmithError, HostError
 from pipeline.hypervisor.domain import Forward
 from pipeline.record import remove_tree
 
@@ -69,6 +69,11 @@ class Access:
     @property
     def known_hosts(self) -> Path:
         return self.folder / "private" / "known_hosts"
+
+    @property
+    def control(self) -> Path:
+        """Where ssh keeps the one connection that all of a session's commands share."""
+        return self.folder / "private" / "control"
 
     @property
     def seed(self) -> Path:
@@ -133,7 +138,15 @@ class Access:
     def ssh(self, *remote: str, tty: bool = False) -> list[str]:
         """The argv of an ssh to the guest."""
         where = ["-p", str(self.ssh_port), *(["-t"] if tty else []), f"{self.user}@127.0.0.1"]
-        return ["ssh", "-F", "/dev/null", *self.ssh_options, *where, *remote]
+        shared = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.control}", "-o", "ControlPersist=yes"]
+        return ["ssh", "-F", "/dev/null", *self.ssh_options, *([] if tty else shared), *where, *remote]
+
+    def hang_up(self) -> None:
+        """End the shared connection. A guest that dies takes it along."""
+        if self.control.exists():
+            with contextlib.suppress(GoldsmithError):
+                argv = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={self.control}", "-O", "exit", "guest"]
+                command.run(argv, deadline=10, ok_codes=(0, 255))
 
     def inventory(self) -> Path:
         """An Ansible inventory with the one host `guest`."""

@@ -128,6 +128,7 @@ class GuestSession:
         self._progress("agent is up")
 
     def close(self) -> None:
+        self.access.hang_up()
         self.machine.destroy()
         self.access.remove()
 

@@ -157,7 +157,8 @@ _WAIT_ONLINE = "/lib/systemd/systemd-networkd-wait-online"
 _HEAD = r"""
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-name() { grep -l "$1" /sys/class/net/*/address | head -n 1 | cut -d/ -f5; }
+# no subprocess where the shell can do it itself: each costs a tenth of a second under TCG
+name() { for card in /sys/class/net/*; do read -r mac <"$card/address"; [ "$mac" != "$1" ] || echo "${card##*/}"; done; }
 """
 
 # dmesg is told by the caller; the seed is mixed in whether or not the kernel has noticed that it is another guest
@@ -167,15 +168,21 @@ date -u -s "@$now" >/dev/null
 echo "$machine" >/etc/machine-id
 if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then cp /etc/machine-id /var/lib/dbus/; fi
 rm -rf /var/log/journal/* /run/log/journal/* /var/lib/systemd/random-seed
-systemctl restart systemd-journald.service
+systemctl restart systemd-journald.service & journal=$!
 """
 
 _GROW = r"""
 root=$(findmnt -n -o SOURCE /)
-disk=/dev/$(lsblk -n -o PKNAME "$root")
-# 1: nothing to grow
-growpart "$disk" "$(cat "/sys/class/block/${root#/dev/}/partition")" >/dev/null || [ $? = 1 ]
-resize2fs "$root" 2>/dev/null
+part=/sys/class/block/${root#/dev/}
+disk=$(readlink -f "$part/..")
+read -r whole <"$disk/size"
+read -r start <"$part/start"
+read -r size <"$part/size"
+# growpart takes a second to find that there is nothing to do; less than 2 MiB is alignment and the second GPT
+if [ "$((whole - start - size))" -gt 4096 ]; then
+    growpart "/dev/${disk##*/}" "$(cat "$part/partition")" >/dev/null || [ $? = 1 ]
+    resize2fs "$root" 2>/dev/null
+fi
 """
 
 _ENTER = r"""
@@ -188,5 +195,9 @@ install -m 440 /dev/null "/etc/sudoers.d/90-$user"
 echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/90-$user"
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/ssh/ssh_host_ed25519_key
+# Azure's agent has nothing to do while an image is built, but to look for Azure; as a condition it is no failure
+mkdir -p /run/systemd/system/walinuxagent.service.d
+printf '[Unit]\nConditionVirtualization=microsoft\n' >/run/systemd/system/walinuxagent.service.d/10-goldsmith.conf
+wait "$journal"
 systemctl start "$(systemctl get-default)"
 """

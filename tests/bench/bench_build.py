@@ -1,0 +1,361 @@
+"""The same job through goldsmith, cold and warm, and through packer: make bench
+
+One base disk (the golden master of debian-12), five shell steps, `waagent -deprovision`, shutdown, fixed VHD. The
+competitors take turns, after one round that warms the host's caches. What only goldsmith does (inspect, prove) is
+left out, and so is the making of the saved guest, which has a column of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.guests.linux import generalize_script
+from pipeline.hypervisor import accelerator
+from pipeline.offline import open_disk
+from tests.campaigns.lab import ROOT, Lab, commit_id, new_home, remove
+
+DISK = "9 GiB"
+STEPS = {
+    "1-files": "mkdir -p /opt/bench; for i in $(seq 300); do echo $i >/opt/bench/$i; done",
+    "2-python": 'python3 -c \'open("/opt/bench/sum", "w").write(str(sum(range(300000))))\'',
+    "3-archive": "tar -C /usr/share -cf /opt/bench/doc.tar doc/base-files doc/bash",
+    "4-data": "dd if=/dev/urandom of=/opt/bench/data bs=1M count=16 status=none",
+    "5-config": "echo 'net.ipv4.tcp_syncookies=1' >/etc/sysctl.d/90-bench.conf",
+}
+
+
+@dataclass
+class Cost:
+    """One run: wall seconds, CPU seconds of qemu and of the rest that the tool started, MiB written, peak MiB."""
+
+    wall: float = 0.0
+    qemu_cpu: float = 0.0
+    tool_cpu: float = 0.0
+    written: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass
+class Series:
+    name: str
+    costs: list[Cost] = field(default_factory=list)
+
+    def median(self, what: str) -> float:
+        return statistics.median(getattr(cost, what) for cost in self.costs)
+
+
+class Meter:
+    """Looks at every qemu of the host four times a second; nothing else may run guests meanwhile."""
+
+    def __init__(self) -> None:
+        self.cost = Cost()
+        self._cpu: dict[int, float] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Meter:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        self._sectors, self._children = _sectors(), _children()
+        self._began = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.sync()
+        self.cost.wall = time.monotonic() - self._began
+        self._end.set()
+        self._thread.join()
+        self.cost.qemu_cpu = sum(self._cpu.values())
+        self.cost.written = (_sectors() - self._sectors) / 2048
+        self.cost.tool_cpu = _children() - self._children
+
+    def _watch(self) -> None:
+        tick = os.sysconf("SC_CLK_TCK")
+        while not self._end.wait(0.25):
+            memory = 0.0
+            for folder in Path("/proc").iterdir():
+                try:
+                    if not folder.name.isdigit() or not (folder / "comm").read_text().startswith("qemu-system"):
+                        continue
+                    words = (folder / "stat").read_text().rpartition(")")[2].split()
+                    self._cpu[int(folder.name)] = (int(words[11]) + int(words[12])) / tick
+                    memory += int(words[21]) * 4096 / (1 << 20)
+                except OSError:
+                    continue
+            self.cost.memory = max(self.cost.memory, memory)
+
+
+def _sectors() -> int:
+    return sum(int((disk / "stat").read_text().split()[6]) for disk in Path("/sys/block").glob("[vsn]*"))
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+# ---- the competitors ---------------------------------------------------------------------------------------------
+
+
+def project(lab: Lab) -> None:
+    for name, text in STEPS.items():
+        lab.write(f"scripts/{name}.sh", f"#!/bin/sh\nset -e\n{text}\n")
+    steps = "\n".join(f"  - script: scripts/{name}.sh" for name in STEPS)
+    lab.write(
+        "images/bench.yaml",
+        f"goldsmith: 1\nsummary: the bench's job\nos: linux\nsource: {{master: debian-12@golden}}\ndisk: {DISK}\n"
+        f"steps:\n{steps}\nprove: [gen1]\n",
+    )
+
+
+class Packer:
+    """Debian's packer with its qemu builder: backing file, no boot wait, one host key type, unsafe cache."""
+
+    def __init__(self, folder: Path, master: Path, kvm: bool) -> None:
+        self.folder = folder
+        base = folder / "base.qcow2"
+        subprocess.run(["qemu-img", "convert", "-f", "vpc", "-O", "qcow2", master, base], check=True)
+        key = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        (folder / "meta-data").write_text("instance-id: bench\nlocal-hostname: bench\n")
+        (folder / "user-data").write_text(
+            "#cloud-config\nssh_genkeytypes: [ed25519]\nusers:\n  - name: packer\n    shell: /bin/sh\n"
+            "    sudo: ALL=(ALL) NOPASSWD:ALL\n    ssh_authorized_keys:\n      - "
+            + key.with_suffix(".pub").read_text()
+        )
+        (folder / "generalize.sh").write_text(generalize_script("waagent") + "\nuserdel -rf packer || true\n")
+        shell = {"type": "shell", "execute_command": "sudo -n sh '{{ .Path }}'"}
+        template = {
+            "builders": [
+                {
+                    "type": "qemu",
+                    "accelerator": "kvm" if kvm else "tcg",
+                    "disk_image": True,
+                    "use_backing_file": True,
+                    "iso_url": str(base),
+                    "iso_checksum": "none",
+                    "format": "qcow2",
+                    "disk_size": DISK.split()[0] + "G",
+                    "disk_interface": "virtio",
+                    "disk_cache": "unsafe",
+                    "disk_discard": "unmap",
+                    "net_device": "virtio-net",
+                    "headless": True,
+                    "memory": 2048,
+                    "cpus": 2,
+                    "qemuargs": [["-cpu", "host" if kvm else "max"]],
+                    "cd_files": [str(folder / "meta-data"), str(folder / "user-data")],
+                    "cd_label": "cidata",
+                    "boot_wait": "-1s",
+                    "ssh_username": "packer",
+                    "ssh_private_key_file": str(key),
+                    "ssh_timeout": "20m",
+                    "output_directory": str(folder / "out"),
+                    "vm_name": "bench",
+                    "shutdown_command": "sudo -n sh -c 'sh /root/generalize.sh; rm /root/generalize.sh; poweroff'",
+                }
+            ],
+            "provisioners": [
+                {**shell, "scripts": [str(folder / "scripts" / f"{name}.sh") for name in STEPS]},
+                {"type": "file", "source": str(folder / "generalize.sh"), "destination": "/tmp/generalize.sh"},
+                {**shell, "inline": ["mv /tmp/generalize.sh /root/"]},
+            ],
+        }
+        (folder / "bench.json").write_text(json.dumps(template, indent=2))
+        self.vhd = folder / "bench.vhd"
+
+    def run(self) -> None:
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+        environment = {**os.environ, "PACKER_CACHE_DIR": str(self.folder / "cache"), "CHECKPOINT_DISABLE": "1"}
+        done = subprocess.run(
+            ["packer", "build", "-color=false", str(self.folder / "bench.json")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1500,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        fixed = ["-o", "subformat=fixed,force_size=on"]
+        subprocess.run(
+            ["qemu-img", "convert", "-f", "qcow2", "-O", "vpc", *fixed, self.folder / "out" / "bench", self.vhd],
+            check=True,
+        )
+
+
+def goldsmith(lab: Lab, *words: str) -> None:
+    done = lab.run("build", "bench", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def vhd(lab: Lab) -> Path:
+    rows = json.loads(lab.run("plan", "bench", "--json").stdout)
+    key = next(row["key"] for row in rows if row["stage"] == "convert")
+    return lab.home / "layers" / key / "disk.vhd"
+
+
+def tree(path: Path) -> dict[str, str]:
+    """Paths of a shipped disk with their kind."""
+    with open_disk(path, "vpc") as disk:
+        return dict(disk.root.walk())
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+def measure(rounds: int, runs: dict[str, Callable[[], None]], say: Callable[[str], None]) -> dict[str, Series]:
+    series = {name: Series(name) for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            with Meter() as meter:
+                run()
+            say(f"round {number} {name}: {meter.cost.wall:.1f} s")
+            if number:
+                series[name].costs.append(meter.cost)
+    return series
+
+
+def paired(mine: Series, other: Series) -> float:
+    return statistics.median(a.wall / b.wall for a, b in zip(mine.costs, other.costs, strict=True))
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser()
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--page", type=Path, default=ROOT / "docs" / "bench.md")
+    args = ask.parse_args()
+    if shutil.which("packer") is None:
+        print("packer is not installed: apt-get install packer", file=sys.stderr)
+        return 2
+    kept = os.environ.get("GOLDSMITH_TEST_HOME")
+    home = Path(kept) if kept else new_home("bench")
+    folder = new_home("bench-project")
+    try:
+        return run(Lab(folder, home), folder, args.rounds, args.page)
+    finally:
+        remove(folder)
+        if not kept:
+            remove(home)
+
+
+def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    base = Lab(ROOT, lab.home)
+    assert base.run("build", "debian-12").returncode == 0
+    project(lab)
+    os.environ["GOLDSMITH_HOME"] = str(lab.home)
+    verdict = accelerator.choose("auto")
+    packer = Packer(folder, Path(base.master("debian-12")["path"]), verdict.kind == "kvm")
+    goldsmith(lab, "--until", "acquire")
+    with Meter() as making:
+        goldsmith(lab, "--warm", "--until", "1")
+    say(f"making the saved guest, one step included: {making.cost.wall:.1f} s")
+    again = ("--from", "provision", "--until", "convert")
+    series = measure(
+        rounds,
+        {
+            "goldsmith cold": lambda: goldsmith(lab, *again),
+            "goldsmith warm": lambda: goldsmith(lab, "--warm", *again),
+            "packer": packer.run,
+        },
+        say,
+    )
+    changed, said = change_last(lab)
+    mine, theirs = tree(vhd(lab)), tree(packer.vhd)
+    only = {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())}
+    cold, warm, other = series["goldsmith cold"], series["goldsmith warm"], series["packer"]
+    bounds = {
+        "cold / packer": (paired(cold, other), 0.8),
+        "warm / packer": (paired(warm, other), 0.25),
+        "one changed last step / cold": (changed / cold.median("wall"), 0.35),
+    }
+    data = {
+        "commit": commit_id(),
+        "host": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {verdict.kind}",
+        "rounds": rounds,
+        "runs": {name: [vars(cost) for cost in one.costs] for name, one in series.items()},
+        "making the saved guest": making.cost.wall,
+        "changed last step": changed,
+        "plan said": said,
+        "ratios": {name: {"measured": value, "at most": most} for name, (value, most) in bounds.items()},
+        "only in": only,
+    }
+    page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n")
+    page.write_text(text(data, series, bounds))
+    say(page.read_text())
+    return 0 if all(value <= most for value, most in bounds.values()) else 1
+
+
+def change_last(lab: Lab) -> tuple[float, list[str]]:
+    """Seconds of a build whose last step of five was changed, and what `plan` said before it."""
+    goldsmith(lab, "--until", "convert")
+    path = lab.folder / "scripts/5-config.sh"
+    path.write_text(path.read_text() + "# changed\n")
+    rows = json.loads(lab.run("plan", "bench", "--json").stdout)
+    said = [
+        f"{row['action']} {row['title']}: {row['why']}".rstrip(": ") for row in rows if row["stage"] == "provision"
+    ]
+    assert [row["action"] for row in rows if row["stage"] == "provision"] == ["keep"] * 4 + ["run"], said
+    with Meter() as meter:
+        goldsmith(lab, "--until", "convert")
+    return meter.cost.wall, said
+
+
+def text(data: dict[str, object], series: dict[str, Series], bounds: dict[str, tuple[float, float]]) -> str:
+    lines = [
+        "# Bench: a build against packer",
+        "",
+        f"Commit {data['commit']}; {data['host']}; medians of {data['rounds']} rounds,",
+    ]
+    lines += [
+        "taken in turns after one that is not counted. Base disk, steps, generalize script, sizes: the same.",
+        "",
+    ]
+    lines += [
+        "| run | wall, s | qemu CPU, s | tool CPU, s | written, MiB | peak memory of qemu, MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in series.items():
+        values = " | ".join(
+            f"{one.median(what):.0f}" for what in ("wall", "qemu_cpu", "tool_cpu", "written", "memory")
+        )
+        lines.append(f"| {name} | {values} |")
+    lines += [
+        "",
+        f"Making the saved guest, once, its first step included: {data['making the saved guest']:.0f} s.",
+        "",
+    ]
+    lines += ["| ratio | measured | at most | |", "|---|---|---|---|"]
+    for name, (value, most) in bounds.items():
+        lines.append(f"| {name} | {value:.2f} | {most} | {'held' if value <= most else 'MISSED'} |")
+    lines += ["", "`plan` before the changed step: " + "; ".join(data["plan said"]) + ".", ""]  # type: ignore[arg-type]
+    only = data["only in"]
+    assert isinstance(only, dict)
+    for name, paths in only.items():
+        lines.append(f"Only on {name}'s disk ({len(paths)}): {', '.join(f'`{p}`' for p in paths[:12])}")
+        lines.append("")
+    lines += [
+        "Left out: goldsmith's inspect and prove, which packer has nothing of. qemu's CPU is in packer's tool CPU too",
+        "(it is packer's child; goldsmith's is libvirt's), libvirtd's own CPU is in neither.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
