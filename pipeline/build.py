@@ -8,16 +8,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.care import planning, sweep_dead
 from pipeline.definition import Definition
-from pipeline.errors import BuildError, GoldsmithError, Interrupted, UsageError
+from pipeline.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.gallery import GOLDEN, Gallery, Version
-from pipeline.guests.access import sweep_access
-from pipeline.hypervisor.connection import connect, translated
-from pipeline.hypervisor.machine import domains, mark_kept, sweep
+from pipeline.hypervisor.machine import mark_kept
 from pipeline.job import Job
 from pipeline.layers import Draft, Layer, Layers
 from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
-from pipeline.record import Run, Stopwatch, alive, held, remove_tree, write_json
+from pipeline.record import Run, Stopwatch, write_json
 from pipeline.stages import capture, prove
 from pipeline.store import Store
 
@@ -95,7 +94,9 @@ def _take(lock: FileLock, run: Run) -> None:
 
 def _run(job: Job, from_stage: str | None, until: str | None, warm: bool) -> bool:
     """Run what is not there yet. True when nothing had to run."""
-    units = plan(job, warm=warm, again=from_stage)
+    with planning(job.store):
+        units = plan(job, warm=warm, again=from_stage)
+        job.run.note(layers=[unit.key for unit in units])
     if from_stage is not None:
         for unit in units[begin_of(units, from_stage) :]:
             job.layers.drop(unit.key)
@@ -106,6 +107,8 @@ def _run(job: Job, from_stage: str | None, until: str | None, warm: bool) -> boo
         job.layers.drop(unit.key)
     _kept(job, units[:begin])
     job.made = [(unit.stage, layer) for unit in units[:begin] if (layer := job.layers.get(unit.key))]
+    for _, layer in job.made:
+        layer.touch()
     job.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
     if begin == end:
         if end == len(units) and not job.warm:
@@ -222,29 +225,6 @@ def _fail(job: Job, error: GoldsmithError) -> None:
     write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
 
 
-def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
-    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed."""
-    connection = job.connection if job else connect()
-    kept = {run for _, run, role in domains(connection) if role == "kept"}
-
-    def wanted(label: str) -> bool:
-        """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
-        run = store.own_run(label)
-        return run is None or label in kept or alive(store.runs, run)
-
-    gone = [f"domain {name}" for name in sweep(connection, wanted)]
-    gone += [f"access {name}" for name in sweep_access(wanted)]
-    gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
-    for path in sorted(store.tmp.iterdir()):
-        run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
-        if run is not None and not alive(store.runs, run):
-            remove_tree(path)
-            gone.append(f"scratch {path.name}")
-    if job is not None and gone:
-        job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
-    return gone
-
-
 def prove_version(
     definition: Definition, version: Version, store: Store, *, command: str, listeners: Sequence[Any]
 ) -> Run:
@@ -268,26 +248,3 @@ def prove_version(
     run.emit("end", prove.NAME, f"ok\t{told}", watch.seconds)
     run.finish("done")
     return run
-
-
-def clean_up(store: Store, *, layers: bool) -> list[str]:
-    """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
-
-    A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
-    """
-    connection = connect()
-    gone = []
-    for domain, label, role in domains(connection):
-        if role == "kept" and store.own_run(label) is not None:
-            gone.append(f"kept guest {domain.name()}")
-            with translated(f"ending {domain.name()}"):
-                domain.destroy()
-    gone += sweep_dead(store)
-    if layers:
-        for path in sorted(store.tmp.glob("build-*.lock")):
-            if held(path):
-                raise UsageError(f"{path.stem[6:]} is being built: its layers are in use", name="image-locked")
-        for layer in list(Layers(store.layers).all()):
-            Layers(store.layers).drop(layer.key)
-            gone.append(f"layer {layer.key} ({layer.record['stage']})")
-    return gone

@@ -89,6 +89,11 @@ class Layer:
         facts: Mapping[str, Any] = self.record.get("facts", {})
         return facts
 
+    def touch(self) -> None:
+        """Note that the layer was used now; what was not for longest is pruned first."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path / RECORD)
+
 
 class Draft:
     """A layer in the making: its folder, and its lock held until it is committed or discarded."""

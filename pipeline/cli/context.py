@@ -1,8 +1,11 @@
-"""What the root command was told and every verb may ask: the project folder."""
+"""What every verb may ask: the project folder that the root command was told, and what people write for sizes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from pipeline.errors import UsageError
 
 _told: list[Path] = []
 
@@ -24,3 +27,14 @@ def project() -> Path:
     from pipeline.definition import find_project
 
     return find_project(told_project())
+
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def to_bytes(text: str) -> int:
+    """'8 GiB', '20G', '512 MiB' or plain bytes; all units are of 1024. Raises UsageError (bad-size)."""
+    found = re.fullmatch(r"(\d+)\s*([KMGT]?)(iB|B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"{text!r} is no size", name="bad-size", hint="'8 GiB', '20G', '512 MiB' or bytes")
+    return int(found[1]) << _UNITS[found[2].upper()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
+from pipeline.cli import context
 from pipeline.errors import HostError, UsageError
 
 
@@ -96,15 +97,26 @@ def shell(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 
 
 def clean(
+    keep: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--keep", metavar="SIZE", help="Prune layers and saved guests, longest unused first, down to 20G, 500M..."
+        ),
+    ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also forget all layers: the next build starts over.")
     ] = False,
 ) -> None:
     """Remove what dead runs left: guests (kept ones too), keys, scratch. Masters are never touched."""
-    from pipeline.build import clean_up
+    from pipeline.care import clean_up, prune
     from pipeline.store import Store
 
     if os.geteuid() != 0:
         raise HostError("goldsmith clean needs root", name="root-needed", hint="sudo make clean")
-    for line in clean_up(Store.locate().ensure(), layers=layers) or ["nothing to remove"]:
+    wanted = context.to_bytes(keep) if keep is not None else None
+    store = Store.locate().ensure()
+    gone = clean_up(store, layers=layers)
+    if wanted is not None:
+        gone += prune(store, wanted)
+    for line in gone or ["nothing to remove"]:
         print(line)

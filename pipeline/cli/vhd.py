@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.cli import context
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -60,19 +62,6 @@ def _progress() -> Callable[[int, int], None] | None:
             print(f"\r{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _bytes(text: str) -> int:
-    """'8 GiB', '512 MiB' or plain bytes. Raises UsageError (bad-size)."""
-    import re
-
-    from pipeline.errors import UsageError
-
-    units = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-    found = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
-    if not found or found[2].upper() not in units:
-        raise UsageError(f"{text!r} is no size", name="bad-size", hint="'8 GiB', '512 MiB' or bytes")
-    return int(found[1]) * units[found[2].upper()]
 
 
 def _told(path: Path) -> dict[str, Any]:
@@ -231,7 +220,7 @@ def create(
         raise UsageError(f"create makes fixed and dynamic VHDs, not {to!r}", name="unknown-kind")
     if not size:
         raise UsageError("--size is missing", name="bad-size")
-    wanted = _bytes(size)
+    wanted = context.to_bytes(size)
     if wanted % (1 << 20):
         raise DiskError(f"{wanted} bytes are not a whole MiB", name="vhd-not-whole-mib")
     _print_made(transfer.convert(transfer.empty(wanted), target, to, timestamp=_now(), force=force), as_json)
@@ -323,7 +312,7 @@ def resize(
     from pipeline.cli.show import print_json
     from pipeline.offline import open_disk, transfer
 
-    footer = transfer.grow(file, _bytes(size), timestamp=_now(), progress=_progress())
+    footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress())
     todo = []
     with open_disk(file) as disk:
         if disk.table.backup is not None and disk.table.backup.fault:

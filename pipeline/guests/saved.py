@@ -26,7 +26,7 @@ from pipeline.layers import DISK, Image, Layer, Layers, digest, layer_key
 NAME = "warm"
 VERSION = 1
 MEMORY = "memory.save"
-_LOCK = "use.lock"
+LOCK = "use.lock"
 
 
 def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None) -> tuple[str, dict[str, object]]:
@@ -88,6 +88,7 @@ def make(
     key, inputs = save_key(spec, source, connection, size)
     begun = layers.begin(key)
     if isinstance(begun, Layer):
+        begun.touch()
         return begun
     try:
         progress("booting the guest to be saved")
@@ -137,7 +138,7 @@ def kernel(layer: Layer) -> Kernel:
 
 def take(layer: Layer) -> FileLock | None:
     """The right to run the one guest of a save; None where another build has it."""
-    lock = FileLock(layer.path / _LOCK, thread_local=False)
+    lock = FileLock(layer.path / LOCK, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -33,7 +33,7 @@ RESEEDED = "crng reseeded due to virtual machine fork"
 LARGEST = 512 << 20
 
 #: What the guest must have for the agent to come up at basic.target and for the entering to work.
-_NEEDED = (
+NEEDED = (
     "/usr/sbin/qemu-ga",
     "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules",
     "/usr/lib/systemd/system/basic.target",
@@ -74,7 +74,7 @@ def find(image: Image, within: Path) -> Threshold | None:
 
 def _threshold(root: Root) -> Threshold | None:
     masked = root.read_link("/etc/systemd/system/systemd-networkd.service") is not None
-    if masked or not all(root.exists(path, follow=False) for path in _NEEDED):
+    if masked or not all(root.exists(path, follow=False) for path in NEEDED):
         return None
     entry = _ENTRY.search(root.text("/boot/grub/grub.cfg"))
     if entry is None:
@@ -110,7 +110,7 @@ def new_mac() -> str:
 
 def grow_script() -> str:
     """Grow the root partition and its file system to the disk. Needed before a save: a restored disk cannot grow."""
-    return _HEAD + _GROW
+    return HEAD + _GROW
 
 
 def enter_script(public_key: str, cards: Sequence[Card]) -> str:
@@ -120,7 +120,7 @@ def enter_script(public_key: str, cards: Sequence[Card]) -> str:
     entropy, clock, machine-id and what has read it, MAC addresses. generalize takes all of it away again.
     """
     lines = [
-        _HEAD,
+        HEAD,
         f"seed={shlex.quote(base64.b64encode(secrets.token_bytes(64)).decode())}",
         f"now={time.time():.3f}",
         f"machine={secrets.token_hex(16)}",
@@ -154,11 +154,16 @@ def _network(number: int, card: Card) -> str:
 _WAIT_ONLINE = "/lib/systemd/systemd-networkd-wait-online"
 
 
-_HEAD = r"""
+HEAD = r"""
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # no subprocess where the shell can do it itself: each costs a tenth of a second under TCG
-name() { for card in /sys/class/net/*; do read -r mac <"$card/address"; [ "$mac" != "$1" ] || echo "${card##*/}"; done; }
+name() {
+    for card in /sys/class/net/*; do
+        read -r address <"$card/address"
+        [ "$address" != "$1" ] || echo "${card##*/}"
+    done
+}
 """
 
 # dmesg is told by the caller; the seed is mixed in whether or not the kernel has noticed that it is another guest

@@ -6,7 +6,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pipeline.hypervisor.domain import Disk, Forward, Spec, domain_xml
+from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, domain_xml, restored_xml
 from pipeline.layers import Image
 
 BASE = Image(
@@ -41,6 +41,15 @@ SPECS = {
         outside=False,
         forwards=(Forward(40022, 22), Forward(40080, 80)),
     ),
+    "save": replace(
+        SPEC,
+        name="goldsmith-saved-0123456789ab",
+        role="save",
+        seed=None,
+        kernel=Kernel(Path("/store/layers/s/vmlinuz"), Path("/store/layers/s/initrd.img"), "root=UUID=1 ro"),
+        generation_id=True,
+        uuid="11111111-2222-3333-4444-555555555555",
+    ),
 }
 
 
@@ -70,3 +79,24 @@ def test_every_level_of_a_chain_states_its_format_and_is_never_relabelled() -> N
 
 def test_the_same_specification_gives_the_same_text() -> None:
     assert domain_xml(SPEC) == domain_xml(replace(SPEC))
+
+
+def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(golden) -> None:
+    """libvirt gives its own XML of a save back, with all that it filled in: only what must change is changed."""
+    saved = domain_xml(SPECS["save"])
+    overlay = Image(Path("/store/layers/new/disk.qcow2"), "qcow2", SPEC.disks[0].image)
+    mine = replace(
+        SPECS["save"],
+        run="R2",
+        role="build",
+        disks=(Disk(overlay),),
+        serial_log=Path("/store/runs/R2/serial.log"),
+        forwards=(Forward(40033, 22),),
+    )
+    text = restored_xml(saved, mine)
+    golden("domain/restored.xml", text)
+    assert "/store/runs/R1/" not in text and "40022" not in text and 'id="R1"' not in text
+    assert text.count("<source file=") == 4  # the overlay and the three below it
+    connection = libvirt.open("test:///default")
+    connection.defineXMLFlags(text.replace('type="qemu"', 'type="test"', 1), 0)
+    connection.close()

@@ -1,0 +1,169 @@
+"""Care of the store: what dead runs left goes, and layers that nobody has used for long, up to a size.
+
+Masters are never touched here, and nothing that a running build stands on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipeline.errors import UsageError
+from pipeline.guests import saved
+from pipeline.guests.access import sweep_access
+from pipeline.hypervisor.connection import connect, translated
+from pipeline.hypervisor.machine import domains, sweep
+from pipeline.job import Job
+from pipeline.layers import RECORD, Layer, Layers
+from pipeline.record import alive, held, list_runs, remove_tree
+from pipeline.store import Store
+
+#: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
+FRESH = 600.0
+
+
+def planning(store: Store) -> FileLock:
+    """Held while a build finds out what it stands on and says so, and while layers are pruned."""
+    return FileLock(store.tmp / "layers.lock", thread_local=False)
+
+
+def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
+    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed."""
+    connection = job.connection if job else connect()
+    kept = {run for _, run, role in domains(connection) if role == "kept"}
+
+    def wanted(label: str) -> bool:
+        """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
+        run = store.own_run(label)
+        return run is None or label in kept or alive(store.runs, run)
+
+    gone = [f"domain {name}" for name in sweep(connection, wanted)]
+    gone += [f"access {name}" for name in sweep_access(wanted)]
+    gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
+    for path in sorted(store.tmp.iterdir()):
+        run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
+        if run is not None and not alive(store.runs, run):
+            remove_tree(path)
+            gone.append(f"scratch {path.name}")
+    if job is not None and gone:
+        job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
+    return gone
+
+
+def clean_up(store: Store, *, layers: bool) -> list[str]:
+    """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
+
+    A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
+    """
+    connection = connect()
+    gone = []
+    for domain, label, role in domains(connection):
+        if role == "kept" and store.own_run(label) is not None:
+            gone.append(f"kept guest {domain.name()}")
+            with translated(f"ending {domain.name()}"):
+                domain.destroy()
+    gone += sweep_dead(store)
+    if layers:
+        for path in sorted(store.tmp.glob("build-*.lock")):
+            if held(path):
+                raise UsageError(f"{path.stem[6:]} is being built: its layers are in use", name="image-locked")
+        for layer in list(Layers(store.layers).all()):
+            Layers(store.layers).drop(layer.key)
+            gone.append(f"layer {layer.key} ({layer.record['stage']})")
+    return gone
+
+
+# ---- size and age ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A layer as its keeper sees it: bytes that its going would free, when it was last used, what it stands on."""
+
+    layer: Layer
+    size: int
+    used: float
+    below: frozenset[str]
+
+    @property
+    def is_save(self) -> bool:
+        return str(self.layer.record["stage"]) == saved.NAME
+
+
+def holdings(layers: Layers) -> list[Holding]:
+    """All layers. A VHD that is a master's too costs nothing here."""
+    found = []
+    for layer in layers.all():
+        files = [path.stat() for path in layer.path.rglob("*") if path.is_file()]
+        size = sum(status.st_blocks * 512 for status in files if status.st_nlink == 1)
+        chain = layer.image.chain if layer.record.get("image") else ()
+        below = {level.path.parent.name for level in chain if level.path.is_relative_to(layers.root)}
+        found.append(Holding(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
+    return found
+
+
+def surplus(holdings: Iterable[Holding], keep: int, in_use: frozenset[str], fresh_since: float) -> list[Holding]:
+    """What must go, in order, for all to fit into `keep` bytes: the longest unused first, nothing from under another.
+
+    What is in use, or was used since `fresh_since`, stays, and so does all below it.
+    """
+    left = {holding.layer.key: holding for holding in holdings}
+    total = sum(holding.size for holding in left.values())
+    bound = set(in_use)
+    for holding in left.values():
+        if holding.layer.key in in_use or holding.used >= fresh_since:
+            bound |= {holding.layer.key, *holding.below}
+    gone = []
+    while total > keep:
+        carrying = {key for holding in left.values() for key in holding.below}
+        free = [one for key, one in left.items() if key not in bound and key not in carrying]
+        if not free:
+            break
+        oldest = min(free, key=lambda holding: holding.used)
+        del left[oldest.layer.key]
+        total -= oldest.size
+        gone.append(oldest)
+    return gone
+
+
+def prune(store: Store, keep: int) -> list[str]:
+    """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
+    layers = Layers(store.layers)
+    with planning(store):
+        gone = surplus(holdings(layers), keep, _in_use(store), time.time() - FRESH)
+        for holding in gone:
+            layers.drop(holding.layer.key)
+    return [_told(holding) for holding in gone]
+
+
+def _in_use(store: Store) -> frozenset[str]:
+    """Keys that a running build has said it stands on or makes, and saves whose guest runs."""
+    keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
+    keys |= {path.parent.name for path in store.layers.glob(f"*/{saved.LOCK}") if held(path)}
+    return frozenset(keys)
+
+
+def _told(holding: Holding) -> str:
+    record = holding.layer.record
+    age = (time.time() - holding.used) / 86400
+    what = " ".join(str(record.get(word, "")) for word in ("name", "stage", "title")).strip()
+    return f"{holding.size / 2**20:8.1f} MiB  {what}, last used {age:.1f} days ago"
+
+
+def disk_use(store: Store) -> dict[str, int]:
+    """Bytes on disk of the store's layers, saved guests and masters."""
+    held_by = holdings(Layers(store.layers))
+    gallery = sum(path.stat().st_blocks * 512 for path in _files(store.gallery))
+    return {
+        "layers": sum(holding.size for holding in held_by if not holding.is_save),
+        "saved guests": sum(holding.size for holding in held_by if holding.is_save),
+        "gallery": gallery,
+    }
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

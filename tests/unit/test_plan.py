@@ -1,0 +1,263 @@
+"""Each input changed alone runs what hangs on it, and nothing before it: keys miss nothing, and take nothing more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import plan as planning
+from pipeline.definition import load_named
+from pipeline.errors import UsageError
+from pipeline.gallery import Gallery
+from pipeline.guests import archive, debian, linux
+from pipeline.job import Job
+from pipeline.layers import DISK, Draft, Image, Layers
+from pipeline.plan import START, WARM, explain, plan
+from pipeline.record import NO_RUN
+from pipeline.stages import generalize, inspect
+from pipeline.store import Store
+
+DEFINITION = """\
+goldsmith: 1
+summary: an image with all kinds of inputs
+os: linux
+source: {debian: {suite: bookworm, packages: [less]}}
+disk: 8 GiB
+steps:
+  - playbook: site.yml
+    vars: {greeting: hello}
+  - script: scripts/tune.sh
+    network: none
+  - copy: {from: files/motd, to: /etc/motd}
+expect:
+  - command: "true"
+"""
+FILES = {
+    "playbooks/site.yml": "- hosts: all\n  vars_files: [vars/common.yml]\n  roles: [web]\n"
+    "  tasks:\n    - ansible.builtin.include_tasks: extra.yml\n",
+    "playbooks/vars/common.yml": "port: 80\n",
+    "playbooks/extra.yml": "- ansible.builtin.command: 'true'\n",
+    "playbooks/roles/web/tasks/main.yml": "- ansible.builtin.template: {src: page.j2, dest: /srv/page}\n",
+    "playbooks/roles/web/templates/page.j2": "{{ greeting }}\n",
+    "playbooks/other.yml": "- hosts: all\n",
+    "scripts/tune.sh": "#!/bin/sh\ntrue\n",
+    "files/motd": "welcome\n",
+}
+UNITS = ("bootstrap bookworm", "site.yml", "tune.sh", "/etc/motd", "generalize", "fixed VHD", "checks", "gen1, gen2")
+
+Change = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    for name, text in {**FILES, "images/site.yaml": DEFINITION}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o644)
+    index(monkeypatch, "index one", None)
+    build_all(folder)
+    return folder
+
+
+def index(monkeypatch: pytest.MonkeyPatch, digest: str, outdated: list[str] | None) -> None:
+    monkeypatch.setattr(archive, "package_index", lambda _suite: digest)
+    monkeypatch.setattr(Job, "outdated", lambda _job, _layer: outdated)
+
+
+def store_of(project: Path) -> Store:
+    return Store(project.parent / "store")
+
+
+def job_of(project: Path, name: str = "site") -> Job:
+    store = store_of(project)
+    store.ensure()
+    return Job(load_named(project, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+
+
+def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
+    """Leave what a build would leave, but for the contents."""
+    job = job_of(project, name)
+    image: Image | None = None
+    for unit in plan(job, warm=warm):
+        draft = job.layers.begin(unit.key)
+        if isinstance(draft, Draft):
+            (draft.path / DISK).write_bytes(b"")
+            # a VHD stands alone
+            image = Image(draft.path / DISK, "qcow2", None if unit.stage == "convert" else image)
+            draft.commit(
+                stage=unit.stage,
+                inputs=unit.inputs,
+                source=unit.source,
+                image=image,
+                title=unit.work.title,
+                name=name,
+            )
+        else:
+            image = draft.image
+
+
+def run_of(project: Path, name: str = "site") -> list[str]:
+    return [row["title"] for row in explain(load_named(project, name), store_of(project)) if row["action"] == "run"]
+
+
+def edit(name: str, old: str, new: str) -> Change:
+    def change(project: Path, _patch: pytest.MonkeyPatch) -> None:
+        path = project / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def define(old: str, new: str) -> Change:
+    return edit("images/site.yaml", old, new)
+
+
+def mode(name: str) -> Change:
+    return lambda project, _patch: (project / name).chmod(0o600)
+
+
+def patched(thing: object, name: str, value: object) -> Change:
+    return lambda _project, patch: patch.setattr(thing, name, value)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "the suite": (define("bookworm", "trixie"), "bootstrap trixie"),
+    "the base's packages": (define("[less]", "[less, tree]"), UNITS[0]),
+    "the package index": (lambda _project, patch: index(patch, "index two", None), UNITS[0]),
+    "how a base is made": (patched(debian, "recipe", lambda: "another"), UNITS[0]),
+    "the disk's size": (define("8 GiB", "9 GiB"), "site.yml"),
+    "the playbook": (edit("playbooks/site.yml", "roles: [web]", "roles: [web]\n  gather_facts: false"), "site.yml"),
+    "a role's tasks": (edit("playbooks/roles/web/tasks/main.yml", "/srv/page", "/srv/pages"), "site.yml"),
+    "a template": (edit("playbooks/roles/web/templates/page.j2", "greeting", "port"), "site.yml"),
+    "included tasks": (edit("playbooks/extra.yml", "true", "false"), "site.yml"),
+    "a variables file": (edit("playbooks/vars/common.yml", "80", "81"), "site.yml"),
+    "a step's variables": (define("hello", "good day"), "site.yml"),
+    "a template's mode": (mode("playbooks/roles/web/templates/page.j2"), "site.yml"),
+    "a script": (edit("scripts/tune.sh", "true", "false"), "tune.sh"),
+    "a step's network": (define("network: none", "network: full"), "tune.sh"),
+    "a copied file": (edit("files/motd", "welcome", "good day"), "/etc/motd"),
+    "a copied file's mode": (mode("files/motd"), "/etc/motd"),
+    "where a copy goes": (define("to: /etc/motd", "to: /etc/issue"), "/etc/issue"),
+    "the agent": (define("expect:", "generalize: {agent: none}\nexpect:"), "generalize"),
+    "the generalize script": (patched(linux, "generalize_script", lambda _agent: "another"), "generalize"),
+    "the version of a stage": (patched(generalize, "VERSION", 99), "generalize"),
+    "a check": (patched(inspect, "_checks_digest", lambda: "another"), "checks"),
+    "a waived check": (define("expect:", "waive: {apt-proxy: a reason}\nexpect:"), "checks"),
+    "the cells": (define("expect:", "prove: [gen1]\nexpect:"), "gen1"),
+    "an expectation": (define('"true"', '"false"'), "gen1, gen2"),
+    "the summary": (define("an image with", "another image with"), "golden"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_input_changed_alone_runs_what_hangs_on_it(
+    what: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_of(project) == []
+    change, first = CHANGES[what]
+    change(project, monkeypatch)
+    rows = explain(load_named(project, "site"), store_of(project))
+    titles = [row["title"] for row in rows]
+    assert [row["title"] for row in rows if row["action"] == "run"] == titles[titles.index(first) :]
+    build_all(project)
+    assert run_of(project) == []
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CHANGES) >= 15
+
+
+NOTHING: dict[str, Change] = {
+    "another image's playbook": edit("playbooks/other.yml", "all", "web"),
+    "a comment": define("disk: 8 GiB", "disk: 8 GiB  # enough"),
+    "a deadline": define("network: none", "network: none\n    timeout: 5 min"),
+    "the machine": define("expect:", "machine: {cpus: 4}\nexpect:"),
+    "an index without news for this disk": lambda _project, patch: index(patch, "index two", []),
+}
+
+
+@pytest.mark.parametrize("what", NOTHING)
+def test_what_is_no_input_runs_nothing(what: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    NOTHING[what](project, monkeypatch)
+    assert run_of(project) == []
+
+
+def test_an_index_with_news_says_which(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(monkeypatch, "index two", ["openssl 3.0.1 -> 3.0.2"])
+    rows = explain(load_named(project, "site"), store_of(project))
+    assert rows[0]["action"] == "run"
+    assert rows[0]["why"] == "changed: package index; newer: openssl 3.0.1 -> 3.0.2"
+
+
+def test_the_parents_version_is_an_input(project: Path) -> None:
+    def capture(text: str) -> None:
+        gallery = Gallery(store_of(project).gallery)
+        disk = project / "disk.vhd"
+        disk.write_text(text)
+        manifest = {"disk": {"sha256": text, "virtual_size": 0}, "suite": "bookworm"}
+        gallery.promote(gallery.capture("base", disk, [], lambda _version: manifest))
+        disk.unlink()
+
+    child = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: base@golden}\n"
+    (project / "images/child.yaml").write_text(child)
+    capture("one")
+    build_all(project, "child")
+    assert run_of(project, "child") == []
+    capture("two")
+    assert run_of(project, "child")[0].startswith("base ")
+
+
+# ---- asking for it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "first"),
+    [("provision", "site.yml"), ("tune.sh", "tune.sh"), ("2", "tune.sh"), ("prove", "gen1, gen2")],
+)
+def test_from_a_stage_or_a_step(project: Path, word: str, first: str) -> None:
+    rows = explain(load_named(project, "site"), store_of(project), again=word)
+    assert next(row["title"] for row in rows if row["action"] == "run") == first
+
+
+def test_a_word_that_is_no_stage_and_no_step(project: Path) -> None:
+    with pytest.raises(UsageError, match="no stage or step 7") as caught:
+        explain(load_named(project, "site"), store_of(project), again="7")
+    assert "site.yml, tune.sh, /etc/motd" in str(caught.value.hint)
+
+
+# ---- warm --------------------------------------------------------------------------------------------------------
+
+
+def starts(project: Path, *, again: str | None = None) -> list[str]:
+    """The titles of the units that a warm build marks as its own."""
+    units = plan(job_of(project), warm=True, again=again)
+    return [unit.work.title for unit in units if unit.inputs.get(START) == WARM]
+
+
+def test_a_warm_build_keeps_cold_layers_and_goes_on_warm(project: Path) -> None:
+    assert starts(project) == []
+    edit("scripts/tune.sh", "true", "false")(project, pytest.MonkeyPatch())
+    assert starts(project) == ["tune.sh"]
+    assert starts(project, again="provision") == ["site.yml"]
+
+
+def test_a_cold_build_takes_nothing_from_a_warm_one(project: Path) -> None:
+    edit("scripts/tune.sh", "true", "false")(project, pytest.MonkeyPatch())
+    build_all(project, warm=True)
+    assert starts(project) == ["tune.sh"]  # kept under its warm key
+    assert run_of(project)[0] == "tune.sh"
+    warm, cold = (plan(job_of(project), warm=flag) for flag in (True, False))
+    assert [a.key == b.key for a, b in zip(warm, cold, strict=True)] == [True, True] + [False] * 7
+
+
+def test_the_plan_is_json(project: Path) -> None:
+    rows = explain(load_named(project, "site"), store_of(project))
+    assert {"stage", "title", "action", "why", "key"} == set(json.loads(json.dumps(rows))[0])
+    assert planning.STAGE_NAMES[0] == rows[0]["stage"]

@@ -1,0 +1,119 @@
+"""How a build guest is started by its own kernel, and how it is entered."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import phony
+import pytest
+
+from pipeline.guests import saved, threshold
+from pipeline.hypervisor.domain import Disk, Spec
+from pipeline.layers import Image
+
+LINK = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with all that the entering needs."""
+    folder = tmp_path_factory.mktemp("ready")
+    disk = phony.build(folder)
+    for path in threshold.NEEDED:
+        if path != LINK and path not in ("/usr/sbin/sshd",):
+            phony.put(disk, path, "x", folder)
+    phony.debugfs(disk, f"symlink {LINK} /lib/systemd/system/systemd-networkd.service")
+    return disk
+
+
+def find(disk: Path) -> threshold.Threshold | None:
+    return threshold.find(Image(disk, "raw"), disk.parent)
+
+
+def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
+    found = find(ready)
+    assert found is not None
+    assert found.kernel == b"MZ a kernel\n"
+    assert found.initrd == phony.initramfs()
+    assert found.command_line == (
+        f"root=UUID={phony.ROOT_UUID} ro console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200"
+        " systemd.unit=basic.target cloud-init=disabled"
+    )
+
+
+@pytest.mark.parametrize("path", [*threshold.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{phony.KERNEL}"])
+def test_a_disk_that_lacks_something_is_booted_whole(path: str, ready: Path, tmp_path: Path) -> None:
+    disk = phony.copy(ready, tmp_path / "disk.raw")
+    phony.debugfs(disk, f"rm {path}")
+    assert find(disk) is None
+
+
+def test_a_network_that_is_masked_is_left_to_the_whole_boot(ready: Path, tmp_path: Path) -> None:
+    disk = phony.copy(ready, tmp_path / "disk.raw")
+    phony.debugfs(disk, "symlink /etc/systemd/system/systemd-networkd.service /dev/null")
+    assert find(disk) is None
+
+
+def test_a_damaged_disk_is_left_to_the_whole_boot(ready: Path, tmp_path: Path) -> None:
+    disk = phony.copy(ready, tmp_path / "disk.raw")
+    with disk.open("r+b") as file:
+        file.write(bytes(1 << 20))
+    assert find(disk) is None
+
+
+CARDS = (
+    threshold.Card("52:54:00:00:00:01", "52:54:00:aa:aa:01", outside=False),
+    threshold.Card("52:54:00:00:00:02", None, outside=True),
+)
+
+
+def test_scripts_parse() -> None:
+    for script in (threshold.grow_script(), threshold.enter_script("ssh-ed25519 AAAA x'y", CARDS)):
+        subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_cards_are_set_up_by_the_name_that_their_address_finds(tmp_path: Path) -> None:
+    """Run the network lines of the script against a likeness of /sys."""
+    for name, address in {
+        "ens3": "52:54:00:00:00:02",
+        "ens29": "52:54:00:00:00:01",
+        "lo": "00:00:00:00:00:00",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "address").write_text(address + "\n")
+    script = threshold.enter_script("key", CARDS)
+    lines = [line for line in script.splitlines() if line.startswith(("card", "printf '[Match]"))]
+    text = threshold.HEAD + "\n".join(lines)
+    text = text.replace("/sys/class/net/", f"{tmp_path}/").replace("/etc/systemd/network/", f"{tmp_path}/")
+    subprocess.run(["sh"], input=text, text=True, check=True)
+    assert (tmp_path / "10-goldsmith-0.network").read_text() == (
+        "[Match]\nName=ens29\n[Link]\nMACAddress=52:54:00:aa:aa:01\n[Network]\nDHCP=ipv4\n"
+        "[DHCPv4]\nUseRoutes=no\nUseDNS=no\n"
+    )
+    assert (tmp_path / "10-goldsmith-1.network").read_text() == (
+        "[Match]\nName=ens3\n[Link]\nRequiredForOnline=no\n[Network]\nDHCP=ipv4\n"
+    )
+
+
+def test_two_entries_have_nothing_in_common_that_is_drawn() -> None:
+    first, second = (threshold.enter_script("key", CARDS).splitlines() for _ in range(2))
+    drawn = {a.partition("=")[0] for a, b in zip(first, second, strict=True) if a != b}
+    assert {"seed", "machine"} <= drawn <= {"seed", "machine", "now"}
+
+
+def test_addresses_are_drawn_in_qemus_range() -> None:
+    assert threshold.new_mac() != threshold.new_mac()
+    assert threshold.new_mac().startswith("52:54:00:")
+
+
+def test_a_saved_guest_is_named_and_addressed_by_its_key() -> None:
+    disk = Disk(Image(Path("/store/disk.qcow2"), "qcow2"))
+    spec = Spec(
+        name="goldsmith-R1-x", run="R1", role="build", kvm=False, cpus=2, memory=1 << 30, disks=(disk,),
+        serial_log=Path("/store/serial.log"),
+    )  # fmt: skip
+    renamed = saved.save_spec(spec, "0123456789abcdef0123456789abcdef", "fa11-")
+    assert renamed.name == "goldsmith-saved-fa11-0123456789ab"
+    assert (renamed.access_mac, renamed.outside_mac) == ("52:54:00:01:23:45", "52:54:00:67:89:ab")
+    assert renamed.generation_id
