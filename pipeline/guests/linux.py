@@ -63,16 +63,17 @@ def network_config(access_mac: str, outside_mac: str | None) -> dict[str, Any]:
 def generalize_script(agent: str) -> str:
     """The script that makes a guest forget who it is. It runs as root over the guest agent, not over ssh.
 
-    Order: agent state, cloud-init, waagent, then what neither removes; the trim comes last.
+    Order: waagent and cloud-init, then what neither removes; the trim comes last.
     """
     return "\n".join(
         [
             "set -eu",
             "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             'say() { echo "generalize: $*"; }',
+            *([_WAAGENT] if agent == "waagent" else []),
             _QUIET,
             _CLOUD_INIT,
-            *([_WAAGENT] if agent == "waagent" else []),
+            *([_WAAGENT_DONE] if agent == "waagent" else []),
             _IDENTITY,
             _ACCOUNTS,
             _TRACES,
@@ -109,7 +110,12 @@ _WAAGENT = r"""
 command -v waagent >/dev/null || { echo "waagent is not installed" >&2; exit 41; }
 say "waagent -force -deprovision+user"
 resolv=$(readlink /etc/resolv.conf 2>/dev/null || true)
-waagent -force -deprovision+user || { echo "waagent refused with $?" >&2; exit 42; }
+# it is Python, and busy for seconds under TCG: what does not touch the same files goes on meanwhile
+waagent -force -deprovision+user & deprovision=$!
+"""
+
+_WAAGENT_DONE = r"""
+wait "$deprovision" || { echo "waagent refused with $?" >&2; exit 42; }
 # waagent deletes resolv.conf; where that was systemd-resolved's link, a clone would have no names
 if [ -n "$resolv" ] && [ ! -e /etc/resolv.conf ]; then ln -sf "$resolv" /etc/resolv.conf; fi
 rm -rf /var/lib/waagent /var/log/azure /var/log/waagent.log*

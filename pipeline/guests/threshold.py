@@ -192,17 +192,19 @@ fi
 
 _ENTER = r"""
 useradd --create-home --shell /bin/sh --comment "goldsmith build user" "$user"
-install -d -m 700 -o "$user" -g "$user" "/home/$user/.ssh"
-echo "$key" >"/home/$user/.ssh/authorized_keys"
-chown "$user:$user" "/home/$user/.ssh/authorized_keys"
-chmod 600 "/home/$user/.ssh/authorized_keys"
-install -m 440 /dev/null "/etc/sudoers.d/90-$user"
-echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/90-$user"
+(umask 077; mkdir "/home/$user/.ssh"; echo "$key" >"/home/$user/.ssh/authorized_keys")
+chown -R "$user:$user" "/home/$user/.ssh"
+(umask 337; echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/90-$user")
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/ssh/ssh_host_ed25519_key
+skip() {
+    mkdir -p "/run/systemd/system/$1.d"
+    printf '[Unit]\n%s\n' "$2" >"/run/systemd/system/$1.d/10-goldsmith.conf"
+}
+# its login needs no systemd of its own, which takes a second to come up under TCG
+skip "user@$(id -u "$user").service" ConditionPathExists=/nonexistent
 # Azure's agent has nothing to do while an image is built, but to look for Azure; as a condition it is no failure
-mkdir -p /run/systemd/system/walinuxagent.service.d
-printf '[Unit]\nConditionVirtualization=microsoft\n' >/run/systemd/system/walinuxagent.service.d/10-goldsmith.conf
+skip walinuxagent.service ConditionVirtualization=microsoft
 wait "$journal"
-systemctl start "$(systemctl get-default)"
+systemctl start default.target
 """

@@ -86,7 +86,7 @@ class Agent:
             if check:
                 check()
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
+            pause = min(pause * 1.5, 0.2)
 
     def read(self, path: str, limit: int = 1 << 20) -> bytes:
         """A guest file's content, at most `limit` bytes."""

@@ -2,6 +2,13 @@ set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 say() { echo "generalize: $*"; }
 
+command -v waagent >/dev/null || { echo "waagent is not installed" >&2; exit 41; }
+say "waagent -force -deprovision+user"
+resolv=$(readlink /etc/resolv.conf 2>/dev/null || true)
+# it is Python, and busy for seconds under TCG: what does not touch the same files goes on meanwhile
+waagent -force -deprovision+user & deprovision=$!
+
+
 say "timers and log writers stop"
 systemctl stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
   unattended-upgrades.service cron.service rsyslog.service 2>/dev/null || true
@@ -24,10 +31,7 @@ if command -v cloud-init >/dev/null && { [ -e /var/lib/cloud/instance ] || [ -s 
 fi
 
 
-command -v waagent >/dev/null || { echo "waagent is not installed" >&2; exit 41; }
-say "waagent -force -deprovision+user"
-resolv=$(readlink /etc/resolv.conf 2>/dev/null || true)
-waagent -force -deprovision+user || { echo "waagent refused with $?" >&2; exit 42; }
+wait "$deprovision" || { echo "waagent refused with $?" >&2; exit 42; }
 # waagent deletes resolv.conf; where that was systemd-resolved's link, a clone would have no names
 if [ -n "$resolv" ] && [ ! -e /etc/resolv.conf ]; then ln -sf "$resolv" /etc/resolv.conf; fi
 rm -rf /var/lib/waagent /var/log/azure /var/log/waagent.log*
