@@ -191,9 +191,12 @@ fi
 """
 
 _ENTER = r"""
-useradd --create-home --shell /bin/sh --comment "goldsmith build user" "$user"
-(umask 077; mkdir "/home/$user/.ssh"; echo "$key" >"/home/$user/.ssh/authorized_keys")
+# a layer of a step has the user already, with the key of the build that made it
+id "$user" >/dev/null 2>&1 ||
+    useradd --create-home --shell /bin/sh --comment "goldsmith build user" "$user"
+(umask 077; mkdir -p "/home/$user/.ssh"; echo "$key" >"/home/$user/.ssh/authorized_keys")
 chown -R "$user:$user" "/home/$user/.ssh"
+rm -f "/etc/sudoers.d/90-$user"
 (umask 337; echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/90-$user")
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/ssh/ssh_host_ed25519_key
