@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli import context
-from pipeline.errors import CheckFailed, GoldsmithError, HostError, UsageError
+from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
     from pathlib import Path
 
     from pipeline.build import Outcome
     from pipeline.definition import Definition
+
+
+#: Seconds for one image of several: a Windows guest with all its updates takes a good part of a day, emulated.
+LONGEST = 24 * 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +50,9 @@ def build(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Leave the guest of a failed build running: goldsmith shell RUN.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Images built at once, as far as processors and memory carry.")
+    ] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build images as far as something changed; what passes every check becomes golden."""
@@ -51,27 +60,70 @@ def build(
 
     _need_root("build")
     store = Store.locate()
-    failed: list[tuple[str, GoldsmithError]] = []
     chosen = _chosen(names or [], everything, store.gallery)
-    for definition in chosen:
-        if any(parent in {name for name, _ in failed} for parent in _parents(definition)):
-            failed.append((definition.name, CheckFailed("its parent failed")))
-            print(f"{definition.name}: skipped, its parent failed", file=sys.stderr)
-            continue
-        try:
-            _one(definition, len(chosen) > 1, from_stage, until, warm, keep_failed, verbose)
-        except GoldsmithError as error:
-            if len(chosen) == 1 or error.name == "interrupted":
-                raise
-            from pipeline.cli.show import print_error
+    if len(chosen) == 1:
+        _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
+        return
+    words = [
+        *(["--from", from_stage] if from_stage else []),
+        *(["--until", until] if until else []),
+        *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
+    ]
 
+    def one(definition: Definition, stop: threading.Event) -> None:
+        if jobs > 1:
+            _in_a_process(definition, words, stop)
+            return
+        from pipeline.cli.show import print_error
+
+        try:
+            _one(definition, True, from_stage, until, warm, keep_failed, verbose)
+        except GoldsmithError as error:
             print_error(error)
-            failed.append((definition.name, error))
+            raise
+
+    _all(chosen, jobs, one)
+
+
+def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threading.Event], None]) -> None:
+    """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
+    from pipeline.crew import Budget, Task, run
+
+    by_name = {definition.name: definition for definition in chosen}
+    tasks = [Task(d.name, tuple(_parents(d)), d.machine.cpus, d.machine.memory) for d in chosen]
+    failed = run(
+        tasks,
+        Budget.of_host(jobs),
+        lambda task, stop: one(by_name[task.name], stop),
+        lambda text: print(text, file=sys.stderr),
+    )
     if failed:
-        worst = max((error for _, error in failed), key=lambda error: error.exit_code)
-        told = CheckFailed(f"{len(failed)} of {len(chosen)} images failed: {', '.join(name for name, _ in failed)}")
-        told.exit_code = worst.exit_code
+        told = CheckFailed(f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}", name="images-failed")
+        told.exit_code = max(error.exit_code for error in failed.values())
         raise told
+
+
+def _in_a_process(definition: Definition, words: list[str], stop: threading.Event) -> None:
+    """Build one image in a process of its own, each line of its output under the image's name."""
+    from pipeline import command
+
+    def watch() -> None:
+        if stop.is_set():
+            raise BuildError("stopped with the others", name="cancelled")
+
+    project = ["--project", str(definition.project)]
+    argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
+    try:
+        command.run(
+            argv,
+            deadline=LONGEST,
+            on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
+            watch=watch,
+        )
+    except command.CommandFailed as error:
+        told = BuildError(f"{definition.name} failed", name="image-failed")
+        told.exit_code = error.code
+        raise told from None
 
 
 def _one(

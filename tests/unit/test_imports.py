@@ -13,8 +13,8 @@ ROOT = Path(pipeline.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"build"},
-    {"plan"},
+    {"build", "crew"},
+    {"plan", "care"},
     {"stages"},
     {"job"},
     {"checks"},

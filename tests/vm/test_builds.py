@@ -12,6 +12,7 @@ import pytest
 
 from tests.campaigns import faults, kill
 from tests.campaigns.lab import Lab, rotation, wait_for
+from tests.campaigns.trees import sectors_with
 
 CANARY = "goldsmith-canary-7f3a91c2e5"
 
@@ -38,30 +39,6 @@ def shop(lab: Lab, weed: str) -> None:
     lab.write("scripts/plant.sh", f"#!/bin/sh\nset -e\nyes {CANARY} | head -c 300000 > /var/lib/canary\nsync\n")
     lab.write("scripts/weed.sh", weed)
     lab.write("playbooks/shop.yml", (Path(__file__).parents[2] / "playbooks/web-server.yml").read_text())
-
-
-def sectors_with(path: Path, needle: bytes) -> int:
-    """How often `needle` stands in a file, holes passed over."""
-    import os
-
-    count = 0
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        end, size = 0, os.fstat(fd).st_size
-        while end < size:
-            try:
-                start = os.lseek(fd, end, os.SEEK_DATA)
-            except OSError:
-                break
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-            rest = b""
-            for offset in range(start, end, 1 << 22):
-                data = rest + os.pread(fd, min(1 << 22, end - offset), offset)
-                count += data.count(needle)
-                rest = data[-len(needle) + 1 :]
-    finally:
-        os.close(fd)
-    return count
 
 
 def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
@@ -95,8 +72,8 @@ def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
     assert (before.st_mtime_ns, before.st_uid, before.st_mode) == (after.st_mtime_ns, after.st_uid, after.st_mode)
 
     shipped = Path(lab.master("shop")["path"])
-    assert sectors_with(shipped, CANARY.encode()) == 0
-    planted = [layer for layer in lab.home.glob("layers/*/disk.qcow2") if sectors_with(layer, CANARY.encode())]
+    assert sectors_with(shipped, [CANARY.encode()]) == {}
+    planted = [layer for layer in lab.home.glob("layers/*/disk.qcow2") if sectors_with(layer, [CANARY.encode()])]
     assert planted, "the canary never reached a disk: the search proves nothing"
     assert lab.leftovers() == []
 
