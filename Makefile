@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 IMAGE ?= debian-12
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test check doctor clean
+.PHONY: help setup golden nightly prove test check bench doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: setup ## lint and types
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/
 	@$(BIN)/python -m tests.campaigns $*
+
+bench: setup ## the same build through goldsmith and packer; docs/bench.md (packer is not installed by setup)
+	@$(BIN)/python -m tests.bench.bench_build
 
 doctor: setup ## is this host fit, and what would make it so
 	@$(BIN)/goldsmith doctor

@@ -279,6 +279,7 @@ def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
         say,
     )
     changed, said = change_last(lab)
+    by_size = sizes(lab, {"small": DISK, "middle": "100 GiB", "large": "1 TiB"}, say)
     mine, theirs = tree(vhd(lab)), tree(packer.vhd)
     only = {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())}
     cold, warm, other = series["goldsmith cold"], series["goldsmith warm"], series["packer"]
@@ -297,9 +298,10 @@ def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
         "plan said": said,
         "ratios": {name: {"measured": value, "at most": most} for name, (value, most) in bounds.items()},
         "only in": only,
+        "sizes": by_size,
     }
     page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n")
-    page.write_text(text(data, series, bounds))
+    page.write_text(text(data, series, bounds) + "\n".join(size_lines(by_size)) + "\n")
     say(page.read_text())
     return 0 if all(value <= most for value, most in bounds.values()) else 1
 
@@ -317,6 +319,51 @@ def change_last(lab: Lab) -> tuple[float, list[str]]:
     with Meter() as meter:
         goldsmith(lab, "--until", "convert")
     return meter.cost.wall, said
+
+
+#: What a master costs, proofs aside: these stages of a whole build.
+COUNTED = ("acquire", "provision", "generalize", "convert", "capture")
+
+
+def sizes(lab: Lab, wanted: dict[str, str], say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Seconds of each stage for the same data on disks of several sizes, from acquire to the captured VHD."""
+    found: dict[str, dict[str, float]] = {}
+    for label, size in wanted.items():
+        name = f"size-{label}"
+        lab.write(
+            f"images/{name}.yaml",
+            f"goldsmith: 1\nsummary: {size}\nos: linux\nsource: {{master: debian-12@golden}}\ndisk: {size}\n"
+            "steps:\n  - script: scripts/1-files.sh\nprove: [gen1]\n",
+        )
+        done = lab.run("build", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        seconds: dict[str, float] = {}
+        for stage in lab.last_run(name)["stages"]:
+            seconds[stage["stage"]] = seconds.get(stage["stage"], 0.0) + stage["seconds"]
+        found[size] = {**seconds, "counted": sum(seconds[stage] for stage in COUNTED)}
+        say(f"{size}: {found[size]['counted']:.1f} s")
+    return found
+
+
+def size_lines(found: dict[str, dict[str, float]]) -> list[str]:
+    stages = [*COUNTED, "counted"]
+    lines = [
+        "",
+        "## Against the virtual size",
+        "",
+        "The same data on larger disks: seconds of each stage; inspect and",
+    ]
+    lines += ["prove are not counted.", "", f"| size | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|"]
+    for size, seconds in found.items():
+        lines.append(f"| {size} | {' | '.join(f'{seconds[stage]:.1f}' for stage in stages)} |")
+    smallest, largest = (found[size]["counted"] for size in (min(found, key=_gib), max(found, key=_gib)))
+    held = "held" if largest <= 1.3 * smallest else "MISSED"
+    return [*lines, "", f"Largest against smallest: {largest / smallest:.2f}, at most 1.3: {held}."]
+
+
+def _gib(size: str) -> float:
+    number, unit = size.split()
+    return float(number) * (1024 if unit == "TiB" else 1)
 
 
 def text(data: dict[str, object], series: dict[str, Series], bounds: dict[str, tuple[float, float]]) -> str:
