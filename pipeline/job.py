@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +32,9 @@ from pipeline.offline import open_disk
 from pipeline.offline.packages import dpkg_packages
 from pipeline.record import Run, Stopwatch, now, write_json
 from pipeline.store import Store
+
+#: Seconds for which the archive's state is taken for granted: Debian's changes four times a day.
+INDEX_AGE = 300.0
 
 
 @dataclass(frozen=True)
@@ -94,22 +98,26 @@ class Job:
     def package_index(self, suite: str | None) -> str | None:
         """A digest of the distribution's package index, None where there is none.
 
-        Asked once a build. When the archive does not answer, the last digest seen on this host stands, so that a
-        network that is down does not rebuild everything.
+        The archive is asked once in INDEX_AGE seconds. When it does not answer, the last digest seen on this host
+        stands, so that a network that is down does not rebuild everything.
         """
         if suite is None:
             return None
         if suite not in self._indexes:
             seen = self.store.tmp / f"index-{suite}.json"
-            digest = archive.package_index(suite)
-            if digest is not None:
+            last = json.loads(seen.read_text()) if seen.exists() else None
+            if last is not None and 0 <= time.time() - seen.stat().st_mtime < INDEX_AGE:
+                digest = str(last["digest"])
+            elif (asked := archive.package_index(suite)) is not None:
+                digest = asked
                 write_json(seen, {"digest": digest, "seen": now()})
-            elif seen.exists():
-                last = json.loads(seen.read_text())
+            elif last is not None:
                 digest = str(last["digest"])
                 self.run.emit(
                     "note", "", f"the package index of {suite} does not answer; using that of {last['seen']}"
                 )
+            else:
+                return None
             self._indexes[suite] = digest
         return self._indexes[suite]
 

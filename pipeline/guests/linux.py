@@ -63,7 +63,7 @@ def network_config(access_mac: str, outside_mac: str | None) -> dict[str, Any]:
 def generalize_script(agent: str) -> str:
     """The script that makes a guest forget who it is. It runs as root over the guest agent, not over ssh.
 
-    Order: waagent and cloud-init, then what neither removes; the trim comes last.
+    Order: what waagent does not touch while it runs, then identity and accounts; the trim comes last.
     """
     return "\n".join(
         [
@@ -73,10 +73,10 @@ def generalize_script(agent: str) -> str:
             *([_WAAGENT] if agent == "waagent" else []),
             _QUIET,
             _CLOUD_INIT,
+            _TRACES,
             *([_WAAGENT_DONE] if agent == "waagent" else []),
             _IDENTITY,
             _ACCOUNTS,
-            _TRACES,
             _TRIM,
         ]
     )

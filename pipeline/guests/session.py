@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import command
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.guests import linux, threshold
 from pipeline.guests.access import Access
@@ -104,8 +105,13 @@ class GuestSession:
         began = time.monotonic()
         self._progress("entering")
         self.run_over_agent(threshold.enter_script(self.access.public_key, cards), "the guest could not be entered")
-        # sshd is started: systemd was told so by itself. The first step connects, and names what is amiss
         self.access.trust(self.agent.read(HOST_KEY, 4096).decode())
+        try:
+            # sshd has told systemd that it listens; the connection is the one that all steps share
+            self.steps.ssh("true", deadline=self.patience.ssh)
+        except (command.CommandFailed, command.CommandTimeout):
+            raise self._diagnose() from None
+        self.run_over_agent(threshold.settle_script(), "the guest did not come up")
         self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
 
     def run_over_agent(self, script: str, what: str) -> None:

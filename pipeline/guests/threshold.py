@@ -38,6 +38,7 @@ NEEDED = (
     "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules",
     "/usr/lib/systemd/system/basic.target",
     "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
+    "/usr/lib/systemd/system/ssh.service",
     "/usr/sbin/sshd",
     "/usr/bin/sudo",
     "/usr/bin/growpart",
@@ -132,12 +133,6 @@ def enter_script(public_key: str, cards: Sequence[Card]) -> str:
         *(f"card{number}=$(name {card.made})" for number, card in enumerate(cards)),
         *(_network(number, card) for number, card in enumerate(cards)),
         _ENTER,
-        # a link that is down is no reason to wait, nor to fail: a step without network has it unplugged
-        *(
-            f'{_WAIT_ONLINE} -i "$card{number}" --timeout=30 || true'
-            for number, card in enumerate(cards)
-            if card.outside
-        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -151,7 +146,9 @@ def _network(number: int, card: Card) -> str:
     return f"printf '{text}' \"$card{number}\" >/etc/systemd/network/10-goldsmith-{number}.network"
 
 
-_WAIT_ONLINE = "/lib/systemd/systemd-networkd-wait-online"
+def settle_script() -> str:
+    """Wait for the end of the guest's boot, and for the outside network where its card is plugged in."""
+    return HEAD + _SETTLE
 
 
 HEAD = r"""
@@ -174,6 +171,17 @@ echo "$machine" >/etc/machine-id
 if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then cp /etc/machine-id /var/lib/dbus/; fi
 rm -rf /var/log/journal/* /run/log/journal/* /var/lib/systemd/random-seed
 systemctl restart systemd-journald.service & journal=$!
+"""
+
+_SETTLE = r"""
+systemctl start default.target
+for file in /etc/systemd/network/10-goldsmith-1.network; do
+    [ -e "$file" ] || continue
+    card=$(sed -n 's/^Name=//p' "$file")
+    # a link that is down is no reason to wait, nor to fail: a step without network has it unplugged
+    [ "$(cat "/sys/class/net/$card/carrier")" = 1 ] || continue
+    /lib/systemd/systemd-networkd-wait-online -i "$card" --timeout=30 || true
+done
 """
 
 _GROW = r"""
@@ -209,5 +217,7 @@ skip "user@$(id -u "$user").service" ConditionPathExists=/nonexistent
 # Azure's agent has nothing to do while an image is built, but to look for Azure; as a condition it is no failure
 skip walinuxagent.service ConditionVirtualization=microsoft
 wait "$journal"
-systemctl start default.target
+# the rest of the boot goes on while the build connects; settle() waits for its end
+systemctl start systemd-networkd.service systemd-user-sessions.service ssh.service
+systemctl start --no-block default.target
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import job
 from pipeline import plan as planning
 from pipeline.definition import load_named
 from pipeline.errors import UsageError
@@ -65,6 +66,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def index(monkeypatch: pytest.MonkeyPatch, digest: str, outdated: list[str] | None) -> None:
+    monkeypatch.setattr(job, "INDEX_AGE", 0.0)
     monkeypatch.setattr(archive, "package_index", lambda _suite: digest)
     monkeypatch.setattr(Job, "outdated", lambda _job, _layer: outdated)
 
@@ -81,10 +83,10 @@ def job_of(project: Path, name: str = "site") -> Job:
 
 def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
     """Leave what a build would leave, but for the contents."""
-    job = job_of(project, name)
+    building = job_of(project, name)
     image: Image | None = None
-    for unit in plan(job, warm=warm):
-        draft = job.layers.begin(unit.key)
+    for unit in plan(building, warm=warm):
+        draft = building.layers.begin(unit.key)
         if isinstance(draft, Draft):
             (draft.path / DISK).write_bytes(b"")
             # a VHD stands alone

@@ -21,7 +21,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ready")
     disk = phony.build(folder)
     for path in threshold.NEEDED:
-        if path != LINK and path not in ("/usr/sbin/sshd",):
+        if path != LINK and path not in ("/usr/sbin/sshd", "/usr/lib/systemd/system/ssh.service"):
             phony.put(disk, path, "x", folder)
     phony.debugfs(disk, f"symlink {LINK} /lib/systemd/system/systemd-networkd.service")
     return disk
@@ -69,7 +69,11 @@ CARDS = (
 
 
 def test_scripts_parse() -> None:
-    for script in (threshold.grow_script(), threshold.enter_script("ssh-ed25519 AAAA x'y", CARDS)):
+    for script in (
+        threshold.grow_script(),
+        threshold.settle_script(),
+        threshold.enter_script("ssh-ed25519 AAAA x'y", CARDS),
+    ):
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 

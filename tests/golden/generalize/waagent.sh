@@ -31,6 +31,18 @@ if command -v cloud-init >/dev/null && { [ -e /var/lib/cloud/instance ] || [ -s 
 fi
 
 
+say "traces of the build"
+find /var/log -type f \( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \) -delete
+find /var/log -type f ! -path '/var/log/journal/*' -exec truncate -s 0 {} +
+rm -rf /var/log/journal/* /var/log/installer
+# the shutdown writes to these only where they are; the next boot makes them anew
+rm -f /var/log/wtmp /var/log/btmp /var/log/lastlog
+apt-get clean 2>/dev/null || true
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old
+rm -rf /var/tmp/* /tmp/* /tmp/.[!.]* 2>/dev/null || true
+rm -f /var/crash/* /var/lib/systemd/coredump/* 2>/dev/null || true
+
+
 wait "$deprovision" || { echo "waagent refused with $?" >&2; exit 42; }
 # waagent deletes resolv.conf; where that was systemd-resolved's link, a clone would have no names
 if [ -n "$resolv" ] && [ ! -e /etc/resolv.conf ]; then ln -sf "$resolv" /etc/resolv.conf; fi
@@ -58,18 +70,6 @@ rm -f /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- /etc/subuid- /etc/subg
 rm -f /root/.*_history /root/.lesshst /root/.viminfo /root/.wget-hsts
 for home in /home/*; do [ -d "$home" ] && rm -f "$home"/.*_history "$home"/.lesshst; done
 rm -rf /root/.ansible /home/*/.ansible /root/.cache
-
-
-say "traces of the build"
-find /var/log -type f \( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \) -delete
-find /var/log -type f ! -path '/var/log/journal/*' -exec truncate -s 0 {} +
-rm -rf /var/log/journal/* /var/log/installer
-# the shutdown writes to these only where they are; the next boot makes them anew
-rm -f /var/log/wtmp /var/log/btmp /var/log/lastlog
-apt-get clean 2>/dev/null || true
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old
-rm -rf /var/tmp/* /tmp/* /tmp/.[!.]* 2>/dev/null || true
-rm -f /var/crash/* /var/lib/systemd/coredump/* 2>/dev/null || true
 
 
 say "freed blocks"
