@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.hypervisor.host import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.errors import HostError
         from pipeline.hypervisor import host
 
-        findings = host.examine(refresh=refresh)
+        findings = [*host.examine(refresh=refresh), *_use()]
         if json:
             print_json([asdict(finding) for finding in findings])
         else:
@@ -33,3 +36,18 @@ def register(app: typer.Typer) -> None:
         bad = [finding.name for finding in findings if finding.verdict == "fail"]
         if bad:
             raise HostError(f"this host is not fit: {', '.join(bad)}", name="host-unfit")
+
+
+def _use() -> list[Finding]:
+    """What the store holds on disk."""
+    from pipeline.care import disk_use
+    from pipeline.cli.show import size
+    from pipeline.hypervisor.host import Finding
+    from pipeline.store import Store
+
+    store = Store.locate()
+    if not store.layers.is_dir():
+        return []
+    use = disk_use(store)
+    text = ", ".join(f"{what} {size(held)}" for what, held in use.items())
+    return [Finding("store-use", "ok", text, facts={what.replace(" ", "_"): held for what, held in use.items()})]

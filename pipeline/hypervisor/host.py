@@ -130,6 +130,31 @@ def closed_folders(folder: Path) -> list[Path]:
     return [each for each in [*reversed(folder.parents), folder] if each.is_dir() and not each.stat().st_mode & 0o001]
 
 
+def judge_kvm_device(group: str, mode: int) -> Finding | None:
+    """/dev/kvm must be the kvm group's; else libvirt takes what it knows of QEMU for stale whenever a guest starts."""
+    if group == "kvm" and mode & 0o060 == 0o060:
+        return None
+    return Finding(
+        "kvm-device",
+        "warn",
+        f"/dev/kvm is group {group}'s, mode {mode:o}: each start of a guest waits a minute for libvirt",
+        "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, or make setup",
+    )
+
+
+def _kvm_device() -> list[Finding]:
+    path = Path("/dev/kvm")
+    if not path.exists():
+        return []
+    status = path.stat()
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    finding = judge_kvm_device(group, status.st_mode & 0o777)
+    return [finding] if finding else []
+
+
 def _accelerator(refresh: bool) -> list[Finding]:
     return [judge_accelerator(accelerator.probe(refresh=refresh))]
 
@@ -231,6 +256,7 @@ def examine(*, refresh: bool = False) -> list[Finding]:
     looks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("host", _host),
         ("accelerator", lambda: _accelerator(refresh)),
+        ("kvm-device", _kvm_device),
         ("libvirt", _libvirt),
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),

@@ -72,6 +72,16 @@ def test_rights(is_root: bool, groups: list[str], verdict: str) -> None:
     assert host.judge_rights("ann", is_root, groups).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("group", "mode", "fits"),
+    [("kvm", 0o660, True), ("kvm", 0o666, True), ("root", 0o660, False), ("kvm", 0o600, False)],
+)
+def test_the_kvm_device_is_its_groups(group: str, mode: int, fits: bool) -> None:
+    finding = host.judge_kvm_device(group, mode)
+    assert (finding is None) == fits
+    assert finding is None or "chgrp kvm" in str(finding.fix)
+
+
 def test_closed_folders_are_found(tmp_path: Path) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
