@@ -131,7 +131,7 @@ def closed_folders(folder: Path) -> list[Path]:
 
 
 def judge_kvm_device(group: str, mode: int) -> Finding | None:
-    """/dev/kvm must be the kvm group's; else libvirt takes what it knows of QEMU for stale whenever a guest starts."""
+    """/dev/kvm must be the kvm group's; else libvirt finds what it knows of QEMU stale whenever a guest starts."""
     if group == "kvm" and mode & 0o060 == 0o060:
         return None
     return Finding(

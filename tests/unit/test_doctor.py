@@ -120,7 +120,8 @@ def app() -> typer.Typer:
     return app
 
 
-def test_json_is_a_list_of_objects(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_a_list_of_objects(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
     found = [
         Finding("libvirt", "ok", "9.0.0"),
         Finding("disk", "warn", "9 GiB free", "goldsmith clean", {"free": 9 * GIB}),
@@ -131,6 +132,18 @@ def test_json_is_a_list_of_objects(app: typer.Typer, monkeypatch: pytest.MonkeyP
     rows = json.loads(result.stdout)
     assert [set(row) for row in rows] == [{"name", "verdict", "text", "fix", "facts"}] * 2
     assert rows[1]["fix"] == "goldsmith clean"
+
+
+def test_what_the_store_holds_is_told(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
+    monkeypatch.setattr(host, "examine", lambda *, refresh: [])
+    layer = tmp_path / "layers" / "key"
+    layer.mkdir(parents=True)
+    (layer / "disk.qcow2").write_bytes(b"x" * 8192)
+    (layer / "record.json").write_text(json.dumps({"key": "key", "stage": "provision", "image": None}))
+    rows = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    assert rows[0]["name"] == "store-use"
+    assert rows[0]["facts"]["layers"] >= 8192 and rows[0]["facts"]["saved_guests"] == 0
 
 
 def test_a_failed_line_is_exit_code_3(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
