@@ -173,6 +173,7 @@ def _unit(
             facts=made.facts,
             run=job.run.id,
             name=job.definition.name,
+            version=unit.version,
         )
     except BaseException as error:
         _black_box(job, error)

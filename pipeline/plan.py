@@ -183,4 +183,7 @@ def _why(job: Job, unit: Unit, before: Layer | None, after_first: bool) -> Itera
         if INDEX in changed and (newer := job.outdated(before)):
             yield "newer: " + ", ".join(newer[:5]) + (" ..." if len(newer) > 5 else "")
         return
+    if before.record.get("version") != unit.version:
+        yield f"changed: goldsmith's own {unit.stage}"
+        return
     yield "what it stands on is run" if after_first else "asked for, or its layer is gone"

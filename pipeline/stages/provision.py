@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 import time
@@ -24,6 +25,8 @@ def plan(job: Job) -> tuple[Work, ...]:
     works = []
     for number, step in enumerate(job.definition.steps, 1):
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
+        if isinstance(step, PlaybookStep):
+            inputs["ansible-core"] = ansible_version()
         if number == 1:
             inputs["disk size"] = job.definition.disk
         if step.network == "full":
@@ -31,6 +34,14 @@ def plan(job: Job) -> tuple[Work, ...]:
             inputs["package index"] = job.package_index(job.suite)
         works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
+
+
+def ansible_version() -> str:
+    """The version of the ansible-core beside this Python; none where ansible-playbook comes from elsewhere."""
+    try:
+        return importlib.metadata.version("ansible-core")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def ansible_playbook() -> Path:

@@ -18,7 +18,7 @@ from pipeline.job import Job
 from pipeline.layers import DISK, Draft, Image, Layers
 from pipeline.plan import START, WARM, explain, plan
 from pipeline.record import NO_RUN
-from pipeline.stages import generalize, inspect
+from pipeline.stages import generalize, inspect, provision
 from pipeline.store import Store
 
 DEFINITION = """\
@@ -134,6 +134,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "the base's packages": (define("[less]", "[less, tree]"), UNITS[0]),
     "the package index": (lambda _project, patch: index(patch, "index two", None), UNITS[0]),
     "how a base is made": (patched(debian, "recipe", lambda: "another"), UNITS[0]),
+    "ansible-core": (patched(provision, "ansible_version", lambda: "another"), "site.yml"),
     "the disk's size": (define("8 GiB", "9 GiB"), "site.yml"),
     "the playbook": (edit("playbooks/site.yml", "roles: [web]", "roles: [web]\n  gather_facts: false"), "site.yml"),
     "a role's tasks": (edit("playbooks/roles/web/tasks/main.yml", "/srv/page", "/srv/pages"), "site.yml"),
@@ -189,6 +190,13 @@ NOTHING: dict[str, Change] = {
 def test_what_is_no_input_runs_nothing(what: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     NOTHING[what](project, monkeypatch)
     assert run_of(project) == []
+
+
+def test_another_goldsmith_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generalize, "VERSION", 99)
+    rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
+    assert rows["generalize"] == "changed: goldsmith's own generalize"
+    assert rows["fixed VHD"] == "what it stands on is run"
 
 
 def test_an_index_with_news_says_which(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
