@@ -98,6 +98,7 @@ def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
                 image=image,
                 title=unit.work.title,
                 name=name,
+                version=unit.version,
             )
         else:
             image = draft.image
