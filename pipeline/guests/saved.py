@@ -45,7 +45,7 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
         "libvirt": connection.version,
         "processor": _processor(),
         "disk size": size,
-        "script": digest([threshold.grow_script(), threshold.STOP]),
+        "script": digest([threshold.grow_script(), threshold.forget_script(), threshold.STOP]),
     }
     return layer_key(NAME, VERSION, inputs, source.key), inputs
 
@@ -105,9 +105,10 @@ def make(
         patience = Patience.for_kind(spec.kvm)
         with Machine(connection, saved, logs) as machine:
             agent = machine.wait_agent(patience.boot, patience.login_grace)
-            grown = agent.execute(["/bin/sh", "-s"], stdin=threshold.grow_script(), deadline=patience.command)
-            if grown.code != 0:
-                raise GuestError(f"the disk could not be grown: {grown.stderr.strip()}", name="guest-entry-failed")
+            for script in (threshold.grow_script(), threshold.forget_script()):
+                done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=patience.command)
+                if done.code != 0:
+                    raise GuestError(f"the guest is not fit to be saved: {done.stderr.strip()}", name="guest-unfit")
             agent.execute(["/bin/sync"], deadline=patience.command)
             progress("saving its memory")
             machine.save(begun.path / MEMORY)

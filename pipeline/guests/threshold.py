@@ -114,6 +114,11 @@ def grow_script() -> str:
     return HEAD + _GROW
 
 
+def forget_script() -> str:
+    """Take back what the entering of an earlier build left on a step's layer: a save holds no user and no key."""
+    return "\n".join([HEAD, f"user={BUILD_USER}", _FORGET])
+
+
 def enter_script(public_key: str, cards: Sequence[Card]) -> str:
     """The script that makes a threshold a guest of this build; it runs as root over the agent.
 
@@ -171,6 +176,11 @@ echo "$machine" >/etc/machine-id
 if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then cp /etc/machine-id /var/lib/dbus/; fi
 rm -rf /var/log/journal/* /run/log/journal/* /var/lib/systemd/random-seed
 systemctl restart systemd-journald.service & journal=$!
+"""
+
+_FORGET = r"""
+if id "$user" >/dev/null 2>&1; then userdel --force --remove "$user" 2>/dev/null; fi
+rm -f "/etc/sudoers.d/90-$user" /etc/systemd/network/10-goldsmith-*.network /etc/ssh/ssh_host_*
 """
 
 _SETTLE = r"""

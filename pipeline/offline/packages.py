@@ -108,6 +108,9 @@ def parse_rpmdb(data: bytes) -> tuple[Package, ...]:
                 raise _damaged("it has no table of packages")
             rows = base.execute("SELECT blob FROM Packages LIMIT ?", (_MAX_PACKAGES,))
             return _sorted([_package(bytes(blob)) for (blob,) in rows if isinstance(blob, bytes)])
+    except UnicodeDecodeError:
+        # sqlite3 quotes the damaged schema, and Python cannot read its quotation
+        raise _damaged("its schema is no text") from None
     except sqlite3.Error as error:
         raise _damaged(str(error)) from None
 

@@ -1,7 +1,7 @@
 """100,000 damaged inputs: `make campaign-mutations`, or python tests/campaigns/mutations.py [COUNT].
 
-A crash of a C reader is no failure where the child process that inspects disks turns it into an error of its own:
-each such input is given to `goldsmith inspect`'s own door to see that.
+A crash of a C reader, or one that does not come to its end, is no failure where the child process that inspects
+disks turns it into an error of its own: each such input is given to `goldsmith inspect`'s own door to see that.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def main() -> int:
     text = (
         f"# Campaign: mutations\n\nCommit {commit_id()}, {total} damaged inputs made by hypothesis, "
         f"{time.monotonic() - began:.0f} s in all. Each may take {mutants.SECONDS} s, each process "
-        f"{mutants.MEMORY >> 20} MiB. A crash of a C reader was tried again through the process that inspects disks, "
+        f"{mutants.MEMORY >> 20} MiB. What a C reader crashed on, or did not finish, was tried again through the process "
+        "that inspects disks, "
         "and came out as an error of its own.\n\n"
-        "| kind | inputs | read all the same | named errors | crashes | slowest, s | memory, MiB | |\n"
+        "| kind | inputs | read all the same | named errors | crashed or too slow | slowest, s | memory, MiB | |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )
     if count >= 100_000:

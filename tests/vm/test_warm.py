@@ -62,6 +62,7 @@ mkdir -p /etc/minted
 cat /proc/sys/kernel/random/uuid >/etc/minted/uuid
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/minted/random
 ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/minted/key
+rm /etc/minted/key
 sha256sum /etc/machine-id >/etc/minted/machine
 cat /run/canary >/dev/null
 """
