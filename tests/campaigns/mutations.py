@@ -88,9 +88,8 @@ def main() -> int:
     text = (
         f"# Campaign: mutations\n\nCommit {commit_id()}, {total} damaged inputs made by hypothesis, "
         f"{time.monotonic() - began:.0f} s in all. Each may take {mutants.SECONDS} s, each process "
-        f"{mutants.MEMORY >> 20} MiB. What a C reader crashed on, or did not finish, was tried again through the process "
-        "that inspects disks, "
-        "and came out as an error of its own.\n\n"
+        f"{mutants.MEMORY >> 20} MiB. What a C reader crashed on, or did not finish, was tried again through "
+        "the process that inspects disks, and came out as an error of its own.\n\n"
         "| kind | inputs | read all the same | named errors | crashed or too slow | slowest, s | memory, MiB | |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )
