@@ -67,6 +67,11 @@ def build(
     except GoldsmithError as error:
         _fail(job, error)
         raise
+    except OSError as error:
+        # the disk is full, or a file of the project has gone while it was built
+        named = BuildError(str(error), name="host-file-error", hint="is there space, and is the project unchanged?")
+        _fail(job, named)
+        raise named from error
     except BaseException as error:
         _fail(job, BuildError(f"{type(error).__name__}: {error}", name="internal"))
         raise
