@@ -12,6 +12,7 @@ from pipeline.errors import DiskError
 
 Read = Callable[[int, int], bytes]
 
+_POINTERS = (int(pytsk3.TSK_FS_ATTR_TYPE_UNIX_INDIR), int(pytsk3.TSK_FS_ATTR_TYPE_UNIX_EXTENT))
 #: A directory with more names than this is damage or an attack.
 MAX_ENTRIES = 200_000
 _TYPES = {
@@ -138,13 +139,15 @@ class FileSystem:
         return self._read(file, offset, max(0, min(length, int(meta.size) - offset)))
 
     def runs(self, inode: int) -> list[tuple[int, int]]:
-        """(start, length) of a file's blocks, in bytes of the disk; none where its data is in the inode itself."""
+        """(start, length) of a file's data, in order, in bytes of the disk; none where it is in the inode itself."""
         file, _ = self._meta(inode)
         block = int(self._fs.info.block_size)
         try:
             return [
                 (self.start + int(run.addr) * block, int(run.len) * block)
                 for attribute in file
+                # blocks that only say where the data is
+                if int(attribute.info.type) not in _POINTERS
                 for run in attribute
                 if not int(run.flags) & int(pytsk3.TSK_FS_ATTR_RUN_FLAG_SPARSE)
             ]

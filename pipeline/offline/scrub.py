@@ -1,7 +1,8 @@
 """What file systems on an image report as free, and giving those blocks back as holes.
 
-A deleted file's blocks keep their bytes until something discards them. Whatever the guest did or did not trim,
-no freed block leaves the house: each becomes a hole, which reads as zeros.
+A deleted file's blocks keep their bytes until something discards them, and a journal keeps copies of what it has long
+written home. Whatever the guest did or did not trim, none of that leaves the house: it becomes holes, which read as
+zeros.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ from pipeline.vhd.extents import data_ranges
 
 #: Seconds for dumpe2fs to list the groups of one file system.
 DUMP_DEADLINE = 300.0
+#: EXT4_JOURNAL_INO, and JBD2_MAGIC_NUMBER at the start of the journal's first block.
+_JOURNAL_INODE, _JOURNAL_MAGIC = 8, 0xC03B3998
 #: linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 _RANGES = re.compile(r"^  Free blocks: (.*)$", re.MULTILINE)
 
 
 def free_extents(path: Path) -> list[tuple[int, int]]:
-    """(start, length) in bytes of what ext and FAT file systems on a raw disk or fixed VHD report as free, sorted.
+    """(start, length) in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
+
+    That is what ext and FAT file systems report as free, and what an ext journal has already written home.
 
     Raises DiskError: fs-not-clean where a journal would have to be replayed first (its blocks may be claimed as
     free), and what `open_disk` raises.
@@ -40,6 +45,7 @@ def free_extents(path: Path) -> list[tuple[int, int]]:
         for volume in disk.filesystems:
             if volume.facts is not None:
                 found += _ext_free(path, volume)
+                found += _ext_journal(disk, volume)
             elif volume.kind == "vfat":
                 found += _fat_free(disk, volume)
     return sorted(found)
@@ -95,6 +101,29 @@ def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
             if end <= begin or end > facts.blocks:
                 raise DiskError(f"partition {volume.number}: free block {end} is outside", name="fs-damaged")
             yield volume.start + begin * block, (end - begin) * block
+
+
+def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
+    """The blocks of an empty journal behind its first one, which says that it is empty.
+
+    They still hold copies of directories: names of files that were deleted long ago, a boot's id among them. Layout
+    by the kernel's Documentation/filesystems/ext4/journal.rst.
+    """
+    facts = volume.facts
+    assert facts is not None
+    if not facts.has_journal or facts.external_journal:
+        return
+    runs = disk.filesystem(volume).runs(_JOURNAL_INODE)
+    if not runs:
+        return
+    magic, kind = struct.unpack(">II", disk.read(runs[0][0], 8))
+    (start,) = struct.unpack(">I", disk.read(runs[0][0] + 28, 4))
+    if magic != _JOURNAL_MAGIC or kind not in (3, 4) or start != 0:
+        return
+    for number, (begin, length) in enumerate(runs):
+        skip = facts.block_size if number == 0 else 0
+        if length > skip:
+            yield begin + skip, length - skip
 
 
 def _fat_free(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import verify_fixed
 
 NAME = "convert"
-VERSION = 1
+VERSION = 2
 VHD = "disk.vhd"
 
 

@@ -27,6 +27,10 @@ EXPECTED = {
 }
 
 
+#: Bytes of the shortest needle worth looking for.
+SHORTEST = 6
+
+
 def tree(path: Path) -> dict[str, Entry]:
     """Every path of a VHD's Linux root."""
     found: dict[str, Entry] = {}
@@ -63,7 +67,8 @@ def spellings(secret: bytes) -> list[bytes]:
         found.append(coded[4 if lead else 0 : len(coded) - 4])
     if secret.isascii():
         found.append(secret.decode().encode("utf-16-le"))
-    return found
+    # six raw bytes of a MAC address are the shortest that do not turn up by chance
+    return [spelling for spelling in dict.fromkeys(found) if len(spelling) >= SHORTEST]
 
 
 def sectors_with(path: Path, needles: Iterable[bytes]) -> dict[bytes, int]:

@@ -130,6 +130,37 @@ def test_dpkg_states() -> None:
     assert (half.name, half.installed, whole.name, whole.installed) == ("a", False, "b", True)
 
 
+def journal_block(disk: Path, number: int) -> int:
+    """Where a block of the journal lies, in bytes of the disk, by e2fsprogs."""
+    said = phony.debugfs(disk, f"bmap <8> {number}")
+    return phony.ROOT_AT + int(said.split()[-1]) * 1024
+
+
+def test_an_empty_journal_ships_nothing_but_its_head(disk: Path, tmp_path: Path) -> None:
+    stale = journal_block(disk, 700)
+    with disk.open("r+b") as file:
+        file.seek(stale)
+        file.write(b"systemd-private-8c1f")
+    vhd = phony.as_vhd(disk, tmp_path / "disk.vhd")
+    head = vhd.read_bytes()[journal_block(disk, 0) :][:1024]
+    assert b"systemd-private-8c1f" in vhd.read_bytes()
+    scrub.punch_free(vhd)
+    assert b"systemd-private-8c1f" not in vhd.read_bytes()
+    assert vhd.read_bytes()[journal_block(disk, 0) :][:1024] == head
+    phony.tool("e2fsck", "-fn", f"{vhd}?offset={phony.ROOT_AT}")
+
+
+def test_a_journal_that_has_something_left_is_not_touched(disk: Path, tmp_path: Path) -> None:
+    with disk.open("r+b") as file:
+        file.seek(journal_block(disk, 700))
+        file.write(b"systemd-private-8c1f")
+        file.seek(journal_block(disk, 0) + 28)
+        file.write(b"\0\0\0\1")
+    vhd = phony.as_vhd(disk, tmp_path / "disk.vhd")
+    scrub.punch_free(vhd)
+    assert b"systemd-private-8c1f" in vhd.read_bytes()
+
+
 def test_no_freed_block_is_shipped(good: Path, disk: Path, tmp_path: Path) -> None:
     canary = b"canary-8c1f" * 40000
     phony.put(disk, "/root/secret", canary, tmp_path)
