@@ -226,8 +226,16 @@ class Stopwatch:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder of ours; what is not there is fine, anything else is an error."""
+    """Remove a folder of ours; what is not there is fine, anything else is an error.
+
+    Another build may sweep the same scratch at the same time: what it took first is not there either.
+    """
     if folder.is_symlink():
-        folder.unlink()
+        folder.unlink(missing_ok=True)
     elif folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, onerror=_unless_gone)
+
+
+def _unless_gone(_function: object, _path: object, caught: tuple[object, BaseException, object]) -> None:
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.layers import DISK, Draft, Image, Layer, Layers, layer_key, mode
+from pipeline.record import remove_tree
 from pipeline.store import DEFAULT_HOME, Store
 
 
@@ -99,3 +101,13 @@ def test_a_store_knows_its_own_runs(tmp_path: Path) -> None:
     assert usual.own_run(one.label("R1")) is None
     assert one.own_run(usual.label("R1")) is None
     assert usual.own_run("R1") == "R1"
+
+
+def test_scratch_that_others_sweep_at_the_same_time_is_gone_without_an_error(tmp_path: Path) -> None:
+    for number in range(400):
+        (tmp_path / "scratch" / f"{number % 7}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scratch" / f"{number % 7}" / str(number)).touch()
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(remove_tree, tmp_path / "scratch") for _ in range(8)]:
+            done.result()
+    assert not (tmp_path / "scratch").exists()
