@@ -77,6 +77,9 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
             raise _named(error, step, session, boot_before, log) from None
     # ansible's own reboot module may restart the guest in order; a guest that is down now is an error
     session.machine.check()
+    # the steps' shared connection outlives an sshd that a step has stopped: nobody else would get in any more
+    if lost := session.unreachable():
+        raise GuestError(f"{step.title}: {lost.message}", name=lost.name, hint=lost.hint)
     return Made(session.disk, {"seconds": round(time.monotonic() - began, 2)}, step.title)
 
 
