@@ -63,7 +63,6 @@ head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >/etc/minted/random
 ssh-keygen -q -t ed25519 -N '' -C '' -f /etc/minted/key
 rm /etc/minted/key
 sha256sum /etc/machine-id >/etc/minted/machine
-cat /run/canary >/dev/null
 """
 
 
