@@ -221,7 +221,7 @@ class Job:
         if self._save is None:
             self.run.emit("note", "", "another build runs this saved guest: cold boot")
             return False
-        session = self._prepare(saved.renamed(spec, save, self.store.tag), access, save, draft)
+        session = self._prepare(saved.save_spec(spec, save.key, self.store.tag), access, save, draft)
         session.machine.spec = replace(session.spec, kernel=saved.kernel(save))
         try:
             session.restore(save.path / saved.MEMORY)

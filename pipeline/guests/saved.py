@@ -127,11 +127,6 @@ def make(
         raise
 
 
-def renamed(spec: Spec, layer: Layer, tag: str) -> Spec:
-    """The guest as it is called when restored from a save."""
-    return save_spec(spec, layer.key, tag)
-
-
 def kernel(layer: Layer) -> Kernel:
     """The kernel that a restored guest was started by; a guest that restarts itself boots its disk."""
     return Kernel(layer.path / "vmlinuz", layer.path / "initrd.img", "")

@@ -59,7 +59,7 @@ class GuestSession:
     def spec(self) -> Spec:
         return self.machine.spec
 
-    def open(self, user_data: Mapping[str, Any], hostname: str, *, own_disks: bool = True) -> None:
+    def open(self, user_data: Mapping[str, Any], hostname: str) -> None:
         """Boot the disk whole with a NoCloud seed: wait for the agent, cloud-init and sshd."""
         nvram = self.access.nvram if self.spec.firmware == "efi" else None
         spec = self.machine.spec = replace(self.spec, seed=self.access.seed, nvram=nvram)
@@ -68,8 +68,7 @@ class GuestSession:
             linux.network_config(spec.access_mac, spec.outside_mac if spec.outside else None),
             hostname,
         )
-        if own_disks:
-            self._own_disks()
+        self._own_disks()
         began = time.monotonic()
         self.machine.start()
         self._agent(began)

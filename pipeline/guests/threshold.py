@@ -185,13 +185,14 @@ rm -f "/etc/sudoers.d/90-$user" /etc/systemd/network/10-goldsmith-*.network /etc
 
 _SETTLE = r"""
 systemctl start default.target
-for file in /etc/systemd/network/10-goldsmith-1.network; do
-    [ -e "$file" ] || continue
+file=/etc/systemd/network/10-goldsmith-1.network
+if [ -e "$file" ]; then
     card=$(sed -n 's/^Name=//p' "$file")
     # a link that is down is no reason to wait, nor to fail: a step without network has it unplugged
-    [ "$(cat "/sys/class/net/$card/carrier")" = 1 ] || continue
-    /lib/systemd/systemd-networkd-wait-online -i "$card" --timeout=30 || true
-done
+    if [ "$(cat "/sys/class/net/$card/carrier")" = 1 ]; then
+        /lib/systemd/systemd-networkd-wait-online -i "$card" --timeout=30 || true
+    fi
+fi
 """
 
 _GROW = r"""
