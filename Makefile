@@ -23,7 +23,7 @@ golden: setup ## build IMAGE: a proven golden master in the gallery
 nightly: setup ## build every image whose inputs changed
 	@$(BIN)/goldsmith build --all
 
-prove: setup ## boot the golden master of IMAGE again, as both generations
+prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)
 
 test: check ## lint, types and all tests, those with virtual machines included

@@ -8,13 +8,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline import proof
 from pipeline.care import planning, sweep_dead
 from pipeline.definition import Definition
 from pipeline.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.hypervisor.machine import mark_kept
 from pipeline.job import Job
-from pipeline.layers import Draft, Layer, Layers
+from pipeline.layers import Draft, Image, Layer, Layers
 from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
 from pipeline.record import Run, Stopwatch, write_json
 from pipeline.stages import capture, prove
@@ -231,12 +232,19 @@ def _fail(job: Job, error: GoldsmithError) -> None:
     write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
 
 
-def prove_version(
-    definition: Definition, version: Version, store: Store, *, command: str, listeners: Sequence[Any]
+def prove_again(
+    definition: Definition,
+    name: str,
+    master: Image,
+    store: Store,
+    *,
+    command: str,
+    listeners: Sequence[Any],
+    cells: Sequence[str] = (),
 ) -> Run:
-    """Prove a master of the gallery again, as its definition says. Raises as the stage does."""
+    """Prove a disk that is there: in `cells`, or in all that its generations allow. Raises as the stage does."""
     store.ensure()
-    run = Run.start(store.runs, f"{version.name}@{version.version}", command)
+    run = Run.start(store.runs, name, command)
     for listener in listeners:
         run.listen(listener)
     job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=prove.NAME)
@@ -244,8 +252,8 @@ def prove_version(
     try:
         sweep_dead(store, job)
         _ = job.verdict
-        run.emit("start", prove.NAME, ", ".join(definition.prove))
-        verdicts, _tree = prove.prove(job, version.image, run.folder)
+        run.emit("start", prove.NAME, ", ".join(cells) or "all cells")
+        verdicts, _tree = proof.prove(job, master, run.folder / "prove", cells, whole=True)
     except GoldsmithError as error:
         _fail(job, error)
         raise

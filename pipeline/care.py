@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.errors import UsageError
+from pipeline.fabric import sweep_networks
 from pipeline.guests import saved
 from pipeline.guests.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
@@ -43,6 +44,7 @@ def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
 
     gone = [f"domain {name}" for name in sweep(connection, wanted)]
     gone += [f"access {name}" for name in sweep_access(wanted)]
+    gone += [f"network {name}" for name in sweep_networks(wanted)]
     gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
     for path in sorted(store.tmp.iterdir()):
         run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)

@@ -26,6 +26,10 @@ GRACE = 3.0
 WATCH_EVERY = 0.25
 
 
+#: A program that was started and not waited for.
+Child = subprocess.Popen[bytes]
+
+
 class CommandFailed(BuildError):
     """A child ended with a code that is not 0; `stderr` and `stdout` are whole."""
 
@@ -157,7 +161,27 @@ def run(
     return Result(stdout, stderr, time.monotonic() - started, code)
 
 
-def _wait(process: subprocess.Popen[bytes], until: float, watch: Callable[[], None] | None) -> int:
+def start(argv: Sequence[str | Path], log: Path) -> Child:
+    """Start a program that runs until `end`; what it says goes to `log`. Raises HostError when it is missing.
+
+    It is not tied to our death: that signal follows the thread that started it. Whoever starts it sweeps.
+    """
+    words = [str(word) for word in argv]
+    program = find(words[0])
+    if program is None:
+        raise HostError(f"{words[0]} is not installed", name="tool-missing", hint="make setup installs it")
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+
+
+def _wait(process: Child, until: float, watch: Callable[[], None] | None) -> int:
     while True:
         left = until - time.monotonic()
         try:
@@ -169,7 +193,7 @@ def _wait(process: subprocess.Popen[bytes], until: float, watch: Callable[[], No
                 watch()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Child) -> None:
     """End a child's whole session: SIGTERM, then SIGKILL after GRACE seconds. The child is reaped."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

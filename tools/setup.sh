@@ -14,10 +14,11 @@ PACKAGES=(
     mmdebstrap gpg libdistro-info-perl          # Debian from its archive, with signatures checked
     e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
     openssh-client                              # provisioning
+    dnsmasq-base iproute2 openssl               # the fabric: DHCP, namespaces and bridges, certificates
     libvhdi-utils                               # a second opinion on VHDs, for the tests
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
-    util-linux iproute2 ca-certificates
+    util-linux ca-certificates
 )
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
 FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,downloads,tmp})

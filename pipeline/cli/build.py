@@ -27,7 +27,6 @@ LONGEST = 24 * 3600.0
 def register(app: typer.Typer) -> None:
     app.command("build")(build)
     app.command("plan")(plan)
-    app.command("prove")(prove)
 
 
 def build(
@@ -58,7 +57,7 @@ def build(
     """Build images as far as something changed; what passes every check becomes golden."""
     from pipeline.store import Store
 
-    _need_root("build")
+    need_root("build")
     store = Store.locate()
     chosen = _chosen(names or [], everything, store.gallery)
     if len(chosen) == 1:
@@ -242,43 +241,7 @@ def plan(
     table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
 
 
-def prove(
-    reference: Annotated[str, typer.Argument(metavar="IMAGE[@VERSION]", help="A master of the gallery.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
-) -> None:
-    """Boot clones of a master again, in each generation that its definition names."""
-    from pipeline import build as builder
-    from pipeline.cli.show import Progress, print_json
-    from pipeline.definition import load_named
-    from pipeline.gallery import Gallery
-    from pipeline.store import Store
-
-    _need_root("prove")
-    store = Store.locate()
-    version = Gallery(store.gallery).get(reference)
-    definition = load_named(context.project(), version.name)
-    progress = Progress()
-    try:
-        run = builder.prove_version(
-            definition,
-            version,
-            store,
-            command=" ".join(["goldsmith", *sys.argv[1:]]),
-            listeners=[] if as_json else [progress],
-        )
-    finally:
-        progress.close()
-    cells = run.record["stages"][-1]["cells"]
-    if as_json:
-        print_json(cells)
-        return
-    for cell, seen in cells.items():
-        for what, value in seen["checks"].items():
-            print(f"  {cell:6} {what:16} {value}")
-    print(f"proven: {version.name} {version.version}; screenshots and logs in {run.folder}")
-
-
-def _need_root(verb: str) -> None:
+def need_root(verb: str) -> None:
     if os.geteuid() != 0:
         raise HostError(
             f"goldsmith {verb} needs root: it bootstraps file systems and owns the guests' disks",

@@ -12,6 +12,7 @@ from pipeline.definition.faults import DefinitionError, Fault
 from pipeline.definition.inputs import step_inputs
 from pipeline.definition.load import build_order, definition_files, find_project, load, load_all, load_named
 from pipeline.definition.model import (
+    CELL_GENERATION,
     CommandExpectation,
     CopyStep,
     DebianSource,
@@ -32,6 +33,7 @@ from pipeline.definition.model import (
 from pipeline.definition.schema import json_schema
 
 __all__ = [
+    "CELL_GENERATION",
     "CommandExpectation",
     "CopyStep",
     "DebianSource",

@@ -14,6 +14,7 @@ from pipeline.definition.document import Document, missing_values, parse, spell
 from pipeline.definition.faults import DefinitionError, Fault, closest, shown
 from pipeline.definition.measures import GIB, disk_size
 from pipeline.definition.model import (
+    CELL_GENERATION,
     CommandExpectation,
     CopyStep,
     DebianSource,
@@ -206,7 +207,7 @@ def _across(document: Document, data: dict[str, Any]) -> None:
     prove = data.get("prove")
     if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
         for index, item in enumerate(prove):
-            if item in ("gen1", "gen2") and int(item[3]) not in generations:
+            if item in CELL_GENERATION and CELL_GENERATION[item] not in generations:
                 message = f"{item} is not among the generations"
                 document.add(("prove", index), message, f"generations is {spell_list(generations)}")
     source = data.get("source")

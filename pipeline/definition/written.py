@@ -22,6 +22,7 @@ from pydantic import (
 
 from pipeline.definition import rules
 from pipeline.definition.measures import disk_size, duration, memory_size, size
+from pipeline.definition.model import CellName
 
 
 class Part(BaseModel):
@@ -344,8 +345,8 @@ class Written(Part):
     )
     generalize: GeneralizePart = Field(default_factory=GeneralizePart)
     waive: dict[CheckId, Text] = Field(default={}, description="Checks that may fail, and why: id to reason.")
-    prove: Annotated[list[Literal["gen1", "gen2"]], Field(min_length=1), Unique] | None = Field(
-        default=None, description="What the master is proven as; by default every generation."
+    prove: Annotated[list[CellName], Field(min_length=1), Unique] | None = Field(
+        default=None, description="Where clones are started before the master is golden; by default every generation."
     )
     expect: list[Expectation] = Field(default=[], description="What prove must see in the running clone.")
     keep: KeepPart = Field(default_factory=KeepPart)

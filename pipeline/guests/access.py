@@ -20,7 +20,7 @@ import pycdlib
 import yaml
 
 from pipeline import command
-from pipeline.errors import GoldsmithError, HostError
+from pipeline.errors import GoldsmithError, GuestError, HostError
 from pipeline.hypervisor.domain import Forward
 from pipeline.record import remove_tree
 
@@ -107,6 +107,21 @@ class Access:
         """Accept exactly this host key (the text of ssh_host_ed25519_key.pub)."""
         kind, blob, *_ = host_key.split()
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {kind} {blob}\n")
+
+    def forget_host_key(self) -> None:
+        self.known_hosts.unlink(missing_ok=True)
+
+    def learn_host_key(self, deadline: float) -> str:
+        """Accept the key that a clone shows, and give it: there is nobody else on the way to it.
+
+        Raises GuestError when none is shown within `deadline` seconds.
+        """
+        argv = ["ssh-keyscan", "-T", f"{deadline:.0f}", "-t", "ed25519", "-p", str(self.ssh_port), "127.0.0.1"]
+        said = command.run(argv, deadline=deadline + 10, ok_codes=(0, 1)).stdout.split()
+        if len(said) < 3:
+            raise GuestError("sshd greets but shows no ed25519 host key", name="guest-sshd-dead")
+        self.trust(f"{said[-2]} {said[-1]}")
+        return said[-1]
 
     def write_seed(self, user_data: Mapping[str, Any], network: Mapping[str, Any], hostname: str) -> None:
         """A NoCloud seed (volume `cidata`) with a fresh instance id."""

@@ -42,6 +42,11 @@ class Kernel:
     command_line: str
 
 
+#: What the chassis' asset tag of each machine on Azure says, and what guests know Azure by.
+#: cloud-init's ds-identify and systemd compare it.
+AZURE_CHASSIS_TAG = "7783-7084-3265-9085-8269-3286-77"
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that makes a domain."""
@@ -67,6 +72,11 @@ class Spec:
     generation_id: bool = False  # tells a restored kernel that it is another guest now
     arguments: tuple[str, ...] = field(default=())
     uuid: str | None = None  # libvirt draws one
+    bridge: str | None = None  # the card's only way, in place of the forwards
+    virtio: bool = True  # without, the guest has no paravirtual device at all, and so no agent's channel
+    azure: bool = False  # looks like a machine on Azure: SMBIOS, and what the processor says of its hypervisor
+    secure_boot: bool = False
+    tpm: bool = False
 
 
 def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
@@ -119,10 +129,13 @@ def domain_xml(spec: Spec) -> str:
     _sub(root, "memory", str(spec.memory // 1024), unit="KiB")
     _sub(root, "vcpu", str(spec.cpus))
     _boot(root, spec)
-    features = _sub(root, "features")
-    _sub(features, "acpi")
-    _sub(features, "apic")
-    _sub(root, "cpu", mode="host-passthrough" if spec.kvm else "maximum")
+    if spec.azure:
+        _azure_smbios(root, spec)
+    _features(root, spec)
+    cpu = _sub(root, "cpu", mode="host-passthrough" if spec.kvm else "maximum")
+    if spec.azure and not spec.kvm:
+        # emulated, the processor would say "TCG": without the bit, systemd goes by the SMBIOS strings
+        _sub(cpu, "feature", policy="disable", name="hypervisor")
     clock = _sub(root, "clock", offset="utc")
     _sub(clock, "timer", name="rtc", tickpolicy="catchup")
     _sub(root, "on_poweroff", "destroy")
@@ -139,17 +152,17 @@ def domain_xml(spec: Spec) -> str:
     serial = _sub(devices, "serial", type="file")
     _sub(serial, "source", path=str(spec.serial_log), append="on")
     _sub(serial, "target", port="0")
-    channel = _sub(devices, "channel", type="unix")
-    _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
-    if spec.outside:
-        card = _sub(devices, "interface", type="user")
-        _sub(card, "mac", address=spec.outside_mac)
-        _sub(card, "model", type="virtio")
-        _sub(card, "alias", name="ua-outside")
+    if spec.virtio:
+        channel = _sub(devices, "channel", type="unix")
+        _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    _cards(devices, spec)
     _sub(_sub(devices, "video"), "model", type="vga")
     _sub(devices, "graphics", type="vnc", autoport="yes", listen="127.0.0.1")
-    rng = _sub(devices, "rng", model="virtio")
-    _sub(rng, "backend", "/dev/urandom", model="random")
+    if spec.virtio:
+        rng = _sub(devices, "rng", model="virtio")
+        _sub(rng, "backend", "/dev/urandom", model="random")
+    if spec.tpm:
+        _sub(_sub(devices, "tpm", model="tpm-crb"), "backend", type="emulator", version="2.0")
     _sub(devices, "memballoon", model="none")
     _command_line(root, spec)
     return etree.tostring(root, pretty_print=True, encoding="unicode")
@@ -185,7 +198,10 @@ def _boot(root: etree._Element, spec: Spec) -> None:
     _sub(os, "type", "hvm", arch="x86_64", machine=spec.machine)
     if spec.firmware == "efi":
         firmware = _sub(os, "firmware")
-        _sub(firmware, "feature", enabled="no", name="secure-boot")
+        for feature in ("secure-boot", *(["enrolled-keys"] if spec.secure_boot else [])):
+            _sub(firmware, "feature", enabled="yes" if spec.secure_boot else "no", name=feature)
+        if spec.secure_boot:
+            _sub(os, "loader", secure="yes")
         if spec.nvram is not None:
             _sub(os, "nvram", str(spec.nvram))
     if spec.kernel is not None:
@@ -193,6 +209,55 @@ def _boot(root: etree._Element, spec: Spec) -> None:
         _sub(os, "initrd", str(spec.kernel.initrd))
         _sub(os, "cmdline", spec.kernel.command_line)
     _sub(os, "boot", dev="hd")
+    if spec.azure:
+        _sub(os, "smbios", mode="sysinfo")
+
+
+def _azure_smbios(root: etree._Element, spec: Spec) -> None:
+    """The strings of a machine on Azure, so that its agents know where they are."""
+    sysinfo = _sub(root, "sysinfo", type="smbios")
+    maker = "Microsoft Corporation"
+    strings = {
+        "bios": {"vendor": maker, "version": "Hyper-V UEFI Release v4.1", "date": "04/06/2022"},
+        "system": {"manufacturer": maker, "product": "Virtual Machine", "version": "Hyper-V UEFI Release v4.1"},
+        "baseBoard": {"manufacturer": maker, "product": "Virtual Machine"},
+        "chassis": {"manufacturer": maker, "asset": AZURE_CHASSIS_TAG},
+    }
+    if spec.uuid is not None:
+        strings["system"]["uuid"] = spec.uuid
+    for table, entries in strings.items():
+        element = _sub(sysinfo, table)
+        for name, value in entries.items():
+            _sub(element, "entry", value, name=name)
+
+
+def _features(root: etree._Element, spec: Spec) -> None:
+    features = _sub(root, "features")
+    _sub(features, "acpi")
+    _sub(features, "apic")
+    if spec.azure and spec.kvm:
+        hyperv = _sub(features, "hyperv", mode="custom")
+        _sub(hyperv, "relaxed", state="on")
+        _sub(hyperv, "vapic", state="on")
+        _sub(hyperv, "spinlocks", state="on", retries="8191")
+        _sub(hyperv, "vendor_id", state="on", value="Microsoft Hv")
+    if spec.secure_boot:
+        _sub(features, "smm", state="on")
+
+
+def _cards(devices: etree._Element, spec: Spec) -> None:
+    if spec.bridge is not None:
+        card = _sub(devices, "interface", type="bridge")
+        _sub(card, "mac", address=spec.access_mac)
+        _sub(card, "source", bridge=spec.bridge)
+        _sub(card, "model", type=spec.nic_model.removesuffix("-net-pci"))
+        # no boot ROM: it would wait for a network boot that nobody offers
+        _sub(card, "rom", enabled="no")
+    if spec.outside:
+        card = _sub(devices, "interface", type="user")
+        _sub(card, "mac", address=spec.outside_mac)
+        _sub(card, "model", type="virtio")
+        _sub(card, "alias", name="ua-outside")
 
 
 def _disk(devices: etree._Element, disk: Disk, counts: dict[str, int]) -> None:
@@ -225,7 +290,7 @@ def _seed(devices: etree._Element, spec: Spec) -> None:
 def _command_line(root: etree._Element, spec: Spec) -> None:
     """The access card: qemu's user network, restricted to the forwarded ports, which libvirt 9 cannot say."""
     arguments = list(spec.arguments)
-    if spec.forwards:
+    if spec.forwards and spec.bridge is None:
         arguments += [
             "-netdev",
             _access_net(spec),

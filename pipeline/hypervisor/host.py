@@ -207,6 +207,17 @@ def _provisioning() -> list[Finding]:
     return [Finding("provisioning", "ok", "ssh")]
 
 
+def _fabric() -> list[Finding]:
+    """What the local Azure fabric is made of."""
+    tools = {"ip": "iproute2", "nsenter": "util-linux", "dnsmasq": "dnsmasq-base", "openssl": "openssl"}
+    missing = sorted(name for name in tools if command.find(name) is None)
+    if missing:
+        return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
+    if not Path("/proc/self/ns/net").exists():
+        return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
+    return [Finding("fabric", "ok", ", ".join(tools))]
+
+
 def _sizes() -> list[Finding]:
     root = Store.locate().root
     there = next(folder for folder in (root, *root.parents) if folder.exists())
@@ -261,6 +272,7 @@ def examine(*, refresh: bool = False) -> list[Finding]:
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),
         ("provisioning", _provisioning),
+        ("fabric", _fabric),
         ("disk", _sizes),
         ("rights", _rights),
         ("store", _store),

@@ -109,7 +109,7 @@ class Machine:
 
     def _create(self) -> None:
         # an identity of our own making: the events of an earlier domain of this name are told apart by it
-        self.spec = replace(self.spec, uuid=str(uuid.uuid4()))
+        self.spec = replace(self.spec, uuid=self.spec.uuid or str(uuid.uuid4()))
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if self.autodestroy else 0
         self._domain = self.connection.raw.createXML(domain_xml(self.spec), flags)
 

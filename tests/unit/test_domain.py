@@ -28,18 +28,38 @@ SPEC = Spec(
     outside=True,
 )
 
+AZURE = replace(
+    SPEC, azure=True, bridge="gs12abb0", uuid="02aab8a4-74ef-476e-8182-f6d2ba4166a6", outside=False, forwards=()
+)
+GEN2 = replace(
+    AZURE,
+    firmware="efi",
+    machine="q35",
+    nvram=Path("/run/goldsmith/R1/gen2/vars.fd"),
+    disks=(replace(SPEC.disks[0], bus="scsi"),),
+)
+
 SPECS = {
     "build-tcg": SPEC,
     "build-kvm": replace(SPEC, kvm=True),
-    "prove-gen1": replace(SPEC, disks=(replace(SPEC.disks[0], bus="ide"),), outside=False),
-    "prove-gen2": replace(
-        SPEC,
-        firmware="efi",
-        machine="q35",
-        nvram=Path("/run/goldsmith/R1/gen2/vars.fd"),
-        disks=(replace(SPEC.disks[0], bus="scsi"),),
-        outside=False,
+    "prove-gen1": replace(AZURE, disks=(replace(SPEC.disks[0], bus="ide"),)),
+    "prove-gen2": GEN2,
+    "prove-gen2-kvm": replace(GEN2, kvm=True),
+    "prove-gen2-secure": replace(GEN2, secure_boot=True, tpm=True),
+    "prove-gen2-nocloud": replace(
+        GEN2,
+        azure=False,
+        bridge=None,
+        uuid=None,
         forwards=(Forward(40022, 22), Forward(40080, 80)),
+    ),
+    "prove-foreign": replace(
+        SPEC,
+        machine="q35",
+        disks=(replace(SPEC.disks[0], bus="sata"),),
+        outside=False,
+        nic_model="e1000",
+        virtio=False,
     ),
     "save": replace(
         SPEC,

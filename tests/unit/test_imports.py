@@ -16,6 +16,7 @@ FLOORS = [
     {"build", "crew"},
     {"plan", "care"},
     {"stages"},
+    {"proof"},
     {"job"},
     {"checks"},
     {"guests"},

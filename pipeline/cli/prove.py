@@ -1,0 +1,120 @@
+"""`goldsmith prove`: clones of a master, or of any disk, on every machine of the matrix."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import context
+from pipeline.cli.build import need_root
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.definition import Definition
+    from pipeline.layers import Image
+
+
+def register(app: typer.Typer) -> None:
+    app.command("prove")(prove)
+
+
+def prove(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="IMAGE[@VERSION]|DISK", help="A master of the gallery, or the path of a fixed VHD."),
+    ],
+    cell: Annotated[
+        list[str], typer.Option("--cell", metavar="CELL", help="Only this cell of the matrix; repeatable.")
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> None:
+    """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
+    from pipeline import build as builder
+    from pipeline.cli.show import Progress, print_json
+    from pipeline.definition import CELL_GENERATION
+    from pipeline.store import Store
+
+    unknown = [name for name in cell if name not in CELL_GENERATION]
+    if unknown:
+        raise UsageError(f"no cell {unknown[0]}", name="usage", hint=f"cells: {', '.join(CELL_GENERATION)}")
+    need_root("prove")
+    store = Store.locate()
+    definition, name, master = _subject(what)
+    progress = Progress()
+    try:
+        run = builder.prove_again(
+            definition,
+            name,
+            master,
+            store,
+            command=" ".join(["goldsmith", *sys.argv[1:]]),
+            listeners=[] if as_json else [progress],
+            cells=cell,
+        )
+    finally:
+        progress.close()
+    cells = run.record["stages"][-1]["cells"]
+    if as_json:
+        print_json(cells)
+        return
+    _print(cells)
+    print(f"proven: {name}; screenshots, serial logs and the fabric's records in {run.folder / 'prove'}")
+
+
+def _subject(what: str) -> tuple[Definition, str, Image]:
+    """What is proven by which definition: a master by its own, a disk by none."""
+    from pipeline.definition import load_named
+    from pipeline.gallery import Gallery
+    from pipeline.store import Store
+
+    path = Path(what)
+    if "/" in what or path.suffix:
+        return _disk(path.absolute())
+    version = Gallery(Store.locate().gallery).get(what)
+    definition = load_named(context.project(), version.name)
+    return definition, f"{version.name} {version.version}", version.image
+
+
+def _disk(path: Path) -> tuple[Definition, str, Image]:
+    from pipeline.definition import Definition, DiskSource
+    from pipeline.layers import Image
+    from pipeline.offline.containers import refuse_foreign_references
+
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is no file", name="disk-missing", hint="goldsmith prove IMAGE, or the path of a disk"
+        )
+    found = refuse_foreign_references(path)
+    if found != "vhd":
+        raise UsageError(
+            f"{path.name} is {found}: what is proven is what ships, a fixed VHD",
+            name="disk-format",
+            hint=f"goldsmith vhd convert {path.name} OUT.vhd",
+        )
+    source = DiskSource(path, None, None, "vhd")
+    definition = Definition(name=path.stem, path=path, project=path.parent, source=source)
+    return definition, path.name, Image(path, "vpc", size=path.stat().st_size - 512)
+
+
+def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for each clone, then what it showed."""
+    from pipeline.cli.show import table
+    from pipeline.proof.cells import UNPROVEN
+
+    def took(seen: Mapping[str, Any], what: str) -> str:
+        return f"{seen['seconds'][what]:.0f} s" if what in seen["seconds"] else "-"
+
+    whens = ("ready", "ssh", "second boot", "reimage")
+    table([(name, *(took(seen, when) for when in whens)) for name, seen in cells.items()], ("clone", *whens))
+    for name, seen in cells.items():
+        print(f"\n{name}")
+        for what, value in seen["checks"].items():
+            print(f"  {what:16} {value}")
+    print("\nnot proven here")
+    for what, checks in UNPROVEN.items():
+        print(f"  {what}: see the checks {', '.join(checks)}")

@@ -1,0 +1,256 @@
+"""Azure as a guest sees it: addresses, DHCP, WireServer, metadata service, provisioning medium; for many VMs at once.
+
+The guest's own agent is the judge: what it asks and what it reports is recorded, and nothing in the guest is changed.
+What this cannot be is Hyper-V: vmbus, storvsc and netvsc are for the static checks.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from pipeline import command
+from pipeline.errors import HostError
+from pipeline.fabric import imds, wireserver
+from pipeline.fabric.instance import (
+    HTTP_PORT,
+    IMDS,
+    PLUGIN_PORT,
+    WIRESERVER,
+    Exchange,
+    Instance,
+    Report,
+    Request,
+    Response,
+)
+from pipeline.fabric.media import ovf_env, write_media
+from pipeline.fabric.network import Namespace, Wire, address_of, sweep_networks
+from pipeline.fabric.relay import Relay
+from pipeline.fabric.server import Listener
+
+__all__ = ["Exchange", "Fabric", "Guest", "Instance", "Report", "Request", "Response", "answer", "sweep_networks"]
+
+#: What the fabric says to a guest. Another one is bad weather, for those who want to see what guests make of it.
+Answer = Callable[[Instance, Request], Response]
+#: Seconds for dnsmasq to say that it serves, and its words for that.
+DHCP_DEADLINE = 10.0
+_SERVING = "sockets bound"
+#: Bytes of a body that the record keeps.
+KEPT_BODY = 4096
+
+
+def answer(instance: Instance, request: Request) -> Response:
+    """What Azure would say."""
+    asked = imds.answer if request.host == IMDS else wireserver.answer
+    return asked(instance, request) or Response(404, b"", "text/plain")
+
+
+class Guest:
+    """One attached VM: its wire, its DHCP server, the ways to its ports, and the record of what it said."""
+
+    def __init__(self, instance: Instance, wire: Wire, logs: Path) -> None:
+        self.instance = instance
+        self.wire = wire
+        self.exchanges: list[Exchange] = []
+        self.reports: list[Report] = []
+        self._log = logs / "fabric.jsonl"
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._dhcp: command.Child | None = None
+        self._relays: list[Relay] = []
+
+    @property
+    def bridge(self) -> str:
+        return self.wire.bridge
+
+    @property
+    def report(self) -> Report | None:
+        """What the guest said last of its provisioning. A plain `Ready` for a working VM repeats itself."""
+        with self._lock:
+            return self.reports[-1] if self.reports else None
+
+    def begin(self) -> None:
+        """Forget what was reported: another boot begins. The record on disk goes on."""
+        with self._lock:
+            self.reports.clear()
+            self.exchanges.clear()
+            self._began = time.monotonic()
+
+    def asked(self) -> list[Exchange]:
+        with self._lock:
+            return list(self.exchanges)
+
+    def record(self, request: Request, response: Response) -> None:
+        exchange = Exchange(round(time.monotonic() - self._began, 2), request, response)
+        said = wireserver.health_report(request) if request.host == WIRESERVER else None
+        with self._lock:
+            self.exchanges.append(exchange)
+            if said is not None:
+                self.reports.append(said)
+            with self._log.open("a") as log:
+                log.write(json.dumps(_as_json(exchange, said)) + "\n")
+
+
+def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
+    asked, said = exchange.request, exchange.response
+    data: dict[str, object] = {
+        "at": exchange.at,
+        "to": f"{asked.host}:{asked.port}",
+        "method": asked.method,
+        "target": asked.target,
+        "agent": asked.headers.get("user-agent") or asked.headers.get("x-ms-agent-name", ""),
+        "status": "dropped" if said.drop else said.status,
+    }
+    if report is not None:
+        data["report"] = {"state": report.state, "substatus": report.substatus, "description": report.description}
+    for name, body in (("body", asked.body), ("answer", said.body)):
+        if body:
+            kept = body[:KEPT_BODY]
+            try:
+                data[name] = kept.decode()
+            except UnicodeDecodeError:
+                data[name] = "base64:" + base64.b64encode(kept).decode()
+    return data
+
+
+class Fabric:
+    """A fabric for one run. Enter it to lay it; leave it and nothing of it stays on the host."""
+
+    def __init__(self, label: str, say: Answer = answer) -> None:
+        self._namespace = Namespace(label)
+        self._say = say
+        self._guests: dict[str, Guest] = {}
+        self._numbers = iter(range(8192))
+        self._lock = threading.Lock()
+        self._listeners: list[Listener] = []
+
+    def __enter__(self) -> Fabric:
+        try:
+            self._namespace.lay()
+            for address, port in ((WIRESERVER, HTTP_PORT), (WIRESERVER, PLUGIN_PORT), (IMDS, HTTP_PORT)):
+                listener = Listener(self._namespace.listen(address, port), self._answer)
+                listener.start()
+                self._listeners.append(listener)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.ExitStack() as last:
+            last.callback(self._namespace.remove)
+            for listener in self._listeners:
+                last.callback(listener.stop)
+            for guest in list(self._guests.values()):
+                last.callback(self.detach, guest)
+        self._listeners.clear()
+
+    def attach(
+        self,
+        name: str,
+        user: str,
+        public_key: str,
+        logs: Path,
+        *,
+        generation: int = 1,
+        custom_data: bytes = b"",
+        user_data: bytes = b"",
+    ) -> Guest:
+        """A new VM: its address, its wire, its DHCP server. `logs` gets `fabric.jsonl` and `dhcp.log`."""
+        with self._lock:
+            number = next(self._numbers)
+        instance = Instance(
+            name=name,
+            user=user,
+            public_key=public_key,
+            # Microsoft's prefix, as guests on Azure see it
+            mac="00:0d:3a:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
+            address=address_of(number),
+            generation=generation,
+            custom_data=custom_data,
+            user_data=user_data,
+        )
+        logs.mkdir(parents=True, exist_ok=True)
+        guest = Guest(instance, self._namespace.attach(number, instance), logs)
+        with self._lock:
+            self._guests[instance.address] = guest
+        try:
+            guest._dhcp = self._serve_leases(guest, logs)
+        except BaseException:
+            self.detach(guest)
+            raise
+        return guest
+
+    def _serve_leases(self, guest: Guest, logs: Path) -> command.Child:
+        instance = guest.instance
+        routes = ",".join(
+            f"{target},{instance.gateway}" for target in ("0.0.0.0/0", f"{WIRESERVER}/32", f"{IMDS}/32")
+        )
+        log = logs / "dhcp.log"
+        child = command.start(
+            self._namespace.command(
+                *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-ping", "--pid-file"),
+                *("--bind-interfaces", f"--interface={guest.wire.inner}", "--except-interface=lo"),
+                *("--leasefile-ro", "--log-dhcp", "--log-facility=-", "--user=nobody"),
+                f"--dhcp-range={instance.address},{instance.address},{instance.network.netmask},12h",
+                f"--dhcp-host={instance.mac},{instance.address}",
+                "--dhcp-ignore=tag:!known",
+                f"--dhcp-option=option:router,{instance.gateway}",
+                f"--dhcp-option=option:classless-static-route,{routes}",
+                # the WireServer's address, as agents look for it
+                f"--dhcp-option-force=245,{WIRESERVER}",
+            ),
+            log,
+        )
+        until = time.monotonic() + DHCP_DEADLINE
+        while _SERVING not in log.read_text(errors="replace"):
+            if child.poll() is not None or time.monotonic() > until:
+                command.end(child)
+                said = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+                raise HostError(f"the fabric's DHCP server does not run: {said}", name="dhcp-server-failed")
+            time.sleep(0.01)
+        return child
+
+    def detach(self, guest: Guest) -> None:
+        """Take a VM off the fabric. What was recorded of it stays."""
+        with self._lock:
+            self._guests.pop(guest.instance.address, None)
+        for relay in guest._relays:
+            relay.close()
+        if guest._dhcp is not None:
+            command.end(guest._dhcp)
+        self._namespace.detach(guest.wire)
+
+    def forward(self, guest: Guest, host_port: int, guest_port: int) -> None:
+        """Make a port of the guest reachable at a port of the host's loopback."""
+        address = guest.instance.address
+        guest._relays.append(Relay(host_port, lambda timeout: self._namespace.connect(address, guest_port, timeout)))
+
+    def write_media(self, guest: Guest, path: Path) -> None:
+        write_media(path, ovf_env(guest.instance))
+
+    def with_user_data(self, guest: Guest, user_data: bytes) -> None:
+        """Change what the metadata service tells a guest from now on."""
+        guest.instance = replace(guest.instance, user_data=user_data)
+
+    def _answer(self, address: str, request: Request) -> Response | None:
+        with self._lock:
+            guest = self._guests.get(address)
+        if guest is None:
+            return None
+        said = self._say(guest.instance, request)
+        guest.record(request, said)
+        return said

@@ -1,0 +1,131 @@
+"""A virtual machine as Azure knows it, and what passes between it and the fabric. Plain values, nothing that acts."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlsplit
+
+#: Where every Azure guest finds the WireServer and the HostGAPlugin.
+#: https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+WIRESERVER = "168.63.129.16"
+#: Where every Azure guest finds the instance metadata service.
+IMDS = "169.254.169.254"
+HTTP_PORT = 80
+#: The HostGAPlugin's port on the WireServer's address.
+PLUGIN_PORT = 32526
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one VM is told, and by what its reports are known.
+
+    `address` is pinned to `mac`; the guest's gateway is the first address of its /29. `custom_data` is on the
+    provisioning medium, `user_data` in the metadata service.
+    """
+
+    name: str
+    user: str
+    public_key: str
+    mac: str
+    address: str
+    vm_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    generation: int = 1
+    custom_data: bytes = b""
+    user_data: bytes = b""
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Interface(f"{self.address}/29").network
+
+    @property
+    def gateway(self) -> str:
+        return str(self.network.network_address + 1)
+
+    def derived(self, what: str) -> str:
+        """An id of something that belongs to this VM; the same VM has the same ids."""
+        return str(uuid.uuid5(uuid.UUID(self.vm_id), what))
+
+    @property
+    def container_id(self) -> str:
+        return self.derived("container")
+
+    @property
+    def deployment_id(self) -> str:
+        return self.derived("deployment").replace("-", "")
+
+    @property
+    def role_instance(self) -> str:
+        return f"{self.derived('role')}._{self.name}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a guest asked. `target` is the path with its query; header names are lower case."""
+
+    method: str
+    port: int
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    host: str = WIRESERVER
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path.rstrip("/").lower() or "/"
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Names in lower case: guests spell them in more than one way."""
+        return {name.lower(): value for name, value in parse_qsl(urlsplit(self.target).query, keep_blank_values=True)}
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the fabric answers. `delay` is in seconds; `length`, where given, is what the header claims of the body.
+
+    `drop` ends the connection without a word.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    kind: str = "text/xml; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    drop: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a guest said of its provisioning: its verdict, and its own words."""
+
+    state: str  # Ready | NotReady
+    substatus: str = ""
+    description: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "Ready"
+
+    @property
+    def failed(self) -> bool:
+        """Whether provisioning is over without success. waagent reports `Provisioning` when it begins."""
+        return not self.ready and self.substatus != "Provisioning"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its answer; `at` is in seconds since the guest was attached."""
+
+    at: float
+    request: Request
+    response: Response
+
+    def line(self) -> str:
+        """One line for people."""
+        asked, said = self.request, self.response
+        agent = asked.headers.get("user-agent") or asked.headers.get("x-ms-agent-name") or "-"
+        outcome = "dropped" if said.drop else f"{said.status} {len(said.body)} bytes"
+        return f"{self.at:8.1f}  {asked.host}:{asked.port}  {asked.method} {asked.target}  ({agent})  {outcome}"

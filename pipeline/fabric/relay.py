@@ -1,0 +1,80 @@
+"""A port of the host's loopback that leads to a port of a clone, through the clone's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+
+#: Seconds to reach the guest's port; a guest that does not listen refuses at once.
+REACH = 10.0
+
+
+class Relay:
+    """Listens on 127.0.0.1 and passes each connection on to what `connect` opens."""
+
+    def __init__(self, port: int, connect: Callable[[float], socket.socket]) -> None:
+        self._connect = connect
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._accept, name="relay", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and end what is open."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(near,), name="relayed", daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with near:
+            try:
+                far = self._connect(REACH)
+            except OSError:
+                return
+            with far:
+                far.settimeout(None)
+                with self._lock:
+                    self._open |= {near, far}
+                try:
+                    _pump(near, far)
+                finally:
+                    with self._lock:
+                        self._open -= {near, far}
+
+
+def _pump(near: socket.socket, far: socket.socket) -> None:
+    """Copy both ways until both have ended; one side's end is passed on, the other may still speak."""
+    other = {near: far, far: near}
+    with selectors.DefaultSelector() as ready:
+        for one in other:
+            ready.register(one, selectors.EVENT_READ)
+        while ready.get_map():
+            for key, _ in ready.select():
+                source = key.fileobj
+                assert isinstance(source, socket.socket)
+                try:
+                    data = source.recv(65536)
+                    if data:
+                        other[source].sendall(data)
+                        continue
+                    other[source].shutdown(socket.SHUT_WR)
+                    ready.unregister(source)
+                except OSError:
+                    return

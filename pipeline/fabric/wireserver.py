@@ -1,0 +1,248 @@
+"""The WireServer and the HostGAPlugin: what Azure's host tells a guest's agent, and what the agent reports. Pure.
+
+Written from the agents' side of the protocol (version 2012-11-30), which is public: cloud-init and WALinuxAgent.
+There are no extensions here; the goal state names none.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+
+from lxml import etree
+
+from pipeline.errors import GoldsmithError
+from pipeline.fabric.certificates import sealed
+from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Instance, Report, Request, Response
+
+PROTOCOL = "2012-11-30"
+PLUGIN_PROTOCOL = "2015-09-01"
+#: There is only ever one goal: run.
+INCARNATION = "1"
+#: 100 ns ticks since year 1, as Azure stamps a goal state: the start of 2024.
+CREATED = "638396640000000000"
+#: The header under which the goal state's number stands in each answer.
+LATEST = {"x-ms-latest-goal-state-incarnation-number": INCARNATION}
+
+_XSI = "http://www.w3.org/2001/XMLSchema-instance"
+
+
+def _tree(tag: str, **attributes: str) -> etree._Element:
+    return etree.Element(tag, {name.rstrip("_"): value for name, value in attributes.items()})
+
+
+def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
+    child = etree.SubElement(parent, tag, {name.rstrip("_"): value for name, value in attributes.items()})
+    child.text = text
+    return child
+
+
+def _xml(tree: etree._Element) -> Response:
+    return Response(200, etree.tostring(tree, encoding="utf-8", xml_declaration=True), headers=LATEST)
+
+
+def _json(data: object, **headers: str) -> Response:
+    kind = "application/json; charset=utf-8"
+    return Response(200, json.dumps(data).encode(), kind, {k.replace("_", "-"): v for k, v in headers.items()})
+
+
+def versions(_instance: Instance, _request: Request) -> Response:
+    root = _tree("Versions")
+    _sub(_sub(root, "Preferred"), "Version", "2015-04-05")
+    supported = _sub(root, "Supported")
+    for version in ("2015-04-05", PROTOCOL, "2012-09-15", "2012-05-15", "2011-12-31"):
+        _sub(supported, "Version", version)
+    return _xml(root)
+
+
+def goal_state(instance: Instance, _request: Request) -> Response:
+    root = etree.Element("GoalState", nsmap={"xsi": _XSI})
+    _sub(root, "Version", PROTOCOL)
+    _sub(root, "Incarnation", INCARNATION)
+    machine = _sub(root, "Machine")
+    _sub(machine, "ExpectedState", "Started")
+    _sub(machine, "StopRolesDeadlineHint", "300000")
+    _sub(_sub(machine, "LBProbePorts"), "Port", "16001")
+    _sub(machine, "ExpectHealthReport", "FALSE")
+    container = _sub(root, "Container")
+    _sub(container, "ContainerId", instance.container_id)
+    role = _sub(_sub(container, "RoleInstanceList"), "RoleInstance")
+    _sub(role, "InstanceId", instance.role_instance)
+    _sub(role, "State", "Started")
+    where = _sub(role, "Configuration")
+    base = f"http://{WIRESERVER}:{HTTP_PORT}/machine/{instance.container_id}/{instance.role_instance}"
+    for tag in ("HostingEnvironmentConfig", "SharedConfig", "ExtensionsConfig", "FullConfig", "Certificates"):
+        kind = tag[0].lower() + tag[1:]
+        comp = "certificates" if kind == "certificates" else "config"
+        _sub(where, tag, f"{base}?comp={comp}&type={kind}&incarnation={INCARNATION}")
+    _sub(
+        where,
+        "ConfigName",
+        f"{instance.deployment_id}.0.{instance.deployment_id}.0._{instance.name}.{INCARNATION}.xml",
+    )
+    return _xml(root)
+
+
+def hosting_environment(instance: Instance, _request: Request) -> Response:
+    root = _tree("HostingEnvironmentConfig", version="1.0.0.0", goalStateIncarnation=INCARNATION)
+    _sub(root, "StoredCertificates")
+    deployment = _sub(
+        root, "Deployment", name=instance.deployment_id, guid=f"{{{instance.derived('deployment')}}}", incarnation="0"
+    )
+    _sub(deployment, "Service", name="goldsmith", guid=f"{{{instance.derived('service')}}}")
+    _sub(
+        deployment,
+        "ServiceInstance",
+        name=f"{instance.deployment_id}.0",
+        guid=f"{{{instance.derived('service-instance')}}}",
+    )
+    _sub(
+        root, "Incarnation", number=INCARNATION, instance=instance.name, guid=f"{{{instance.derived('incarnation')}}}"
+    )
+    _sub(root, "Role", guid=f"{{{instance.derived('role')}}}", name=instance.name, settleTimeSeconds="0")
+    settings = _sub(root, "HostingEnvironmentSettings", name="full", Runtime="")
+    _sub(_sub(settings, "CAS"), "PermissionSet")
+    _sub(root, "ApplicationSettings")
+    _sub(root, "ResourceReferences")
+    return _xml(root)
+
+
+def shared_config(instance: Instance, _request: Request) -> Response:
+    root = _tree("SharedConfig", version="1.0.0.0", goalStateIncarnation=INCARNATION)
+    deployment = _sub(
+        root, "Deployment", name=instance.deployment_id, guid=f"{{{instance.derived('deployment')}}}", incarnation="0"
+    )
+    _sub(deployment, "Service", name="goldsmith", guid=f"{{{instance.derived('service')}}}")
+    _sub(
+        root, "Incarnation", number=INCARNATION, instance=instance.name, guid=f"{{{instance.derived('incarnation')}}}"
+    )
+    _sub(root, "Role", guid=f"{{{instance.derived('role')}}}", name=instance.name, settleTimeSeconds="0")
+    one = _sub(_sub(root, "Instances"), "Instance", id=instance.role_instance, address=instance.address)
+    _sub(one, "FaultDomains", randomId="0", updateId="0", updateCount="0")
+    return _xml(root)
+
+
+def status_blob(instance: Instance) -> str:
+    """Where the agent is told to put its status; it goes there through the HostGAPlugin."""
+    return f"http://{WIRESERVER}:{PLUGIN_PORT}/blob/{instance.deployment_id}.{instance.name}.status"
+
+
+def extensions_config(instance: Instance, _request: Request) -> Response:
+    root = _tree("Extensions", version="1.0.0.0", goalStateIncarnation=INCARNATION)
+    agent = etree.SubElement(root, "GuestAgentExtension", nsmap={"i": _XSI})
+    _sub(agent, "GAFamilies")
+    _sub(root, "Plugins")
+    _sub(root, "PluginSettings")
+    _sub(root, "StatusUploadBlob", status_blob(instance), statusBlobType="BlockBlob")
+    _sub(
+        root,
+        "InVMGoalStateMetaData",
+        inSvdSeqNo="1",
+        createdOnTicks=CREATED,
+        activityId=instance.derived("activity"),
+        correlationId=instance.derived("correlation"),
+    )
+    return _xml(root)
+
+
+def certificates(instance: Instance, request: Request) -> Response:
+    """The VM's certificates, sealed for the agent that asks with its own in a header."""
+    asked_with = request.headers.get("x-ms-guest-agent-public-x509-cert", "")
+    root = etree.Element("CertificateFile", nsmap={"xsi": _XSI})
+    _sub(root, "Version", PROTOCOL)
+    _sub(root, "Incarnation", INCARNATION)
+    _sub(root, "Format", "Pkcs7BlobWithPfxContents")
+    try:
+        _sub(root, "Data", base64.encodebytes(sealed(instance.name, asked_with)).decode())
+    except GoldsmithError as error:
+        return Response(400, f"the agent's certificate cannot be used: {error.message}".encode(), "text/plain")
+    return _xml(root)
+
+
+def vm_settings(instance: Instance, request: Request) -> Response:
+    """The goal state once more, as the HostGAPlugin gives it."""
+    etag = instance.derived("vm-settings")
+    if request.headers.get("if-none-match") == etag:
+        return Response(304)
+    return _json(
+        {
+            "hostGAPluginVersion": "1.0.8.133",
+            "vmSettingsSchemaVersion": "0.0",
+            "activityId": instance.derived("activity"),
+            "correlationId": instance.derived("correlation"),
+            "inSvdSeqNo": 1,
+            "extensionsLastModifiedTickCount": int(CREATED),
+            "extensionGoalStatesSource": "Fabric",
+            "onHold": False,
+            "statusUploadBlob": {"statusBlobType": "BlockBlob", "value": status_blob(instance)},
+            "inVMMetadata": {
+                "subscriptionId": instance.derived("subscription"),
+                "resourceGroupName": "goldsmith",
+                "vmName": instance.name,
+                "vmId": instance.vm_id,
+                "location": "local",
+            },
+            "gaFamilies": [],
+            "extensionGoalStates": [],
+        },
+        ETag=etag,
+    )
+
+
+def _empty(status: int) -> Callable[[Instance, Request], Response]:
+    return lambda _instance, _request: Response(status, headers=LATEST)
+
+
+_WIRE: dict[tuple[str, str], Callable[[Instance, Request], Response]] = {
+    ("GET", "versions"): versions,
+    ("GET", "goalstate"): goal_state,
+    ("GET", "hostingenvironmentconfig"): hosting_environment,
+    ("GET", "sharedconfig"): shared_config,
+    ("GET", "extensionsconfig"): extensions_config,
+    ("GET", "certificates"): certificates,
+    ("POST", "health"): _empty(200),
+    ("POST", "telemetrydata"): _empty(200),
+    # WALinuxAgent takes nothing else for success
+    ("POST", "roleproperties"): _empty(202),
+}
+
+_PLUGIN: dict[tuple[str, str], Callable[[Instance, Request], Response]] = {
+    ("GET", "/versions"): lambda _i, _r: _json([PLUGIN_PROTOCOL]),
+    ("GET", "/health"): _empty(200),
+    ("GET", "/vmsettings"): vm_settings,
+    ("PUT", "/status"): _empty(200),
+    ("PUT", "/vmagentlog"): _empty(200),
+}
+
+
+def answer(instance: Instance, request: Request) -> Response | None:
+    """What the WireServer (port 80) or the HostGAPlugin (port 32526) says; None for what they do not know."""
+    if request.port == PLUGIN_PORT:
+        handler = _PLUGIN.get((request.method, request.path))
+    elif (request.method, request.path) == ("POST", "/healthservice"):
+        handler = _empty(200)
+    else:
+        query = request.query
+        what = query.get("comp", "").lower()
+        handler = _WIRE.get((request.method, query.get("type", "").lower() if what == "config" else what))
+    return handler(instance, request) if handler else None
+
+
+def health_report(request: Request) -> Report | None:
+    """What a guest said of itself, if this request is a health report that can be read."""
+    if request.method != "POST" or request.query.get("comp", "").lower() != "health":
+        return None
+    try:
+        tree = etree.fromstring(request.body, etree.XMLParser(resolve_entities=False, no_network=True))
+    except etree.XMLSyntaxError:
+        return None
+    state = tree.findtext(".//Health/State")
+    if state is None:
+        return None
+    details = ".//Health/Details/"
+    return Report(
+        state.strip(),
+        (tree.findtext(f"{details}SubStatus") or "").strip(),
+        (tree.findtext(f"{details}Description") or "").strip(),
+    )

@@ -1,0 +1,205 @@
+"""A clone of a master, as its users start one: an overlay of the shipped file, booted, provisioned, logged in to.
+
+Nothing of goldsmith is in it and no agent of the hypervisor is needed: what it is told comes by Azure's fabric or by
+a NoCloud seed, what it says comes by the fabric's record, its console and its sshd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import command
+from pipeline.errors import GoldsmithError, GuestError
+from pipeline.fabric import Guest
+from pipeline.guests import linux
+from pipeline.guests.access import Access
+from pipeline.guests.diagnosis import Evidence, diagnose
+from pipeline.guests.journal import read_journal
+from pipeline.guests.patience import Patience
+from pipeline.guests.steps import Steps
+from pipeline.hypervisor.connection import Connection
+from pipeline.hypervisor.domain import Disk, Spec
+from pipeline.hypervisor.machine import LOGIN, Machine, own
+from pipeline.layers import Image
+from pipeline.store import Store
+
+SSH_BANNER = b"SSH-2.0"
+
+
+class Clone:
+    """One clone, from its first boot to its last. `seconds` are those of the last boot: ready, ssh."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        spec: Spec,
+        access: Access,
+        *,
+        logs: Path,
+        guest: Guest | None = None,
+        cancelled: threading.Event | None = None,
+        progress: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.access = access
+        self.guest = guest
+        self.logs = logs
+        self.seconds: dict[str, float] = {}
+        self.patience = Patience.for_kind(spec.kvm)
+        self._connection = connection
+        self._cancelled = cancelled
+        self._progress = progress
+        self.spec = spec
+        self.machine = Machine(connection, spec, logs, cancelled)
+        self.steps = Steps(access, self._alive)
+
+    def _alive(self) -> None:
+        self.machine.check()
+
+    def write_seed(self, user_data: Mapping[str, Any], hostname: str) -> None:
+        """Give the clone a NoCloud seed. On the fabric it gets Azure's medium, which the fabric writes."""
+        self.access.write_seed(user_data, linux.network_config(self.spec.access_mac, None), hostname)
+
+    def boot(self, disk: Image, *, provisions: bool, name: str) -> None:
+        """Power on from `disk` and wait for a login.
+
+        Where it `provisions`, the medium is in its drive, and on the fabric the guest must post Ready. Logs of this
+        boot begin with `name`. Raises GuestError with the evidence's own words.
+        """
+        self.seconds = {}
+        own(disk.path, self._connection)
+        self.access.forget_host_key()
+        spec = replace(
+            self.spec,
+            disks=(Disk(disk, self.spec.disks[0].bus), *self.spec.disks[1:]),
+            seed=self.access.seed if provisions else None,
+            serial_log=self.logs / f"{name}.serial.log",
+            nvram=self.access.nvram if self.spec.firmware == "efi" else None,
+        )
+        self.machine = Machine(self._connection, spec, self.logs, self._cancelled)
+        if self.guest is not None:
+            self.guest.begin()
+        began = time.monotonic()
+        self._progress(f"{name}: booting")
+        self.machine.start()
+        if self.guest is not None and provisions:
+            self._wait_ready(self.guest)
+            self.seconds["ready"] = round(time.monotonic() - began, 1)
+            self._progress(f"{name}: Ready")
+        self._wait_login()
+        self.seconds["ssh"] = round(time.monotonic() - began, 1)
+        self._progress(f"{name}: logged in")
+
+    def _wait_ready(self, guest: Guest) -> None:
+        prompt_at: list[float] = []
+
+        def ready() -> bool | None:
+            report = guest.report
+            if report is not None:
+                if report.ready:
+                    return True
+                if report.failed:
+                    raise self._diagnosis("the guest's own report ends the wait")
+            if not prompt_at and LOGIN.search(self.machine.serial()):
+                prompt_at.append(time.monotonic())
+            if prompt_at and time.monotonic() - prompt_at[0] > self.patience.ready_grace:
+                raise self._diagnosis(f"the guest shows its login prompt since {self.patience.ready_grace:.0f} s")
+            return None
+
+        self._wait("Ready", ready, self.patience.boot)
+
+    def _wait_login(self) -> None:
+        def greeted() -> bool | None:
+            return _greets(self.access.ssh_port) or None
+
+        self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
+        self.access.learn_host_key(self.patience.ssh)
+
+        def logged_in() -> bool | None:
+            try:
+                self.steps.ssh("true", deadline=self.patience.ssh)
+            except (command.CommandFailed, command.CommandTimeout):
+                return None
+            return True
+
+        # a guest that provisions itself while its sshd runs already does not know its user yet
+        self._wait("login", logged_in, self.patience.ssh)
+
+    def _wait(self, what: str, probe: Callable[[], bool | None], deadline: float) -> None:
+        try:
+            self.machine.wait(what, probe, deadline=deadline, name="clone-timeout")
+        except GuestError as error:
+            if error.name != "clone-timeout":
+                raise
+            raise self._diagnosis(error.message) from None
+
+    def _diagnosis(self, what: str) -> GuestError:
+        """What is wrong, drawn from the boot's own evidence. Takes the screenshot first, and ends the guest."""
+        self.machine.screenshot(self.logs / "screen.png")
+        serial = self.machine.serial()
+        greets = _greets(self.access.ssh_port)
+        self.machine.destroy()
+        return diagnose(
+            Evidence(
+                what=what,
+                serial=serial.decode(errors="replace"),
+                on_fabric=self.guest is not None,
+                reports=tuple(self.guest.reports) if self.guest else (),
+                exchanges=tuple(self.guest.asked()) if self.guest else (),
+                dhcp=_read(self.logs / "dhcp.log"),
+                greets=greets,
+                disk=self.machine.spec.disks[0].image,
+                store=Store.locate().root,
+                user=self.access.user,
+            )
+        )
+
+    def shutdown(self) -> None:
+        """Power off as its user would, and wait for the end."""
+        # the connection ends with the guest, in whatever way
+        with contextlib.suppress(command.CommandFailed, command.CommandTimeout):
+            self.steps.ssh("sudo -n systemctl poweroff", deadline=self.patience.command)
+        self.access.hang_up()
+        self.machine.wait_off(self.patience.shutdown)
+        # libvirt knows one set of event callbacks a connection: the next boot brings its own
+        self.machine.destroy()
+
+    def black_box(self, *, quick: bool = False) -> None:
+        """Save what there is: the screen while it runs, then the journal off its disk."""
+        if not self.machine.started:
+            return
+        self.machine.screenshot(self.logs / "screen.png")
+        if quick:
+            return
+        self.machine.destroy()
+        journal = self.logs / "journal.log"
+        try:
+            journal.write_text(read_journal(self.machine.spec.disks[0].image, self.logs, Store.locate().root))
+        except (GoldsmithError, OSError) as error:
+            journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
+
+    def close(self) -> None:
+        self.access.hang_up()
+        self.machine.destroy()
+        self.access.remove()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _greets(port: int) -> bool:
+    """Whether an sshd greets at this port of the loopback; the way there accepts before the guest does."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as link:
+        link.settimeout(5)
+        return link.recv(16).startswith(SSH_BANNER)
+    return False

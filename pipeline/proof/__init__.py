@@ -1,0 +1,83 @@
+"""The proof on the shipped file: clones of it are started as users start them, and must be what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from pipeline.checks import list_disk
+from pipeline.errors import BuildError, CheckFailed, DiskError
+from pipeline.fabric import Fabric
+from pipeline.gallery.digests import chunk_digests
+from pipeline.job import Job
+from pipeline.layers import Image
+from pipeline.proof.cells import CELLS, Cell, matrix, without_seeds
+from pipeline.proof.course import Course, Trial
+from pipeline.proof.verdict import Verdict, shared_identities
+
+__all__ = ["Verdict", "prove"]
+
+
+def trials(cells: Sequence[Cell], *, whole: bool) -> list[Trial]:
+    """Who is started where; the longest first, so that none is left over at the end."""
+    found = []
+    for cell in cells:
+        if not whole:
+            found.append(Trial(cell, cell.name))
+            continue
+        found.append(Trial(cell, cell.name, cell.again, cell.reimage, settles=cell.again))
+        found += [Trial(cell, f"{cell.name}-{number}") for number in range(2, cell.clones + 1)]
+    return sorted(found, key=lambda trial: -trial.boots)
+
+
+def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whole: bool) -> tuple[list[Verdict], str]:
+    """Start clones of `master` in the cells `names`, by default in all; their verdicts and the master's tree digest.
+
+    Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones.
+
+    Raises CheckFailed where a clone is not what it should be, GuestError where one does not come up, BuildError where
+    the master changed meanwhile.
+    """
+    before = chunk_digests(master.path).tree
+    cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
+    wanted = trials(cells if _reads_seeds(master) else without_seeds(cells), whole=whole)
+    _ = job.verdict  # measured once, before the threads share it
+    verdicts: list[Verdict] = []
+    workers = max(1, min(len(wanted), os.cpu_count() or 1))
+    with contextlib.ExitStack() as stack:
+        fabric = stack.enter_context(Fabric(job.label)) if any(t.cell.fabric for t in wanted) else None
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
+        courses = [Course(job, master, trial, workers) for trial in wanted]
+        futures = [pool.submit(course.run, fabric, pictures) for course in courses]
+        try:
+            for future in as_completed(futures):
+                verdicts.append(future.result())
+        except BaseException:
+            job.cancelled.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    verdicts.sort(key=lambda verdict: verdict.cell)
+    job.progress("the master's digests")
+    if chunk_digests(master.path).tree != before:
+        raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
+    shared_identities(verdicts)
+    failures = [f"{verdict.cell}: {failure}" for verdict in verdicts for failure in verdict.failures]
+    if failures:
+        raise CheckFailed(
+            "the master boots, but is not what it should be\n" + "\n".join(f"  {line}" for line in failures),
+            name="prove-failed",
+            hint=f"screenshots, serial logs and the fabric's records are in {job.run.folder / 'prove'}",
+        )
+    return verdicts, before
+
+
+def _reads_seeds(master: Image) -> bool:
+    """Whether cloud-init is on the disk. One whose packages cannot be read shows it in the running clone."""
+    try:
+        listed = list_disk(master.path, what="packages")
+    except DiskError:
+        return True
+    return any(name == "cloud-init" for name, *_ in listed)

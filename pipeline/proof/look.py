@@ -1,0 +1,170 @@
+"""What is looked at in a running clone, and what the definition expects of it."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+from pipeline import command
+from pipeline.definition import CommandExpectation, HttpExpectation
+from pipeline.errors import GuestError
+from pipeline.fabric import Guest
+from pipeline.guests.clone import Clone
+from pipeline.proof.verdict import Verdict
+
+#: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
+SETTLE = {True: 120.0, False: 360.0}
+#: Seconds by which a clone's clock may differ from the host's; the question itself takes a second or two, emulated.
+CLOCK = 15.0
+#: How often an agent may ask for its goal state within MINUTE and still be at rest: waagent does each 6 s.
+GOAL_STATES = 20
+MINUTE = 60.0
+
+#: Runs as root in the clone. TOKEN is in the custom data that the clone was given.
+_LOOK = r"""
+echo "user=$SUDO_USER"
+echo "hostname=$(hostname)"
+echo "date=$(date +%s)"
+echo "root=$(df -B1 --output=size / | tail -n 1 | tr -d ' ')"
+echo "machine-id=$(cat /etc/machine-id)"
+echo "boot-id=$(cat /proc/sys/kernel/random/boot_id)"
+echo "uuid=$(cat /sys/class/dmi/id/product_uuid)"
+echo "mac=$(cat /sys/class/net/e*/address | head -n 1)"
+for f in /var/lib/cloud/instance/user-data.txt /var/lib/waagent/CustomData; do
+  [ -e "$f" ] && { cat "$f"; echo; base64 -d "$f" 2>/dev/null; echo; }
+done | grep -q TOKEN && echo "custom-data=found"
+echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | tr -d ' ')"
+echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
+echo "state=$(timeout SETTLE systemctl is-system-running --wait)"
+echo "failed=$(systemctl list-units --failed --plain --no-legend | awk '{printf "%s ", $1}')"
+echo "cloud-init=$(cloud-init status 2>/dev/null | head -n 1)"
+echo "waagent=$(systemctl is-active walinuxagent.service 2>/dev/null)"
+"""
+
+
+def facts(clone: Clone, token: str) -> dict[str, str]:
+    """What a clone says of itself, asked over its own ssh as the user that it was asked to make."""
+    settle = SETTLE[clone.spec.kvm]
+    script = _LOOK.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
+    said = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.patience.command).stdout
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def provisioned(
+    clone: Clone, verdict: Verdict, seen: Mapping[str, str], *, hostname: str, size: int, growth: int
+) -> None:
+    """Judge a first boot: the clone is what it was asked to be."""
+    verdict.see("login", clone.access.user, seen.get("user") == clone.access.user)
+    verdict.see("host name", seen.get("hostname", ""), seen.get("hostname") == hostname)
+    verdict.see("custom data", seen.get("custom-data", "not there"), seen.get("custom-data") == "found")
+    root = int(seen.get("root", "0") or 0)
+    # partitions, ESP and file system overhead take less than a tenth
+    verdict.see("root grown", f"{root >> 20} of {size >> 20} MiB", root > (size - growth) * 0.9 + growth * 0.8)
+    machine_id = seen.get("machine-id", "")
+    verdict.see("machine-id", machine_id, len(machine_id) == 32)
+    verdict.see("host key", clone.access.known_hosts.read_text().split()[-1][-16:], True)
+    verdict.see("uuid", seen.get("uuid", ""), bool(seen.get("uuid")))
+    verdict.see("mac", seen.get("mac", ""), bool(seen.get("mac")))
+    if seen.get("cloud-init"):
+        verdict.see("cloud-init", seen["cloud-init"], "done" in seen["cloud-init"])
+    healthy(clone, verdict, seen)
+    if clone.spec.secure_boot:
+        verdict.see("secure boot", "on" if seen.get("secure-boot") == "1" else "off", seen.get("secure-boot") == "1")
+    if clone.spec.tpm:
+        verdict.see("tpm", seen.get("tpm") or "none", seen.get("tpm") == "2")
+    settle = SETTLE[clone.spec.kvm]
+    console = _prompts(clone, f"{hostname} login:".encode(), settle)
+    verdict.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
+
+
+def healthy(clone: Clone, verdict: Verdict, seen: Mapping[str, str]) -> None:
+    """Judge what must hold after any boot."""
+    state, failed = seen.get("state", ""), seen.get("failed", "").strip()
+    verdict.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
+    # the answer came before the units had settled: the clock was read first, the whole took as long as it did
+    behind = float(seen.get("date", "0") or 0) - time.time()
+    settle = SETTLE[clone.spec.kvm]
+    verdict.see("clock", _apart(behind, settle), -(settle + CLOCK) < behind < CLOCK)
+
+
+def _apart(seconds: float, settle: float) -> str:
+    if -(settle + CLOCK) < seconds < CLOCK:
+        return "right"
+    return f"{abs(seconds):.0f} s {'ahead' if seconds > 0 else 'behind'}"
+
+
+def _prompts(clone: Clone, prompt: bytes, settle: float) -> bool:
+    """Whether the serial console comes to its login prompt; on a slow guest it does after sshd."""
+    try:
+        clone.machine.wait(
+            "the serial console's login prompt",
+            lambda: True if prompt in clone.machine.serial() else None,
+            deadline=settle,
+            name="console-silent",
+        )
+    except GuestError as error:
+        if error.name != "console-silent":
+            raise
+        return False
+    return True
+
+
+def settled(clone: Clone, verdict: Verdict, guest: Guest) -> None:
+    """Judge Azure's agent: it has taken the goal state in, reports its status, and does not ask in a hurry."""
+    settle = SETTLE[clone.spec.kvm]
+
+    def reported() -> bool | None:
+        return any(e.request.method == "PUT" and e.request.path == "/status" for e in guest.asked()) or None
+
+    try:
+        clone.machine.wait("the agent's status", reported, deadline=settle, name="agent-unsettled")
+    except GuestError as error:
+        if error.name != "agent-unsettled":
+            raise
+        verdict.see("azure agent", f"no status within {settle:.0f} s", False)
+        return
+    asked = guest.asked()
+    since = asked[-1].at - MINUTE
+    polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
+    verdict.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
+
+
+def expect(
+    expectation: HttpExpectation | CommandExpectation, clone: Clone, verdict: Verdict, ports: Mapping[int, int]
+) -> None:
+    """Judge what the definition expects of a running clone."""
+    if isinstance(expectation, CommandExpectation):
+        try:
+            clone.steps.ssh(expectation.command, deadline=clone.patience.command)
+        except command.CommandFailed as error:
+            verdict.see(expectation.command, f"exit code {error.code}: {error.stderr.strip()[-200:]}", False)
+        else:
+            verdict.see(expectation.command, "exit code 0", True)
+        return
+    what = f"http port {expectation.port} {expectation.path}"
+    url = f"http://127.0.0.1:{ports[expectation.port]}{expectation.path}"
+    last = "no answer"
+
+    def answered() -> bool | None:
+        nonlocal last
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                status, body = reply.status, reply.read(1 << 20).decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            status, body = error.code, error.read(1 << 20).decode(errors="replace")
+        except OSError as error:
+            last = str(error)
+            return None
+        last = f"{status}, {len(body)} bytes"
+        good = status == expectation.status and (expectation.contains or "") in body
+        verdict.see(what, last if good else f"{last}: {body[:120]!r}", good)
+        return True
+
+    try:
+        clone.machine.wait(what, answered, deadline=clone.patience.command, name="http-silent")
+    except GuestError as error:
+        if error.name != "http-silent":
+            raise
+        verdict.see(what, last, False)

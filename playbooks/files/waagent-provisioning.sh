@@ -1,0 +1,41 @@
+#!/bin/sh
+# What waagent-provisioning.yml does, in one script: a task each would cost minutes on a slow guest.
+# Prints `changed` for what it changed.
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+
+if [ "$(dpkg-query -W -f '${db:Status-Status}' cloud-init 2>/dev/null)" = installed ]; then
+    apt-get -q -y purge cloud-init
+    echo "changed cloud-init"
+fi
+rm -rf /etc/cloud /var/lib/cloud /var/log/cloud-init.log /var/log/cloud-init-output.log
+
+agent=/etc/waagent.conf
+if ! grep -qx 'Provisioning.Agent=waagent' $agent; then
+    sed -i '/^#\? *Provisioning.Agent=/d' $agent
+    echo 'Provisioning.Agent=waagent' >>$agent
+    echo "changed Provisioning.Agent"
+fi
+
+unit=/etc/systemd/system/grow-root.service
+if [ ! -e $unit ]; then
+    cat >$unit <<'X'
+[Unit]
+Description=Grow the root file system to the size of its disk
+After=systemd-remount-fs.service
+Before=local-fs.target
+DefaultDependencies=no
+
+[Service]
+Type=oneshot
+# growpart ends with 1 where there is nothing to grow
+ExecStart=/bin/sh -c 'part=$(findmnt -no SOURCE /) && number=$(cat /sys/class/block/$${part##*/}/partition) && \
+    disk=/dev/$(lsblk -dno PKNAME $part) && { growpart $disk $number || [ $? = 1 ]; } && resize2fs $part'
+RemainAfterExit=yes
+
+[Install]
+WantedBy=local-fs.target
+X
+    systemctl --quiet enable grow-root.service
+    echo "changed grow-root"
+fi

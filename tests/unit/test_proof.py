@@ -1,0 +1,109 @@
+"""The matrix, what clones must not share, and what a clone that did not come up is told to have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.definition import CELL_GENERATION
+from pipeline.fabric import Exchange, Report, Request, Response
+from pipeline.guests.diagnosis import Evidence, diagnose
+from pipeline.layers import Image
+from pipeline.proof import trials
+from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
+from pipeline.proof.verdict import Verdict, shared_identities
+
+BOOTED = "Debian GNU/Linux 12 web1 ttyS0\n\nweb1 login: "
+LEASED = "DHCPDISCOVER(c0)\nDHCPOFFER(c0)\nDHCPREQUEST(c0)\nDHCPACK(c0)\n"
+
+
+def test_definitions_know_the_cells_and_their_generations() -> None:
+    assert {name: cell.hardware.generation for name, cell in CELLS.items()} == CELL_GENERATION
+    assert set(MATRIX) <= set(CELLS)
+
+
+def test_a_build_boots_each_cell_once() -> None:
+    cells = (CELLS["gen1"], CELLS["gen2"])
+    assert [(t.name, t.boots) for t in trials(cells, whole=False)] == [("gen1", 1), ("gen2", 1)]
+
+
+def test_the_whole_matrix_begins_with_the_longest() -> None:
+    whole = trials(matrix((1, 2)), whole=True)
+    assert [(t.name, t.boots) for t in whole] == [
+        ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-nocloud", 1), ("foreign", 1),
+    ]  # fmt: skip
+
+
+def test_a_generation_that_is_not_the_images_is_left_out() -> None:
+    assert [cell.name for cell in matrix((2,))] == ["gen2", "gen2-secure", "gen2-nocloud"]
+
+
+def test_without_cloud_init_all_is_on_the_fabric_and_nothing_twice() -> None:
+    cells = without_seeds(matrix((1, 2)))
+    assert [(cell.name, cell.fabric) for cell in cells] == [
+        ("gen1", True), ("gen2", True), ("gen2-secure", True), ("foreign", True),
+    ]  # fmt: skip
+    assert "on the fabric" in cells[-1].says
+
+
+def test_what_is_not_proven_names_a_check_that_there_is() -> None:
+    from pipeline.checks import all_checks
+
+    known = {check.id for check in all_checks()}
+    assert {check for checks in UNPROVEN.values() for check in checks} <= known
+
+
+def test_clones_share_no_identity() -> None:
+    one, two, three = (Verdict(name) for name in ("gen1", "gen2", "foreign"))
+    for number, verdict in enumerate((one, two, three)):
+        for what in ("machine-id", "host key", "uuid", "mac"):
+            verdict.see(what, f"{what} {number}", True)
+    shared_identities([one, two, three])
+    assert not one.failures + two.failures + three.failures
+    three.see("host key", "host key 0", True)
+    shared_identities([one, two, three])
+    assert three.failures == ["host key: the same as gen1's: host key 0"]
+    assert not one.failures
+
+
+def asked(target: str, method: str = "GET") -> Exchange:
+    return Exchange(1.0, Request(method, 80, target), Response())
+
+
+CAUSES = {
+    "console-silent": {"serial": "\r\n"},
+    "guest-no-dhcp": {"dhcp": "dnsmasq: started"},
+    "guest-no-lease": {"dhcp": "DHCPDISCOVER(c0)\nDHCPOFFER(c0)"},
+    "agent-silent": {"exchanges": ()},
+    "agent-not-ready": {"reports": ()},
+    "provisioning-failed": {"reports": (Report("NotReady", "ProvisioningFailed", "no user name"),)},
+    "guest-sshd-dead": {"greets": False},
+    "login-refused": {},
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
+    good = {
+        "what": "Ready: not within 9 s",
+        "serial": BOOTED,
+        "on_fabric": True,
+        "reports": (Report("NotReady", "Provisioning", "Starting"), Report("Ready")),
+        "exchanges": (asked("/machine/?comp=goalstate"),),
+        "dhcp": LEASED,
+        "greets": True,
+        "disk": Image(tmp_path / "none", "raw"),
+        "store": tmp_path,
+        "user": "clone",
+    }
+    error = diagnose(Evidence(**{**good, **CAUSES[name]}))  # type: ignore[arg-type]
+    assert error.name == name
+    if name == "provisioning-failed":
+        assert "no user name" in error.message
+
+
+def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> None:
+    disk = Image(tmp_path / "none", "raw")
+    error = diagnose(Evidence("sshd", BOOTED, False, (), (), "", False, disk, tmp_path, "clone"))
+    assert error.name == "guest-sshd-dead"

@@ -1,0 +1,209 @@
+"""The fabric's wires on a real kernel: namespaces stand in for guests, and try what no guest may be able to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.fabric import Fabric, Guest, sweep_networks
+from pipeline.fabric.network import NAMESPACES, inside
+
+pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
+LABEL = "fabrictest-R1"
+READY = """<Health><GoalStateIncarnation>1</GoalStateIncarnation><Container><RoleInstanceList><Role><Health>
+<State>Ready</State></Health></Role></RoleInstanceList></Container></Health>"""
+
+
+def sh(script: str, *, check: bool = True) -> str:
+    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=check, timeout=60).stdout
+
+
+def host_state() -> str:
+    """What of the host's own network must stay as it is. Interfaces of the fabric's own are none of it."""
+    links = json.loads(sh("ip -json address show"))
+    kept = [
+        {key: link[key] for key in ("ifname", "addr_info")} for link in links if not link["ifname"].startswith("gs")
+    ]
+    return json.dumps(
+        [kept, sh("ip route show table all | grep -v ' dev gs' || true"), sh("nft list ruleset || true")]
+    )
+
+
+@contextlib.contextmanager
+def puppet(guest: Guest, name: str) -> Iterator[str]:
+    """A namespace on a clone's wire, with the clone's MAC and address: what a guest would be."""
+    told = guest.instance
+    try:
+        sh(
+            f"""ip netns add {name}
+            ip link add {name} type veth peer name eth0 netns {name}
+            ip link set {name} master {guest.bridge} up
+            ip -n {name} link set lo up
+            ip -n {name} link set eth0 address {told.mac} up
+            ip -n {name} addr add {told.address}/29 dev eth0
+            ip -n {name} route add default via {told.gateway}"""
+        )
+        yield name
+    finally:
+        sh(f"ip netns delete {name}; ip link delete {name} 2>/dev/null || true", check=False)
+
+
+def ask(name: str, method: str, where: str, target: str, body: str = "", source: str = "") -> str:
+    """The first line of the answer, or what went wrong."""
+
+    def go() -> str:
+        address, _, port = where.partition(":")
+        with socket.socket() as link:
+            link.settimeout(3)
+            try:
+                if source:
+                    link.bind((source, 0))
+                link.connect((address, int(port)))
+                head = f"{method} {target} HTTP/1.1\r\nMetadata: true\r\nContent-Length: {len(body)}\r\n\r\n"
+                link.sendall((head + body).encode())
+                return link.recv(4096).decode().splitlines()[0]
+            except OSError as error:
+                return type(error).__name__
+
+    return inside(NAMESPACES / name, go)
+
+
+def shout(name: str, address: str, port: int) -> None:
+    """A datagram needs no way back."""
+
+    def go() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+            for _ in range(3):
+                mouth.sendto(b"hello", (address, port))
+
+    inside(NAMESPACES / name, go)
+    time.sleep(0.2)
+
+
+@pytest.fixture
+def fabric() -> Iterator[Fabric]:
+    before = host_state()
+    with Fabric(LABEL) as one:
+        yield one
+    assert host_state() == before
+    assert not (NAMESPACES / f"goldsmith-{LABEL}").exists()
+    assert f"goldsmith {LABEL}" not in sh("ip -json link show")
+
+
+def test_a_guest_is_answered_and_recorded(fabric: Fabric, tmp_path: Path) -> None:
+    guest = fabric.attach("one", "azureuser", "ssh-ed25519 AAAA", tmp_path)
+    with puppet(guest, "gsp1"):
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+        assert "200" in ask("gsp1", "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:32526", "/versions")
+        assert guest.report is None
+        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+    assert guest.report is not None
+    assert guest.report.ready
+    lines = [json.loads(line) for line in (tmp_path / "fabric.jsonl").read_text().splitlines()]
+    assert [line["target"] for line in lines] == [
+        "/?comp=versions",
+        "/metadata/instance?api-version=2021-02-01",
+        "/versions",
+        "/machine?comp=health",
+    ]
+    assert lines[-1]["report"]["state"] == "Ready"
+
+
+def test_no_clone_can_speak_for_another(fabric: Fabric, tmp_path: Path) -> None:
+    """The spoofer takes the other's address, its MAC, and both; nothing it says is taken for the other's."""
+    honest = fabric.attach("honest", "azureuser", "ssh-ed25519 AAAA", tmp_path / "honest")
+    spoofer = fabric.attach("spoofer", "azureuser", "ssh-ed25519 AAAA", tmp_path / "spoofer")
+    with puppet(honest, "gsp1"), puppet(spoofer, "gsp2"):
+        # a wire to the other clone there is not
+        assert ask("gsp2", "GET", f"{honest.instance.address}:22", "/") in (
+            "TimeoutError",
+            "OSError",
+            "ConnectionRefusedError",
+        )
+        sh(f"ip -n gsp2 addr add {honest.instance.address}/32 dev eth0")
+        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert said == "TimeoutError"
+        sh(f"ip -n gsp2 link set eth0 address {honest.instance.mac}")
+        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert said == "TimeoutError"
+        assert honest.report is None
+        assert not honest.asked()
+        # the honest one is heard all the same
+        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert honest.report is not None
+
+
+def test_no_clone_reaches_the_host_or_beyond(fabric: Fabric, tmp_path: Path) -> None:
+    guest = fabric.attach("one", "azureuser", "ssh-ed25519 AAAA", tmp_path)
+    own = json.loads(sh("ip -json -4 address show scope global"))
+    addresses = [info["local"] for link in own for info in link["addr_info"]]
+    ears = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with ears, socket.create_server(("0.0.0.0", 0)) as trap, puppet(guest, "gsp1"):
+        ears.bind(("0.0.0.0", 0))
+        ears.setblocking(False)
+        port = trap.getsockname()[1]
+        trap.setblocking(False)
+        bridge = sh(f"cat /sys/class/net/{guest.bridge}/address").strip()
+        for address in addresses:
+            assert "HTTP" not in ask("gsp1", "GET", f"{address}:{port}", "/")
+            # straight at the bridge, as if it were a router
+            sh(f"ip -n gsp1 route replace {address}/32 dev eth0")
+            sh(f"ip -n gsp1 neigh replace {address} lladdr {bridge} dev eth0")
+            assert "HTTP" not in ask("gsp1", "GET", f"{address}:{port}", "/")
+            shout("gsp1", address, ears.getsockname()[1])
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+        with pytest.raises(BlockingIOError):
+            ears.recv(100)
+        assert "HTTP" not in ask("gsp1", "GET", "192.0.2.1:80", "/")
+    assert sh(f"ip -json -6 address show dev {guest.bridge}").strip() in ("[]", "[{}]")
+
+
+def test_a_clone_is_made_at_once(fabric: Fabric, tmp_path: Path) -> None:
+    """Ten VMs; what each costs is the wire and a small process. The bound is for a busy host."""
+    guests = [fabric.attach(f"vm{n}", "azureuser", "ssh-ed25519 AAAA", tmp_path / str(n)) for n in range(10)]
+    assert len({guest.instance.address for guest in guests}) == 10
+    assert len({guest.instance.mac for guest in guests}) == 10
+    for guest in guests:
+        fabric.detach(guest)
+
+
+def test_what_a_dead_run_left_is_swept(tmp_path: Path) -> None:
+    """A builder killed by SIGKILL leaves all of it: the next command's sweep takes it away."""
+    before = host_state()
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from pipeline.fabric import Fabric
+fabric = Fabric("{LABEL}").__enter__()
+fabric.attach("one", "azureuser", "ssh-ed25519 AAAA", Path({str(tmp_path)!r}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert (NAMESPACES / f"goldsmith-{LABEL}").exists()
+    assert sweep_networks(lambda label: label != LABEL) == [LABEL]
+    assert host_state() == before
+    assert not (NAMESPACES / f"goldsmith-{LABEL}").exists()
+    assert f"goldsmith {LABEL}" not in sh("ip -json link show")
+    assert "--dhcp-range=10.83" not in sh(f"pgrep -af {tmp_path} || true")
+    assert sweep_networks(lambda label: label != LABEL) == []
+
+
+def test_many_dhcp_servers_start_at_once(fabric: Fabric, tmp_path: Path) -> None:
+    """They once fought over one pid file: a clone whose server had lost waited for a lease in vain."""
+    with ThreadPoolExecutor(8) as pool:
+        folders = [tmp_path / str(n) for n in range(8)]
+        list(pool.map(lambda folder: fabric.attach(folder.name, "azureuser", "ssh-ed25519 AAAA", folder), folders))
+    for folder in folders:
+        assert "sockets bound" in (folder / "dhcp.log").read_text()
