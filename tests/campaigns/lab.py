@@ -91,6 +91,7 @@ class Lab:
             here = access.iterdir() if access.is_dir() else ()
             found += [f"access {p}" for p in here if store.own_run(p.name) is not None]
         found += [f"scratch version {p}" for p in (self.home / "gallery").glob("*/.new-*")]
+        found += [f"network {name}" for name in networks() if store.own_run(name) is not None]
         found += [f"mount {line.split()[1]}" for line in mounts() if str(self.home) in line]
         return found
 
@@ -108,6 +109,14 @@ def domains() -> list[str]:
         ["virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"], capture_output=True, text=True, check=True
     )
     return [name for name in listed.stdout.split() if name.startswith("goldsmith-")]
+
+
+def networks() -> set[str]:
+    """Runs that have a namespace or a bridge on this host."""
+    named = {path.name.removeprefix("goldsmith-") for path in Path("/run/netns").glob("goldsmith-*")}
+    shown = subprocess.run(["ip", "-json", "link", "show"], capture_output=True, text=True, check=True).stdout
+    aliases = (str(link.get("ifalias", "")) for link in json.loads(shown))
+    return named | {alias.removeprefix("goldsmith ") for alias in aliases if alias.startswith("goldsmith ")}
 
 
 def mounts() -> list[str]:

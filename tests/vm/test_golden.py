@@ -35,6 +35,21 @@ def test_the_master_is_golden_and_proven(golden_build: Lab, master: Path, sealed
     assert golden_build.leftovers() == []
 
 
+def test_the_agents_reported_to_the_fabric(golden_build: Lab) -> None:
+    """The guest's own cloud-init asked the metadata service and the WireServer, and reported Ready."""
+    records = list(golden_build.home.glob("runs/R*/prove/gen*/fabric.jsonl"))
+    cells = golden_build.manifest("debian-12")["prove"]
+    for name, cell in cells.items():
+        assert 0 < cell["seconds"]["ready"] < cell["seconds"]["ssh"]
+        assert cell["checks"]["custom data"] == "found"
+        lines = [json.loads(line) for path in records if path.parent.name == name for line in path.open()]
+        agents = {line["agent"].split("/")[0] for line in lines}
+        assert "Cloud-Init" in agents
+        assert any(line["to"].startswith("169.254.169.254") for line in lines)
+        reports = [line["report"]["state"] for line in lines if "report" in line]
+        assert reports[0] == "Ready"
+
+
 def test_an_unchanged_build_runs_nothing(golden_build: Lab, master: Path) -> None:
     done = golden_build.run("build", "debian-12")
     assert done.returncode == 0

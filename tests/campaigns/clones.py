@@ -1,0 +1,93 @@
+"""One clone of one disk on the fabric, without a build: for campaigns that change the disk or the weather."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.definition import Definition, DiskSource
+from pipeline.errors import GoldsmithError
+from pipeline.fabric import Fabric, Instance, Request, Response, answer
+from pipeline.gallery import Gallery
+from pipeline.job import Job
+from pipeline.layers import Image, Layers
+from pipeline.offline import open_disk
+from pipeline.proof.cells import CELLS
+from pipeline.proof.course import Course, Trial
+from pipeline.proof.verdict import Verdict
+from pipeline.record import Run
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a clone ended: its verdict, or the error that it was given. `seconds` from before the overlay was made."""
+
+    verdict: Verdict | None
+    error: GoldsmithError | None
+    seconds: float
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        if self.error is not None:
+            return self.error.name
+        assert self.verdict is not None
+        return "not-as-asked" if self.verdict.failures else "green"
+
+    @property
+    def words(self) -> str:
+        if self.error is not None:
+            return self.error.message
+        assert self.verdict is not None
+        return "; ".join(self.verdict.failures) or "as asked"
+
+
+def start(
+    home: Path,
+    disk: Path,
+    name: str,
+    *,
+    cell: str = "gen1",
+    say: Callable[[Instance, Request], Response] = answer,
+    beside: int = 2,
+) -> Outcome:
+    """Boot one clone of a fixed VHD in a cell of the matrix; `say` is what the fabric answers."""
+    store = Store(home)
+    definition = Definition(name=name, path=disk, project=home, source=DiskSource(disk, None, None, "vhd"))
+    run = Run.start(store.runs, name, "campaign")
+    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
+    began = time.monotonic()
+    verdict: Verdict | None = None
+    error: GoldsmithError | None = None
+    try:
+        _ = job.verdict
+        image = Image(disk, "vpc", size=disk.stat().st_size - 512)
+        course = Course(job, image, Trial(CELLS[cell], cell), beside)
+        with Fabric(job.label, say) as fabric:
+            verdict = course.run(fabric, run.folder)
+    except GoldsmithError as caught:
+        error = caught
+    run.finish("failed" if error else "done", error)
+    return Outcome(verdict, error, time.monotonic() - began, run.folder)
+
+
+def changed(master: Path, to: Path, commands: Sequence[str]) -> Path:
+    """A copy of a fixed VHD with debugfs commands carried out on its root file system."""
+    subprocess.run(["cp", "--sparse=always", master, to], check=True)
+    to.chmod(0o644)
+    with open_disk(to, "vhd") as disk:
+        start = disk.root.start()
+    with tempfile.NamedTemporaryFile("w", suffix=".debugfs") as script:
+        script.write("\n".join(commands) + "\n")
+        script.flush()
+        done = subprocess.run(
+            ["debugfs", "-w", "-f", script.name, f"{to}?offset={start}"], capture_output=True, text=True, check=True
+        )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
+    assert not said, said
+    return to
