@@ -134,7 +134,7 @@ def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: 
     for path in (one, two):
         path.write_bytes(dice.randbytes(12 * MIB))
     if way == "through the cache":
-        monkeypatch.setattr(copy_module, "_direct", lambda _: None)
+        monkeypatch.setattr(copy_module, "_direct", lambda *_: None)
     want, found, at = bytearray(32 * MIB), [], 0
     while True:
         at += dice.choice((0, 0, 1, 512, 4096, 300_000))

@@ -1,0 +1,194 @@
+"""Masters that would come to a login at home and fail on Azure: each must end in a verdict with a name.
+
+Nothing reads the disk before the boot: what is wrong has to come out of the boot's own evidence. `GOLDSMITH_BOOTS`
+names the defects to run, by a part of their name.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.offline import open_disk
+from pipeline.offline.root import Root
+from pipeline.proof.verdict import shared_identities
+from tests.campaigns.clones import Outcome, changed, start
+from tests.campaigns.lab import Lab
+
+#: debugfs commands, made from the good disk's root and a folder for files to write.
+Do = Callable[[Root, Path], Sequence[str]]
+#: Names that say no more than that time was up.
+BARE = {"clone-timeout"}
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is done to the disk, and the verdict: an error's name, or the beginning of a failure."""
+
+    do: Do
+    verdict: str
+    cell: str = "gen1"
+    clones: int = 1
+
+
+def write(*pairs: tuple[str, str], also: Sequence[str] = ()) -> Do:
+    """Write files, over what is there; then more debugfs commands."""
+
+    def do(root: Root, folder: Path) -> Sequence[str]:
+        commands = []
+        for number, (path, text) in enumerate(pairs):
+            local = folder / str(number)
+            local.write_text(text)
+            commands += [*([f"rm {path}"] if root.exists(path) else []), f"write {local} {path}"]
+        return [*commands, *also]
+
+    return do
+
+
+def edit(path: str, old: str, new: str) -> Do:
+    def do(root: Root, folder: Path) -> Sequence[str]:
+        text = root.text(path)
+        assert old in text, (path, old)
+        return write((path, text.replace(old, new)))(root, folder)
+
+    return do
+
+
+def fs(*commands: str) -> Do:
+    return lambda _root, _folder: commands
+
+
+def boot_files(what: str) -> Do:
+    return lambda root, _folder: [f"rm /boot/{name}" for name in root.listdir("/boot") if name.startswith(what)]
+
+
+CLOUD = "/etc/cloud/cloud.cfg.d/99-defect.cfg"
+UNITS = "/etc/systemd/system"
+WANTS = f"{UNITS}/multi-user.target.wants"
+NETWORKD = "/etc/systemd/network/90-dhcp.network"
+OFF = "network: {config: disabled}\n"
+ELSEWHERE = "datasource_list: [NoCloud, None]\n"
+SSHD = "/etc/ssh/sshd_config.d/99-defect.conf"
+NO_WAAGENT = (f"rm {WANTS}/walinuxagent.service",)
+PLAN = "network: {version: 2, ethernets: {old: {match: {name: 'en*'}, addresses: [192.0.2.7/24]}}}\n"
+STATIC = "[Match]\nName=en* eth*\n[Network]\nAddress=192.0.2.7/24\n"
+PINNED = "[Match]\nMACAddress=52:54:00:12:34:56\n[Network]\nDHCP=yes\n"
+
+DEFECTS: dict[str, Defect] = {
+    # the agents
+    "no agent is enabled": Defect(write(("/etc/cloud/cloud-init.disabled", ""), also=NO_WAAGENT), "agent-silent"),
+    "the data source is pinned elsewhere": Defect(write((CLOUD, ELSEWHERE), also=NO_WAAGENT), "agent-silent"),
+    "waagent waits for a cloud-init that looks elsewhere": Defect(write((CLOUD, ELSEWHERE)), "agent-not-ready"),
+    "the agents' Python is gone": Defect(fs("rm /usr/bin/python3"), "agent-silent"),
+    "the host name is kept": Defect(write((CLOUD, "preserve_hostname: true\n")), "host name"),
+    "no user is made": Defect(write((CLOUD, "users: []\n")), "login-refused"),
+    # the network
+    "the card's driver is barred": Defect(
+        write(("/etc/modprobe.d/defect.conf", "install virtio_net /bin/false\n")), "guest-no-dhcp"
+    ),
+    "a static address": Defect(write((CLOUD, OFF), (NETWORKD, STATIC)), "guest-sshd-dead"),
+    "another machine's MAC": Defect(write((CLOUD, OFF), (NETWORKD, PINNED)), "guest-sshd-dead"),
+    "the build's netplan": Defect(write((CLOUD, OFF), ("/etc/netplan/01-build.yaml", PLAN)), "guest-sshd-dead"),
+    "no network service": Defect(
+        write((CLOUD, OFF), also=[f"rm {WANTS}/systemd-networkd.service"]), "guest-sshd-dead"
+    ),
+    # the boot
+    "a disk in fstab that is not there": Defect(
+        edit("/etc/fstab", "UUID=", "UUID=0000-0000 /data ext4 defaults 0 2\nUUID="), "guest-emergency"
+    ),
+    "no initramfs": Defect(boot_files("initrd"), "guest-no-boot"),
+    "no kernel": Defect(boot_files("vmlinuz"), "guest-no-boot"),
+    "no boot loader for BIOS": Defect(fs(), "console-silent"),
+    "no fallback on the ESP": Defect(fs(), "console-silent", cell="gen2"),
+    # identity
+    "the machine-id is kept": Defect(
+        write(("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")), "machine-id: the same", clones=2
+    ),
+    # what a user asks for
+    "the root file system does not grow": Defect(
+        write((CLOUD, "growpart: {mode: 'off'}\nresize_rootfs: false\n")), "root grown"
+    ),
+    "no console on the serial port": Defect(
+        fs(f"symlink {UNITS}/serial-getty@ttyS0.service /dev/null"), "serial console"
+    ),
+    "sshd is not enabled": Defect(fs(f"rm {WANTS}/ssh.service", f"rm {UNITS}/sshd.service"), "guest-sshd-dead"),
+    "sshd's configuration is broken": Defect(write((SSHD, "Nonsense yes\n")), "guest-sshd-dead"),
+    "sshd lets somebody else in": Defect(write((SSHD, "AllowUsers admin\n")), "login-refused"),
+    "sshd takes no keys": Defect(write((SSHD, "PubkeyAuthentication no\n")), "login-refused"),
+    "the clock runs on local time": Defect(
+        write(
+            ("/etc/adjtime", "0.0 0 0.0\n0\nLOCAL\n"),
+            also=["rm /etc/localtime", "symlink /etc/localtime /usr/share/zoneinfo/Asia/Tokyo"],
+        ),
+        "clock",
+    ),
+    "a unit that fails": Defect(
+        write(
+            (f"{UNITS}/defect.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
+            also=[f"symlink {WANTS}/defect.service {UNITS}/defect.service"],
+        ),
+        "services",
+    ),
+}
+
+
+def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+    wanted = os.environ.get("GOLDSMITH_BOOTS", "")
+    chosen = [name for name in DEFECTS if wanted in name]
+
+    def one(name: str) -> dict[str, object]:
+        with tempfile.TemporaryDirectory(dir=lab.home / "tmp", prefix="boots-") as scratch:
+            folder = Path(scratch)
+            folder.chmod(0o755)
+            row = judged(name, lab.home, seeded(name, master, folder))
+        say(f"{name}: {row['verdict']} after {row['s']} s")
+        return row
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, chosen))
+
+
+def seeded(name: str, master: Path, folder: Path) -> Path:
+    with open_disk(master, "vhd") as disk:
+        commands = DEFECTS[name].do(disk.root, folder)
+    bad = changed(master, folder / "bad.vhd", commands)
+    if name == "no boot loader for BIOS":
+        with bad.open("r+b") as file:
+            file.write(bytes(440))
+    if name == "no fallback on the ESP":
+        remove_fallback(bad)
+    return bad
+
+
+def remove_fallback(disk: Path) -> None:
+    """Every file that firmware looks for where no boot entry is."""
+    shown = subprocess.run(["sgdisk", "-p", disk], capture_output=True, text=True, check=False).stdout
+    (start,) = (int(line.split()[1]) for line in shown.splitlines() if " EF00 " in line)
+    subprocess.run(["mdeltree", "-i", f"{disk}@@{start * 512}", "::/EFI/BOOT"], check=True)
+
+
+def judged(name: str, home: Path, disk: Path) -> dict[str, object]:
+    defect = DEFECTS[name]
+    outcomes = [start(home, disk, "boots", cell=defect.cell) for _ in range(defect.clones)]
+    verdicts = [outcome.verdict for outcome in outcomes if outcome.verdict is not None]
+    shared_identities(verdicts)
+    last = outcomes[-1]
+    return {
+        "defect": name,
+        "cell": defect.cell,
+        "verdict": last.name,
+        "s": round(sum(outcome.seconds for outcome in outcomes)),
+        "said": last.words[:400],
+        "ok": last.name not in BARE and named(last, defect.verdict),
+    }
+
+
+def named(outcome: Outcome, verdict: str) -> bool:
+    if outcome.verdict is None:
+        return outcome.name == verdict
+    return any(failure.startswith(verdict) for failure in outcome.verdict.failures)
