@@ -98,6 +98,7 @@ class Clone:
 
     def _wait_ready(self, guest: Guest) -> None:
         prompt_at: list[float] = []
+        began = time.monotonic()
 
         def ready() -> bool | None:
             report = guest.report
@@ -106,7 +107,10 @@ class Clone:
                     return True
                 if report.failed:
                     raise self._diagnosis("the guest's own report ends the wait")
-            if not prompt_at and LOGIN.search(self.machine.serial()):
+            serial = self.machine.serial()
+            if not serial.strip() and not guest.asked() and time.monotonic() - began > self.patience.silent:
+                raise self._diagnosis(f"{self.patience.silent:.0f} s after it was switched on")
+            if not prompt_at and LOGIN.search(serial):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > self.patience.ready_grace:
                 raise self._diagnosis(f"the guest shows its login prompt since {self.patience.ready_grace:.0f} s")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report
+from pipeline.hypervisor.host import UNFILTER, bridges_are_filtered
 from pipeline.layers import Image
 from pipeline.offline import open_disk
 
@@ -41,7 +42,9 @@ def diagnose(evidence: Evidence) -> GuestError:
     name, text = _cause(evidence)
     words = _agents_words(evidence)
     told = f"{text}: {words}" if words else text
-    return GuestError(f"{told} ({evidence.what})", name=name)
+    # a guest that asks in vain and one that never asked look the same from behind a firewall
+    hint = UNFILTER if name in ("guest-no-dhcp", "guest-no-lease") and bridges_are_filtered() else None
+    return GuestError(f"{told} ({evidence.what})", name=name, hint=hint)
 
 
 def _cause(evidence: Evidence) -> tuple[str, str]:

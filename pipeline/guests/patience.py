@@ -16,9 +16,11 @@ class Patience:
     shutdown: float
     #: From a clone's login prompt to its Ready: waagent begins when the boot is over, and is Python.
     ready_grace: float
+    #: From a clone's power-on to the first sign of life: a word on its console, or to the fabric.
+    silent: float
 
     @classmethod
     def for_kind(cls, kvm: bool) -> Patience:
         if kvm:
-            return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60)
-        return cls(boot=420, login_grace=60, ssh=150, command=300, shutdown=240, ready_grace=180)
+            return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60, silent=60)
+        return cls(boot=420, login_grace=60, ssh=150, command=300, shutdown=240, ready_grace=180, silent=180)

@@ -21,6 +21,7 @@ from pipeline.hypervisor import accelerator, connection
 from pipeline.store import Store
 
 GIB = 1 << 30
+UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
 SETUP = "make setup (as root: sudo make setup)"
 
 #: A build of Debian writes about 4 GiB: base, layers, the VHD. Below the first it cannot, below the second the
@@ -215,7 +216,17 @@ def _fabric() -> list[Finding]:
         return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
     if not Path("/proc/self/ns/net").exists():
         return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
+    if bridges_are_filtered():
+        return [
+            Finding("fabric", "warn", "frames between a guest and the fabric pass this host's firewall", UNFILTER)
+        ]
     return [Finding("fabric", "ok", ", ".join(tools))]
+
+
+def bridges_are_filtered() -> bool:
+    """Whether the host's firewall sees what passes a bridge. Docker turns that on, and drops what it knows not."""
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    return switch.exists() and switch.read_text().strip() == "1"
 
 
 def _sizes() -> list[Finding]:

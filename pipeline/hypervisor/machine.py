@@ -32,7 +32,11 @@ T = TypeVar("T")
 DISASTERS = (
     (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
     (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
-    (re.compile(rb"(No bootable device|error: no such device|grub rescue>)"), "guest-no-boot", "nothing bootable"),
+    (
+        re.compile(rb"(No bootable device|error: no such device|grub rescue>|error: file `[^']*' not found)"),
+        "guest-no-boot",
+        "nothing bootable",
+    ),
     (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
 )
 LOGIN = re.compile(rb"[\w.-]+ login: ")

@@ -1,9 +1,9 @@
 """Copying a disk's data into a new file: shared blocks where the file system can, else past the page cache.
 
 Seen on ext4 with a cold source: copy_file_range spends several times the processor time of reading and writing,
-and a buffered copy starts to write only when it has read for seconds. So the source is read through the cache
-(what a guest just wrote is still there) and the target is written past it, several chunks at a time: reading and
-writing overlap from the first chunk on, and the fsync at the end finds nothing left to do.
+and a buffered copy starts to write only when it has read for seconds. So the target is written past the cache,
+several chunks at a time: reading and writing overlap from the first chunk on, and the fsync at the end finds nothing
+left to do. A source that lies in the cache (a guest may just have written it) is read from there, a cold one past it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from pipeline.errors import DiskError, GoldsmithError, HostError
+from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import ExtentSource, Piece, Progress, pieces
 
 #: Bytes of one write, and how many are under way: the memory of a copy is their product.
-CHUNK, WORKERS = 8 << 20, 4
+CHUNK, WORKERS = 2 << 20, 4
 #: Writes past the cache begin and end on whole pages; smaller ones are left to the cache, which joins them.
 PAGE, SMALLEST = 4096, 256 << 10
 #: linux/fs.h: FICLONERANGE, and its argument (source, its offset, length, offset in the target).
@@ -72,9 +73,10 @@ def copy_pieces(
     count = _Count(total, progress)
     left = list(_cloned(found, fd, place, count))
     with ExitStack() as stack:
-        direct = _direct(fd)
+        sources = stack.enter_context(_Sources(part for _, part in left))
+        direct = _direct(fd, os.O_RDWR)
         if direct is None:
-            _run(list(_jobs(left)), fd, count)
+            _run(list(_jobs(left)), fd, count, sources)
             return total
         stack.callback(os.close, direct)
         large: list[_Job] = []
@@ -82,9 +84,9 @@ def copy_pieces(
         for job in _jobs(left):
             for past_cache, part in _cut(job):
                 (large if past_cache else small).append(part)
-        _run(large, direct, count)
+        _run(large, direct, count, sources)
         # only now: the cache must hold no page that a write past it would overtake
-        _run(small, fd, count)
+        _run(small, fd, count, sources)
     return total
 
 
@@ -167,14 +169,40 @@ def _slice(job: _Job, start: int, stop: int) -> Iterator[_Part]:
         at += part.length
 
 
-def _direct(fd: int) -> int | None:
-    """The same file once more, for writes past the cache; None where that is not to be had (tmpfs)."""
+def _direct(fd: int, mode: int) -> int | None:
+    """The same file once more, for reads or writes past the cache; None where that is not to be had (tmpfs)."""
     with suppress(OSError):
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{fd}", mode | os.O_DIRECT | os.O_CLOEXEC)
     return None
 
 
-def _run(jobs: Sequence[_Job], fd: int, count: _Count) -> None:
+class _Sources:
+    """The files that are copied from; cold ones are open once more, for reads past the cache, until it is left."""
+
+    def __init__(self, parts: Iterable[_Part]) -> None:
+        by_file: dict[int, list[tuple[int, int]]] = {}
+        for part in parts:
+            by_file.setdefault(part.fd, []).append((part.offset, part.length))
+        cold = [fd for fd, ranges in by_file.items() if not is_cached(fd, ranges)]
+        self._past = {fd: past for fd in cold if (past := _direct(fd, os.O_RDONLY)) is not None}
+
+    def __enter__(self) -> _Sources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._past.values():
+            os.close(fd)
+
+    def read(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """Read some of what is at `offset` of the file open as `fd`. Raises OSError."""
+        if fd in self._past and offset % PAGE == 0 and len(buffer) % PAGE == 0:
+            # a file system may still want another alignment; the cache takes any
+            with suppress(OSError):
+                return os.preadv(self._past[fd], [buffer], offset)
+        return os.preadv(fd, [buffer], offset)
+
+
+def _run(jobs: Sequence[_Job], fd: int, count: _Count, sources: _Sources) -> None:
     """Do the jobs, several at a time; the first error ends the others and is raised, as is an interrupt."""
     todo = iter(jobs)
     taking = threading.Lock()
@@ -190,7 +218,7 @@ def _run(jobs: Sequence[_Job], fd: int, count: _Count) -> None:
                     job = next(todo, None)
                 if job is None:
                     break
-                _do(job, fd, buffer)
+                _do(job, fd, buffer, sources)
                 done.put(job.length)
         except BaseException as error:
             done.put(error)
@@ -216,10 +244,10 @@ def _run(jobs: Sequence[_Job], fd: int, count: _Count) -> None:
                 thread.join()
 
 
-def _do(job: _Job, fd: int, buffer: memoryview) -> None:
+def _do(job: _Job, fd: int, buffer: memoryview, sources: _Sources) -> None:
     at = 0
     for part in job.parts:
-        _fill(part, buffer[at : at + part.length])
+        _fill(part, buffer[at : at + part.length], sources)
         at += part.length
     written = 0
     while written < job.length:
@@ -232,11 +260,11 @@ def _do(job: _Job, fd: int, buffer: memoryview) -> None:
         written += step
 
 
-def _fill(part: _Part, buffer: memoryview) -> None:
+def _fill(part: _Part, buffer: memoryview, sources: _Sources) -> None:
     got = 0
     while got < part.length:
         try:
-            step = os.preadv(part.fd, [buffer[got:]], part.offset + got)
+            step = sources.read(part.fd, buffer[got:], part.offset + got)
         except OSError as error:
             raise as_ours(error, part.path) from None
         if step == 0:

@@ -19,6 +19,7 @@ from pipeline.command import find
 from pipeline.errors import DiskError, HostError
 from pipeline.offline.containers import extents
 from pipeline.vhd import copy as copy_module
+from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
 from pipeline.vhd.footer import EPOCH, MIB, verify_fixed
@@ -126,13 +127,18 @@ def test_other_formats(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()
 
 
-@pytest.mark.parametrize("way", ["past the cache", "through the cache"])
+@pytest.mark.parametrize("way", ["past the cache", "from a cold source", "through the cache"])
 def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Runs that begin and end anywhere, joined in the target from two files, across chunks."""
     dice = random.Random(way)
     one, two = tmp_path / "one", tmp_path / "two"
     for path in (one, two):
         path.write_bytes(dice.randbytes(12 * MIB))
+        if way == "from a cold source":
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                assert not is_cached(file.fileno(), [(0, 12 * MIB)])
     if way == "through the cache":
         monkeypatch.setattr(copy_module, "_direct", lambda *_: None)
     want, found, at = bytearray(32 * MIB), [], 0
