@@ -85,7 +85,7 @@ class Namespace:
             raise HostError(
                 f"a network namespace cannot be made: {error.stderr.strip() or error.message}",
                 name="namespace-refused",
-                hint="the fabric needs root and network namespaces; `prove: [gen1-nocloud, gen2-nocloud]` does without",
+                hint="the fabric needs root and namespaces; `prove: [gen1-nocloud, gen2-nocloud]` does without",
             ) from None
         self.run_inside(_harden)
 
