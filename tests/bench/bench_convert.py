@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GIB = 1 << 30
+#: Seconds of rest before each run: a virtual disk goes on writing what its host has in hand of the last one.
+REST = 10.0
 
 
 def make(path: Path, data: int, size: int) -> Path:
@@ -55,6 +57,7 @@ class Run:
 
     def once(self, target: Path) -> None:
         os.sync()
+        time.sleep(REST)
         with suppress(OSError):
             Path("/proc/sys/vm/drop_caches").write_text("3")
         began = time.monotonic()
@@ -180,8 +183,8 @@ def main() -> None:
     head = (
         "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
         f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved "
-        "rounds in turned order, caches dropped before each run, the start of each process and the fsync at its "
-        f"end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
+        f"rounds in turned order, {REST:.0f} s of rest and caches dropped before each run, the start of each process and "
+        f"the fsync at its end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
         f"load {os.getloadavg()[2]:.1f} over the last minutes.\n\n"
     )
     print(text)
