@@ -183,8 +183,8 @@ def main() -> None:
     head = (
         "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
         f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved "
-        f"rounds in turned order, {REST:.0f} s of rest and caches dropped before each run, the start of each process and "
-        f"the fsync at its end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
+        f"rounds in turned order, {REST:.0f} s of rest and caches dropped before each run, the start of each process "
+        f"and the fsync at its end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
         f"load {os.getloadavg()[2]:.1f} over the last minutes.\n\n"
     )
     print(text)
