@@ -28,12 +28,15 @@ from pipeline.layers import Image
 
 T = TypeVar("T")
 
-#: What the serial console shows when a guest is lost, and the failure's name.
+#: What the serial console shows when a guest is lost, and the failure's name. GRUB also misses modules that it can do
+#: without (trixie's bli.mod); without its kernel it can do nothing.
 DISASTERS = (
     (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
     (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
     (
-        re.compile(rb"(No bootable device|error: no such device|grub rescue>|error: file `[^']*' not found)"),
+        re.compile(
+            rb"(No bootable device|error: no such device|grub rescue>|error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
+        ),
         "guest-no-boot",
         "nothing bootable",
     ),

@@ -9,6 +9,7 @@ import pytest
 from pipeline.definition import CELL_GENERATION
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.guests.diagnosis import Evidence, diagnose
+from pipeline.hypervisor.machine import DISASTERS
 from pipeline.layers import Image
 from pipeline.proof import trials
 from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
@@ -107,3 +108,17 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
     disk = Image(tmp_path / "none", "raw")
     error = diagnose(Evidence("sshd", BOOTED, False, (), (), "", False, disk, tmp_path, "clone"))
     assert error.name == "guest-sshd-dead"
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (b"error: file `/boot/grub/x86_64-efi/bli.mod' not found.\r\n", None),
+        (b"error: file `/boot/vmlinuz-6.1.0-56-amd64' not found.\r\n", "guest-no-boot"),
+        (b"error: no such device: 4301d2f2.\r\n", "guest-no-boot"),
+        (b"Kernel panic - not syncing: VFS: Unable to mount root fs\r\n", "guest-kernel-panic"),
+    ],
+)
+def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
+    """A module that GRUB can do without was once taken for the end of the boot."""
+    assert next((known for pattern, known, _ in DISASTERS if pattern.search(said)), None) == name
