@@ -35,7 +35,8 @@ DISASTERS = (
     (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
     (
         re.compile(
-            rb"(No bootable device|error: no such device|grub rescue>|error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
+            rb"(No bootable device|error: no such device|grub rescue>|"
+            rb"error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
         ),
         "guest-no-boot",
         "nothing bootable",
