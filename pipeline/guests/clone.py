@@ -123,9 +123,11 @@ class Clone:
             return _greets(self.access.ssh_port) or None
 
         self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
-        self.access.learn_host_key(self.patience.ssh)
 
         def logged_in() -> bool | None:
+            # each time anew: an agent may make the host keys, and restart sshd, after it has greeted once
+            if not self.access.learn_host_key(self.patience.command):
+                return None
             try:
                 self.steps.ssh("true", deadline=self.patience.ssh)
             except (command.CommandFailed, command.CommandTimeout):
