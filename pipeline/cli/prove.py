@@ -30,7 +30,7 @@ def prove(
     ],
     cell: Annotated[
         list[str], typer.Option("--cell", metavar="CELL", help="Only this cell of the matrix; repeatable.")
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
     """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""

@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -165,7 +164,6 @@ class Fabric:
         public_key: str,
         logs: Path,
         *,
-        generation: int = 1,
         custom_data: bytes = b"",
         user_data: bytes = b"",
     ) -> Guest:
@@ -179,7 +177,6 @@ class Fabric:
             # Microsoft's prefix, as guests on Azure see it
             mac="00:0d:3a:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
             address=address_of(number),
-            generation=generation,
             custom_data=custom_data,
             user_data=user_data,
         )
@@ -241,10 +238,6 @@ class Fabric:
 
     def write_media(self, guest: Guest, path: Path) -> None:
         write_media(path, ovf_env(guest.instance))
-
-    def with_user_data(self, guest: Guest, user_data: bytes) -> None:
-        """Change what the metadata service tells a guest from now on."""
-        guest.instance = replace(guest.instance, user_data=user_data)
 
     def _answer(self, address: str, request: Request) -> Response | None:
         with self._lock:

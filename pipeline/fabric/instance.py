@@ -32,7 +32,6 @@ class Instance:
     mac: str
     address: str
     vm_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    generation: int = 1
     custom_data: bytes = b""
     user_data: bytes = b""
 
@@ -84,10 +83,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What the fabric answers. `delay` is in seconds; `length`, where given, is what the header claims of the body.
-
-    `drop` ends the connection without a word.
-    """
+    """What the fabric answers. `delay` is in seconds; `drop` ends the connection without a word."""
 
     status: int = 200
     body: bytes = b""
@@ -122,10 +118,3 @@ class Exchange:
     at: float
     request: Request
     response: Response
-
-    def line(self) -> str:
-        """One line for people."""
-        asked, said = self.request, self.response
-        agent = asked.headers.get("user-agent") or asked.headers.get("x-ms-agent-name") or "-"
-        outcome = "dropped" if said.drop else f"{said.status} {len(said.body)} bytes"
-        return f"{self.at:8.1f}  {asked.host}:{asked.port}  {asked.method} {asked.target}  ({agent})  {outcome}"

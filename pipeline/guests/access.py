@@ -30,6 +30,9 @@ BUILD_USER = "goldsmith-build"
 TMPFS = (Path("/run"), Path("/dev/shm"))  # noqa: S108  the folder below it is ours, 0711, made per run
 
 
+SSH_BANNER = b"SSH-2.0"
+
+
 def tmpfs_root() -> Path:
     """A folder of ours on tmpfs. Raises HostError where the host has none."""
     mounts = {}
@@ -107,6 +110,13 @@ class Access:
         """Accept exactly this host key (the text of ssh_host_ed25519_key.pub)."""
         kind, blob, *_ = host_key.split()
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {kind} {blob}\n")
+
+    def greets(self) -> bool:
+        """Whether an sshd greets. QEMU and the relay accept before the guest does: only text tells."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ssh_port), timeout=2) as link:
+            link.settimeout(5)
+            return link.recv(16).startswith(SSH_BANNER)
+        return False
 
     def forget_host_key(self) -> None:
         self.known_hosts.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ a NoCloud seed, what it says comes by the fabric's record, its console and its s
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,8 +28,6 @@ from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.hypervisor.machine import LOGIN, Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
-
-SSH_BANNER = b"SSH-2.0"
 
 
 class Clone:
@@ -120,7 +117,7 @@ class Clone:
 
     def _wait_login(self) -> None:
         def greeted() -> bool | None:
-            return _greets(self.access.ssh_port) or None
+            return self.access.greets() or None
 
         self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
 
@@ -149,7 +146,7 @@ class Clone:
         """What is wrong, drawn from the boot's own evidence. Takes the screenshot first, and ends the guest."""
         self.machine.screenshot(self.logs / "screen.png")
         serial = self.machine.serial()
-        greets = _greets(self.access.ssh_port)
+        greets = self.access.greets()
         self.machine.destroy()
         return diagnose(
             Evidence(
@@ -201,11 +198,3 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _greets(port: int) -> bool:
-    """Whether an sshd greets at this port of the loopback; the way there accepts before the guest does."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as link:
-        link.settimeout(5)
-        return link.recv(16).startswith(SSH_BANNER)
-    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,6 @@ from pipeline.hypervisor.machine import Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
 
-SSH_BANNER = b"SSH-2.0"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 
@@ -61,8 +59,7 @@ class GuestSession:
 
     def open(self, user_data: Mapping[str, Any], hostname: str) -> None:
         """Boot the disk whole with a NoCloud seed: wait for the agent, cloud-init and sshd."""
-        nvram = self.access.nvram if self.spec.firmware == "efi" else None
-        spec = self.machine.spec = replace(self.spec, seed=self.access.seed, nvram=nvram)
+        spec = self.machine.spec = replace(self.spec, seed=self.access.seed)
         self.access.write_seed(
             user_data,
             linux.network_config(spec.access_mac, spec.outside_mac if spec.outside else None),
@@ -174,7 +171,7 @@ class GuestSession:
             finished = self._cloud_init_finished()
             if finished and not finished_at:
                 finished_at.append(time.monotonic())
-            banner = _banner(self.access.ssh_port)
+            banner = self.access.greets()
             if finished and banner:
                 return True
             if finished_at and time.monotonic() - finished_at[0] > self.patience.login_grace / 2:
@@ -194,7 +191,7 @@ class GuestSession:
 
     def unreachable(self) -> GuestError | None:
         """Why sshd does not greet any more, or None when it does."""
-        return None if _banner(self.access.ssh_port) else self._diagnose()
+        return None if self.access.greets() else self._diagnose()
 
     def stopping(self) -> bool:
         """Whether the guest is on its way down. Raises GuestError when its agent is gone already."""
@@ -234,11 +231,3 @@ class GuestSession:
     @property
     def disk(self) -> Image:
         return self.machine.spec.disks[0].image
-
-
-def _banner(port: int) -> bool:
-    """Whether an sshd greets at this port of the loopback. QEMU accepts before the guest does: only text tells."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as link:
-        link.settimeout(5)
-        return link.recv(16).startswith(SSH_BANNER)
-    return False

@@ -100,7 +100,6 @@ class Course:
             CLONE_USER,
             access.public_key,
             self.logs,
-            generation=self.trial.cell.hardware.generation,
             custom_data=data.encode(),
         )
         try:

@@ -133,7 +133,7 @@ def test_reports_are_read() -> None:
         + REPORT.format(state="&x;", details="").split("?>")[1]
     )
     said = read(entity)
-    assert said is None or "root:" not in said.state  # type: ignore[attr-defined]
+    assert said is None or "root:" not in said.state  # type: ignore[attr-defined]  # read() gives object
 
 
 def test_certificates_open_with_the_agents_key_alone(tmp_path: Path) -> None:

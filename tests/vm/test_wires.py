@@ -87,7 +87,7 @@ def shout(name: str, address: str, port: int) -> None:
                 mouth.sendto(b"hello", (address, port))
 
     inside(NAMESPACES / name, go)
-    time.sleep(0.2)
+    time.sleep(0.2)  # nobody says that a datagram was dropped: time for it to arrive, if it does
 
 
 @pytest.fixture
