@@ -257,7 +257,7 @@ def prove_again(
     except GoldsmithError as error:
         _fail(job, error)
         raise
-    told = " and ".join(f"{verdict.cell} in {verdict.seconds['ssh']:.0f} s" for verdict in verdicts)
+    told = " and ".join(verdict.told for verdict in verdicts)
     run.stage(prove.NAME, "ok", seconds=watch.seconds, detail=told, cells={v.cell: asdict(v) for v in verdicts})
     run.emit("end", prove.NAME, f"ok\t{told}", watch.seconds)
     run.finish("done")

@@ -13,12 +13,14 @@ from pipeline.definition.inputs import step_inputs
 from pipeline.definition.load import build_order, definition_files, find_project, load, load_all, load_named
 from pipeline.definition.model import (
     CELL_GENERATION,
+    USER_DATA,
     CommandExpectation,
     CopyStep,
     DebianSource,
     Definition,
     DiskSource,
     Expectation,
+    FirstBoot,
     Generalize,
     HttpExpectation,
     IsoSource,
@@ -34,6 +36,7 @@ from pipeline.definition.schema import json_schema
 
 __all__ = [
     "CELL_GENERATION",
+    "USER_DATA",
     "CommandExpectation",
     "CopyStep",
     "DebianSource",
@@ -42,6 +45,7 @@ __all__ = [
     "DiskSource",
     "Expectation",
     "Fault",
+    "FirstBoot",
     "Generalize",
     "HttpExpectation",
     "IsoSource",

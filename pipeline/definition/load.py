@@ -22,6 +22,7 @@ from pipeline.definition.model import (
     DiskFormat,
     DiskSource,
     Expectation,
+    FirstBoot,
     Generalize,
     HttpExpectation,
     Keep,
@@ -310,7 +311,12 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
         keep=Keep(shape.keep.versions, shape.keep.days),
         accounts=tuple(shape.accounts),
         expect=tuple(_expectation(item) for item in shape.expect),
+        first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,
     )
+
+
+def _first_boot(part: written.FirstBootPart, project: Path) -> FirstBoot:
+    return FirstBoot((project / part.apply).resolve(), part.from_, part.deadline, part.sample or "")
 
 
 def _source(source: object, project: Path) -> Source:

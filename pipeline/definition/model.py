@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 Network = Literal["full", "none"]
 DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
-CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign"]
+CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
 #: The generation that an image must be of for it.
 CELL_GENERATION: Mapping[str, int] = {
     "gen1": 1,
@@ -19,7 +19,12 @@ CELL_GENERATION: Mapping[str, int] = {
     "gen1-nocloud": 1,
     "gen2-nocloud": 2,
     "foreign": 1,
+    "start": 1,
 }
+
+
+#: The source of a first boot's configuration that is Azure's metadata service.
+USER_DATA = "userdata"
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,19 @@ class Generalize:
 
 
 @dataclass(frozen=True)
+class FirstBoot:
+    """The adapter in the master: at a clone's first boot, `apply` gets on its input what `source` gives.
+
+    `source` is USER_DATA or an address; `deadline` is in seconds. `sample` is what a proof gives its clones.
+    """
+
+    apply: Path
+    source: str = USER_DATA
+    deadline: int = 5 * 60
+    sample: str = ""
+
+
+@dataclass(frozen=True)
 class Keep:
     """How many versions, and for how many days, the gallery keeps; None is no limit."""
 
@@ -193,3 +211,4 @@ class Definition:
     accounts: tuple[str, ...] = ()
     data_disks: tuple[Any, ...] = ()
     expect: tuple[Expectation, ...] = ()
+    first_boot: FirstBoot | None = None

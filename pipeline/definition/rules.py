@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Discriminator, ValidationInfo
 
 from pipeline.definition.faults import Wrong, closest, shown
+from pipeline.definition.model import USER_DATA
 
 FORMAT = 1
 IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
@@ -94,6 +95,15 @@ def web_address(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+/\S+", value):
         raise Wrong(f"{shown(value)} is not an address that begins with https:// or http:// and names a file")
     return value
+
+
+def configuration(value: str) -> str:
+    if value == USER_DATA or re.fullmatch(r"http://[A-Za-z0-9.-]+(:[0-9]{1,5})?/\S*", value):
+        return value
+    if value.startswith("https://"):
+        raise Wrong("https:// is not built yet: no proof could stand in for its server", "http:// or userdata")
+    hint = closest(value, [USER_DATA]) or "userdata, or http://config.example/first-boot"
+    raise Wrong(f"{shown(value)} is neither userdata nor an address", hint)
 
 
 def master(value: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import (
 
 from pipeline.definition import rules
 from pipeline.definition.measures import disk_size, duration, memory_size, size
-from pipeline.definition.model import CellName
+from pipeline.definition.model import USER_DATA, CellName
 
 
 class Part(BaseModel):
@@ -289,6 +289,27 @@ class GeneralizePart(Part):
     oobe: Annotated[Oobe, Later] | None = Field(default=None, description="Not built yet: Windows' first boot.")
 
 
+class FirstBootPart(Part):
+    """What the master does at a clone's first boot: it pulls its configuration and applies it."""
+
+    apply: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A program, relative to the project, that gets the configuration on its standard input."
+    )
+    from_: Annotated[str, AfterValidator(rules.configuration)] = Field(
+        default=USER_DATA,
+        alias="from",
+        description="userdata, of Azure's metadata service, or an address that begins with http://.",
+    )
+    deadline: Duration = Field(
+        default_factory=lambda: 5 * 60,
+        description="After which it has failed, until the next boot.",
+        json_schema_extra={"default": "5 min"},
+    )
+    sample: Text | None = Field(
+        default=None, description="What prove gives its clones; {{ clone }} becomes the clone's host name."
+    )
+
+
 class KeepPart(Part):
     """What the gallery keeps."""
 
@@ -349,6 +370,7 @@ class Written(Part):
         default=None, description="Where clones are started before the master is golden; by default every generation."
     )
     expect: list[Expectation] = Field(default=[], description="What prove must see in the running clone.")
+    first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)
     accounts: Annotated[list[Account], Unique] = Field(
         default=[], description="Accounts that may ship; any other is a finding."

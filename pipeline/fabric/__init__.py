@@ -24,18 +24,32 @@ from pipeline.fabric.instance import (
     IMDS,
     PLUGIN_PORT,
     WIRESERVER,
+    Event,
     Exchange,
     Instance,
     Report,
     Request,
     Response,
+    Site,
 )
 from pipeline.fabric.media import ovf_env, write_media
 from pipeline.fabric.network import Namespace, Wire, address_of, sweep_networks
 from pipeline.fabric.relay import Relay
 from pipeline.fabric.server import Listener
 
-__all__ = ["Exchange", "Fabric", "Guest", "Instance", "Report", "Request", "Response", "answer", "sweep_networks"]
+__all__ = [
+    "Event",
+    "Exchange",
+    "Fabric",
+    "Guest",
+    "Instance",
+    "Report",
+    "Request",
+    "Response",
+    "Site",
+    "answer",
+    "sweep_networks",
+]
 
 #: What the fabric says to a guest. Another one is bad weather, for those who want to see what guests make of it.
 Answer = Callable[[Instance, Request], Response]
@@ -47,7 +61,10 @@ KEPT_BODY = 4096
 
 
 def answer(instance: Instance, request: Request) -> Response:
-    """What Azure would say."""
+    """What Azure would say, or the site outside."""
+    if instance.site and (request.host, request.port) == (instance.site.address, instance.site.port):
+        there = request.method in ("GET", "HEAD") and request.target == instance.site.target
+        return Response(200, instance.user_data, "application/octet-stream") if there else Response(404)
     asked = imds.answer if request.host == IMDS else wireserver.answer
     return asked(instance, request) or Response(404, b"", "text/plain")
 
@@ -60,6 +77,7 @@ class Guest:
         self.wire = wire
         self.exchanges: list[Exchange] = []
         self.reports: list[Report] = []
+        self.events: list[Event] = []
         self._log = logs / "fabric.jsonl"
         self._began = time.monotonic()
         self._lock = threading.Lock()
@@ -81,6 +99,7 @@ class Guest:
         with self._lock:
             self.reports.clear()
             self.exchanges.clear()
+            self.events.clear()
             self._began = time.monotonic()
 
     def asked(self) -> list[Exchange]:
@@ -90,8 +109,10 @@ class Guest:
     def record(self, request: Request, response: Response) -> None:
         exchange = Exchange(round(time.monotonic() - self._began, 2), request, response)
         said = wireserver.health_report(request) if request.host == WIRESERVER else None
+        events = wireserver.events(request) if request.host == WIRESERVER else []
         with self._lock:
             self.exchanges.append(exchange)
+            self.events += events
             if said is not None:
                 self.reports.append(said)
             with self._log.open("a") as log:
@@ -123,9 +144,10 @@ def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
 class Fabric:
     """A fabric for one run. Enter it to lay it; leave it and nothing of it stays on the host."""
 
-    def __init__(self, label: str, say: Answer = answer) -> None:
+    def __init__(self, label: str, say: Answer = answer, site: Site | None = None) -> None:
         self._namespace = Namespace(label)
         self._say = say
+        self._site = site
         self._guests: dict[str, Guest] = {}
         self._numbers = iter(range(8192))
         self._lock = threading.Lock()
@@ -133,8 +155,10 @@ class Fabric:
 
     def __enter__(self) -> Fabric:
         try:
-            self._namespace.lay()
-            for address, port in ((WIRESERVER, HTTP_PORT), (WIRESERVER, PLUGIN_PORT), (IMDS, HTTP_PORT)):
+            served = [(WIRESERVER, HTTP_PORT), (WIRESERVER, PLUGIN_PORT), (IMDS, HTTP_PORT)]
+            served += [(self._site.address, self._site.port)] if self._site else []
+            self._namespace.lay({address for address, _ in served})
+            for address, port in served:
                 listener = Listener(self._namespace.listen(address, port), self._answer)
                 listener.start()
                 self._listeners.append(listener)
@@ -179,6 +203,7 @@ class Fabric:
             address=address_of(number),
             custom_data=custom_data,
             user_data=user_data,
+            site=self._site,
         )
         logs.mkdir(parents=True, exist_ok=True)
         guest = Guest(instance, self._namespace.attach(number, instance), logs)
@@ -196,10 +221,17 @@ class Fabric:
         routes = ",".join(
             f"{target},{instance.gateway}" for target in ("0.0.0.0/0", f"{WIRESERVER}/32", f"{IMDS}/32")
         )
+        names = ["--port=0"]
+        if self._site is not None and self._site.named:
+            names = [
+                *("--port=53", "--no-resolv", "--no-hosts", f"--address=/{self._site.host}/{self._site.address}"),
+                f"--dhcp-option=option:dns-server,{instance.gateway}",
+            ]
         log = logs / "dhcp.log"
         child = command.start(
             self._namespace.command(
-                *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-ping", "--pid-file"),
+                *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-ping", "--pid-file"),
+                *names,
                 *("--bind-interfaces", f"--interface={guest.wire.inner}", "--except-interface=lo"),
                 *("--leasefile-ro", "--log-dhcp", "--log-facility=-", "--user=nobody"),
                 f"--dhcp-range={instance.address},{instance.address},{instance.network.netmask},12h",

@@ -18,12 +18,45 @@ HTTP_PORT = 80
 PLUGIN_PORT = 32526
 
 
+#: Where a web server that the guest may ask is played, if it is asked by name (TEST-NET-2, RFC 5737).
+SITE = "198.51.100.10"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A web server outside, which the fabric plays: it has one page, whose text is each guest's own user data."""
+
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def of(cls, url: str) -> Site:
+        """The site of an address that begins with http://."""
+        parts = urlsplit(url)
+        query = f"?{parts.query}" if parts.query else ""
+        return cls(parts.hostname or "", parts.port or 80, f"{parts.path or '/'}{query}")
+
+    @property
+    def named(self) -> bool:
+        """Whether guests have to ask for its address."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
+    @property
+    def address(self) -> str:
+        return SITE if self.named else self.host
+
+
 @dataclass(frozen=True)
 class Instance:
     """What one VM is told, and by what its reports are known.
 
     `address` is pinned to `mac`; the guest's gateway is the first address of its /29. `custom_data` is on the
-    provisioning medium, `user_data` in the metadata service.
+    provisioning medium, `user_data` in the metadata service, or on the `site`.
     """
 
     name: str
@@ -34,6 +67,7 @@ class Instance:
     vm_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     custom_data: bytes = b""
     user_data: bytes = b""
+    site: Site | None = None
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -109,6 +143,17 @@ class Report:
     def failed(self) -> bool:
         """Whether provisioning is over without success. waagent reports `Provisioning` when it begins."""
         return not self.ready and self.substatus != "Provisioning"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a program in the guest said of its own work, as the agent's telemetry does."""
+
+    name: str
+    operation: str
+    success: bool
+    message: str
+    seconds: float
 
 
 @dataclass(frozen=True)

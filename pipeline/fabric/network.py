@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -69,16 +69,12 @@ class Namespace:
     def path(self) -> Path:
         return NAMESPACES / self.name
 
-    def lay(self) -> None:
-        """Make the namespace and Azure's two addresses in it. Raises HostError where the host cannot."""
+    def lay(self, addresses: Collection[str] = (WIRESERVER, IMDS)) -> None:
+        """Make the namespace and the addresses that are served in it. Raises HostError where the host cannot."""
         try:
             _ip("netns", "add", self.name)
             _batch(
-                [
-                    "link set lo up",
-                    f"addr add {WIRESERVER}/32 dev lo",
-                    f"addr add {IMDS}/32 dev lo",
-                ],
+                ["link set lo up", *(f"addr add {address}/32 dev lo" for address in sorted(addresses))],
                 self.name,
             )
         except command.CommandFailed as error:

@@ -14,7 +14,7 @@ from lxml import etree
 
 from pipeline.errors import GoldsmithError
 from pipeline.fabric.certificates import sealed
-from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Instance, Report, Request, Response
+from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
 
 PROTOCOL = "2012-11-30"
 PLUGIN_PROTOCOL = "2015-09-01"
@@ -227,6 +227,31 @@ def answer(instance: Instance, request: Request) -> Response | None:
         what = query.get("comp", "").lower()
         handler = _WIRE.get((request.method, query.get("type", "").lower() if what == "config" else what))
     return handler(instance, request) if handler else None
+
+
+def events(request: Request) -> list[Event]:
+    """The telemetry events in a request, as far as they can be read."""
+    if request.method != "POST" or request.query.get("comp", "").lower() != "telemetrydata":
+        return []
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    found = []
+    try:
+        for node in etree.fromstring(request.body, parser).iterfind(".//Event"):
+            inner = etree.fromstring(f"<e>{node.text or ''}</e>", parser)
+            told = {param.get("Name", ""): param.get("Value", "") for param in inner.iterfind("Param")}
+            duration = told.get("Duration", "0")
+            found.append(
+                Event(
+                    told.get("Name", ""),
+                    told.get("Operation", ""),
+                    told.get("OperationSuccess", "").lower() == "true",
+                    told.get("Message", ""),
+                    int(duration) / 1000 if duration.isdigit() else 0.0,
+                )
+            )
+    except (etree.XMLSyntaxError, ValueError):
+        pass  # a guest may say anything; what could be read counts
+    return found
 
 
 def health_report(request: Request) -> Report | None:

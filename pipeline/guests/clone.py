@@ -31,7 +31,10 @@ from pipeline.store import Store
 
 
 class Clone:
-    """One clone, from its first boot to its last. `seconds` are those of the last boot: ready, ssh."""
+    """One clone, from its first boot to its last. `seconds` are those of the last boot: ready, ssh.
+
+    Without a `medium` it is started and nobody provisions it.
+    """
 
     def __init__(
         self,
@@ -41,11 +44,13 @@ class Clone:
         *,
         logs: Path,
         guest: Guest | None = None,
+        medium: bool = True,
         cancelled: threading.Event | None = None,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.access = access
         self.guest = guest
+        self.medium = medium
         self.logs = logs
         self.seconds: dict[str, float] = {}
         self.patience = Patience.for_kind(spec.kvm)
@@ -75,7 +80,7 @@ class Clone:
         spec = replace(
             self.spec,
             disks=(Disk(disk, self.spec.disks[0].bus), *self.spec.disks[1:]),
-            seed=self.access.seed if provisions else None,
+            seed=self.access.seed if provisions and self.medium else None,
             serial_log=self.logs / f"{name}.serial.log",
             nvram=self.access.nvram if self.spec.firmware == "efi" else None,
         )
@@ -153,6 +158,7 @@ class Clone:
                 what=what,
                 serial=serial.decode(errors="replace"),
                 on_fabric=self.guest is not None,
+                medium=self.medium,
                 reports=tuple(self.guest.reports) if self.guest else (),
                 exchanges=tuple(self.guest.asked()) if self.guest else (),
                 dhcp=_read(self.logs / "dhcp.log"),

@@ -20,14 +20,23 @@ _TROUBLE = re.compile(r"\b(ERROR|CRITICAL|WARNING|WARN|Traceback)\b")
 #: Characters of a guest's own words in a message.
 WORDS = 400
 
+#: The old portal's trap: Start on a generalized VM. It comes to its login prompt, and nobody can log in.
+NOT_PROVISIONED = "not-provisioned"
+#: What an agent's failure is called where there was something for it to do.
+_AGENTS = ("provisioning-failed", "agent-silent", "agent-not-ready")
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one boot left. `what` is what was waited for in vain; `disk` is at rest."""
+    """What one boot left. `what` is what was waited for in vain; `disk` is at rest.
+
+    `medium`: whether a provisioning medium was in its drive.
+    """
 
     what: str
     serial: str
     on_fabric: bool
+    medium: bool
     reports: tuple[Report, ...]
     exchanges: tuple[Exchange, ...]
     dhcp: str
@@ -51,6 +60,8 @@ def _cause(evidence: Evidence) -> tuple[str, str]:
     if not evidence.serial.strip():
         return "console-silent", "nothing came on the serial console: it did not boot, or not to it"
     cause = _fabrics_cause(evidence) if evidence.on_fabric else None
+    if cause is not None and cause[0] in _AGENTS and not evidence.medium:
+        return NOT_PROVISIONED, f"a generalized disk was started, and nobody provisioned it: {cause[1]}"
     if cause is not None:
         return cause
     if not evidence.greets:

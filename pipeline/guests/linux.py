@@ -60,10 +60,11 @@ def network_config(access_mac: str, outside_mac: str | None) -> dict[str, Any]:
     return {"version": 2, "ethernets": cards}
 
 
-def generalize_script(agent: str) -> str:
+def generalize_script(agent: str, installs: str = "") -> str:
     """The script that makes a guest forget who it is. It runs as root over the guest agent, not over ssh.
 
-    Order: what waagent does not touch while it runs, then identity and accounts; the trim comes last.
+    Order: what waagent does not touch while it runs, then identity and accounts; then `installs`, what only clones
+    are to run; the trim comes last.
     """
     return "\n".join(
         [
@@ -77,6 +78,7 @@ def generalize_script(agent: str) -> str:
             *([_WAAGENT_DONE] if agent == "waagent" else []),
             _IDENTITY,
             _ACCOUNTS,
+            *([installs] if installs else []),
             _TRIM,
         ]
     )

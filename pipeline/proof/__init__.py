@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from pipeline.checks import list_disk
+from pipeline.definition import USER_DATA
 from pipeline.errors import BuildError, CheckFailed, DiskError
-from pipeline.fabric import Fabric
+from pipeline.fabric import Fabric, Site
 from pipeline.gallery.digests import chunk_digests
 from pipeline.job import Job
 from pipeline.layers import Image
@@ -43,12 +44,15 @@ def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whol
     """
     before = chunk_digests(master.path).tree
     cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
-    wanted = trials(cells if _reads_seeds(master) else without_seeds(cells), whole=whole)
+    first_boot = job.definition.first_boot
+    site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
+    # with a seed alone a clone would find nobody to ask for its first boot's configuration
+    wanted = trials(cells if first_boot is None and _reads_seeds(master) else without_seeds(cells), whole=whole)
     _ = job.verdict  # measured once, before the threads share it
     verdicts: list[Verdict] = []
     workers = max(1, min(len(wanted), os.cpu_count() or 1))
     with contextlib.ExitStack() as stack:
-        fabric = stack.enter_context(Fabric(job.label)) if any(t.cell.fabric for t in wanted) else None
+        fabric = stack.enter_context(Fabric(job.label, site=site)) if any(t.cell.fabric for t in wanted) else None
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
         courses = [Course(job, master, trial, workers) for trial in wanted]
         futures = [pool.submit(course.run, fabric, pictures) for course in courses]

@@ -40,10 +40,15 @@ class Cell:
     clones: int = 1
     again: bool = False  # the first clone boots a second time, and is provisioned no second time
     reimage: bool = False  # the first clone goes back to the master, and is provisioned anew
+    provisioned: bool = True  # else nobody does: a generalized VM that is merely started
+
+    @property
+    def told_by(self) -> str:
+        return ("on the fabric" if self.fabric else "NoCloud") if self.provisioned else "started, not provisioned"
 
     @property
     def says(self) -> str:
-        return f"{self.hardware.says}, {'on the fabric' if self.fabric else 'NoCloud'}"
+        return f"{self.hardware.says}, {self.told_by}"
 
 
 CELLS = {
@@ -55,6 +60,7 @@ CELLS = {
         Cell("gen1-nocloud", GEN1_IDE, False),
         Cell("gen2-nocloud", GEN2, False),
         Cell("foreign", FOREIGN, False),
+        Cell("start", GEN1, True, provisioned=False),
     )
 }
 #: What `goldsmith prove` runs unless it is told otherwise: each machine, each way of being told.
@@ -71,7 +77,15 @@ def matrix(generations: tuple[int, ...]) -> tuple[Cell, ...]:
 
 
 def without_seeds(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The same machines for an image that reads no NoCloud seed: all on the fabric, and none twice."""
-    on_fabric = [cell if cell.fabric else replace(cell, fabric=True) for cell in cells]
+    """The same machines for an image that is to be told by Azure alone: all on the fabric, and none twice."""
     there = {cell.hardware for cell in cells if cell.fabric}
-    return tuple(new for new, old in zip(on_fabric, cells, strict=True) if old.fabric or old.hardware not in there)
+    found = []
+    for cell in cells:
+        # what has Microsoft's strings has no IDE disk
+        hardware = GEN1 if cell.hardware == GEN1_IDE else cell.hardware
+        if cell.fabric:
+            found.append(cell)
+        elif hardware not in there:
+            there.add(hardware)
+            found.append(replace(cell, fabric=True, hardware=hardware))
+    return tuple(found)

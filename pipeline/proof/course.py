@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.definition import HttpExpectation
-from pipeline.errors import GoldsmithError
+from pipeline.definition import Expectation, HttpExpectation
+from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Fabric, Guest
 from pipeline.guests import linux
 from pipeline.guests.access import Access, free_port
 from pipeline.guests.clone import Clone
+from pipeline.guests.diagnosis import NOT_PROVISIONED
 from pipeline.guests.overlay import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Disk, Forward, Spec
@@ -29,6 +33,8 @@ from pipeline.record import remove_tree
 GROWTH = 1 << 30
 #: The user that a clone is asked to make.
 CLONE_USER = "clone"
+#: How a definition writes the host name of the clone that it will be.
+_CLONE = re.compile(r"\{\{\s*clone\s*\}\}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,22 @@ class Course:
 
     def run(self, fabric: Fabric | None, pictures: Path) -> Verdict:
         """The verdict. Raises what a boot raises, with the cell's name in front."""
+        try:
+            with self.made(fabric) as (clone, disk):
+                self._start(clone, disk, pictures)
+        except GoldsmithError as error:
+            error.message = f"{self.trial.cell.says}: {error.message}"
+            error.args = (error.message,)
+            error.hint = error.hint or f"look at {self.logs}"
+            raise
+        return self.verdict
+
+    # ---- making it -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def made(self, fabric: Fabric | None) -> Iterator[tuple[Clone, Image]]:
+        """The clone, ready to be switched on, and its disk. Nothing of it stays but its logs."""
+        began = time.monotonic()
         self.logs.mkdir(parents=True, exist_ok=True)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.scratch.chmod(0o755)
@@ -73,19 +95,13 @@ class Course:
         connection = connect()
         try:
             with self._told(access, fabric if self.trial.cell.fabric else None) as guest:
-                self._start(self._clone(connection, access, guest), pictures)
-        except GoldsmithError as error:
-            error.message = f"{self.trial.cell.says}: {error.message}"
-            error.args = (error.message,)
-            error.hint = error.hint or f"look at {self.logs}"
-            raise
+                clone, disk = self._clone(connection, access, guest), self._overlay("disk")
+                self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
+                yield clone, disk
         finally:
             connection.close()
             access.remove()
             remove_tree(self.scratch)
-        return self.verdict
-
-    # ---- making it -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def _told(self, access: Access, fabric: Fabric | None) -> Iterator[Guest | None]:
@@ -93,6 +109,7 @@ class Course:
         if fabric is None:
             yield None
             return
+        first_boot = self.job.definition.first_boot
         # every kind of host key: waagent waits for the RSA one, half an hour
         data = f"#cloud-config\nfinal_message: goldsmith {self.token}\n"
         guest = fabric.attach(
@@ -101,6 +118,7 @@ class Course:
             access.public_key,
             self.logs,
             custom_data=data.encode(),
+            user_data=self._sampled(first_boot.sample).encode() if first_boot else b"",
         )
         try:
             fabric.write_media(guest, access.seed)
@@ -141,6 +159,7 @@ class Course:
             access,
             logs=self.logs,
             guest=guest,
+            medium=self.trial.cell.provisioned,
             cancelled=job.cancelled,
             progress=lambda text: job.progress(f"{self.trial.name}: {text}"),
         )
@@ -163,11 +182,22 @@ class Course:
     def _overlay(self, name: str) -> Image:
         return create_overlay(self.scratch / f"{name}.qcow2", self.master, self.size)
 
+    def _sampled(self, text: str) -> str:
+        """Where a definition means the clone itself, its host name."""
+        return _CLONE.sub(self.hostname, text)
+
+    def _own(self, expectation: Expectation) -> Expectation:
+        if isinstance(expectation, HttpExpectation):
+            return replace(expectation, contains=self._sampled(expectation.contains))
+        return expectation
+
     # ---- its boots -----------------------------------------------------------------------------------------------
 
-    def _start(self, clone: Clone, pictures: Path) -> None:
+    def _start(self, clone: Clone, disk: Image, pictures: Path) -> None:
         try:
-            disk = self._overlay("disk")
+            if not self.trial.cell.provisioned:
+                self._merely_started(clone, disk, pictures)
+                return
             first = self._first(clone, disk, pictures)
             if self.trial.again:
                 self._again(clone, disk, first)
@@ -179,16 +209,36 @@ class Course:
         finally:
             clone.close()
 
+    def _merely_started(self, clone: Clone, disk: Image, pictures: Path) -> None:
+        """Nobody provisions it: a generalized master must not come up as somebody's machine, and it is named."""
+        try:
+            clone.boot(disk, provisions=True, name="boot")
+        except GuestError as error:
+            if error.name != NOT_PROVISIONED:
+                raise
+            self.verdict.see("started", f"{error.name}: {error.message}", True)
+            self._keep(self.logs / "screen.png", pictures)
+            return
+        self.verdict.see("started", "Ready, though nobody provisioned it: it is not generalized", False)
+        self._end(clone)
+
+    def _keep(self, picture: Path, pictures: Path) -> None:
+        if picture.exists():
+            shutil.copyfile(picture, pictures / f"{self.trial.name}.png")
+            self.verdict.screenshot = f"{self.trial.name}.png"
+
     def _first(self, clone: Clone, disk: Image, pictures: Path) -> dict[str, str]:
         clone.boot(disk, provisions=True, name="boot")
         verdict = self.verdict
-        verdict.seconds = dict(clone.seconds)
+        verdict.seconds.update(clone.seconds)
         seen = look.facts(clone, self.token)
         look.provisioned(clone, verdict, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
         if self.trial.settles and clone.guest is not None and seen.get("waagent") == "active":
             look.settled(clone, verdict, clone.guest)
+        if self.job.definition.first_boot is not None and clone.guest is not None:
+            look.configured(clone, verdict, clone.guest, self.job.definition.first_boot.deadline)
         for expectation in self.job.definition.expect:
-            look.expect(expectation, clone, verdict, self.ports)
+            look.expect(self._own(expectation), clone, verdict, self.ports)
         picture = pictures / f"{self.trial.name}.png"
         if clone.machine.screenshot(picture):
             verdict.screenshot = picture.name

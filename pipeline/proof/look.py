@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pipeline import command
 from pipeline.definition import CommandExpectation, HttpExpectation
 from pipeline.errors import GuestError
-from pipeline.fabric import Guest
+from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
 from pipeline.proof.verdict import Verdict
 
@@ -129,6 +129,27 @@ def settled(clone: Clone, verdict: Verdict, guest: Guest) -> None:
     since = asked[-1].at - MINUTE
     polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
     verdict.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
+
+
+def configured(clone: Clone, verdict: Verdict, guest: Guest, deadline: float) -> None:
+    """Judge the first-boot adapter by what it reported to the fabric itself."""
+
+    def reported() -> Event | None:
+        return next((event for event in list(guest.events) if event.operation == "FirstBoot"), None)
+
+    try:
+        event = clone.machine.wait(
+            "the first-boot adapter's report",
+            reported,
+            deadline=deadline + SETTLE[clone.spec.kvm],
+            name="first-boot-silent",
+        )
+    except GuestError as error:
+        if error.name != "first-boot-silent":
+            raise
+        verdict.see("first boot", error.message, False)
+        return
+    verdict.see("first boot", f"{event.message} after {event.seconds:.1f} s", event.success)
 
 
 def expect(

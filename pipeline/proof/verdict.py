@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Verdict:
-    """`checks`: what was looked at, and what was seen; `failures`: what was wrong; `seconds`: from each power-on."""
+    """`checks`: what was looked at, and what was seen; `failures`: what was wrong.
+
+    `seconds` are from each power-on; `made` are those before it.
+    """
 
     cell: str
     checks: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     screenshot: str | None = None
+
+    @property
+    def told(self) -> str:
+        """In a few words, once it is green."""
+        return f"{self.cell} in {self.seconds['ssh']:.0f} s" if "ssh" in self.seconds else self.cell
 
     def see(self, what: str, seen: str, good: bool) -> None:
         self.checks[what] = seen

@@ -6,6 +6,7 @@ import hashlib
 
 from pipeline.errors import GuestError
 from pipeline.guests import linux
+from pipeline.guests.adapter import install_script
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 
@@ -16,7 +17,7 @@ DEADLINE = 600.0
 
 
 def plan(job: Job) -> tuple[Work, ...]:
-    script = linux.generalize_script(job.definition.generalize.agent)
+    script = _script(job)
     inputs: dict[str, object] = {
         "agent": job.definition.generalize.agent,
         "script": hashlib.sha256(script.encode()).hexdigest(),
@@ -26,13 +27,18 @@ def plan(job: Job) -> tuple[Work, ...]:
     return (Work("generalize", inputs, _run, live=True),)
 
 
+def _script(job: Job) -> str:
+    first_boot = job.definition.first_boot
+    return linux.generalize_script(job.definition.generalize.agent, install_script(first_boot) if first_boot else "")
+
+
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     session = job.guest(source, draft)
     agent_name = job.definition.generalize.agent
     job.progress("waagent -deprovision" if agent_name == "waagent" else "cleaning")
     done = session.agent.execute(
-        ["/bin/sh", "-s"], stdin=linux.generalize_script(agent_name), deadline=DEADLINE, check=session.machine.check
+        ["/bin/sh", "-s"], stdin=_script(job), deadline=DEADLINE, check=session.machine.check
     )
     log = job.log_file("generalize.log")
     log.write_text(done.stdout + done.stderr)

@@ -18,6 +18,7 @@ def plan(job: Job) -> tuple[Work, ...]:
     inputs: dict[str, object] = {
         "cells": sorted(definition.prove),
         "expect": [asdict_any(expectation) for expectation in definition.expect],
+        **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
     }
     return (Work(", ".join(definition.prove), inputs, _run),)
 
@@ -30,5 +31,5 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     verdicts, tree = prove(job, source.image, draft.path, job.definition.prove, whole=False)
-    told = " and ".join(f"{v.cell} in {v.seconds['ssh']:.0f} s" for v in verdicts)
+    told = " and ".join(v.told for v in verdicts)
     return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "tree": tree}, told)

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GIB = 1 << 30
-#: Seconds of rest before each run: a virtual disk goes on writing what its host has in hand of the last one.
-REST = 10.0
 
 
 def make(path: Path, data: int, size: int) -> Path:
@@ -49,15 +47,16 @@ class Run:
 
     words: list[str]
     seconds: list[float] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
     memory: int = 0
 
     @property
     def middle(self) -> float:
         return statistics.median(self.seconds)
 
-    def once(self, target: Path) -> None:
+    def once(self, target: Path, rest: float) -> None:
         os.sync()
-        time.sleep(REST)
+        time.sleep(rest)
         with suppress(OSError):
             Path("/proc/sys/vm/drop_caches").write_text("3")
         began = time.monotonic()
@@ -128,11 +127,29 @@ def table(runs: dict[str, Run], unchanged: bool) -> tuple[str, bool]:
     return "\n".join(lines) + "\n", whole
 
 
-def turned(runs: list[Run], number: int) -> list[Run]:
-    """Another order each round: what the host still has in hand of one run slows the next one, whoever it is."""
-    start = number % len(runs)
-    order = runs[start:] + runs[:start]
-    return order[::-1] if number % 2 else order
+def balanced(names: list[str], number: int) -> list[str]:
+    """The order of a round: over as many rounds as there are runs, each follows each other one once.
+
+    What the host still has in hand of one run slows the next, whoever it is; a Williams square (for an even number)
+    gives everybody the same neighbours. https://en.wikipedia.org/wiki/Carryover_effect
+    """
+    count = len(names)
+    zigzag = [(step + 1) // 2 if step % 2 else (count - step // 2) % count for step in range(count)]
+    return [names[(place + number) % count] for place in zigzag]
+
+
+def neighbours(runs: dict[str, Run]) -> str:
+    """Everybody's seconds by what ran just before."""
+    lines = ["| seconds after | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
+    for before in ("nothing", *runs):
+        told = [
+            ", ".join(
+                f"{seconds:.1f}" for after, seconds in zip(run.after, run.seconds, strict=True) if after == before
+            )
+            for run in runs.values()
+        ]
+        lines.append(f"| {before} | " + " | ".join(told) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def commit() -> str:
@@ -145,7 +162,8 @@ def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--folder", type=Path)
     ask.add_argument("--gib", type=float, default=4)
-    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--rounds", type=int, default=6, help="a multiple of 6 for a balanced order")
+    ask.add_argument("--rest", type=float, default=0, help="seconds before each run")
     ask.add_argument("--page", type=Path)
     ask.add_argument("--one", nargs=3)
     args = ask.parse_args()
@@ -172,10 +190,12 @@ def main() -> None:
     try:
         # what is not written yet has no extents to speak of
         os.sync()
-        before = digest(inputs)
+        before, last = digest(inputs), "nothing"
         for number in range(args.rounds):
-            for run in turned(list(runs.values()), number):
-                run.once(args.folder / "out.img")
+            for name in balanced(list(runs), number):
+                runs[name].after.append(last)
+                runs[name].once(args.folder / "out.img", args.rest)
+                last = name
         text, whole = table(runs, digest(inputs) == before)
     finally:
         for path in inputs:
@@ -183,10 +203,12 @@ def main() -> None:
     head = (
         "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
         f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved "
-        f"rounds in turned order, {REST:.0f} s of rest and caches dropped before each run, the start of each process "
+        f"rounds, each run after each other one once, caches dropped before each"
+        f"{f' and {args.rest:g} s of rest' if args.rest else ''}, the start of each process "
         f"and the fsync at its end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
         f"load {os.getloadavg()[2]:.1f} over the last minutes.\n\n"
     )
+    text += "\n" + neighbours(runs)
     print(text)
     if args.page:
         args.page.write_text(head + text)

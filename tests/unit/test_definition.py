@@ -251,7 +251,8 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "prove something else": (
         OK + "prove: [gen3]\n",
-        "3:9: prove[0]: must be gen1, gen2, gen2-secure, gen1-nocloud, gen2-nocloud or foreign, not gen3 (gen2?)",
+        "3:9: prove[0]: must be gen1, gen2, gen2-secure, gen1-nocloud, gen2-nocloud, foreign or start,"
+        " not gen3 (gen2?)",
     ),
     "prove nothing": (OK + "prove: []\n", "3:8: prove: must not be empty"),
     # sources
@@ -391,6 +392,20 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "expectation of nothing": (
         OK + "expect: [{htp: {port: 80}}]\n",
         "3:11: expect[0].htp: unknown key (http?)",
+    ),
+    "first boot without a program": (OK + "first_boot: {deadline: 1 min}\n", "3:13: first_boot.apply: is missing"),
+    "first boot by a program alone": (
+        OK + "first_boot: scripts/motd.sh\n",
+        "3:13: first_boot: must be a mapping, not the text scripts/motd.sh ({apply: first-boot/page.sh})",
+    ),
+    "first boot from a secure address": (
+        OK + "first_boot: {apply: scripts/motd.sh, from: 'https://a.example/x'}\n",
+        "3:44: first_boot.from: https:// is not built yet: no proof could stand in for its server"
+        " (http:// or userdata)",
+    ),
+    "first boot from nowhere": (
+        OK + "first_boot: {apply: scripts/motd.sh, from: user-data}\n",
+        "3:44: first_boot.from: user-data is neither userdata nor an address (userdata?)",
     ),
     "keep nothing": (OK + "keep: {versions: 0}\n", "3:18: keep.versions: must be at least 1, not 0"),
     "account that is none": (

@@ -13,7 +13,7 @@ from pipeline import plan as planning
 from pipeline.definition import load_named
 from pipeline.errors import UsageError
 from pipeline.gallery import Gallery
-from pipeline.guests import archive, debian, linux
+from pipeline.guests import adapter, archive, debian, linux
 from pipeline.job import Job
 from pipeline.layers import DISK, Draft, Image, Layers
 from pipeline.plan import START, WARM, explain, plan
@@ -35,6 +35,7 @@ steps:
   - copy: {from: files/motd, to: /etc/motd}
 expect:
   - command: "true"
+first_boot: {apply: scripts/configure.sh, deadline: 1 min, sample: one}
 """
 FILES = {
     "playbooks/site.yml": "- hosts: all\n  vars_files: [vars/common.yml]\n  roles: [web]\n"
@@ -45,6 +46,7 @@ FILES = {
     "playbooks/roles/web/templates/page.j2": "{{ greeting }}\n",
     "playbooks/other.yml": "- hosts: all\n",
     "scripts/tune.sh": "#!/bin/sh\ntrue\n",
+    "scripts/configure.sh": "#!/bin/sh\ntrue\n",
     "files/motd": "welcome\n",
 }
 UNITS = ("bootstrap bookworm", "site.yml", "tune.sh", "/etc/motd", "generalize", "fixed VHD", "checks", "gen1, gen2")
@@ -150,12 +152,16 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a copied file's mode": (mode("files/motd"), "/etc/motd"),
     "where a copy goes": (define("to: /etc/motd", "to: /etc/issue"), "/etc/issue"),
     "the agent": (define("expect:", "generalize: {agent: none}\nexpect:"), "generalize"),
-    "the generalize script": (patched(linux, "generalize_script", lambda _agent: "another"), "generalize"),
+    "the generalize script": (patched(linux, "generalize_script", lambda _agent, _installs: "another"), "generalize"),
     "the version of a stage": (patched(generalize, "VERSION", 99), "generalize"),
     "a check": (patched(inspect, "_checks_digest", lambda: "another"), "checks"),
     "a waived check": (define("expect:", "waive: {apt-proxy: a reason}\nexpect:"), "checks"),
     "the cells": (define("expect:", "prove: [gen1]\nexpect:"), "gen1"),
     "an expectation": (define('"true"', '"false"'), "gen1, gen2"),
+    "a first-boot program": (edit("scripts/configure.sh", "true", "false"), "generalize"),
+    "a first-boot deadline": (define("deadline: 1 min", "deadline: 2 min"), "generalize"),
+    "a first-boot sample": (define("sample: one", "sample: two"), "gen1, gen2"),
+    "the first-boot adapter": (patched(adapter, "_SERVICE", "another"), "generalize"),
     "the summary": (define("an image with", "another image with"), "golden"),
 }
 

@@ -46,6 +46,10 @@ def test_without_cloud_init_all_is_on_the_fabric_and_nothing_twice() -> None:
         ("gen1", True), ("gen2", True), ("gen2-secure", True), ("foreign", True),
     ]  # fmt: skip
     assert "on the fabric" in cells[-1].says
+    # on the fabric, Linux would leave the IDE disks alone
+    (moved,) = without_seeds([CELLS["gen1-nocloud"]])
+    assert moved.fabric and moved.hardware.bus == "scsi"
+    assert without_seeds([CELLS["gen1"], CELLS["gen1-nocloud"]]) == (CELLS["gen1"],)
 
 
 def test_what_is_not_proven_names_a_check_that_there_is() -> None:
@@ -81,6 +85,7 @@ CAUSES = {
     "provisioning-failed": {"reports": (Report("NotReady", "ProvisioningFailed", "no user name"),)},
     "guest-sshd-dead": {"greets": False},
     "login-refused": {},
+    "not-provisioned": {"medium": False, "reports": (Report("NotReady", "ProvisioningFailed", "no OVF"),)},
 }
 
 
@@ -90,6 +95,7 @@ def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
         "what": "Ready: not within 9 s",
         "serial": BOOTED,
         "on_fabric": True,
+        "medium": True,
         "reports": (Report("NotReady", "Provisioning", "Starting"), Report("Ready")),
         "exchanges": (asked("/machine/?comp=goalstate"),),
         "dhcp": LEASED,
@@ -106,7 +112,7 @@ def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
 
 def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> None:
     disk = Image(tmp_path / "none", "raw")
-    error = diagnose(Evidence("sshd", BOOTED, False, (), (), "", False, disk, tmp_path, "clone"))
+    error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone"))
     assert error.name == "guest-sshd-dead"
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns import faults, kill
-from tests.campaigns.lab import Lab, rotation, wait_for
+from tests.campaigns.lab import ROOT, Lab, rotation, wait_for
 from tests.campaigns.trees import sectors_with
 
+PAGE = "first-boot/page.sh"
 CANARY = "goldsmith-canary-7f3a91c2e5"
 
 SHOP = """\
@@ -27,8 +28,11 @@ steps:
   - playbook: shop.yml
     vars: {title: goldsmith shop}
   - script: scripts/weed.sh
+first_boot:
+  apply: first-boot/page.sh
+  sample: "the shop of {{ clone }}"
 expect:
-  - http: {port: 80, path: /, contains: goldsmith shop}
+  - http: {port: 80, path: /, contains: "<h1>the shop of {{ clone }}</h1>"}
   - command: test ! -e /var/lib/canary
 """
 
@@ -38,7 +42,8 @@ def shop(lab: Lab, weed: str) -> None:
     # the canary has a block of its own, and is at rest on the disk before the next step deletes it
     lab.write("scripts/plant.sh", f"#!/bin/sh\nset -e\nyes {CANARY} | head -c 300000 > /var/lib/canary\nsync\n")
     lab.write("scripts/weed.sh", weed)
-    lab.write("playbooks/shop.yml", (Path(__file__).parents[2] / "playbooks/web-server.yml").read_text())
+    for name, source in {"playbooks/shop.yml": "playbooks/web-server.yml", PAGE: PAGE}.items():
+        lab.write(name, (ROOT / source).read_text()).chmod(0o755)
 
 
 def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
@@ -67,7 +72,9 @@ def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
     assert not any(title in ("plant.sh", "shop.yml") and state == "new" for _, state, title in states)
     cells = lab.manifest("shop")["prove"]
     for cell in ("gen1", "gen2"):
+        # each clone serves a page of its own, from one master: the adapter pulled what only this clone was given
         assert cells[cell]["checks"]["http port 80 /"].startswith("200"), cells[cell]
+        assert "bytes applied" in cells[cell]["checks"]["first boot"], cells[cell]
     after = master.stat()
     assert (before.st_mtime_ns, before.st_uid, before.st_mode) == (after.st_mtime_ns, after.st_uid, after.st_mode)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fabric import Fabric, Guest, sweep_networks
+from pipeline.fabric import Fabric, Guest, Site, sweep_networks
 from pipeline.fabric.network import NAMESPACES, inside
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
@@ -207,3 +208,31 @@ def test_many_dhcp_servers_start_at_once(fabric: Fabric, tmp_path: Path) -> None
         list(pool.map(lambda folder: fabric.attach(folder.name, "azureuser", "ssh-ed25519 AAAA", folder), folders))
     for folder in folders:
         assert "sockets bound" in (folder / "dhcp.log").read_text()
+
+
+def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:
+    """By name it is found through the fabric's own name service; each clone gets what is meant for it."""
+    with Fabric(LABEL, site=Site.of("http://config.example:8000/shop?of=web")) as fabric:
+        for number in (1, 2):
+            said = f"data of {number}".encode()
+            guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=said)
+            with puppet(guest, f"gsp{number}"):
+                address = resolve(f"gsp{number}", guest.instance.gateway, "config.example")
+                assert address == "198.51.100.10"
+                assert "200" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop?of=web")
+                assert "404" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop")
+            assert [exchange.response.body for exchange in guest.asked()] == [said, b""]
+
+
+def resolve(name: str, server: str, host: str) -> str:
+    """Ask for an IPv4 address (RFC 1035: one question, the answer's last four bytes)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in host.split("."))
+    question = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", 1, 1)
+
+    def go() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            link.settimeout(3)
+            link.sendto(question, (server, 53))
+            return link.recv(512)
+
+    return socket.inet_ntoa(inside(NAMESPACES / name, go)[-4:])
