@@ -233,10 +233,13 @@ def tree(path: Path) -> dict[str, str]:
 
 def measure(rounds: int, runs: dict[str, Callable[[], None]], say: Callable[[str], None]) -> dict[str, Series]:
     series = {name: Series(name) for name in runs}
+    names = list(runs)
     for number in range(rounds + 1):
-        for name, run in runs.items():
+        # another one first in each round: nobody runs always after the same
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             with Meter() as meter:
-                run()
+                runs[name]()
             say(f"round {number} {name}: {meter.cost.wall:.1f} s")
             if number:
                 series[name].costs.append(meter.cost)
