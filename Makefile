@@ -20,8 +20,8 @@ setup: ## packages, virtual environment, store, libvirt's daemons (only what is 
 golden: setup ## build IMAGE: a proven golden master in the gallery
 	@$(BIN)/goldsmith build $(IMAGE)
 
-nightly: setup ## build every image whose inputs changed
-	@$(BIN)/goldsmith build --all
+nightly: setup ## refresh every image whose inputs changed: build, prove, promote, let the oldest go
+	@$(BIN)/goldsmith refresh --all
 
 prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)

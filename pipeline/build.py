@@ -13,16 +13,19 @@ from pipeline.care import planning, sweep_dead
 from pipeline.definition import Definition
 from pipeline.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.gallery import GOLDEN, Gallery, Version
+from pipeline.gallery.keeping import withdrawn
 from pipeline.hypervisor.machine import mark_kept
 from pipeline.job import Job
 from pipeline.layers import Draft, Image, Layer, Layers
 from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
-from pipeline.record import Run, Stopwatch, write_json
-from pipeline.stages import capture, prove
+from pipeline.record import Run, Stopwatch, now, write_json
+from pipeline.stages import capture, convert, inspect, prove
 from pipeline.store import Store
 
 #: Seconds that a build waits for another build of the same image.
 PATIENCE = 4 * 3600.0
+#: The stages whose no is a judgement of a finished disk.
+GATES = (inspect.NAME, prove.NAME)
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ def _point_golden(job: Job, unit: Unit) -> None:
     if layer is None:
         return
     wanted = job.gallery.find(job.definition.name, str(layer.facts["version"]))
-    if wanted is not None and (current is None or current.version != wanted.version):
+    if wanted is None or wanted.version in withdrawn(job.gallery, wanted.name):
+        return  # somebody took it back: only another build, or `gallery promote`, makes golden anew
+    if current is None or current.version != wanted.version:
         job.gallery.promote(wanted, GOLDEN)
         job.run.emit("note", "", f"golden is {wanted.version} again")
 
@@ -230,6 +235,10 @@ def _fail(job: Job, error: GoldsmithError) -> None:
         job.run.emit("end", job.stage, f"failed\t{error.name}")
     job.run.finish("interrupted" if interrupted else "failed", error)
     write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
+    shipped = next((layer for stage, layer in reversed(job.made) if stage == convert.NAME), None)
+    if shipped is not None and not interrupted and job.stage in GATES:
+        told = {"gate": job.stage, "name": error.name, "why": error.message, "run": job.run.id, "when": now()}
+        job.gallery.refuse(job.definition.name, {**told, "disk": str(shipped.image.path)})
 
 
 def prove_again(

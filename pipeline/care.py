@@ -136,13 +136,13 @@ def prune(store: Store, keep: int) -> list[str]:
     """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
     layers = Layers(store.layers)
     with planning(store):
-        gone = surplus(holdings(layers), keep, _in_use(store), time.time() - FRESH)
+        gone = surplus(holdings(layers), keep, in_use(store), time.time() - FRESH)
         for holding in gone:
             layers.drop(holding.layer.key)
     return [_told(holding) for holding in gone]
 
 
-def _in_use(store: Store) -> frozenset[str]:
+def in_use(store: Store) -> frozenset[str]:
     """Keys that a running build has said it stands on or makes, and saves whose guest runs."""
     keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
     keys |= {path.parent.name for path in store.layers.glob(f"*/{saved.LOCK}") if held(path)}

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 COLUMNS = {
     "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
     "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
+    "files": ("PATH", "TYPE", "SIZE"),
     "registry": ("NAME", "VALUE"),
 }
 #: Rows, characters of one cell, and bytes in all that are shown.
-MAX_ROWS, MAX_CELL, MAX_BYTES = 50_000, 2000, 3 << 20
+MAX_ROWS, MAX_CELL, MAX_BYTES = 400_000, 2000, 48 << 20
 HIVES = "/Windows/System32/config"
 
 
@@ -65,6 +66,15 @@ def _units(disk: Disk, _: str) -> list[list[str]]:
     return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in units(disk.root)]
 
 
+def _files(disk: Disk, _: str) -> list[list[str]]:
+    _clean(disk)
+    rows = []
+    for path, kind in disk.root.walk():
+        stat = disk.root.stat(path, follow=False) if kind == "file" else None
+        rows.append([path, kind, str(stat.size) if stat else ""])
+    return rows
+
+
 def _registry(disk: Disk, key: str) -> list[list[str]]:
     name, _, path = key.strip("\\").partition("\\")
     hive = open_hive(disk, name)
@@ -96,5 +106,6 @@ def shown(value: Value) -> str:
 _LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
     "packages": _packages,
     "units": _units,
+    "files": _files,
     "registry": _registry,
 }

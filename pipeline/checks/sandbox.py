@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a disk, and for each GiB of data on it: an inspect takes a fraction of that.
 DEADLINE, DEADLINE_PER_GIB = 120.0, 30.0
-#: Bytes of result that are believed; a whole report has about 40 KiB.
-RESULT_LIMIT = 4 << 20
+#: Bytes of result that are believed; a whole report has about 40 KiB, a list of all files a few MiB.
+RESULT_LIMIT = 64 << 20
 _TEXT_LIMIT = 4096
 _STATUSES = frozenset({"pass", "warn", "fail", "skip"})
 

@@ -59,7 +59,7 @@ def build(
 
     need_root("build")
     store = Store.locate()
-    chosen = _chosen(names or [], everything, store.gallery)
+    chosen = choose(names or [], everything, store.gallery)
     if len(chosen) == 1:
         _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
@@ -170,7 +170,7 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 
 def _report(outcome: Outcome) -> None:
-    from pipeline.cli.show import size
+    from pipeline.cli.show import booted, size
 
     if outcome.unchanged:
         print(f"unchanged: nothing was run, no guest was booted ({outcome.seconds:.1f} s)")
@@ -179,9 +179,7 @@ def _report(outcome: Outcome) -> None:
         return
     disk = version.manifest["disk"]
     passed = sum(check["status"] == "pass" for check in version.manifest["checks"])
-    boots = ", ".join(
-        f"{cell} booted in {seen['seconds']['ssh']:.0f} s" for cell, seen in version.manifest["prove"].items()
-    )
+    boots = ", ".join(booted(cell, seen) for cell, seen in version.manifest["prove"].items())
     where = " ".join(version.channels) or version.manifest["state"]
     print(f"{version.name} {version.version}  {where}  {passed} checks passed  {boots}")
     print(f"{version.disk}  {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256'][:16]}...")
@@ -195,8 +193,8 @@ def _parents(definition: Definition) -> list[str]:
     return [source.image] if isinstance(source, MasterSource) and source.is_channel else []
 
 
-def _chosen(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
-    """What to build, parents first: a parent that has no golden master yet is built too."""
+def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
+    """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
     from pipeline.definition import build_order, load_all, load_named
     from pipeline.gallery import Gallery
 

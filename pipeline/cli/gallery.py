@@ -1,29 +1,56 @@
-"""`goldsmith gallery`: what masters there are."""
+"""`goldsmith gallery`: what masters there are, which of them is golden, and which of them stay."""
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from pipeline.cli import context
+from pipeline.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.compare import Changes
+    from pipeline.gallery import Gallery
+
+Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SomeNames = Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Only these images.")]  # noqa: UP045
+#: How many names of a kind `diff` shows a person.
+SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
     noun = typer.Typer(help="The golden masters.", no_args_is_help=True, rich_markup_mode=None)
     noun.command("list")(list_versions)
     noun.command("show")(show)
+    noun.command("promote")(promote)
+    noun.command("rollback")(rollback)
+    noun.command("prune")(prune)
+    noun.command("verify")(verify)
+    noun.command("diff")(diff)
+    noun.command("lease")(lease)
+    noun.command("export")(export)
+    noun.command("import")(take_in)
     app.add_typer(noun, name="gallery")
+
+
+def _gallery() -> Gallery:
+    from pipeline.gallery import Gallery
+    from pipeline.store import Store
+
+    return Gallery(Store.locate().gallery)
 
 
 def list_versions(
     name: Annotated[Optional[str], typer.Argument(metavar="NAME", help="Only this image.")] = None,  # noqa: UP045
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the masters, oldest first."""
     from pipeline.cli.show import print_json, size, table
-    from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
-    gallery = Gallery(Store.locate().gallery)
+    gallery = _gallery()
     versions = [v for image in ([name] if name else gallery.names()) for v in gallery.versions(image)]
     if as_json:
         print_json([version.summary() for version in versions])
@@ -46,25 +73,32 @@ def list_versions(
             )
         )
     table(rows, ("image", "version", "channels", "state", "gen", "size", "on disk", "created"))
+    for image in [name] if name else gallery.names():
+        if refused := gallery.refused(image):
+            print(f"{image}: refused by {refused['gate']} on {refused['when']} ({refused['run']}): {refused['why']}")
 
 
-def show(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest and the summary.")] = False,
-) -> None:
-    """Show one master: its disk, what went in, what was checked and proven."""
-    from pipeline.cli.show import print_json, size
-    from pipeline.gallery import Gallery
-    from pipeline.store import Store
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
+    from pipeline.cli.show import booted, print_json, size
+    from pipeline.gallery.keeping import leases, withdrawn
 
-    version = Gallery(Store.locate().gallery).get(reference)
+    gallery = _gallery()
+    version = gallery.get(reference)
     manifest = version.manifest
+    held = [one for one in leases(gallery, version.name) if one.version == version.version]
+    why = withdrawn(gallery, version.name).get(version.version)
     if as_json:
-        print_json({**version.summary(), "manifest": manifest})
+        more = {"leases": [vars(one) for one in held], "withdrawn": why}
+        print_json({**version.summary(), **more, "manifest": manifest})
         return
     disk = manifest["disk"]
     print(f"{version.name} {version.version}  {' '.join(version.channels)}")
     print(f"  {manifest['summary']}")
+    if why:
+        print(f"  taken back: {why}")
+    for one in held:
+        print(f"  leased   {one.id}: {one.why}")
     print(f"  disk     {version.disk}")
     print(f"           {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256']}")
     counts: dict[str, int] = {}
@@ -73,7 +107,174 @@ def show(
     print(f"  checks   {', '.join(f'{number} {status}' for status, number in sorted(counts.items()))}")
     for cell, seen in manifest["prove"].items():
         told = "; ".join(f"{what}: {value}" for what, value in seen["checks"].items())
-        print(f"  {cell:8} ssh after {seen['seconds']['ssh']} s; {told}")
+        print(f"  {booted(cell, seen)}; {told}")
     for timing in manifest["timings"]:
         print(f"  {timing['stage']:10} {timing['title'] or '':28} {timing['seconds'] or 0:7.1f} s")
     print(f"  run      {manifest['run']}, created {manifest['created']}")
+
+
+def promote(
+    reference: Reference,
+    channel: Annotated[
+        str, typer.Argument(metavar="CHANNEL", help="golden, candidate, or a name of your own.")
+    ] = "golden",
+) -> None:
+    """Point a channel at a version. Golden takes only what passed its gates."""
+    from pipeline.gallery.keeping import promote as point
+
+    gallery = _gallery()
+    version = gallery.get(reference)
+    point(gallery, version, channel)
+    print(f"{version.name}@{channel} is {version.version}")
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    channel: Annotated[str, typer.Option("--channel", help="The channel to move back.")] = "golden",
+    why: Annotated[str, typer.Option("--why", help="What was wrong; it is kept.")] = "rolled back by hand",
+) -> None:
+    """Point a channel at the good version before its own. No build makes the one that was left golden again."""
+    from pipeline.gallery.keeping import roll_back
+
+    before, now = roll_back(_gallery(), name, channel, why)
+    print(f"{name}@{channel} is {now.version} again; {before.version} was taken back: {why}")
+
+
+def prune(
+    names: SomeNames = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    keep: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--keep", min=1, metavar="N", help="So many versions, whatever the definition says."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let go the versions that their definitions do not keep; never a channel's, never one in use."""
+    from pipeline.cli.show import print_json, table
+    from pipeline.definition import Keep, load_named
+    from pipeline.retention import prune_masters
+    from pipeline.store import Store
+
+    store = Store.locate()
+    found = []
+    for name in names or _gallery().names():
+        if keep is not None:
+            policy = Keep(versions=keep)
+        else:
+            try:
+                policy = load_named(context.project(), name).keep
+            except UsageError:
+                # an image without a definition has nobody who lets it go
+                print(f"{name}: no definition here, all kept")
+                continue
+        found += prune_masters(store, name, policy, dry=dry)
+    if as_json:
+        print_json(
+            [{"name": g.version.name, "version": g.version.version, "why": g.why, "held": g.held} for g in found]
+        )
+        return
+    word = "would go" if dry else "gone"
+    rows = [(g.version.name, g.version.version, f"kept: {g.held}" if g.held else word, g.why) for g in found]
+    table(rows, ("image", "version", "", "why")) if rows else print("nothing to let go")
+
+
+def verify(names: SomeNames = None, as_json: AsJson = False) -> None:
+    """Read every master again and compare it with what was captured. NAME may be NAME@VERSION."""
+    from pipeline.cli.show import print_json
+    from pipeline.gallery.integrity import verify as look
+
+    gallery = _gallery()
+    found = []
+    for reference in names or gallery.names():
+        name, _, which = reference.partition("@")
+        only = gallery.get(reference).version if which else None
+        if not gallery.versions(name) and name not in gallery.names():
+            raise UsageError(f"no image {name} in the gallery", name="gallery-unknown")
+        for one in look(gallery, name, only):
+            found.append(one)
+            word = "scratch" if one.scratch else "BAD" if one.wrong else "good"
+            if not as_json:
+                print(f"{word:8} {one.what}  {one.wrong}".rstrip())
+    if as_json:
+        print_json([vars(one) for one in found])
+    bad = [one.what for one in found if one.wrong and not one.scratch]
+    if bad:
+        raise CheckFailed(f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}", name="gallery-damaged")
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what one version has that another has not: packages, files, checks, blocks."""
+    from pipeline.cli.show import print_json, size
+    from pipeline.compare import BLOCK, compare
+
+    gallery = _gallery()
+    seen = compare(gallery.get(old), gallery.get(new))
+    if as_json:
+        print_json(seen.to_json())
+        return
+    print(f"{seen.old} -> {seen.new}")
+    for what, changes in (("packages", seen.packages), ("checks", seen.checks), ("files", seen.files)):
+        _print_changes(what, changes)
+    print(f"blocks    {seen.blocks} of {BLOCK >> 10} KiB, {size(seen.changed_bytes)} in sectors")
+
+
+def _print_changes(what: str, changes: Changes) -> None:
+    counts = f"{len(changes.added)} added, {len(changes.removed)} removed, {len(changes.changed)} changed"
+    print(f"{what:9} {counts}")
+    lines = [f"+ {name} {value}" for name, value in changes.added.items()]
+    lines += [f"- {name} {value}" for name, value in changes.removed.items()]
+    lines += [f"  {name} {before} -> {after}" for name, (before, after) in changes.changed.items()]
+    for line in lines[:SHOWN]:
+        print(f"          {line}")
+    if len(lines) > SHOWN:
+        print(f"          ... {len(lines) - SHOWN} more, with --json")
+
+
+def lease(
+    reference: Reference,
+    why: Annotated[str, typer.Option("--why", help="What for.")] = "by hand",
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="When it ends by itself.")] = 24.0,
+    release: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--release", metavar="ID", help="End this lease."),
+    ] = None,
+) -> None:
+    """Keep a version from being pruned while something uses it: an upload, a clone, another host."""
+    from pipeline.gallery.keeping import give_back, take_lease
+
+    gallery = _gallery()
+    version = gallery.get(reference)
+    if release is not None:
+        give_back(gallery, version.name, release)
+        print(f"{release} has ended")
+        return
+    taken = take_lease(gallery, version, why, seconds=hours * 3600)
+    print(taken.id)
+
+
+def export(
+    reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
+) -> None:
+    """Copy a master to a folder, with its manifest and SHA256SUMS."""
+    from pipeline.gallery.keeping import leased
+    from pipeline.gallery.parcels import export as send
+
+    gallery = _gallery()
+    version = gallery.get(reference)
+    with leased(gallery, version, f"export to {target}"):
+        print(send(version, target.absolute()))
+
+
+def take_in(parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")]) -> None:
+    """Put an exported master into this gallery, judged by its manifest. No channel moves."""
+    from pipeline.gallery.parcels import take_in as receive
+    from pipeline.store import Store
+
+    Store.locate().ensure()
+    made = receive(_gallery(), parcel)
+    print(f"{made.name} {made.version}  {made.disk}")
+    print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GoldsmithError
@@ -33,6 +33,12 @@ def print_error(error: GoldsmithError) -> None:
 
 def print_json(data: object) -> None:
     print(json.dumps(data, indent=2, default=str))
+
+
+def booted(cell: str, seen: Mapping[str, Any]) -> str:
+    """How a clone of a manifest came up, in a few words; one that nobody provisioned never did."""
+    seconds = seen["seconds"].get("ssh")
+    return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} as it should be"
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:

@@ -6,14 +6,17 @@ swapped atomically.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pipeline.errors import GoldsmithError, UsageError
 from pipeline.gallery.versions import next_version, parse
@@ -25,7 +28,18 @@ DISK = "disk.vhd"
 GOLDEN = "golden"
 #: What is proven and yet not for building upon.
 CANDIDATE = "candidate"
-_SCRATCH = ".new-"
+#: What the name of a version in the making begins with, and of one that is going.
+NEW = ".new-"
+GONE = ".gone-"
+#: A channel's link before it is renamed into place.
+POINT = ".point-"
+#: Where versions that have gone left word.
+TOMBSTONES = ".tombstones"
+LOCK = ".lock"
+#: Why the newest candidate is no version.
+REFUSED = "refused.json"
+#: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
+PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,11 @@ class Version:
     path: Path
     manifest: Mapping[str, Any]
     channels: tuple[str, ...]
+
+    @property
+    def number(self) -> tuple[int, int, int]:
+        """What versions are ordered by."""
+        return parse(self.version) or (0, 0, 0)
 
     @property
     def disk(self) -> Path:
@@ -81,7 +100,9 @@ class Gallery:
         self.root = root
 
     def names(self) -> list[str]:
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+        if not self.root.is_dir():
+            return []
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def versions(self, name: str) -> list[Version]:
         """All versions of an image, oldest first."""
@@ -124,14 +145,46 @@ class Gallery:
             )
         return found
 
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[Path]:
+        """The image's folder, held against every other process, on other hosts too where the file system can.
+
+        Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError where there is no such image.
+        """
+        folder = self.root / name
+        if not folder.is_dir():
+            raise UsageError(f"no image {name} in the gallery", name="gallery-unknown")
+        lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise GoldsmithError(f"{folder} has been held for {PATIENCE:.0f} s", name="gallery-locked") from None
+        try:
+            yield folder
+        finally:
+            lock.release()
+
     def promote(self, version: Version, channel: str = GOLDEN) -> None:
         """Point a channel at a version, atomically."""
         folder = version.path.parent
-        temporary = folder / f"{_SCRATCH}{channel}-{os.getpid()}"
+        temporary = folder / f"{POINT}{channel}-{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(version.version)
         temporary.rename(folder / channel)
         sync_folder(folder)
+
+    def refuse(self, name: str, facts: Mapping[str, object]) -> None:
+        """Note why the newest candidate did not become a version: gate, run, disk. The next one forgets it."""
+        (self.root / name).mkdir(parents=True, exist_ok=True)
+        write_json(self.root / name / REFUSED, dict(facts))
+
+    def refused(self, name: str) -> Mapping[str, Any] | None:
+        """Why the newest candidate did not become a version; None where it did."""
+        try:
+            facts: dict[str, Any] = json.loads((self.root / name / REFUSED).read_text())
+        except (OSError, ValueError):
+            return None
+        return facts
 
     def capture(
         self,
@@ -142,13 +195,28 @@ class Gallery:
     ) -> Version:
         """Make a version: its disk (a hard link where it can be), extra files, and last its manifest; one rename.
 
-        `manifest` gets the version's number. The caller holds the image's build lock.
+        `manifest` gets the version's number. The folder is held meanwhile.
         """
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        self.sweep(name)
-        version = next_version([p.name for p in folder.iterdir()], datetime.now(UTC).date())
-        scratch = folder / f"{_SCRATCH}{version}"
+        (self.root / name).mkdir(parents=True, exist_ok=True)
+        with self.hold(name) as folder:
+            made = self.find(name, self._fill(folder, disk, extras, manifest))
+            (folder / REFUSED).unlink(missing_ok=True)
+        if made is None:
+            raise GoldsmithError(f"{folder} does not give back what was captured", name="capture-failed")
+        return made
+
+    def _fill(
+        self,
+        folder: Path,
+        disk: Path,
+        extras: Iterable[tuple[str, Path]],
+        manifest: Callable[[str], dict[str, Any]],
+    ) -> str:
+        self.sweep(folder.name)
+        # a number is given once: what has gone left its tombstone
+        taken = [path.name.removesuffix(".json") for path in (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*"))]
+        version = next_version(taken, datetime.now(UTC).date())
+        scratch = folder / f"{NEW}{version}"
         scratch.mkdir()
         try:
             place(disk, scratch / DISK)
@@ -170,15 +238,12 @@ class Gallery:
             remove_tree(scratch)
             raise
         sync_folder(folder)
-        made = self.find(name, version)
-        if made is None:
-            raise GoldsmithError(f"{folder / version} cannot be read back", name="capture-failed")
-        return made
+        return version
 
     def sweep(self, name: str) -> None:
-        """Remove what a dead capture of this image left. The caller holds the image's build lock."""
+        """Remove what a dead capture of this image left. The caller holds the folder."""
         folder = self.root / name
-        for path in folder.glob(f"{_SCRATCH}*") if folder.is_dir() else ():
+        for path in folder.glob(f"{NEW}*") if folder.is_dir() else ():
             if path.is_symlink():
                 path.unlink()
             else:

@@ -7,7 +7,7 @@ import io
 import lzma
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
@@ -48,24 +48,67 @@ def read_initramfs(data: bytes) -> Initramfs:
     """Raises DiskError: initramfs-damaged, initramfs-too-large, initramfs-compression."""
     names: list[str] = []
     compression = "none"
+    for kind, entry in _entries(data, bodies=False):
+        names.append(entry.name)
+        compression = kind
+    return Initramfs(tuple(names), compression)
+
+
+def reduced(data: bytes, keep: Callable[[str], bool], programs: Mapping[str, str]) -> bytes:
+    """The same initramfs with only the names that `keep` keeps, and `programs` (name to text) on top; uncompressed.
+
+    Raises as `read_initramfs`.
+    """
+    parts = [entry.raw for _, entry in _entries(data, bodies=True) if keep(entry.name)]
+    parts += [_file(name, text.encode()) for name, text in programs.items()]
+    return b"".join([*parts, _member("TRAILER!!!", 0, b"")])
+
+
+def _file(name: str, body: bytes) -> bytes:
+    return _member(name, 0o100755, body)
+
+
+def _member(name: str, mode: int, body: bytes) -> bytes:
+    """One member of a newc archive (Linux, Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    fields = [0, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(name) + 1, 0]
+    head = "070701" + "".join(f"{field:08X}" for field in fields) + name + "\0"
+    return _padded(head.encode()) + _padded(body)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A member of an archive; `raw` is all of it, padding included, where it was asked for."""
+
+    name: str
+    raw: bytes
+
+
+def _entries(data: bytes, *, bodies: bool) -> Iterator[tuple[str, _Entry]]:
+    """Every member of every archive, with the main archive's compression (none before it)."""
     view = memoryview(data)
+    count = 0
     try:
-        while True:
-            at = _skip_zeros(view)
-            if at >= len(view):
-                break
+        while (at := _skip_zeros(view)) < len(view):
             view = view[at:]
             if bytes(view[:6]) in _NEWC:
                 stream = io.BytesIO(view)
-                names += _names(stream, len(names))
+                for entry in _members(stream, bodies=bodies):
+                    count = _counted(count)
+                    yield "none", entry
                 view = view[stream.tell() :]
                 continue
             compression, unpacked = _unpack(view)
             with unpacked:
                 buffered = io.BufferedReader(_Limited(unpacked), 1 << 20)
-                # a cut frame gives no bytes and no error; _names says so
-                names += _names(buffered, len(names))
-            break
+                # a cut frame gives no bytes and no error; _members says so
+                for entry in _members(buffered, bodies=bodies):
+                    count = _counted(count)
+                    yield compression, entry
+            return
     except (
         OSError,
         EOFError,
@@ -77,7 +120,12 @@ def read_initramfs(data: bytes) -> Initramfs:
         RuntimeError,
     ) as error:
         raise DiskError(f"the initramfs cannot be read: {error}", name="initramfs-damaged") from None
-    return Initramfs(tuple(names), compression)
+
+
+def _counted(count: int) -> int:
+    if count >= MAX_NAMES:
+        raise DiskError(f"an initramfs of more than {MAX_NAMES} names", name="initramfs-too-large")
+    return count + 1
 
 
 def _skip_zeros(view: memoryview) -> int:
@@ -159,9 +207,8 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
-def _names(stream: IO[bytes], have: int) -> list[str]:
-    """The names of one newc archive; the stream stands behind its trailer afterwards."""
-    found: list[str] = []
+def _members(stream: IO[bytes], *, bodies: bool) -> Iterator[_Entry]:
+    """The members of one newc archive; the stream stands behind its trailer afterwards."""
     at = 0
     while True:
         header = stream.read(_HEADER)
@@ -170,16 +217,26 @@ def _names(stream: IO[bytes], have: int) -> list[str]:
         size, name_size = int(header[54:62], 16), int(header[94:102], 16)
         if not 0 < name_size <= 4096:
             raise DiskError(f"the initramfs has a name of {name_size} bytes", name="initramfs-damaged")
-        name = stream.read(name_size).rstrip(b"\0")
+        written = stream.read(name_size)
+        name = written.rstrip(b"\0")
         at += _HEADER + name_size
         at += _skip(stream, -at % 4)
         if name == b"TRAILER!!!":
-            return found
-        found.append(name.decode("utf-8", "replace").removeprefix("./").lstrip("/"))
-        if have + len(found) > MAX_NAMES:
-            raise DiskError(f"an initramfs of more than {MAX_NAMES} names", name="initramfs-too-large")
-        at += _skip(stream, size)
+            return
+        body = _exactly(stream, size) if bodies else b""
+        at += size if bodies else _skip(stream, size)
         at += _skip(stream, -at % 4)
+        raw = _padded(header + written) + _padded(body) if bodies else b""
+        yield _Entry(name.decode("utf-8", "replace").removeprefix("./").lstrip("/"), raw)
+
+
+def _exactly(stream: IO[bytes], length: int) -> bytes:
+    if length > IMAGE_LIMIT:
+        raise DiskError(f"the initramfs has a file of {length} bytes", name="initramfs-too-large")
+    data = stream.read(length)
+    if len(data) < length:
+        raise DiskError("the initramfs ends inside a file", name="initramfs-damaged")
+    return data
 
 
 def _skip(stream: IO[bytes], length: int) -> int:

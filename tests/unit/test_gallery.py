@@ -77,7 +77,7 @@ def test_a_failed_capture_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         gallery.capture("x", disk, [], broken)
-    assert list((tmp_path / "gallery" / "x").iterdir()) == []
+    assert [path.name for path in (tmp_path / "gallery" / "x").iterdir()] == [".lock"]
     assert disk.exists()
 
 
@@ -86,7 +86,7 @@ def test_sweep_removes_what_a_dead_capture_left(tmp_path: Path) -> None:
     made = capture(gallery, tmp_path)
     (made.path.parent / ".new-2026.1.1").mkdir()
     gallery.sweep("debian-12")
-    assert sorted(p.name for p in made.path.parent.iterdir()) == [made.version]
+    assert sorted(p.name for p in made.path.parent.iterdir()) == [".lock", made.version]
 
 
 @pytest.mark.parametrize("reference", ["nothing", "../etc@golden", "debian-12@../..", "debian-12@9.9.9"])

@@ -13,7 +13,9 @@ ROOT = Path(pipeline.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"refresh"},
     {"build", "crew"},
+    {"retention", "compare"},
     {"plan", "care"},
     {"stages"},
     {"proof"},

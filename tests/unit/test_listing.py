@@ -58,7 +58,7 @@ def test_packages_and_units(good: Path) -> None:
     assert {"package": "waagent", "version": "2.9.1.1-1+deb12u1", "architecture": "amd64"} in listed
     assert "ssh.service" in call("inspect", good, "--list", "units")
     with pytest.raises(UsageError):
-        list_disk(good, what="files")
+        list_disk(good, what="folders")
     with pytest.raises(DiskError) as caught:
         list_disk(good, what="registry", key="SYSTEM")
     assert caught.value.name == "no-windows-root"

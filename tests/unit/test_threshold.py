@@ -35,11 +35,41 @@ def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
     found = find(ready)
     assert found is not None
     assert found.kernel == b"MZ a kernel\n"
-    assert found.initrd == phony.initramfs()
+    assert found.initrd == threshold.short(phony.initramfs())
     assert found.command_line == (
         f"root=UUID={phony.ROOT_UUID} ro console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200"
-        " systemd.unit=basic.target cloud-init=disabled"
+        " rdinit=/threshold systemd.unit=basic.target cloud-init=disabled fsck.mode=skip systemd.show_status=error"
+        " modprobe.blacklist=cfg80211"
     )
+
+
+def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Path) -> None:
+    """Another reader unpacks it: cpio, where Debian's own tools made it from."""
+    tree = tmp_path / "tree"
+    lib = "usr/lib/modules/6.1/kernel"
+    names = [
+        "init", "usr/bin/mount", "usr/lib/modules/6.1/modules.dep", f"{lib}/drivers/block/virtio_blk.ko",
+        f"{lib}/fs/ext4/ext4.ko.xz", f"{lib}/crypto/crc32c_generic.ko", f"{lib}/drivers/net/ethernet/big.ko",
+        f"{lib}/fs/xfs/xfs.ko.zst",
+    ]  # fmt: skip
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(f"{name}\n" * 7)
+    listed = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    packed = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=listed.encode(), capture_output=True, check=True
+    ).stdout
+    made = threshold.short(packed)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["cpio", "-i", "-d", "--quiet"], cwd=out, input=made, check=True)
+    kept = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert kept == {*names[:6], "threshold"}
+    assert all((out / name).read_text() == f"{name}\n" * 7 for name in names[:6])
+    # the kernel makes no folder by itself
+    assert (out / lib / "fs/xfs").is_dir()
+    assert (out / "threshold").stat().st_mode & 0o777 == 0o755
+    subprocess.run(["sh", "-n", out / "threshold"], check=True)
 
 
 @pytest.mark.parametrize("path", [*threshold.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{phony.KERNEL}"])

@@ -1,0 +1,72 @@
+"""`goldsmith refresh`: the night's work. What changed is built, proven, promoted; what did not costs a look."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from pipeline.cli.build import choose, need_root
+from pipeline.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from pipeline.refresh import Night
+
+
+def register(app: typer.Typer) -> None:
+    app.command("refresh")(refresh)
+
+
+def refresh(
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Images to refresh.")] = None,  # noqa: UP045
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+) -> None:
+    """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""
+    from pipeline import refresh as night
+    from pipeline.cli.show import Progress, print_error, print_json
+    from pipeline.store import Store
+
+    need_root("refresh")
+    store = Store.locate().ensure()
+    chosen = choose(names or [], everything, store.gallery)
+    progress = Progress(verbose=verbose)
+    try:
+        told = night.refresh(
+            chosen,
+            store,
+            command=" ".join(["goldsmith", *sys.argv[1:]]),
+            listeners=[] if as_json else [progress],
+            begin=lambda name: None if as_json else print(f"== {name}", flush=True),
+            failed=print_error,
+        )
+    finally:
+        progress.close()
+    if as_json:
+        print_json(told.to_json())
+    else:
+        _print(told)
+    bad = [one for one in told.images if one.failed]
+    if bad:
+        error = CheckFailed(
+            f"{len(bad)} of {len(told.images)} images were not refreshed: {', '.join(one.name for one in bad)}",
+            name="refresh-failed",
+            hint=f"golden is what it was; the summary is in {told.path}",
+        )
+        error.exit_code = max(one.exit_code for one in bad)
+        raise error
+
+
+def _print(told: Night) -> None:
+    from pipeline.cli.show import table
+
+    rows: list[tuple[Any, ...]] = [
+        (one.name, one.outcome, one.golden or "none", f"{one.seconds:.1f} s", one.why) for one in told.images
+    ]
+    print()
+    table(rows, ("image", "outcome", "golden", "took", "why"))
+    print(f"{told.seconds:.1f} s in all; {told.path}")

@@ -1,0 +1,63 @@
+"""Whether the gallery is what was captured: every disk against its manifest, every channel against its target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import GoldsmithError
+from pipeline.gallery import DISK, GONE, MANIFEST, NEW, POINT, Gallery
+from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery.versions import parse
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, and what was wrong with it; `scratch` is what a dead process left, and no damage."""
+
+    what: str
+    wrong: str = ""
+    scratch: bool = False
+
+
+def verify(gallery: Gallery, name: str, only: str | None = None) -> Iterator[Finding]:
+    """Look at all versions and channels of an image, or at one version. Costs a read of every disk's data."""
+    folder = gallery.root / name
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((NEW, GONE, POINT)):
+            yield Finding(f"{name}/{path.name}", "left by a process that died", scratch=True)
+        elif path.is_symlink():
+            if only in (None, path.name):
+                yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
+        elif parse(path.name) and only in (None, path.name):
+            yield Finding(f"{name} {path.name}", _version(path))
+
+
+def _channel(gallery: Gallery, name: str, link: Path) -> str:
+    target = str(link.readlink())
+    if not parse(target):
+        return f"points at {target}, which is no version"
+    return "" if gallery.find(name, target) else f"points at {target}, which is not there"
+
+
+def _version(path: Path) -> str:
+    """What is wrong with a version, or nothing."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        told = manifest["disk"]
+        if (manifest["version"], manifest["name"]) != (path.name, path.parent.name):
+            return f"its manifest is that of {manifest['name']} {manifest['version']}"
+        found = chunk_digests(path / DISK)
+        if found.size != told["size"]:
+            return f"its disk has {found.size} bytes, not {told['size']}"
+        wrong = [n for n, (a, b) in enumerate(zip(found.chunks, told["chunks_sha256"], strict=True)) if a != b]
+        if wrong:
+            at = wrong[0] * int(told["chunk_size"])
+            return f"its disk was changed: {len(wrong)} chunks, the first at byte {at}"
+        if flat_digest(path / DISK) != told["sha256"]:
+            return "its manifest's sha256 is not its disk's"
+    except (OSError, ValueError, KeyError, TypeError, GoldsmithError) as error:
+        return f"cannot be read: {type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,132 @@
+"""Masters on their way: a folder that holds one version whole, with SHA256SUMS for people; and into a gallery."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline import command
+from pipeline.definition.rules import IMAGE_NAME
+from pipeline.errors import CheckFailed, UsageError
+from pipeline.gallery import DISK, MANIFEST, NEW, TOMBSTONES, Gallery, Version
+from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery.versions import parse
+from pipeline.record import remove_tree, sync_folder
+
+SUMS = "SHA256SUMS"
+#: What a parcel may hold besides its disk and its manifest.
+_EXTRA = re.compile(r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json))", re.ASCII)
+#: Seconds to copy one disk.
+COPY_DEADLINE = 4 * 3600.0
+
+
+def export(version: Version, target: Path) -> Path:
+    """Copy a version to a new folder; it appears complete, by one rename. Raises UsageError where something is."""
+    if target.exists():
+        raise UsageError(f"{target} is there already", name="target-exists")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    scratch.mkdir()
+    try:
+        files = [path for path in sorted(version.path.rglob("*")) if path.is_file() and not path.is_symlink()]
+        for path in files:
+            copy = scratch / path.relative_to(version.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, copy)
+        sums = [f"{flat_digest(scratch / p.relative_to(version.path))}  {p.relative_to(version.path)}" for p in files]
+        (scratch / SUMS).write_text("\n".join(sums) + "\n")
+        found = next(line for line in sums if line.endswith(f"  {DISK}")).split()[0]
+        if found != version.sha256:
+            raise CheckFailed(f"{version.disk} is not what was captured", name="master-damaged")
+        _settle(scratch)
+        scratch.rename(target)
+    except BaseException:
+        remove_tree(scratch)
+        raise
+    sync_folder(target.parent)
+    return target
+
+
+def take_in(gallery: Gallery, parcel: Path) -> Version:
+    """Put an exported version into a gallery, under its own name and number; no channel moves.
+
+    Nothing in the parcel is trusted: its disk must be what its manifest says, and only files that a version has are
+    copied. Raises UsageError or CheckFailed.
+    """
+    manifest = _manifest(parcel)
+    name, version = str(manifest["name"]), str(manifest["version"])
+    there = gallery.find(name, version)
+    if there is not None:
+        if there.sha256 == manifest["disk"]["sha256"]:
+            return there
+        raise UsageError(f"{name} {version} is in the gallery already, and another", name="version-exists")
+    (gallery.root / name).mkdir(parents=True, exist_ok=True)
+    with gallery.hold(name) as folder:
+        if (folder / TOMBSTONES / f"{version}.json").exists():
+            raise UsageError(
+                f"{name} {version} was let go", name="version-gone", hint=f"its word is in {folder / TOMBSTONES}"
+            )
+        gallery.sweep(name)
+        scratch = folder / f"{NEW}{version}"
+        scratch.mkdir()
+        try:
+            for path in sorted(parcel.rglob("*")):
+                inner = str(path.relative_to(parcel))
+                known = inner in (DISK, MANIFEST) or _EXTRA.fullmatch(inner)
+                if known and path.is_file() and not path.is_symlink():
+                    (scratch / inner).parent.mkdir(parents=True, exist_ok=True)
+                    _copy(path, scratch / inner)
+            # the copy is judged, not what it was copied from: that may change meanwhile
+            _judge(scratch, manifest)
+            _settle(scratch)
+            scratch.rename(folder / version)
+        except BaseException:
+            remove_tree(scratch)
+            raise
+        sync_folder(folder)
+    return gallery.get(f"{name}@{version}")
+
+
+def _manifest(parcel: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((parcel / MANIFEST).read_text())
+        name, version, sha256 = manifest["name"], manifest["version"], manifest["disk"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{parcel} is no exported master: {error}", name="no-parcel") from None
+    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not isinstance(sha256, str):
+        raise UsageError(f"{parcel}: {name} {version} cannot be a master's name", name="no-parcel")
+    return dict(manifest)
+
+
+def _judge(folder: Path, manifest: dict[str, Any]) -> None:
+    told = manifest["disk"]
+    if (folder / MANIFEST).read_text() and json.loads((folder / MANIFEST).read_text()) != manifest:
+        raise CheckFailed("the manifest changed while it was read", name="master-damaged")
+    if not (folder / DISK).is_file():
+        raise CheckFailed("the parcel has no disk", name="master-damaged")
+    found = chunk_digests(folder / DISK)
+    if found.size != told.get("size") or list(found.chunks) != told.get("chunks_sha256"):
+        raise CheckFailed("its disk is not what its manifest says", name="master-damaged")
+    if flat_digest(folder / DISK) != told["sha256"]:
+        raise CheckFailed("its manifest's sha256 is not its disk's", name="master-damaged")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.name == DISK:
+        command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE)
+    else:
+        shutil.copyfile(source, target)
+    target.chmod(0o444)
+
+
+def _settle(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

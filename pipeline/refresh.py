@@ -1,0 +1,155 @@
+"""The night: each image in the order of its parents, one after the other, and a summary that says what became of it.
+
+What changed is found out as any build finds it out, by the keys of its layers; so an unchanged image costs a plan. A
+failure of one image leaves the others, and yesterday's golden, alone. Two nights never run at once on one store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline import build as builder
+from pipeline.definition import Definition, MasterSource
+from pipeline.errors import CheckFailed, GoldsmithError, Interrupted
+from pipeline.gallery import Gallery
+from pipeline.plan import explain
+from pipeline.record import Stopwatch, now, write_json
+from pipeline.retention import prune_masters
+from pipeline.store import Store
+
+#: The last night's summary, in the store.
+SUMMARY = "refresh.json"
+LOCK = "refresh.lock"
+#: What an image may have come to.
+UNCHANGED, PROMOTED, FAILED, SKIPPED = "unchanged", "promoted", "failed", "skipped"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What became of one image. `golden` is its golden version afterwards; `why` is what changed, or what failed."""
+
+    name: str
+    outcome: str
+    golden: str | None
+    before: str | None
+    seconds: float
+    why: str = ""
+    run: str | None = None
+    evidence: str | None = None
+    exit_code: int = 0
+    pruned: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome in (FAILED, SKIPPED)
+
+
+@dataclass
+class Night:
+    """One refresh of several images. `path` is where its summary lies."""
+
+    path: Path
+    began: str = field(default_factory=now)
+    ended: str | None = None
+    seconds: float = 0.0
+    images: list[Image] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        told = asdict(self)
+        return {**told, "path": str(self.path), "ok": not any(image.failed for image in self.images)}
+
+
+def refresh(
+    definitions: Sequence[Definition],
+    store: Store,
+    *,
+    command: str,
+    listeners: Sequence[Any] = (),
+    begin: Callable[[str], None] = lambda _name: None,
+    failed: Callable[[GoldsmithError], None] = lambda _error: None,
+) -> Night:
+    """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) where a night is under way.
+
+    A failed image is told to `failed` and stands in the summary; only an interrupt ends the night.
+    """
+    lock = FileLock(store.tmp / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckFailed(
+            "another refresh is under way in this store", name="refresh-locked", hint="goldsmith runs list"
+        ) from None
+    night, watch = Night(store.root / SUMMARY), Stopwatch()
+    try:
+        for definition in definitions:
+            begin(definition.name)
+            night.images.append(_one(definition, store, night, command, listeners, failed))
+            night.seconds = round(watch.seconds, 2)
+            # after each image: who looks in the middle of the night, or after a crash, sees how far it came
+            write_json(night.path, night.to_json())
+        night.ended = now()
+        write_json(night.path, night.to_json())
+    finally:
+        lock.release()
+    return night
+
+
+def _one(
+    definition: Definition,
+    store: Store,
+    night: Night,
+    command: str,
+    listeners: Sequence[Any],
+    failed: Callable[[GoldsmithError], None],
+) -> Image:
+    gallery, watch = Gallery(store.gallery), Stopwatch()
+    before = gallery.find(definition.name)
+    had = before.version if before else None
+    parent = _parent(definition)
+    if any(image.name == parent and image.failed for image in night.images):
+        return Image(definition.name, SKIPPED, had, had, 0.0, f"{parent} was not refreshed", exit_code=1)
+    try:
+        why = _reason(definition, store)
+        outcome = builder.build(definition, store, command=command, listeners=listeners)
+        after = gallery.find(definition.name)
+        gone = _prune(definition, store)
+    except Interrupted:
+        raise
+    except GoldsmithError as error:
+        failed(error)
+        where = error.evidence
+        return Image(
+            definition.name,
+            FAILED,
+            had,
+            had,
+            round(watch.seconds, 2),
+            f"{error.name}: {error.message}",
+            run=where.name if where else None,
+            evidence=str(where) if where else None,
+            exit_code=error.exit_code,
+        )
+    now_golden = after.version if after else None
+    state = UNCHANGED if outcome.unchanged and now_golden == had else PROMOTED
+    return Image(definition.name, state, now_golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
+
+
+def _parent(definition: Definition) -> str | None:
+    source = definition.source
+    return source.image if isinstance(source, MasterSource) and source.is_channel else None
+
+
+def _reason(definition: Definition, store: Store) -> str:
+    """What the first unit that has to run says for itself."""
+    row = next((row for row in explain(definition, store) if row["action"] == "run"), None)
+    return f"{row['title']}: {row['why']}" if row else ""
+
+
+def _prune(definition: Definition, store: Store) -> tuple[str, ...]:
+    going = prune_masters(store, definition.name, definition.keep)
+    return tuple(one.version.version for one in going if not one.held)
