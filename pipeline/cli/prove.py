@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from pipeline.definition import Definition
     from pipeline.layers import Image
+
+#: Ends of names that are disks' and no image's.
+DISK_SUFFIXES = (".vhd", ".vhdx", ".qcow2", ".raw", ".img", ".vmdk")
 
 
 def register(app: typer.Typer) -> None:
@@ -44,18 +48,20 @@ def prove(
         raise UsageError(f"no cell {unknown[0]}", name="usage", hint=f"cells: {', '.join(CELL_GENERATION)}")
     need_root("prove")
     store = Store.locate()
-    definition, name, master = _subject(what)
+    definition, name, master, held = _subject(what)
     progress = Progress()
     try:
-        run = builder.prove_again(
-            definition,
-            name,
-            master,
-            store,
-            command=" ".join(["goldsmith", *sys.argv[1:]]),
-            listeners=[] if as_json else [progress],
-            cells=cell,
-        )
+        # its clones stand on the very file: nobody prunes it meanwhile
+        with held:
+            run = builder.prove_again(
+                definition,
+                name,
+                master,
+                store,
+                command=" ".join(["goldsmith", *sys.argv[1:]]),
+                listeners=[] if as_json else [progress],
+                cells=cell,
+            )
     finally:
         progress.close()
     cells = run.record["stages"][-1]["cells"]
@@ -66,18 +72,26 @@ def prove(
     print(f"proven: {name}; screenshots, serial logs and the fabric's records in {run.folder / 'prove'}")
 
 
-def _subject(what: str) -> tuple[Definition, str, Image]:
-    """What is proven by which definition: a master by its own, a disk by none."""
+def is_disk(what: str) -> bool:
+    """Whether a path is meant, and no master: versions and images have dots in their names too."""
+    path = Path(what)
+    return "/" in what or path.is_file() or ("@" not in what and path.suffix.lower() in DISK_SUFFIXES)
+
+
+def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[None]]:
+    """What is proven by which definition, a master by its own, a disk by none; and what keeps it meanwhile."""
     from pipeline.definition import load_named
     from pipeline.gallery import Gallery
+    from pipeline.gallery.keeping import leased
     from pipeline.store import Store
 
-    path = Path(what)
-    if "/" in what or path.suffix:
-        return _disk(path.absolute())
-    version = Gallery(Store.locate().gallery).get(what)
+    if is_disk(what):
+        return *_disk(Path(what).absolute()), nullcontext()
+    gallery = Gallery(Store.locate().gallery)
+    version = gallery.get(what)
     definition = load_named(context.project(), version.name)
-    return definition, f"{version.name} {version.version}", version.image
+    named = f"{version.name} {version.version}"
+    return definition, named, version.image, leased(gallery, version, "a proof")
 
 
 def _disk(path: Path) -> tuple[Definition, str, Image]:

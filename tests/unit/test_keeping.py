@@ -353,3 +353,10 @@ def test_what_was_let_go_does_not_come_back_by_itself(gallery: Gallery, tmp_path
     prune(gallery, "web", 1, None)
     with pytest.raises(UsageError, match="was let go"):
         take_in(gallery, parcel)
+
+
+def test_a_process_killed_at_any_moment_leaves_a_whole_gallery() -> None:
+    """A part of `make campaign-gallery`."""
+    from tests.campaigns.gallery import run
+
+    assert [row for row in run(6) if not row["ok"]] == []

@@ -128,3 +128,20 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
 def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
     """A module that GRUB can do without was once taken for the end of the boot."""
     assert next((known for pattern, known, _ in DISASTERS if pattern.search(said)), None) == name
+
+
+@pytest.mark.parametrize(
+    ("what", "disk"),
+    [
+        ("debian-12", False),
+        ("debian-12@2026.1121.0", False),
+        ("site-1.5", False),
+        ("some.vhd", True),
+        ("./debian-12", True),
+        ("/srv/a.b", True),
+    ],
+)
+def test_a_masters_version_is_no_path(what: str, disk: bool) -> None:
+    from pipeline.cli.prove import is_disk
+
+    assert is_disk(what) is disk
