@@ -6,7 +6,7 @@ failure of one image leaves the others, and yesterday's golden, alone. Two night
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from pipeline import build as builder
 from pipeline.definition import Definition, MasterSource
-from pipeline.errors import CheckFailed, GoldsmithError, Interrupted
+from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
 from pipeline.gallery import Gallery
+from pipeline.layers import Layers
 from pipeline.plan import explain
 from pipeline.record import Stopwatch, now, write_json
 from pipeline.retention import prune_masters
@@ -114,29 +115,38 @@ def _one(
     if any(image.name == parent and image.failed for image in night.images):
         return Image(definition.name, SKIPPED, had, had, 0.0, f"{parent} was not refreshed", exit_code=1)
     try:
-        why = _reason(definition, store)
+        rows = explain(definition, store)
+        if had is not None and _is_current(rows, store, had):
+            gone = _prune(definition, store)
+            return Image(definition.name, UNCHANGED, had, had, round(watch.seconds, 2), pruned=gone)
         outcome = builder.build(definition, store, command=command, listeners=listeners)
         after = gallery.find(definition.name)
         gone = _prune(definition, store)
     except Interrupted:
         raise
-    except GoldsmithError as error:
-        failed(error)
-        where = error.evidence
-        return Image(
-            definition.name,
-            FAILED,
-            had,
-            had,
-            round(watch.seconds, 2),
-            f"{error.name}: {error.message}",
-            run=where.name if where else None,
-            evidence=str(where) if where else None,
-            exit_code=error.exit_code,
-        )
+    except (GoldsmithError, OSError) as error:
+        named = error if isinstance(error, GoldsmithError) else BuildError(str(error), name="host-file-error")
+        failed(named)
+        return _failure(definition.name, had, round(watch.seconds, 2), named)
     now_golden = after.version if after else None
     state = UNCHANGED if outcome.unchanged and now_golden == had else PROMOTED
+    why = "" if outcome.unchanged else _reason(rows)
     return Image(definition.name, state, now_golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
+
+
+def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) -> Image:
+    where = error.evidence
+    return Image(
+        name,
+        FAILED,
+        had,
+        had,
+        seconds,
+        f"{error.name}: {error.message}",
+        run=where.name if where else None,
+        evidence=str(where) if where else None,
+        exit_code=error.exit_code,
+    )
 
 
 def _parent(definition: Definition) -> str | None:
@@ -144,9 +154,17 @@ def _parent(definition: Definition) -> str | None:
     return source.image if isinstance(source, MasterSource) and source.is_channel else None
 
 
-def _reason(definition: Definition, store: Store) -> str:
-    """What the first unit that has to run says for itself."""
-    row = next((row for row in explain(definition, store) if row["action"] == "run"), None)
+def _is_current(rows: Sequence[Mapping[str, str]], store: Store, golden: str) -> bool:
+    """Whether nothing has to run, and what was made last is golden: then a build would only look once more."""
+    if not rows or any(row["action"] == "run" for row in rows):
+        return False
+    captured = Layers(store.layers).get(rows[-1]["key"])
+    return captured is not None and captured.facts.get("version") == golden
+
+
+def _reason(rows: Sequence[Mapping[str, str]]) -> str:
+    """What the first unit that had to run said for itself."""
+    row = next((row for row in rows if row["action"] == "run"), None)
     return f"{row['title']}: {row['why']}" if row else ""
 
 

@@ -119,6 +119,18 @@ def test_two_nights_never_collide(definitions: list[Definition], store: Store, b
     assert builder.built == []
 
 
+def test_a_file_that_went_fails_one_image(
+    definitions: list[Definition], store: Store, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(definition: Definition, _store: Store) -> list[dict[str, str]]:
+        if definition.name == "shop":
+            raise FileNotFoundError(2, "No such file", "playbooks/shop.yml")
+        return []
+
+    monkeypatch.setattr(night, "explain", gone)
+    assert go(definitions, store) == {"base": "unchanged", "shop": "failed", "till": "skipped", "other": "unchanged"}
+
+
 def test_an_interrupt_ends_the_night(definitions: list[Definition], store: Store, builder: Builder) -> None:
     builder.bad = {"base": Interrupted(15)}
     with pytest.raises(Interrupted):
