@@ -170,7 +170,7 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 
 def _report(outcome: Outcome) -> None:
-    from pipeline.cli.show import booted, size
+    from pipeline.cli.show import booted, seal, size
 
     if outcome.unchanged:
         print(f"unchanged: nothing was run, no guest was booted ({outcome.seconds:.1f} s)")
@@ -182,7 +182,8 @@ def _report(outcome: Outcome) -> None:
     boots = ", ".join(booted(cell, seen) for cell, seen in version.manifest["prove"].items())
     where = " ".join(version.channels) or version.manifest["state"]
     print(f"{version.name} {version.version}  {where}  {passed} checks passed  {boots}")
-    print(f"{version.disk}  {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256'][:16]}...")
+    sizes = f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
+    print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")
 
 
 def _parents(definition: Definition) -> list[str]:

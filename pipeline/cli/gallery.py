@@ -80,7 +80,7 @@ def list_versions(
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
-    from pipeline.cli.show import booted, print_json, size
+    from pipeline.cli.show import booted, print_json, seal, size
     from pipeline.gallery.keeping import leases, withdrawn
 
     gallery = _gallery()
@@ -100,7 +100,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     for one in held:
         print(f"  leased   {one.id}: {one.why}")
     print(f"  disk     {version.disk}")
-    print(f"           {size(disk['size'])}, {size(disk['allocated'])} on disk, sha256 {disk['sha256']}")
+    print(f"           {size(disk['size'])}, {size(disk['allocated'])} on disk, {seal(version.digest)}")
     counts: dict[str, int] = {}
     for check in manifest["checks"]:
         counts[check["status"]] = counts.get(check["status"], 0) + 1

@@ -41,6 +41,11 @@ def booted(cell: str, seen: Mapping[str, Any]) -> str:
     return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} as it should be"
 
 
+def seal(digest: str) -> str:
+    """A version's digest with its kind."""
+    return digest if digest.startswith("tree:") else f"sha256 {digest}"
+
+
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     """Aligned columns; a header only where there are rows."""
     if not rows:

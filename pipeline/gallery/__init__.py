@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.errors import GoldsmithError, UsageError
+from pipeline.gallery.digests import tree_of
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
 from pipeline.record import remove_tree, sync_folder, write_json
@@ -66,8 +67,15 @@ class Version:
         return Image(self.disk, "vpc", size=int(self.manifest["disk"]["virtual_size"]))
 
     @property
-    def sha256(self) -> str:
-        return str(self.manifest["disk"]["sha256"])
+    def sha256(self) -> str | None:
+        """Of the whole file; None where it is too large for that to have been taken."""
+        flat = self.manifest["disk"]["sha256"]
+        return str(flat) if flat else None
+
+    @property
+    def digest(self) -> str:
+        """What tells its disk from any other: the flat sha256, or the tree of its chunks' where there is none."""
+        return self.sha256 or f"tree:{tree_of(self.manifest['disk']['chunks_sha256'])}"
 
     def summary(self) -> dict[str, Any]:
         """What `goldsmith gallery list --json` promises."""

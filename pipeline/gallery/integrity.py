@@ -56,7 +56,7 @@ def _version(path: Path) -> str:
         if wrong:
             at = wrong[0] * int(told["chunk_size"])
             return f"its disk was changed: {len(wrong)} chunks, the first at byte {at}"
-        if flat_digest(path / DISK) != told["sha256"]:
+        if told["sha256"] is not None and flat_digest(path / DISK) != told["sha256"]:
             return "its manifest's sha256 is not its disk's"
     except (OSError, ValueError, KeyError, TypeError, GoldsmithError) as error:
         return f"cannot be read: {type(error).__name__}: {error}"

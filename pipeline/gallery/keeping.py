@@ -214,7 +214,7 @@ def prune(
 def bury(folder: Path, version: Version, why: str) -> None:
     """Remove a version: first the word about it, then its name in one rename, then its files. The lock is held."""
     (folder / TOMBSTONES).mkdir(exist_ok=True)
-    word = {"version": version.version, "why": why, "when": now(), "sha256": version.sha256}
+    word = {"version": version.version, "why": why, "when": now(), "digest": version.digest}
     write_json(folder / TOMBSTONES / f"{version.version}.json", word)
     scratch = folder / f"{GONE}{version.version}-{secrets.token_hex(4)}"
     version.path.rename(scratch)

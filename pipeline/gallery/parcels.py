@@ -40,7 +40,8 @@ def export(version: Version, target: Path) -> Path:
         sums = [f"{flat_digest(scratch / p.relative_to(version.path))}  {p.relative_to(version.path)}" for p in files]
         (scratch / SUMS).write_text("\n".join(sums) + "\n")
         found = next(line for line in sums if line.endswith(f"  {DISK}")).split()[0]
-        if found != version.sha256:
+        chunks = tuple(version.manifest["disk"]["chunks_sha256"])
+        if found != (version.sha256 or found) or chunk_digests(scratch / DISK).chunks != chunks:
             raise CheckFailed(f"{version.disk} is not what was captured", name="master-damaged")
         _settle(scratch)
         scratch.rename(target)
@@ -61,7 +62,7 @@ def take_in(gallery: Gallery, parcel: Path) -> Version:
     name, version = str(manifest["name"]), str(manifest["version"])
     there = gallery.find(name, version)
     if there is not None:
-        if there.sha256 == manifest["disk"]["sha256"]:
+        if there.manifest["disk"] == manifest["disk"]:
             return there
         raise UsageError(f"{name} {version} is in the gallery already, and another", name="version-exists")
     (gallery.root / name).mkdir(parents=True, exist_ok=True)
@@ -94,10 +95,10 @@ def take_in(gallery: Gallery, parcel: Path) -> Version:
 def _manifest(parcel: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((parcel / MANIFEST).read_text())
-        name, version, sha256 = manifest["name"], manifest["version"], manifest["disk"]["sha256"]
+        name, version, chunks = manifest["name"], manifest["version"], manifest["disk"]["chunks_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{parcel} is no exported master: {error}", name="no-parcel") from None
-    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not isinstance(sha256, str):
+    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not isinstance(chunks, list):
         raise UsageError(f"{parcel}: {name} {version} cannot be a master's name", name="no-parcel")
     return dict(manifest)
 
@@ -111,7 +112,7 @@ def _judge(folder: Path, manifest: dict[str, Any]) -> None:
     found = chunk_digests(folder / DISK)
     if found.size != told.get("size") or list(found.chunks) != told.get("chunks_sha256"):
         raise CheckFailed("its disk is not what its manifest says", name="master-damaged")
-    if flat_digest(folder / DISK) != told["sha256"]:
+    if told["sha256"] is not None and flat_digest(folder / DISK) != told["sha256"]:
         raise CheckFailed("its manifest's sha256 is not its disk's", name="master-damaged")
 
 

@@ -41,7 +41,7 @@ def plan(job: Job) -> tuple[Work, ...]:
         return (Work("disk", inputs, partial(_disk, source)),)
     if isinstance(source, MasterSource):
         master = master_of(job, source)
-        inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.sha256}
+        inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.digest}
         return (Work(f"{master.name} {master.version}", inputs, partial(_master, master)),)
     raise UsageError(f"{job.definition.name}: this kind of source is not built yet", name="not-built-yet")
 

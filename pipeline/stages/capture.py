@@ -10,7 +10,7 @@ import pipeline
 from pipeline import command
 from pipeline.errors import BuildError
 from pipeline.gallery import CANDIDATE, GOLDEN
-from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery.digests import FLAT_LIMIT, chunk_digests, flat_digest
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 from pipeline.record import now
@@ -34,7 +34,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     proven = source.facts.get("tree")
     if proven is not None and proven != digests.tree:
         raise BuildError(f"{disk} is not the file that was proven", name="master-changed")
-    flat = flat_digest(disk)
+    flat = flat_digest(disk) if digests.size <= FLAT_LIMIT else None
     lineage = job.made
     facts = {name: layer.facts for name, layer in lineage}
     suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
@@ -58,6 +58,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
                 "virtual_size": digests.size - 512,
                 "allocated": digests.allocated,
                 "sha256": flat,
+                "tree_sha256": digests.tree,
                 "chunk_size": 2 << 20,
                 "chunks_sha256": list(digests.chunks),
             },

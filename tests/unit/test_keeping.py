@@ -86,7 +86,7 @@ def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> Non
     assert [one.version.version for one in going] == [version.version for version in made[:3]]
     assert names(gallery) == [version.version for version in made[3:]]
     word = json.loads((gallery.root / "web/.tombstones" / f"{made[0].version}.json").read_text())
-    assert word["why"] == "2 newer ones are kept" and word["sha256"] == made[0].sha256
+    assert word["why"] == "2 newer ones are kept" and word["digest"] == made[0].sha256
     # a number is given once
     for version in made[3:]:
         with gallery.hold("web") as folder:
@@ -323,6 +323,24 @@ def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
     assert all(not one.wrong for one in verify(other, "web"))
     with pytest.raises(UsageError, match="is there already"):
         export(made, parcel)
+
+
+def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: Gallery, tmp_path: Path) -> None:
+    one, two = capture(gallery), capture(gallery)
+    for version in (one, two):
+        path = version.path / "manifest.json"
+        path.chmod(0o644)
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "disk": {**told["disk"], "sha256": None}}))
+    one, two = (gallery.get(f"web@{version.version}") for version in (one, two))
+    assert one.sha256 is None and one.digest.startswith("tree:") and one.digest != two.digest
+    assert wrong(gallery) == {}
+    parcel = export(one, tmp_path / "parcel")
+    assert take_in(Gallery(tmp_path / "other"), parcel).digest == one.digest
+    flip(two.disk, 3 << 20)
+    assert len(wrong(gallery)) == 1
+    with pytest.raises(CheckFailed):
+        export(two, tmp_path / "another")
 
 
 @pytest.mark.parametrize("damage", ["bit", "name", "version", "no disk", "link"])
