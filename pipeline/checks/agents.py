@@ -67,7 +67,8 @@ def waagent_installed(subject: Subject) -> Iterator[str]:
     "waagent-config",
     "The Azure agent provisions, and leaves the resource disk to nobody",
     why="Provisioning by nobody never ends; a formatted resource disk with swap is lost at each move of the machine.",
-    remedy="/etc/waagent.conf: Provisioning.Agent=auto, ResourceDisk.Format=n, ResourceDisk.EnableSwap=n.",
+    remedy="/etc/waagent.conf: Provisioning.Agent=auto (or waagent, without cloud-init), ResourceDisk.Format=n, "
+    "ResourceDisk.EnableSwap=n.",
     source=AZURE_DOC,
     profiles=AZURE,
 )
@@ -79,7 +80,9 @@ def waagent_config(subject: Subject) -> Iterator[str]:
         yield "no /etc/waagent.conf"
         return
     agent = config.get("Provisioning.Agent", "auto")
-    if agent not in ("auto", "cloud-init"):
+    # by itself where there is no cloud-init; beside an enabled one it would wait for the other to be gone
+    willing = ("auto", "cloud-init") if _has_cloud_init(subject) else ("auto", "waagent")
+    if agent not in willing:
         yield f"/etc/waagent.conf: Provisioning.Agent={agent}"
     for key in ("ResourceDisk.Format", "ResourceDisk.EnableSwap"):
         if config.get(key, "n") != "n":

@@ -208,6 +208,10 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "waagent-config",
         edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=disabled"),
     ),
+    "waagent beside cloud-init": (
+        "waagent-config",
+        edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
+    ),
     "swap by waagent": (
         "waagent-config",
         edit("etc/waagent.conf", "ResourceDisk.EnableSwap=n", "ResourceDisk.EnableSwap=y"),
@@ -301,6 +305,10 @@ def several(*changes: Change) -> Change:
 
 #: Other disks that are good: nothing may be found on them.
 GOOD: dict[str, Change] = {
+    "waagent without cloud-init": several(
+        edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
+        fs("rm /usr/bin/cloud-init"),
+    ),
     "mounts by label": edit("etc/fstab", f"UUID={ROOT_UUID}", "LABEL=root"),
     "an initramfs packed by zstd": put(INITRD, phony.initramfs(pack="zstd")),
     "sources in deb822 and a resolver's link": several(
