@@ -37,6 +37,8 @@ RESEEDED = "crng reseeded due to virtual machine fork"
 #: Bytes of a kernel or an initramfs at most: Debian 12's are 8 and 40 MiB.
 LARGEST = 512 << 20
 
+#: There once the guest has been entered.
+ENTERED = "/run/goldsmith-entered"
 #: What the guest must have for the agent to come up at basic.target and for the entering to work.
 NEEDED = (
     "/usr/sbin/qemu-ga",
@@ -91,18 +93,21 @@ while ! root=$(blkid -U "$id"); do
 done
 mount -t ext4 -o ro "$root" /root || long "$@"
 units=/run/systemd/system
-mkdir -p /run/systemd/system-generators $units/systemd-udev-trigger.service.d
+mkdir -p /run/systemd/system-generators $units/systemd-udev-trigger.service.d $units/systemd-networkd.socket.d
 for name in cloud-init-generator systemd-cryptsetup-generator systemd-gpt-auto-generator \\
     systemd-hibernate-resume-generator systemd-integritysetup-generator systemd-rc-local-generator \\
     systemd-run-generator systemd-system-update-generator systemd-sysv-generator systemd-veritysetup-generator; do
     ln -s /dev/null "/run/systemd/system-generators/$name"
 done
+# skipped, not masked: a step may still enable them
 for name in dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount \\
-    sys-kernel-config.mount modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service \\
-    modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service kmod-static-nodes.service \\
-    systemd-pstore.service systemd-update-utmp.service e2scrub_reap.service; do
-    ln -s /dev/null "$units/$name"
+    sys-kernel-config.mount modprobe@.service kmod-static-nodes.service systemd-pstore.service \\
+    systemd-update-utmp.service e2scrub_reap.service; do
+    mkdir "$units/$name.d"
+    printf '[Unit]\\nConditionPathExists=/nonexistent\\n' >"$units/$name.d/10-goldsmith.conf"
 done
+# before anybody has entered there is no network: a layer of a step has one, whose leases would go into a save
+printf '[Unit]\\nConditionPathExists=ENTERED\\n' >$units/systemd-networkd.socket.d/10-goldsmith.conf
 cat >$units/systemd-udev-trigger.service.d/10-goldsmith.conf <<'END'
 [Service]
 ExecStart=
@@ -111,7 +116,7 @@ ExecStart=-udevadm trigger --action=add -s tty -y ttyS*
 END
 for part in dev proc sys run; do mount -n -o move /$part /root/$part || exit 1; done
 exec run-init /root /sbin/init "$@" </root/dev/console >/root/dev/console 2>&1
-"""
+""".replace("ENTERED", ENTERED)
 
 
 @dataclass(frozen=True)
@@ -307,7 +312,8 @@ skip "user@$(id -u "$user").service" ConditionPathExists=/nonexistent
 # Azure's agent has nothing to do while an image is built, but to look for Azure; as a condition it is no failure
 skip walinuxagent.service ConditionVirtualization=microsoft
 wait "$journal"
+: >ENTERED
 # the rest of the boot goes on while the build connects; settle() waits for its end
 systemctl start systemd-networkd.service systemd-user-sessions.service ssh.service
 systemctl start --no-block default.target
-"""
+""".replace("ENTERED", ENTERED)
