@@ -22,7 +22,7 @@ from pipeline.errors import GoldsmithError, UsageError
 from pipeline.gallery.digests import tree_of
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
-from pipeline.record import remove_tree, sync_folder, write_json
+from pipeline.record import remove_tree, sync_folder, sync_tree, write_json
 
 MANIFEST = "manifest.json"
 DISK = "disk.vhd"
@@ -235,12 +235,7 @@ class Gallery:
                 copy.chmod(0o444)
             write_json(scratch / MANIFEST, manifest(version))
             (scratch / MANIFEST).chmod(0o444)
-            for path in [*scratch.rglob("*"), scratch]:
-                fd = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+            sync_tree(scratch)
             scratch.rename(folder / version)
         except BaseException:
             remove_tree(scratch)

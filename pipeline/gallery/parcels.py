@@ -15,7 +15,7 @@ from pipeline.errors import CheckFailed, UsageError
 from pipeline.gallery import DISK, MANIFEST, NEW, TOMBSTONES, Gallery, Version
 from pipeline.gallery.digests import chunk_digests, flat_digest
 from pipeline.gallery.versions import parse
-from pipeline.record import remove_tree, sync_folder
+from pipeline.record import remove_tree, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
 #: What a parcel may hold besides its disk and its manifest.
@@ -43,7 +43,7 @@ def export(version: Version, target: Path) -> Path:
         chunks = tuple(version.manifest["disk"]["chunks_sha256"])
         if found != (version.sha256 or found) or chunk_digests(scratch / DISK).chunks != chunks:
             raise CheckFailed(f"{version.disk} is not what was captured", name="master-damaged")
-        _settle(scratch)
+        sync_tree(scratch)
         scratch.rename(target)
     except BaseException:
         remove_tree(scratch)
@@ -83,7 +83,7 @@ def take_in(gallery: Gallery, parcel: Path) -> Version:
                     _copy(path, scratch / inner)
             # the copy is judged, not what it was copied from: that may change meanwhile
             _judge(scratch, manifest)
-            _settle(scratch)
+            sync_tree(scratch)
             scratch.rename(folder / version)
         except BaseException:
             remove_tree(scratch)
@@ -122,12 +122,3 @@ def _copy(source: Path, target: Path) -> None:
     else:
         shutil.copyfile(source, target)
     target.chmod(0o444)
-
-
-def _settle(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
