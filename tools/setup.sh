@@ -135,7 +135,16 @@ start_daemons() {
     die "libvirtd does not answer; libvirtd -v says why"
 }
 
-if venv_ready && store_ready && kvm_ready && daemons_ready; then exit 0; fi
+# What is captured on this host is signed. Outside the store: who gets a copy of that does not get the key.
+KEY=${GOLDSMITH_KEY:-/etc/goldsmith/signing.key}
+key_ready() { [ "$(id -u)" != 0 ] || [ -e "$KEY" ]; }
+
+make_key() {
+    say "signing key $KEY"
+    "$VENV/bin/goldsmith" key make >/dev/null
+}
+
+if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready; then exit 0; fi
 
 command -v apt-get >/dev/null || die "this host has no apt-get: install by hand ${PACKAGES[*]}"
 log=$(mktemp -t goldsmith-setup.XXXXXX)
@@ -158,4 +167,5 @@ store_ready || make_store
 kvm_ready || share_kvm
 daemons_ready || start_daemons
 venv_ready || make_venv
+key_ready || make_key
 rm -f "$log"

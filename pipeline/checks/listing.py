@@ -1,4 +1,4 @@
-"""What a disk holds, as rows of text: packages, systemd units, a key of a Windows registry."""
+"""What a disk holds, as rows of text: its system, packages, systemd units, files, a key of a Windows registry."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: What can be listed, and its columns.
 COLUMNS = {
+    "os": ("FIELD", "VALUE"),
     "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
     "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
     "files": ("PATH", "TYPE", "SIZE"),
@@ -54,6 +55,13 @@ def _clean(disk: Disk) -> None:
     facts = disk.root_volume.facts
     if facts is not None and facts.needs_recovery:
         raise DiskError("the root file system's journal is to be replayed first", name="fs-journal")
+
+
+def _os(disk: Disk, _: str) -> list[list[str]]:
+    _clean(disk)
+    text = disk.root.text("/etc/os-release") or disk.root.text("/usr/lib/os-release")
+    fields = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return [[name.strip(), value.strip().strip("\"'")] for name, _, value in fields]
 
 
 def _packages(disk: Disk, _: str) -> list[list[str]]:
@@ -104,6 +112,7 @@ def shown(value: Value) -> str:
 
 
 _LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
+    "os": _os,
     "packages": _packages,
     "units": _units,
     "files": _files,

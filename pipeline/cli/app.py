@@ -8,7 +8,20 @@ from typing import Annotated, Optional
 import typer
 
 from pipeline import __version__
-from pipeline.cli import build, context, definitions, doctor, gallery, inspect, prove, refresh, runs, vhd
+from pipeline.cli import (
+    build,
+    capture,
+    context,
+    definitions,
+    doctor,
+    gallery,
+    inspect,
+    key,
+    prove,
+    refresh,
+    runs,
+    vhd,
+)
 
 app = typer.Typer(
     name="goldsmith",
@@ -39,5 +52,5 @@ def root(
     context.set_project(project)
 
 
-for noun in (build, prove, refresh, definitions, gallery, inspect, runs, vhd, doctor):
+for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, runs, vhd, doctor):
     noun.register(app)

@@ -159,7 +159,7 @@ def _one(
         raise
     finally:
         progress.close()
-    _report(outcome)
+    report(outcome)
 
 
 def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
@@ -169,7 +169,8 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
     error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (goes on from the last good layer)"
 
 
-def _report(outcome: Outcome) -> None:
+def report(outcome: Outcome) -> None:
+    """Say what a build came to."""
     from pipeline.cli.show import booted, seal, size
 
     if outcome.unchanged:

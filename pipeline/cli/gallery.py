@@ -13,10 +13,15 @@ from pipeline.errors import CheckFailed, UsageError
 if TYPE_CHECKING:
     from pipeline.compare import Changes
     from pipeline.gallery import Gallery
+    from pipeline.gallery.integrity import Judge
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SomeNames = Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Only these images.")]  # noqa: UP045
+Keys = Annotated[
+    list[Path],
+    typer.Option("--key", metavar="FILE", help="A public key: what it did not sign is damaged; repeatable."),
+]
 #: How many names of a kind `diff` shows a person.
 SHOWN = 12
 
@@ -178,19 +183,31 @@ def prune(
     table(rows, ("image", "version", "", "why")) if rows else print("nothing to let go")
 
 
-def verify(names: SomeNames = None, as_json: AsJson = False) -> None:
+def _judge(keys: list[Path]) -> Judge:
+    """What holds a master's evidence to the keys that are trusted: those given, else this host's own."""
+    from functools import partial
+
+    from pipeline.evidence import signing
+    from pipeline.evidence.seal import judge
+
+    own = signing.public_path(signing.locate())
+    trusted = keys or ([own] if own.exists() else [])
+    return partial(judge, keys=[signing.load_public(path) for path in trusted], demanded=bool(keys))
+
+
+def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> None:  # noqa: B006
     """Read every master again and compare it with what was captured. NAME may be NAME@VERSION."""
     from pipeline.cli.show import print_json
     from pipeline.gallery.integrity import verify as look
 
-    gallery = _gallery()
+    gallery, judge = _gallery(), _judge(key)
     found = []
     for reference in names or gallery.names():
         name, _, which = reference.partition("@")
         only = gallery.get(reference).version if which else None
         if not gallery.versions(name) and name not in gallery.names():
             raise UsageError(f"no image {name} in the gallery", name="gallery-unknown")
-        for one in look(gallery, name, only):
+        for one in look(gallery, name, only, judge=judge):
             found.append(one)
             word = "scratch" if one.scratch else "BAD" if one.wrong else "good"
             if not as_json:
@@ -269,12 +286,16 @@ def export(
         print(send(version, target.absolute()))
 
 
-def take_in(parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")]) -> None:
-    """Put an exported master into this gallery, judged by its manifest. No channel moves."""
+def take_in(
+    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")],
+    key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
+) -> None:
+    """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
+    from pipeline.evidence.seal import settle
     from pipeline.gallery.parcels import take_in as receive
     from pipeline.store import Store
 
     Store.locate().ensure()
-    made = receive(_gallery(), parcel)
+    made = receive(_gallery(), parcel, judge=_judge(key), complete=settle)
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")

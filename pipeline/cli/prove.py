@@ -98,21 +98,23 @@ def _disk(path: Path) -> tuple[Definition, str, Image]:
     from pipeline.definition import Definition, DiskSource
     from pipeline.layers import Image
     from pipeline.offline.containers import refuse_foreign_references
+    from pipeline.vhd.footer import verify_fixed
 
     if not path.is_file():
         raise UsageError(
             f"{path} is no file", name="disk-missing", hint="goldsmith prove IMAGE, or the path of a disk"
         )
     found = refuse_foreign_references(path)
-    if found != "vhd":
+    if found != "vpc":
         raise UsageError(
             f"{path.name} is {found}: what is proven is what ships, a fixed VHD",
             name="disk-format",
             hint=f"goldsmith vhd convert {path.name} OUT.vhd",
         )
+    footer = verify_fixed(path)
     source = DiskSource(path, None, None, "vhd")
     definition = Definition(name=path.stem, path=path, project=path.parent, source=source)
-    return definition, path.name, Image(path, "vpc", size=path.stat().st_size - 512)
+    return definition, path.name, Image(path, "vpc", size=footer.current_size)
 
 
 def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:

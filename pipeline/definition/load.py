@@ -211,6 +211,7 @@ def _across(document: Document, data: dict[str, Any]) -> None:
             if item in CELL_GENERATION and CELL_GENERATION[item] not in generations:
                 message = f"{item} is not among the generations"
                 document.add(("prove", index), message, f"generations is {spell_list(generations)}")
+    _outside(document, data)
     source = data.get("source")
     if not isinstance(source, dict):
         return
@@ -219,6 +220,20 @@ def _across(document: Document, data: dict[str, Any]) -> None:
     disk = source.get("disk")
     if isinstance(disk, dict):
         _disk_is_whole(document, disk)
+
+
+def _outside(document: Document, data: dict[str, Any]) -> None:
+    """A disk that was generalized outside is shipped as it is: whatever boots it would undo that."""
+    generalize, source = data.get("generalize"), data.get("source")
+    if not isinstance(generalize, dict) or generalize.get("agent") != "outside":
+        return
+    if isinstance(source, dict) and "disk" not in source:
+        document.add(("generalize", "agent"), "outside goes with a disk as the source", "waagent or none")
+    for key in ("steps", "disk", "first_boot"):
+        if data.get(key):
+            document.add(
+                (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True
+            )
 
 
 def _debian_fits(document: Document, disk: object) -> None:

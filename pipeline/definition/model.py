@@ -162,9 +162,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Generalize:
-    """Which agent's own deprovisioning runs inside the guest."""
+    """Which agent's own deprovisioning runs inside the guest; `outside`: somebody else did it, no guest is booted."""
 
-    agent: Literal["waagent", "none"] = "waagent"
+    agent: Literal["waagent", "none", "outside"] = "waagent"
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,10 @@ class Oobe(Part):
 class GeneralizePart(Part):
     """How the guest is made a master."""
 
-    agent: Literal["waagent", "none"] = Field(default="waagent", description="Whose deprovisioning runs.")
+    agent: Literal["waagent", "none", "outside"] = Field(
+        default="waagent",
+        description="Whose deprovisioning runs. outside: the source's disk has been generalized already.",
+    )
     mode_vm: Annotated[bool, Later] | None = Field(default=None, description="Not built yet: sysprep /mode:vm.")
     oobe: Annotated[Oobe, Later] | None = Field(default=None, description="Not built yet: Windows' first boot.")
 

@@ -200,14 +200,16 @@ class Gallery:
         disk: Path,
         extras: Iterable[tuple[str, Path]],
         manifest: Callable[[str], dict[str, Any]],
+        complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
     ) -> Version:
-        """Make a version: its disk (a hard link where it can be), extra files, and last its manifest; one rename.
+        """Make a version: its disk (a hard link where it can be), extra files, its manifest; then one rename.
 
-        `manifest` gets the version's number. The folder is held meanwhile.
+        `manifest` gets the version's number; `complete` gets the filled folder and what it will be called, and adds
+        what follows from the rest. The image's folder is held meanwhile.
         """
         (self.root / name).mkdir(parents=True, exist_ok=True)
         with self.hold(name) as folder:
-            made = self.find(name, self._fill(folder, disk, extras, manifest))
+            made = self.find(name, self._fill(folder, disk, extras, manifest, complete))
             (folder / REFUSED).unlink(missing_ok=True)
         if made is None:
             raise GoldsmithError(f"{folder} does not give back what was captured", name="capture-failed")
@@ -219,6 +221,7 @@ class Gallery:
         disk: Path,
         extras: Iterable[tuple[str, Path]],
         manifest: Callable[[str], dict[str, Any]],
+        complete: Callable[[Path, Path], None],
     ) -> str:
         self.sweep(folder.name)
         # a number is given once: what has gone left its tombstone
@@ -235,6 +238,7 @@ class Gallery:
                 copy.chmod(0o444)
             write_json(scratch / MANIFEST, manifest(version))
             (scratch / MANIFEST).chmod(0o444)
+            complete(scratch, folder / version)
             sync_tree(scratch)
             scratch.rename(folder / version)
         except BaseException:

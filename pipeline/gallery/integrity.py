@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import GoldsmithError
 from pipeline.gallery import DISK, GONE, MANIFEST, NEW, POINT, Gallery
@@ -22,7 +23,13 @@ class Finding:
     scratch: bool = False
 
 
-def verify(gallery: Gallery, name: str, only: str | None = None) -> Iterator[Finding]:
+#: Judges what a version carries besides its disk: the folder, its manifest; what is wrong, or nothing.
+Judge = Callable[[Path, Mapping[str, Any]], str]
+
+
+def verify(
+    gallery: Gallery, name: str, only: str | None = None, *, judge: Judge = lambda _folder, _manifest: ""
+) -> Iterator[Finding]:
     """Look at all versions and channels of an image, or at one version. Costs a read of every disk's data."""
     folder = gallery.root / name
     for path in sorted(folder.iterdir()):
@@ -32,7 +39,7 @@ def verify(gallery: Gallery, name: str, only: str | None = None) -> Iterator[Fin
             if only in (None, path.name):
                 yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
         elif parse(path.name) and only in (None, path.name):
-            yield Finding(f"{name} {path.name}", _version(path))
+            yield Finding(f"{name} {path.name}", _version(path, judge))
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
@@ -42,7 +49,7 @@ def _channel(gallery: Gallery, name: str, link: Path) -> str:
     return "" if gallery.find(name, target) else f"points at {target}, which is not there"
 
 
-def _version(path: Path) -> str:
+def _version(path: Path, judge: Judge) -> str:
     """What is wrong with a version, or nothing."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -58,6 +65,6 @@ def _version(path: Path) -> str:
             return f"its disk was changed: {len(wrong)} chunks, the first at byte {at}"
         if told["sha256"] is not None and flat_digest(path / DISK) != told["sha256"]:
             return "its manifest's sha256 is not its disk's"
+        return judge(path, manifest)
     except (OSError, ValueError, KeyError, TypeError, GoldsmithError) as error:
         return f"cannot be read: {type(error).__name__}: {error}"
-    return ""

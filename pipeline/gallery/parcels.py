@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.gallery import DISK, MANIFEST, NEW, TOMBSTONES, Gallery, Version
 from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery.integrity import Judge
 from pipeline.gallery.versions import parse
 from pipeline.record import remove_tree, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
 #: What a parcel may hold besides its disk and its manifest.
-_EXTRA = re.compile(r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json))", re.ASCII)
+_EXTRA = re.compile(
+    r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template\.json|domain\.xml)",
+    re.ASCII,
+)
 #: Seconds to copy one disk.
 COPY_DEADLINE = 4 * 3600.0
 
@@ -32,7 +37,8 @@ def export(version: Version, target: Path) -> Path:
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     scratch.mkdir()
     try:
-        files = [path for path in sorted(version.path.rglob("*")) if path.is_file() and not path.is_symlink()]
+        there = [path for path in sorted(version.path.rglob("*")) if path.is_file() and not path.is_symlink()]
+        files = [path for path in there if path.name != SUMS]
         for path in files:
             copy = scratch / path.relative_to(version.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +58,18 @@ def export(version: Version, target: Path) -> Path:
     return target
 
 
-def take_in(gallery: Gallery, parcel: Path) -> Version:
+def take_in(
+    gallery: Gallery,
+    parcel: Path,
+    *,
+    judge: Judge = lambda _folder, _manifest: "",
+    complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
+) -> Version:
     """Put an exported version into a gallery, under its own name and number; no channel moves.
 
-    Nothing in the parcel is trusted: its disk must be what its manifest says, and only files that a version has are
-    copied. Raises UsageError or CheckFailed.
+    Nothing in the parcel is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
+    the rest, and only files that a version has are copied. `complete` writes what hangs on where it lies.
+    Raises UsageError or CheckFailed.
     """
     manifest = _manifest(parcel)
     name, version = str(manifest["name"]), str(manifest["version"])
@@ -77,12 +90,15 @@ def take_in(gallery: Gallery, parcel: Path) -> Version:
         try:
             for path in sorted(parcel.rglob("*")):
                 inner = str(path.relative_to(parcel))
-                known = inner in (DISK, MANIFEST) or _EXTRA.fullmatch(inner)
+                known = inner in (DISK, MANIFEST, SUMS) or _EXTRA.fullmatch(inner)
                 if known and path.is_file() and not path.is_symlink():
                     (scratch / inner).parent.mkdir(parents=True, exist_ok=True)
                     _copy(path, scratch / inner)
             # the copy is judged, not what it was copied from: that may change meanwhile
             _judge(scratch, manifest)
+            if wrong := judge(scratch, manifest):
+                raise CheckFailed(f"{parcel}: {wrong}", name="master-damaged")
+            complete(scratch, folder / version)
             sync_tree(scratch)
             scratch.rename(folder / version)
         except BaseException:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pipeline
 from pipeline import command
 from pipeline.errors import BuildError
+from pipeline.evidence.seal import Contents, seal
+from pipeline.evidence.signing import load, locate
 from pipeline.gallery import CANDIDATE, GOLDEN
 from pipeline.gallery.digests import FLAT_LIMIT, chunk_digests, flat_digest
 from pipeline.job import Job, Made, Work
@@ -31,6 +34,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     disk = source.image.path
     job.progress("digests")
     digests = chunk_digests(disk)
+    key = load(locate(), job.store.root)
     proven = source.facts.get("tree")
     if proven is not None and proven != digests.tree:
         raise BuildError(f"{disk} is not the file that was proven", name="master-changed")
@@ -51,6 +55,10 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "os": job.definition.os,
             "suite": suite,
             "generations": list(job.definition.generations),
+            "machine": {"cpus": job.definition.machine.cpus, "memory": job.definition.machine.memory},
+            "accelerator": job.verdict.kind,
+            "agent": job.definition.generalize.agent,
+            "first_boot": job.definition.first_boot.source if job.definition.first_boot else None,
             "disk": {
                 "file": "disk.vhd",
                 "format": "fixed VHD",
@@ -80,10 +88,16 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
                 for name, layer in lineage
             ],
             "run": job.run.id,
+            "started": job.run.record["started"],
+            "signed_by": key.id if key else None,
         }
 
+    job.progress("what is in it")
+    contents = Contents.of(disk)
     job.progress("into the gallery")
-    made = job.gallery.capture(job.definition.name, disk, _extras(job, source), manifest)
+    made = job.gallery.capture(
+        job.definition.name, disk, _extras(job, source), manifest, partial(seal, contents=contents, key=key)
+    )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")

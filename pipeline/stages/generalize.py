@@ -17,6 +17,8 @@ DEADLINE = 600.0
 
 
 def plan(job: Job) -> tuple[Work, ...]:
+    if job.definition.generalize.agent == "outside":
+        return ()
     script = _script(job)
     inputs: dict[str, object] = {
         "agent": job.definition.generalize.agent,

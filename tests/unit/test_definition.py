@@ -33,6 +33,12 @@ from pipeline.definition import (
     load_named,
 )
 from pipeline.errors import UsageError
+from pipeline.gallery import Gallery
+from pipeline.job import Job
+from pipeline.layers import Layers
+from pipeline.record import NO_RUN
+from pipeline.stages import generalize
+from pipeline.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN_SCHEMA = REPOSITORY / "tests" / "golden" / "definition.schema.json"
@@ -383,7 +389,16 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown agent": (
         OK + "generalize: {agent: cloud-init}\n",
-        "3:21: generalize.agent: must be waagent or none, not cloud-init",
+        "3:21: generalize.agent: must be waagent, none or outside, not cloud-init",
+    ),
+    "generalized outside, and bootstrapped": (
+        OK + "generalize: {agent: outside}\n",
+        "3:21: generalize.agent: outside goes with a disk as the source (waagent or none)",
+    ),
+    "generalized outside, and booted": (
+        "goldsmith: 1\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
+        "steps: [script: scripts/motd.sh]\n",
+        "4:1: steps: needs a guest, and generalize: {agent: outside} boots none (remove steps)",
     ),
     "port of no one": (
         OK + "expect: [http: {port: 70000}]\n",
@@ -646,6 +661,14 @@ accounts: [svc-web]
     )
     assert definition.keep == Keep(14, 90)
     assert definition.accounts == ("svc-web",)
+
+
+def test_a_disk_generalized_outside_boots_no_guest_of_ours(project: Path) -> None:
+    text = "goldsmith: 1\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
+    definition = load(write(project, text), project)
+    assert definition.generalize.agent == "outside"
+    job = Job(definition, Store(project), NO_RUN, Layers(project), Gallery(project))
+    assert generalize.plan(job) == ()
 
 
 def test_sources_of_disks(project: Path) -> None:

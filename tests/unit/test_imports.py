@@ -20,6 +20,7 @@ FLOORS = [
     {"stages"},
     {"proof"},
     {"job"},
+    {"evidence"},
     {"checks"},
     {"guests"},
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 
 from pipeline.definition import CELL_GENERATION
+from pipeline.errors import GoldsmithError
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.guests.diagnosis import Evidence, diagnose
 from pipeline.hypervisor.machine import DISASTERS
@@ -14,6 +17,9 @@ from pipeline.layers import Image
 from pipeline.proof import trials
 from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
 from pipeline.proof.verdict import Verdict, shared_identities
+from pipeline.vhd.extents import file_extents
+from pipeline.vhd.fixed import write_fixed
+from pipeline.vhd.footer import EPOCH
 
 BOOTED = "Debian GNU/Linux 12 web1 ttyS0\n\nweb1 login: "
 LEASED = "DHCPDISCOVER(c0)\nDHCPOFFER(c0)\nDHCPREQUEST(c0)\nDHCPACK(c0)\n"
@@ -145,3 +151,29 @@ def test_a_masters_version_is_no_path(what: str, disk: bool) -> None:
     from pipeline.cli.prove import is_disk
 
     assert is_disk(what) is disk
+
+
+def test_a_disk_of_ones_own_is_proven_as_it_lies(tmp_path: Path) -> None:
+    from pipeline.cli.prove import _disk
+
+    raw = tmp_path / "own.raw"
+    with raw.open("wb") as file:
+        file.write(b"boots")
+        file.truncate(4 << 20)
+    vhd = tmp_path / "own.vhd"
+    write_fixed(file_extents(raw), vhd, unique_id=uuid.UUID(int=7), timestamp=EPOCH + 1)
+    definition, name, image = _disk(vhd)
+    assert (definition.name, name, image) == ("own", "own.vhd", Image(vhd, "vpc", size=4 << 20))
+
+
+def test_only_what_ships_is_proven(tmp_path: Path) -> None:
+    from pipeline.cli.prove import _disk
+
+    for words, name in (((["-f", "qcow2"]), "disk-format"), ((["-f", "vpc"]), "vhd-not-fixed")):
+        disk = tmp_path / f"own.{words[1]}"
+        subprocess.run(["qemu-img", "create", "-q", *words, str(disk), "4M"], check=True)
+        with pytest.raises(GoldsmithError) as caught:
+            _disk(disk)
+        assert caught.value.name == name
+    with pytest.raises(GoldsmithError, match="is no file"):
+        _disk(tmp_path / "none.vhd")

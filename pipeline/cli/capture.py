@@ -1,0 +1,97 @@
+"""`goldsmith capture`: a disk that somebody prepared by hand becomes a master, by the same gates as any other."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import context
+from pipeline.cli.build import need_root, report
+from pipeline.errors import UsageError
+
+#: The formats of disks whose names say nothing, by what their content says.
+FORMATS = {"vpc": "vhd"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("capture")(capture)
+
+
+def capture(
+    disk: Annotated[Path, typer.Argument(metavar="DISK", help="A disk that was generalized outside goldsmith.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image that it becomes a version of.")],
+    generation: Annotated[
+        list[int], typer.Option("--generation", metavar="1|2", help="It boots in this one; repeatable.")
+    ] = [],  # noqa: B006  typer wants a list, and nobody changes it
+    account: Annotated[
+        list[str], typer.Option("--account", metavar="USER", help="An account that may ship; repeatable.")
+    ] = [],  # noqa: B006
+    waive: Annotated[
+        list[str], typer.Option("--waive", metavar="ID=WHY", help="A check that may fail, and why; repeatable.")
+    ] = [],  # noqa: B006
+    summary: Annotated[str, typer.Option("--summary", help="One line on what it is.")] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more.")] = False,
+) -> None:
+    """Convert, inspect and prove DISK, and keep it as a golden master. The disk itself is only read."""
+    import yaml
+
+    from pipeline import build as builder
+    from pipeline.cli.show import Progress
+    from pipeline.definition import load
+    from pipeline.offline.containers import refuse_foreign_references
+    from pipeline.store import Store
+
+    need_root("capture")
+    if not disk.is_file():
+        raise UsageError(f"{disk} is no file", name="disk-missing")
+    _undefined(name)
+    found = refuse_foreign_references(disk)
+    reasons = dict(_reason(each) for each in waive)
+    told = {
+        "goldsmith": 1,
+        "summary": summary or f"{disk.name}, prepared by hand",
+        "source": {"disk": {"path": str(disk.absolute()), "format": FORMATS.get(found, found)}},
+        "generations": sorted(set(generation)) or [1, 2],
+        "generalize": {"agent": "outside"},
+        **({"accounts": account} if account else {}),
+        **({"waive": reasons} if reasons else {}),
+    }
+    store = Store.locate().ensure()
+    # a definition like any other, but that nobody keeps: the manifest has its text
+    with tempfile.TemporaryDirectory(dir=store.tmp, prefix="capture-") as folder:
+        path = Path(folder) / "images" / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump(told, sort_keys=False))
+        definition = load(path, Path(folder))
+        progress = Progress(verbose=verbose)
+        try:
+            outcome = builder.build(
+                definition, store, command=" ".join(["goldsmith", *sys.argv[1:]]), listeners=[progress]
+            )
+        finally:
+            progress.close()
+    report(outcome)
+
+
+def _undefined(name: str) -> None:
+    try:
+        project = context.project()
+    except UsageError:
+        return
+    if (project / "images" / f"{name}.yaml").exists():
+        raise UsageError(
+            f"images/{name}.yaml makes the versions of {name}",
+            name="image-defined",
+            hint="the next night would replace it: take another name",
+        )
+
+
+def _reason(text: str) -> tuple[str, str]:
+    check, equals, why = text.partition("=")
+    if not equals or not why.strip():
+        raise UsageError(f"--waive {text}: a check is waived for a reason", name="usage", hint="--waive ID='why'")
+    return check, why

@@ -1,0 +1,41 @@
+"""`goldsmith key`: the key by which this host signs what it says of its masters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(help="The key that signs masters.", no_args_is_help=True, rich_markup_mode=None)
+    noun.command("make")(make)
+    noun.command("show")(show)
+    app.add_typer(noun, name="key")
+
+
+def make() -> None:
+    """Make this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key); whoever verifies gets its .pub file."""
+    from pipeline.evidence import signing
+
+    made = signing.make(signing.locate())
+    print(f"private  {made.path}")
+    print(f"public   {signing.public_path(made.path)}")
+    print(f"id       {made.id}")
+
+
+def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print the public half, which others need to verify."""
+    from pipeline.cli.show import print_json
+    from pipeline.evidence import signing
+
+    path = signing.public_path(signing.locate())
+    if not path.exists():
+        raise UsageError(f"no key at {path}", name="no-key", hint="goldsmith key make")
+    public = signing.load_public(path)
+    if as_json:
+        print_json({"id": public.keyid, "path": str(path), "public": path.read_text()})
+        return
+    print(path.read_text(), end="")

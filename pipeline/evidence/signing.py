@@ -1,0 +1,126 @@
+"""The host's signing key (ed25519), and the signed envelope (DSSE) that others can open with its public half.
+
+The key lies outside the store: who copies the store, or gives others a share of it, does not give the key away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+
+from pipeline.errors import CheckFailed, UsageError
+
+#: Where the key is, unless GOLDSMITH_KEY says otherwise.
+DEFAULT = Path("/etc/goldsmith/signing.key")
+#: What an in-toto statement is called in its envelope (in-toto's specification of the envelope, version 1).
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key that was read. `path` is its file, the public half lies beside it."""
+
+    path: Path
+    private: Ed25519PrivateKey
+
+    @property
+    def public(self) -> Key:
+        return SSlibKey.from_crypto(self.private.public_key())
+
+    @property
+    def id(self) -> str:
+        return str(self.public.keyid)
+
+
+def locate() -> Path:
+    return Path(os.environ.get("GOLDSMITH_KEY") or DEFAULT).absolute()
+
+
+def public_path(path: Path) -> Path:
+    return path.with_suffix(".pub")
+
+
+def make(path: Path) -> SigningKey:
+    """A new key: the private half readable by its owner alone. Raises UsageError (key-exists)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    private = Ed25519PrivateKey.generate()
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} is there already", name="key-exists", hint="what it signed could no longer be verified"
+        ) from None
+    with os.fdopen(fd, "wb") as file:
+        file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        file.flush()
+        os.fsync(file.fileno())
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public_path(path).write_bytes(public)
+    return SigningKey(path, private)
+
+
+def load(path: Path, store: Path) -> SigningKey | None:
+    """The key that signs, None where there is none.
+
+    Raises UsageError: key-in-store, key-readable, key-unreadable.
+    """
+    if not path.exists():
+        return None
+    if path.resolve().is_relative_to(store.resolve()):
+        raise UsageError(f"{path} lies in the store", name="key-in-store", hint="keep it elsewhere: GOLDSMITH_KEY")
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"others can read {path}", name="key-readable", hint=f"chmod 600 {path}")
+    try:
+        private = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{path} is no key: {error}", name="key-unreadable") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"{path} is no ed25519 key", name="key-unreadable", hint="goldsmith key make")
+    return SigningKey(path, private)
+
+
+def load_public(path: Path) -> Key:
+    """A public key to verify by. Raises UsageError (key-unreadable)."""
+    try:
+        public = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{path} is no public key: {error}", name="key-unreadable") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise UsageError(f"{path} is no ed25519 key", name="key-unreadable")
+    return SSlibKey.from_crypto(public)
+
+
+def signed(payload: bytes, key: SigningKey) -> str:
+    """The payload in an envelope, as JSON."""
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(key.private))
+    return json.dumps(envelope.to_dict(), indent=1) + "\n"
+
+
+def opened(text: str, keys: Sequence[Key]) -> bytes:
+    """What an envelope holds, signed by one of `keys`. Raises CheckFailed (signature-bad)."""
+    try:
+        envelope = Envelope.from_dict(json.loads(text))
+        if envelope.payload_type != PAYLOAD_TYPE:
+            raise CheckFailed(f"the envelope holds {envelope.payload_type}", name="signature-bad")
+        envelope.verify(list(keys), 1)
+    except (VerificationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckFailed(f"no signature of a key that is trusted: {error}", name="signature-bad") from None
+    return bytes(envelope.payload)

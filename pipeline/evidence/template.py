@@ -1,0 +1,99 @@
+"""What stands beside a master to start machines from: a template as Azure's captures had one, and a libvirt domain.
+
+Both follow from the manifest and from where the master lies, so that an import can write them anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from pipeline.gallery import DISK, MANIFEST
+from pipeline.hypervisor.domain import Disk, Spec, domain_xml
+from pipeline.layers import Image
+
+TEMPLATE, DOMAIN = "template.json", "domain.xml"
+#: Where the domain looks for the clone's disk, log and UEFI variables, unless its user writes other paths.
+CLONES = Path("/var/lib/libvirt/images")
+GIB = 1 << 30
+
+
+def write(folder: Path, final: Path) -> None:
+    """Write both into the version in `folder`, which will lie at `final`."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name, text in ((TEMPLATE, template(manifest)), (DOMAIN, domain(manifest, final / DISK))):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o444)
+
+
+def template(manifest: Mapping[str, Any]) -> str:
+    """The capture template: disks with caching and size in the words of Azure's storage profile, what was captured.
+
+    Image URIs are relative to the template, so that the folder can be copied whole.
+    """
+    disk = manifest["disk"]
+    told = {
+        "goldsmith": 1,
+        "name": manifest["name"],
+        "version": manifest["version"],
+        "hyperVGenerations": [f"V{number}" for number in manifest["generations"]],
+        "storageProfile": {
+            "osDisk": {
+                "osType": str(manifest["os"]).capitalize(),
+                "osState": "Generalized",
+                "createOption": "FromImage",
+                "caching": "ReadWrite",
+                "diskSizeGB": -(-int(disk["virtual_size"]) // GIB),
+                "sizeInBytes": disk["virtual_size"],
+                "image": {"uri": DISK},
+            },
+            "dataDisks": [],
+        },
+        "metadata": {
+            "created": manifest["created"],
+            "summary": manifest["summary"],
+            "run": manifest["run"],
+            "state": manifest["state"],
+            "suite": manifest["suite"],
+            "agent": manifest["agent"],
+            "sha256": disk["sha256"],
+            "tree_sha256": disk["tree_sha256"],
+            "firstBoot": manifest["first_boot"],
+        },
+    }
+    return json.dumps(told, indent=1) + "\n"
+
+
+def domain(manifest: Mapping[str, Any], disk: Path) -> str:
+    """A libvirt domain of a clone, and how to make the clone's disk. Its user adds a network and a seed."""
+    name = f"{manifest['name']}-clone"
+    clone = CLONES / f"{name}.qcow2"
+    size = int(manifest["disk"]["virtual_size"])
+    efi = 2 in manifest["generations"]
+    spec = Spec(
+        name=name,
+        run=str(manifest["run"]),
+        role="clone",
+        kvm=manifest["accelerator"] == "kvm",
+        cpus=int(manifest["machine"]["cpus"]),
+        memory=int(manifest["machine"]["memory"]),
+        disks=(Disk(Image(clone, "qcow2", backing=Image(disk, "vpc", size=size)), "scsi"),),
+        serial_log=CLONES / f"{name}.log",
+        firmware="efi" if efi else "bios",
+        machine="q35" if efi else "pc",
+    )
+    root = etree.fromstring(domain_xml(spec))
+    how = etree.Element("description")
+    how.text = (
+        f"A clone of {manifest['name']} {manifest['version']}, by hand. The master is only read; the clone's disk: "
+        f"qemu-img create -f qcow2 -F vpc -b {disk} {clone}  Then: virsh create {DOMAIN}  "
+        "A generalized image waits to be told who it is: add a network card, and a medium for NoCloud or Azure."
+    )
+    root.insert(1, how)
+    etree.indent(root)
+    return etree.tostring(root, encoding="unicode", pretty_print=True)

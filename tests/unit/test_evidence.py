@@ -1,0 +1,315 @@
+"""What a master carries: bill of materials, signed statements, sums, template; no flipped bit stays unseen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
+from in_toto_attestation.v1.statement import Statement
+from jsonschema import Draft7Validator
+from lxml import etree
+from packageurl import PackageURL
+from referencing import Registry, Resource
+
+from pipeline.errors import CheckFailed, UsageError
+from pipeline.evidence import signing
+from pipeline.evidence.seal import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
+from pipeline.gallery import DISK, MANIFEST, Gallery, Version
+from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery.integrity import verify
+from pipeline.gallery.parcels import export, take_in
+
+SYSTEM = {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
+PACKAGES = [["bash", "5.2.15-2+b7", "amd64"], ["libc6", "2.36-9+deb12u10", "amd64"], ["tzdata", "1:2024a-0", "all"]]
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> signing.SigningKey:
+    return signing.make(tmp_path / "elsewhere" / "signing.key")
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path / "gallery")
+
+
+def captured(gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = True) -> Version:
+    """A version as the capture stage makes one, with a small disk of noise."""
+    disk = gallery.root.parent / "made.vhd"
+    with disk.open("wb") as file:
+        file.truncate((6 << 20) + 512)
+        file.seek(3 << 20)
+        file.write(os.urandom(1 << 16))
+    digests = chunk_digests(disk)
+    manifest: dict[str, Any] = {
+        "name": "web",
+        "summary": "a page",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started": "2026-11-21T20:00:00Z",
+        "state": "proven",
+        "start": "cold",
+        "os": "linux",
+        "suite": "bookworm",
+        "accelerator": "tcg",
+        "agent": "waagent",
+        "first_boot": None,
+        "machine": {"cpus": 2, "memory": 2 << 30},
+        "generations": [1, 2],
+        "disk": {
+            "size": digests.size,
+            "virtual_size": digests.size - 512,
+            "sha256": flat_digest(disk) if flat else None,
+            "tree_sha256": digests.tree,
+            "chunk_size": 2 << 20,
+            "chunks_sha256": list(digests.chunks),
+        },
+        "inputs": [
+            {
+                "stage": "acquire",
+                "title": "bootstrap",
+                "key": "ab",
+                "inputs": {"suite": "bookworm", "recipe": "0f" * 32},
+            }
+        ],
+        "definition": "goldsmith: 1\n",
+        "tools": {"goldsmith": "0.1.0"},
+        "checks": [{"id": "fs-clean", "status": "pass"}, {"id": "proxy", "status": "waived"}],
+        "prove": {"gen1": {"checks": {"login": "clone"}, "failures": []}},
+        "run": "R1",
+        "signed_by": key.id if key else None,
+    }
+
+    complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
+    made = gallery.capture("web", disk, [], lambda version: {**manifest, "version": version}, complete)
+    gallery.promote(made)
+    return made
+
+
+def wrong(gallery: Gallery, *keys: signing.SigningKey, demanded: bool = False) -> list[str]:
+    held = partial(judge, keys=[key.public for key in keys], demanded=demanded)
+    return [one.wrong for one in verify(gallery, "web", judge=held) if one.wrong]
+
+
+def said(version: Version, name: str, key: signing.SigningKey) -> dict[str, Any]:
+    return dict(json.loads(signing.opened((version.path / name).read_text(), [key.public])))
+
+
+# ---- the bill of materials ---------------------------------------------------------------------------------------
+
+
+def _validator(name: str) -> Draft7Validator:
+    """CycloneDX' own schema, and jsonschema to judge by it: neither wrote the bill."""
+    folder = resources.files("cyclonedx.schema") / "_res"
+
+    def find(uri: str) -> Resource[Any]:
+        file = uri.rsplit("/", 1)[-1].replace(".schema.json", ".SNAPSHOT.schema.json")
+        return Resource.from_contents(json.loads((folder / file).read_text()))
+
+    schema = json.loads((folder / name).read_text())
+    return Draft7Validator(schema, registry=Registry(retrieve=find))
+
+
+def test_the_bill_is_valid_and_names_every_package(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    told = json.loads((version.path / SBOM).read_text())
+    validator = _validator("bom-1.6.SNAPSHOT.schema.json")
+    assert list(validator.iter_errors(told)) == []
+    assert list(validator.iter_errors({**told, "components": [{"name": "no type"}]})) != []  # it can say no
+    found = {(c["name"], c["version"]) for c in told["components"]}
+    assert found == {(name, number) for name, number, _ in PACKAGES}
+    purl = PackageURL.from_string(next(c["purl"] for c in told["components"] if c["name"] == "tzdata"))
+    assert (purl.type, purl.namespace, purl.version) == ("deb", "debian", "1:2024a-0")
+    assert purl.qualifiers == {"arch": "all", "distro": "debian-12"}
+    assert told["metadata"]["component"]["hashes"][0]["content"] == version.sha256
+
+
+def test_the_same_disk_has_the_same_bill(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    before = (version.path / SBOM).read_bytes()
+    seal_again(version, key)
+    assert (version.path / SBOM).read_bytes() == before
+
+
+def seal_again(version: Version, key: signing.SigningKey) -> None:
+    for name in (SBOM, *ATTESTATIONS):
+        (version.path / name).unlink()
+    seal(version.path, version.path, Contents(SYSTEM, PACKAGES), key)
+
+
+# ---- statements and signatures -----------------------------------------------------------------------------------
+
+
+def test_statements_are_in_totos(gallery: Gallery, key: signing.SigningKey) -> None:
+    """Read by in-toto's own bindings, which take no field that they do not know."""
+    version = captured(gallery, key)
+    for name, message in zip(ATTESTATIONS, (provenance_pb2.Provenance(), test_result_pb2.TestResult()), strict=True):
+        told = said(version, name, key)
+        statement = Statement([], told["predicateType"], told["predicate"])
+        json_format.ParseDict(told, statement.pb)
+        statement.validate()
+        json_format.ParseDict(told["predicate"], message)
+    assert {s["name"] for s in told["subject"]} == {DISK, MANIFEST, SBOM}
+    assert told["predicate"]["result"] == "WARNED"
+    assert told["predicate"]["warnedTests"] == ["check proxy"]
+    assert told["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]
+
+
+def test_openssl_verifies_the_signature(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    version = captured(gallery, key)
+    envelope = json.loads((version.path / ATTESTATIONS[0]).read_text())
+    payload = base64.b64decode(envelope["payload"])
+    kind = envelope["payloadType"]
+    # DSSE's pre-authentication encoding, from its specification
+    (tmp_path / "pae").write_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload))
+    (tmp_path / "sig").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    argv = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(signing.public_path(key.path))]
+    argv += ["-in", str(tmp_path / "pae"), "-sigfile", str(tmp_path / "sig")]
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    (tmp_path / "pae").write_bytes((tmp_path / "pae").read_bytes() + b" ")
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 1
+
+
+def test_another_key_is_not_trusted(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    captured(gallery, key)
+    other = signing.make(tmp_path / "other" / "signing.key")
+    assert wrong(gallery, key) == []
+    assert wrong(gallery) == []  # nobody to verify by: sums and manifest still hold
+    assert any("no signature of a key that is trusted" in each for each in wrong(gallery, other))
+
+
+def test_unsigned_is_found_where_a_signature_is_demanded(gallery: Gallery, key: signing.SigningKey) -> None:
+    captured(gallery, None)
+    assert wrong(gallery, key) == []
+    assert wrong(gallery, key, demanded=True) == ["nobody signed it"]
+
+
+def test_statements_of_another_version_are_found(gallery: Gallery, key: signing.SigningKey) -> None:
+    """All files rewritten in agreement, the old signatures kept: only the signature can tell."""
+    version = captured(gallery, key)
+    manifest = version.path / MANIFEST
+    told = {**json.loads(manifest.read_text()), "summary": "another page"}
+    rewrite(manifest, json.dumps(told).encode())
+    write_sums(version.path, told["disk"]["sha256"])
+    assert wrong(gallery) == []
+    assert any("speaks of other files" in each for each in wrong(gallery, key))
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_anywhere_is_found(gallery: Gallery, key: signing.SigningKey, seed: int) -> None:
+    version = captured(gallery, key, flat=seed % 2 == 0)
+    dice = random.Random(seed)
+    names = [p.relative_to(version.path) for p in sorted(version.path.rglob("*")) if p.is_file()]
+    assert {str(name) for name in names} >= {DISK, MANIFEST, SBOM, SUMS, "template.json", "domain.xml", *ATTESTATIONS}
+    for name in names:
+        path = version.path / name
+        good = path.read_bytes()
+        for _ in range(12):
+            at = dice.randrange(len(good))
+            bad = bytearray(good)
+            bad[at] ^= 1 << dice.randrange(8)
+            rewrite(path, bytes(bad))
+            assert wrong(gallery, key), f"{name}, byte {at}"
+        rewrite(path, good)
+    assert wrong(gallery, key) == []
+
+
+def test_a_file_too_many_or_too_few_is_found(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    (version.path / "more.txt").write_text("x")
+    assert wrong(gallery) == ["more.txt is not one of its files"]
+    (version.path / "more.txt").unlink()
+    (version.path / ATTESTATIONS[0]).unlink()
+    assert wrong(gallery) == [f"{ATTESTATIONS[0]} is missing"]
+
+
+# ---- on its way --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_an_import_keeps_the_signature_and_knows_its_place(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path, flat: bool
+) -> None:
+    version = captured(gallery, key, flat=flat)
+    parcel = export(version, tmp_path / "parcel")
+    assert subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=parcel, check=False).returncode == 0
+    other = Gallery(tmp_path / "other" / "gallery")
+    made = take_in(other, parcel, judge=partial(judge, keys=[key.public], demanded=True), complete=settle)
+    assert wrong(other, key, demanded=True) == []
+    assert str(made.disk) in (made.path / "domain.xml").read_text()
+
+
+def test_an_import_demands_the_signature(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    parcel = export(captured(gallery, None), tmp_path / "parcel")
+    with pytest.raises(CheckFailed, match="nobody signed it"):
+        take_in(Gallery(tmp_path / "other"), parcel, judge=partial(judge, keys=[key.public], demanded=True))
+    assert not list((tmp_path / "other").glob("web/2*"))
+
+
+# ---- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_its_owners_alone(key: signing.SigningKey, tmp_path: Path) -> None:
+    assert key.path.stat().st_mode & 0o777 == 0o600
+    loaded = signing.load(key.path, tmp_path / "store")
+    assert loaded is not None
+    assert loaded.id == key.id
+    with pytest.raises(UsageError, match="there already"):
+        signing.make(key.path)
+    key.path.chmod(0o640)
+    with pytest.raises(UsageError, match="others can read"):
+        signing.load(key.path, tmp_path / "store")
+
+
+def test_a_key_in_the_store_is_refused(key: signing.SigningKey) -> None:
+    with pytest.raises(UsageError, match="lies in the store"):
+        signing.load(key.path, key.path.parent.parent)
+
+
+def test_no_key_and_bad_keys(tmp_path: Path) -> None:
+    assert signing.load(tmp_path / "none", tmp_path / "store") is None
+    (tmp_path / "bad").write_text("-----BEGIN nothing\n")
+    (tmp_path / "bad").chmod(0o600)
+    with pytest.raises(UsageError, match="is no key"):
+        signing.load(tmp_path / "bad", tmp_path / "store")
+    with pytest.raises(UsageError, match="is no public key"):
+        signing.load_public(tmp_path / "bad")
+
+
+# ---- the template ------------------------------------------------------------------------------------------------
+
+
+def test_the_template_names_the_disk_and_its_state(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    told: Mapping[str, Any] = json.loads((version.path / "template.json").read_text())
+    disk = told["storageProfile"]["osDisk"]
+    assert (version.path / disk["image"]["uri"]).samefile(version.disk)
+    assert (disk["osState"], disk["caching"], disk["sizeInBytes"]) == ("Generalized", "ReadWrite", 6 << 20)
+    assert told["hyperVGenerations"] == ["V1", "V2"]
+
+
+def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    root = etree.parse(version.path / "domain.xml").getroot()
+    backing = root.find("devices/disk/backingStore")
+    assert backing is not None
+    assert backing.find("source").get("file") == str(version.disk)  # type: ignore[union-attr]
+    assert root.find("os").get("firmware") == "efi"  # type: ignore[union-attr]
+    assert "qemu-img create" in (root.findtext("description") or "")
