@@ -3,9 +3,11 @@
 The floors of the house; imports point down this list, never up:
 
     cli          the verbs: parse, call, print
+    refresh      the night; beside it patching (golden updated) and truth (no layer believed)
     build        STAGES in order, and the runner: keys, resume, plan
     stages       one file a stage: acquire ... capture
     job          one build in progress: what the stages share
+    evidence     what a master carries: bill of materials, statements, template
     checks       what must be true of a master
     guests       what differs by operating system, and only that
     offline      reading a disk that is not running

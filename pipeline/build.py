@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -30,12 +31,14 @@ GATES = (inspect.NAME, prove.NAME)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a build ended."""
+    """How a build ended. `shipped` is the VHD that convert made, `layers` are the keys that it stands on."""
 
     run: str
     version: Version | None
     unchanged: bool
     seconds: float
+    shipped: Path | None = None
+    layers: tuple[str, ...] = ()
 
 
 def build(
@@ -48,8 +51,11 @@ def build(
     warm: bool = False,
     keep_failed: bool = False,
     listeners: Sequence[Any] = (),
+    cold: str | None = None,
 ) -> Outcome:
     """Build one definition as far as asked; `from_stage` and `until` name a stage or a step.
+
+    `cold` is a word that sets this build's layers apart from all others: none is reused but those of the same word.
 
     Raises GoldsmithError; the run's record and its black box tell the rest. Whatever happens, no domain, lock or
     scratch of this run stays, but for a guest that `keep_failed` keeps.
@@ -67,7 +73,7 @@ def build(
     try:
         _take(lock, run)
         sweep_dead(store, job)
-        unchanged = _run(job, from_stage, until, warm)
+        unchanged = _run(job, from_stage, until, warm, cold)
     except GoldsmithError as error:
         _fail(job, error)
         raise
@@ -85,9 +91,11 @@ def build(
         lock.release()
     captured = next((layer for stage, layer in job.made if stage == capture.NAME), None)
     version = gallery.find(definition.name, str(captured.facts["version"])) if captured else None
+    shipped = next((layer.image.path for stage, layer in job.made if stage == convert.NAME), None)
     run.finish("unchanged" if unchanged else "done")
     run.emit("saved", "", str(run.folder))
-    return Outcome(run.id, version, unchanged, watch.seconds)
+    keys = tuple(layer.key for _, layer in job.made)
+    return Outcome(run.id, version, unchanged, watch.seconds, shipped, keys)
 
 
 def _take(lock: FileLock, run: Run) -> None:
@@ -101,10 +109,10 @@ def _take(lock: FileLock, run: Run) -> None:
             raise BuildError(f"another build has held this image for {PATIENCE:.0f} s", name="image-locked") from None
 
 
-def _run(job: Job, from_stage: str | None, until: str | None, warm: bool) -> bool:
+def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
     """Run what is not there yet. True when nothing had to run."""
     with planning(job.store):
-        units = plan(job, warm=warm, again=from_stage)
+        units = plan(job, warm=warm, again=from_stage, cold=cold)
         job.run.note(layers=[unit.key for unit in units])
     if from_stage is not None:
         for unit in units[begin_of(units, from_stage) :]:
@@ -150,6 +158,8 @@ def _point_golden(job: Job, unit: Unit) -> None:
     wanted = job.gallery.find(job.definition.name, str(layer.facts["version"]))
     if wanted is None or wanted.version in withdrawn(job.gallery, wanted.name):
         return  # somebody took it back: only another build, or `gallery promote`, makes golden anew
+    if current is not None and (current.manifest.get("rebuilt") or {}).get("version") == wanted.version:
+        return  # golden is the same, with the patches that have come since
     if current is None or current.version != wanted.version:
         job.gallery.promote(wanted, GOLDEN)
         job.run.emit("note", "", f"golden is {wanted.version} again")

@@ -25,6 +25,8 @@ STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 INDEX = "package index"
 #: The input that sets apart what a restored guest made. Its keys are never those of a cold build.
 START, WARM = "start", "warm"
+#: The input that sets apart what is built with no layer reused.
+COLD = "cold"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Unit:
         return self.work.inputs
 
 
-def plan(job: Job, *, warm: bool = False, again: str | None = None) -> list[Unit]:
+def plan(job: Job, *, warm: bool = False, again: str | None = None, cold: str | None = None) -> list[Unit]:
     """Every unit of a build with its key, in order. Runs nothing.
+
+    `cold` goes into every key, so that nothing is kept but what was made under the same word.
 
     `again` is a stage or a step: from it on nothing is kept. A warm build keeps what cold builds left as far as that
     stands, and goes on warm from there.
@@ -54,10 +58,11 @@ def plan(job: Job, *, warm: bool = False, again: str | None = None) -> list[Unit
     standing, redo = True, False
     for stage in STAGES:
         for work in stage.plan(job):
-            unit = _unit(stage, work, source)
+            unit = _unit(stage, replace(work, inputs={**work.inputs, COLD: cold}) if cold else work, source)
             redo = redo or (again is not None and _is(unit, again, units))
             standing = standing and not redo and job.layers.get(unit.key) is not None
-            if not standing and not redo and (still := _still_good(job, unit, former.get((unit.stage, work.title)))):
+            before = None if standing or redo or cold else former.get((unit.stage, work.title))
+            if before is not None and (still := _still_good(job, unit, before)):
                 unit, standing = still, True
             if not standing and warm and work.live:
                 unit = _unit(stage, replace(work, inputs={**unit.inputs, START: WARM}), source)
@@ -72,9 +77,9 @@ def _unit(stage: ModuleType, work: Work, source: str | None) -> Unit:
     return Unit(stage.NAME, work, key, source, stage.VERSION)
 
 
-def _still_good(job: Job, unit: Unit, former: Layer | None) -> Unit | None:
+def _still_good(job: Job, unit: Unit, former: Layer) -> Unit | None:
     """The unit under the package index that it was made with, where the new one has no newer version for its disk."""
-    if former is None or INDEX not in unit.inputs or former.record["inputs"].get(INDEX) is None:
+    if INDEX not in unit.inputs or former.record["inputs"].get(INDEX) is None:
         return None
     same = _unit_like(unit, {**unit.inputs, INDEX: former.record["inputs"][INDEX]})
     if same.key != former.key or same.key == unit.key:
@@ -167,7 +172,11 @@ def explain(
 
 def _latest(job: Job) -> dict[tuple[str, str], Layer]:
     """This image's newest layer of each unit."""
-    mine = (layer for layer in job.layers.all() if layer.record.get("name") == job.definition.name)
+    mine = (
+        layer
+        for layer in job.layers.all()
+        if layer.record.get("name") == job.definition.name and COLD not in layer.record["inputs"]
+    )
     ordered = sorted(mine, key=lambda layer: str(layer.record["created"]))
     return {(str(layer.record["stage"]), str(layer.record.get("title"))): layer for layer in ordered}
 

@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import build as builder
+from pipeline import patching, truth
 from pipeline.definition import Definition, MasterSource
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
-from pipeline.gallery import Gallery
+from pipeline.gallery import Gallery, Version
 from pipeline.layers import Layers
 from pipeline.plan import explain
 from pipeline.record import Stopwatch, now, write_json
@@ -115,11 +116,15 @@ def _one(
     if any(image.name == parent and image.failed for image in night.images):
         return Image(definition.name, SKIPPED, had, had, 0.0, f"{parent} was not refreshed", exit_code=1)
     try:
-        rows = explain(definition, store)
-        if had is not None and _is_current(rows, store, had):
+        wanted, why, cold = _wanted(definition, before, store)
+        if cold is None and truth.due(definition, gallery):
+            truth.hold_to_it(definition, store, command=command, listeners=listeners)
+        if before is not None and not why:
             gone = _prune(definition, store)
             return Image(definition.name, UNCHANGED, had, had, round(watch.seconds, 2), pruned=gone)
-        outcome = builder.build(definition, store, command=command, listeners=listeners)
+        outcome = builder.build(wanted, store, command=command, listeners=listeners, cold=cold)
+        if cold is not None:
+            truth.note(definition, gallery, outcome.run)
         after = gallery.find(definition.name)
         gone = _prune(definition, store)
     except Interrupted:
@@ -130,8 +135,20 @@ def _one(
         return _failure(definition.name, had, round(watch.seconds, 2), named)
     now_golden = after.version if after else None
     state = UNCHANGED if outcome.unchanged and now_golden == had else PROMOTED
-    why = "" if outcome.unchanged else _reason(rows)
+    why = "" if outcome.unchanged else why
     return Image(definition.name, state, now_golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
+
+
+def _wanted(definition: Definition, golden: Version | None, store: Store) -> tuple[Definition, str, str | None]:
+    """What is built tonight, why (nothing is, without a reason), and the word that sets a cold build apart."""
+    if golden is not None and definition.refresh.mode == "patch":
+        if truth.due(definition, Gallery(store.gallery)):
+            return definition, f"built anew after {definition.refresh.cold_days} days", now()
+        return *patching.due(definition, golden, store), None
+    rows = explain(definition, store)
+    if golden is not None and _is_current(rows, store, golden.version):
+        return definition, "", None
+    return definition, _reason(rows) or "golden is another version", None
 
 
 def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) -> Image:

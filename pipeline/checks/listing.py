@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,10 +21,13 @@ COLUMNS = {
     "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
     "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
     "files": ("PATH", "TYPE", "SIZE"),
+    "tree": ("PATH", "TYPE", "OWNER", "GROUP", "MODE", "CONTENT"),
     "registry": ("NAME", "VALUE"),
 }
 #: Rows, characters of one cell, and bytes in all that are shown.
 MAX_ROWS, MAX_CELL, MAX_BYTES = 400_000, 2000, 48 << 20
+#: Bytes of a file that its digest is of: the child that reads has room for no more at once.
+LARGEST_FILE = 256 << 20
 HIVES = "/Windows/System32/config"
 
 
@@ -83,6 +87,21 @@ def _files(disk: Disk, _: str) -> list[list[str]]:
     return rows
 
 
+def _tree(disk: Disk, _: str) -> list[list[str]]:
+    """Every path with all that makes it what it is: of a file the digest of its content, of a link its target."""
+    _clean(disk)
+    rows = []
+    for path, kind in disk.root.walk():
+        stat = disk.root.stat(path, follow=False)
+        if stat is None:
+            raise DiskError(f"{path} cannot be read", name="fs-damaged")
+        content = disk.root.read_link(path) or "" if kind == "link" else ""
+        if kind == "file":
+            content = hashlib.blake2b(disk.root.read(path, LARGEST_FILE) or b"", digest_size=16).hexdigest()
+        rows.append([path, kind, str(stat.uid), str(stat.gid), f"{stat.mode:o}", content])
+    return rows
+
+
 def _registry(disk: Disk, key: str) -> list[list[str]]:
     name, _, path = key.strip("\\").partition("\\")
     hive = open_hive(disk, name)
@@ -116,5 +135,6 @@ _LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
     "packages": _packages,
     "units": _units,
     "files": _files,
+    "tree": _tree,
     "registry": _registry,
 }

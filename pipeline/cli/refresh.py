@@ -23,10 +23,15 @@ def refresh(
     everything: Annotated[
         bool, typer.Option("--all", help="Every definition of the project, parents first.")
     ] = False,
+    patch: Annotated[
+        bool, typer.Option("--patch", help="Update golden itself where only packages have changed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""
+    from dataclasses import replace
+
     from pipeline import refresh as night
     from pipeline.cli.show import Progress, print_error, print_json
     from pipeline.store import Store
@@ -34,6 +39,8 @@ def refresh(
     need_root("refresh")
     store = Store.locate().ensure()
     chosen = choose(names or [], everything, store.gallery)
+    if patch:
+        chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
     progress = Progress(verbose=verbose)
     try:
         told = night.refresh(

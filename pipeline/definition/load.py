@@ -29,6 +29,7 @@ from pipeline.definition.model import (
     Machine,
     MasterSource,
     PlaybookStep,
+    Refresh,
     ScriptStep,
     Source,
     Step,
@@ -324,6 +325,9 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
         waive=dict(shape.waive),
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
         keep=Keep(shape.keep.versions, shape.keep.days),
+        refresh=Refresh(
+            shape.refresh.mode, tuple(_step(step, project) for step in shape.refresh.steps), shape.refresh.cold_days
+        ),
         accounts=tuple(shape.accounts),
         expect=tuple(_expectation(item) for item in shape.expect),
         first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,

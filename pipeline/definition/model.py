@@ -188,6 +188,19 @@ class Keep:
     days: int | None = None
 
 
+@dataclass(frozen=True)
+class Refresh:
+    """How the night brings an image up to date.
+
+    A patch runs `steps` in golden, or the distribution's updates where there are none. After `cold_days` the night
+    builds the image with no layer reused; 0 is never.
+    """
+
+    mode: Literal["rebuild", "patch"] = "rebuild"
+    steps: tuple[Step, ...] = ()
+    cold_days: int = 7
+
+
 @dataclass(frozen=True, kw_only=True)
 class Definition:
     """One image. `path` and `project` are absolute; `disk` is bytes, or None for the source's own size."""
@@ -208,6 +221,7 @@ class Definition:
     waive: dict[str, str] = field(default_factory=dict)
     prove: tuple[str, ...] = ("gen1", "gen2")
     keep: Keep = Keep()
+    refresh: Refresh = Refresh()
     accounts: tuple[str, ...] = ()
     data_disks: tuple[Any, ...] = ()
     expect: tuple[Expectation, ...] = ()

@@ -320,6 +320,19 @@ class KeepPart(Part):
     days: Annotated[int, Field(ge=1)] | None = Field(default=None, description="At most so many days.")
 
 
+class RefreshPart(Part):
+    """How the night brings the image up to date."""
+
+    mode: Literal["rebuild", "patch"] = Field(
+        default="rebuild",
+        description="patch: golden is updated and generalized anew where only packages have changed.",
+    )
+    steps: list[Step] = Field(default=[], description="What a patch runs; by default the distribution's updates.")
+    cold_days: Annotated[int, Field(ge=0)] = Field(
+        default=7, description="After so many days the night reuses no layer, and compares; 0 is never."
+    )
+
+
 class Updates(Part):
     """Windows updates (not built yet)."""
 
@@ -375,6 +388,7 @@ class Written(Part):
     expect: list[Expectation] = Field(default=[], description="What prove must see in the running clone.")
     first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)
+    refresh: RefreshPart = Field(default_factory=RefreshPart)
     accounts: Annotated[list[Account], Unique] = Field(
         default=[], description="Accounts that may ship; any other is a finding."
     )

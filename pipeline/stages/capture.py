@@ -9,6 +9,7 @@ from typing import Any
 
 import pipeline
 from pipeline import command
+from pipeline.definition import MasterSource
 from pipeline.errors import BuildError
 from pipeline.evidence.seal import Contents, seal
 from pipeline.evidence.signing import load, locate
@@ -90,6 +91,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "run": job.run.id,
             "started": job.run.record["started"],
             "signed_by": key.id if key else None,
+            **_lineage(job),
         }
 
     job.progress("what is in it")
@@ -101,6 +103,20 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
+
+
+def _lineage(job: Job) -> dict[str, Any]:
+    """Of a patched master: the version it was, and how the first of its line was built."""
+    source = job.definition.source
+    if not isinstance(source, MasterSource) or source.image != job.definition.name:
+        return {}
+    parent = job.gallery.get(str(source))
+    root = parent.manifest.get("rebuilt") or {
+        "version": parent.version,
+        "created": parent.manifest["created"],
+        "inputs": parent.manifest["inputs"],
+    }
+    return {"patched_from": parent.version, "rebuilt": root}
 
 
 def _extras(job: Job, source: Layer) -> list[tuple[str, Path]]:

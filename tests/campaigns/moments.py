@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.truth import Tree, differences, tree
 from tests.campaigns.kill import stray_processes
 from tests.campaigns.lab import Lab, wait_for
-from tests.campaigns.trees import Entry, differences, tree
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "30"))
 STEPS = 5
@@ -74,7 +74,7 @@ def killed(lab: Lab, moment: float) -> bool:
     return not ended
 
 
-def run(number: int, span: float, reference: dict[str, Entry], lab: Lab) -> dict[str, object]:
+def run(number: int, span: float, reference: Tree, lab: Lab) -> dict[str, object]:
     """Kill a build at a moment drawn from `span` seconds, build again. Raises AssertionError."""
     dice = random.Random(number)
     # a build may be quicker than the one that the span was taken from: then another moment is drawn

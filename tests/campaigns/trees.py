@@ -3,59 +3,12 @@
 from __future__ import annotations
 
 import base64
-import fnmatch
-import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.offline import open_disk
-
-#: (kind, owner, group, mode, digest of the content or target of the link).
-Entry = tuple[str, int, int, int, str]
-
-#: What two builds of one definition may differ in, whichever way they went. Globs of paths, with the reason.
-EXPECTED = {
-    "/etc/.pwd.lock": "made by the first change of an account",
-    "/etc/shadow": "the day of a password's last change",
-    "/var/lib/systemd/timers/*": "when a timer last ran: names come and go with the length of the build",
-    "/var/cache/ldconfig/aux-cache": "inode numbers",
-    "/var/lib/apt/periodic/*": "when apt's timer last ran",
-    "/var/lib/apt/daily_lock": "left by apt's timer",
-    "/var/lib/logrotate/status": "when logs were last rotated",
-    "/var/lib/chrony/chrony.drift": "the measured clock",
-}
-
-
 #: Bytes of the shortest needle worth looking for.
 SHORTEST = 6
-
-
-def tree(path: Path) -> dict[str, Entry]:
-    """Every path of a VHD's Linux root."""
-    found: dict[str, Entry] = {}
-    with open_disk(path, "vpc") as disk:
-        root = disk.root
-        for name, kind in root.walk():
-            status = root.stat(name, follow=False)
-            assert status is not None, name
-            content = ""
-            if kind == "file":
-                content = hashlib.blake2b(root.read(name, 1 << 30) or b"", digest_size=16).hexdigest()
-            elif kind == "link":
-                content = root.read_link(name) or ""
-            found[name] = (kind, status.uid, status.gid, status.mode, content)
-    return found
-
-
-def differences(one: dict[str, Entry], other: dict[str, Entry], expected: Iterable[str] = ()) -> list[str]:
-    """Paths that are not the same in both and not expected to differ."""
-    globs = [*EXPECTED, *expected]
-    return [
-        f"{path}: {one.get(path)} {other.get(path)}"
-        for path in sorted({*one, *other})
-        if one.get(path) != other.get(path) and not any(fnmatch.fnmatch(path, glob) for glob in globs)
-    ]
 
 
 def spellings(secret: bytes) -> list[bytes]:

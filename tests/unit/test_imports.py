@@ -14,6 +14,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"refresh"},
+    {"patching", "truth"},
     {"build", "crew"},
     {"retention", "compare"},
     {"plan", "care"},

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.offline import open_disk
+from pipeline.truth import differences, tree
 from tests.campaigns.lab import Lab
-from tests.campaigns.trees import differences, sectors_with, spellings, tree
+from tests.campaigns.trees import sectors_with, spellings
 
 DEFINITION = """\
 goldsmith: 1

@@ -1,0 +1,75 @@
+"""Patching: golden itself is updated and generalized anew, where building the image again would be too dear.
+
+Only what the distribution changed is brought in that way. Whatever else changed since the image was last built anew
+(a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.checks import list_disk
+from pipeline.definition import Definition, MasterSource, ScriptStep
+from pipeline.gallery import Gallery, Version
+from pipeline.guests import archive
+from pipeline.job import Job
+from pipeline.layers import Layers, digest
+from pipeline.plan import COLD, INDEX, plan
+from pipeline.record import NO_RUN
+from pipeline.stages import acquire, generalize, provision
+from pipeline.store import Store
+
+#: What a patch runs where the definition names no steps.
+UPDATES = Path(__file__).parent / "guests" / "inside" / "updates.sh"
+#: The stages whose inputs make what is on the disk.
+_CONTENT = (acquire.NAME, provision.NAME, generalize.NAME)
+
+
+def patched(definition: Definition, golden: Version) -> Definition:
+    """The definition of the next version: golden, its updates, and all gates as ever."""
+    steps = definition.refresh.steps or (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
+    return replace(
+        definition,
+        source=MasterSource(definition.name, golden.version),
+        steps=steps,
+        refresh=replace(definition.refresh, mode="patch"),
+    )
+
+
+def due(definition: Definition, golden: Version, store: Store) -> tuple[Definition, str]:
+    """What is to be built, and why; an empty reason where nothing is."""
+    if changed := "; ".join(_changed(definition, golden, store)):
+        return definition, f"built anew: {changed}"
+    found = outdated(golden)
+    if found is None:
+        return definition, ""
+    more = " ..." if len(found) > 3 else ""
+    return patched(definition, golden), f"newer: {', '.join(found[:3])}{more}" if found else ""
+
+
+def outdated(golden: Version) -> list[str] | None:
+    """The packages of a master that its archive has newer versions of; None where nobody can say."""
+    suite = golden.manifest.get("suite")
+    if not suite:
+        return None
+    rows = list_disk(golden.disk, "vpc", what="packages")
+    return archive.newer(str(suite), {name: version for name, version, _ in rows})
+
+
+def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:
+    """What else than packages went in when golden's line was last built anew, and goes in no more, or otherwise."""
+    root: Mapping[str, Any] = golden.manifest.get("rebuilt") or golden.manifest
+    old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in _CONTENT}
+    job = Job(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    new = {(unit.stage, unit.work.title): unit.inputs for unit in plan(job) if unit.stage in _CONTENT}
+    for place in dict.fromkeys((*old, *new)):
+        before, after = old.get(place), new.get(place)
+        if before is None or after is None:
+            yield f"{place[1]} is {'new' if before is None else 'gone'}"
+            continue
+        names = sorted({*before, *after} - {INDEX, COLD})
+        if differ := [name for name in names if digest(before.get(name)) != digest(after.get(name))]:
+            yield f"{place[1]}: changed: {', '.join(differ)}"
