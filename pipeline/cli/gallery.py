@@ -22,6 +22,10 @@ Keys = Annotated[
     list[Path],
     typer.Option("--key", metavar="FILE", help="A public key: what it did not sign is damaged; repeatable."),
 ]
+Repository = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--archive", metavar="FOLDER", help="Where the archive is; by default in the store."),
+]
 #: How many names of a kind `diff` shows a person.
 SHOWN = 12
 
@@ -38,6 +42,8 @@ def register(app: typer.Typer) -> None:
     noun.command("lease")(lease)
     noun.command("export")(export)
     noun.command("import")(take_in)
+    noun.command("archive")(archive)
+    noun.command("restore")(restore)
     app.add_typer(noun, name="gallery")
 
 
@@ -299,3 +305,32 @@ def take_in(
     made = receive(_gallery(), parcel, judge=_judge(key), complete=settle)
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+
+
+def archive(
+    references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...")],
+    repository: Repository = None,
+) -> None:
+    """Move old masters into a deduplicating archive (borg); each is read back and compared before it goes."""
+    from pipeline.retention import put_away
+    from pipeline.store import Store
+
+    store, judge = Store.locate().ensure(), _judge([])
+    place = (repository or store.root / "archive").absolute()
+    for reference in references:
+        version = _gallery().get(reference)
+        put_away(store, version, place, judge)
+        print(f"{version.name} {version.version} is in {place}")
+
+
+def restore(reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")], repository: Repository = None) -> None:
+    """Bring a master back from the archive. No channel moves."""
+    from pipeline.evidence.seal import settle
+    from pipeline.gallery.archive import bring_back
+    from pipeline.store import Store
+
+    store = Store.locate().ensure()
+    name, _, version = reference.partition("@")
+    place = (repository or store.root / "archive").absolute()
+    made = bring_back(_gallery(), name, version, place, store.tmp, judge=_judge([]), complete=settle)
+    print(f"{made.name} {made.version}  {made.disk}")

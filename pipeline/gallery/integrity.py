@@ -39,7 +39,7 @@ def verify(
             if only in (None, path.name):
                 yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
         elif parse(path.name) and only in (None, path.name):
-            yield Finding(f"{name} {path.name}", _version(path, judge))
+            yield Finding(f"{name} {path.name}", judge_folder(path, name, path.name, judge))
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
@@ -49,12 +49,12 @@ def _channel(gallery: Gallery, name: str, link: Path) -> str:
     return "" if gallery.find(name, target) else f"points at {target}, which is not there"
 
 
-def _version(path: Path, judge: Judge) -> str:
-    """What is wrong with a version, or nothing."""
+def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
+    """What is wrong with the version in a folder, wherever that lies, or nothing."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         told = manifest["disk"]
-        if (manifest["version"], manifest["name"]) != (path.name, path.parent.name):
+        if (manifest["version"], manifest["name"]) != (version, name):
             return f"its manifest is that of {manifest['name']} {manifest['version']}"
         found = chunk_digests(path / DISK)
         if found.size != told["size"]:

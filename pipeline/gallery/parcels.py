@@ -64,11 +64,13 @@ def take_in(
     *,
     judge: Judge = lambda _folder, _manifest: "",
     complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
+    returns: bool = False,
 ) -> Version:
     """Put an exported version into a gallery, under its own name and number; no channel moves.
 
     Nothing in the parcel is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
-    the rest, and only files that a version has are copied. `complete` writes what hangs on where it lies.
+    the rest, and only files that a version has are copied. `complete` writes what hangs on where it lies. One that
+    `returns` may have been let go.
     Raises UsageError or CheckFailed.
     """
     manifest = _manifest(parcel)
@@ -80,7 +82,8 @@ def take_in(
         raise UsageError(f"{name} {version} is in the gallery already, and another", name="version-exists")
     (gallery.root / name).mkdir(parents=True, exist_ok=True)
     with gallery.hold(name) as folder:
-        if (folder / TOMBSTONES / f"{version}.json").exists():
+        tombstone = folder / TOMBSTONES / f"{version}.json"
+        if tombstone.exists() and not returns:
             raise UsageError(
                 f"{name} {version} was let go", name="version-gone", hint=f"its word is in {folder / TOMBSTONES}"
             )
@@ -104,6 +107,7 @@ def take_in(
         except BaseException:
             remove_tree(scratch)
             raise
+        tombstone.unlink(missing_ok=True)
         sync_folder(folder)
     return gallery.get(f"{name}@{version}")
 

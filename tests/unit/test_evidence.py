@@ -27,9 +27,9 @@ from referencing import Registry, Resource
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.evidence import signing
 from pipeline.evidence.seal import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
-from pipeline.gallery import DISK, MANIFEST, Gallery, Version
+from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive
 from pipeline.gallery.digests import chunk_digests, flat_digest
-from pipeline.gallery.integrity import verify
+from pipeline.gallery.integrity import Judge, verify
 from pipeline.gallery.parcels import export, take_in
 
 SYSTEM = {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
@@ -49,6 +49,7 @@ def gallery(tmp_path: Path) -> Gallery:
 def captured(gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = True) -> Version:
     """A version as the capture stage makes one, with a small disk of noise."""
     disk = gallery.root.parent / "made.vhd"
+    disk.unlink(missing_ok=True)  # the last version is a link to it
     with disk.open("wb") as file:
         file.truncate((6 << 20) + 512)
         file.seek(3 << 20)
@@ -261,6 +262,60 @@ def test_an_import_demands_the_signature(gallery: Gallery, key: signing.SigningK
     with pytest.raises(CheckFailed, match="nobody signed it"):
         take_in(Gallery(tmp_path / "other"), parcel, judge=partial(judge, keys=[key.public], demanded=True))
     assert not list((tmp_path / "other").glob("web/2*"))
+
+
+# ---- in the archive ----------------------------------------------------------------------------------------------
+
+
+def put_away(gallery: Gallery, version: Version, key: signing.SigningKey, tmp_path: Path) -> Path:
+    repository = tmp_path / "archive"
+    archive.put_away(gallery, version, repository, tmp_path, judge=trusting(key), used=lambda _version: "")
+    return repository
+
+
+def trusting(key: signing.SigningKey) -> Judge:
+    return partial(judge, keys=[key.public], demanded=True)
+
+
+def test_an_archived_version_comes_back_as_it_was(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    old, new = captured(gallery, key), captured(gallery, key)
+    before = {p.relative_to(old.path): p.read_bytes() for p in old.path.rglob("*") if p.is_file()}
+    repository = put_away(gallery, old, key, tmp_path)
+    assert [version.version for version in gallery.versions("web")] == [new.version]
+    assert not list(tmp_path.glob("unpacked-*"))
+    back = archive.bring_back(gallery, "web", old.version, repository, tmp_path, judge=trusting(key), complete=settle)
+    assert {p.relative_to(back.path): p.read_bytes() for p in back.path.rglob("*") if p.is_file()} == before
+    assert back.disk.stat().st_blocks * 512 < 1 << 20  # as sparse as it was
+    assert wrong(gallery, key, demanded=True) == []
+    # away once more, though the archive has it
+    put_away(gallery, back, key, tmp_path)
+
+
+def test_what_is_in_use_is_not_archived(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    golden = captured(gallery, key)
+    with pytest.raises(UsageError, match="is in use: golden"):
+        put_away(gallery, golden, key, tmp_path)
+    assert golden.disk.exists()
+
+
+def test_an_archive_that_gives_back_something_else_takes_nothing_away(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path
+) -> None:
+    old, _ = captured(gallery, key), captured(gallery, key)
+    good = old.disk.read_bytes()
+    rewrite(old.disk, good[:-600] + b"rotten" + good[-594:])
+    with pytest.raises(CheckFailed, match="its disk was changed"):
+        put_away(gallery, old, key, tmp_path)
+    assert old.disk.exists()
+
+
+def test_what_is_not_in_the_archive(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    old, _ = captured(gallery, key), captured(gallery, key)
+    repository = put_away(gallery, old, key, tmp_path)
+    for where, version in ((repository, "2020.101.0"), (tmp_path / "nowhere", old.version)):
+        with pytest.raises(UsageError) as caught:
+            archive.bring_back(gallery, "web", version, where, tmp_path, judge=trusting(key), complete=settle)
+        assert caught.value.name == "not-archived"
 
 
 # ---- keys --------------------------------------------------------------------------------------------------------
