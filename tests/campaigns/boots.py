@@ -154,7 +154,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
 
 
 def seeded(name: str, master: Path, folder: Path) -> Path:
-    with open_disk(master, "vhd") as disk:
+    with open_disk(master, "vpc") as disk:
         commands = DEFECTS[name].do(disk.root, folder)
     bad = changed(master, folder / "bad.vhd", commands)
     if name == "no boot loader for BIOS":

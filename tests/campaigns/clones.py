@@ -80,7 +80,7 @@ def changed(master: Path, to: Path, commands: Sequence[str]) -> Path:
     """A copy of a fixed VHD with debugfs commands carried out on its root file system."""
     subprocess.run(["cp", "--sparse=always", master, to], check=True)
     to.chmod(0o644)
-    with open_disk(to, "vhd") as disk:
+    with open_disk(to, "vpc") as disk:
         start = disk.root.start()
     with tempfile.NamedTemporaryFile("w", suffix=".debugfs") as script:
         script.write("\n".join(commands) + "\n")
