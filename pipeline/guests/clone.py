@@ -30,6 +30,10 @@ from pipeline.layers import Image
 from pipeline.store import Store
 
 
+#: The guest's journal, in the clone's logs.
+JOURNAL = "journal.log"
+
+
 class Clone:
     """One clone, from its first boot to its last. `seconds` are those of the last boot: ready, ssh.
 
@@ -152,7 +156,7 @@ class Clone:
         self.machine.screenshot(self.logs / "screen.png")
         serial = self.machine.serial()
         greets = self.access.greets()
-        self.machine.destroy()
+        self._end()
         return diagnose(
             Evidence(
                 what=what,
@@ -166,6 +170,7 @@ class Clone:
                 disk=self.machine.spec.disks[0].image,
                 store=Store.locate().root,
                 user=self.access.user,
+                journal=_read(self.logs / JOURNAL),
             )
         )
 
@@ -182,12 +187,15 @@ class Clone:
     def black_box(self, *, quick: bool = False) -> None:
         """Save what there is: the screen while it runs, then the journal off its disk."""
         if not self.machine.started:
-            return
+            return  # a diagnosis has saved it all
         self.machine.screenshot(self.logs / "screen.png")
-        if quick:
-            return
+        if not quick:
+            self._end()
+
+    def _end(self) -> None:
+        """Switch it off, and take its journal off its disk."""
         self.machine.destroy()
-        journal = self.logs / "journal.log"
+        journal = self.logs / JOURNAL
         try:
             journal.write_text(read_journal(self.machine.spec.disks[0].image, self.logs, Store.locate().root))
         except (GoldsmithError, OSError) as error:

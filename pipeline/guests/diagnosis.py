@@ -26,9 +26,17 @@ NOT_PROVISIONED = "not-provisioned"
 _AGENTS = ("provisioning-failed", "agent-silent", "agent-not-ready")
 
 
+#: What sshd's own words explain, and which of them do.
+_SSHD = ("guest-sshd-dead", "login-refused")
+_COMPLAINT = re.compile(
+    r"\bsshd(-session)?\[\d+\]: (.*(no hostkeys|[Bb]ad configuration|terminating|fatal|error|line \d+|not allowed|"
+    r"Failed|Invalid user|Connection (closed|reset) by (authenticating|invalid)).*)"
+)
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """What one boot left. `what` is what was waited for in vain; `disk` is at rest.
+    """What one boot left. `what` is what was waited for in vain; `disk` is at rest, `journal` is off it.
 
     `medium`: whether a provisioning medium was in its drive.
     """
@@ -44,12 +52,13 @@ class Evidence:
     disk: Image
     store: Path
     user: str
+    journal: str = ""
 
 
 def diagnose(evidence: Evidence) -> GuestError:
     """The first cause that the evidence shows, outermost first: boot, network, agent, report, login."""
     name, text = _cause(evidence)
-    words = _agents_words(evidence)
+    words = (name in _SSHD and _sshds_words(evidence.journal)) or _agents_words(evidence)
     told = f"{text}: {words}" if words else text
     # a guest that asks in vain and one that never asked look the same from behind a firewall
     hint = UNFILTER if name in ("guest-no-dhcp", "guest-no-lease") and bridges_are_filtered() else None
@@ -86,6 +95,12 @@ def _fabrics_cause(evidence: Evidence) -> tuple[str, str] | None:
         last = f"{asked[-1].request.method} {asked[-1].request.target}"
         return "agent-not-ready", f"the agent asked the fabric {len(asked)} times, last {last}, but reported nothing"
     return None
+
+
+def _sshds_words(journal: str) -> str:
+    """sshd's last complaint, in its own words."""
+    found = [match[2] for line in journal.splitlines() if (match := _COMPLAINT.search(line))]
+    return f"sshd: {found[-1].strip()[:WORDS]}" if found else ""
 
 
 def _agents_words(evidence: Evidence) -> str:

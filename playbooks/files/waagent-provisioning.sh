@@ -17,6 +17,21 @@ if ! grep -qx 'Provisioning.Agent=waagent' $agent; then
     echo "changed Provisioning.Agent"
 fi
 
+# A generalized image has no host keys; the agent makes them, and then restarts an sshd that runs, but starts none that
+# has given up. So sshd does not give up: it comes as soon as there are keys, and not before.
+wait=/etc/systemd/system/ssh.service.d/wait-for-host-keys.conf
+if [ ! -e $wait ]; then
+    mkdir -p "${wait%/*}"
+    cat >$wait <<'X'
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+RestartSec=3
+X
+    echo "changed sshd"
+fi
+
 unit=/etc/systemd/system/grow-root.service
 if [ ! -e $unit ]; then
     cat >$unit <<'X'

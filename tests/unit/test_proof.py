@@ -123,6 +123,24 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("sshd[612]: sshd: no hostkeys available -- exiting.", "no hostkeys available"),
+        ("sshd[7]: /etc/ssh/sshd_config.d/9.conf: line 1: Bad configuration option: Nonsense", "Bad configuration"),
+        ("sshd[9]: User clone from 10.0.0.1 not allowed because not listed in AllowUsers", "AllowUsers"),
+        ("sshd[9]: Server listening on 0.0.0.0 port 22.", ""),
+        ("walinuxagent[3]: WARNING no iptables", ""),
+    ],
+)
+def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_path: Path) -> None:
+    disk = Image(tmp_path / "none", "raw")
+    journal = f"Nov 22 00:05:01 web kernel: x\nNov 22 00:05:38 web {line}\n"
+    error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone", journal))
+    assert error.message.startswith("no sshd answers: sshd: " if said else "no sshd answers (")
+    assert said in error.message
+
+
+@pytest.mark.parametrize(
     ("said", "name"),
     [
         (b"error: file `/boot/grub/x86_64-efi/bli.mod' not found.\r\n", None),
