@@ -29,7 +29,6 @@ from pipeline.hypervisor.machine import LOGIN, Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
 
-
 #: The guest's journal, in the clone's logs.
 JOURNAL = "journal.log"
 
