@@ -12,6 +12,7 @@ from pipeline.definition import CommandExpectation, HttpExpectation
 from pipeline.errors import GuestError
 from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
+from pipeline.hypervisor.machine import LOGIN
 from pipeline.proof.verdict import Verdict
 
 #: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
@@ -75,7 +76,7 @@ def provisioned(
     if clone.spec.tpm:
         verdict.see("tpm", seen.get("tpm") or "none", seen.get("tpm") == "2")
     settle = SETTLE[clone.spec.kvm]
-    console = _prompts(clone, f"{hostname} login:".encode(), settle)
+    console = _prompts(clone, settle)
     verdict.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
 
 
@@ -95,12 +96,15 @@ def _apart(seconds: float, settle: float) -> str:
     return f"{abs(seconds):.0f} s {'ahead' if seconds > 0 else 'behind'}"
 
 
-def _prompts(clone: Clone, prompt: bytes, settle: float) -> bool:
-    """Whether the serial console comes to its login prompt; on a slow guest it does after sshd."""
+def _prompts(clone: Clone, settle: float) -> bool:
+    """Whether the serial console comes to its login prompt; on a slow guest it does after sshd.
+
+    Whose name stands before it is no matter: where waagent provisions, the prompt is there before the name is.
+    """
     try:
         clone.machine.wait(
             "the serial console's login prompt",
-            lambda: True if prompt in clone.machine.serial() else None,
+            lambda: True if LOGIN.search(clone.machine.serial()) else None,
             deadline=settle,
             name="console-silent",
         )
