@@ -299,8 +299,24 @@ def apply(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a differencing VHD and its parents as one whole disk; none of them is changed."""
-    convert(child, target, to, "vpc", parent, any_time, force, as_json)
+    """Write a differencing VHD and its parents as one whole disk; none of them is changed.
+
+    A fixed VHD that was diffed comes back bit for bit, its footer too.
+    """
+    from pipeline.offline import transfer
+
+    unique_id, timestamp = transfer.identity(child, "vpc", _now())
+    with transfer.open_source(child, "vpc", parent=parent, check_time=not any_time) as disk:
+        made = transfer.convert(
+            disk,
+            target,
+            to or transfer.kind_of(target),
+            timestamp=timestamp,
+            unique_id=unique_id,
+            force=force,
+            progress=_progress(),
+        )
+    _print_made(made, as_json)
 
 
 def resize(

@@ -17,7 +17,7 @@ from pipeline.offline.containers import CONVERT_DEADLINE
 from pipeline.vhd.chain import vhd_extents
 from pipeline.vhd.extents import Extent, ExtentSource
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
-from pipeline.vhd.footer import DiskType, Footer, read_footer
+from pipeline.vhd.footer import EPOCH, DiskType, Footer, read_footer
 from pipeline.vhd.write import changed_ranges, write_differencing, write_dynamic
 
 Progress = Callable[[int, int], None]
@@ -168,16 +168,25 @@ def difference(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Made:
-    """Write the differencing VHD that makes `new` out of the VHD `old`."""
+    """Write the differencing VHD that makes `new` out of the VHD `old`, with the identity of `new` if that is one."""
+    unique_id, timestamp = identity(new, fmt, timestamp)
     if containers.detect(old) != "vpc":
         raise DiskError(f"{old.name} is no VHD: only a VHD can be a parent", name="vhd-no-footer")
     with open_source(old) as before, open_source(new, fmt) as after, whole(target, force=force) as scratch:
         after = _whole_sectors(after)  # noqa: PLW2901  the same disk, its size rounded
         report = write_differencing(
-            after, before, old, scratch, unique_id=uuid.uuid4(), timestamp=timestamp, progress=progress
+            after, before, old, scratch, unique_id=unique_id, timestamp=timestamp, progress=progress
         )
         allocated = scratch.stat().st_blocks * 512
     return Made(target, "differencing", report.size, report.file_size, allocated)
+
+
+def identity(path: Path, fmt: str | None, timestamp: int) -> tuple[uuid.UUID, int]:
+    """A VHD's unique id and time (Unix seconds); a new id, and `timestamp`, for what is none."""
+    if (fmt or containers.detect(path)) != "vpc":
+        return uuid.uuid4(), timestamp
+    footer = read_footer(path)
+    return footer.unique_id, EPOCH + footer.timestamp
 
 
 def child(parent: Path, target: Path, *, timestamp: int, force: bool = False) -> Made:
