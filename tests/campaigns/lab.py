@@ -73,6 +73,11 @@ class Lab:
         listed = json.loads(self.run("gallery", "list", name, "--json").stdout)
         return next(version for version in listed if "golden" in version["channels"])
 
+    def last_version(self, name: str) -> str:
+        """What golden of an image points at, or none."""
+        link = self.home / "gallery" / name / "golden"
+        return str(link.readlink()) if link.is_symlink() else "none"
+
     def manifest(self, name: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((Path(self.master(name)["path"]).parent / "manifest.json").read_text())
         return manifest

@@ -83,7 +83,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
     one("nothing changed", 0, expected(), lambda _, s: "" if s <= QUIET else f"{s:.1f} s for nothing")
     script(lab, "root", "echo two >/opt/root")
     one("the root's script changed", 0, expected(root="promoted", child="promoted"), fine)
-    before = golden(lab, "root")
+    before = lab.last_version("root")
     script(lab, "root", ": >/opt/root")
     one(
         "the root's clone is not as expected",
@@ -99,14 +99,9 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
 
 
 def untouched(lab: Lab, before: str) -> str:
-    if golden(lab, "root") != before:
-        return f"golden went from {before} to {golden(lab, 'root')}"
+    if lab.last_version("root") != before:
+        return f"golden went from {before} to {lab.last_version('root')}"
     return "" if "test -s /opt/root" in refused(lab) else f"refused for {refused(lab) or 'nothing'}"
-
-
-def golden(lab: Lab, name: str) -> str:
-    link = lab.home / "gallery" / name / "golden"
-    return str(link.readlink()) if link.is_symlink() else "none"
 
 
 def refused(lab: Lab) -> str:
