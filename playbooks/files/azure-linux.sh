@@ -1,8 +1,8 @@
 #!/bin/sh
 # The settings of azure-linux.yml: one script, because a task each would cost minutes on a slow guest.
-# Usage: azure-linux.sh KERNEL_LINE; prints `changed` for what it changed.
+# KERNEL_LINE is what goes onto the kernel's command line; prints `changed` for what it changed.
 set -eu
-kernel_line=$1
+kernel_line=$KERNEL_LINE
 
 # put FILE: standard input becomes the file, when it is not so already
 put() {
