@@ -53,19 +53,22 @@ def committed(lab: Lab) -> int:
     return count
 
 
-def live_seconds(lab: Lab) -> float:
-    """How long provision and generalize of the last run took together."""
-    record = lab.last_run("moments")
-    return sum(stage["seconds"] for stage in record["stages"] if stage["stage"] in LIVE)
+def unit_seconds(lab: Lab) -> list[float]:
+    """How long each unit of provision and generalize of the last run took."""
+    return [s["seconds"] for s in lab.last_run("moments")["stages"] if s["stage"] in LIVE]
 
 
-def killed(lab: Lab, moment: float) -> bool:
-    """Begin a build and kill it so many seconds after its run has begun; False where it had ended by then."""
-    before = lab.last_run("moments")["id"]
+def killed(lab: Lab, keys: list[str], after: int, delay: float) -> bool:
+    """Begin a build and kill it so many seconds after so many layers are there; False where it had ended by then."""
+
+    def there() -> int:
+        return sum((lab.home / "layers" / key / "record.json").exists() for key in keys)
+
     builder = lab.start("build", "moments", "--from", "provision", "--until", "convert")
     try:
-        wait_for("the run", lambda: lab.last_run("moments")["id"] != before, 60)
-        time.sleep(moment)
+        wait_for("the old layers to go", lambda: not there(), 60)
+        wait_for(f"{after} layers", lambda: there() >= after or builder.poll() is not None, 600)
+        time.sleep(delay)
         ended = builder.poll() is not None
         builder.send_signal(signal.SIGKILL)
     finally:
@@ -74,12 +77,22 @@ def killed(lab: Lab, moment: float) -> bool:
     return not ended
 
 
-def run(number: int, span: float, reference: Tree, lab: Lab) -> dict[str, object]:
-    """Kill a build at a moment drawn from `span` seconds, build again. Raises AssertionError."""
+def run(number: int, seconds: list[float], reference: Tree, lab: Lab) -> dict[str, object]:
+    """Kill a build at a moment, build again. Raises AssertionError.
+
+    Each unit is as likely as any other, and each moment of it: drawn over the whole time, most would be the boot's.
+    """
     dice = random.Random(number)
-    # a build may be quicker than the one that the span was taken from: then another moment is drawn
-    moment = next((at for at in (dice.uniform(0, span) for _ in range(4)) if killed(lab, at)), None)
-    assert moment is not None, "the build had ended before, four times"
+    keys = [row["key"] for row in rows(lab) if row["stage"] in LIVE]
+    moment = (0, 0.0)
+    for _ in range(4):
+        # a build may be quicker than the one that the seconds were taken from: then another moment is drawn
+        after = dice.randrange(len(seconds))
+        moment = (after, dice.uniform(0, seconds[after]))
+        if killed(lab, keys, *moment):
+            break
+    else:
+        raise AssertionError("the build had ended before, four times")
     there = committed(lab)
     done = lab.run("build", "moments", "--until", "convert")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -90,18 +103,28 @@ def run(number: int, span: float, reference: Tree, lab: Lab) -> dict[str, object
     assert not stray_processes(lab), stray_processes(lab)
     wrong = differences(reference, tree(shipped(lab)))
     assert not wrong, wrong
-    return {"moment, s": round(moment, 1), "layers kept": there, "layers made": new}
+    return {
+        "killed after layer": moment[0],
+        "and s": round(moment[1], 1),
+        "layers kept": there,
+        "layers made": new,
+    }
 
 
 def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
     project(lab)
     done = lab.run("build", "moments", "--until", "convert")
     assert done.returncode == 0, done.stdout + done.stderr
-    reference, span = tree(shipped(lab)), live_seconds(lab)
+    reference, seconds = tree(shipped(lab)), unit_seconds(lab)
     found = []
     for number in range(COUNT):
         try:
-            row: dict[str, object] = {"case": number, **run(number, span, reference, lab), "message": "", "ok": True}
+            row: dict[str, object] = {
+                "case": number,
+                **run(number, seconds, reference, lab),
+                "message": "",
+                "ok": True,
+            }
         except AssertionError as error:
             row = {"case": number, "message": str(error)[:300], "ok": False}
         found.append(row)
