@@ -23,7 +23,8 @@ CLOCK = 15.0
 GOAL_STATES = 20
 MINUTE = 60.0
 
-#: Runs as root in the clone. TOKEN is in the custom data that the clone was given.
+#: Runs as root in the clone. TOKEN is in the custom data that the clone was given. What `cloud-init status` would say
+#: is read from where it reads it: its Python takes an emulated clone ten seconds to start.
 _LOOK = r"""
 echo "user=$SUDO_USER"
 echo "hostname=$(hostname)"
@@ -40,7 +41,12 @@ echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/
 echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
 echo "state=$(timeout SETTLE systemctl is-system-running --wait)"
 echo "failed=$(systemctl list-units --failed --plain --no-legend | awk '{printf "%s ", $1}')"
-echo "cloud-init=$(cloud-init status 2>/dev/null | head -n 1)"
+c=/run/cloud-init
+if [ -e $c/disabled ]; then echo "cloud-init=status: disabled"
+elif [ -s $c/result.json ]; then
+  grep -q '"errors": \[\]' $c/result.json && echo "cloud-init=status: done" || echo "cloud-init=status: error"
+elif [ -d $c ]; then echo "cloud-init=status: running"
+fi
 echo "waagent=$(systemctl is-active walinuxagent.service 2>/dev/null)"
 """
 
