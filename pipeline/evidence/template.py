@@ -94,6 +94,15 @@ def domain(manifest: Mapping[str, Any], disk: Path) -> str:
         f"qemu-img create -f qcow2 -F vpc -b {disk} {clone}  Then: virsh create {DOMAIN}  "
         "A generalized image waits to be told who it is: add a network card, and a medium for NoCloud or Azure."
     )
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)  # it would be swept with the build's own guests
+    for driver in root.findall("devices/disk/driver"):
+        driver.attrib.pop("cache")  # the clone's disk is to outlive its host's crash
+    for label in root.findall("devices/disk/source/seclabel"):
+        # libvirt gives the clone's disk to its qemu, but never the master, which is below
+        source = label.getparent()
+        assert source is not None
+        source.remove(label)
     root.insert(1, how)
     etree.indent(root)
     return etree.tostring(root, encoding="unicode", pretty_print=True)

@@ -368,3 +368,7 @@ def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningK
     assert backing.find("source").get("file") == str(version.disk)  # type: ignore[union-attr]
     assert root.find("os").get("firmware") == "efi"  # type: ignore[union-attr]
     assert "qemu-img create" in (root.findtext("description") or "")
+    assert root.find("metadata") is None
+    # the clone's own disk is libvirt's to give away, the master is not
+    assert root.find("devices/disk/source/seclabel") is None
+    assert root.find("devices/disk/backingStore/source/seclabel").get("relabel") == "no"  # type: ignore[union-attr]
