@@ -23,4 +23,4 @@ class Patience:
     def for_kind(cls, kvm: bool) -> Patience:
         if kvm:
             return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60, silent=60)
-        return cls(boot=420, login_grace=60, ssh=150, command=300, shutdown=240, ready_grace=180, silent=180)
+        return cls(boot=420, login_grace=60, ssh=300, command=300, shutdown=240, ready_grace=180, silent=180)
