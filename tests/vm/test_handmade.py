@@ -75,11 +75,11 @@ def test_a_disk_that_is_not_generalized_is_refused(lab: Lab, master: Path, tmp_p
     local = tmp_path / "id"
     local.write_text("0123456789abcdef0123456789abcdef\n")
     used = edited(master, tmp_path / "used.vhd", ("rm /etc/machine-id", f"write {local} /etc/machine-id"))
-    done = lab.run("capture", str(used), "--as", "byhand", "--generation", "1")
+    done = lab.run("capture", str(used), "--as", "unready", "--generation", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "machine-id" in done.stdout + done.stderr
-    assert lab.run("gallery", "show", "byhand").returncode == 2
-    refused = json.loads((lab.home / "gallery/byhand/refused.json").read_text())
+    assert lab.run("gallery", "show", "unready").returncode == 2
+    refused = json.loads((lab.home / "gallery/unready/refused.json").read_text())
     assert refused["gate"] == "inspect"
     assert lab.leftovers() == []
 
