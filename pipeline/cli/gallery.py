@@ -190,14 +190,13 @@ def prune(
 
 
 def _judge(keys: list[Path]) -> Judge:
-    """What holds a master's evidence to the keys that are trusted: those given, else this host's own."""
+    """What holds a master's evidence to the keys that are trusted: those given, else those beside this host's own."""
     from functools import partial
 
     from pipeline.evidence import signing
     from pipeline.evidence.seal import judge
 
-    own = signing.public_path(signing.locate())
-    trusted = keys or ([own] if own.exists() else [])
+    trusted = keys or signing.trusted(signing.locate())
     return partial(judge, keys=[signing.load_public(path) for path in trusted], demanded=bool(keys))
 
 

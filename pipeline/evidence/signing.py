@@ -107,6 +107,11 @@ def load_public(path: Path) -> Key:
     return SSlibKey.from_crypto(public)
 
 
+def trusted(path: Path) -> list[Path]:
+    """The public keys beside the host's own: its own, and those of hosts whose masters it takes."""
+    return sorted(path.parent.glob("*.pub"))
+
+
 def signed(payload: bytes, key: SigningKey) -> str:
     """The payload in an envelope, as JSON."""
     envelope = Envelope(payload, PAYLOAD_TYPE, {})

@@ -15,7 +15,7 @@ from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.gallery import DISK, MANIFEST, NEW, TOMBSTONES, Gallery, Version
 from pipeline.gallery.digests import chunk_digests, flat_digest
-from pipeline.gallery.integrity import Judge
+from pipeline.gallery.integrity import Judge, judge_folder
 from pipeline.gallery.versions import parse
 from pipeline.record import remove_tree, sync_folder, sync_tree
 
@@ -98,8 +98,9 @@ def take_in(
                     (scratch / inner).parent.mkdir(parents=True, exist_ok=True)
                     _copy(path, scratch / inner)
             # the copy is judged, not what it was copied from: that may change meanwhile
-            _judge(scratch, manifest)
-            if wrong := judge(scratch, manifest):
+            if json.loads((scratch / MANIFEST).read_text()) != manifest:
+                raise CheckFailed("the manifest changed while it was read", name="master-damaged")
+            if wrong := judge_folder(scratch, name, version, judge):
                 raise CheckFailed(f"{parcel}: {wrong}", name="master-damaged")
             complete(scratch, folder / version)
             sync_tree(scratch)
@@ -121,19 +122,6 @@ def _manifest(parcel: Path) -> dict[str, Any]:
     if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not isinstance(chunks, list):
         raise UsageError(f"{parcel}: {name} {version} cannot be a master's name", name="no-parcel")
     return dict(manifest)
-
-
-def _judge(folder: Path, manifest: dict[str, Any]) -> None:
-    told = manifest["disk"]
-    if (folder / MANIFEST).read_text() and json.loads((folder / MANIFEST).read_text()) != manifest:
-        raise CheckFailed("the manifest changed while it was read", name="master-damaged")
-    if not (folder / DISK).is_file():
-        raise CheckFailed("the parcel has no disk", name="master-damaged")
-    found = chunk_digests(folder / DISK)
-    if found.size != told.get("size") or list(found.chunks) != told.get("chunks_sha256"):
-        raise CheckFailed("its disk is not what its manifest says", name="master-damaged")
-    if told["sha256"] is not None and flat_digest(folder / DISK) != told["sha256"]:
-        raise CheckFailed("its manifest's sha256 is not its disk's", name="master-damaged")
 
 
 def _copy(source: Path, target: Path) -> None:

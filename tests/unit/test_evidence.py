@@ -333,6 +333,19 @@ def test_a_key_is_its_owners_alone(key: signing.SigningKey, tmp_path: Path) -> N
         signing.load(key.path, tmp_path / "store")
 
 
+def test_whose_public_key_lies_beside_the_hosts_own_is_trusted(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path
+) -> None:
+    """A master that was imported must not be called damaged ever after, because another host signed it."""
+    captured(gallery, key)
+    mine = signing.make(tmp_path / "mine" / "signing.key")
+    trust = [signing.load_public(path) for path in signing.trusted(mine.path)]
+    assert [f.wrong for f in verify(gallery, "web", judge=partial(judge, keys=trust, demanded=False)) if f.wrong]
+    (mine.path.parent / "builder.pub").write_bytes(signing.public_path(key.path).read_bytes())
+    trust = [signing.load_public(path) for path in signing.trusted(mine.path)]
+    assert not [f.wrong for f in verify(gallery, "web", judge=partial(judge, keys=trust, demanded=False)) if f.wrong]
+
+
 def test_a_key_in_the_store_is_refused(key: signing.SigningKey) -> None:
     with pytest.raises(UsageError, match="lies in the store"):
         signing.load(key.path, key.path.parent.parent)

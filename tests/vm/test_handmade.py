@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from pipeline.evidence import signing
 from pipeline.gallery.digests import chunk_digests
 from tests.campaigns.faults import edited
-from tests.campaigns.lab import Lab
+from tests.campaigns.lab import Lab, wait_for
 
 VIRSH = ["virsh", "-q", "-c", "qemu:///system"]
 
@@ -51,10 +50,7 @@ def test_a_clone_by_hand_from_the_domain(master: Path) -> None:
     name = "debian-12-clone"
     try:
         subprocess.run([*VIRSH, "create", str(domain)], check=True)
-        until = time.monotonic() + 300
-        while b"login:" not in (log.read_bytes() if log.exists() else b""):
-            assert time.monotonic() < until, "no login prompt on the serial console"
-            time.sleep(1)
+        wait_for("the login prompt", lambda: log.exists() and b"login:" in log.read_bytes(), 300)
     finally:
         subprocess.run([*VIRSH, "destroy", name], check=False)
         subprocess.run([*VIRSH, "undefine", "--nvram", name], check=False, capture_output=True)
