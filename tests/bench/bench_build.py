@@ -11,21 +11,19 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.guests.linux import generalize_script
 from pipeline.hypervisor import accelerator
 from pipeline.offline import open_disk
+from tests.bench.growth import by_data, by_size, data_lines, define, size_lines
+from tests.bench.meter import Cost, Meter, Series
 from tests.campaigns.lab import ROOT, Lab, commit_id, new_home, remove
 
 DISK = "9 GiB"
@@ -45,77 +43,6 @@ STEPS = {
 }
 
 
-@dataclass
-class Cost:
-    """One run: wall seconds, CPU seconds of qemu and of the rest that the tool started, MiB written, peak MiB."""
-
-    wall: float = 0.0
-    qemu_cpu: float = 0.0
-    tool_cpu: float = 0.0
-    written: float = 0.0
-    memory: float = 0.0
-
-
-@dataclass
-class Series:
-    name: str
-    costs: list[Cost] = field(default_factory=list)
-
-    def median(self, what: str) -> float:
-        return statistics.median(getattr(cost, what) for cost in self.costs)
-
-
-class Meter:
-    """Looks at every qemu of the host four times a second; nothing else may run guests meanwhile."""
-
-    def __init__(self) -> None:
-        self.cost = Cost()
-        self._cpu: dict[int, float] = {}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> Meter:
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-        self._sectors, self._children = _sectors(), _children()
-        self._began = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.sync()
-        self.cost.wall = time.monotonic() - self._began
-        self._end.set()
-        self._thread.join()
-        self.cost.qemu_cpu = sum(self._cpu.values())
-        self.cost.written = (_sectors() - self._sectors) / 2048
-        self.cost.tool_cpu = _children() - self._children
-
-    def _watch(self) -> None:
-        tick = os.sysconf("SC_CLK_TCK")
-        while not self._end.wait(0.25):
-            memory = 0.0
-            for folder in Path("/proc").iterdir():
-                try:
-                    if not folder.name.isdigit() or not (folder / "comm").read_text().startswith("qemu-system"):
-                        continue
-                    words = (folder / "stat").read_text().rpartition(")")[2].split()
-                    self._cpu[int(folder.name)] = (int(words[11]) + int(words[12])) / tick
-                    memory += int(words[21]) * 4096 / (1 << 20)
-                except OSError:
-                    continue
-            self.cost.memory = max(self.cost.memory, memory)
-
-
-def _sectors() -> int:
-    return sum(int((disk / "stat").read_text().split()[6]) for disk in Path("/sys/block").glob("[vsn]*"))
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 # ---- the competitors ---------------------------------------------------------------------------------------------
 
 
@@ -124,15 +51,6 @@ def project(lab: Lab) -> None:
         lab.write(f"scripts/{name}.sh", f"#!/bin/sh\nset -e\n{text}\n")
     define(lab, "bench", DISK, ["job"])
     define(lab, "five", DISK, list(STEPS))
-
-
-def define(lab: Lab, name: str, size: str, steps: list[str]) -> None:
-    told = "\n".join(f"  - script: scripts/{step}.sh" for step in steps)
-    lab.write(
-        f"images/{name}.yaml",
-        f"goldsmith: 1\nsummary: {name}\nos: linux\nsource: {{master: debian-12@golden}}\ndisk: {size}\n"
-        f"steps:\n{told}\nprove: [gen1]\n",
-    )
 
 
 class Packer:
@@ -255,7 +173,7 @@ def main() -> int:
     ask = argparse.ArgumentParser()
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--page", type=Path, default=ROOT / "docs" / "bench.md")
-    ask.add_argument("--only-sizes", action="store_true", help="measure that part anew, keep the page's others")
+    ask.add_argument("--only-growth", action="store_true", help="measure that part anew, keep the page's others")
     args = ask.parse_args()
     if shutil.which("packer") is None:
         print("packer is not installed: apt-get install packer", file=sys.stderr)
@@ -264,8 +182,8 @@ def main() -> int:
     home = Path(kept) if kept else new_home("bench")
     folder = new_home("bench-project")
     try:
-        if args.only_sizes:
-            return sizes_anew(Lab(folder, home), args.page)
+        if args.only_growth:
+            return growth_anew(Lab(folder, home), args.page)
         return run(Lab(folder, home), folder, args.rounds, args.page)
     finally:
         remove(folder)
@@ -273,26 +191,28 @@ def main() -> int:
             remove(home)
 
 
-SIZES = {"small": DISK, "middle": "100 GiB", "large": "1 TiB"}
-
-
-def sizes_anew(lab: Lab, page: Path) -> int:
-    """Measure the sizes again and write the page with its other parts as they were."""
+def growth_anew(lab: Lab, page: Path) -> int:
+    """Measure the growth with size and data again and write the page with its other parts as they were."""
     assert Lab(ROOT, lab.home).run("build", "debian-12").returncode == 0
     project(lab)
     data = json.loads(page.with_suffix(".json").read_text())
-    data["sizes"] = sizes(lab, SIZES, lambda told: print(told, flush=True))
-    data["sizes at"] = commit_id()
+    data["growth"] = growth(lab, lambda told: print(told, flush=True))
     series = {name: Series(name, [Cost(**cost) for cost in costs]) for name, costs in data["runs"].items()}
     bounds = {name: (float(one["measured"]), float(one["at most"])) for name, one in data["ratios"].items()}
     return write_page(page, data, series, bounds)
+
+
+def growth(lab: Lab, say: Callable[[str], None]) -> dict[str, Any]:
+    return {"commit": commit_id(), "by size": by_size(lab, say), "by data": by_data(lab, say)}
 
 
 def write_page(
     page: Path, data: dict[str, Any], series: dict[str, Series], bounds: dict[str, tuple[float, float]]
 ) -> int:
     page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n")
-    page.write_text(text(data, series, bounds) + "\n".join(size_lines(data["sizes"], data["sizes at"])) + "\n")
+    grown = data["growth"]
+    further = [*size_lines(grown["by size"], grown["commit"]), *data_lines(grown["by data"], grown["commit"])]
+    page.write_text(text(data, series, bounds) + "\n".join(further) + "\n")
     print(page.read_text(), flush=True)
     return 0 if all(value <= most for value, most in bounds.values()) else 1
 
@@ -322,7 +242,7 @@ def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
         say,
     )
     shares, said = change_last(lab, min(rounds, 3), say)
-    by_size = sizes(lab, SIZES, say)
+    grown = growth(lab, say)
     mine, theirs = tree(vhd(lab)), tree(packer.vhd)
     only = {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())}
     cold, warm, other = series["goldsmith cold"], series["goldsmith warm"], series["packer"]
@@ -341,8 +261,7 @@ def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
         "plan said": said,
         "ratios": {name: {"measured": value, "at most": most} for name, (value, most) in bounds.items()},
         "only in": only,
-        "sizes": by_size,
-        "sizes at": commit_id(),
+        "growth": grown,
     }
     return write_page(page, data, series, bounds)
 
@@ -367,48 +286,6 @@ def change_last(lab: Lab, rounds: int, say: Callable[[str], None]) -> tuple[list
         shares.append(changed.cost.wall / cold.cost.wall)
         say(f"five steps: {cold.cost.wall:.1f} s, the last one changed: {changed.cost.wall:.1f} s")
     return shares, said
-
-
-#: What a master costs, proofs aside: these stages of a whole build.
-COUNTED = ("acquire", "provision", "generalize", "convert", "capture")
-
-
-def sizes(lab: Lab, wanted: dict[str, str], say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """Seconds of each stage for the same data on disks of several sizes, from acquire to the captured VHD."""
-    found: dict[str, dict[str, float]] = {}
-    for label, size in wanted.items():
-        name = f"size-{label}"
-        define(lab, name, size, ["job"])
-        # what another image of this bench has made already would cost nothing
-        done = lab.run("build", name, "--from", "provision")
-        assert done.returncode == 0, done.stdout + done.stderr
-        seconds: dict[str, float] = {}
-        for stage in lab.last_run(name)["stages"]:
-            seconds[stage["stage"]] = seconds.get(stage["stage"], 0.0) + stage["seconds"]
-        found[size] = {**seconds, "counted": sum(seconds[stage] for stage in COUNTED)}
-        say(f"{size}: {found[size]['counted']:.1f} s")
-    return found
-
-
-def size_lines(found: dict[str, dict[str, float]], commit: str) -> list[str]:
-    stages = [*COUNTED, "counted"]
-    lines = [
-        "",
-        "## Against the virtual size",
-        "",
-        f"The same data on larger disks, at commit {commit}: seconds of each stage; inspect and prove not counted.",
-    ]
-    lines += ["", f"| size | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|"]
-    for size, seconds in found.items():
-        lines.append(f"| {size} | {' | '.join(f'{seconds[stage]:.1f}' for stage in stages)} |")
-    smallest, largest = (found[size]["counted"] for size in (min(found, key=_gib), max(found, key=_gib)))
-    held = "held" if largest <= 1.3 * smallest else "MISSED"
-    return [*lines, "", f"Largest against smallest: {largest / smallest:.2f}, at most 1.3: {held}."]
-
-
-def _gib(size: str) -> float:
-    number, unit = size.split()
-    return float(number) * (1024 if unit == "TiB" else 1)
 
 
 def text(data: dict[str, object], series: dict[str, Series], bounds: dict[str, tuple[float, float]]) -> str:
