@@ -118,7 +118,7 @@ def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: 
         for unit in units[begin_of(units, from_stage) :]:
             job.layers.drop(unit.key)
     end = end_of(units, until) if until is not None else len(units)
-    begin = min(standing(units, job.layers), end)
+    begin = _sound(job, units, min(standing(units, job.layers), end))
     # a later layer left over from other times may stand on files that are made anew now
     for unit in units[begin:]:
         job.layers.drop(unit.key)
@@ -139,6 +139,21 @@ def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: 
         source, draft = _unit(job, units[position], source, draft, following)
         job.made.append((units[position].stage, source))
     return False
+
+
+def _sound(job: Job, units: Sequence[Unit], begin: int) -> int:
+    """How many of the first `begin` units are still what was committed; the first that is not is named.
+
+    Once there is a VHD, the layers below it are not used any more.
+    """
+    shipped = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
+    for position in range(shipped if shipped < begin else 0, begin):
+        unit = units[position]
+        layer = job.layers.get(unit.key)
+        if layer is not None and (changed := layer.changed()):
+            job.run.emit("note", "", f"{unit.stage} {unit.work.title}: {changed}: made anew")
+            return position
+    return begin
 
 
 def _kept(job: Job, units: Sequence[Unit]) -> None:
@@ -272,7 +287,7 @@ def prove_again(
         sweep_dead(store, job)
         _ = job.verdict
         run.emit("start", prove.NAME, ", ".join(cells) or "all cells")
-        verdicts, _tree = proof.prove(job, master, run.folder / "prove", cells, whole=True)
+        verdicts, _trees = proof.prove(job, master, run.folder / "prove", cells, whole=True)
     except GoldsmithError as error:
         _fail(job, error)
         raise

@@ -102,7 +102,7 @@ def holdings(layers: Layers) -> list[Holding]:
     for layer in layers.all():
         files = [path.stat() for path in layer.path.rglob("*") if path.is_file()]
         size = sum(status.st_blocks * 512 for status in files if status.st_nlink == 1)
-        chain = layer.image.chain if layer.record.get("image") else ()
+        chain = layer.image.files if layer.record.get("image") else ()
         below = {level.path.parent.name for level in chain if level.path.is_relative_to(layers.root)}
         found.append(Holding(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
     return found

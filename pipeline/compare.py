@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.checks import list_disk
-from pipeline.gallery import Version
+from pipeline.gallery import Version, disks_of
 from pipeline.offline import transfer
 
 #: Bytes of a block, as uploads and deduplicating file systems count.
@@ -36,7 +36,9 @@ class Changes:
 
 @dataclass(frozen=True)
 class Differences:
-    """From `old` to `new`. `blocks` are of BLOCK bytes, `changed_bytes` are counted by sectors."""
+    """From `old` to `new`. `blocks` are of BLOCK bytes, `changed_bytes` are counted by sectors, both over
+    all disks that the two have.
+    """
 
     old: str
     new: str
@@ -52,16 +54,20 @@ class Differences:
 
 def compare(old: Version, new: Version) -> Differences:
     """Read both disks, each as a stranger's. Raises DiskError where one cannot be read."""
-    with transfer.open_source(old.disk) as before, transfer.open_source(new.disk) as after:
-        runs = transfer.blocks_of(before, after)
+    blocks = changed = 0
+    for name in disks_of(old.manifest).keys() & disks_of(new.manifest).keys():
+        with transfer.open_source(old.path / name) as before, transfer.open_source(new.path / name) as after:
+            runs = transfer.blocks_of(before, after)
+        blocks += len({n for start, length in runs for n in range(start // BLOCK, -(-(start + length) // BLOCK))})
+        changed += sum(length for _, length in runs)
     return Differences(
         f"{old.name} {old.version}",
         f"{new.name} {new.version}",
         Changes.between(_packages(old), _packages(new)),
         Changes.between(_files(old), _files(new)),
         Changes.between(_checks(old), _checks(new)),
-        len({block for start, length in runs for block in range(start // BLOCK, -(-(start + length) // BLOCK))}),
-        sum(length for _, length in runs),
+        blocks,
+        changed,
     )
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.definition import Definition, MasterSource
-from pipeline.errors import BuildError, GoldsmithError, GuestError
+from pipeline.definition import DataDisk, Definition, MasterSource
+from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
 from pipeline.gallery import Gallery
 from pipeline.guests import archive, linux, saved, threshold
 from pipeline.guests.access import BUILD_USER, Access
@@ -26,7 +26,7 @@ from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Disk, Spec
+from pipeline.hypervisor.domain import Spec, attached
 from pipeline.layers import DISK, Draft, Image, Layer, Layers
 from pipeline.offline import open_disk
 from pipeline.offline.packages import dpkg_packages
@@ -130,6 +130,26 @@ class Job:
             return str(suite) if suite else None
         return getattr(source, "suite", None)
 
+    @cached_property
+    def data_disks(self) -> tuple[DataDisk, ...]:
+        """The data disks that go with the image, by LUN: the parent's with what is on them, and the definition's own.
+
+        Raises UsageError where the definition asks for another disk than the parent has at that LUN.
+        """
+        source = self.definition.source
+        parent = self.gallery.get(str(source)).data_disks if isinstance(source, MasterSource) else ()
+        found = {disk.lun: disk for disk in parent}
+        for disk in self.definition.data_disks:
+            there = found.get(disk.lun, disk)
+            if (there.size, there.filesystem, there.label) != (disk.size, disk.filesystem, disk.label):
+                raise UsageError(
+                    f"{self.definition.name}: LUN {disk.lun} is another disk in {source}",
+                    name="data-disk-differs",
+                    hint="take another LUN, or leave the parent's disk as it is: only its caching can be changed",
+                )
+            found[disk.lun] = disk
+        return tuple(found[lun] for lun in sorted(found))
+
     def outdated(self, layer: Layer) -> list[str] | None:
         """The packages on a layer's disk of which the archive has a newer version; None where that is not known."""
         if layer.key not in self._outdated:
@@ -185,7 +205,7 @@ class Job:
         overlay = create_overlay(draft.path / DISK, below.image, self.definition.disk)
         self.session = GuestSession(
             self.connection,
-            replace(spec, disks=(Disk(overlay),)),
+            replace(spec, disks=attached(overlay)),
             access,
             logs=self.run.folder,
             cancelled=self.cancelled,
@@ -199,6 +219,9 @@ class Job:
         self, spec: Spec, access: Access, source: Layer, draft: Draft, entry: threshold.Threshold
     ) -> bool:
         """Start the guest from a save of `source`. False, and a line that says why, where that cannot be."""
+        if source.image.data:
+            self.run.emit("note", "", "an image with data disks has no saved guest: cold boot")
+            return False
         watch = Stopwatch()
         try:
             save = saved.make(

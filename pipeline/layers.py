@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError
 from pipeline.record import held, now, remove_tree, sync_folder, write_json
 
 RECORD = "record.json"
 LOCK = ".lock"
+#: Touched when a layer's files were found to be what was committed.
+CHECKED = ".checked"
 DISK = "disk.qcow2"
 
+#: Seconds for which a layer that was hashed is believed; every night hashes anew. Until then its files' sizes and
+#: times have to be those of the commit.
+BELIEVED = 20 * 3600.0
 #: Seconds to wait for another build that is making the very same layer.
 PATIENCE = 3600.0
 
@@ -45,18 +52,30 @@ def layer_key(stage: str, version: int, inputs: Mapping[str, object], source: st
 class Image:
     """A disk file, its format, and what it stands on, each level with its format stated.
 
-    `size`: of a fixed VHD, the bytes of the disk, which are the file without its footer.
+    `size`: of a fixed VHD, the bytes of the disk, which are the file without its footer. `data`: of an OS disk, the
+    data disks that go with it, by LUN.
     """
 
     path: Path
     format: str
     backing: Image | None = None
     size: int | None = None
+    data: tuple[tuple[int, Image], ...] = ()
 
     @property
     def chain(self) -> tuple[Image, ...]:
-        """This image and all below it, top first."""
+        """This image and all below it, top first; data disks are not among them."""
         return (self, *(self.backing.chain if self.backing else ()))
+
+    @property
+    def below(self) -> tuple[Image, ...]:
+        """All that this image and its data disks stand on."""
+        return tuple(level for top in (self, *(image for _, image in self.data)) for level in top.chain[1:])
+
+    @property
+    def files(self) -> tuple[Image, ...]:
+        """All that must be there for it to be used: itself, its data disks, and what they stand on."""
+        return (self, *(image for _, image in self.data), *self.below)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -64,12 +83,19 @@ class Image:
             "format": self.format,
             "backing": self.backing.to_json() if self.backing else None,
             "size": self.size,
+            **({"data": [[lun, image.to_json()] for lun, image in self.data]} if self.data else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Image:
         below = data.get("backing")
-        return cls(Path(data["path"]), str(data["format"]), cls.from_json(below) if below else None, data.get("size"))
+        return cls(
+            Path(data["path"]),
+            str(data["format"]),
+            cls.from_json(below) if below else None,
+            data.get("size"),
+            tuple((int(lun), cls.from_json(image)) for lun, image in data.get("data", ())),
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,31 @@ class Layer:
         facts: Mapping[str, Any] = self.record.get("facts", {})
         return facts
 
+    def changed(self) -> str:
+        """What is not as it was committed, or nothing. Reads all data at most once in BELIEVED seconds.
+
+        Layers that were committed before they were sealed are taken as they are.
+        """
+        seals: Mapping[str, list[Any]] = self.record.get("seals", {})
+        try:
+            fresh = time.time() - (self.path / CHECKED).stat().st_mtime < BELIEVED
+        except FileNotFoundError:
+            fresh = False
+        for name, (size, mtime, tree) in seals.items():
+            path = self.path / name
+            try:
+                status = path.stat()
+                if (status.st_size, status.st_mtime_ns) != (size, mtime):
+                    return f"{path} was written to"
+                if not fresh and chunk_digests(path).tree != tree:
+                    return f"{path} is damaged"
+            except OSError as error:
+                return f"{path} cannot be read: {error.strerror}"
+        if seals and not fresh:
+            with contextlib.suppress(OSError):
+                (self.path / CHECKED).touch()
+        return ""
+
     def touch(self) -> None:
         """Note that the layer was used now; what was not for longest is pruned first."""
         with contextlib.suppress(OSError):
@@ -107,9 +158,13 @@ class Draft:
         self, *, stage: str, inputs: Mapping[str, object], source: str | None, image: Image | None, **rest: object
     ) -> Layer:
         """Make the files read-only and durable, then rename the record into place."""
+        seals = {}
         for path in sorted(self.path.rglob("*")):
             if path.is_file() and path.name != LOCK:
                 settle(path)
+                seals[path.relative_to(self.path).as_posix()] = _seal(path)
+        seals |= {str(path): _seal(path) for path in self._masters(image)}
+        (self.path / CHECKED).touch()
         record = {
             "key": self.key,
             "stage": stage,
@@ -117,12 +172,19 @@ class Draft:
             "inputs": dict(inputs),
             "source": source,
             "image": image.to_json() if image else None,
+            "seals": seals,
             **rest,
         }
         write_json(self.path / RECORD, record)
         self._release()
         sync_folder(self.path.parent)
         return Layer(self.key, self.path, record)
+
+    def _masters(self, image: Image | None) -> list[Path]:
+        """Disks outside of the store of layers that this layer is the first to stand on."""
+        made = (image, *(disk for _, disk in image.data)) if image else ()
+        below = [top.backing for top in made if top.backing and top.path.parent == self.path]
+        return [level.path for level in below if level.path.parent.parent != self.path.parent and level.path.exists()]
 
     def discard(self) -> None:
         remove_tree(self.path)
@@ -132,6 +194,11 @@ class Draft:
         with contextlib.suppress(FileNotFoundError):
             (self.path / LOCK).unlink()
         self._lock.release()
+
+
+def _seal(path: Path) -> list[object]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, chunk_digests(path).tree]
 
 
 def settle(path: Path) -> None:
@@ -160,7 +227,7 @@ class Layers:
         except (OSError, ValueError):
             return None
         image = record.get("image")
-        if image and not all(level.path.exists() for level in Image.from_json(image).chain):
+        if image and not all(level.path.exists() for level in Image.from_json(image).files):
             return None
         return Layer(key, folder, record)
 

@@ -20,7 +20,7 @@ def standing(layers: Layers) -> dict[Path, list[Layer]]:
     """Every file that layers have below their own disk, with those layers."""
     found: dict[Path, list[Layer]] = defaultdict(list)
     for layer in layers.all():
-        for level in layer.image.chain[1:] if layer.record.get("image") else ():
+        for level in layer.image.below if layer.record.get("image") else ():
             found[level.path].append(layer)
     return found
 

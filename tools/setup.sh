@@ -17,6 +17,7 @@ PACKAGES=(
     dnsmasq-base iproute2 openssl               # the fabric: DHCP, namespaces and bridges, certificates
     borgbackup                                  # an archive of old masters that shares what they share
     libvhdi-utils cpio                          # second opinions on VHDs and archives, for the tests
+    ntfs-3g wimtools genisoimage                # disks and media as Windows has them, for the tests
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
     util-linux ca-certificates

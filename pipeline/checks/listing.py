@@ -1,4 +1,4 @@
-"""What a disk holds, as rows of text: its system, packages, systemd units, files, a key of a Windows registry."""
+"""What a disk holds, as rows of text: its system, packages, units, files, volumes, a key of a Windows registry."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ COLUMNS = {
     "files": ("PATH", "TYPE", "SIZE"),
     "tree": ("PATH", "TYPE", "OWNER", "GROUP", "MODE", "CONTENT"),
     "registry": ("NAME", "VALUE"),
+    "volumes": ("PARTITION", "TYPE", "LABEL", "UUID", "STATE"),
 }
 #: Rows, characters of one cell, and bytes in all that are shown.
 MAX_ROWS, MAX_CELL, MAX_BYTES = 400_000, 2000, 48 << 20
@@ -102,6 +103,17 @@ def _tree(disk: Disk, _: str) -> list[list[str]]:
     return rows
 
 
+def _volumes(disk: Disk, _: str) -> list[list[str]]:
+    """Every partition, or the whole disk as number 0; the state is known of ext file systems."""
+    rows = []
+    for each in disk.filesystems:
+        state = ""
+        if each.facts is not None:
+            state = "clean" if each.facts.clean else "not clean"
+        rows.append([str(each.number), each.kind, each.label, each.uuid, state])
+    return rows
+
+
 def _registry(disk: Disk, key: str) -> list[list[str]]:
     name, _, path = key.strip("\\").partition("\\")
     hive = open_hive(disk, name)
@@ -137,4 +149,5 @@ _LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
     "files": _files,
     "tree": _tree,
     "registry": _registry,
+    "volumes": _volumes,
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.offline.disk import Disk, Volume
 from pipeline.offline.packages import Package, dpkg_packages
 from pipeline.offline.partitions import ESP
 from pipeline.offline.root import Root
+
+if TYPE_CHECKING:
+    from pipeline.checks.hives import Windows
 
 Status = Literal["pass", "warn", "fail", "skip", "waived"]
 Severity = Literal["fail", "warn"]
@@ -71,6 +74,13 @@ class Subject:
         return self.disk.root
 
     @cached_property
+    def windows(self) -> Windows:
+        """Raises DiskError (no-windows-root)."""
+        from pipeline.checks.hives import Windows
+
+        return Windows(self.disk.windows)
+
+    @cached_property
     def esp(self) -> Volume | None:
         """The EFI system partition: by its type, or the FAT file system of an MBR disk typed 0xef."""
         numbers = {p.number for p in self.disk.partitions if p.type in (ESP, "0xef")}
@@ -105,6 +115,11 @@ class Subject:
 
     def files_in(self, folder: str, suffix: str = "") -> list[str]:
         return [f"{folder}/{name}" for name in self.root.listdir(folder) if name.endswith(suffix)]
+
+    def has_windows_data(self, path: str) -> bool:
+        """Is there a file on the Windows volume with a block of its own?"""
+        found = self.windows.root.stat(path)
+        return found is not None and found.type == "file" and found.size > 0
 
     def has_data(self, path: str) -> bool:
         """Is there a regular file with something in it?"""
@@ -157,7 +172,7 @@ def check(
     profiles: tuple[str, ...] = LINUX,
     needs_root: bool = True,
 ) -> Callable[[Run], Run]:
-    """Register a check. `needs_root`: it reads files of the Linux root."""
+    """Register a check. `needs_root`: it reads files of the system's root."""
 
     def register(run: Run) -> Run:
         assert name not in REGISTRY, name

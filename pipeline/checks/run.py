@@ -9,6 +9,7 @@ from pipeline.checks import (
     agents,
     boot,
     container,
+    hives,
     identity,
     kernel,
     leftovers,
@@ -17,6 +18,9 @@ from pipeline.checks import (
     secrets,
     system,
     table,
+    windows_access,
+    windows_boot,
+    windows_state,
 )
 from pipeline.checks.model import ALL, REGISTRY, Check, CheckResult, Skip, Status, Subject
 from pipeline.errors import DiskError, UsageError
@@ -24,7 +28,8 @@ from pipeline.offline.disk import Disk
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, scan)
+_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, scan,
+            windows_state, windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 
@@ -51,13 +56,16 @@ def run_checks(
     """
     waived = prepare(profile, waive)
     subject = Subject(disk, profile, frozenset(accounts), frozenset(generations))
-    missing = _why_no_root(disk)
+    missing = _why_no_root(disk, profile)
     return [waived(_run(check, subject, missing)) for check in all_checks(profile)]
 
 
-def _why_no_root(disk: Disk) -> str | None:
+def _why_no_root(disk: Disk, profile: str) -> str | None:
     """Why the files cannot be judged: there is no root, or a reader would see stale data."""
     try:
+        if profile in hives.PROFILES:
+            _ = disk.windows
+            return None
         facts = disk.root_volume.facts
     except DiskError as error:
         return error.message

@@ -16,6 +16,7 @@ from pipeline.cli import (
     doctor,
     gallery,
     inspect,
+    iso,
     key,
     prove,
     refresh,
@@ -52,5 +53,5 @@ def root(
     context.set_project(project)
 
 
-for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, runs, vhd, doctor):
+for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, iso, runs, vhd, doctor):
     noun.register(app)

@@ -112,6 +112,10 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         print(f"  leased   {one.id}: {one.why}")
     print(f"  disk     {version.disk}")
     print(f"           {size(disk['size'])}, {size(disk['allocated'])} on disk, {seal(version.digest)}")
+    for told, disk in zip(version.summary()["disks"][1:], version.data_disks, strict=True):
+        what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"
+        print(f"  LUN {disk.lun:<4} {told['path']}")
+        print(f"           {size(told['size'])}, {size(told['allocated'])} on disk, {what}, caching {disk.caching}")
     counts: dict[str, int] = {}
     for check in manifest["checks"]:
         counts[check["status"]] = counts.get(check["status"], 0) + 1

@@ -17,6 +17,7 @@ from pipeline.definition.model import (
     CELL_GENERATION,
     CommandExpectation,
     CopyStep,
+    DataDisk,
     DebianSource,
     Definition,
     DiskFormat,
@@ -213,6 +214,7 @@ def _across(document: Document, data: dict[str, Any]) -> None:
                 message = f"{item} is not among the generations"
                 document.add(("prove", index), message, f"generations is {spell_list(generations)}")
     _outside(document, data)
+    _data_disks(document, data.get("data_disks"))
     source = data.get("source")
     if not isinstance(source, dict):
         return
@@ -235,6 +237,19 @@ def _outside(document: Document, data: dict[str, Any]) -> None:
             document.add(
                 (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True
             )
+
+
+def _data_disks(document: Document, disks: object) -> None:
+    seen: set[object] = set()
+    for index, disk in enumerate(disks if isinstance(disks, list) else ()):
+        if not isinstance(disk, dict):
+            continue
+        lun = disk.get("lun")
+        if isinstance(lun, int) and lun in seen:
+            document.add(("data_disks", index, "lun"), f"LUN {lun} is there twice", "each disk has its own")
+        seen.add(lun)
+        if "label" in disk and "filesystem" not in disk:
+            document.add(("data_disks", index, "label"), "only a file system has a label", "filesystem: ext4")
 
 
 def _debian_fits(document: Document, disk: object) -> None:
@@ -331,6 +346,10 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
         accounts=tuple(shape.accounts),
         expect=tuple(_expectation(item) for item in shape.expect),
         first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,
+        data_disks=tuple(
+            DataDisk(part.lun, part.size, part.caching, part.filesystem, part.label)
+            for part in sorted(shape.data_disks, key=lambda part: part.lun)
+        ),
     )
 
 

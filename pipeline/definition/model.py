@@ -181,6 +181,17 @@ class FirstBoot:
 
 
 @dataclass(frozen=True)
+class DataDisk:
+    """A disk beside the OS disk, as Azure knows it; `size` is in bytes. Without a `filesystem` it is made blank."""
+
+    lun: int
+    size: int
+    caching: Literal["None", "ReadOnly", "ReadWrite"] = "None"
+    filesystem: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class Keep:
     """How many versions, and for how many days, the gallery keeps; None is no limit."""
 
@@ -223,6 +234,6 @@ class Definition:
     keep: Keep = Keep()
     refresh: Refresh = Refresh()
     accounts: tuple[str, ...] = ()
-    data_disks: tuple[Any, ...] = ()
+    data_disks: tuple[DataDisk, ...] = ()
     expect: tuple[Expectation, ...] = ()
     first_boot: FirstBoot | None = None

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from pipeline.definition import rules
-from pipeline.definition.measures import disk_size, duration, memory_size, size
+from pipeline.definition.measures import disk_size, duration, memory_size
 from pipeline.definition.model import USER_DATA, CellName
 
 
@@ -50,7 +50,6 @@ Unique = AfterValidator(rules.unique)
 Text = Annotated[str, Field(min_length=1), AfterValidator(rules.not_blank)]
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)? ?(B|KiB|MiB|GiB|TiB)$", "examples": ["8 GiB"]}
 _TIME_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)? ?(s|min|h)$", "examples": ["30 min"]}
-Size = Annotated[int, BeforeValidator(size), WithJsonSchema(_SIZE_SCHEMA)]
 DiskSize = Annotated[int, BeforeValidator(disk_size), WithJsonSchema(_SIZE_SCHEMA)]
 MemorySize = Annotated[int, BeforeValidator(memory_size), WithJsonSchema(_SIZE_SCHEMA)]
 Duration = Annotated[int, BeforeValidator(duration), WithJsonSchema(_TIME_SCHEMA)]
@@ -340,14 +339,18 @@ class Updates(Part):
     deadline: Duration | None = Field(default=None, description="After which they have failed.")
 
 
-class DataDisk(Part):
-    """A data disk beside the OS disk (not built yet)."""
+class DataDiskPart(Part):
+    """A data disk beside the OS disk."""
 
     lun: Annotated[int, Field(ge=0, le=63)] = Field(description="Its logical unit number.")
-    size: Size = Field(description="Its virtual size.")
+    size: DiskSize = Field(description="Its virtual size, a whole MiB.")
     caching: Literal["None", "ReadOnly", "ReadWrite"] = Field(default="None", description="Host caching in Azure.")
-    filesystem: Text | None = Field(default=None, description="What to format it with.")
-    label: Text | None = Field(default=None, description="The file system's label.")
+    filesystem: Literal["ext4"] | None = Field(
+        default=None, description="What to format it with; by default nothing."
+    )
+    label: Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9_.-]{1,16}", "a label of ext4"))] | None = Field(
+        default=None, description="The file system's label."
+    )
 
 
 class Written(Part):
@@ -392,6 +395,4 @@ class Written(Part):
     accounts: Annotated[list[Account], Unique] = Field(
         default=[], description="Accounts that may ship; any other is a finding."
     )
-    data_disks: Annotated[list[DataDisk], Later] | None = Field(
-        default=None, description="Not built yet: data disks."
-    )
+    data_disks: list[DataDiskPart] = Field(default=[], description="Disks that go with the OS disk.")

@@ -16,11 +16,11 @@ from typing import Any
 from securesystemslib.signer import Key
 
 from pipeline.checks import list_disk
+from pipeline.digests import flat_digest
 from pipeline.errors import CheckFailed, DiskError
 from pipeline.evidence import sbom, statements, template
 from pipeline.evidence.signing import SigningKey, opened, signed
-from pipeline.gallery import DISK, MANIFEST
-from pipeline.gallery.digests import flat_digest
+from pipeline.gallery import MANIFEST, disks_of
 
 SBOM, SUMS = "sbom.cdx.json", "SHA256SUMS"
 #: The signed statements: how the master was made, and what it passed.
@@ -68,7 +68,7 @@ def seal(folder: Path, final: Path, contents: Contents | None, key: SigningKey |
             (RESULTS, statements.results(manifest, subjects)),
         ):
             _write(folder / name, signed(json.dumps(statement).encode(), key))
-    write_sums(folder, manifest["disk"]["sha256"])
+    write_sums(folder, manifest)
 
 
 def settle(folder: Path, final: Path) -> None:
@@ -76,18 +76,23 @@ def settle(folder: Path, final: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     if "signed_by" in manifest:
         template.write(folder, final)
-        write_sums(folder, manifest["disk"]["sha256"])
+        write_sums(folder, manifest)
 
 
-def write_sums(folder: Path, disk: str | None) -> None:
-    """SHA256SUMS over all files. `disk` is the known digest of the disk; without, the disk is left out."""
+def write_sums(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """SHA256SUMS over all files. Of a disk that has no flat digest in the manifest it has none either."""
     (folder / SUMS).unlink(missing_ok=True)
-    _write(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _sums(folder, disk).items()))
+    _write(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _sums(folder, _flat(manifest)).items()))
 
 
-def _sums(folder: Path, disk: str | None) -> dict[str, str]:
+def _flat(manifest: Mapping[str, Any]) -> dict[str, str | None]:
+    return {name: told["sha256"] for name, told in disks_of(manifest).items()}
+
+
+def _sums(folder: Path, disks: Mapping[str, str | None]) -> dict[str, str]:
+    """The digest of every file; those of the disks are known."""
     names = [path.relative_to(folder).as_posix() for path in _files(folder)]
-    found = {name: disk if name == DISK else _digest(folder / name) for name in names}
+    found = {name: disks[name] if name in disks else _digest(folder / name) for name in names}
     return {name: digest for name, digest in found.items() if digest is not None}
 
 
@@ -105,8 +110,11 @@ def judge(folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], *, dem
 def _wrong(folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], demanded: bool) -> Iterator[str]:
     written = (folder / SUMS).read_text(encoding="utf-8")
     told = {name: digest for digest, _, name in (line.partition("  ") for line in written.split("\n")[:-1])}
-    disk = manifest["disk"]["sha256"] or (flat_digest(folder / DISK) if DISK in told else None)
-    found = _sums(folder, disk)
+    # an export's sums have the disks that were too large at capture
+    known = {
+        name: flat or (flat_digest(folder / name) if name in told else None) for name, flat in _flat(manifest).items()
+    }
+    found = _sums(folder, known)
     for name in sorted(told.keys() - found.keys()):
         yield f"{name} is missing"
     for name in sorted(found.keys() - told.keys()):
@@ -136,10 +144,12 @@ def _wrong(folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], deman
 
 def _subjects(folder: Path, manifest: Mapping[str, Any]) -> dict[str, statements.Digests]:
     """What the statements are about. A disk too large for a flat digest is named by that of its chunks'."""
-    told = manifest["disk"]
-    disk = {"sha256": told["sha256"]} if told["sha256"] else {"goldsmithTree": told["tree_sha256"]}
+    disks = {
+        name: {"sha256": told["sha256"]} if told["sha256"] else {"goldsmithTree": told["tree_sha256"]}
+        for name, told in disks_of(manifest).items()
+    }
     others = [name for name in (MANIFEST, SBOM) if (folder / name).exists()]
-    return {DISK: disk, **{name: {"sha256": _digest(folder / name)} for name in others}}
+    return {**disks, **{name: {"sha256": _digest(folder / name)} for name in others}}
 
 
 def _files(folder: Path) -> list[Path]:

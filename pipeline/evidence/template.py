@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lxml import etree
 
-from pipeline.gallery import DISK, MANIFEST
-from pipeline.hypervisor.domain import Disk, Spec, domain_xml
+from pipeline.gallery import DISK, MANIFEST, data_file, disks_of
+from pipeline.hypervisor.domain import Spec, attached, domain_xml
 from pipeline.layers import Image
 
 TEMPLATE, DOMAIN = "template.json", "domain.xml"
@@ -25,7 +26,7 @@ GIB = 1 << 30
 def write(folder: Path, final: Path) -> None:
     """Write both into the version in `folder`, which will lie at `final`."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    for name, text in ((TEMPLATE, template(manifest)), (DOMAIN, domain(manifest, final / DISK))):
+    for name, text in ((TEMPLATE, template(manifest)), (DOMAIN, domain(manifest, final))):
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o444)
@@ -52,7 +53,17 @@ def template(manifest: Mapping[str, Any]) -> str:
                 "sizeInBytes": disk["virtual_size"],
                 "image": {"uri": DISK},
             },
-            "dataDisks": [],
+            "dataDisks": [
+                {
+                    "lun": one["lun"],
+                    "createOption": "FromImage",
+                    "caching": one["caching"],
+                    "diskSizeGB": -(-int(one["virtual_size"]) // GIB),
+                    "sizeInBytes": one["virtual_size"],
+                    "image": {"uri": data_file(one["lun"])},
+                }
+                for one in manifest.get("data_disks", ())
+            ],
         },
         "metadata": {
             "created": manifest["created"],
@@ -69,11 +80,22 @@ def template(manifest: Mapping[str, Any]) -> str:
     return json.dumps(told, indent=1) + "\n"
 
 
-def domain(manifest: Mapping[str, Any], disk: Path) -> str:
-    """A libvirt domain of a clone, and how to make the clone's disk. Its user adds a network and a seed."""
+def domain(manifest: Mapping[str, Any], folder: Path) -> str:
+    """A libvirt domain of a clone, and how to make the clone's disks. Its user adds a network and a seed.
+
+    `folder` is where the master's disks lie.
+    """
     name = f"{manifest['name']}-clone"
-    clone = CLONES / f"{name}.qcow2"
-    size = int(manifest["disk"]["virtual_size"])
+    told = disks_of(manifest)
+    clones = {
+        file: Image(
+            CLONES / f"{name}{'' if file == DISK else '-' + Path(file).stem}.qcow2",
+            "qcow2",
+            backing=Image(folder / file, "vpc", size=int(one["virtual_size"])),
+        )
+        for file, one in told.items()
+    }
+    data = tuple((int(told[file]["lun"]), clone) for file, clone in clones.items() if file != DISK)
     efi = 2 in manifest["generations"]
     spec = Spec(
         name=name,
@@ -82,16 +104,19 @@ def domain(manifest: Mapping[str, Any], disk: Path) -> str:
         kvm=manifest["accelerator"] == "kvm",
         cpus=int(manifest["machine"]["cpus"]),
         memory=int(manifest["machine"]["memory"]),
-        disks=(Disk(Image(clone, "qcow2", backing=Image(disk, "vpc", size=size)), "scsi"),),
+        disks=attached(replace(clones[DISK], data=data), "scsi"),
         serial_log=CLONES / f"{name}.log",
         firmware="efi" if efi else "bios",
         machine="q35" if efi else "pc",
     )
     root = etree.fromstring(domain_xml(spec))
     how = etree.Element("description")
+    made = "  ".join(
+        f"qemu-img create -f qcow2 -F vpc -b {folder / file} {clone.path}" for file, clone in clones.items()
+    )
     how.text = (
-        f"A clone of {manifest['name']} {manifest['version']}, by hand. The master is only read; the clone's disk: "
-        f"qemu-img create -f qcow2 -F vpc -b {disk} {clone}  Then: virsh create {DOMAIN}  "
+        f"A clone of {manifest['name']} {manifest['version']}, by hand. The master is only read; the clone's "
+        f"{'disks' if data else 'disk'}: {made}  Then: virsh create {DOMAIN}  "
         "A generalized image waits to be told who it is: add a network card, and a medium for NoCloud or Azure."
     )
     for metadata in root.findall("metadata"):

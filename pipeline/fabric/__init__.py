@@ -12,11 +12,12 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from pipeline import command
+from pipeline.definition import DataDisk
 from pipeline.errors import HostError
 from pipeline.fabric import imds, wireserver
 from pipeline.fabric.instance import (
@@ -190,6 +191,7 @@ class Fabric:
         *,
         custom_data: bytes = b"",
         user_data: bytes = b"",
+        data_disks: Sequence[DataDisk] = (),
     ) -> Guest:
         """A new VM: its address, its wire, its DHCP server. `logs` gets `fabric.jsonl` and `dhcp.log`."""
         with self._lock:
@@ -203,6 +205,7 @@ class Fabric:
             address=address_of(number),
             custom_data=custom_data,
             user_data=user_data,
+            data_disks=tuple(data_disks),
             site=self._site,
         )
         logs.mkdir(parents=True, exist_ok=True)

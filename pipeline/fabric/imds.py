@@ -9,6 +9,7 @@ import base64
 import json
 from typing import Any
 
+from pipeline.definition import DataDisk
 from pipeline.fabric.instance import Instance, Request, Response
 
 #: API versions that are answered, oldest first; the newest is what a guest is told it could have asked.
@@ -50,7 +51,11 @@ def compute(instance: Instance, version: str) -> dict[str, Any]:
         f"/providers/Microsoft.Compute/virtualMachines/{instance.name}",
         "securityProfile": {"secureBootEnabled": "false", "virtualTpmEnabled": "false"},
         "sku": "",
-        "storageProfile": {"dataDisks": [], "imageReference": {}, "osDisk": {"osType": "Linux"}},
+        "storageProfile": {
+            "dataDisks": [_data_disk(instance, disk) for disk in instance.data_disks],
+            "imageReference": {},
+            "osDisk": {"osType": "Linux"},
+        },
         "subscriptionId": instance.derived("subscription"),
         "tags": "",
         "tagsList": [],
@@ -63,6 +68,24 @@ def compute(instance: Instance, version: str) -> dict[str, Any]:
     if version >= USER_DATA_SINCE:
         data["userData"] = base64.b64encode(instance.user_data).decode()
     return data
+
+
+def _data_disk(instance: Instance, disk: DataDisk) -> dict[str, Any]:
+    """All values are text there, numbers too."""
+    return {
+        "caching": disk.caching,
+        "createOption": "FromImage",
+        "diskCapacityBytes": str(disk.size),
+        "diskSizeGB": str(-(-disk.size // (1 << 30))),
+        "image": {"uri": ""},
+        "isSharedDisk": "false",
+        "isUltraDisk": "false",
+        "lun": str(disk.lun),
+        "managedDisk": {"id": "", "storageAccountType": "Standard_LRS"},
+        "name": f"{instance.name}-data-{disk.lun}",
+        "vhd": {"uri": ""},
+        "writeAcceleratorEnabled": "false",
+    }
 
 
 def network(instance: Instance) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
+from pipeline.definition import DataDisk
+
 #: Where every Azure guest finds the WireServer and the HostGAPlugin.
 #: https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
 WIRESERVER = "168.63.129.16"
@@ -67,6 +69,7 @@ class Instance:
     vm_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     custom_data: bytes = b""
     user_data: bytes = b""
+    data_disks: tuple[DataDisk, ...] = ()
     site: Site | None = None
 
     @property

@@ -9,23 +9,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.definition import DataDisk
+from pipeline.digests import tree_of
 from pipeline.errors import GoldsmithError, UsageError
-from pipeline.gallery.digests import tree_of
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
 from pipeline.record import remove_tree, sync_folder, sync_tree, write_json
 
 MANIFEST = "manifest.json"
 DISK = "disk.vhd"
+DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
 GOLDEN = "golden"
 #: What is proven and yet not for building upon.
 CANDIDATE = "candidate"
@@ -41,6 +44,17 @@ LOCK = ".lock"
 REFUSED = "refused.json"
 #: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
 PATIENCE = 900.0
+
+
+def data_file(lun: int) -> str:
+    """The name of a version's data disk."""
+    return f"data-{lun}.vhd"
+
+
+def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a manifest says of each disk, by the name that its file must have; the OS disk first."""
+    data = {data_file(int(told["lun"])): told for told in manifest.get("data_disks", ())}
+    return {DISK: manifest["disk"], **data}
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,18 @@ class Version:
 
     @property
     def image(self) -> Image:
-        return Image(self.disk, "vpc", size=int(self.manifest["disk"]["virtual_size"]))
+        """The OS disk, with the data disks that go with it."""
+        told = disks_of(self.manifest)
+        made = {name: Image(self.path / name, "vpc", size=int(one["virtual_size"])) for name, one in told.items()}
+        return replace(made.pop(DISK), data=tuple((int(told[name]["lun"]), image) for name, image in made.items()))
+
+    @property
+    def data_disks(self) -> tuple[DataDisk, ...]:
+        """The data disks, as a definition would write them."""
+        return tuple(
+            DataDisk(int(one["lun"]), int(one["virtual_size"]), one["caching"], one["filesystem"], one["label"])
+            for one in self.manifest.get("data_disks", ())
+        )
 
     @property
     def sha256(self) -> str | None:
@@ -79,7 +104,7 @@ class Version:
 
     def summary(self) -> dict[str, Any]:
         """What `goldsmith gallery list --json` promises."""
-        status = self.disk.stat()
+        told = disks_of(self.manifest)
         return {
             "name": self.name,
             "version": self.version,
@@ -88,13 +113,14 @@ class Version:
             "generations": self.manifest.get("generations", []),
             "disks": [
                 {
-                    "role": "os",
-                    "lun": None,
-                    "caching": "ReadWrite",
-                    "path": str(self.disk),
-                    "size": status.st_size,
+                    "role": "os" if name == DISK else "data",
+                    "lun": one.get("lun"),
+                    "caching": one.get("caching", "ReadWrite"),
+                    "path": str(self.path / name),
+                    "size": (status := (self.path / name).stat()).st_size,
                     "allocated": status.st_blocks * 512,
                 }
+                for name, one in told.items()
             ],
             "created": self.manifest.get("created"),
             "path": str(self.disk),
@@ -197,19 +223,19 @@ class Gallery:
     def capture(
         self,
         name: str,
-        disk: Path,
+        disks: Mapping[str, Path],
         extras: Iterable[tuple[str, Path]],
         manifest: Callable[[str], dict[str, Any]],
         complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
     ) -> Version:
-        """Make a version: its disk (a hard link where it can be), extra files, its manifest; then one rename.
+        """Make a version: its disks (hard links where it can be), extra files, its manifest; then one rename.
 
         `manifest` gets the version's number; `complete` gets the filled folder and what it will be called, and adds
         what follows from the rest. The image's folder is held meanwhile.
         """
         (self.root / name).mkdir(parents=True, exist_ok=True)
         with self.hold(name) as folder:
-            made = self.find(name, self._fill(folder, disk, extras, manifest, complete))
+            made = self.find(name, self._fill(folder, disks, extras, manifest, complete))
             (folder / REFUSED).unlink(missing_ok=True)
         if made is None:
             raise GoldsmithError(f"{folder} does not give back what was captured", name="capture-failed")
@@ -218,7 +244,7 @@ class Gallery:
     def _fill(
         self,
         folder: Path,
-        disk: Path,
+        disks: Mapping[str, Path],
         extras: Iterable[tuple[str, Path]],
         manifest: Callable[[str], dict[str, Any]],
         complete: Callable[[Path, Path], None],
@@ -230,7 +256,8 @@ class Gallery:
         scratch = folder / f"{NEW}{version}"
         scratch.mkdir()
         try:
-            place(disk, scratch / DISK)
+            for target, source in disks.items():
+                place(source, scratch / target)
             for target, source in extras:
                 copy = scratch / target
                 copy.parent.mkdir(parents=True, exist_ok=True)

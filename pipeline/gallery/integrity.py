@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import GoldsmithError
-from pipeline.gallery import DISK, GONE, MANIFEST, NEW, POINT, Gallery
-from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery import DISK, GONE, MANIFEST, NEW, POINT, Gallery, disks_of
 from pipeline.gallery.versions import parse
 
 
@@ -53,18 +53,24 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
     """What is wrong with the version in a folder, wherever that lies, or nothing."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        told = manifest["disk"]
         if (manifest["version"], manifest["name"]) != (version, name):
             return f"its manifest is that of {manifest['name']} {manifest['version']}"
-        found = chunk_digests(path / DISK)
-        if found.size != told["size"]:
-            return f"its disk has {found.size} bytes, not {told['size']}"
-        wrong = [n for n, (a, b) in enumerate(zip(found.chunks, told["chunks_sha256"], strict=True)) if a != b]
-        if wrong:
-            at = wrong[0] * int(told["chunk_size"])
-            return f"its disk was changed: {len(wrong)} chunks, the first at byte {at}"
-        if told["sha256"] is not None and flat_digest(path / DISK) != told["sha256"]:
-            return "its manifest's sha256 is not its disk's"
+        for file, told in disks_of(manifest).items():
+            if wrong := _judge_disk(path / file, told):
+                return wrong
         return judge(path, manifest)
     except (OSError, ValueError, KeyError, TypeError, GoldsmithError) as error:
         return f"cannot be read: {type(error).__name__}: {error}"
+
+
+def _judge_disk(path: Path, told: Mapping[str, Any]) -> str:
+    whose = "its disk" if path.name == DISK else path.name
+    found = chunk_digests(path)
+    if found.size != told["size"]:
+        return f"{whose} has {found.size} bytes, not {told['size']}"
+    wrong = [n for n, (a, b) in enumerate(zip(found.chunks, told["chunks_sha256"], strict=True)) if a != b]
+    if wrong:
+        return f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * int(told['chunk_size'])}"
+    if told["sha256"] is not None and flat_digest(path) != told["sha256"]:
+        return f"its manifest's sha256 is not that of {whose}"
+    return ""

@@ -12,15 +12,15 @@ from typing import Any
 
 from pipeline import command
 from pipeline.definition.rules import IMAGE_NAME
+from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import CheckFailed, UsageError
-from pipeline.gallery import DISK, MANIFEST, NEW, TOMBSTONES, Gallery, Version
-from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, disks_of
 from pipeline.gallery.integrity import Judge, judge_folder
 from pipeline.gallery.versions import parse
 from pipeline.record import remove_tree, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
-#: What a parcel may hold besides its disk and its manifest.
+#: What a parcel may hold besides its disks and its manifest.
 _EXTRA = re.compile(
     r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template\.json|domain\.xml)",
     re.ASCII,
@@ -45,10 +45,11 @@ def export(version: Version, target: Path) -> Path:
             _copy(path, copy)
         sums = [f"{flat_digest(scratch / p.relative_to(version.path))}  {p.relative_to(version.path)}" for p in files]
         (scratch / SUMS).write_text("\n".join(sums) + "\n")
-        found = next(line for line in sums if line.endswith(f"  {DISK}")).split()[0]
-        chunks = tuple(version.manifest["disk"]["chunks_sha256"])
-        if found != (version.sha256 or found) or chunk_digests(scratch / DISK).chunks != chunks:
-            raise CheckFailed(f"{version.disk} is not what was captured", name="master-damaged")
+        flat = {name: digest for digest, _, name in (line.partition("  ") for line in sums)}
+        for name, told in disks_of(version.manifest).items():
+            same = chunk_digests(scratch / name).chunks == tuple(told["chunks_sha256"])
+            if not same or flat[name] != (told["sha256"] or flat[name]):
+                raise CheckFailed(f"{version.path / name} is not what was captured", name="master-damaged")
         sync_tree(scratch)
         scratch.rename(target)
     except BaseException:
@@ -77,7 +78,7 @@ def take_in(
     name, version = str(manifest["name"]), str(manifest["version"])
     there = gallery.find(name, version)
     if there is not None:
-        if there.manifest["disk"] == manifest["disk"]:
+        if disks_of(there.manifest) == disks_of(manifest):
             return there
         raise UsageError(f"{name} {version} is in the gallery already, and another", name="version-exists")
     (gallery.root / name).mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def take_in(
         try:
             for path in sorted(parcel.rglob("*")):
                 inner = str(path.relative_to(parcel))
-                known = inner in (DISK, MANIFEST, SUMS) or _EXTRA.fullmatch(inner)
+                known = inner in (*disks_of(manifest), MANIFEST, SUMS) or _EXTRA.fullmatch(inner)
                 if known and path.is_file() and not path.is_symlink():
                     (scratch / inner).parent.mkdir(parents=True, exist_ok=True)
                     _copy(path, scratch / inner)
@@ -116,16 +117,17 @@ def take_in(
 def _manifest(parcel: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((parcel / MANIFEST).read_text())
-        name, version, chunks = manifest["name"], manifest["version"], manifest["disk"]["chunks_sha256"]
+        name, version = manifest["name"], manifest["version"]
+        chunks = [told["chunks_sha256"] for told in disks_of(manifest).values()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{parcel} is no exported master: {error}", name="no-parcel") from None
-    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not isinstance(chunks, list):
+    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not all(isinstance(c, list) for c in chunks):
         raise UsageError(f"{parcel}: {name} {version} cannot be a master's name", name="no-parcel")
     return dict(manifest)
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.name == DISK:
+    if source.suffix == ".vhd":
         command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE)
     else:
         shutil.copyfile(source, target)

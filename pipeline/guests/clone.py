@@ -24,7 +24,7 @@ from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
 from pipeline.hypervisor.connection import Connection
-from pipeline.hypervisor.domain import Disk, Spec
+from pipeline.hypervisor.domain import Spec, attached
 from pipeline.hypervisor.machine import LOGIN, Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
@@ -78,11 +78,13 @@ class Clone:
         boot begin with `name`. Raises GuestError with the evidence's own words.
         """
         self.seconds = {}
-        own(disk.path, self._connection)
+        disks = attached(disk, self.spec.disks[0].bus)
+        for each in disks:
+            own(each.image.path, self._connection)
         self.access.forget_host_key()
         spec = replace(
             self.spec,
-            disks=(Disk(disk, self.spec.disks[0].bus), *self.spec.disks[1:]),
+            disks=disks,
             seed=self.access.seed if provisions and self.medium else None,
             serial_log=self.logs / f"{name}.serial.log",
             nvram=self.access.nvram if self.spec.firmware == "efi" else None,

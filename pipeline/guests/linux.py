@@ -7,9 +7,6 @@ from typing import Any
 
 from pipeline.guests.access import BUILD_USER
 
-#: The device that a Linux build guest's disk is (virtio on i440fx).
-BUILD_DISK = "vda"
-
 
 def build_user_data(public_key: str) -> dict[str, Any]:
     """cloud-config of a build guest: one user, one host key type, the root file system grown."""

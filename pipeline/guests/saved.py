@@ -86,6 +86,10 @@ def make(
 ) -> Layer:
     """The save of a guest like `spec` on `source`, made now where there is none. Raises BuildError, GuestError."""
     key, inputs = save_key(spec, source, connection, size)
+    there = layers.get(key)
+    if there is not None and (changed := there.changed()):
+        layers.drop(key)
+        raise BuildError(changed, name="save-damaged")
     begun = layers.begin(key)
     if isinstance(begun, Layer):
         begun.touch()

@@ -19,7 +19,7 @@ from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection
-from pipeline.hypervisor.domain import Disk, Kernel, Spec
+from pipeline.hypervisor.domain import Kernel, Spec
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
@@ -224,9 +224,7 @@ class GuestSession:
 
     def rotate(self, overlay: Image) -> None:
         """From now on the guest writes to `overlay`; what it wrote so far is at rest."""
-        own(overlay.path, self._connection)
-        self.machine.snapshot(linux.BUILD_DISK, overlay)
-        self.machine.spec = replace(self.machine.spec, disks=(Disk(overlay),))
+        self.machine.snapshot(overlay)
 
     @property
     def disk(self) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +19,21 @@ ACCESS_SLOT = "0x1d"
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the guest. Every level of the chain states its format and is never relabelled."""
+    """A disk of the guest. Every level of the chain states its format and is never relabelled.
+
+    A data disk has its `lun` on a SCSI controller of its own, as on Azure.
+    """
 
     image: Image
     bus: str = "virtio"
     readonly: bool = False
+    lun: int | None = None
+
+
+def attached(image: Image, bus: str = "virtio") -> tuple[Disk, ...]:
+    """An OS disk with its data disks. Where the OS disk is on AHCI they are too, in the order of their LUNs."""
+    beside = "sata" if bus == "sata" else "scsi"
+    return (Disk(image, bus), *(Disk(disk, beside, lun=lun) for lun, disk in image.data))
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,28 @@ def libvirt_format(image: Image) -> str:
 
 
 _PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
+#: The place of the medium on AHCI, which no disk takes.
+_SEED_PLACE = 5
+
+
+def targets(disks: Iterable[Disk]) -> list[str]:
+    """The name of each disk in its domain. Pure."""
+    counts: dict[str, int] = {}
+    found = []
+    for disk in disks:
+        prefix = _PREFIX[disk.bus]
+        index = counts.get(prefix, 0)
+        if disk.bus == "sata" and index == _SEED_PLACE:
+            index += 1
+        counts[prefix] = index + 1
+        found.append(prefix + _letters(index))
+    return found
+
+
+def _letters(index: int) -> str:
+    """a to z, then aa, ab, ..."""
+    high, low = divmod(index, 26)
+    return (_letters(high - 1) if high else "") + chr(ord("a") + low)
 
 
 def domain_xml(spec: Spec) -> str:
@@ -147,11 +180,11 @@ def domain_xml(spec: Spec) -> str:
     _sub(root, "on_reboot", "restart")
     _sub(root, "on_crash", "destroy")
     devices = _sub(root, "devices")
-    counts: dict[str, int] = {}
-    for disk in spec.disks:
-        _disk(devices, disk, counts)
-    if any(disk.bus == "scsi" for disk in spec.disks):
-        _sub(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+    for disk, target in zip(spec.disks, targets(spec.disks), strict=True):
+        _disk(devices, disk, target)
+    on_scsi = [disk for disk in spec.disks if disk.bus == "scsi"]
+    for index in range(2 if any(disk.lun is not None for disk in on_scsi) else min(len(on_scsi), 1)):
+        _sub(devices, "controller", type="scsi", index=str(index), model="virtio-scsi")
     if spec.seed is not None:
         _seed(devices, spec)
     serial = _sub(devices, "serial", type="file")
@@ -265,7 +298,7 @@ def _cards(devices: etree._Element, spec: Spec) -> None:
         _sub(card, "alias", name="ua-outside")
 
 
-def _disk(devices: etree._Element, disk: Disk, counts: dict[str, int]) -> None:
+def _disk(devices: etree._Element, disk: Disk, target: str) -> None:
     element = _sub(devices, "disk", type="file", device="disk")
     # unsafe: nothing of a build has to outlive a host's crash before its layer is fsynced and committed
     driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache="unsafe")
@@ -274,10 +307,9 @@ def _disk(devices: etree._Element, disk: Disk, counts: dict[str, int]) -> None:
         driver.set("detect_zeroes", "unmap")
     _source(element, disk.image)
     _backing(element, disk.image.backing)
-    prefix = _PREFIX[disk.bus]
-    index = counts.get(prefix, 0)
-    counts[prefix] = index + 1
-    _sub(element, "target", dev=f"{prefix}{chr(ord('a') + index)}", bus=disk.bus)
+    _sub(element, "target", dev=target, bus=disk.bus)
+    if disk.lun is not None and disk.bus == "scsi":
+        _sub(element, "address", type="drive", controller="1", bus="0", target="0", unit=str(disk.lun))
     if disk.readonly:
         _sub(element, "readonly")
 

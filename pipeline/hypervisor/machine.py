@@ -23,7 +23,7 @@ from lxml import etree
 from pipeline.errors import BuildError, GoldsmithError, GuestError
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
-from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, domain_xml, restored_xml
+from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, attached, domain_xml, restored_xml, targets
 from pipeline.layers import Image
 
 T = TypeVar("T")
@@ -290,17 +290,20 @@ class Machine:
 
     # ---- acting --------------------------------------------------------------------------------------------------
 
-    def snapshot(self, target: str, overlay: Image) -> None:
-        """Freeze the guest's file systems and let it write on to `overlay`; what was the disk is a layer now.
+    def snapshot(self, overlay: Image) -> None:
+        """Freeze the guest's file systems and let it write on to `overlay`; what were its disks is a layer now.
 
-        The overlay exists already: we made it, so that its path, owner and backing are ours to say.
+        The overlays exist already: we made them, so that their paths, owners and backings are ours to say. All disks
+        change at one moment.
         """
         root = etree.Element("domainsnapshot")
         disks = etree.SubElement(root, "disks")
-        disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
-        etree.SubElement(disk, "driver", type=overlay.format)
-        source = etree.SubElement(disk, "source", file=str(overlay.path))
-        etree.SubElement(source, "seclabel", model="dac", relabel="no")
+        after = attached(overlay, self.spec.disks[0].bus)
+        for target, new in zip(targets(after), after, strict=True):
+            disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
+            etree.SubElement(disk, "driver", type=new.image.format)
+            source = etree.SubElement(disk, "source", file=str(new.image.path))
+            etree.SubElement(source, "seclabel", model="dac", relabel="no")
         flags = (
             libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
             | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
@@ -308,6 +311,8 @@ class Machine:
             | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
             | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         )
+        for new in after:
+            own(new.image.path, self.connection)
         try:
             self.domain.snapshotCreateXML(etree.tostring(root, encoding="unicode"), flags)
         except libvirt.libvirtError as error:
@@ -315,6 +320,7 @@ class Machine:
             raise GuestError(
                 f"the guest could not be frozen for a layer: {error.get_error_message()}", name="guest-freeze-failed"
             ) from None
+        self.spec = replace(self.spec, disks=after)
 
     def outside(self, connected: bool) -> None:
         """Plug or unplug the card that leads to the network."""

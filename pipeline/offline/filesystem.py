@@ -138,6 +138,17 @@ class FileSystem:
         file, meta = self._meta(inode)
         return self._read(file, offset, max(0, min(length, int(meta.size) - offset)))
 
+    def attribute(self, inode: int, kind: int) -> bytes | None:
+        """The first attribute of this kind that NTFS keeps of a file, None where it has none."""
+        file, _ = self._meta(inode)
+        try:
+            for each in file:
+                if int(each.info.type) == kind:
+                    return bytes(file.read_random(0, int(each.info.size), each.info.type, each.info.id))
+        except (OSError, AttributeError, TypeError) as error:
+            raise _damaged(self.kind, self.start, error) from None
+        return None
+
     def runs(self, inode: int) -> list[tuple[int, int]]:
         """(start, length) of a file's data, in order, in bytes of the disk; none where it is in the inode itself."""
         file, _ = self._meta(inode)

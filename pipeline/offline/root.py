@@ -1,4 +1,4 @@
-"""A Linux root as its own programs would see it: paths across mounts, symlinks followed inside the image only."""
+"""A system's root as its own programs would see it: paths across mounts, symlinks followed inside the image only."""
 
 from __future__ import annotations
 
@@ -61,6 +61,10 @@ class Root:
     def is_dir(self, path: str) -> bool:
         found = self.stat(path)
         return found is not None and found.type == "dir"
+
+    def is_file(self, path: str) -> bool:
+        found = self.stat(path)
+        return found is not None and found.type == "file"
 
     def read_link(self, path: str) -> str | None:
         place = self._find(path, follow=False)

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from pipeline.checks import list_disk
-from pipeline.definition import USER_DATA
+from pipeline.definition import USER_DATA, DataDisk
+from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, DiskError
 from pipeline.fabric import Fabric, Site
-from pipeline.gallery.digests import chunk_digests
+from pipeline.gallery import DISK, data_file
 from pipeline.job import Job
 from pipeline.layers import Image
 from pipeline.proof.cells import CELLS, Cell, matrix, without_seeds
@@ -34,15 +35,18 @@ def trials(cells: Sequence[Cell], *, whole: bool) -> list[Trial]:
     return sorted(found, key=lambda trial: -trial.boots)
 
 
-def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whole: bool) -> tuple[list[Verdict], str]:
-    """Start clones of `master` in the cells `names`, by default in all; their verdicts and the master's tree digest.
+def prove(
+    job: Job, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
+) -> tuple[list[Verdict], dict[str, str]]:
+    """Start clones of `master` in the cells `names`, by default in all; their verdicts, and the tree digest of each
+    of the master's disks by the name that the gallery gives it.
 
     Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones.
 
     Raises CheckFailed where a clone is not what it should be, GuestError where one does not come up, BuildError where
     the master changed meanwhile.
     """
-    before = chunk_digests(master.path).tree
+    before = _trees(master)
     cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
     first_boot = job.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
@@ -55,7 +59,8 @@ def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whol
     with contextlib.ExitStack() as stack:
         fabric = stack.enter_context(Fabric(job.label, site=site)) if any(t.cell.fabric for t in wanted) else None
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
-        courses = [Course(job, master, trial, workers) for trial in wanted]
+        disks = _data_disks(job, master)
+        courses = [Course(job, master, trial, workers, disks) for trial in wanted]
         futures = [pool.submit(course.run, fabric, pictures) for course in courses]
         try:
             for future in as_completed(futures):
@@ -66,7 +71,7 @@ def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whol
             raise
     verdicts.sort(key=lambda verdict: verdict.cell)
     job.progress("the master's digests")
-    if chunk_digests(master.path).tree != before:
+    if _trees(master) != before:
         raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
     shared_identities(verdicts)
     failures = [f"{verdict.cell}: {failure}" for verdict in verdicts for failure in verdict.failures]
@@ -77,6 +82,22 @@ def prove(job: Job, master: Image, pictures: Path, names: Sequence[str], *, whol
             hint=f"screenshots, serial logs and the fabric's records are in {job.run.folder / 'prove'}",
         )
     return verdicts, before
+
+
+def _trees(master: Image) -> dict[str, str]:
+    files = {DISK: master.path, **{data_file(lun): disk.path for lun, disk in master.data}}
+    return {name: chunk_digests(path).tree for name, path in files.items()}
+
+
+def _data_disks(job: Job, master: Image) -> list[DataDisk]:
+    """What is on each data disk as it ships; how Azure is to cache it, as far as the definition itself says."""
+    caching = {disk.lun: disk.caching for disk in job.definition.data_disks}
+    found = []
+    for lun, image in master.data:
+        rows = list_disk(image.path, "vpc", what="volumes")
+        kind, label = rows[0][1:3] if rows and rows[0][0] == "0" else ("", "")
+        found.append(DataDisk(lun, image.size or 0, caching.get(lun, "None"), kind or None, label or None))
+    return found
 
 
 def _reads_seeds(master: Image) -> bool:

@@ -7,12 +7,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.definition import Expectation, HttpExpectation
+from pipeline.definition import DataDisk, Expectation, HttpExpectation
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Fabric, Guest
 from pipeline.guests import linux
@@ -21,7 +21,7 @@ from pipeline.guests.clone import Clone
 from pipeline.guests.diagnosis import NOT_PROVISIONED
 from pipeline.guests.overlay import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Disk, Forward, Spec
+from pipeline.hypervisor.domain import Forward, Spec, attached
 from pipeline.job import Job
 from pipeline.layers import Image
 from pipeline.proof import look
@@ -53,9 +53,10 @@ class Trial:
 
 
 class Course:
-    """Runs a trial. `beside` is how many clones run at the same time."""
+    """Runs a trial. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
 
-    def __init__(self, job: Job, master: Image, trial: Trial, beside: int) -> None:
+    def __init__(self, job: Job, master: Image, trial: Trial, beside: int, disks: Sequence[DataDisk] = ()) -> None:
+        self.disks = disks
         self.job = job
         self.master = master
         self.trial = trial
@@ -119,6 +120,7 @@ class Course:
             self.logs,
             custom_data=data.encode(),
             user_data=self._sampled(first_boot.sample).encode() if first_boot else b"",
+            data_disks=self.disks,
         )
         try:
             fabric.write_media(guest, access.seed)
@@ -138,7 +140,7 @@ class Course:
             kvm=job.verdict.kind == "kvm",
             cpus=self._cpus(),
             memory=job.definition.machine.memory,
-            disks=(Disk(self.master, hardware.bus),),
+            disks=attached(self.master, hardware.bus),
             serial_log=self.logs / "serial.log",
             firmware=hardware.firmware,
             machine=hardware.machine,
@@ -233,6 +235,7 @@ class Course:
         verdict.seconds.update(clone.seconds)
         seen = look.facts(clone, self.token)
         look.provisioned(clone, verdict, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
+        look.attached(clone, verdict, seen, self.disks)
         if self.trial.settles and clone.guest is not None and seen.get("waagent") == "active":
             look.settled(clone, verdict, clone.guest)
         if self.job.definition.first_boot is not None and clone.guest is not None:

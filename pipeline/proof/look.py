@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline import command
-from pipeline.definition import CommandExpectation, HttpExpectation
+from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
 from pipeline.errors import GuestError
 from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
@@ -37,6 +37,13 @@ echo "mac=$(cat /sys/class/net/e*/address | head -n 1)"
 for f in /var/lib/cloud/instance/user-data.txt /var/lib/waagent/CustomData; do
   [ -e "$f" ] && { cat "$f"; echo; base64 -d "$f" 2>/dev/null; echo; }
 done | grep -q TOKEN && echo "custom-data=found"
+for d in /sys/block/sd*; do
+  [ -e "$d/device" ] || continue
+  n=${d##*/}
+  type=$(blkid -p -o value -s TYPE "/dev/$n" 2>/dev/null)
+  label=$(blkid -p -o value -s LABEL "/dev/$n" 2>/dev/null)
+  echo "disk $n=$(basename "$(readlink -f "$d/device")") $(cat "$d/size") ${type:--} ${label:--}"
+done
 echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | tr -d ' ')"
 echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
 echo "state=$(timeout SETTLE systemctl is-system-running --wait)"
@@ -84,6 +91,19 @@ def provisioned(
     settle = SETTLE[clone.spec.kvm]
     console = _prompts(clone, settle)
     verdict.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
+
+
+def attached(clone: Clone, verdict: Verdict, seen: Mapping[str, str], disks: Sequence[DataDisk]) -> None:
+    """Judge the data disks: each at its LUN, of its size, with its file system. AHCI knows no LUN."""
+    rows = [value.split() for name, value in seen.items() if name.startswith("disk ")]
+    found = [(row[0].split(":"), int(row[1]) * 512, row[2], row[3]) for row in rows if len(row) == 4]
+    for disk in disks:
+        wanted = (disk.size, disk.filesystem or "-", disk.label or "-")
+        told = f"{disk.size >> 20} MiB, {disk.filesystem or 'blank'} {disk.label or ''}".strip()
+        there = [place for place, *rest in found if tuple(rest) == wanted]
+        if clone.spec.virtio:
+            there = [place for place in there if place[-1] == str(disk.lun)]
+        verdict.see(f"data disk LUN {disk.lun}", told if there else f"not there: {told}", bool(there))
 
 
 def healthy(clone: Clone, verdict: Verdict, seen: Mapping[str, str]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.definition import DebianSource, DiskSource, MasterSource
+from pipeline.definition import DataDisk, DebianSource, DiskSource, MasterSource
+from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
 from pipeline.fetch import download
-from pipeline.gallery import Version
-from pipeline.gallery.digests import chunk_digests
+from pipeline.gallery import Version, disks_of
 from pipeline.guests import debian
-from pipeline.guests.overlay import create_overlay
+from pipeline.guests.overlay import create_data_disk, create_overlay
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 from pipeline.offline import transfer
@@ -26,6 +28,10 @@ BOOTSTRAP_DEADLINE = 1800.0
 
 
 def plan(job: Job) -> tuple[Work, ...]:
+    return (_first(job), *_beside(job))
+
+
+def _first(job: Job) -> Work:
     source = job.definition.source
     if isinstance(source, DebianSource):
         inputs: dict[str, object] = {
@@ -35,15 +41,37 @@ def plan(job: Job) -> tuple[Work, ...]:
             "package index": job.package_index(source.suite),
             "recipe": debian.recipe(),
         }
-        return (Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source)),)
+        return Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source))
     if isinstance(source, DiskSource):
         inputs = {"source": "disk", "sha256": source.sha256 or _file_digest(source), "format": source.format}
-        return (Work("disk", inputs, partial(_disk, source)),)
+        return Work("disk", inputs, partial(_disk, source))
     if isinstance(source, MasterSource):
         master = master_of(job, source)
         inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.digest}
-        return (Work(f"{master.name} {master.version}", inputs, partial(_master, master)),)
+        if master.data_disks:
+            inputs["data disks"] = [one["tree_sha256"] for one in master.manifest["data_disks"]]
+        return Work(f"{master.name} {master.version}", inputs, partial(_master, master))
     raise UsageError(f"{job.definition.name}: this kind of source is not built yet", name="not-built-yet")
+
+
+def _beside(job: Job) -> tuple[Work, ...]:
+    """The data disks that the image begins with; what a parent has comes with its OS disk."""
+    source = job.definition.source
+    parent = {disk.lun for disk in master_of(job, source).data_disks} if isinstance(source, MasterSource) else set()
+    new = [disk for disk in job.data_disks if disk.lun not in parent]
+    if not new:
+        return ()
+    # caching is Azure's business, not the disk's
+    told: list[object] = [[disk.lun, disk.size, disk.filesystem, disk.label] for disk in new]
+    return (Work("data disks", {"disks": told}, partial(_data_disks, new)),)
+
+
+def _data_disks(new: Sequence[DataDisk], _job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    made = [(disk.lun, create_data_disk(draft.path / f"data-{disk.lun}.raw", disk)) for disk in new]
+    data = sorted([*source.image.data, *made], key=lambda pair: pair[0])
+    told = f"{len(new)} data disk{'s' if len(new) > 1 else ''}"
+    return Made(replace(source.image, data=tuple(data)), {**source.facts}, told)
 
 
 def master_of(job: Job, source: MasterSource) -> Version:
@@ -119,9 +147,17 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
     return Made(_plain(draft), {"format": detected, "suite": None}, detected)
 
 
-def _master(master: Version, _job: Job, _source: Layer | None, draft: Draft) -> Made:
+def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> Made:
     if not master.disk.exists():
         raise BuildError(f"{master.disk} is gone", name="master-missing")
+    job.progress("the parent's digests")
+    for name, told in disks_of(master.manifest).items():
+        if chunk_digests(master.path / name).chunks != tuple(told["chunks_sha256"]):
+            raise CheckFailed(
+                f"{master.path / name} is not what was captured",
+                name="master-damaged",
+                hint=f"goldsmith gallery verify {master.name}; goldsmith gallery rollback {master.name}",
+            )
     overlay = create_overlay(draft.path / DISK, master.image)
     suite = master.manifest.get("suite")
     return Made(overlay, {"suite": suite, "parent": f"{master.name}@{master.version}"}, master.version)

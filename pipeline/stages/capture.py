@@ -10,11 +10,11 @@ from typing import Any
 import pipeline
 from pipeline import command
 from pipeline.definition import MasterSource
+from pipeline.digests import CHUNK, FLAT_LIMIT, chunk_digests, flat_digest
 from pipeline.errors import BuildError
 from pipeline.evidence.seal import Contents, seal
 from pipeline.evidence.signing import load, locate
-from pipeline.gallery import CANDIDATE, GOLDEN
-from pipeline.gallery.digests import FLAT_LIMIT, chunk_digests, flat_digest
+from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 from pipeline.record import now
@@ -27,19 +27,23 @@ MANIFEST_FORMAT = 1
 
 def plan(job: Job) -> tuple[Work, ...]:
     definition = job.definition
-    return (Work(GOLDEN, {"name": definition.name, "summary": definition.summary}, _run),)
+    inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
+    if job.data_disks:
+        inputs["caching"] = [[disk.lun, disk.caching] for disk in job.data_disks]
+    return (Work(GOLDEN, inputs, _run),)
 
 
 def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     assert source is not None
-    disk = source.image.path
+    image = source.image
+    files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}
     job.progress("digests")
-    digests = chunk_digests(disk)
+    told = {name: _told(name, path) for name, path in files.items()}
     key = load(locate(), job.store.root)
-    proven = source.facts.get("tree")
-    if proven is not None and proven != digests.tree:
-        raise BuildError(f"{disk} is not the file that was proven", name="master-changed")
-    flat = flat_digest(disk) if digests.size <= FLAT_LIMIT else None
+    proven = source.facts.get("trees") or {}
+    for name, tree in proven.items():
+        if tree != told[name]["tree_sha256"]:
+            raise BuildError(f"{files[name]} is not the file that was proven", name="master-changed")
     lineage = job.made
     facts = {name: layer.facts for name, layer in lineage}
     suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
@@ -60,17 +64,17 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "accelerator": job.verdict.kind,
             "agent": job.definition.generalize.agent,
             "first_boot": job.definition.first_boot.source if job.definition.first_boot else None,
-            "disk": {
-                "file": "disk.vhd",
-                "format": "fixed VHD",
-                "size": digests.size,
-                "virtual_size": digests.size - 512,
-                "allocated": digests.allocated,
-                "sha256": flat,
-                "tree_sha256": digests.tree,
-                "chunk_size": 2 << 20,
-                "chunks_sha256": list(digests.chunks),
-            },
+            "disk": told[DISK],
+            "data_disks": [
+                {
+                    "lun": one.lun,
+                    "caching": one.caching,
+                    "filesystem": one.filesystem,
+                    "label": one.label,
+                    **told[data_file(one.lun)],
+                }
+                for one in job.data_disks
+            ],
             "inputs": [
                 {
                     "stage": name,
@@ -95,14 +99,30 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
         }
 
     job.progress("what is in it")
-    contents = Contents.of(disk)
+    contents = Contents.of(image.path)
     job.progress("into the gallery")
     made = job.gallery.capture(
-        job.definition.name, disk, _extras(job, source), manifest, partial(seal, contents=contents, key=key)
+        job.definition.name, files, _extras(job, source), manifest, partial(seal, contents=contents, key=key)
     )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
+
+
+def _told(name: str, path: Path) -> dict[str, Any]:
+    """What the manifest says of a disk's file."""
+    digests = chunk_digests(path)
+    return {
+        "file": name,
+        "format": "fixed VHD",
+        "size": digests.size,
+        "virtual_size": digests.size - 512,
+        "allocated": digests.allocated,
+        "sha256": flat_digest(path) if digests.size <= FLAT_LIMIT else None,
+        "tree_sha256": digests.tree,
+        "chunk_size": CHUNK,
+        "chunks_sha256": list(digests.chunks),
+    }
 
 
 def _lineage(job: Job) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
+from pathlib import Path
 
+from pipeline.gallery import DISK, data_file
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Image, Layer
 from pipeline.offline.containers import extents
@@ -14,7 +17,6 @@ from pipeline.vhd.footer import verify_fixed
 
 NAME = "convert"
 VERSION = 2
-VHD = "disk.vhd"
 
 
 def plan(_job: Job) -> tuple[Work, ...]:
@@ -23,15 +25,28 @@ def plan(_job: Job) -> tuple[Work, ...]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
-    target = draft.path / VHD
+    image, facts = _ship(job, source.image, draft.path / DISK, uuid.UUID(hex=draft.key))
+    data = []
+    for lun, disk in source.image.data:
+        made, beside = _ship(job, disk, draft.path / data_file(lun), uuid.uuid5(uuid.UUID(hex=draft.key), str(lun)))
+        data.append((lun, made))
+        facts = {name: facts[name] + beside[name] for name in facts}
+    detail = f"{facts['allocated'] >> 20} MiB of {facts['virtual_size'] >> 20} MiB"
+    if data:
+        detail += f", {len(data)} data disks among it"
+    return Made(replace(image, data=tuple(data)), facts, detail)
+
+
+def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
+    """Write one disk; what it takes, in bytes."""
     job.progress("reading the layers' map")
-    with extents(source.image.path, source.image.format, allow_backing_within=job.store.root) as disk:
+    with extents(image.path, image.format, allow_backing_within=job.store.root) as disk:
         report = write_fixed(
             disk,
             target,
-            unique_id=uuid.UUID(hex=draft.key),
+            unique_id=unique_id,
             timestamp=int(time.time()),
-            progress=lambda done, whole: job.progress(f"{done >> 20} of {whole >> 20} MiB"),
+            progress=lambda done, whole: job.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
         )
     job.progress("freed blocks")
     punched = punch_free(target)
@@ -44,5 +59,4 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         "copied": report.copied,
         "punched": punched,
     }
-    detail = f"{status.st_blocks * 512 >> 20} MiB of {footer.current_size >> 20} MiB"
-    return Made(Image(target, "vpc", size=footer.current_size), facts, detail)
+    return Image(target, "vpc", size=footer.current_size), facts

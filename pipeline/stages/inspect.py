@@ -6,9 +6,12 @@ import hashlib
 from pathlib import Path
 
 from pipeline import checks
+from pipeline.checks import CheckResult
+from pipeline.checks.model import Status
+from pipeline.definition import DataDisk
 from pipeline.errors import CheckFailed
 from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
+from pipeline.layers import Draft, Image, Layer
 from pipeline.record import write_json
 
 NAME = "inspect"
@@ -24,6 +27,8 @@ def plan(job: Job) -> tuple[Work, ...]:
         "accounts": sorted(definition.accounts),
         "generations": sorted(definition.generations),
     }
+    if job.data_disks:
+        inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in job.data_disks]
     return (Work("checks", inputs, _run),)
 
 
@@ -47,6 +52,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         waive=definition.waive,
         generations=definition.generations,
     )
+    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in job.data_disks]
     listed = [result.to_json() for result in results]
     write_json(job.log_file(RESULTS), listed)
     write_json(draft.path / RESULTS, listed)
@@ -68,3 +74,25 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     if counts["waived"]:
         detail += f", {counts['waived']} waived"
     return Made(source.image, {"checks": listed, "counts": counts}, detail)
+
+
+def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
+    """Whether a data disk is what the definition says, and was left in order. A blank one is anybody's."""
+    told = f"{disk.filesystem} {disk.label or ''}".strip()
+    evidence = f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {told}, clean"
+    status: Status = "pass"
+    if disk.filesystem is not None:
+        rows = checks.list_disk(shipped.path, "vpc", what="volumes")
+        found = [(number, kind, label, state) for number, kind, label, _uuid, state in rows]
+        if found != [("0", disk.filesystem, disk.label or "", "clean")]:
+            status = "fail"
+            seen = ", ".join(" ".join(word for word in volume[1:] if word) or "nothing known" for volume in found)
+            evidence = f"{seen or 'an empty partition table'}, not a clean {told}"
+    return CheckResult(
+        f"data-disk-{disk.lun}",
+        f"The data disk at LUN {disk.lun} has the file system that it was made with",
+        status,
+        "fail",
+        evidence,
+        "A step has written over it, or left it mounted: see what its steps do with the disk.",
+    )

@@ -10,7 +10,7 @@ from pipeline.layers import Draft, Layer
 from pipeline.proof import prove
 
 NAME = "prove"
-VERSION = 2
+VERSION = 3
 
 
 def plan(job: Job) -> tuple[Work, ...]:
@@ -30,6 +30,6 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
-    verdicts, tree = prove(job, source.image, draft.path, job.definition.prove, whole=False)
+    verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)
     told = " and ".join(v.told for v in verdicts)
-    return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "tree": tree}, told)
+    return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)

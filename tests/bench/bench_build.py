@@ -169,11 +169,15 @@ def paired(mine: Series, other: Series) -> float:
     return statistics.median(a.wall / b.wall for a, b in zip(mine.costs, other.costs, strict=True))
 
 
+#: The bench's parts. Each can be measured anew alone; the page keeps the others, and says of each at which commit.
+PARTS = ("rounds", "last", "growth")
+
+
 def main() -> int:
     ask = argparse.ArgumentParser()
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--page", type=Path, default=ROOT / "docs" / "bench.md")
-    ask.add_argument("--only-growth", action="store_true", help="measure that part anew, keep the page's others")
+    ask.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     args = ask.parse_args()
     if shutil.which("packer") is None:
         print("packer is not installed: apt-get install packer", file=sys.stderr)
@@ -181,52 +185,38 @@ def main() -> int:
     kept = os.environ.get("GOLDSMITH_TEST_HOME")
     home = Path(kept) if kept else new_home("bench")
     folder = new_home("bench-project")
+    data: dict[str, Any] = json.loads(args.page.with_suffix(".json").read_text()) if args.part else {}
     try:
-        if args.only_growth:
-            return growth_anew(Lab(folder, home), args.page)
-        return run(Lab(folder, home), folder, args.rounds, args.page)
+        lab = Lab(folder, home)
+        assert Lab(ROOT, home).run("build", "debian-12").returncode == 0
+        project(lab)
+        os.environ["GOLDSMITH_HOME"] = str(home)
+        for part in args.part or PARTS:
+            data[part] = {"commit": commit_id(), **measured(part, lab, args.rounds)}
+            write_page(args.page, data)
     finally:
         remove(folder)
         if not kept:
             remove(home)
+    print(args.page.read_text(), flush=True)
+    return 0 if all(value <= most for value, most in bounds(data).values()) else 1
 
 
-def growth_anew(lab: Lab, page: Path) -> int:
-    """Measure the growth with size and data again and write the page with its other parts as they were."""
-    assert Lab(ROOT, lab.home).run("build", "debian-12").returncode == 0
-    project(lab)
-    data = json.loads(page.with_suffix(".json").read_text())
-    data["growth"] = growth(lab, lambda told: print(told, flush=True))
-    series = {name: Series(name, [Cost(**cost) for cost in costs]) for name, costs in data["runs"].items()}
-    bounds = {name: (float(one["measured"]), float(one["at most"])) for name, one in data["ratios"].items()}
-    return write_page(page, data, series, bounds)
-
-
-def growth(lab: Lab, say: Callable[[str], None]) -> dict[str, Any]:
-    return {"commit": commit_id(), "by size": by_size(lab, say), "by data": by_data(lab, say)}
-
-
-def write_page(
-    page: Path, data: dict[str, Any], series: dict[str, Series], bounds: dict[str, tuple[float, float]]
-) -> int:
-    page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n")
-    grown = data["growth"]
-    further = [*size_lines(grown["by size"], grown["commit"]), *data_lines(grown["by data"], grown["commit"])]
-    page.write_text(text(data, series, bounds) + "\n".join(further) + "\n")
-    print(page.read_text(), flush=True)
-    return 0 if all(value <= most for value, most in bounds.values()) else 1
-
-
-def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
+def measured(part: str, lab: Lab, rounds: int) -> dict[str, Any]:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    base = Lab(ROOT, lab.home)
-    assert base.run("build", "debian-12").returncode == 0
-    project(lab)
-    os.environ["GOLDSMITH_HOME"] = str(lab.home)
+    if part == "rounds":
+        return in_turns(lab, rounds, say)
+    if part == "last":
+        shares, said = change_last(lab, min(rounds, 3), say)
+        return {"shares of a cold build": shares, "plan said": said}
+    return {"by size": by_size(lab, say), "by data": by_data(lab, say)}
+
+
+def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     verdict = accelerator.choose("auto")
-    packer = Packer(folder, Path(base.master("debian-12")["path"]), verdict.kind == "kvm")
+    packer = Packer(lab.folder, Path(Lab(ROOT, lab.home).master("debian-12")["path"]), verdict.kind == "kvm")
     goldsmith(lab, "--until", "acquire")
     with Meter() as making:
         goldsmith(lab, "--warm", "--until", "1")
@@ -241,29 +231,50 @@ def run(lab: Lab, folder: Path, rounds: int, page: Path) -> int:
         },
         say,
     )
-    shares, said = change_last(lab, min(rounds, 3), say)
-    grown = growth(lab, say)
     mine, theirs = tree(vhd(lab)), tree(packer.vhd)
-    only = {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())}
-    cold, warm, other = series["goldsmith cold"], series["goldsmith warm"], series["packer"]
-    bounds = {
-        "cold / packer": (paired(cold, other), 0.8),
-        "warm / packer": (paired(warm, other), 0.25),
-        "one changed last step of five / cold": (statistics.median(shares), 0.35),
-    }
-    data = {
-        "commit": commit_id(),
+    return {
         "host": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {verdict.kind}",
-        "rounds": rounds,
+        "count": rounds,
         "runs": {name: [vars(cost) for cost in one.costs] for name, one in series.items()},
         "making the saved guest": making.cost.wall,
-        "changed last step, shares of a cold build": shares,
-        "plan said": said,
-        "ratios": {name: {"measured": value, "at most": most} for name, (value, most) in bounds.items()},
-        "only in": only,
-        "growth": grown,
+        "only in": {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())},
     }
-    return write_page(page, data, series, bounds)
+
+
+def bounds(data: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Each ratio that was measured, and what it may be."""
+    found: dict[str, tuple[float, float]] = {}
+    if "rounds" in data:
+        series = series_of(data["rounds"])
+        cold, warm, other = (series[name] for name in ("goldsmith cold", "goldsmith warm", "packer"))
+        found |= {"cold / packer": (paired(cold, other), 0.8), "warm / packer": (paired(warm, other), 0.25)}
+    if "last" in data:
+        shares = data["last"]["shares of a cold build"]
+        found["one changed last step of five / cold"] = (statistics.median(shares), 0.35)
+    return found
+
+
+def series_of(rounds: dict[str, Any]) -> dict[str, Series]:
+    return {name: Series(name, [Cost(**cost) for cost in costs]) for name, costs in rounds["runs"].items()}
+
+
+def write_page(page: Path, data: dict[str, Any]) -> None:
+    page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n")
+    lines = ["# Bench: a build against packer", ""]
+    if "rounds" in data:
+        lines += rounds_lines(data["rounds"])
+    lines += ["| ratio | measured | at most | |", "|---|---|---|---|"]
+    for name, (value, most) in bounds(data).items():
+        lines.append(f"| {name} | {value:.2f} | {most} | {'held' if value <= most else 'MISSED'} |")
+    if "last" in data:
+        told = "; ".join(data["last"]["plan said"])
+        lines += ["", f"`plan` before the changed step, at commit {data['last']['commit']}: {told}."]
+    if "rounds" in data:
+        lines += ["", *content_lines(data["rounds"])]
+    if "growth" in data:
+        grown = data["growth"]
+        lines += size_lines(grown["by size"], grown["commit"]) + data_lines(grown["by data"], grown["commit"])
+    page.write_text("\n".join(lines) + "\n")
 
 
 def change_last(lab: Lab, rounds: int, say: Callable[[str], None]) -> tuple[list[float], list[str]]:
@@ -288,44 +299,32 @@ def change_last(lab: Lab, rounds: int, say: Callable[[str], None]) -> tuple[list
     return shares, said
 
 
-def text(data: dict[str, object], series: dict[str, Series], bounds: dict[str, tuple[float, float]]) -> str:
+def rounds_lines(data: dict[str, Any]) -> list[str]:
     lines = [
-        "# Bench: a build against packer",
+        f"Commit {data['commit']}; {data['host']}; medians of {data['count']} rounds, taken in turns",
+        "after one that is not counted. Base disk, steps, generalize script, sizes: the same.",
         "",
-        f"Commit {data['commit']}; {data['host']}; medians of {data['rounds']} rounds,",
-    ]
-    lines += [
-        "taken in turns after one that is not counted. Base disk, steps, generalize script, sizes: the same.",
-        "",
-    ]
-    lines += [
         "| run | wall, s | qemu CPU, s | tool CPU, s | written, MiB | peak memory of qemu, MiB |",
         "|---|---|---|---|---|---|",
     ]
-    for name, one in series.items():
+    for name, one in series_of(data).items():
         values = " | ".join(
             f"{one.median(what):.0f}" for what in ("wall", "qemu_cpu", "tool_cpu", "written", "memory")
         )
         lines.append(f"| {name} | {values} |")
-    lines += [
-        "",
-        f"Making the saved guest, once, its first step included: {data['making the saved guest']:.0f} s.",
-        "",
-    ]
-    lines += ["| ratio | measured | at most | |", "|---|---|---|---|"]
-    for name, (value, most) in bounds.items():
-        lines.append(f"| {name} | {value:.2f} | {most} | {'held' if value <= most else 'MISSED'} |")
-    lines += ["", "`plan` before the changed step: " + "; ".join(data["plan said"]) + ".", ""]  # type: ignore[arg-type]
-    only = data["only in"]
-    assert isinstance(only, dict)
-    for name, paths in only.items():
-        lines.append(f"Only on {name}'s disk ({len(paths)}): {', '.join(f'`{p}`' for p in paths[:12])}")
-        lines.append("")
-    lines += [
+    saved = data["making the saved guest"]
+    return [*lines, "", f"Making the saved guest, once, its first step included: {saved:.0f} s.", ""]
+
+
+def content_lines(data: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, paths in data["only in"].items():
+        lines += [f"Only on {name}'s disk ({len(paths)}): {', '.join(f'`{p}`' for p in paths[:12])}", ""]
+    return [
+        *lines,
         "Left out: goldsmith's inspect and prove, which packer has nothing of. qemu is packer's child, so that",
         "its CPU is in packer's tool column too, and libvirt's child; libvirtd's own CPU is in neither.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

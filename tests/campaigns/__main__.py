@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.campaigns.lab import ROOT, Lab, commit_id, new_home, remove
 
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
-GUESTS = ("boots", "crowd", "faults", "kill", "moments", "nights", "suites", "ten", "weather")
+GUESTS = ("boots", "crowd", "faults", "fourteen", "kill", "moments", "nights", "suites", "ten", "weather")
 
 
 def main() -> int:

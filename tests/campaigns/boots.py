@@ -22,6 +22,8 @@ from tests.campaigns.lab import Lab
 
 #: debugfs commands, made from the good disk's root and a folder for files to write.
 Do = Callable[[Root, Path], Sequence[str]]
+#: Clones at a time: most of them sit at their login prompt for minutes, and take no processor meanwhile.
+AT_ONCE = 4
 #: Names that say no more than that time was up.
 BARE = {"clone-timeout"}
 
@@ -149,7 +151,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
         say(f"{name}: {row['verdict']} after {row['s']} s")
         return row
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(one, chosen))
 
 

@@ -17,9 +17,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import GoldsmithError
+from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery, Version
-from pipeline.gallery.digests import chunk_digests, flat_digest
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.keeping import promote, prune, roll_back, shut, take_lease
 from pipeline.gallery.parcels import export, take_in
@@ -79,7 +80,7 @@ def capture(gallery: Gallery, root: Path, dice: random.Random) -> Version:
         more = {"state": "proven", "start": "cold", "created": now(), "checks": []}
         return {"name": NAME, "version": version, "disk": {**told, **chunks}, **more}
 
-    made = gallery.capture(NAME, disk, [], manifest)
+    made = gallery.capture(NAME, {MASTER: disk}, [], manifest)
     disk.unlink()
     return made
 

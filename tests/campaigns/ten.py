@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.definition import Definition, DiskSource
+from pipeline.digests import chunk_digests
 from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
-from pipeline.gallery.digests import chunk_digests
 from pipeline.job import Job
 from pipeline.layers import Image, Layers
 from pipeline.proof.cells import CELLS

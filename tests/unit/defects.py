@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import phony
+import windows_defects
 from phony import FILES, KERNEL, MODULES, ROOT_AT, ROOT_UUID, SIZE
 
 from pipeline.vhd.footer import Footer
@@ -346,14 +347,16 @@ def page_with_defects() -> str:
     from pipeline.checks import all_checks
     from pipeline.checks.page import page
 
-    rows = "".join(f"| {name} | {want} |\n" for name, (want, _) in DEFECTS.items())
-    return (
-        page(all_checks())
-        + f"\n# The seeded defects\n\n{len(DEFECTS)} single changes to a good disk, each found by exactly one check; "
-        + f"{len(GOOD) + 1} good disks without a finding.\n\n"
-        + "| what was changed | the check that names it |\n|---|---|\n"
-        + rows
-    )
+    corpora = {"Linux": (DEFECTS, GOOD), "Windows": (windows_defects.DEFECTS, windows_defects.GOOD)}
+    text = page(all_checks()) + "\n# The seeded defects\n"
+    for name, (defects, good) in corpora.items():
+        rows = "".join(f"| {name} | {want} |\n" for name, (want, _) in defects.items())
+        text += (
+            f"\n## On {name}\n\n{len(defects)} single changes to a good disk, each found by exactly one check; "
+            f"{len(good) + 1} good disks without a finding.\n\n"
+            f"| what was changed | the check that names it |\n|---|---|\n{rows}"
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -427,6 +427,22 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         OK + "accounts: ['a b']\n",
         "3:12: accounts[0]: a b is not the name of an account",
     ),
+    "data disk twice": (
+        OK + "data_disks: [{lun: 1, size: 1 GiB}, {lun: 1, size: 2 GiB}]\n",
+        "3:43: data_disks[1].lun: LUN 1 is there twice (each disk has its own)",
+    ),
+    "data disk with a label on nothing": (
+        OK + "data_disks: [{lun: 1, size: 1 GiB, label: data}]\n",
+        "3:43: data_disks[0].label: only a file system has a label (filesystem: ext4)",
+    ),
+    "data disk with a file system that is not made": (
+        OK + "data_disks: [{lun: 1, size: 1 GiB, filesystem: ntfs}]\n",
+        "3:48: data_disks[0].filesystem: must be 'ext4', not ntfs",
+    ),
+    "data disk out of reach": (
+        OK + "data_disks: [{lun: 64, size: 1 GiB}]\n",
+        "3:20: data_disks[0].lun: must be at most 63, not 64",
+    ),
 }
 
 LATER = {
@@ -436,7 +452,6 @@ LATER = {
     "locale: en-US": "3:9: locale",
     "timezone: UTC": "3:11: timezone",
     "updates: {only: security}": "3:10: updates",
-    "data_disks: [{lun: 0, size: 16 GiB}]": "3:13: data_disks",
     "generalize: {mode_vm: false}": "3:23: generalize.mode_vm",
     "generalize: {oobe: {skip: true}}": "3:20: generalize.oobe",
     "steps: [{powershell: iis.ps1}]": "3:22: steps[0].powershell",

@@ -6,7 +6,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, domain_xml, restored_xml
+from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
 from pipeline.layers import Image
 
 BASE = Image(
@@ -26,6 +26,12 @@ SPEC = Spec(
     seed=Path("/run/goldsmith/R1/build/seed.iso"),
     forwards=(Forward(40022, 22),),
     outside=True,
+)
+
+#: A data disk at LUN 0 and one at LUN 40.
+DATA = tuple(
+    (lun, Image(Path(f"/store/layers/top/disk-lun{lun}.qcow2"), "qcow2", Image(Path(f"/store/{lun}.raw"), "raw")))
+    for lun in (0, 40)
 )
 
 AZURE = replace(
@@ -60,6 +66,11 @@ SPECS = {
         outside=False,
         nic_model="e1000",
         virtio=False,
+    ),
+    "build-data-disks": replace(SPEC, disks=attached(replace(SPEC.disks[0].image, data=DATA))),
+    "prove-gen2-data-disks": replace(GEN2, disks=attached(replace(SPEC.disks[0].image, data=DATA), "scsi")),
+    "prove-foreign-data-disks": replace(
+        SPEC, machine="q35", disks=attached(replace(SPEC.disks[0].image, data=DATA), "sata"), virtio=False
     ),
     "save": replace(
         SPEC,
@@ -120,3 +131,23 @@ def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(go
     connection = libvirt.open("test:///default")
     connection.defineXMLFlags(text.replace('type="qemu"', 'type="test"', 1), 0)
     connection.close()
+
+
+def test_more_disks_than_letters_and_none_in_the_mediums_place() -> None:
+    image = replace(BASE, data=tuple((lun, BASE) for lun in range(30)))
+    names = targets(attached(image, "sata"))
+    assert names[:7] == ["sda", "sdb", "sdc", "sdd", "sde", "sdg", "sdh"]
+    assert names[-1] == "sdaf"
+    assert len(set(names)) == 31
+    assert targets(attached(image, "virtio"))[:2] == ["vda", "sda"]
+
+
+def test_an_image_keeps_its_data_disks_in_a_record() -> None:
+    image = replace(BASE, data=DATA)
+    assert Image.from_json(image.to_json()) == image
+    assert [str(level.path) for level in image.below] == [
+        "/store/gallery/a/1.2.3/disk.vhd",
+        "/store/0.raw",
+        "/store/40.raw",
+    ]
+    assert "data" not in BASE.to_json()

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -24,11 +24,11 @@ from lxml import etree
 from packageurl import PackageURL
 from referencing import Registry, Resource
 
+from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.evidence import signing
 from pipeline.evidence.seal import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
-from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive
-from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file
 from pipeline.gallery.integrity import Judge, verify
 from pipeline.gallery.parcels import export, take_in
 
@@ -46,15 +46,30 @@ def gallery(tmp_path: Path) -> Gallery:
     return Gallery(tmp_path / "gallery")
 
 
-def captured(gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = True) -> Version:
-    """A version as the capture stage makes one, with a small disk of noise."""
-    disk = gallery.root.parent / "made.vhd"
+def noise(disk: Path, *, flat: bool) -> dict[str, Any]:
+    """A small disk, and what a manifest says of it."""
     disk.unlink(missing_ok=True)  # the last version is a link to it
     with disk.open("wb") as file:
         file.truncate((6 << 20) + 512)
         file.seek(3 << 20)
         file.write(os.urandom(1 << 16))
     digests = chunk_digests(disk)
+    return {
+        "size": digests.size,
+        "virtual_size": digests.size - 512,
+        "sha256": flat_digest(disk) if flat else None,
+        "tree_sha256": digests.tree,
+        "chunk_size": 2 << 20,
+        "chunks_sha256": list(digests.chunks),
+    }
+
+
+def captured(
+    gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = True, luns: Sequence[int] = ()
+) -> Version:
+    """A version as the capture stage makes one, with small disks of noise."""
+    disks = {name: gallery.root.parent / f"made-{name}" for name in (DISK, *map(data_file, luns))}
+    told = {name: noise(path, flat=flat) for name, path in disks.items()}
     manifest: dict[str, Any] = {
         "name": "web",
         "summary": "a page",
@@ -69,14 +84,11 @@ def captured(gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = T
         "first_boot": None,
         "machine": {"cpus": 2, "memory": 2 << 30},
         "generations": [1, 2],
-        "disk": {
-            "size": digests.size,
-            "virtual_size": digests.size - 512,
-            "sha256": flat_digest(disk) if flat else None,
-            "tree_sha256": digests.tree,
-            "chunk_size": 2 << 20,
-            "chunks_sha256": list(digests.chunks),
-        },
+        "disk": told[DISK],
+        "data_disks": [
+            {"lun": lun, "caching": "ReadOnly", "filesystem": "ext4", "label": "data", **told[data_file(lun)]}
+            for lun in luns
+        ],
         "inputs": [
             {
                 "stage": "acquire",
@@ -94,7 +106,7 @@ def captured(gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = T
     }
 
     complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
-    made = gallery.capture("web", disk, [], lambda version: {**manifest, "version": version}, complete)
+    made = gallery.capture("web", disks, [], lambda version: {**manifest, "version": version}, complete)
     gallery.promote(made)
     return made
 
@@ -203,7 +215,7 @@ def test_statements_of_another_version_are_found(gallery: Gallery, key: signing.
     manifest = version.path / MANIFEST
     told = {**json.loads(manifest.read_text()), "summary": "another page"}
     rewrite(manifest, json.dumps(told).encode())
-    write_sums(version.path, told["disk"]["sha256"])
+    write_sums(version.path, told)
     assert wrong(gallery) == []
     assert any("speaks of other files" in each for each in wrong(gallery, key))
 
@@ -215,7 +227,7 @@ def rewrite(path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_anywhere_is_found(gallery: Gallery, key: signing.SigningKey, seed: int) -> None:
-    version = captured(gallery, key, flat=seed % 2 == 0)
+    version = captured(gallery, key, flat=seed % 2 == 0, luns=(0, 7) if seed % 3 == 0 else ())
     dice = random.Random(seed)
     names = [p.relative_to(version.path) for p in sorted(version.path.rglob("*")) if p.is_file()]
     assert {str(name) for name in names} >= {DISK, MANIFEST, SBOM, SUMS, "template.json", "domain.xml", *ATTESTATIONS}
@@ -385,3 +397,35 @@ def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningK
     # the clone's own disk is libvirt's to give away, the master is not
     assert root.find("devices/disk/source/seclabel") is None
     assert root.find("devices/disk/backingStore/source/seclabel").get("relabel") == "no"  # type: ignore[union-attr]
+
+
+# ---- data disks --------------------------------------------------------------------------------------------------
+
+
+def test_data_disks_stand_in_the_template_and_the_domain(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key, luns=(0, 40))
+    told = json.loads((version.path / "template.json").read_text())
+    disks = told["storageProfile"]["dataDisks"]
+    assert [(disk["lun"], disk["caching"], disk["sizeInBytes"]) for disk in disks] == [
+        (0, "ReadOnly", 6 << 20),
+        (40, "ReadOnly", 6 << 20),
+    ]
+    assert (version.path / disks[1]["image"]["uri"]).samefile(version.path / "data-40.vhd")
+    root = etree.parse(version.path / "domain.xml").getroot()
+    places = [(e.get("controller"), e.get("unit")) for e in root.iterfind("devices/disk/address")]
+    assert places == [("1", "0"), ("1", "40")]
+    assert (root.findtext("description") or "").count("qemu-img create") == 3
+    assert [disk["lun"] for disk in version.summary()["disks"]] == [None, 0, 40]
+
+
+def test_data_disks_travel_and_are_judged(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    version = captured(gallery, key, luns=(3,))
+    parcel = export(version, tmp_path / "parcel")
+    other = Gallery(tmp_path / "other")
+    held = partial(judge, keys=[key.public], demanded=True)
+    taken = take_in(other, parcel, judge=held, complete=settle)
+    assert taken.image.data[0][1].path.read_bytes() == version.image.data[0][1].path.read_bytes()
+    assert [one.wrong for one in verify(other, "web", judge=held) if one.wrong] == []
+    # a disk that is not there at all
+    (taken.path / "data-3.vhd").unlink()
+    assert wrong(other, key)

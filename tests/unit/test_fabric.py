@@ -17,6 +17,7 @@ import pycdlib
 import pytest
 from lxml import etree
 
+from pipeline.definition import DataDisk
 from pipeline.fabric import answer, imds, wireserver
 from pipeline.fabric.certificates import sealed
 from pipeline.fabric.instance import IMDS, PLUGIN_PORT, WIRESERVER, Instance, Request, Response
@@ -182,6 +183,16 @@ def test_the_instance() -> None:
     assert card["ipv4"]["subnet"] == [{"address": "10.83.0.8", "prefix": "29"}]
     old = json.loads(answer(VM, meta("/metadata/instance?api-version=2019-06-01")).body)
     assert "userData" not in old["compute"]
+
+
+def test_data_disks_are_told_by_lun() -> None:
+    vm = replace(VM, data_disks=(DataDisk(0, 16 << 30, "ReadOnly", "ext4", "data"), DataDisk(9, 1 << 20)))
+    data = json.loads(answer(vm, meta("/metadata/instance?api-version=2021-08-01")).body)
+    disks = data["compute"]["storageProfile"]["dataDisks"]
+    assert [(one["lun"], one["caching"], one["diskSizeGB"]) for one in disks] == [
+        ("0", "ReadOnly", "16"),
+        ("9", "None", "1"),
+    ]
 
 
 def test_leaves_are_text_where_asked() -> None:

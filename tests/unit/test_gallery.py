@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.digests import CHUNK, chunk_digests, flat_digest
 from pipeline.errors import UsageError
-from pipeline.gallery import Gallery
-from pipeline.gallery.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.gallery import DISK, Gallery
 from pipeline.gallery.versions import next_version, parse
 
 
@@ -24,7 +24,7 @@ def sparse(path: Path, size: int, pieces: dict[int, bytes]) -> Path:
 
 def capture(gallery: Gallery, tmp_path: Path, name: str = "debian-12"):
     disk = sparse(tmp_path / "d.vhd", 1 << 20, {0: os.urandom(100)})
-    return gallery.capture(name, disk, [], lambda version: {"version": version, "disk": {"sha256": "x"}})
+    return gallery.capture(name, {DISK: disk}, [], lambda version: {"version": version, "disk": {"sha256": "x"}})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_failed_capture_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("no manifest")
 
     with pytest.raises(RuntimeError):
-        gallery.capture("x", disk, [], broken)
+        gallery.capture("x", {DISK: disk}, [], broken)
     assert [path.name for path in (tmp_path / "gallery" / "x").iterdir()] == [".lock"]
     assert disk.exists()
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"guests"},
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},
     {"layers", "vhd", "definition"},
-    {"record", "store", "command"},
+    {"record", "store", "command", "digests"},
     {"errors"},
 ]
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import CheckFailed, UsageError
-from pipeline.gallery import Gallery, Version
-from pipeline.gallery.digests import chunk_digests, flat_digest
+from pipeline.gallery import DISK, Gallery, Version
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.keeping import (
     bury,
@@ -67,7 +67,7 @@ def capture(gallery: Gallery, *, name: str = "web", age: int = 0, **more: object
             **more,
         }
 
-    made = gallery.capture(name, disk, [], manifest)
+    made = gallery.capture(name, {DISK: disk}, [], manifest)
     disk.unlink()
     return made
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.layers import DISK, Draft, Image, Layer, Layers, layer_key, mode
+from pipeline.layers import CHECKED, DISK, Draft, Image, Layer, Layers, layer_key, mode
 from pipeline.record import remove_tree
 from pipeline.store import DEFAULT_HOME, Store
 
@@ -111,3 +111,60 @@ def test_scratch_that_others_sweep_at_the_same_time_is_gone_without_an_error(tmp
         for done in [pool.submit(remove_tree, tmp_path / "scratch") for _ in range(8)]:
             done.result()
     assert not (tmp_path / "scratch").exists()
+
+
+# ---- what was written to since -----------------------------------------------------------------------------------
+
+
+def write_over(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+def flip(path: Path) -> None:
+    """Other bytes, the same size and times: what a failing disk does."""
+    status = path.stat()
+    write_over(path, bytes(byte ^ 1 for byte in path.read_bytes()))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_layer_that_was_written_to_is_not_believed(tmp_path: Path) -> None:
+    layer = commit(Layers(tmp_path), "k")
+    assert layer.changed() == ""
+    write_over(layer.path / DISK, b"other")
+    assert "was written to" in layer.changed()
+
+
+def test_a_layer_is_hashed_before_it_is_used_after_a_day(tmp_path: Path) -> None:
+    layer = commit(Layers(tmp_path), "k")
+    flip(layer.path / DISK)
+    assert layer.changed() == ""  # hashed an hour ago, say
+    os.utime(layer.path / CHECKED, (0, 0))
+    assert "is damaged" in layer.changed()
+    flip(layer.path / DISK)
+    assert layer.changed() == ""
+    flip(layer.path / DISK)
+    assert layer.changed() == ""  # and now it is believed for a day
+
+
+def test_the_master_below_the_first_layer_is_hashed_with_it(tmp_path: Path) -> None:
+    master = tmp_path / "gallery" / "disk.vhd"
+    master.parent.mkdir()
+    master.write_bytes(b"master")
+    layers = Layers(tmp_path / "layers")
+    first = commit(layers, "first", Image(master, "vpc"))
+    above = commit(layers, "above", first.image)
+    assert (str(master) in first.record["seals"], list(above.record["seals"])) == (True, [DISK])
+    os.utime(first.path / CHECKED, (0, 0))
+    flip(master)
+    assert str(master) in first.changed()
+    assert above.changed() == ""
+
+
+def test_a_missing_file_and_an_old_layer(tmp_path: Path) -> None:
+    layer = commit(Layers(tmp_path), "k")
+    (layer.path / DISK).unlink()
+    assert "cannot be read" in layer.changed()
+    old = Layer("k", layer.path, {"image": None})
+    assert old.changed() == ""

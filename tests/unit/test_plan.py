@@ -10,8 +10,10 @@ import pytest
 
 from pipeline import job
 from pipeline import plan as planning
+from pipeline.build import _sound
 from pipeline.definition import load_named
 from pipeline.errors import UsageError
+from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery
 from pipeline.guests import adapter, archive, debian, linux
 from pipeline.job import Job
@@ -199,6 +201,18 @@ def test_what_is_no_input_runs_nothing(what: str, project: Path, monkeypatch: py
     assert run_of(project) == []
 
 
+def test_data_disks_are_an_input(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger one is made anew; for another caching nothing but the manifest is."""
+    one = "data_disks: [{lun: 0, size: 1 GiB, caching: None, filesystem: ext4}]\nexpect:"
+    define("expect:", one)(project, monkeypatch)
+    assert run_of(project)[0] == "data disks"
+    build_all(project)
+    define("caching: None", "caching: ReadOnly")(project, monkeypatch)
+    assert run_of(project) == ["golden"]
+    define("size: 1 GiB", "size: 2 GiB")(project, monkeypatch)
+    assert run_of(project)[0] == "data disks"
+
+
 def test_another_goldsmith_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generalize, "VERSION", 99)
     rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
@@ -219,7 +233,7 @@ def test_the_parents_version_is_an_input(project: Path) -> None:
         disk = project / "disk.vhd"
         disk.write_text(text)
         manifest = {"disk": {"sha256": text, "virtual_size": 0}, "suite": "bookworm"}
-        gallery.promote(gallery.capture("base", disk, [], lambda _version: manifest))
+        gallery.promote(gallery.capture("base", {MASTER: disk}, [], lambda _version: manifest))
         disk.unlink()
 
     child = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: base@golden}\n"
@@ -229,6 +243,18 @@ def test_the_parents_version_is_an_input(project: Path) -> None:
     assert run_of(project, "child") == []
     capture("two")
     assert run_of(project, "child")[0].startswith("base ")
+
+
+def test_a_layer_that_was_written_to_is_made_anew(project: Path) -> None:
+    building = job_of(project)
+    units = plan(building)
+    first = next(i for i, unit in enumerate(units) if unit.stage == "convert")
+    written = building.layers.root / units[1].key / DISK
+    written.chmod(0o644)
+    written.write_bytes(b"other")
+    # the VHD stands alone: what is below it is not used
+    assert _sound(building, units, len(units)) == len(units)
+    assert _sound(building, units, first) == 1
 
 
 # ---- asking for it -----------------------------------------------------------------------------------------------

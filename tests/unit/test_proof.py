@@ -5,16 +5,17 @@ from __future__ import annotations
 import subprocess
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.definition import CELL_GENERATION
+from pipeline.definition import CELL_GENERATION, DataDisk
 from pipeline.errors import GoldsmithError
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.guests.diagnosis import Evidence, diagnose
 from pipeline.hypervisor.machine import DISASTERS
 from pipeline.layers import Image
-from pipeline.proof import trials
+from pipeline.proof import look, trials
 from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
 from pipeline.proof.verdict import Verdict, shared_identities
 from pipeline.vhd.extents import file_extents
@@ -195,3 +196,21 @@ def test_only_what_ships_is_proven(tmp_path: Path) -> None:
         assert caught.value.name == name
     with pytest.raises(GoldsmithError, match="is no file"):
         _disk(tmp_path / "none.vhd")
+
+
+@pytest.mark.parametrize(
+    ("virtio", "rows", "good"),
+    [
+        (True, {"disk sda": "2:0:0:0 16777216 - -", "disk sdb": "3:0:0:7 131072 ext4 data"}, True),
+        (True, {"disk sdb": "3:0:0:1 131072 ext4 data"}, False),  # at another LUN
+        (True, {"disk sdb": "3:0:0:7 131072 ext4 logs"}, False),
+        (True, {"disk sdb": "3:0:0:7 262144 ext4 data"}, False),
+        (True, {}, False),
+        (False, {"disk sdb": "1:0:0:0 131072 ext4 data"}, True),  # AHCI knows no LUN
+    ],
+)
+def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str], good: bool) -> None:
+    clone = SimpleNamespace(spec=SimpleNamespace(virtio=virtio))
+    verdict = Verdict("gen1")
+    look.attached(clone, verdict, rows, [DataDisk(7, 64 << 20, "None", "ext4", "data")])  # type: ignore[arg-type]
+    assert (verdict.failures == []) is good

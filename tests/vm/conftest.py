@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.gallery.digests import chunk_digests
+from pipeline.digests import chunk_digests
 from tests.campaigns.lab import ROOT, Lab, new_home, remove
 
 #: (owner, group, mode, tree of sha256) of a file.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.digests import chunk_digests
 from pipeline.evidence import signing
-from pipeline.gallery.digests import chunk_digests
 from tests.campaigns.faults import edited
 from tests.campaigns.lab import Lab, wait_for
 

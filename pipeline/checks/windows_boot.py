@@ -1,0 +1,181 @@
+"""Will it find its disk, on this hypervisor and on others, and can anybody see it boot?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pipeline.checks.hives import shown, windows_check
+from pipeline.checks.model import Skip, Subject
+from pipeline.errors import DiskError
+from pipeline.offline.registry import Hive
+from pipeline.offline.root import Root
+
+#: What brings the disk on Hyper-V and Azure, generation 1 and 2.
+HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")
+#: What brings it elsewhere: AHCI, NVMe, QEMU's virtio.
+OTHERS = ("storahci", "stornvme", "viostor", "vioscsi")
+_SERVICES = r"Services"
+_DOC = "Azure: Prepare a Windows VHD or VHDX to upload; Boot configuration data reference"
+#: BCD: type of an operating system's loader, and the elements that are looked at. Microsoft: BCD reference.
+_LOADER = 0x10200003
+_EMS, _RECOVERY, _POLICY = "260000b0", "16000009", "250000e0"
+_EMS_SETTINGS, _EMS_PORT, _EMS_BAUD = "{0ce4991b-e6b3-4b16-b23c-5e0d9250e5d9}", "15000022", "15000023"
+
+
+@windows_check(
+    "win-control-set",
+    "The control set that boots is there",
+    why="Windows stops with INACCESSIBLE_BOOT_DEVICE or worse.",
+    remedy="The hive is damaged: build again.",
+    source="Microsoft: HKLM\\SYSTEM\\Select",
+)
+def control_set(subject: Subject) -> Iterator[str]:
+    current = subject.windows.hive("SYSTEM").value("Select", "Current")
+    if not isinstance(current, int):
+        yield f"Select\\Current is {shown(current)}"
+    elif f"ControlSet{current:03}" not in subject.windows.control_sets:
+        yield f"ControlSet{current:03} is not there"
+
+
+@windows_check(
+    "win-boot-drivers",
+    "The drivers of Hyper-V's disks start at boot, in every control set",
+    why="Without them the clone stops with INACCESSIBLE_BOOT_DEVICE (0x7B).",
+    remedy=r"Set Start to 0 in Services\NAME and delete its StartOverride, in every control set.",
+)
+def boot_drivers(subject: Subject) -> Iterator[str]:
+    for name in HYPERV:
+        yield from _starts(subject, name)
+
+
+@windows_check(
+    "win-other-drivers",
+    "The drivers of other hypervisors' disks start at boot",
+    why="The master boots on Azure, and not from AHCI, NVMe or virtio.",
+    remedy=r"Install the virtio drivers; set Start to 0 in Services\NAME.",
+    source="goldsmith: one master, several hypervisors",
+    severity="warn",
+)
+def other_drivers(subject: Subject) -> Iterator[str]:
+    for name in OTHERS:
+        yield from _starts(subject, name)
+
+
+def _starts(subject: Subject, name: str) -> Iterator[str]:
+    system = subject.windows.hive("SYSTEM")
+    for control in subject.windows.control_sets:
+        key = f"{control}\\{_SERVICES}\\{name}"
+        start = system.value(key, "Start")
+        if start != 0:
+            yield f"{control}: {name} Start is {shown(start)}"
+        override = {value for value in (system.values(f"{key}\\StartOverride") or {}).values() if value != 0}
+        if override:
+            yield f"{control}: {name} has a StartOverride of {', '.join(sorted(map(shown, override)))}"
+
+
+@windows_check(
+    "win-driver-files",
+    "The file of each boot-start driver is there",
+    why="A service without its file stops the boot before anything can be logged.",
+    remedy="Install the driver again, or remove the service.",
+    source="Microsoft: kernel driver services, ImagePath",
+)
+def driver_files(subject: Subject) -> Iterator[str]:
+    system, root = subject.windows.hive("SYSTEM"), subject.windows.root
+    for control in subject.windows.control_sets:
+        for name in system.keys(f"{control}\\{_SERVICES}") or []:
+            values = {
+                key.lower(): value for key, value in (system.values(f"{control}\\{_SERVICES}\\{name}") or {}).items()
+            }
+            if values.get("start") != 0 or values.get("type", 1) not in (1, 2):
+                continue
+            path = _driver_path(name, str(values.get("imagepath") or ""))
+            if path is not None and not root.is_file(path):
+                yield f"{control}: {name}: {path.replace('/', chr(92))} is not there"
+
+
+def _driver_path(name: str, image: str) -> str | None:
+    """Where a boot-start driver's file lies; None for a place that only the running system knows."""
+    if not image:
+        return f"/Windows/System32/drivers/{name}.sys"
+    path = re.sub(r"^\\?(\?\?\\)?(SystemRoot|%SystemRoot%|C:\\Windows)\\", "", image.strip('"'), flags=re.IGNORECASE)
+    path = path.split(" ", 1)[0].replace("\\", "/")
+    return f"/Windows/{path}" if re.match(r"system32/", path, re.IGNORECASE) else None
+
+
+@windows_check(
+    "win-cdrom",
+    "The CD-ROM driver starts with the system",
+    why="Azure brings the provisioning medium as a DVD; without it the clone never becomes Ready.",
+    remedy=r"Set Services\cdrom Start to 1.",
+)
+def cdrom(subject: Subject) -> Iterator[str]:
+    for control, value in subject.windows.in_each_set(r"Services\cdrom", "Start"):
+        if value != 1:
+            yield f"{control}: cdrom Start is {shown(value)}"
+
+
+@windows_check(
+    "win-ems",
+    "Emergency Management Services answer on the serial port",
+    why="Azure's serial console shows nothing, and a clone that does not boot cannot be reached.",
+    remedy="bcdedit /ems {current} on; bcdedit /emssettings EMSPORT:1 EMSBAUDRATE:115200",
+    source=_DOC,
+)
+def ems(subject: Subject) -> Iterator[str]:
+    bcd = _bcd(subject)
+    for loader in _loaders(bcd):
+        if _element(bcd, loader, _EMS) not in (b"\x01", 1):
+            yield f"{loader}: ems is off"
+    port, baud = (_number(_element(bcd, _EMS_SETTINGS, name)) for name in (_EMS_PORT, _EMS_BAUD))
+    if (port, baud) != (1, 115200):
+        yield f"emssettings: port {port}, {baud} baud"
+
+
+@windows_check(
+    "win-boot-recovery",
+    "A failed boot is tried again, not stopped in a menu",
+    why="Nobody is there to press a key: the clone waits in automatic repair.",
+    remedy="bcdedit /set {current} recoveryenabled Off; bcdedit /set {current} bootstatuspolicy IgnoreAllFailures",
+    source=_DOC,
+)
+def boot_recovery(subject: Subject) -> Iterator[str]:
+    bcd = _bcd(subject)
+    for loader in _loaders(bcd):
+        if _element(bcd, loader, _RECOVERY) not in (b"\x00", 0):
+            yield f"{loader}: recoveryenabled is not off"
+        if _number(_element(bcd, loader, _POLICY)) != 1:
+            yield f"{loader}: bootstatuspolicy is not IgnoreAllFailures"
+
+
+def _bcd(subject: Subject) -> Hive:
+    """The boot configuration: on the ESP, or in Boot of whatever partition has one. Skips where none can be read."""
+    for volume in subject.disk.filesystems:
+        if not volume.readable or volume.kind.startswith("ext"):
+            continue
+        root = Root(subject.disk.filesystem(volume))
+        for path in ("/EFI/Microsoft/Boot/BCD", "/Boot/BCD"):
+            data = root.read(path, 16 << 20)
+            if data is not None:
+                return Hive(data)
+    raise DiskError("there is no BCD, in EFI\\Microsoft\\Boot or in Boot", name="no-bcd")
+
+
+def _loaders(bcd: Hive) -> list[str]:
+    found = [
+        name for name in bcd.keys("Objects") or [] if bcd.value(f"Objects\\{name}\\Description", "Type") == _LOADER
+    ]
+    if not found:
+        raise Skip("the BCD has no loader of an operating system")
+    return found
+
+
+def _element(bcd: Hive, name: str, element: str) -> object:
+    return bcd.value(f"Objects\\{name}\\Elements\\{element}", "Element")
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, bytes):
+        return int.from_bytes(value[:8], "little")
+    return value if isinstance(value, int) else None

@@ -1,0 +1,165 @@
+"""A small Debian archive that a test makes and changes: one package, signed, served on the loopback.
+
+The host asks it by an apt configuration of its own (APT_CONFIG); a build guest reaches it at the address where QEMU's
+user network shows the host's loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import lzma
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: The host's loopback as a guest sees it (QEMU's user network).
+HOST_AS_SEEN = "10.0.2.2"
+SUITE, PACKAGE = "bookworm", "goldsmith-night"
+#: The package holds so many files of a MiB, of which each version changes some.
+FILES, CHANGED = 8, 2
+
+
+@dataclass(frozen=True)
+class Archive:
+    root: Path
+    port: int
+
+    @property
+    def line(self) -> str:
+        """The guest's line of sources."""
+        return f"deb [trusted=yes] http://{HOST_AS_SEEN}:{self.port} {SUITE} main"
+
+    def release(self, number: int) -> str:
+        """Put version 1.NUMBER of the package in place of the last one; the version."""
+        version = f"1.{number}"
+        pool = self.root / "pool"
+        shutil.rmtree(pool, ignore_errors=True)
+        tree = self.root / "tree"
+        _payload(tree / "opt/night", number)
+        (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
+        (tree / "DEBIAN/control").write_text(
+            f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody <nobody@example.org>\n"
+            "Description: what changes at night\n"
+        )
+        pool.mkdir()
+        subprocess.run(
+            ["dpkg-deb", "-q", "--root-owner-group", "-Znone", "-b", tree, pool / f"{PACKAGE}_{version}_amd64.deb"],
+            check=True,
+            capture_output=True,
+        )
+        self._index()
+        return version
+
+    def _index(self) -> None:
+        folder = self.root / "dists" / SUITE
+        binary = folder / "main/binary-amd64"
+        binary.mkdir(parents=True, exist_ok=True)
+        listed = subprocess.run(
+            ["dpkg-scanpackages", "-m", "pool"], cwd=self.root, check=True, capture_output=True
+        ).stdout
+        (binary / "Packages").write_bytes(listed)
+        (binary / "Packages.xz").write_bytes(lzma.compress(listed))
+        names = ("main/binary-amd64/Packages", "main/binary-amd64/Packages.xz")
+        sums = "".join(
+            f" {hashlib.sha256((folder / name).read_bytes()).hexdigest()} {(folder / name).stat().st_size} {name}\n"
+            for name in names
+        )
+        release = self.root / "Release"
+        release.write_text(
+            f"Origin: Debian\nLabel: Debian\nSuite: stable\nCodename: {SUITE}\nArchitectures: amd64\n"
+            f"Components: main\nDate: Sat, 21 Nov 2026 00:00:00 UTC\nSHA256:\n{sums}"
+        )
+        (folder / "InRelease").unlink(missing_ok=True)
+        subprocess.run(
+            [
+                "gpg",
+                "--homedir",
+                self.root / "gpg",
+                "--batch",
+                "-q",
+                "--clearsign",
+                "-o",
+                folder / "InRelease",
+                release,
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+
+def _payload(folder: Path, number: int) -> None:
+    """Files of noise; those that no later version changed are what they were in an earlier one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(FILES):
+        # the last version in which this file changed
+        last = max(
+            (n for n in range(number + 1) if index in {(n * CHANGED + k) % FILES for k in range(CHANGED)}), default=0
+        )
+        (folder / f"part-{index}").write_bytes(random.Random(f"{index} {last}").randbytes(1 << 20))
+
+
+@contextlib.contextmanager
+def serve(root: Path) -> Iterator[Archive]:
+    """An archive with one version in it; meanwhile APT_CONFIG makes it this process's, and its children's."""
+    (root / "gpg").mkdir(parents=True, mode=0o700)
+    subprocess.run(
+        [
+            "gpg",
+            "--homedir",
+            root / "gpg",
+            "--batch",
+            "-q",
+            "--passphrase",
+            "",
+            "--quick-gen-key",
+            "night@example.org",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    handler = functools.partial(_Quiet, directory=str(root))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    archive = Archive(root, server.server_address[1])
+    before = os.environ.get("APT_CONFIG")
+    try:
+        archive.release(0)
+        os.environ["APT_CONFIG"] = str(_configuration(archive))
+        subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+        yield archive
+    finally:
+        if before is None:
+            os.environ.pop("APT_CONFIG", None)
+        else:
+            os.environ["APT_CONFIG"] = before
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _configuration(archive: Archive) -> Path:
+    apt = archive.root / "apt"
+    for name in ("lists/partial", "cache/archives/partial"):
+        (apt / name).mkdir(parents=True)
+    (apt / "sources.list").write_text(f"deb [trusted=yes] http://127.0.0.1:{archive.port} {SUITE} main\n")
+    path = apt / "apt.conf"
+    path.write_text(
+        f'Dir::Etc::sourcelist "{apt}/sources.list";\nDir::Etc::sourceparts "-";\n'
+        f'Dir::State::lists "{apt}/lists";\nDir::Cache "{apt}/cache";\nAPT::Sandbox::User "root";\n'
+        'Acquire::http::Proxy "DIRECT";\n'
+    )
+    return path
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass

@@ -1,0 +1,147 @@
+"""Every check of a Windows disk finds its defect, on fixed and dynamic VHDs; another reader sees what it sees."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import phony_windows
+import pytest
+from dissect.ntfs import NTFS
+from dissect.regf import RegistryHive
+from phony_windows import NTFS_AT, Model
+from windows_defects import DEFECTS, GOOD
+
+from pipeline.checks import inspect_disk, run_checks
+from pipeline.checks.hives import HIVES
+from pipeline.offline import open_disk
+from pipeline.offline.registry import Hive
+from pipeline.vhd.chain import vhd_extents
+from pipeline.vhd.write import write_dynamic
+
+PROFILE = "azure-windows"
+#: What a dynamic VHD is told in any case: Azure takes none.
+DYNAMIC = {"vhd-footer", "vhd-size"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    phony_windows.need_tools()
+
+
+def disks(model: Model, folder: Path) -> dict[str, Path]:
+    fixed = phony_windows.as_vhd(phony_windows.build(model, folder), folder / "fixed.vhd")
+    dynamic = folder / "dynamic.vhd"
+    with vhd_extents(fixed) as source:
+        write_dynamic(source, dynamic, unique_id=uuid.UUID(int=9), timestamp=1_700_000_000)
+    return {"fixed": fixed, "dynamic": dynamic}
+
+
+def findings(disk: Path, **options: Any) -> dict[str, str]:
+    with open_disk(disk) as opened:
+        results = run_checks(opened, profile=PROFILE, **options)
+    assert all(result.status in ("pass", "warn", "fail") for result in results), [
+        (result.id, result.evidence) for result in results if result.status == "skip"
+    ]
+    return {result.id: result.evidence for result in results if result.status != "pass"}
+
+
+def test_the_good_disk_has_no_finding(tmp_path: Path) -> None:
+    made = disks(Model(), tmp_path)
+    assert findings(made["fixed"]) == {}
+    assert set(findings(made["dynamic"])) == DYNAMIC
+    # the same through the child that has no rights
+    results = inspect_disk(made["fixed"], profile=PROFILE)
+    assert {result.status for result in results} == {"pass"}
+    assert len([result for result in results if result.id.startswith("win-")]) >= 25
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_named(name: str, tmp_path: Path) -> None:
+    want, change = DEFECTS[name]
+    model = Model()
+    change(model)
+    made = disks(model, tmp_path)
+    found = findings(made["fixed"])
+    assert list(found) == [want], found
+    assert set(findings(made["dynamic"])) == {want} | DYNAMIC
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_other_good_disks(name: str, tmp_path: Path) -> None:
+    model = Model()
+    GOOD[name](model)
+    assert findings(disks(model, tmp_path)["fixed"]) == {}
+
+
+def test_declared_accounts(tmp_path: Path) -> None:
+    model = Model()
+    DEFECTS["the profile of the build's user"][1](model)
+    DEFECTS["an account of the build's"][1](model)
+    disk = disks(model, tmp_path)["fixed"]
+    assert set(findings(disk)) == {"win-users", "win-guest-account"}
+    assert findings(disk, accounts=["packer"]) == {}
+
+
+def test_no_windows_is_no_pass(tmp_path: Path) -> None:
+    disk = tmp_path / "empty.raw"
+    with disk.open("wb") as file:
+        file.truncate(8 << 20)
+    with open_disk(disk) as opened:
+        results = {result.id: result.status for result in run_checks(opened, profile=PROFILE)}
+    assert "pass" not in {status for name, status in results.items() if name.startswith("win-")}
+    assert "fail" in results.values()
+
+
+# ---- a second reader ---------------------------------------------------------------------------------------------
+
+
+def told(hive: Hive, path: str = "") -> Iterator[tuple[str, str, object]]:
+    for name, value in (hive.values(path) or {}).items():
+        yield path, name, value
+    for key in hive.keys(path) or []:
+        yield from told(hive, f"{path}\\{key}".lstrip("\\"))
+
+
+def told_by_dissect(key: Any, path: str = "") -> Iterator[tuple[str, str, object]]:
+    for value in key.values():
+        yield path, "" if value.name == "(Default)" else value.name, value.value
+    for below in key.subkeys():
+        yield from told_by_dissect(below, f"{path}\\{below.name}".lstrip("\\"))
+
+
+def test_a_second_reader_agrees_on_every_value(tmp_path: Path) -> None:
+    model = Model()
+    disk = disks(model, tmp_path)["fixed"]
+    count = 0
+    with open_disk(disk) as opened, disk.open("rb") as file:
+        volume = NTFS(_Window(file, NTFS_AT))
+        for name in HIVES:
+            data = volume.mft.get(f"Windows/System32/config/{name}").open().read()
+            assert data == opened.windows.read(f"/Windows/System32/config/{name}", 256 << 20)
+            mine = sorted(told(Hive(data)), key=repr)
+            other = sorted(told_by_dissect(RegistryHive(io.BytesIO(data)).root()), key=repr)
+            assert mine == other
+            count += len(mine)
+    assert count > 200
+
+
+class _Window:
+    """A file from `start` on, as the other reader wants a volume."""
+
+    def __init__(self, file: Any, start: int) -> None:
+        self._file, self._start = file, start
+        file.seek(start)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert whence in (0, 1)
+        return int(self._file.seek(offset + self._start if whence == 0 else offset, whence)) - self._start
+
+    def tell(self) -> int:
+        return int(self._file.tell()) - self._start
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._file.read(size))

@@ -1,0 +1,164 @@
+"""Installation media and driver media: recognized, listed, and named where they are of another kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.command import find
+from pipeline.errors import UsageError
+from pipeline.offline.media import NO_PROMPT, Edition, choose, drivers, installation, open_medium, recognize
+
+TOOLS = ("genisoimage", "wimlib-imagex")
+IMAGES = {
+    "Windows Server 2022 SERVERSTANDARDCORE": ("ServerStandardCor", "Server Core", 20348),
+    "Windows Server 2022 SERVERSTANDARD": ("ServerStandard", "Server", 20348),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    missing = [name for name in TOOLS if find(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+
+
+def run(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def wim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images, described as Microsoft describes theirs. NOT WINDOWS."""
+    folder = tmp_path_factory.mktemp("wim")
+    (folder / "tree/Windows").mkdir(parents=True)
+    (folder / "tree/Windows/explorer.exe").write_text("NOT WINDOWS")
+    target = folder / "install.wim"
+    for number, (name, (edition, kind, build)) in enumerate(IMAGES.items(), 1):
+        how = ("append",) if target.exists() else ("capture",)
+        run("wimlib-imagex", *how, folder / "tree", target, name, *(["--compress=none"] if number == 1 else []))
+        told = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": build,
+                "LANGUAGES/LANGUAGE": "en-US"}  # fmt: skip
+        properties = [f"--image-property=WINDOWS/{key}={value}" for key, value in told.items()]
+        run("wimlib-imagex", "info", target, number, *properties)
+    return target
+
+
+def medium(folder: Path, files: dict[str, bytes], *, udf: bool = True) -> Path:
+    tree = folder / "medium"
+    for name, data in files.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    iso = folder / "medium.iso"
+    how = ["-udf"] if udf else ["-J", "-R"]
+    boot = []
+    if "boot/etfsboot.com" in files:
+        boot = [
+            "-b",
+            "boot/etfsboot.com",
+            "-no-emul-boot",
+            "-eltorito-alt-boot",
+            "-e",
+            "efi/microsoft/boot/efisys.bin",
+        ]
+        boot += ["-no-emul-boot"]
+    run("genisoimage", "-quiet", *how, "-iso-level", "3", "-V", "SSS_X64FREE", *boot, "-o", iso, tree)
+    return iso
+
+
+def windows(wim: Path | None) -> dict[str, bytes]:
+    files = {
+        "boot/etfsboot.com": bytes(4096),
+        "efi/microsoft/boot/efisys.bin": b"prompts" + bytes(4089),
+        "efi/microsoft/boot/efisys_noprompt.bin": b"does not" + bytes(4088),
+        "sources/boot.wim": b"MSWIM",
+    }
+    return files | ({"sources/install.wim": wim.read_bytes()} if wim else {})
+
+
+def test_an_installation_medium(wim: Path, tmp_path: Path) -> None:
+    found = installation(medium(tmp_path, windows(wim)))
+    assert [(each.index, each.name, each.edition, each.architecture, each.build) for each in found.editions] == [
+        (index, name, edition, "amd64", build) for index, (name, (edition, _, build)) in enumerate(IMAGES.items(), 1)
+    ]
+    assert found.editions[1].languages == ("en-US",)
+    assert (found.no_prompt, found.bios, found.editions[1].drivers) == (True, True, "2k22")
+    for word in ("2", "serverstandard", "windows server 2022 SERVERSTANDARD"):
+        assert choose(found, word).index == 2
+    with pytest.raises(UsageError, match="no edition Datacenter") as caught:
+        choose(found, "Datacenter")
+    assert "1 Windows Server 2022 SERVERSTANDARDCORE; 2" in str(caught.value.hint)
+
+
+def test_where_a_file_begins_on_the_medium(wim: Path, tmp_path: Path) -> None:
+    iso = medium(tmp_path, windows(wim))
+    with open_medium(iso) as opened:
+        sector = opened.sector(NO_PROMPT)
+    assert sector is not None
+    with iso.open("rb") as file:
+        file.seek(sector * 2048)
+        assert file.read(8) == b"does not"
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"sources/install.swm": b"x", "sources/install2.swm": b"x"}, "wim-is-split"),
+        ({"sources/install.esd": b"x"}, "wim-is-esd"),
+        ({"sources/setup.exe": b"x"}, "no-installation"),
+        ({"sources/install.wim": b"not a wim" * 100}, "wim-damaged"),
+        ({"docs/readme.txt": b"x"}, "medium-unknown"),
+    ],
+)
+def test_what_is_no_installation_medium_is_named(files: dict[str, bytes], name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        recognize(medium(tmp_path, files))
+    assert caught.value.name == name
+    assert caught.value.hint or name == "wim-damaged"
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 40000, bytes(1 << 20)])
+def test_what_is_no_medium_at_all(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.iso"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        recognize(path)
+    assert caught.value.name == "no-medium"
+    with pytest.raises(UsageError, match="no file"):
+        recognize(tmp_path / "missing.iso")
+
+
+@pytest.mark.parametrize("udf", [True, False])
+def test_a_driver_medium(udf: bool, tmp_path: Path) -> None:
+    folders = [
+        f"{name}/{release}/amd64/{name.lower()}" for name in ("viostor", "NetKVM") for release in ("2k22", "w11")
+    ]
+    files = {f"{folder}.inf": b"[Version]" for folder in folders}
+    files |= {"viostor/xp/x86/viostor.inf": b"", "guest-agent/qemu-ga-x86_64.msi": b"x"}
+    found = drivers(medium(tmp_path, files, udf=udf))
+    assert found.drivers == {"viostor": ("2k22", "w11"), "NetKVM": ("2k22", "w11")}
+    assert found.agent
+
+
+def test_the_folder_of_a_release() -> None:
+    def folder(kind: str, build: int) -> str | None:
+        return Edition(1, "", "", kind, "amd64", build, (), 0).drivers
+
+    assert [folder("Server", build) for build in (9600, 14393, 17763, 20348, 25398, 26100)] == [
+        None, "2k16", "2k19", "2k22", "2k22", "2k25",
+    ]  # fmt: skip
+    assert (folder("Client", 19045), folder("Client", 22631), folder("Client", 26100)) == ("w10", "w11", "w11")
+
+
+def test_the_verb_lists_it(wim: Path, tmp_path: Path) -> None:
+    iso = medium(tmp_path, windows(wim))
+    told = json.loads(CliRunner().invoke(app, ["iso", str(iso), "--json"]).stdout)
+    assert (told["kind"], [each["index"] for each in told["editions"]]) == ("installation", [1, 2])
+    shown = CliRunner().invoke(app, ["iso", str(iso)]).stdout
+    assert "SERVERSTANDARDCORE" in shown and "UEFI without a key" in shown

@@ -1,0 +1,204 @@
+"""Single changes to the phony Windows disk, each with the one check that must name it; and changes that are none."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from phony_windows import EMS_SETTINGS, LOADER, RDP_RULE, Model, answer
+
+Change = Callable[[Model], None]
+
+CURRENT = ("Microsoft", "Windows", "CurrentVersion")
+WINLOGON = ("Microsoft", "Windows NT", "CurrentVersion", "Winlogon")
+FIREWALL = ("Services", "SharedAccess", "Parameters", "FirewallPolicy")
+CARD = ("Services", "Tcpip", "Parameters", "Interfaces", "{2aa4e4f0-0f4d-4d6d-8d4e-000000000001}")
+RDP = ("Control", "Terminal Server", "WinStations", "RDP-Tcp")
+SYSPREP = "Windows/System32/Sysprep"
+
+
+def at(tree: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    for name in path:
+        tree = tree.setdefault(name, {})
+    return tree
+
+
+def system(*path: str, **values: object) -> Change:
+    """Values of the second control set: it is the one that nobody looks at."""
+    return lambda model: at(model.control(2), path).update(values)
+
+
+def without(*path: str) -> Change:
+    return lambda model: void(at(model.control(2), path[:-1]).pop(path[-1]))
+
+
+def software(*path: str, **values: object) -> Change:
+    return lambda model: at(model.hives["SOFTWARE"], path).update(values)
+
+
+def setup(**values: object) -> Change:
+    return lambda model: model.hives["SYSTEM"]["Setup"].update(values)
+
+
+def file(path: str, data: bytes) -> Change:
+    return lambda model: model.files.update({path: data})
+
+
+def gone(path: str) -> Change:
+    return lambda model: void(model.files.pop(path))
+
+
+def bcd(name: str, element: str, value: bytes) -> Change:
+    def change(model: Model) -> None:
+        assert model.bcd is not None
+        model.bcd["Objects"][name]["Elements"][element] = {"Element": value}
+
+    return change
+
+
+def void(_: object) -> None:
+    pass
+
+
+DEFECTS: dict[str, tuple[str, Change]] = {
+    # generalized?
+    "Windows was merely shut down": (
+        "win-image-state",
+        software(*CURRENT, "Setup", "State", ImageState="IMAGE_STATE_COMPLETE"),
+    ),
+    "sysprep stopped between its witnesses": (
+        "win-state-ini",
+        file("Windows/Setup/State/State.ini", b"[State]\r\nImageState=IMAGE_STATE_UNDEPLOYABLE\r\n"),
+    ),
+    "no State.ini": ("win-state-ini", gone("Windows/Setup/State/State.ini")),
+    "sysprep has not said that it succeeded": ("win-sysprep-tag", gone(f"{SYSPREP}/Sysprep_succeeded.tag")),
+    "the next boot is an ordinary one": ("win-setup-phase", setup(SetupType=0)),
+    "the next boot runs something else": ("win-setup-phase", setup(CmdLine="cmd.exe")),
+    "a provider of sysprep failed": (
+        "win-sysprep-errors",
+        file(f"{SYSPREP}/Panther/setuperr.log", b"Error  SYSPRP Package x was installed for a user\r\n"),
+    ),
+    "generalized for QEMU only": (
+        "win-mode-vm",
+        file(f"{SYSPREP}/Panther/setupact.log", b"SYSPRP  /generalize /oobe /mode:vm /shutdown\r\n"),
+    ),
+    "the rearm was skipped": (
+        "win-rearm",
+        software("Microsoft", "Windows NT", "CurrentVersion", "SoftwareProtectionPlatform", SkipRearm=1),
+    ),
+    "a member of a domain": ("win-domain", system("Services", "Tcpip", "Parameters", Domain="corp.example")),
+    "reserved storage in use": ("win-reserved-storage", software(*CURRENT, "ReserveManager", ActiveScenario=3)),
+    # at rest?
+    "a hive that was not written to its end": ("win-hives", lambda model: model.dirty.add("SECURITY")),
+    "a hive that is not there": ("win-hives", lambda model: void(model.hives.pop("DEFAULT"))),
+    "NTFS is dirty": ("win-ntfs-clean", lambda model: setattr(model, "volume_flags", 1)),
+    "a restart is pending": (
+        "win-pending",
+        lambda model: at(model.hives["SOFTWARE"], (*CURRENT, "Component Based Servicing", "RebootPending")).clear(),
+    ),
+    "files are to be renamed at the next boot": (
+        "win-pending",
+        system("Control", "Session Manager", PendingFileRenameOperations=[r"\??\C:\a", ""]),
+    ),
+    "fast startup": ("win-hibernation", system("Control", "Session Manager", "Power", HiberbootEnabled=1)),
+    "a hibernated disk": ("win-hibernation", file("hiberfil.sys", b"hibr")),
+    # left over
+    "the answer file's password": (
+        "win-answer-passwords",
+        file("Windows/Panther/unattend.xml", answer("UABhAHMAcwA=")),
+    ),
+    "a password in a second answer file": ("win-answer-passwords", file(f"{SYSPREP}/oobe.xml", answer("hunter2"))),
+    "automatic logon": ("win-autologon", software(*WINLOGON, AutoAdminLogon="1")),
+    "a password in the registry": ("win-autologon", software(*WINLOGON, DefaultPassword="hunter2")),
+    "the profile of the build's user": ("win-users", file("Users/packer/NTUSER.DAT", b"")),
+    "what was typed in PowerShell": (
+        "win-history",
+        file(
+            "Users/Administrator/AppData/Roaming/Microsoft/Windows/PowerShell/PSReadLine/ConsoleHost_history.txt",
+            b"net user\r\n",
+        ),
+    ),
+    "a memory dump": ("win-dumps", file("Windows/Minidump/112226-01.dmp", b"PAGEDU64")),
+    "a page file with data": ("win-pagefile", file("pagefile.sys", bytes(8192))),
+    "a page file on a drive of the build's": (
+        "win-pagefile",
+        system("Control", "Session Manager", "Memory Management", PagingFiles=[r"E:\pagefile.sys 0 0"]),
+    ),
+    "a drive letter of the build's medium": (
+        "win-drive-letters",
+        lambda model: model.hives["SYSTEM"]["MountedDevices"].update({"\\DosDevices\\D:": b"cd"}),
+    ),
+    "an account of the build's": (
+        "win-guest-account",
+        lambda model: at(model.hives["SAM"], ("SAM", "Domains", "Account", "Users", "Names")).update({"packer": {}}),
+    ),
+    # boots?
+    "storvsc does not start at boot": ("win-boot-drivers", system("Services", "storvsc", Start=3)),
+    "a start override": ("win-boot-drivers", system("Services", "vmbus", "StartOverride", **{"0": 3})),
+    "no AHCI": ("win-other-drivers", system("Services", "storahci", Start=3)),
+    "a driver without its file": ("win-driver-files", gone("Windows/System32/drivers/volmgr.sys")),
+    "the control set that boots is gone": (
+        "win-control-set",
+        lambda model: model.hives["SYSTEM"]["Select"].update(Current=3),
+    ),
+    "the DVD's driver is off": ("win-cdrom", system("Services", "cdrom", Start=4)),
+    "no console on the serial port": ("win-ems", bcd(LOADER, "260000b0", b"\0")),
+    "a console at another speed": ("win-ems", bcd(EMS_SETTINGS, "15000023", struct.pack("<Q", 9600))),
+    "automatic repair": ("win-boot-recovery", bcd(LOADER, "16000009", b"\1")),
+    "a failed boot stops in a menu": ("win-boot-recovery", bcd(LOADER, "250000e0", struct.pack("<Q", 0))),
+    # lets its user in?
+    "Remote Desktop is off": ("win-rdp", system("Control", "Terminal Server", fDenyTSConnections=1)),
+    "Remote Desktop at another port": ("win-rdp", system(*RDP, PortNumber=3390)),
+    "Remote Desktop off by policy": (
+        "win-rdp-policy",
+        software("Policies", "Microsoft", "Windows NT", "Terminal Services", fDenyTSConnections=1),
+    ),
+    "Remote Desktop without authentication": ("win-rdp-nla", system(*RDP, UserAuthentication=0)),
+    "Remote Desktop's certificate": ("win-rdp-certificate", system(*RDP, SSLCertificateSHA1Hash=bytes(20))),
+    "a service is off": ("win-services", system("Services", "mpssvc", Start=4)),
+    "the firewall is off": ("win-firewall", system(*FIREWALL, "PublicProfile", EnableFirewall=0)),
+    "the firewall keeps Remote Desktop out": (
+        "win-firewall-rdp",
+        system(*FIREWALL, "FirewallRules", **{"RemoteDesktop-UserMode-In-TCP": RDP_RULE.replace("TRUE", "FALSE")}),
+    ),
+    "local time in the hardware clock": ("win-utc", without("Control", "TimeZoneInformation", "RealTimeIsUniversal")),
+    "disks stay offline": ("win-san-policy", system("Services", "partmgr", "Parameters", SanPolicy=4)),
+    "a static address": ("win-network", system(*CARD, EnableDHCP=0, IPAddress=["192.0.2.7"])),
+    "a name server of the build's network": ("win-network", system(*CARD, NameServer="192.0.2.53")),
+    "a persistent route": (
+        "win-network",
+        system("Services", "Tcpip", "Parameters", "PersistentRoutes", **{"0.0.0.0,0.0.0.0,192.0.2.1,1": ""}),
+    ),
+    "a proxy": (
+        "win-proxy",
+        software(
+            *CURRENT,
+            "Internet Settings",
+            "Connections",
+            WinHttpSettings=struct.pack("<IIII", 0x18, 0, 3, 10) + b"proxy:3128",
+        ),
+    ),
+    "no dump, no restart": ("win-crash", system("Control", "CrashControl", AutoReboot=0)),
+    "TEMP on another drive": ("win-temp", system("Control", "Session Manager", "Environment", TEMP=r"E:\temp")),
+    "no agent of Azure's": (
+        "win-agent",
+        lambda model: [model.control(2)["Services"].pop(n) for n in ("WindowsAzureGuestAgent", "RdAgent")],
+    ),
+}
+
+
+#: Other disks that are good: nothing may be found on them.
+GOOD: dict[str, Change] = {
+    "State.ini in UTF-16": file(
+        "Windows/Setup/State/State.ini",
+        "\ufeff[State]\r\nImageState=IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE\r\n".encode("utf-16-le"),
+    ),
+    "no answer file at all": gone("Windows/Panther/unattend.xml"),
+    "a driver by its full path": system("Services", "viostor", ImagePath=r"\SystemRoot\System32\drivers\viostor.sys"),
+    "a page file on Azure's temporary disk": system(
+        "Control", "Session Manager", "Memory Management", PagingFiles=[r"D:\pagefile.sys 0 0"]
+    ),
+    "cloudbase-init beside Azure's agent": system("Services", "cloudbase-init", Start=2, Type=16),
+    "services that start earlier": system("Services", "TermService", Start=2),
+}
