@@ -27,6 +27,7 @@ prove: setup ## clones of the golden master of IMAGE on every machine of the mat
 	@$(BIN)/goldsmith prove $(IMAGE)
 
 test: check ## lint, types and all tests, those with virtual machines included
+	@tools/setup.sh tests
 	@$(BIN)/pytest
 
 check: setup ## lint and types

@@ -16,12 +16,18 @@ PACKAGES=(
     openssh-client                              # provisioning
     dnsmasq-base iproute2 openssl               # the fabric: DHCP, namespaces and bridges, certificates
     borgbackup                                  # an archive of old masters that shares what they share
-    libvhdi-utils cpio                          # second opinions on VHDs and archives, for the tests
-    ntfs-3g wimtools genisoimage                # disks and media as Windows has them, for the tests
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
     util-linux ca-certificates
 )
+# What the tests need beside, and no user does: tools/setup.sh tests
+TEST_PACKAGES=(
+    libvhdi-utils cpio                          # second opinions on VHDs and archives
+    ntfs-3g wimtools genisoimage                # disks and media as Windows has them
+    wine wine64 wixl                            # the answer file's commands run, with a real package
+    gpg dpkg-dev                                # an archive of packages that changes at night
+)
+[ "${1-}" != tests ] || PACKAGES+=("${TEST_PACKAGES[@]}")
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
 FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,downloads,tmp})
 VENV=.venv
@@ -146,7 +152,9 @@ make_key() {
     "$VENV/bin/goldsmith" key make >/dev/null
 }
 
-if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready; then exit 0; fi
+packages_ready() { [ "${1-}" != tests ] || [ -z "$(missing_packages)" ]; }
+
+if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && packages_ready "${1-}"; then exit 0; fi
 
 command -v apt-get >/dev/null || die "this host has no apt-get: install by hand ${PACKAGES[*]}"
 log=$(mktemp -t goldsmith-setup.XXXXXX)

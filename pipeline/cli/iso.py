@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -15,11 +15,22 @@ def register(app: typer.Typer) -> None:
 def iso(
     medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win's.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    answers: Annotated[
+        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file to install this edition by.")
+    ] = "",
+    generation: Annotated[int, typer.Option("--generation", metavar="1|2", help="For a BIOS or a UEFI machine.")] = 2,
+    drivers: Annotated[
+        Optional[Path],  # noqa: UP045  typer reads this at run time
+        typer.Option("--drivers", metavar="ISO", help="virtio-win's medium: it must have what the edition needs."),
+    ] = None,
 ) -> None:
     """List the editions on an installation medium, or the drivers on virtio-win's; nothing is mounted."""
     from pipeline.cli.show import print_json, size, table
     from pipeline.offline.media import Installation, recognize
 
+    if answers:
+        print(_answers(medium, answers, generation, drivers), end="")
+        return
     found = recognize(medium)
     if as_json:
         print_json(found.to_json())
@@ -43,3 +54,22 @@ def iso(
         return
     table([(name, ", ".join(releases)) for name, releases in found.drivers.items()], ("driver", "for"))
     print(f"{found.label}: {'with' if found.agent else 'WITHOUT'} the guest agent (guest-agent/qemu-ga-x86_64.msi)")
+
+
+def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -> str:
+    """autounattend.xml for a second CD; the administrator's password is drawn, and used for one logon."""
+    import secrets
+    from typing import Literal, cast
+
+    from pipeline.errors import UsageError
+    from pipeline.guests.windows.answers import Machine, Wishes, installation
+    from pipeline.guests.windows.preflight import preflight
+
+    if generation not in (1, 2):
+        raise UsageError("a generation is 1 or 2", name="unknown-generation")
+    edition = preflight(medium, wanted, generation, drivers)
+    # three kinds of characters, as Windows' policy wants them
+    password = f"{secrets.token_urlsafe(18)}aA1"
+    machine = Machine(cast(Literal[1, 2], generation), secure_boot=generation == 2, tpm=generation == 2)
+    wishes = Wishes(edition.index, edition.drivers or "", password, locale=(*edition.languages, "en-US")[0])
+    return installation(wishes, machine).decode()

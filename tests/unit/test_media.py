@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.command import find
 from pipeline.errors import UsageError
-from pipeline.offline.media import NO_PROMPT, Edition, choose, drivers, installation, open_medium, recognize
+from pipeline.guests.windows.preflight import preflight
+from pipeline.guests.windows.vocabulary import validate
+from pipeline.offline.media import DRIVERS, NO_PROMPT, Edition, choose, drivers, installation, open_medium, recognize
 
 TOOLS = ("genisoimage", "wimlib-imagex")
 IMAGES = {
@@ -154,6 +157,42 @@ def test_the_folder_of_a_release() -> None:
         None, "2k16", "2k19", "2k22", "2k22", "2k25",
     ]  # fmt: skip
     assert (folder("Client", 19045), folder("Client", 22631), folder("Client", 26100)) == ("w10", "w11", "w11")
+
+
+def virtio(folder: Path, releases: tuple[str, ...] = ("2k22",), *, agent: bool = True) -> Path:
+    (folder / "virtio").mkdir()
+    files = {f"{name}/{release}/amd64/{name.lower()}.inf": b"x" for name in DRIVERS for release in releases}
+    return medium(folder / "virtio", files | ({"guest-agent/qemu-ga-x86_64.msi": b"x"} if agent else {}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "generation", "brings", "name"),
+    [
+        ("ServerStandard", 2, {}, None),
+        ("ServerStandard", 1, {}, None),
+        ("Datacenter", 2, {}, "edition-unknown"),
+        ("ServerStandard", 2, {"releases": ("2k19",)}, "drivers-missing"),
+        ("ServerStandard", 2, {"agent": False}, "agent-missing"),
+    ],
+)
+def test_what_goes_wrong_is_known_before_anything_boots(
+    wanted: str, generation: int, brings: dict[str, Any], name: str | None, wim: Path, tmp_path: Path
+) -> None:
+    iso, drivers = medium(tmp_path, windows(wim)), virtio(tmp_path, **brings)
+    words = ["iso", str(iso), "--answers", wanted, "--generation", str(generation), "--drivers", str(drivers)]
+    done = CliRunner().invoke(app, words)
+    if name is None:
+        validate(done.stdout.encode())
+        assert (r"\viostor\2k22\amd64" in done.stdout, "<Value>2</Value>" in done.stdout) == (True, True)
+        return
+    assert isinstance(done.exception, UsageError) and done.exception.name == name
+
+
+def test_a_medium_without_bios_is_no_generation_1(wim: Path, tmp_path: Path) -> None:
+    iso = medium(tmp_path, {"sources/install.wim": wim.read_bytes()})
+    with pytest.raises(UsageError) as caught:
+        preflight(iso, "2", 1, None)
+    assert caught.value.name == "generation-impossible"
 
 
 def test_the_verb_lists_it(wim: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What a Windows guest is told: answer files, and the vocabulary that they are held to."""
