@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pathlib import Path
 CHUNK = 2 << 20
 #: Bytes of the largest disk whose flat sha256 is taken at capture: its zeros cost half a second a GiB, data or not.
 FLAT_LIMIT = 32 << 30
+#: Threads that hash one file, and chunks that one of them takes at a time.
+THREADS, BATCH = 4, 16
 _ZEROS = bytes(CHUNK)
 _ZERO_DIGEST = hashlib.sha256(_ZEROS).hexdigest()
 
@@ -39,29 +42,33 @@ def tree_of(chunks: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(chunks).encode()).hexdigest()
 
 
-def _has_data(fd: int, start: int, end: int) -> bool:
-    try:
-        return os.lseek(fd, start, os.SEEK_DATA) < end
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return False
-        raise
+def _data_chunks(fd: int, size: int) -> Iterator[int]:
+    """The start of each chunk that is not one whole hole; a hole costs one look, whatever its size."""
+    start = 0
+    while start < size:
+        try:
+            data = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = size
+        # the last chunk is not of the length that a hole's digest is of
+        start = max(start, min(data, size - 1) // CHUNK * CHUNK)
+        if data >= size and size % CHUNK == 0:
+            return
+        yield start
+        start += CHUNK
 
 
-def _chunks(fd: int, size: int) -> Iterator[bytes | None]:
-    """Each chunk's bytes, None for a hole of a whole chunk."""
-    for start in range(0, size, CHUNK):
-        end = min(start + CHUNK, size)
-        if end - start == CHUNK and not _has_data(fd, start, end):
-            yield None
-            continue
-        data = b""
-        while len(data) < end - start:
-            more = os.pread(fd, end - start - len(data), start + len(data))
-            if not more:
-                raise OSError(errno.EIO, "the file shrank while it was read")
-            data += more
-        yield data
+def _chunk(fd: int, start: int, size: int) -> bytes:
+    end = min(start + CHUNK, size)
+    data = b""
+    while len(data) < end - start:
+        more = os.pread(fd, end - start - len(data), start + len(data))
+        if not more:
+            raise OSError(errno.EIO, "the file shrank while it was read")
+        data += more
+    return data
 
 
 def chunk_digests(path: Path) -> Digests:
@@ -69,12 +76,30 @@ def chunk_digests(path: Path) -> Digests:
     fd = os.open(path, os.O_RDONLY)
     try:
         status = os.fstat(fd)
-        chunks = tuple(
-            _ZERO_DIGEST if data is None else hashlib.sha256(data).hexdigest() for data in _chunks(fd, status.st_size)
-        )
+        size = status.st_size
+        chunks = [_ZERO_DIGEST] * -(-size // CHUNK)
+
+        def digest(starts: Sequence[int]) -> None:
+            for start in starts:
+                chunks[start // CHUNK] = hashlib.sha256(_chunk(fd, start, size)).hexdigest()
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
+            # reading and hashing let other threads run
+            list(pool.map(digest, _batches(_data_chunks(fd, size))))
     finally:
         os.close(fd)
-    return Digests(status.st_size, status.st_blocks * 512, chunks)
+    return Digests(size, status.st_blocks * 512, tuple(chunks))
+
+
+def _batches(starts: Iterable[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for start in starts:
+        batch.append(start)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def flat_digest(path: Path) -> str:
@@ -82,8 +107,15 @@ def flat_digest(path: Path) -> str:
     whole = hashlib.sha256()
     fd = os.open(path, os.O_RDONLY)
     try:
-        for data in _chunks(fd, os.fstat(fd).st_size):
-            whole.update(_ZEROS if data is None else data)
+        size, done = os.fstat(fd).st_size, 0
+        for start in _data_chunks(fd, size):
+            for _ in range((start - done) // CHUNK):
+                whole.update(_ZEROS)
+            data = _chunk(fd, start, size)
+            whole.update(data)
+            done = start + len(data)
+        for _ in range((size - done) // CHUNK):
+            whole.update(_ZEROS)
     finally:
         os.close(fd)
     return whole.hexdigest()

@@ -93,3 +93,20 @@ def test_sweep_removes_what_a_dead_capture_left(tmp_path: Path) -> None:
 def test_unknown_references(tmp_path: Path, reference: str) -> None:
     with pytest.raises(UsageError):
         Gallery(tmp_path).get(reference)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK, 40 * CHUNK + 512])
+@pytest.mark.parametrize("data", [(), (0,), (3 * CHUNK - 5,), (CHUNK, 39 * CHUNK), "all"])
+def test_digests_are_those_of_the_bytes(size: int, data: object, tmp_path: Path) -> None:
+    """Whatever lies in holes: each chunk's digest, and the whole's, are what reading everything gives."""
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(size)
+        for start in range(0, size, 1 << 20) if data == "all" else data:  # type: ignore[attr-defined]
+            if start < size:
+                file.seek(start)
+                file.write(os.urandom(min(7, size - start)))
+    whole = path.read_bytes()
+    parts = [whole[at : at + CHUNK] for at in range(0, size, CHUNK)]
+    assert list(chunk_digests(path).chunks) == [hashlib.sha256(part).hexdigest() for part in parts]
+    assert flat_digest(path) == hashlib.sha256(whole).hexdigest()
