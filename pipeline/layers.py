@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,7 @@ class Draft:
         seals = {}
         for path in sorted(self.path.rglob("*")):
             if path.is_file() and path.name != LOCK:
-                settle(path)
-                seals[path.relative_to(self.path).as_posix()] = _seal(path)
+                seals[path.relative_to(self.path).as_posix()] = settle(path)
         seals |= {str(path): _seal(path) for path in self._masters(image)}
         (self.path / CHECKED).touch()
         record = {
@@ -201,16 +201,19 @@ def _seal(path: Path) -> list[object]:
     return [status.st_size, status.st_mtime_ns, chunk_digests(path).tree]
 
 
-def settle(path: Path) -> None:
-    """Give a finished file back to us, read-only, and bring it to the disk."""
+def settle(path: Path) -> list[object]:
+    """Give a finished file back to us, read-only, and bring it to the disk; its seal is taken meanwhile."""
     if os.geteuid() == 0 and path.stat().st_uid != 0:
         os.chown(path, 0, 0)
     path.chmod(0o444)
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with ThreadPoolExecutor(1) as pool:
+        sealing = pool.submit(_seal, path)
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return sealing.result()
 
 
 class Layers:
