@@ -23,7 +23,7 @@ steps:
 data_disks:
   - {lun: 0, size: 64 MiB, caching: ReadOnly, filesystem: ext4, label: data}
   - {lun: 9, size: 32 MiB, caching: None}
-prove: [gen1, foreign]
+prove: [gen1]
 expect:
   - command: test "$(cat /srv/data/first /srv/data/second)" = "firstsecond"
 """
@@ -71,9 +71,9 @@ def test_two_data_disks_are_captured_proven_and_in_the_template(parent: Lab) -> 
     assert told == [(0, "ReadOnly", 64 * MIB, "data"), (9, "None", 32 * MIB, None)]
     checks = {check["id"]: check["status"] for check in manifest["checks"]}
     assert (checks["data-disk-0"], checks["data-disk-9"]) == ("pass", "pass")
-    for cell in ("gen1", "foreign"):
-        seen = manifest["prove"][cell]["checks"]
-        assert (seen["data disk LUN 0"], seen["data disk LUN 9"]) == ("64 MiB, ext4 data", "32 MiB, blank")
+    # on AHCI too (prove: [foreign]), by hand: it takes an emulated clone two minutes more
+    seen = manifest["prove"]["gen1"]["checks"]
+    assert (seen["data disk LUN 0"], seen["data disk LUN 9"]) == ("64 MiB, ext4 data", "32 MiB, blank")
     folder = Path(parent.master("parent")["path"]).parent
     template = json.loads((folder / "template.json").read_text())
     disks = template["storageProfile"]["dataDisks"]
