@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, partial
 
-from pipeline.checks.model import REGISTRY, Check, Run, Severity
+from pipeline.checks.model import check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.root import Root
@@ -17,7 +17,6 @@ HIVES = ("SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT")
 PROFILES = ("azure-windows",)
 AZURE_PREP = "Azure: Prepare a Windows VHD or VHDX to upload"
 SYSPREP = "Microsoft: Sysprep (Generalize) a Windows installation; Windows Setup states"
-HOUSE = "goldsmith: a master carries nothing of its build"
 
 
 class Windows:
@@ -49,24 +48,24 @@ class Windows:
         for control in self.control_sets:
             yield control, self.hive("SYSTEM").value(f"{control}\\{key}", name)
 
+    def other_than(self, right: int, key: str, name: str, *, unset: bool = False) -> Iterator[str]:
+        """Evidence for each control set whose value is not `right`; `unset`: a set without the value is right too."""
+        for control, value in self.in_each_set(key, name):
+            if value != right and not (unset and value is None):
+                yield f"{control}\\{key}\\{name} is {shown(value)}, not {right}"
 
-def windows_check(
-    name: str,
-    title: str,
-    *,
-    why: str,
-    remedy: str,
-    source: str = AZURE_PREP,
-    severity: Severity = "fail",
-) -> Callable[[Run], Run]:
-    """Register a check of the azure-windows profile."""
+    def settings(self, key: str) -> dict[str, Value]:
+        """The values of a key of SYSTEM by their names in lower case, as Windows compares them; none of no key."""
+        return {name.lower(): value for name, value in (self.hive("SYSTEM").values(key) or {}).items()}
 
-    def register(run: Run) -> Run:
-        assert name not in REGISTRY, name
-        REGISTRY[name] = Check(name, title, why, remedy, source, severity, PROFILES, True, run)
-        return run
 
-    return register
+#: Register a check of the azure-windows profile; what it says no source for comes from Azure's own list.
+windows_check = partial(check, source=AZURE_PREP, profiles=PROFILES)
+
+
+def decoded(raw: bytes, otherwise: str = "utf-8") -> str:
+    """Text that Windows wrote in UTF-16, which begins with its mark, or in an older encoding."""
+    return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else otherwise, "replace")
 
 
 def shown(value: Value | None) -> str:

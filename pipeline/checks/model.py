@@ -116,15 +116,14 @@ class Subject:
     def files_in(self, folder: str, suffix: str = "") -> list[str]:
         return [f"{folder}/{name}" for name in self.root.listdir(folder) if name.endswith(suffix)]
 
-    def has_windows_data(self, path: str) -> bool:
-        """Is there a file on the Windows volume with a block of its own?"""
-        found = self.windows.root.stat(path)
-        return found is not None and found.type == "file" and found.size > 0
-
     def has_data(self, path: str) -> bool:
-        """Is there a regular file with something in it?"""
-        found = self.root.stat(path)
-        return found is not None and found.type == "file" and found.size > 0
+        return has_data(self.root, path)
+
+
+def has_data(root: Root, path: str) -> bool:
+    """Is there a regular file with something in it?"""
+    found = root.stat(path)
+    return found is not None and found.type == "file" and found.size > 0
 
 
 Run = Callable[[Subject], Iterator[str]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.checks.hives import HOUSE, shown, windows_check
-from pipeline.checks.model import Subject
+from pipeline.checks.hives import shown, windows_check
+from pipeline.checks.model import HOUSE, Subject
 
 _TERMINAL = r"Control\Terminal Server"
 _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"
@@ -27,9 +27,7 @@ def rdp(subject: Subject) -> Iterator[str]:
         (_RDP, "PortNumber", 3389),
         (_RDP, "LanAdapter", 0),
     ):
-        for control, value in subject.windows.in_each_set(key, name):
-            if value != right:
-                yield f"{control}: {name} is {shown(value)}, not {right}"
+        yield from subject.windows.other_than(right, key, name)
 
 
 @windows_check(
@@ -52,9 +50,7 @@ def rdp_policy(subject: Subject) -> Iterator[str]:
     severity="warn",
 )
 def rdp_nla(subject: Subject) -> Iterator[str]:
-    for control, value in subject.windows.in_each_set(_RDP, "UserAuthentication"):
-        if value != 1:
-            yield f"{control}: UserAuthentication is {shown(value)}"
+    yield from subject.windows.other_than(1, _RDP, "UserAuthentication")
 
 
 @windows_check(
@@ -92,9 +88,7 @@ def services(subject: Subject) -> Iterator[str]:
 )
 def firewall(subject: Subject) -> Iterator[str]:
     for profile in ("DomainProfile", "StandardProfile", "PublicProfile"):
-        for control, value in subject.windows.in_each_set(f"{_FIREWALL}\\{profile}", "EnableFirewall"):
-            if value != 1:
-                yield f"{control}: {profile} is off"
+        yield from subject.windows.other_than(1, f"{_FIREWALL}\\{profile}", "EnableFirewall")
 
 
 @windows_check(
@@ -123,9 +117,7 @@ def _lets_in(rule: str) -> bool:
     remedy=r"Set Control\TimeZoneInformation\RealTimeIsUniversal to 1 (a DWORD).",
 )
 def utc(subject: Subject) -> Iterator[str]:
-    for control, value in subject.windows.in_each_set(r"Control\TimeZoneInformation", "RealTimeIsUniversal"):
-        if value != 1:
-            yield f"{control}: RealTimeIsUniversal is {shown(value)}"
+    yield from subject.windows.other_than(1, r"Control\TimeZoneInformation", "RealTimeIsUniversal")
 
 
 @windows_check(
@@ -135,9 +127,8 @@ def utc(subject: Subject) -> Iterator[str]:
     remedy="diskpart: san policy=onlineall",
 )
 def san_policy(subject: Subject) -> Iterator[str]:
-    for control, value in subject.windows.in_each_set(r"Services\partmgr\Parameters", "SanPolicy"):
-        if value != 1:
-            yield f"{control}: SanPolicy is {shown(value)}, not 1 (OnlineAll)"
+    # 1 is OnlineAll
+    yield from subject.windows.other_than(1, r"Services\partmgr\Parameters", "SanPolicy")
 
 
 @windows_check(
@@ -151,12 +142,11 @@ def network(subject: Subject) -> Iterator[str]:
     for control in subject.windows.control_sets:
         above = f"{control}\\Services\\Tcpip\\Parameters"
         for card in system.keys(f"{above}\\Interfaces") or []:
-            values = {
-                name.lower(): value for name, value in (system.values(f"{above}\\Interfaces\\{card}") or {}).items()
-            }
+            values = subject.windows.settings(f"{above}\\Interfaces\\{card}")
             if values.get("enabledhcp", 1) != 1:
                 yield f"{control}: {card}: EnableDHCP is {shown(values['enabledhcp'])}"
             for name in ("IPAddress", "NameServer", "DefaultGateway"):
+                # 0.0.0.0 is compared with, and nothing binds to it
                 if said := [each for each in _list(values.get(name.lower())) if each not in ("", "0.0.0.0")]:  # noqa: S104
                     yield f"{control}: {card}: {name} {', '.join(said)}"
         for route in system.values(f"{above}\\PersistentRoutes") or {}:
@@ -190,9 +180,7 @@ def proxy(subject: Subject) -> Iterator[str]:
 )
 def crash(subject: Subject) -> Iterator[str]:
     for name, right in (("CrashDumpEnabled", 2), ("AutoReboot", 1)):
-        for control, value in subject.windows.in_each_set(r"Control\CrashControl", name):
-            if value != right:
-                yield f"{control}: {name} is {shown(value)}, not {right}"
+        yield from subject.windows.other_than(right, r"Control\CrashControl", name)
 
 
 @windows_check(

@@ -85,9 +85,7 @@ def driver_files(subject: Subject) -> Iterator[str]:
     system, root = subject.windows.hive("SYSTEM"), subject.windows.root
     for control in subject.windows.control_sets:
         for name in system.keys(f"{control}\\{_SERVICES}") or []:
-            values = {
-                key.lower(): value for key, value in (system.values(f"{control}\\{_SERVICES}\\{name}") or {}).items()
-            }
+            values = subject.windows.settings(f"{control}\\{_SERVICES}\\{name}")
             if values.get("start") != 0 or values.get("type", 1) not in (1, 2):
                 continue
             path = _driver_path(name, str(values.get("imagepath") or ""))
@@ -111,9 +109,7 @@ def _driver_path(name: str, image: str) -> str | None:
     remedy=r"Set Services\cdrom Start to 1.",
 )
 def cdrom(subject: Subject) -> Iterator[str]:
-    for control, value in subject.windows.in_each_set(r"Services\cdrom", "Start"):
-        if value != 1:
-            yield f"{control}: cdrom Start is {shown(value)}"
+    yield from subject.windows.other_than(1, r"Services\cdrom", "Start")
 
 
 @windows_check(

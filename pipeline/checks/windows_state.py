@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from pipeline.checks.hives import CONFIG, HIVES, HOUSE, SYSPREP, shown, windows_check
-from pipeline.checks.model import Subject
+from pipeline.checks.hives import CONFIG, HIVES, SYSPREP, decoded, shown, windows_check
+from pipeline.checks.model import HOUSE, Subject, has_data
 from pipeline.errors import DiskError
 
 GENERALIZED = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
@@ -52,8 +52,7 @@ def state_ini(subject: Subject) -> Iterator[str]:
         yield r"there is no Windows\Setup\State\State.ini"
         return
     # Setup writes it in the system's code page, sysprep in UTF-16
-    text = raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1", "replace")
-    found = re.search(r"^\s*ImageState\s*=\s*(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    found = re.search(r"^\s*ImageState\s*=\s*(\S+)", decoded(raw, "latin-1"), re.MULTILINE | re.IGNORECASE)
     if found is None or found[1] != GENERALIZED:
         yield f"State.ini says {found[1] if found else 'nothing'}"
 
@@ -78,8 +77,7 @@ def sysprep_tag(subject: Subject) -> Iterator[str]:
     source=SYSPREP,
 )
 def setup_phase(subject: Subject) -> Iterator[str]:
-    values = subject.windows.hive("SYSTEM").values("Setup") or {}
-    setup = {name.lower(): value for name, value in values.items()}
+    setup = subject.windows.settings("Setup")
     if setup.get("setuptype") != 2:
         yield f"SetupType is {shown(setup.get('setuptype'))}, not 2"
     if "windeploy.exe" not in str(setup.get("cmdline", "")).lower():
@@ -240,9 +238,7 @@ def dumps(subject: Subject) -> Iterator[str]:
 def hibernation(subject: Subject) -> Iterator[str]:
     if subject.windows.root.exists("/hiberfil.sys"):
         yield r"C:\hiberfil.sys is there"
-    for control, value in subject.windows.in_each_set(r"Control\Session Manager\Power", "HiberbootEnabled"):
-        if value not in (None, 0):
-            yield f"{control}: HiberbootEnabled is {shown(value)}"
+    yield from subject.windows.other_than(0, r"Control\Session Manager\Power", "HiberbootEnabled", unset=True)
 
 
 @windows_check(
@@ -252,7 +248,7 @@ def hibernation(subject: Subject) -> Iterator[str]:
     remedy="Let Windows manage it (?:\\pagefile.sys), or place it on D: for Azure's temporary disk.",
 )
 def pagefile(subject: Subject) -> Iterator[str]:
-    if subject.has_windows_data("/pagefile.sys"):
+    if has_data(subject.windows.root, "/pagefile.sys"):
         yield r"C:\pagefile.sys holds data"
     key = r"Control\Session Manager\Memory Management"
     for control, value in subject.windows.in_each_set(key, "PagingFiles"):
@@ -325,8 +321,7 @@ def domain(subject: Subject) -> Iterator[str]:
 
 
 def _log(subject: Subject, path: str) -> list[str]:
-    raw = subject.windows.root.read(path, 4 << 20) or b""
-    text = raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8", "replace")
+    text = decoded(subject.windows.root.read(path, 4 << 20) or b"")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -33,7 +33,10 @@ def inspect(
     fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
     as_html: Annotated[bool, typer.Option("--html", help="Print a page.")] = False,
     what: Annotated[
-        str, typer.Option("--list", metavar="WHAT", help="Run no check; list packages, units, files or registry.")
+        str,
+        typer.Option(
+            "--list", metavar="WHAT", help="Run no check; list volumes, os, packages, units, files, tree or registry."
+        ),
     ] = "",
     key: Annotated[str, typer.Option("--key", help=r"The key to list, such as 'SYSTEM\\Setup'.")] = "",
 ) -> None:

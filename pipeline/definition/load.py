@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +9,11 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from pipeline.definition import rules, written
+from pipeline.definition.across import across, format_of
 from pipeline.definition.document import Document, missing_values, parse, spell
 from pipeline.definition.faults import DefinitionError, Fault, closest, shown
-from pipeline.definition.measures import GIB, disk_size
+from pipeline.definition.measures import GIB
 from pipeline.definition.model import (
-    CELL_GENERATION,
     CommandExpectation,
     CopyStep,
     DataDisk,
@@ -42,8 +41,6 @@ from pipeline.errors import UsageError
 
 IMAGES = "images"
 
-#: A bootstrapped Debian with a kernel, the agent and room for its own updates does not fit in less.
-_SMALLEST_DEBIAN = 2 * GIB
 #: What a bootstrapped image gets that says no size, having no source to take it from.
 _DEFAULT_DEBIAN = 8 * GIB
 
@@ -197,92 +194,11 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
             fault = fault_of(cast(dict[str, Any], detail), document, context)
             if (fault.line, fault.column) not in spoken_for:
                 document.faults.append(fault)
-    _across(document, data)
+    across(document, data)
     _cycle(document, data, path, project)
     if shape is None or document.faults:
         return None
     return _definition(shape, path, project)
-
-
-def _across(document: Document, data: dict[str, Any]) -> None:
-    """What one key asks of another; on the plain data, so that a fault elsewhere hides none of these."""
-    generations = data.get("generations", [1, 2])
-    prove = data.get("prove")
-    if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
-        for index, item in enumerate(prove):
-            if item in CELL_GENERATION and CELL_GENERATION[item] not in generations:
-                message = f"{item} is not among the generations"
-                document.add(("prove", index), message, f"generations is {spell_list(generations)}")
-    _outside(document, data)
-    _data_disks(document, data.get("data_disks"))
-    source = data.get("source")
-    if not isinstance(source, dict):
-        return
-    if "debian" in source and "disk" in data:
-        _debian_fits(document, data["disk"])
-    disk = source.get("disk")
-    if isinstance(disk, dict):
-        _disk_is_whole(document, disk)
-
-
-def _outside(document: Document, data: dict[str, Any]) -> None:
-    """A disk that was generalized outside is shipped as it is: whatever boots it would undo that."""
-    generalize, source = data.get("generalize"), data.get("source")
-    if not isinstance(generalize, dict) or generalize.get("agent") != "outside":
-        return
-    if isinstance(source, dict) and "disk" not in source:
-        document.add(("generalize", "agent"), "outside goes with a disk as the source", "waagent or none")
-    for key in ("steps", "disk", "first_boot"):
-        if data.get(key):
-            document.add(
-                (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True
-            )
-
-
-def _data_disks(document: Document, disks: object) -> None:
-    seen: set[object] = set()
-    for index, disk in enumerate(disks if isinstance(disks, list) else ()):
-        if not isinstance(disk, dict):
-            continue
-        lun = disk.get("lun")
-        if isinstance(lun, int) and lun in seen:
-            document.add(("data_disks", index, "lun"), f"LUN {lun} is there twice", "each disk has its own")
-        seen.add(lun)
-        if "label" in disk and "filesystem" not in disk:
-            document.add(("data_disks", index, "label"), "only a file system has a label", "filesystem: ext4")
-
-
-def _debian_fits(document: Document, disk: object) -> None:
-    try:
-        total = disk_size(disk)
-    except ValueError:
-        return
-    if total < _SMALLEST_DEBIAN:
-        document.add(("disk",), f"{disk} is too small to bootstrap Debian in", "at least 2 GiB")
-
-
-def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:
-    place = ("source", "disk")
-    if "path" in disk and "url" in disk:
-        document.add((*place, "url"), "a disk has a path or a url, not both", "remove one", at_key=True)
-    elif "path" not in disk and "url" not in disk:
-        document.add(place, "needs a path or a url")
-    if "url" in disk and "sha256" not in disk:
-        document.add((*place, "url"), "a url needs a sha256", "add sha256: with the digits that its maker publishes")
-    where = disk.get("path", disk.get("url"))
-    if "format" not in disk and isinstance(where, str) and _format_of(where) is None:
-        known = ", ".join(sorted(set(rules.FORMATS.values())))
-        which = "path" if "path" in disk else "url"
-        document.add((*place, which), "its name does not say its format", f"add format: one of {known}")
-
-
-def _format_of(name: str) -> str | None:
-    return rules.FORMATS.get(Path(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower())
-
-
-def spell_list(values: Sequence[object]) -> str:
-    """`[1, 2]`, as YAML writes it."""
-    return f"[{', '.join(shown(value) for value in values)}]"
 
 
 # -- masters ------------------------------------------------------------------------------------------------
@@ -363,7 +279,7 @@ def _source(source: object, project: Path) -> Source:
             return DebianSource(debian.suite, tuple(debian.packages))
         case written.FromDisk(disk=disk):
             where = disk.path or disk.url or ""
-            kind = disk.format or _format_of(where)
+            kind = disk.format or format_of(where)
             path = (project / disk.path).resolve() if disk.path else None
             return DiskSource(path, disk.url, disk.sha256, cast(DiskFormat, kind))
         case written.FromMaster(master=master):

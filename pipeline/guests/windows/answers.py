@@ -163,6 +163,7 @@ class _File:
     """An answer file in the making: a pass and a component are made when they are first asked for."""
 
     def __init__(self) -> None:
+        # lxml takes None as the default namespace's prefix; its stubs do not know that
         self._root = etree.Element(f"{{{NS}}}unattend", nsmap={None: NS, "wcm": WCM})  # type: ignore[dict-item]
         self._passes: dict[str, etree._Element] = {}
 
