@@ -61,31 +61,45 @@ class Result:
     code: int = 0
 
 
+class LineCutter:
+    """Hands on each line of a stream that comes in pieces; a line ends at newline or at carriage return."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        if self._on_line is not None:
+            *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            for line in lines:
+                self._hand_on(line)
+
+    def end(self) -> None:
+        """What came after the last newline is a line too."""
+        self._hand_on(self._rest)
+        self._rest = b""
+
+    def _hand_on(self, line: bytes) -> None:
+        if self._on_line is not None and line.strip():
+            self._on_line(line.decode("utf-8", "replace"))
+
+
 class _Lines(threading.Thread):
-    """Reads a stream to its end: keeps the whole, hands on each line, cut at newline and at carriage return."""
+    """Reads a stream to its end: keeps the whole, and hands on each line."""
 
     def __init__(self, stream: IO[bytes] | None, on_line: Callable[[str], None] | None) -> None:
         super().__init__(daemon=True)
         assert stream is not None
         self._stream = stream
-        self._on_line = on_line
+        self._cut = LineCutter(on_line)
         self._whole = bytearray()
         self.start()
 
     def run(self) -> None:
-        rest = b""
         while chunk := os.read(self._stream.fileno(), 65536):
             self._whole += chunk
-            if self._on_line is not None:
-                *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-                self._hand_on(lines)
-        self._hand_on([rest])
-
-    def _hand_on(self, lines: list[bytes]) -> None:
-        if self._on_line is not None:
-            for line in lines:
-                if line.strip():
-                    self._on_line(line.decode("utf-8", "replace"))
+            self._cut.feed(chunk)
+        self._cut.end()
 
     def close(self, patience: float) -> str:
         self.join(patience)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import command
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.guests import linux, threshold
 from pipeline.guests.access import Access
+from pipeline.guests.errand import Errand
 from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
@@ -52,6 +52,10 @@ class GuestSession:
     @property
     def agent(self) -> Agent:
         return self.machine.agent
+
+    @property
+    def errand(self) -> Errand:
+        return Errand(self.agent, self.machine.check)
 
     @property
     def spec(self) -> Spec:
@@ -102,12 +106,6 @@ class GuestSession:
         self._progress("entering")
         self.run_over_agent(threshold.enter_script(self.access.public_key, cards), "the guest could not be entered")
         self.access.trust(self.agent.read(HOST_KEY, 4096).decode())
-        try:
-            # sshd has told systemd that it listens; the connection is the one that all steps share
-            self.steps.ssh("true", deadline=self.patience.ssh)
-        except (command.CommandFailed, command.CommandTimeout):
-            raise self._diagnose() from None
-        self.run_over_agent(threshold.settle_script(), "the guest did not come up")
         self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
 
     def run_over_agent(self, script: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""What is done to a guest from outside: shell lines, scripts, copies and playbooks, over the build's own ssh."""
+"""What is done to a guest from outside: shell lines, copies and playbooks, over the build's own ssh."""
 
 from __future__ import annotations
 
@@ -33,16 +33,6 @@ class Steps:
         return command.run(
             self._access.ssh(remote), stdin=stdin, deadline=deadline, on_line=on_line, watch=self._alive
         )
-
-    def script(self, script: bytes, *, deadline: float, on_line: Callable[[str], None]) -> None:
-        """Run a script as root: sent whole over ssh, run by its own `#!` line, removed afterwards."""
-        remote = (
-            'sudo -n sh -c \'f=$(mktemp /var/tmp/goldsmith-step.XXXXXX) && trap "rm -f $f" EXIT && '
-            'cat >"$f" && chmod 700 "$f" && "$f" </dev/null\''
-        )
-        if not script.startswith(b"#!"):
-            script = b"#!/bin/sh\nset -e\n" + script
-        self.ssh(remote, stdin=script, deadline=deadline, on_line=on_line)
 
     def copy(self, source: Path, target: str, mode: str | None, *, deadline: float) -> None:
         """Copy a file, or a folder with all below it, to `target`, owned by root."""

@@ -222,6 +222,7 @@ def enter_script(public_key: str, cards: Sequence[Card]) -> str:
         *(f"card{number}=$(name {card.made})" for number, card in enumerate(cards)),
         *(_network(number, card) for number, card in enumerate(cards)),
         _ENTER,
+        _SETTLE,
     ]
     return "\n".join(lines) + "\n"
 
@@ -233,11 +234,6 @@ def _network(number: int, card: Card) -> str:
     required = "[Link]\\nRequiredForOnline=no\\n" if card.outside else ""
     text = f"[Match]\\nName=%s\\n{address}{required}[Network]\\nDHCP=ipv4\\n{dhcp}"
     return f"printf '{text}' \"$card{number}\" >/etc/systemd/network/10-goldsmith-{number}.network"
-
-
-def settle_script() -> str:
-    """Wait for the end of the guest's boot, and for the outside network where its card is plugged in."""
-    return HEAD + _SETTLE
 
 
 HEAD = r"""
@@ -267,8 +263,8 @@ if id "$user" >/dev/null 2>&1; then userdel --force --remove "$user" 2>/dev/null
 rm -f "/etc/sudoers.d/90-$user" /etc/systemd/network/10-goldsmith-*.network /etc/ssh/ssh_host_*
 """
 
+# the outside network is waited for where its card is plugged in
 _SETTLE = r"""
-systemctl start default.target
 file=/etc/systemd/network/10-goldsmith-1.network
 if [ -e "$file" ]; then
     card=$(sed -n 's/^Name=//p' "$file")
@@ -313,7 +309,5 @@ skip "user@$(id -u "$user").service" ConditionPathExists=/nonexistent
 skip walinuxagent.service ConditionVirtualization=microsoft
 wait "$journal"
 : >ENTERED
-# the rest of the boot goes on while the build connects; settle() waits for its end
-systemctl start systemd-networkd.service systemd-user-sessions.service ssh.service
-systemctl start --no-block default.target
+systemctl start systemd-networkd.service systemd-user-sessions.service ssh.service default.target
 """.replace("ENTERED", ENTERED)

@@ -37,8 +37,10 @@ class Agent:
         self._domain = domain
         self._log = log
 
-    def call(self, command: str, arguments: dict[str, Any] | None = None, *, answer: int = ANSWER) -> Any:
-        """Send one command; its `return` value."""
+    def call(
+        self, command: str, arguments: dict[str, Any] | None = None, *, answer: int = ANSWER, quiet: bool = False
+    ) -> Any:
+        """Send one command; its `return` value. `quiet`: an answer leaves no line in the log."""
         message: dict[str, Any] = {"execute": command}
         if arguments:
             message["arguments"] = arguments
@@ -49,7 +51,8 @@ class Agent:
             raise GuestError(
                 f"the guest agent did not answer {command}: {error.get_error_message()}", name="guest-agent-silent"
             ) from None
-        self._note(f"{command}: ok")
+        if not quiet:
+            self._note(f"{command}: ok")
         return json.loads(reply).get("return")
 
     def _note(self, text: str) -> None:
@@ -61,13 +64,13 @@ class Agent:
         argv: Sequence[str],
         *,
         deadline: float,
-        stdin: str | None = None,
+        stdin: str | bytes | None = None,
         check: Callable[[], None] | None = None,
     ) -> Executed:
         """Run a program in the guest and wait for its end; `check` is called while waiting and may raise."""
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin is not None:
-            arguments["input-data"] = base64.b64encode(stdin.encode()).decode()
+            arguments["input-data"] = base64.b64encode(stdin.encode() if isinstance(stdin, str) else stdin).decode()
         pid = self.call("guest-exec", arguments)["pid"]
         until = time.monotonic() + deadline
         pause = 0.05

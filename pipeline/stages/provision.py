@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import command
 from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
 from pipeline.errors import GuestError, UsageError
+from pipeline.guests import errand
 from pipeline.guests.session import GuestSession
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
@@ -91,7 +92,11 @@ def _do(step: Step, session: GuestSession, on_line: Callable[[str], None]) -> No
             step.file, variables, ansible=ansible_playbook(), deadline=step.timeout, on_line=on_line
         )
     elif isinstance(step, ScriptStep):
-        session.steps.script(step.file.read_bytes(), deadline=step.timeout, on_line=on_line)
+        script: bytes | str = step.file.read_bytes()
+        if len(script) > errand.LARGEST:
+            script = errand.new_place()
+            session.steps.copy(step.file, script, "0700", deadline=step.timeout)
+        session.errand.run(script, deadline=step.timeout, on_line=on_line)
     elif isinstance(step, CopyStep):
         session.steps.copy(step.file, step.to, step.mode, deadline=step.timeout)
     else:

@@ -101,7 +101,6 @@ CARDS = (
 def test_scripts_parse() -> None:
     for script in (
         threshold.grow_script(),
-        threshold.settle_script(),
         threshold.forget_script(),
         threshold.enter_script("ssh-ed25519 AAAA x'y", CARDS),
     ):

@@ -1,0 +1,168 @@
+"""An errand: a script that a guest runs by itself, started and followed over its agent.
+
+It needs neither a network nor an sshd, which an emulated guest takes seconds for; a step may stop either. It is a
+unit of its own, so that a step which upgrades the agent is not ended with it. What it says is read while it runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline import command
+from pipeline.errors import GuestError
+from pipeline.hypervisor.agent import CHUNK, Agent
+
+#: Where an errand's output and its exit code lie in the guest: memory, so that a full disk can still be reported.
+FOLDER = "/run/goldsmith-errand"
+#: Bytes of a script that goes along with the command that starts it. libvirt takes messages of 4 MiB.
+LARGEST = 1 << 20
+#: Seconds that the agent may be silent while its guest lives: it is restarted, or the guest is busy.
+SILENCE = 120.0
+#: Bytes of output after which what was read is freed in the guest's memory.
+FREE_EVERY = 8 << 20
+#: Bytes of each stream that an error keeps.
+KEPT = 64 << 10
+#: Seconds between two looks, at first and at most.
+QUICK, SLOW = 0.05, 0.4
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+_START = rf"""
+set -eu
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+rm -rf {FOLDER}
+mkdir -m 700 {FOLDER}
+for name in out err code; do : >{FOLDER}/$name; done
+script=$1
+if [ -z "$script" ]; then
+    script=$(mktemp /var/tmp/goldsmith-step.XXXXXX)
+    cat >"$script"
+    chmod 700 "$script"
+fi
+exec systemd-run --quiet --collect --working-directory=/root -p KillMode=process \
+    -E HOME=/root -E USER=root -E LOGNAME=root -E SHELL=/bin/sh -E "PATH=$PATH" \
+    /bin/sh -c '"$1" </dev/null >{FOLDER}/out 2>{FOLDER}/err; code=$?; rm -f "$1"; echo "$code" >{FOLDER}/code' \
+    sh "$script"
+"""
+
+
+@dataclass
+class _Stream:
+    """One file of the errand, read from where the last look ended."""
+
+    name: str
+    on_line: Callable[[str], None] | None
+    handle: int = -1
+    read: int = 0
+    freed: int = 0
+    tail: bytes = b""
+    cut: command.LineCutter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cut = command.LineCutter(self.on_line)
+
+    @property
+    def path(self) -> str:
+        return f"{FOLDER}/{self.name}"
+
+    @property
+    def text(self) -> str:
+        return self.tail.decode("utf-8", "replace")
+
+
+def new_place() -> str:
+    """A path in the guest for a script that is too large to go along; nobody there can guess it."""
+    return f"/var/tmp/goldsmith-step.{secrets.token_hex(8)}"  # noqa: S108  not on this host
+
+
+class Errand:
+    """The way to run scripts in one guest. `alive` is called while waiting, and raises when the guest is lost."""
+
+    def __init__(self, agent: Agent, alive: Callable[[], None]) -> None:
+        self._agent = agent
+        self._alive = alive
+
+    def run(
+        self, script: bytes | str, *, deadline: float, on_line: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """Run a script (or the file of this path in the guest) as root, by its own `#!` line; it is removed after.
+
+        `on_line` gets each line of stdout and stderr as it comes. Raises CommandFailed, CommandTimeout after
+        `deadline` seconds, GuestError(step-failed) when the guest lost it, or what `alive` raises.
+        """
+        until = time.monotonic() + deadline
+        boot = self._agent.read(_BOOT_ID, 64)
+        path, data = (script, b"") if isinstance(script, str) else ("", script)
+        if data and not data.startswith(b"#!"):
+            data = b"#!/bin/sh\nset -e\n" + data
+        started = self._agent.execute(
+            ["/bin/sh", "-c", _START, "sh", path], stdin=data, deadline=min(deadline, SILENCE), check=self._alive
+        )
+        if started.code != 0:
+            raise command.CommandFailed(["script"], started.code, started.stdout, started.stderr, None)
+        streams = [_Stream("out", on_line), _Stream("err", on_line), _Stream("code", None)]
+        out, err, code = streams
+        self._follow(streams, boot, until, deadline)
+        if (number := int(code.text)) != 0:
+            raise command.CommandFailed(["script"], number, out.text, err.text, None)
+
+    def _follow(self, streams: list[_Stream], boot: bytes, until: float, deadline: float) -> None:
+        """Read until the exit code is there, and all that was said before it."""
+        pause, heard = QUICK, time.monotonic()
+        *said, code = streams
+        while True:
+            self._alive()
+            try:
+                # the code is read first: all that the script said lies before it
+                self._read(code)
+                ended = code.text.endswith("\n")
+                came = [self._read(stream) for stream in said]
+                heard = time.monotonic()
+            except GuestError as error:
+                self._again(streams, boot, error, heard)
+                continue
+            if ended and not any(came):
+                for stream in said:
+                    stream.cut.end()
+                return
+            if time.monotonic() > until:
+                raise command.CommandTimeout(["script"], deadline)
+            pause = QUICK if any(came) else min(pause * 1.5, SLOW)
+            time.sleep(pause)
+
+    def _read(self, stream: _Stream) -> int:
+        """Take in what is new; the number of its bytes."""
+        if stream.handle < 0:
+            stream.handle = self._agent.call("guest-file-open", {"path": stream.path, "mode": "r"})
+            if stream.read:
+                place = {"handle": stream.handle, "offset": stream.read, "whence": "set"}
+                self._agent.call("guest-file-seek", place)
+        reply = self._agent.call("guest-file-read", {"handle": stream.handle, "count": CHUNK}, quiet=True)
+        data = base64.b64decode(reply["buf-b64"])
+        stream.read += len(data)
+        stream.tail = (stream.tail + data)[-KEPT:]
+        stream.cut.feed(data)
+        if stream.read - stream.freed > FREE_EVERY:
+            length = str(stream.read - stream.freed)
+            where = ["-o", str(stream.freed), "-l", length, stream.path]
+            self._agent.execute(["/usr/bin/fallocate", "--punch-hole", *where], deadline=SILENCE)
+            stream.freed = stream.read
+        return len(data)
+
+    def _again(self, streams: list[_Stream], boot: bytes, error: GuestError, heard: float) -> None:
+        """After a call that failed: the agent was restarted, is busy, or is another boot's."""
+        self._alive()
+        if time.monotonic() - heard > SILENCE:
+            raise GuestError(f"not heard of for {SILENCE:.0f} s: {error.message}", name="step-failed")
+        time.sleep(SLOW)
+        try:
+            same = self._agent.read(_BOOT_ID, 64) == boot
+        except GuestError:
+            return
+        if not same:
+            raise GuestError("the guest has booted anew", name="step-failed")
+        for stream in streams:
+            stream.handle = -1
