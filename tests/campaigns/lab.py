@@ -154,7 +154,7 @@ def rotation(count: int, step: int = 0) -> int:
 
 
 def tenth(names: Iterable[str]) -> list[str]:
-    """The tenth of a corpus that this commit runs, at least one; all of it under GOLDSMITH_WHOLE, as campaigns set."""
+    """The tenth of a corpus that this commit runs, at least one; the whole under GOLDSMITH_WHOLE."""
     whole = list(names)
     if os.environ.get("GOLDSMITH_WHOLE"):
         return whole
