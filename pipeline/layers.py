@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError
-from pipeline.record import held, now, remove_tree, sync_folder, write_json
+from pipeline.record import now, remove_tree, sync_folder, write_json
 
 RECORD = "record.json"
 LOCK = ".lock"
@@ -277,13 +277,22 @@ class Layers:
                 yield layer
 
     def sweep(self) -> list[str]:
-        """Remove scratch whose lock is free; the keys removed."""
+        """Remove scratch that nobody fills; the keys removed. Each under its own lock: nobody begins it meanwhile."""
         swept = []
         for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not folder.is_dir() or (folder / RECORD).exists() or held(folder / LOCK):
+            if not folder.is_dir() or (folder / RECORD).exists():
                 continue
-            remove_tree(folder)
-            swept.append(folder.name)
+            lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+            try:
+                lock.acquire()
+            except (Timeout, OSError):
+                continue  # somebody fills it, or it is gone
+            try:
+                if not (folder / RECORD).exists():
+                    remove_tree(folder)
+                    swept.append(folder.name)
+            finally:
+                lock.release()
         return swept
 
 

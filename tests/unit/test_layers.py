@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,21 @@ def test_a_missing_file_and_an_old_layer(tmp_path: Path) -> None:
     assert "cannot be read" in layer.changed()
     old = Layer("k", layer.path, {"image": None})
     assert old.changed() == ""
+
+
+def test_a_sweep_takes_no_layer_that_somebody_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build begins a layer between a sweep's look at its scratch and the scratch's end."""
+    (tmp_path / "k").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        begun: list[Future[Layer]] = []
+
+        def remove(folder: Path) -> None:
+            begun.append(pool.submit(commit, Layers(tmp_path), "k"))
+            time.sleep(0.3)
+            remove_tree(folder)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("pipeline.layers.remove_tree", remove)
+            assert Layers(tmp_path).sweep() == ["k"]
+        assert begun[0].result().key == "k"
+    assert Layers(tmp_path).get("k") is not None
