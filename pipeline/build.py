@@ -15,7 +15,7 @@ from pipeline.definition import Definition
 from pipeline.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.keeping import withdrawn
-from pipeline.hypervisor.machine import mark_kept
+from pipeline.hypervisor.roster import mark_kept
 from pipeline.job import Job
 from pipeline.layers import Draft, Image, Layer, Layers
 from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
@@ -249,7 +249,7 @@ def _black_box(job: Job, error: BaseException) -> None:
     if job.keep_failed and job.session.machine.stopped is None and not isinstance(error, Interrupted):
         mark_kept(job.session.machine)
         job.session.machine.keep = True
-        job.run.note(kept_guest={"domain": job.session.spec.name, **job.session.access.to_json()})
+        job.run.note(kept_guest={"domain": job.session.spec.name, **job.session.told()})
 
 
 def _fail(job: Job, error: GoldsmithError) -> None:

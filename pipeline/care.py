@@ -17,7 +17,7 @@ from pipeline.fabric import sweep_networks
 from pipeline.guests import saved
 from pipeline.guests.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
-from pipeline.hypervisor.machine import domains, sweep
+from pipeline.hypervisor.roster import domains, sweep
 from pipeline.job import Job
 from pipeline.layers import RECORD, Layer, Layers
 from pipeline.record import alive, held, list_runs, remove_tree

@@ -21,9 +21,10 @@ from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
 from pipeline.gallery import Gallery
 from pipeline.guests import archive, linux, saved, threshold
-from pipeline.guests.access import BUILD_USER, Access
+from pipeline.guests.access import BUILD_USER, Access, run_folder
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
+from pipeline.guests.windows.session import Deadlines, WindowsSession
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
@@ -57,6 +58,12 @@ class Work:
     inputs: Mapping[str, object]
     run: Callable[[Job, Layer | None, Draft], Made]
     live: bool = False
+    #: The steps of which it consists, where they are more than one.
+    steps: tuple[str, ...] = ()
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        return self.steps or (self.title,)
 
 
 @dataclass
@@ -70,7 +77,7 @@ class Job:
     gallery: Gallery
     keep_failed: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
-    session: GuestSession | None = None
+    session: GuestSession | WindowsSession | None = None
     stage: str = ""
     #: Whether the guest is to be restored from a save. The runner says so from a unit's inputs.
     warm: bool = False
@@ -173,7 +180,7 @@ class Job:
 
     def guest(self, source: Layer, draft: Draft) -> GuestSession:
         """The build's running guest, writing into `draft`; started on an overlay of `source` when none runs."""
-        if self.session is not None:
+        if isinstance(self.session, GuestSession):
             return self.session
         access = Access.create(self.label, "build", BUILD_USER)
         spec = Spec(
@@ -197,7 +204,7 @@ class Job:
             session = self._prepare(spec, access, source, draft)
             session.open_threshold(entry.write(access.folder))
             session.enter(new_addresses=False)
-        assert self.session is not None
+        assert isinstance(self.session, GuestSession)
         return self.session
 
     def _prepare(self, spec: Spec, access: Access, below: Layer, draft: Draft) -> GuestSession:
@@ -213,6 +220,42 @@ class Job:
         )
         # a guest that a person wants to look at must outlive this process, and its connection
         self.session.machine.autodestroy = not self.keep_failed
+        return self.session
+
+    def windows(self, overlay: Image) -> WindowsSession:
+        """A Windows guest that writes into `overlay`, not started yet. Its UEFI variables are fresh each time."""
+        definition = self.definition
+        kvm = self.verdict.kind == "kvm"
+        efi = definition.generations == (2,)
+        folder = run_folder(self.label, "build")
+        spec = Spec(
+            name=f"goldsmith-{self.label}-{definition.name}",
+            run=self.label,
+            role="build",
+            kvm=kvm,
+            cpus=definition.machine.cpus,
+            memory=definition.machine.memory,
+            disks=attached(overlay),
+            serial_log=self.run.log("serial.log"),
+            outside=True,
+            firmware="efi" if efi else "bios",
+            machine="q35" if efi else "pc",
+            nvram=folder / "vars.fd" if efi else None,
+            secure_boot=definition.secure_boot,
+            tpm=definition.tpm,
+            windows=True,
+        )
+        self.session = WindowsSession(
+            self.connection,
+            spec,
+            folder,
+            logs=self.run.folder,
+            deadlines=Deadlines.for_kind(kvm, definition.machine.patience),
+            cancelled=self.cancelled,
+            progress=self.progress,
+        )
+        self.session.machine.autodestroy = not self.keep_failed
+        self.run.note(guest={"domain": spec.name, **self.session.told()})
         return self.session
 
     def _start_warm(
@@ -260,13 +303,13 @@ class Job:
 
     def rotate(self, draft: Draft) -> None:
         """Let the running guest write into `draft` from now on."""
-        assert self.session is not None
+        assert isinstance(self.session, GuestSession)
         self.session.rotate(create_overlay(draft.path / DISK, self.session.disk))
 
     def end_guest(self) -> None:
         """Power the guest off in order, so that its disk is at rest."""
         if self.session is not None:
-            self.session.machine.shutdown(self.session.patience.shutdown)
+            self.session.shut_down()
             self.close()
 
     def close(self) -> None:

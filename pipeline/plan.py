@@ -16,10 +16,10 @@ from pipeline.gallery import Gallery
 from pipeline.job import Job, Work
 from pipeline.layers import Layer, Layers, digest, layer_key
 from pipeline.record import NO_RUN
-from pipeline.stages import acquire, capture, convert, generalize, inspect, prove, provision
+from pipeline.stages import acquire, capture, convert, generalize, inspect, install, prove, provision
 from pipeline.store import Store
 
-STAGES: tuple[ModuleType, ...] = (acquire, provision, generalize, convert, inspect, prove, capture)
+STAGES: tuple[ModuleType, ...] = (acquire, install, provision, generalize, convert, inspect, prove, capture)
 STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 
 INDEX = "package index"
@@ -94,8 +94,9 @@ def _unit_like(unit: Unit, inputs: Mapping[str, object]) -> Unit:
 
 def _is(unit: Unit, word: str, before: Sequence[Unit]) -> bool:
     """Whether a stage's name, a step's title or a step's number means this unit, or a stage before it."""
-    number = sum(other.stage == unit.stage for other in before) + 1
-    step = unit.stage == provision.NAME and word in (unit.work.title, str(number))
+    first = sum(len(other.work.titles) for other in before if other.stage == unit.stage) + 1
+    numbers = [str(first + index) for index, _ in enumerate(unit.work.titles)]
+    step = unit.stage == provision.NAME and word in (*unit.work.titles, *numbers)
     return step or (word in STAGE_NAMES and STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(word))
 
 

@@ -54,10 +54,12 @@ def inspect_disk(
     return [waived(result) for result in _results(told, path)]
 
 
-def list_disk(path: Path, fmt: str | None = None, *, what: str, key: str = "") -> list[list[str]]:
+def list_disk(
+    path: Path, fmt: str | None = None, *, what: str, key: str = "", allow_backing_within: Path | None = None
+) -> list[list[str]]:
     """`listing.listing` on a disk that nobody vouches for: rows of printable text. Errors as both."""
     listing.prepare(what, key)
-    rows = _ask(path, fmt, None, {"list": what, "key": key}).get("rows")
+    rows = _ask(path, fmt, allow_backing_within, {"list": what, "key": key}).get("rows")
     width = len(listing.COLUMNS[what])
     if not isinstance(rows, list) or len(rows) > listing.MAX_ROWS:
         raise _lies(path)

@@ -1,8 +1,10 @@
 """The definition language: YAML to a frozen typed model; every fault at once, as file:line:column: key: what (hint).
 
 document    the text: YAML with the place of everything in it
+scalars     what a single value may be
 written     the shape: which keys there are; the JSON schema comes from it
 translate   the shape's errors in the user's words
+across      what one key asks of another
 load        from a file to a Definition, and the order of building
 model       what the rest of the pipeline sees
 inputs      what goes into a step, by content
@@ -14,6 +16,7 @@ from pipeline.definition.load import build_order, definition_files, find_project
 from pipeline.definition.model import (
     CELL_GENERATION,
     USER_DATA,
+    CmdStep,
     CommandExpectation,
     CopyStep,
     DataDisk,
@@ -29,6 +32,7 @@ from pipeline.definition.model import (
     Machine,
     MasterSource,
     PlaybookStep,
+    PowershellStep,
     Refresh,
     ScriptStep,
     Source,
@@ -39,6 +43,7 @@ from pipeline.definition.schema import json_schema
 __all__ = [
     "CELL_GENERATION",
     "USER_DATA",
+    "CmdStep",
     "CommandExpectation",
     "CopyStep",
     "DataDisk",
@@ -56,6 +61,7 @@ __all__ = [
     "Machine",
     "MasterSource",
     "PlaybookStep",
+    "PowershellStep",
     "Refresh",
     "ScriptStep",
     "Source",

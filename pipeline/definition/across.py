@@ -19,7 +19,8 @@ _SMALLEST_DEBIAN = 2 * GIB
 
 def across(document: Document, data: dict[str, Any]) -> None:
     """Put the faults into the document; reads plain data, so that a fault elsewhere hides none of these."""
-    generations = data.get("generations", [1, 2])
+    windows = data.get("os") == "windows"
+    generations = data.get("generations", [2] if windows else [1, 2])
     prove = data.get("prove")
     if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
         for index, item in enumerate(prove):
@@ -27,6 +28,7 @@ def across(document: Document, data: dict[str, Any]) -> None:
                 message = f"{item} is not among the generations"
                 document.add(("prove", index), message, f"generations is {_list_of(generations)}")
     _outside(document, data)
+    _windows(document, data) if windows else _linux(document, data)
     _data_disks(document, data.get("data_disks"))
     source = data.get("source")
     if not isinstance(source, dict):
@@ -36,6 +38,68 @@ def across(document: Document, data: dict[str, Any]) -> None:
     disk = source.get("disk")
     if isinstance(disk, dict):
         _disk_is_whole(document, disk)
+
+
+#: Steps by the system that runs them; a copy goes to both.
+_LINUX_STEPS, _WINDOWS_STEPS = ("playbook", "script"), ("powershell", "cmd")
+
+
+def _windows(document: Document, data: dict[str, Any]) -> None:
+    source, generations = data.get("source"), data.get("generations")
+    if isinstance(source, dict) and "debian" in source:
+        document.add(("source", "debian"), "Debian is no Windows", "os: linux", at_key=True)
+    if generations in ([1, 2], [2, 1]):
+        hint = "a definition for each"
+        document.add(("generations",), "a disk of Windows is of one generation: its partitions differ", hint)
+    if generations == [1]:
+        for key in ("secure_boot", "tpm"):
+            if data.get(key) is True:
+                document.add((key,), "is not to be had on generation 1", "generations: [2]")
+    for key in ("first_boot", "data_disks"):
+        if data.get(key):
+            document.add((key,), "is not built yet for Windows", f"remove {key}", at_key=True)
+    generalize = data.get("generalize")
+    if isinstance(generalize, dict) and generalize.get("agent") in ("waagent", "none"):
+        document.add(("generalize", "agent"), "is for Linux", "sysprep, or outside")
+    _steps(document, data, _LINUX_STEPS, "runs in Linux", "powershell or cmd", r"C:\ProgramData\...")
+
+
+def _linux(document: Document, data: dict[str, Any]) -> None:
+    source, generalize = data.get("source"), data.get("generalize")
+    if isinstance(source, dict) and "iso" in source:
+        document.add(("source", "iso"), "is a medium of Windows", "os: windows", at_key=True)
+    for key in ("secure_boot", "tpm", "locale", "timezone"):
+        if key in data:
+            document.add((key,), "is for Windows", f"remove {key}", at_key=True)
+    for above, keys in (("generalize", ("mode_vm", "oobe")), ("machine", ("patience",))):
+        part = data.get(above)
+        for key in keys:
+            if isinstance(part, dict) and key in part:
+                document.add((above, key), "is for Windows", f"remove {key}", at_key=True)
+    if isinstance(generalize, dict) and generalize.get("agent") == "sysprep":
+        document.add(("generalize", "agent"), "is for Windows", "waagent or none")
+    _steps(document, data, _WINDOWS_STEPS, "runs in Windows", "playbook or script", "/etc/...")
+
+
+def _steps(
+    document: Document, data: dict[str, Any], foreign: tuple[str, ...], why: str, instead: str, example: str
+) -> None:
+    steps = data.get("steps")
+    windows = "playbook" in foreign
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        if not isinstance(step, dict):
+            continue
+        for key in foreign:
+            if key in step:
+                document.add(("steps", index, key), why, instead, at_key=True)
+        if not windows:
+            for key in ("reboot", "checkpoint"):
+                if key in step:
+                    document.add(("steps", index, key), "is for Windows", f"remove {key}", at_key=True)
+        copied = step.get("copy")
+        to = copied.get("to") if isinstance(copied, dict) else None
+        if isinstance(to, str) and (to.startswith("/") if windows else re.match(r"[A-Za-z]:\\", to)):
+            document.add(("steps", index, "copy", "to"), "is a path of another system", example)
 
 
 def _outside(document: Document, data: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.definition.model import CopyStep, PlaybookStep, ScriptStep, Step
+from pipeline.definition.model import CmdStep, CopyStep, PlaybookStep, PowershellStep, ScriptStep, Step
 
 #: Ansible reads these beside a playbook without being told to.
 _UNASKED = re.compile(
@@ -53,6 +53,8 @@ def step_inputs(step: Step) -> dict[str, str]:
     Raises OSError where a file has gone since the definition was loaded.
     """
     inputs = {"network": _digest(step.network)}
+    if step.reboots:
+        inputs["reboot"] = _digest("expected")
     match step:
         case PlaybookStep():
             inputs[f"playbook {step.playbook}"] = _file_digest(step.file, mode=False)
@@ -60,8 +62,10 @@ def step_inputs(step: Step) -> dict[str, str]:
             base = _playbooks_folder(step)
             for path in sorted(_drawn_in(step, base)):
                 inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True)
-        case ScriptStep():
+        case ScriptStep() | PowershellStep():
             inputs[f"script {step.script}"] = _file_digest(step.file, mode=False)
+        case CmdStep():
+            inputs["cmd"] = _digest(step.cmd)
         case CopyStep():
             inputs[f"copy {step.copy_from}"] = _tree_digest(step.file)
             inputs["to"] = _digest(step.to)

@@ -14,6 +14,7 @@ from pipeline.definition.document import Document, missing_values, parse, spell
 from pipeline.definition.faults import DefinitionError, Fault, closest, shown
 from pipeline.definition.measures import GIB
 from pipeline.definition.model import (
+    CmdStep,
     CommandExpectation,
     CopyStep,
     DataDisk,
@@ -25,10 +26,12 @@ from pipeline.definition.model import (
     FirstBoot,
     Generalize,
     HttpExpectation,
+    IsoSource,
     Keep,
     Machine,
     MasterSource,
     PlaybookStep,
+    PowershellStep,
     Refresh,
     ScriptStep,
     Source,
@@ -41,8 +44,8 @@ from pipeline.errors import UsageError
 
 IMAGES = "images"
 
-#: What a bootstrapped image gets that says no size, having no source to take it from.
-_DEFAULT_DEBIAN = 8 * GIB
+#: What an image gets that says no size, having no source to take it from. Windows Server wants 32 GiB.
+_DEFAULT_DISK: dict[type, int] = {written.FromDebian: 8 * GIB, written.FromIso: 64 * GIB}
 
 
 def find_project(start: Path | None = None) -> Path:
@@ -238,8 +241,10 @@ def _master_of(data: object) -> str | None:
 
 
 def _definition(shape: Written, path: Path, project: Path) -> Definition:
-    generations = tuple(sorted(shape.generations))
-    unsaid = _DEFAULT_DEBIAN if isinstance(shape.source, written.FromDebian) else None
+    windows = shape.os == "windows"
+    generations = tuple(sorted(shape.generations or ([2] if windows else [1, 2])))
+    unsaid = _DEFAULT_DISK.get(type(shape.source))
+    modern = windows and generations == (2,)
     return Definition(
         name=path.stem,
         path=path,
@@ -249,15 +254,27 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
         source=_source(shape.source, project),
         disk=shape.disk or unsaid,
         generations=generations,
-        machine=Machine(shape.machine.cpus, shape.machine.memory),
+        secure_boot=modern if shape.secure_boot is None else shape.secure_boot,
+        tpm=modern if shape.tpm is None else shape.tpm,
+        locale=shape.locale,
+        timezone=shape.timezone,
+        machine=Machine(
+            shape.machine.cpus, shape.machine.memory or (4 if windows else 2) * GIB, shape.machine.patience
+        ),
         accelerator=shape.accelerator,
-        steps=tuple(_step(step, project) for step in shape.steps),
-        generalize=Generalize(shape.generalize.agent),
+        steps=tuple(_step(step, project, path) for step in shape.steps),
+        generalize=Generalize(
+            shape.generalize.agent or ("sysprep" if windows else "waagent"),
+            shape.generalize.mode_vm,
+            shape.generalize.oobe.skip,
+        ),
         waive=dict(shape.waive),
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
         keep=Keep(shape.keep.versions, shape.keep.days),
         refresh=Refresh(
-            shape.refresh.mode, tuple(_step(step, project) for step in shape.refresh.steps), shape.refresh.cold_days
+            shape.refresh.mode,
+            tuple(_step(step, project, path) for step in shape.refresh.steps),
+            shape.refresh.cold_days,
         ),
         accounts=tuple(shape.accounts),
         expect=tuple(_expectation(item) for item in shape.expect),
@@ -285,37 +302,35 @@ def _source(source: object, project: Path) -> Source:
         case written.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")
+        case written.FromIso(iso=iso, drivers=drivers, edition=edition):
+            beside = (project / drivers.path).resolve()
+            return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition)
     raise AssertionError(f"no source: {spell(())}{source!r}")
 
 
-def _step(step: object, project: Path) -> Step:
+def _step(step: object, project: Path, definition: Path) -> Step:
     assert isinstance(step, written.StepPart)
-    network = step.network
+    shared: dict[str, Any] = {
+        "name": step.name,
+        "network": step.network,
+        "timeout": step.timeout,
+        "reboots": step.reboot is not None,
+        "checkpoint": step.checkpoint,
+    }
     match step:
         case written.Playbook():
             file = (project / "playbooks" / step.playbook).resolve()
-            return PlaybookStep(
-                file=file,
-                name=step.name,
-                network=network,
-                timeout=step.timeout,
-                playbook=step.playbook,
-                vars=dict(step.vars),
-            )
+            return PlaybookStep(file=file, playbook=step.playbook, vars=dict(step.vars), **shared)
         case written.Script():
-            file = (project / step.script).resolve()
-            return ScriptStep(file=file, name=step.name, network=network, timeout=step.timeout, script=step.script)
+            return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)
+        case written.Powershell():
+            return PowershellStep(file=(project / step.powershell).resolve(), script=step.powershell, **shared)
+        case written.Cmd():
+            return CmdStep(file=definition, cmd=step.cmd, **shared)
         case written.Copy():
             what = step.copy_
-            return CopyStep(
-                file=(project / what.from_).resolve(),
-                name=step.name,
-                network=network,
-                timeout=step.timeout,
-                copy_from=what.from_,
-                to=what.to,
-                mode=what.mode,
-            )
+            file = (project / what.from_).resolve()
+            return CopyStep(file=file, copy_from=what.from_, to=what.to, mode=what.mode, **shared)
     raise AssertionError(f"no step: {step!r}")
 
 

@@ -63,13 +63,13 @@ class MasterSource:
 
 @dataclass(frozen=True)
 class IsoSource:
-    """An installation medium. Not built yet: no definition loads with one."""
+    """A Windows installation medium, virtio-win's, and the edition to install; paths are absolute."""
 
     path: Path
     sha256: str
-    drivers: Path | None = None
-    drivers_sha256: str | None = None
-    edition: str = ""
+    drivers: Path
+    drivers_sha256: str
+    edition: str
 
 
 Source = DebianSource | DiskSource | MasterSource | IsoSource
@@ -84,6 +84,8 @@ class StepBase:
     name: str | None = None
     network: Network = "full"
     timeout: int = 30 * 60
+    reboots: bool = False  # Windows: it may restart the guest
+    checkpoint: bool = False  # Windows: a layer is committed behind it
 
     @property
     def title(self) -> str:
@@ -129,7 +131,28 @@ class CopyStep(StepBase):
         return self.name or self.to
 
 
-Step = PlaybookStep | ScriptStep | CopyStep
+@dataclass(frozen=True, kw_only=True)
+class PowershellStep(StepBase):
+    """A PowerShell script that runs in Windows as the system; `script` is as written, relative to the project."""
+
+    kind: ClassVar[str] = "powershell"
+    script: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmdStep(StepBase):
+    """A command line of Windows' cmd. It has no file: `file` is the definition."""
+
+    kind: ClassVar[str] = "cmd"
+    cmd: str
+
+    @property
+    def title(self) -> str:
+        """The step's own name, or how the command begins."""
+        return self.name or self.cmd[:40].strip()
+
+
+Step = PlaybookStep | ScriptStep | CopyStep | PowershellStep | CmdStep
 
 
 @dataclass(frozen=True)
@@ -154,17 +177,26 @@ Expectation = HttpExpectation | CommandExpectation
 
 @dataclass(frozen=True)
 class Machine:
-    """The virtual machine that builds and proves; `memory` is in bytes."""
+    """The virtual machine that builds and proves; `memory` is in bytes.
+
+    `patience` multiplies the deadlines of a Windows guest.
+    """
 
     cpus: int = 2
     memory: int = 2 * 1024**3
+    patience: float = 1.0
 
 
 @dataclass(frozen=True)
 class Generalize:
-    """Which agent's own deprovisioning runs inside the guest; `outside`: somebody else did it, no guest is booted."""
+    """Whose own deprovisioning runs inside the guest; `outside`: somebody else did it, no guest is booted.
 
-    agent: Literal["waagent", "none", "outside"] = "waagent"
+    Of sysprep: `mode_vm` binds the master to this hypervisor, `skip_oobe` answers all that a first boot asks.
+    """
+
+    agent: Literal["waagent", "none", "outside", "sysprep"] = "waagent"
+    mode_vm: bool = False
+    skip_oobe: bool = True
 
 
 @dataclass(frozen=True)
@@ -224,6 +256,10 @@ class Definition:
     os: Literal["linux", "windows"] = "linux"
     disk: int | None = None
     generations: tuple[int, ...] = (1, 2)
+    secure_boot: bool = False
+    tpm: bool = False
+    locale: str = "en-US"
+    timezone: str = "UTC"
     machine: Machine = Machine()
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     steps: tuple[Step, ...] = ()

@@ -42,9 +42,9 @@ def not_built(value: object) -> object:
     raise Wrong("is not built yet", "remove it until a release fills it")
 
 
-def linux_only(value: str) -> str:
-    if value == "windows":
-        raise Wrong("windows is not built yet", "linux is")
+def one_line(value: str) -> str:
+    if "\n" in value:
+        raise Wrong("must be one line", "a script of several lines is a file: powershell")
     return value
 
 
@@ -126,6 +126,10 @@ def variables(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def target(value: str) -> str:
+    if re.match(r"[A-Za-z]:\\", value):
+        if value.endswith("\\") or ".." in value.split("\\"):
+            raise Wrong(f"{shown(value)} is not the copy's own path", "name the file itself, without .. or a last \\")
+        return value
     if not value.startswith("/"):
         raise Wrong(f"{shown(value)} is not an absolute path", f"/{value}?")
     if value.endswith("/") or ".." in value.split("/"):

@@ -8,63 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Tag,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, Tag, WithJsonSchema
 
 from pipeline.definition import rules
-from pipeline.definition.measures import disk_size, duration, memory_size
 from pipeline.definition.model import USER_DATA, CellName
-
-
-class Part(BaseModel):
-    """A mapping with a fixed set of keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _remember(cls, data: Any, info: ValidationInfo) -> Any:
-        if isinstance(info.context, rules.Context):
-            info.context.keys[id(data)] = cls.keys()
-        return data
-
-    @classmethod
-    def keys(cls) -> list[str]:
-        """The keys as they are written."""
-        return [spec.alias or name for name, spec in cls.model_fields.items()]
-
-
-# -- scalars ------------------------------------------------------------------------------------------------
-
-Later = BeforeValidator(rules.not_built)
-Unique = AfterValidator(rules.unique)
-Text = Annotated[str, Field(min_length=1), AfterValidator(rules.not_blank)]
-_SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)? ?(B|KiB|MiB|GiB|TiB)$", "examples": ["8 GiB"]}
-_TIME_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)? ?(s|min|h)$", "examples": ["30 min"]}
-DiskSize = Annotated[int, BeforeValidator(disk_size), WithJsonSchema(_SIZE_SCHEMA)]
-MemorySize = Annotated[int, BeforeValidator(memory_size), WithJsonSchema(_SIZE_SCHEMA)]
-Duration = Annotated[int, BeforeValidator(duration), WithJsonSchema(_TIME_SCHEMA)]
-_SHA256_SCHEMA = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
-Sha256 = Annotated[str, AfterValidator(rules.sha256), WithJsonSchema(_SHA256_SCHEMA)]
-Generation = Annotated[int, AfterValidator(rules.generation), WithJsonSchema({"enum": [1, 2]})]
-Account = Annotated[str, AfterValidator(rules.matches(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of an account"))]
-CheckId = Annotated[str, AfterValidator(rules.matches(r"[a-z0-9]+(-[a-z0-9]+)*", "the id of a check"))]
-Package = Annotated[str, AfterValidator(rules.matches(r"[a-z0-9][a-z0-9+.-]+", "the name of a Debian package"))]
-Suite = Annotated[str, AfterValidator(rules.matches(r"[a-z][a-z0-9-]*", "the name of a Debian suite"))]
-Mode = Annotated[
-    str,
-    AfterValidator(rules.matches(r"0?[0-7]{3,4}", 'an octal mode in quotes, such as "0644"')),
-    WithJsonSchema({"type": "string", "pattern": "^0?[0-7]{3,4}$"}),
-]
+from pipeline.definition.scalars import (
+    Account,
+    CheckId,
+    DiskSize,
+    Duration,
+    Generation,
+    Later,
+    MemorySize,
+    Mode,
+    Package,
+    Part,
+    Sha256,
+    Suite,
+    Text,
+    Unique,
+)
 
 # -- sources ------------------------------------------------------------------------------------------------
 
@@ -92,9 +55,11 @@ class Disk(Part):
 
 
 class Iso(Part):
-    """An ISO image (not built yet)."""
+    """An ISO image."""
 
-    path: Text = Field(description="A file, relative to the project.")
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A file, relative to the project."
+    )
     sha256: Sha256 = Field(description="Its checksum.")
 
 
@@ -119,11 +84,11 @@ class FromMaster(Part):
 
 
 class FromIso(Part):
-    """Install from a medium (not built yet)."""
+    """Install Windows from its medium."""
 
-    iso: Annotated[Iso, Later] = Field(description="The installation medium.")
-    drivers: Iso | None = Field(default=None, description="The medium with the virtio drivers.")
-    edition: Text | None = Field(default=None, description="The edition to install.")
+    iso: Iso = Field(description="The installation medium.")
+    drivers: Iso = Field(description="The medium with the virtio drivers and the guest agent: virtio-win's.")
+    edition: Text = Field(description="The edition to install: its name, its id or its index on the medium.")
 
 
 SOURCES = ("debian", "disk", "master", "iso")
@@ -148,9 +113,10 @@ class StepPart(Part):
         description="After which the step has failed.",
         json_schema_extra={"default": "30 min"},
     )
-    reboot: Annotated[Literal["expected"], Later] | None = Field(
-        default=None, description="Not built yet: the step may restart the guest."
+    reboot: Literal["expected"] | None = Field(
+        default=None, description="Windows: the step may restart the guest; it is then run again."
     )
+    checkpoint: bool = Field(default=False, description="Windows: shut down behind it and commit a layer.")
 
 
 class Playbook(StepPart):
@@ -194,15 +160,17 @@ class Copy(StepPart):
 
 
 class Powershell(StepPart):
-    """Run a PowerShell script (not built yet)."""
+    """Run a PowerShell script in Windows, as the system's account."""
 
-    powershell: Annotated[Text, Later] = Field(description="A file in playbooks/.")
+    powershell: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A file, relative to the project."
+    )
 
 
 class Cmd(StepPart):
-    """Run a command of Windows (not built yet)."""
+    """Run a command line of Windows' cmd, as the system's account."""
 
-    cmd: Annotated[Text, Later] = Field(description="The command line.")
+    cmd: Annotated[Text, AfterValidator(rules.one_line)] = Field(description="The command line.")
 
 
 STEPS = ("playbook", "script", "copy", "powershell", "cmd")
@@ -259,10 +227,11 @@ class MachinePart(Part):
     """The virtual machine that builds and proves."""
 
     cpus: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Virtual processors.")
-    memory: MemorySize = Field(
-        default_factory=lambda: 2 * 1024**3,
-        description="Memory, a whole MiB.",
-        json_schema_extra={"default": "2 GiB"},
+    memory: MemorySize | None = Field(
+        default=None, description="Memory, a whole MiB; by default 2 GiB, 4 GiB for Windows."
+    )
+    patience: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=1.0, description="Windows: a factor for every deadline, for a host that is slower than most."
     )
 
 
@@ -275,20 +244,24 @@ class SecretPart(Part):
 
 
 class Oobe(Part):
-    """Windows' first boot (not built yet)."""
+    """Windows' first boot."""
 
-    skip: bool = Field(default=True, description="Ask nothing.")
+    skip: bool = Field(default=True, description="A clone asks nothing at its first boot.")
 
 
 class GeneralizePart(Part):
     """How the guest is made a master."""
 
-    agent: Literal["waagent", "none", "outside"] = Field(
-        default="waagent",
-        description="Whose deprovisioning runs. outside: the source's disk has been generalized already.",
+    agent: Literal["waagent", "none", "outside", "sysprep"] | None = Field(
+        default=None,
+        description="Whose deprovisioning runs: by default waagent, for Windows sysprep. "
+        "outside: the source's disk has been generalized already.",
     )
-    mode_vm: Annotated[bool, Later] | None = Field(default=None, description="Not built yet: sysprep /mode:vm.")
-    oobe: Annotated[Oobe, Later] | None = Field(default=None, description="Not built yet: Windows' first boot.")
+    mode_vm: bool = Field(
+        default=False,
+        description="Windows: sysprep /mode:vm, for clones on the hypervisor that built it and no other.",
+    )
+    oobe: Oobe = Field(default_factory=Oobe)
 
 
 class FirstBootPart(Part):
@@ -360,24 +333,31 @@ class Written(Part):
         description="The format's version."
     )
     summary: Text | None = Field(default=None, description="One line on what the image is.")
-    os: Annotated[Literal["linux", "windows"], AfterValidator(rules.linux_only)] = Field(
-        default="linux", description="The operating system; windows is not built yet."
-    )
+    os: Literal["linux", "windows"] = Field(default="linux", description="The operating system.")
     source: Source = Field(description="What the image begins with; exactly one of its kinds.")
     disk: DiskSize | None = Field(
-        default=None, description="The virtual size, a whole MiB; by default the source's, 8 GiB for debian."
+        default=None,
+        description="The virtual size, a whole MiB; by default the source's, 8 GiB for debian, 64 GiB for iso.",
     )
-    generations: Annotated[list[Generation], Field(min_length=1), Unique] = Field(
-        default=[1, 2], description="Hyper-V generations that the master boots in: 1 is BIOS, 2 is UEFI."
+    generations: Annotated[list[Generation], Field(min_length=1), Unique] | None = Field(
+        default=None,
+        description="Hyper-V generations that the master boots in: 1 is BIOS, 2 is UEFI. "
+        "By default both; Windows has one, by default 2.",
     )
-    secure_boot: Annotated[bool, Later] | None = Field(default=None, description="Not built yet: Secure Boot.")
-    tpm: Annotated[bool, Later] | None = Field(default=None, description="Not built yet: a virtual TPM 2.0.")
+    secure_boot: bool | None = Field(
+        default=None, description="Windows: installed under Secure Boot; by default on generation 2."
+    )
+    tpm: bool | None = Field(
+        default=None, description="Windows: installed with a TPM 2.0; by default on generation 2."
+    )
     machine: MachinePart = Field(default_factory=MachinePart)
     accelerator: Literal["auto", "kvm", "tcg"] = Field(
         default="auto", description="auto takes KVM where a measurement finds it working."
     )
-    locale: Annotated[Text, Later] | None = Field(default=None, description="Not built yet: the locale.")
-    timezone: Annotated[Text, Later] | None = Field(default=None, description="Not built yet: the time zone.")
+    locale: Annotated[
+        str, AfterValidator(rules.matches(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", "a locale such as en-US"))
+    ] = Field(default="en-US", description="Windows: language, formats and keyboard.")
+    timezone: Text = Field(default="UTC", description="Windows: the time zone, by Windows' own name.")
     updates: Annotated[Updates, Later] | None = None
     steps: list[Step] = Field(default=[], description="What happens in the guest, in order; each commits a layer.")
     secrets: Annotated[dict[str, SecretPart], Later] | None = Field(

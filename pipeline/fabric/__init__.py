@@ -271,8 +271,9 @@ class Fabric:
         address = guest.instance.address
         guest._relays.append(Relay(host_port, lambda timeout: self._namespace.connect(address, guest_port, timeout)))
 
-    def write_media(self, guest: Guest, path: Path) -> None:
-        write_media(path, ovf_env(guest.instance))
+    def write_media(self, guest: Guest, path: Path, *, windows_password: str | None = None) -> None:
+        """The guest's provisioning medium; with an administrator's password, Windows'."""
+        write_media(path, ovf_env(guest.instance, windows_password=windows_password))
 
     def _answer(self, address: str, request: Request) -> Response | None:
         with self._lock:

@@ -45,6 +45,17 @@ def tmpfs_root() -> Path:
     raise HostError("no tmpfs at /run or /dev/shm to keep a build's keys on", name="tmpfs-missing")
 
 
+def run_folder(run_id: str, name: str) -> Path:
+    """A folder on tmpfs for one guest of a run; whoever makes the guest removes it."""
+    root = tmpfs_root()
+    folder = root / run_id / name
+    # search for qemu's user, which reads the media in it; nothing to list
+    for level in (root, root / run_id, folder):
+        level.mkdir(mode=0o711, exist_ok=True)
+        level.chmod(0o711)
+    return folder
+
+
 def free_port() -> int:
     """A TCP port that was free on the loopback a moment ago."""
     with socket.socket() as probe:
@@ -88,12 +99,7 @@ class Access:
 
     @classmethod
     def create(cls, run_id: str, name: str, user: str) -> Access:
-        root = tmpfs_root()
-        folder = root / run_id / name
-        # search for qemu's user, which reads the seed; nothing to list
-        for level in (root, root / run_id, folder):
-            level.mkdir(mode=0o711, exist_ok=True)
-            level.chmod(0o711)
+        folder = run_folder(run_id, name)
         access = cls(folder, user, free_port())
         access.key.parent.mkdir(mode=0o700)
         command.run(

@@ -128,6 +128,15 @@ class GuestSession:
         self.seconds["agent"] = round(time.monotonic() - began, 1)
         self._progress("agent is up")
 
+    def told(self) -> dict[str, Any]:
+        """What the run's record says of a guest that is kept: how a person gets in."""
+        return self.access.to_json()
+
+    def shut_down(self) -> None:
+        """Power off in order, so that the disk is at rest, and close."""
+        self.machine.shutdown(self.patience.shutdown)
+        self.close()
+
     def close(self) -> None:
         self.access.hang_up()
         self.machine.destroy()

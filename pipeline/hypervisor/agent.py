@@ -105,6 +105,16 @@ class Agent:
         finally:
             self.call("guest-file-close", {"handle": handle})
 
+    def write(self, path: str, data: bytes) -> None:
+        """Write a guest's file anew."""
+        handle = self.call("guest-file-open", {"path": path, "mode": "wb"})
+        try:
+            for at in range(0, len(data), CHUNK):
+                piece = base64.b64encode(data[at : at + CHUNK]).decode()
+                self.call("guest-file-write", {"handle": handle, "buf-b64": piece}, quiet=True)
+        finally:
+            self.call("guest-file-close", {"handle": handle})
+
     def addresses(self) -> list[str]:
         """The guest's IPv4 addresses but the loopback's."""
         found = []

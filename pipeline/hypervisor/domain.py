@@ -91,6 +91,9 @@ class Spec:
     azure: bool = False  # looks like a machine on Azure: SMBIOS, and what the processor says of its hypervisor
     secure_boot: bool = False
     tpm: bool = False
+    #: Media in its drives, the first of which it boots from where its disk does not boot.
+    media: tuple[Image, ...] = ()
+    windows: bool = False  # what Windows wants of a hypervisor, and a device that tells of its blue screen
 
 
 def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
@@ -176,12 +179,26 @@ def domain_xml(spec: Spec) -> str:
         _sub(cpu, "feature", policy="disable", name="hypervisor")
     clock = _sub(root, "clock", offset="utc")
     _sub(clock, "timer", name="rtc", tickpolicy="catchup")
+    if spec.windows and spec.kvm:
+        _sub(clock, "timer", name="hypervclock", present="yes")
     _sub(root, "on_poweroff", "destroy")
     _sub(root, "on_reboot", "restart")
-    _sub(root, "on_crash", "destroy")
-    devices = _sub(root, "devices")
+    # a blue screen is looked at before its machine goes
+    _sub(root, "on_crash", "preserve" if spec.windows else "destroy")
+    _devices(_sub(root, "devices"), spec)
+    _command_line(root, spec)
+    return etree.tostring(root, pretty_print=True, encoding="unicode")
+
+
+def _devices(devices: etree._Element, spec: Spec) -> None:
     for disk, target in zip(spec.disks, targets(spec.disks), strict=True):
         _disk(devices, disk, target)
+    if spec.media:
+        first = devices.find("disk")
+        assert first is not None
+        _sub(first, "boot", order="1")
+    for index, image in enumerate(spec.media):
+        _medium(devices, spec, image, index)
     on_scsi = [disk for disk in spec.disks if disk.bus == "scsi"]
     for index in range(2 if any(disk.lun is not None for disk in on_scsi) else min(len(on_scsi), 1)):
         _sub(devices, "controller", type="scsi", index=str(index), model="virtio-scsi")
@@ -199,11 +216,12 @@ def domain_xml(spec: Spec) -> str:
     if spec.virtio:
         rng = _sub(devices, "rng", model="virtio")
         _sub(rng, "backend", "/dev/urandom", model="random")
+    if spec.windows:
+        for model in ("isa", "hyperv") if spec.kvm else ("isa",):
+            _sub(devices, "panic", model=model)
     if spec.tpm:
         _sub(_sub(devices, "tpm", model="tpm-crb"), "backend", type="emulator", version="2.0")
     _sub(devices, "memballoon", model="none")
-    _command_line(root, spec)
-    return etree.tostring(root, pretty_print=True, encoding="unicode")
 
 
 def restored_xml(saved: str, spec: Spec) -> str:
@@ -246,7 +264,8 @@ def _boot(root: etree._Element, spec: Spec) -> None:
         _sub(os, "kernel", str(spec.kernel.image))
         _sub(os, "initrd", str(spec.kernel.initrd))
         _sub(os, "cmdline", spec.kernel.command_line)
-    _sub(os, "boot", dev="hd")
+    if not spec.media:
+        _sub(os, "boot", dev="hd")
     if spec.azure:
         _sub(os, "smbios", mode="sysinfo")
 
@@ -273,11 +292,14 @@ def _features(root: etree._Element, spec: Spec) -> None:
     features = _sub(root, "features")
     _sub(features, "acpi")
     _sub(features, "apic")
-    if spec.azure and spec.kvm:
+    if (spec.azure or spec.windows) and spec.kvm:
         hyperv = _sub(features, "hyperv", mode="custom")
         _sub(hyperv, "relaxed", state="on")
         _sub(hyperv, "vapic", state="on")
         _sub(hyperv, "spinlocks", state="on", retries="8191")
+        if spec.windows:
+            for name in ("vpindex", "runtime", "synic", "stimer", "reset"):
+                _sub(hyperv, name, state="on")
         _sub(hyperv, "vendor_id", state="on", value="Microsoft Hv")
     if spec.secure_boot:
         _sub(features, "smm", state="on")
@@ -322,6 +344,21 @@ def _seed(devices: etree._Element, spec: Spec) -> None:
     ide = spec.machine == "pc"
     _sub(element, "target", dev="hdd" if ide else "sdf", bus="ide" if ide else "sata")
     _sub(element, "readonly")
+
+
+def _medium(devices: etree._Element, spec: Spec, image: Image, index: int) -> None:
+    """A CD in its drive. Windows gives drives their letters in this order."""
+    element = _sub(devices, "disk", type="file", device="cdrom")
+    _sub(element, "driver", name="qemu", type=image.format)
+    _source(element, image)
+    _backing(element, image.backing)
+    prefix, bus = ("hd", "ide") if spec.machine == "pc" else ("sd", "sata")
+    # disks on SCSI have names of the same kind
+    taken = sum(name.startswith(prefix) for name in targets(spec.disks))
+    _sub(element, "target", dev=prefix + _letters(taken + index), bus=bus)
+    _sub(element, "readonly")
+    if index == 0:
+        _sub(element, "boot", order="2")
 
 
 def _command_line(root: etree._Element, spec: Spec) -> None:

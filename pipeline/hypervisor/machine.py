@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import libvirt
 from lxml import etree
 
-from pipeline.errors import BuildError, GoldsmithError, GuestError
+from pipeline.errors import BuildError, GuestError
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
-from pipeline.hypervisor.domain import GOLDSMITH_NS, Spec, attached, domain_xml, restored_xml, targets
+from pipeline.hypervisor.domain import Spec, attached, domain_xml, restored_xml, targets
 from pipeline.layers import Image
 
 T = TypeVar("T")
@@ -47,6 +47,9 @@ LOGIN = re.compile(rb"[\w.-]+ login: ")
 #: Seconds between two looks while waiting; lifecycle events wake the wait at once.
 LOOK = 0.25
 
+#: linux/input-event-codes.h
+_KEY_SPACE = 57
+
 _STOPPED_BY = {
     libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "powered off",
     libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "was destroyed",
@@ -67,6 +70,7 @@ class Machine:
         self.autodestroy = True
         self.stopped: str | None = None
         self.reboots = 0
+        self.panicked = False
         self._cancelled = cancelled or threading.Event()
         self._changed = threading.Condition()
         self._power = threading.Lock()
@@ -159,6 +163,8 @@ class Machine:
             return bool(domain.UUIDString() == self.spec.uuid)
 
         def lifecycle(_c: object, domain: Any, event: int, detail: int, _o: object) -> None:
+            if event == libvirt.VIR_DOMAIN_EVENT_CRASHED and mine(domain):
+                self.panicked = True
             if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and mine(domain):
                 with self._changed:
                     self.stopped = _STOPPED_BY.get(detail, f"stopped (detail {detail})")
@@ -201,6 +207,8 @@ class Machine:
             if found := pattern.search(text, self._seen):
                 said = found.group(found.lastindex or 0).decode(errors="replace").strip()
                 raise GuestError(f"{what}: {said}", name=name)
+        if self.panicked:
+            raise GuestError("the guest has told its machine that its kernel stopped", name="guest-blue-screen")
         if self.stopped is not None:
             raise GuestError(f"the guest {self.stopped} while it was needed", name="guest-powered-off")
 
@@ -223,15 +231,21 @@ class Machine:
             with self._changed:
                 self._changed.wait(LOOK)
 
+    def agent_up(self) -> bool:
+        """Whether the agent answers."""
+        if self._agent_up:
+            with contextlib.suppress(GuestError):
+                self.agent.call("guest-ping", answer=5)
+                return True
+        return False
+
     def wait_agent(self, deadline: float, grace: float) -> Agent:
         """Wait for the agent; once a login prompt stands on the console it gets only `grace` more seconds."""
         prompt_at: list[float] = []
 
         def up() -> Agent | None:
-            if self._agent_up:
-                with contextlib.suppress(GuestError):
-                    self.agent.call("guest-ping", answer=5)
-                    return self.agent
+            if self.agent_up():
+                return self.agent
             if not prompt_at and LOGIN.search(self.serial(), self._seen):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
@@ -287,6 +301,26 @@ class Machine:
             return False
         path.write_bytes(bytes(data))
         return True
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that the guest has read from its media, and written to its disks, since it was started."""
+        read = written = 0
+        try:
+            media = {
+                target.get("dev", "")
+                for target in etree.fromstring(self.domain.XMLDesc(0).encode()).iterfind(
+                    "devices/disk[@device='cdrom']/target"
+                )
+            }
+            stats = self.connection.raw.domainListGetStats([self.domain], libvirt.VIR_DOMAIN_STATS_BLOCK)[0][1]
+        except libvirt.libvirtError:
+            return 0, 0
+        for index in range(int(stats.get("block.count", 0))):
+            if stats.get(f"block.{index}.name") in media:
+                read += int(stats.get(f"block.{index}.rd.bytes", 0))
+            else:
+                written += int(stats.get(f"block.{index}.wr.bytes", 0))
+        return read, written
 
     # ---- acting --------------------------------------------------------------------------------------------------
 
@@ -346,6 +380,11 @@ class Machine:
             self.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
         self.wait_off(deadline)
 
+    def press_space(self) -> None:
+        """Press the space bar, for as long as a person would."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self.domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, 50, [_KEY_SPACE], 1, 0)
+
     def destroy(self) -> None:
         """Power off at once if it still runs."""
         with self._power:
@@ -361,40 +400,3 @@ def own(path: Path, connection: Connection) -> None:
     if os.geteuid() == 0:
         os.chown(path, *connection.qemu_owner)
         path.chmod(0o600)
-
-
-def sweep(connection: Connection, wanted: Callable[[str], bool]) -> list[str]:
-    """Destroy goldsmith's domains whose run nobody wants any more; the names destroyed."""
-    gone = []
-    for domain, run, _ in domains(connection):
-        if wanted(run):
-            continue
-        with contextlib.suppress(libvirt.libvirtError):
-            name = domain.name()
-            domain.destroy()
-            gone.append(name)
-    return gone
-
-
-def domains(connection: Connection) -> list[tuple[libvirt.virDomain, str, str]]:
-    """goldsmith's running domains, with the run and the role that their metadata names."""
-    found = []
-    with translated("listing domains"):
-        everything = connection.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-    for domain in everything:
-        try:
-            text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, GOLDSMITH_NS, 0)
-        except libvirt.libvirtError:
-            continue  # not ours, or gone meanwhile
-        element = etree.fromstring(text.encode())
-        found.append((domain, element.get("id", ""), element.get("role", "")))
-    return found
-
-
-def mark_kept(machine: Machine) -> None:
-    """Say in the domain's metadata that a person wants this guest: no sweep takes it."""
-    text = f'<run id="{machine.spec.run}" role="kept"/>'
-    try:
-        machine.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "goldsmith", GOLDSMITH_NS, 0)
-    except libvirt.libvirtError as error:
-        raise GoldsmithError(f"cannot mark the guest as kept: {error.get_error_message()}") from None

@@ -19,6 +19,7 @@ from pipeline.layers import Image
 from pipeline.proof.cells import CELLS, Cell, matrix, without_seeds
 from pipeline.proof.course import Course, Trial
 from pipeline.proof.verdict import Verdict, shared_identities
+from pipeline.proof.windows import WindowsCourse
 
 __all__ = ["Verdict", "prove"]
 
@@ -48,6 +49,8 @@ def prove(
     """
     before = _trees(master)
     cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
+    if job.definition.os == "windows":
+        return _judged(job, master, before, _windows(job, master, pictures, cells))
     first_boot = job.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
     # with a seed alone a clone would find nobody to ask for its first boot's configuration
@@ -69,6 +72,20 @@ def prove(
             job.cancelled.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return _judged(job, master, before, verdicts)
+
+
+def _windows(job: Job, master: Image, pictures: Path, cells: Sequence[Cell]) -> list[Verdict]:
+    """One clone of Windows after another: each wants what a host has."""
+    _ = job.verdict
+    with Fabric(job.label) as fabric:
+        return [WindowsCourse(job, master, cell).run(fabric, pictures) for cell in cells if cell.fabric]
+
+
+def _judged(
+    job: Job, master: Image, before: dict[str, str], verdicts: list[Verdict]
+) -> tuple[list[Verdict], dict[str, str]]:
+    """The verdicts in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
     verdicts.sort(key=lambda verdict: verdict.cell)
     job.progress("the master's digests")
     if _trees(master) != before:

@@ -21,7 +21,8 @@ class Verdict:
     @property
     def told(self) -> str:
         """In a few words, once it is green."""
-        return f"{self.cell} in {self.seconds['ssh']:.0f} s" if "ssh" in self.seconds else self.cell
+        up = self.seconds.get("ssh") or self.seconds.get("agent")
+        return f"{self.cell} in {up:.0f} s" if up else self.cell
 
     def see(self, what: str, seen: str, good: bool) -> None:
         self.checks[what] = seen

@@ -9,13 +9,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.definition import DataDisk, DebianSource, DiskSource, MasterSource
+from pipeline import command
+from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
 from pipeline.fetch import download
 from pipeline.gallery import Version, disks_of
 from pipeline.guests import debian
 from pipeline.guests.overlay import create_data_disk, create_overlay
+from pipeline.guests.windows.preflight import preflight
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 from pipeline.offline import transfer
@@ -51,7 +53,9 @@ def _first(job: Job) -> Work:
         if master.data_disks:
             inputs["data disks"] = [one["tree_sha256"] for one in master.manifest["data_disks"]]
         return Work(f"{master.name} {master.version}", inputs, partial(_master, master))
-    raise UsageError(f"{job.definition.name}: this kind of source is not built yet", name="not-built-yet")
+    assert isinstance(source, IsoSource)
+    inputs = {"source": "iso", "sha256": [source.sha256, source.drivers_sha256], "disk size": job.definition.disk}
+    return Work(source.path.name, inputs, partial(_media, source))
 
 
 def _beside(job: Job) -> tuple[Work, ...]:
@@ -101,6 +105,17 @@ def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Dra
     return Made(_plain(draft), {**facts, "suite": source.suite}, f"{facts.get('packages', '?')} packages")
 
 
+def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
+    """The media are what the definition says, and can do what it asks; the disk is blank."""
+    definition = job.definition
+    edition = preflight(source.path, source.edition, definition.generations[0], source.drivers)
+    _verify(job, source.path, source.sha256, "source.iso.sha256")
+    _verify(job, source.drivers, source.drivers_sha256, "source.drivers.sha256")
+    overlay = draft.path / DISK
+    command.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(definition.disk)], deadline=60)
+    return Made(_plain(draft), {"edition": edition.name, "build": edition.build, "suite": None}, edition.name)
+
+
 def _plain(draft: Draft) -> Image:
     return Image(draft.path / DISK, "qcow2")
 
@@ -112,9 +127,17 @@ def _file_digest(source: DiskSource) -> str:
     return chunk_digests(source.path).tree
 
 
-def _sha256(path: Path) -> str:
+def _verify(job: Job, path: Path, wanted: str, key: str) -> None:
+    """Raises CheckFailed (checksum-mismatch)."""
+    job.progress(f"checksum of {path.name}")
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wanted:
+        raise CheckFailed(
+            f"{path}: its sha256 is {found}, the definition says {wanted}",
+            name="checksum-mismatch",
+            hint=f"download it again, or correct {key}",
+        )
 
 
 def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
@@ -123,14 +146,7 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
         assert source.url is not None and source.sha256 is not None
         path = download(source.url, job.store.downloads, source.sha256, progress=job.progress)
     if source.sha256:
-        job.progress("checksum")
-        found = _sha256(path)
-        if found != source.sha256:
-            raise CheckFailed(
-                f"{path}: sha256 is {found}, the definition says {source.sha256}",
-                name="checksum-mismatch",
-                hint="download it again, or correct source.disk.sha256",
-            )
+        _verify(job, path, source.sha256, "source.disk.sha256")
     # before qemu-img opens it: a foreign disk may name other files of this host
     detected = refuse_foreign_references(path)
     if source.format and source.format != detected and {source.format, detected} != {"vhd", "vpc"}:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 
-from pipeline.errors import GuestError
+from pipeline.checks import list_disk
+from pipeline.checks.windows_state import GENERALIZED
+from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.adapter import install_script
+from pipeline.guests.overlay import create_overlay
+from pipeline.guests.windows import sysprep
+from pipeline.guests.windows.answers import first_boot
 from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
+from pipeline.layers import DISK, Draft, Image, Layer
 
 NAME = "generalize"
 VERSION = 2
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
+_SETUP_STATE = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
 
 def plan(job: Job) -> tuple[Work, ...]:
     if job.definition.generalize.agent == "outside":
         return ()
+    if job.definition.os == "windows":
+        return (_windows(job),)
     script = _script(job)
     inputs: dict[str, object] = {
         "agent": job.definition.generalize.agent,
@@ -27,6 +35,55 @@ def plan(job: Job) -> tuple[Work, ...]:
     if not job.definition.steps:
         inputs["disk size"] = job.definition.disk
     return (Work("generalize", inputs, _run, live=True),)
+
+
+def _windows(job: Job) -> Work:
+    definition = job.definition
+    inputs: dict[str, object] = {
+        "agent": "sysprep",
+        "mode_vm": definition.generalize.mode_vm,
+        "answers": hashlib.sha256(_answers(job) or b"").hexdigest(),
+        "preflight": hashlib.sha256(sysprep.PREFLIGHT).hexdigest(),
+    }
+    return Work("sysprep", inputs, _run_sysprep)
+
+
+def _answers(job: Job) -> bytes | None:
+    definition = job.definition
+    return first_boot(definition.locale, definition.timezone) if definition.generalize.skip_oobe else None
+
+
+def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    overlay = create_overlay(draft.path / DISK, source.image)
+    session = job.windows(overlay)
+    session.open()
+    session.machine.outside(False)
+    sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
+    session.close()
+    job.session = None
+    job.progress("is it generalized?")
+    _proven(job, overlay)
+    return Made(overlay, {}, "sysprep")
+
+
+def _proven(job: Job, disk: Image) -> None:
+    """Ask the disk at rest whether it is generalized. Raises GuestError (sysprep-not-generalized)."""
+    try:
+        rows = list_disk(
+            disk.path, disk.format, what="registry", key=_SETUP_STATE, allow_backing_within=job.store.root
+        )
+    except DiskError as error:
+        raise GuestError(
+            f"the disk does not tell whether it is generalized: {error.message}", name="sysprep-not-generalized"
+        ) from None
+    state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
+    if state != GENERALIZED:
+        raise GuestError(
+            f"the machine has powered off, and is not generalized: its image state is {state}",
+            name="sysprep-not-generalized",
+            hint="sysprep failed, or something else shut it down; see its logs in the black box",
+        )
 
 
 def _script(job: Job) -> str:

@@ -48,6 +48,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     results = checks.inspect_disk(
         source.image.path,
         source.image.format,
+        profile="azure-windows" if definition.os == "windows" else "azure-linux",
         accounts=definition.accounts,
         waive=definition.waive,
         generations=definition.generations,

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from pipeline import command
 from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
 from pipeline.errors import GuestError, UsageError
 from pipeline.guests import errand
+from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
+from pipeline.guests.windows.session import WindowsSession
+from pipeline.guests.windows.steps import windows_step
 from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
+from pipeline.layers import DISK, Draft, Layer
 
 NAME = "provision"
 VERSION = 2
 
 
 def plan(job: Job) -> tuple[Work, ...]:
+    if job.definition.os == "windows":
+        return tuple(_legs(job.definition.steps))
     works = []
     for number, step in enumerate(job.definition.steps, 1):
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
@@ -35,6 +42,64 @@ def plan(job: Job) -> tuple[Work, ...]:
             inputs["package index"] = job.package_index(job.suite)
         works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
+
+
+def _legs(steps: Sequence[Step]) -> Iterator[Work]:
+    """Windows' steps, from checkpoint to checkpoint: its file systems are at rest only when it is shut down."""
+    leg: list[Step] = []
+    for number, step in enumerate(steps, 1):
+        leg.append(step)
+        if step.checkpoint or number == len(steps):
+            told = [{"kind": each.kind, "network": each.network, **step_inputs(each)} for each in leg]
+            titles = tuple(each.title for each in leg)
+            title = titles[0] if len(leg) == 1 else f"{titles[0]} to {titles[-1]}"
+            first = number - len(leg) + 1
+            yield Work(title, {"steps": told}, partial(_run_leg, tuple(leg), first), steps=titles)
+            leg = []
+
+
+def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    overlay = create_overlay(draft.path / DISK, source.image)
+    session = job.windows(overlay)
+    session.open()
+    began = time.monotonic()
+    for number, step in enumerate(leg, first):
+        log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")
+        session.machine.outside(step.network == "full")
+        job.progress(step.title)
+        with log.open("a", encoding="utf-8") as file:
+            try:
+                windows_step(session, step, _tell(job, file))
+            except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
+                raise _windows_failure(error, step, session, log) from None
+    seconds = round(time.monotonic() - began, 2)
+    session.shut_down()
+    job.session = None
+    return Made(overlay, {"seconds": seconds}, ", ".join(step.title for step in leg))
+
+
+def _windows_failure(error: Exception, step: Step, session: WindowsSession, log: Path) -> GuestError:
+    """The step's failure under the name of its cause. A guest that is lost is told by the machine."""
+    lost = session.lost()
+    if lost is not None:
+        return GuestError(f"{step.title}: {lost.message}", name=lost.name, hint=f"the step's log is {log}")
+    return _said(error, step, log) or GuestError(f"{step.title}: {_words(error)}", name="step-failed", hint=f"{log}")
+
+
+def _tell(job: Job, file: TextIO) -> Callable[[str], None]:
+    """What a step says goes to its log, and to whoever follows the build."""
+
+    def said(line: str) -> None:
+        file.write(line + "\n")
+        file.flush()
+        job.line(line)
+
+    return said
+
+
+def _file_name(step: Step) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", step.title)[:60]
 
 
 def ansible_version() -> str:
@@ -60,20 +125,14 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
     assert source is not None
     session = job.guest(source, draft)
     session.machine.mark()
-    log = job.log_file(f"steps/{number:02}-{step.title.replace('/', '_')}.log")
+    log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")
     began = time.monotonic()
     boot_before = session.boot_id()
     session.machine.outside(step.network == "full")
     job.progress(step.title)
     with log.open("a", encoding="utf-8") as file:
-
-        def said(line: str) -> None:
-            file.write(line + "\n")
-            file.flush()
-            job.line(line)
-
         try:
-            _do(step, session, said)
+            _do(step, session, _tell(job, file))
         except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
             raise _named(error, step, session, boot_before, log) from None
     # ansible's own reboot module may restart the guest in order; a guest that is down now is an error
@@ -106,19 +165,31 @@ def _do(step: Step, session: GuestSession, on_line: Callable[[str], None]) -> No
 def _named(error: Exception, step: Step, session: GuestSession, boot_before: str, log: Path) -> GuestError:
     """The step's failure under the name of its cause, as far as the guest still tells."""
     hint = f"the step's log is {log}"
+    if named := _said(error, step, log):
+        return named
+    said = _words(error)
+    cause = _cause(session, boot_before)
+    if cause is not None:
+        return GuestError(f"{step.title}: {cause[1]} ({said})", name=cause[0], hint=hint)
+    return GuestError(f"{step.title}: {said}", name="step-failed", hint=hint)
+
+
+def _said(error: Exception, step: Step, log: Path) -> GuestError | None:
+    """The failure where the error itself has a name for it."""
     if isinstance(error, GuestError) and error.name != "step-failed":
-        return GuestError(f"{step.title}: {error.message}", name=error.name, hint=error.hint or hint)
+        hint = error.hint or f"the step's log is {log}"
+        return GuestError(f"{step.title}: {error.message}", name=error.name, hint=hint)
     if isinstance(error, command.CommandTimeout):
         return GuestError(
             f"{step.title}: not done after {step.timeout:.0f} s, the step's timeout",
             name="step-timeout",
             hint=f"raise the step's `timeout`, or see where it hangs: {log}",
         )
-    said = _last_words(error) if isinstance(error, command.CommandFailed) else str(error)
-    cause = _cause(session, boot_before)
-    if cause is not None:
-        return GuestError(f"{step.title}: {cause[1]} ({said})", name=cause[0], hint=hint)
-    return GuestError(f"{step.title}: {said}", name="step-failed", hint=hint)
+    return None
+
+
+def _words(error: Exception) -> str:
+    return _last_words(error) if isinstance(error, command.CommandFailed) else str(error)
 
 
 def _last_words(error: command.CommandFailed) -> str:

@@ -35,7 +35,7 @@ def main() -> int:
         "# Campaign: windows",
         "",
         f"Commit {commit_id()}, {len(cases)} cases, {time.monotonic() - began:.0f} s in all. Disks that only look "
-        "like Windows', each with one change, as a fixed and as a dynamic VHD: found by the one check that is its own.",
+        "like Windows', each with one change, as a fixed and as a dynamic VHD: found by the check that is its own.",
         "",
         "| case | seconds | |",
         "|---|---|---|",

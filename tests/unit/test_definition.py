@@ -14,16 +14,20 @@ from typer.testing import CliRunner
 
 from pipeline.cli import context, definitions
 from pipeline.definition import (
+    CmdStep,
     CommandExpectation,
     CopyStep,
     DebianSource,
     Definition,
     DefinitionError,
     DiskSource,
+    Generalize,
     HttpExpectation,
+    IsoSource,
     Keep,
     MasterSource,
     PlaybookStep,
+    PowershellStep,
     ScriptStep,
     build_order,
     find_project,
@@ -179,7 +183,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown key like nothing": (
         OK + "machine: {colour: red}\n",
-        "3:11: machine.colour: unknown key (known here: cpus, memory)",
+        "3:11: machine.colour: unknown key (known here: cpus, memory, patience)",
     ),
     "text where a number is meant": (
         OK + 'machine: {cpus: "2"}\n',
@@ -389,7 +393,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown agent": (
         OK + "generalize: {agent: cloud-init}\n",
-        "3:21: generalize.agent: must be waagent, none or outside, not cloud-init",
+        "3:21: generalize.agent: must be waagent, none, outside or sysprep, not cloud-init",
     ),
     "generalized outside, and bootstrapped": (
         OK + "generalize: {agent: outside}\n",
@@ -447,18 +451,55 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
 
 LATER = {
     "secrets: {token: {env: TOKEN}}": "3:10: secrets",
-    "secure_boot: true": "3:14: secure_boot",
-    "tpm: true": "3:6: tpm",
-    "locale: en-US": "3:9: locale",
-    "timezone: UTC": "3:11: timezone",
     "updates: {only: security}": "3:10: updates",
-    "generalize: {mode_vm: false}": "3:23: generalize.mode_vm",
-    "generalize: {oobe: {skip: true}}": "3:20: generalize.oobe",
-    "steps: [{powershell: iis.ps1}]": "3:22: steps[0].powershell",
-    "steps: [{cmd: dir}]": "3:15: steps[0].cmd",
     "steps: [{playbook: shop.yml, secrets: [token]}]": "3:39: steps[0].secrets",
-    "steps: [{script: scripts/motd.sh, reboot: expected}]": "3:43: steps[0].reboot",
 }
+
+WINDOWS = f"""\
+goldsmith: 1
+os: windows
+source:
+  iso: {{path: server.iso, sha256: {SHA}}}
+  drivers: {{path: virtio-win.iso, sha256: {SHA}}}
+  edition: ServerStandard
+"""
+#: What is asked of a Windows image and cannot be; and of a Linux one that only Windows has.
+FOREIGN = {
+    "generations: [1, 2]": "7:14: generations: a disk of Windows is of one generation: its partitions differ "
+    "(a definition for each)",
+    "generations: [1]\ntpm: true": "8:6: tpm: is not to be had on generation 1 (generations: [2])",
+    "generalize: {agent: waagent}": "7:21: generalize.agent: is for Linux (sysprep, or outside)",
+    "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs in Linux (powershell or cmd)",
+    "steps: [{copy: {from: files/motd, to: /etc/motd}}]": "7:39: steps[0].copy.to: is a path of another system "
+    "(C:\\ProgramData\\...)",
+    'steps: [{cmd: "a\\nb"}]': "7:15: steps[0].cmd: must be one line "
+    "(a script of several lines is a file: powershell)",
+    "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
+    "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
+    "locale: english": "7:9: locale: english is not a locale such as en-US",
+}
+ONLY_WINDOWS = {
+    "secure_boot: true": "3:1: secure_boot: is for Windows (remove secure_boot)",
+    "tpm: true": "3:1: tpm: is for Windows (remove tpm)",
+    "locale: en-US": "3:1: locale: is for Windows (remove locale)",
+    "timezone: UTC": "3:1: timezone: is for Windows (remove timezone)",
+    "generalize: {mode_vm: false}": "3:14: generalize.mode_vm: is for Windows (remove mode_vm)",
+    "generalize: {oobe: {skip: true}}": "3:14: generalize.oobe: is for Windows (remove oobe)",
+    "machine: {patience: 2}": "3:11: machine.patience: is for Windows (remove patience)",
+    "generalize: {agent: sysprep}": "3:21: generalize.agent: is for Windows (waagent or none)",
+    "steps: [{powershell: scripts/motd.sh}]": "3:10: steps[0].powershell: runs in Windows (playbook or script)",
+    "steps: [{cmd: dir}]": "3:10: steps[0].cmd: runs in Windows (playbook or script)",
+    "steps: [{script: scripts/motd.sh, reboot: expected}]": "3:35: steps[0].reboot: is for Windows (remove reboot)",
+    "steps: [{copy: {from: files/motd, to: 'C:\\motd'}}]": "3:39: steps[0].copy.to: is a path of another system "
+    "(/etc/...)",
+}
+
+
+@pytest.fixture
+def media(project: Path) -> Path:
+    for name in ("server.iso", "virtio-win.iso"):
+        (project / name).write_bytes(b"")
+    return project
 
 
 @pytest.mark.parametrize("case", FAULTY)
@@ -473,14 +514,43 @@ def test_what_is_not_built_yet_is_refused_never_ignored(project: Path, text: str
     assert faults_of(project, OK + text + "\n") == [expected]
 
 
-def test_windows_and_its_medium_are_not_built_yet(project: Path) -> None:
-    lines = faults_of(
-        project, "goldsmith: 1\nos: windows\nsource:\n  iso: {path: a.iso, sha256: x}\n  edition: SERVERSTANDARD\n"
-    )
-    assert lines == [
-        "images/x.yaml:2:5: os: windows is not built yet (linux is)",
-        "images/x.yaml:4:8: source.iso: is not built yet (remove it until a release fills it)",
-    ]
+@pytest.mark.parametrize("text", FOREIGN)
+def test_what_windows_does_not_have(media: Path, text: str) -> None:
+    assert faults_of(media, f"{WINDOWS}{text}\n") == [f"images/x.yaml:{FOREIGN[text]}"]
+
+
+@pytest.mark.parametrize("text", ONLY_WINDOWS)
+def test_what_only_windows_has(project: Path, text: str) -> None:
+    assert faults_of(project, f"{OK}{text}\n") == [f"images/x.yaml:{ONLY_WINDOWS[text]}"]
+
+
+def test_a_medium_of_windows_is_no_linux(media: Path) -> None:
+    (line,) = faults_of(media, WINDOWS.replace("os: windows", "os: linux"))
+    assert line == "images/x.yaml:4:3: source.iso: is a medium of Windows (os: windows)"
+
+
+def test_windows_has_defaults_of_its_own(media: Path) -> None:
+    made = load(write(media, WINDOWS), media)
+    assert made.source == IsoSource(media / "server.iso", SHA, media / "virtio-win.iso", SHA, "ServerStandard")
+    assert (made.generations, made.prove, made.secure_boot, made.tpm) == ((2,), ("gen2",), True, True)
+    assert (made.disk, made.machine.memory, made.generalize) == (64 << 30, 4 << 30, Generalize("sysprep"))
+    old = load(write(media, WINDOWS + "generations: [1]\n"), media)
+    assert (old.generations, old.prove, old.secure_boot, old.tpm) == ((1,), ("gen1",), False, False)
+
+
+def test_steps_of_windows(media: Path) -> None:
+    text = """\
+steps:
+  - powershell: scripts/motd.sh
+    reboot: expected
+  - cmd: sc config wuauserv start= disabled
+    checkpoint: true
+  - copy: {from: files/motd, to: 'C:\\ProgramData\\motd'}
+"""
+    first, second, third = load(write(media, WINDOWS + text), media).steps
+    assert isinstance(first, PowershellStep) and (first.reboots, first.checkpoint) == (True, False)
+    assert isinstance(second, CmdStep) and (second.title, second.checkpoint) == (second.cmd, True)
+    assert isinstance(third, CopyStep) and third.to == r"C:\ProgramData\motd"
 
 
 def test_all_faults_at_once_in_the_order_of_the_file(project: Path) -> None:
@@ -511,7 +581,7 @@ prove: [gen1]
         "9:31",
         "9:42",
         "10:9",
-        "11:6",
+        "11:1",
         "12:1",
     ]
 

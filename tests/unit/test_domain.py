@@ -45,6 +45,13 @@ GEN2 = replace(
     disks=(replace(SPEC.disks[0], bus="scsi"),),
 )
 
+#: An installation medium that does not ask for a key, the drivers', the answer file's.
+MEDIA = (
+    Image(Path("/run/goldsmith/R1/build/medium.qcow2"), "qcow2", Image(Path("/media/server.iso"), "raw")),
+    Image(Path("/media/virtio-win.iso"), "raw"),
+    Image(Path("/run/goldsmith/R1/build/answers.iso"), "raw"),
+)
+
 SPECS = {
     "build-tcg": SPEC,
     "build-kvm": replace(SPEC, kvm=True),
@@ -52,6 +59,20 @@ SPECS = {
     "prove-gen2": GEN2,
     "prove-gen2-kvm": replace(GEN2, kvm=True),
     "prove-gen2-secure": replace(GEN2, secure_boot=True, tpm=True),
+    "windows-install-gen2": replace(
+        SPEC,
+        windows=True,
+        firmware="efi",
+        machine="q35",
+        nvram=Path("/run/goldsmith/R1/build/vars.fd"),
+        secure_boot=True,
+        tpm=True,
+        seed=None,
+        forwards=(),
+        media=MEDIA,
+    ),
+    "windows-install-gen1-kvm": replace(SPEC, windows=True, kvm=True, seed=None, forwards=(), media=MEDIA),
+    "windows-prove-gen2": replace(GEN2, windows=True, seed=None, media=MEDIA[2:]),
     "prove-gen2-nocloud": replace(
         GEN2,
         azure=False,

@@ -1,0 +1,178 @@
+"""Commands, scripts and files in a Windows guest, over its agent. Nothing here needs a network or a password.
+
+A step is a folder with what it runs, and a batch file that runs it and writes down what it says and how it ended. The
+agent cannot read a file that is being written (it opens files so that nobody else may write), so another batch file
+is asked to type it. Batch files, because what they are passed is quoted by nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline import command
+from pipeline.errors import GuestError
+from pipeline.guests.windows.session import CMD, WindowsSession
+from pipeline.hypervisor.agent import Executed
+
+FOLDER = r"C:\Windows\Temp\goldsmith"
+#: What a script ends with that wants a restart. Microsoft: ERROR_SUCCESS_REBOOT_REQUIRED, _INITIATED.
+WANTS_RESTART = frozenset({3010, 1641})
+#: How often a step that restarts its guest is run again.
+MOST_RESTARTS = 5
+#: Seconds between two looks, at first and at most; what was said so far is typed whole each time.
+QUICK, SLOW, SLOWER = 0.2, 2.0, 10.0
+#: Characters of output from which on it is looked at more rarely. The agent keeps 16 MiB of a program's output.
+MUCH = 1 << 20
+
+_RUN = """\
+@echo off
+{line} >"%~dp0out.txt" 2>"%~dp0err.txt" <nul
+>"%~dp0code.txt" echo %ERRORLEVEL%
+"""
+#: Ends with 0 when the step has ended; the code is looked for first, so that all that was said stands before it.
+_LOOK = """\
+@echo off
+set still=77
+if exist "%~dp0code.txt" set still=0
+if exist "%~dp0out.txt" type "%~dp0out.txt"
+if exist "%~dp0err.txt" type "%~dp0err.txt" 1>&2
+exit /b %still%
+"""
+_POWERSHELL = (
+    r"C:\Windows\System32\WindowsPowerShell\v1.0\powershell.exe -NoLogo -NoProfile -NonInteractive "
+    r'-ExecutionPolicy Bypass -File "%~dp0step.ps1"'
+)
+
+
+@dataclass
+class _Said:
+    """What came so far of a stream that is typed whole each time."""
+
+    cut: command.LineCutter
+    text: str = ""
+
+    def take(self, whole: str) -> None:
+        self.cut.feed(whole[len(self.text) :].encode())
+        self.text = whole if len(whole) > len(self.text) else self.text
+
+
+class Shell:
+    """The way to run things in one Windows guest."""
+
+    def __init__(self, session: WindowsSession) -> None:
+        self._session = session
+
+    def run(self, argv: list[str], deadline: float | None = None) -> Executed:
+        """Run a program and wait for its end."""
+        return self._session.agent.execute(
+            argv, deadline=deadline or self._session.deadlines.command, check=self._session.machine.check
+        )
+
+    def powershell(self, script: bytes, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
+        """Run a PowerShell script; see `_step`."""
+        # Windows PowerShell takes a file without a mark for the system's code page
+        marked = script if script.startswith(b"\xef\xbb\xbf") else b"\xef\xbb\xbf" + script
+        self._step({"step.ps1": marked}, _POWERSHELL, deadline, on_line, reboots)
+
+    def cmd(self, line: str, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
+        """Run a command line; see `_step`."""
+        body = f"@echo off\r\n{line}\r\n".encode()
+        self._step({"step.cmd": body}, r'call "%~dp0step.cmd"', deadline, on_line, reboots)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, with the folders above it."""
+        folder = path.rpartition("\\")[0]
+        # a folder that is there is no error to it, and it makes those above
+        self.run([CMD, "/d", "/c", "if", "not", "exist", folder, "mkdir", folder])
+        self._session.agent.write(path, data)
+
+    def restart(self) -> None:
+        """Restart the guest in order, and wait for its agent."""
+        before = self._session.machine.reboots
+        self.run([r"C:\Windows\System32\shutdown.exe", "/r", "/t", "0"])
+        self._back(before)
+
+    def _step(
+        self,
+        files: dict[str, bytes],
+        line: str,
+        deadline: float,
+        on_line: Callable[[str], None],
+        reboots: bool,
+    ) -> None:
+        """Run a step to its end. One that `reboots` may restart the guest: it is run again then, or, where it ended
+        with 3010, the guest is restarted and it is done.
+
+        Raises CommandFailed, CommandTimeout after `deadline` seconds in all, or GuestError.
+        """
+        until = time.monotonic() + deadline
+        self.run([CMD, "/d", "/c", "if", "exist", FOLDER, "rmdir", "/s", "/q", FOLDER])
+        texts = {"run.cmd": _RUN.format(line=line), "look.cmd": _LOOK}
+        encoded = {name: text.replace("\n", "\r\n").encode() for name, text in texts.items()}
+        for name, data in {**files, **encoded}.items():
+            self.write(f"{FOLDER}\\{name}", data)
+        for _ in range(MOST_RESTARTS):
+            before = self._session.machine.reboots
+            code = self._once(until, deadline, on_line, before)
+            if code is None:
+                if not reboots:
+                    raise GuestError("the guest restarted in the middle of it", name="guest-rebooted")
+                self._session.progress("the guest restarts, and the step is run again")
+                self._back(before)
+                self.run([CMD, "/d", "/c", "del", "/q", rf"{FOLDER}\*.txt"])
+                continue
+            if code in WANTS_RESTART and reboots:
+                self._session.progress("the step wants a restart")
+                self.restart()
+            elif code:
+                raise command.CommandFailed(["step"], code, self._out, self._err, None)
+            self.run([CMD, "/d", "/c", "rmdir", "/s", "/q", FOLDER])
+            return
+        raise GuestError(f"it has restarted the guest {MOST_RESTARTS} times", name="step-restarts")
+
+    def _once(self, until: float, deadline: float, on_line: Callable[[str], None], before: int) -> int | None:
+        """Start the step and follow it; its exit code, None when the guest restarted before it ended."""
+        agent, machine = self._session.agent, self._session.machine
+        out, err = _Said(command.LineCutter(on_line)), _Said(command.LineCutter(on_line))
+        agent.call("guest-exec", {"path": CMD, "arg": ["/d", "/c", rf"{FOLDER}\run.cmd"]})
+        # an agent may be silent for as long as a command may take: it is restarted, or the guest is busy
+        pause, heard, silence = QUICK, time.monotonic(), self._session.deadlines.command
+        while True:
+            machine.check()
+            if machine.reboots != before:
+                return None
+            try:
+                looked = agent.execute([CMD, "/d", "/c", rf"{FOLDER}\look.cmd"], deadline=silence)
+                heard = time.monotonic()
+            except GuestError as error:
+                if machine.reboots != before:
+                    return None
+                if time.monotonic() - heard > silence:
+                    raise GuestError(
+                        f"the agent went away in the middle of it: {error.message}", name=error.name
+                    ) from None
+                time.sleep(SLOW)
+                continue
+            out.take(looked.stdout)
+            err.take(looked.stderr)
+            self._out, self._err = out.text, err.text
+            if looked.code == 0:
+                out.cut.end()
+                err.cut.end()
+                said = self.run([CMD, "/d", "/c", "type", rf"{FOLDER}\code.txt"]).stdout.strip()
+                return int(said or "1")
+            if time.monotonic() > until:
+                raise command.CommandTimeout(["step"], deadline)
+            slowest = SLOWER if len(out.text) + len(err.text) > MUCH else SLOW
+            pause = min(pause * 1.5, slowest)
+            time.sleep(pause)
+
+    def _back(self, before: int) -> None:
+        """Wait until the guest has restarted and its agent answers."""
+        machine, boot = self._session.machine, self._session.deadlines.boot
+        machine.wait(
+            "the restart", lambda: True if machine.reboots != before else None, deadline=boot, name="guest-no-restart"
+        )
+        machine.wait_agent(boot, boot)

@@ -1,0 +1,154 @@
+"""Sysprep runs, and the machine powers itself off. Neither is believed: the stage asks the disk afterwards."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from pipeline import command
+from pipeline.errors import GuestError
+from pipeline.guests.windows.session import WindowsSession
+from pipeline.guests.windows.shell import Shell
+
+SYSPREP = r"C:\Windows\System32\Sysprep\sysprep.exe"
+ANSWERS = r"C:\Windows\System32\Sysprep\goldsmith-oobe.xml"
+ERRORS = r"C:\Windows\System32\Sysprep\Panther\setuperr.log"
+#: Seconds that a sysprep which has ended has to power the machine off.
+GRACE = 120.0
+
+#: What setuperr.log says, and what that is called. Microsoft: Sysprep process overview, known issues.
+CAUSES = (
+    (
+        re.compile(r"package (?P<what>\S+) was installed for a user, but not provisioned|0x80073cf2", re.IGNORECASE),
+        "sysprep-appx",
+        "an AppX package was installed for one user: {what}",
+        "Remove-AppxPackage for that user, and Remove-AppxProvisionedPackage, as a step",
+    ),
+    (
+        re.compile(r"0x80310039|BitLocker", re.IGNORECASE),
+        "sysprep-bitlocker",
+        "BitLocker is on",
+        "manage-bde -off C: as a step, and wait until it says fully decrypted",
+    ),
+    (
+        re.compile(r"0x800f0975|reserved storage", re.IGNORECASE),
+        "sysprep-reserved-storage",
+        "reserved storage is in use: an update or a feature is not done",
+        "restart until nothing is pending, then dism /online /set-reservedstoragestate /state:disabled",
+    ),
+    (
+        re.compile(r"0xc004d307|rearm", re.IGNORECASE),
+        "sysprep-rearm",
+        "it was generalized too often: no rearm is left",
+        "build it anew from its medium, not from a generalized disk",
+    ),
+    (
+        re.compile(r"pending.{0,40}(reboot|update|restart)", re.IGNORECASE),
+        "sysprep-pending",
+        "a restart is pending",
+        "restart it as a step: reboot: expected, exit 3010",
+    ),
+)
+
+
+def generalize(session: WindowsSession, answers: bytes | None, *, mode_vm: bool, said: Callable[[str], None]) -> None:
+    """Look for what sysprep is known to refuse, run it, and wait until the machine has powered itself off.
+
+    Raises GuestError: sysprep-refused or one of CAUSES, sysprep-hangs, guest-unclean-shutdown.
+    """
+    shell = Shell(session)
+    session.progress("what sysprep would refuse")
+    try:
+        shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=said, reboots=False)
+    except command.CommandFailed as error:
+        raise _refused(session, error.stdout + error.stderr, "sysprep would refuse") from None
+    words = ["/generalize", "/oobe", "/shutdown", "/quiet"]
+    if answers is not None:
+        shell.write(ANSWERS, answers)
+        words.append(f"/unattend:{ANSWERS}")
+    if mode_vm:
+        words.append("/mode:vm")
+    session.progress("sysprep")
+    # it ends the agent before it ends itself: what the agent answers from here on decides nothing
+    started = session.agent.call("guest-exec", {"path": SYSPREP, "arg": words})
+    _wait(session, int(started["pid"]))
+
+
+def _wait(session: WindowsSession, pid: int) -> None:
+    until = time.monotonic() + session.deadlines.sysprep
+    ended: float | None = None
+    machine = session.machine
+    while machine.stopped is None:
+        if machine.panicked:
+            machine.check()
+        session.picture()
+        if ended is None and _has_ended(session, pid):
+            ended = time.monotonic()
+        if ended is not None and time.monotonic() - ended > GRACE:
+            raise _refused(session, _errors(session), "sysprep has ended, and the machine runs on")
+        if time.monotonic() > until:
+            session.picture(now=True)
+            raise GuestError(
+                f"sysprep has not ended after {session.deadlines.sysprep:.0f} s",
+                name="sysprep-hangs",
+                hint=f"its log is in {session.logs}; see the last picture in screens/",
+            )
+        time.sleep(1.0)
+    machine.wait_off(1.0)
+
+
+def _has_ended(session: WindowsSession, pid: int) -> bool:
+    try:
+        return bool(session.agent.call("guest-exec-status", {"pid": pid}, answer=5, quiet=True)["exited"])
+    except GuestError:
+        return False  # gone with the rest, or too busy
+
+
+def _errors(session: WindowsSession) -> str:
+    try:
+        return session.agent.read(ERRORS, 1 << 20).decode("utf-8", "replace")
+    except GuestError:
+        return ""
+
+
+def _refused(session: WindowsSession, log: str, what: str) -> GuestError:
+    """The refusal under the name of its cause."""
+    session.picture(now=True)
+    for pattern, name, message, hint in CAUSES:
+        if found := pattern.search(log):
+            told = found.groupdict().get("what") or found.group()
+            return GuestError(f"{what}: {message.format(what=told)}", name=name, hint=hint)
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "its log is empty")
+    return GuestError(f"{what}: {last[:300]}", name="sysprep-refused", hint=f"its log is {ERRORS}, in {session.logs}")
+
+
+#: What is known to end sysprep, asked beforehand: a refusal costs minutes, and leaves a disk half generalized.
+PREFLIGHT = rb"""
+$ErrorActionPreference = 'Stop'
+$found = @()
+$keys = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing\RebootPending',
+    'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\WindowsUpdate\Auto Update\RebootRequired'
+foreach ($key in $keys) {
+    if (Test-Path $key) { $found += "a reboot is pending: $key" }
+}
+$system = Get-CimInstance Win32_ComputerSystem
+if ($system.PartOfDomain) { $found += "it is a member of the domain $($system.Domain)" }
+foreach ($volume in @(Get-CimInstance -Namespace root\cimv2\Security\MicrosoftVolumeEncryption `
+        -ClassName Win32_EncryptableVolume -ErrorAction SilentlyContinue)) {
+    if ($volume.ConversionStatus -ne 0) { $found += "BitLocker is on: $($volume.DriveLetter)" }
+}
+if (Get-Command Get-AppxPackage -ErrorAction SilentlyContinue) {
+    $provisioned = @(Get-AppxProvisionedPackage -Online | ForEach-Object DisplayName)
+    foreach ($package in @(Get-AppxPackage -AllUsers | Where-Object {
+                -not $_.IsFramework -and -not $_.NonRemovable -and $_.SignatureKind -ne 'System' })) {
+        if ($provisioned -notcontains $package.Name) {
+            $name = $package.PackageFullName
+            $found += "package $name was installed for a user, but not provisioned for all users"
+        }
+    }
+}
+$found | ForEach-Object { Write-Output $_ }
+if ($found) { exit 1 }
+exit 0
+"""

@@ -1,0 +1,60 @@
+"""install: Windows comes from its medium onto the blank disk, with nobody at the keyboard."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from pipeline.definition import IsoSource
+from pipeline.guests.overlay import create_overlay
+from pipeline.guests.windows import medium
+from pipeline.guests.windows.answers import Machine, Wishes, installation
+from pipeline.guests.windows.preflight import preflight
+from pipeline.guests.windows.setup import install
+from pipeline.job import Job, Made, Work
+from pipeline.layers import DISK, Draft, Image, Layer
+
+NAME = "install"
+VERSION = 1
+
+
+def plan(job: Job) -> tuple[Work, ...]:
+    definition, source = job.definition, job.definition.source
+    if not isinstance(source, IsoSource):
+        return ()
+    machine = _machine(job)
+    # of another edition and another password; what is left is how goldsmith installs
+    recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
+    inputs: dict[str, object] = {
+        "edition": source.edition,
+        "generation": machine.generation,
+        "secure boot": machine.secure_boot,
+        "tpm": machine.tpm,
+        "answers": hashlib.sha256(recipe).hexdigest(),
+    }
+    return (Work(source.edition, inputs, _run),)
+
+
+def _machine(job: Job) -> Machine:
+    definition = job.definition
+    return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
+
+
+def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+    definition, media = job.definition, job.definition.source
+    assert source is not None and isinstance(media, IsoSource)
+    machine = _machine(job)
+    edition = preflight(media.path, media.edition, machine.generation, media.drivers)
+    overlay = create_overlay(draft.path / DISK, source.image)
+    session = job.windows(overlay)
+    # drawn for this installation alone; the first logon uses it up, and its commands remove it
+    password = secrets.token_urlsafe(18)
+    wishes = Wishes(edition.index, edition.drivers or "", password, definition.locale, definition.timezone)
+    answers = medium.answer_medium(session.folder / "answers.iso", installation(wishes, machine))
+    silent = medium.without_prompt(media.path, session.folder / "medium.qcow2") if machine.generation == 2 else None
+    session.insert(silent or Image(media.path, "raw"), Image(media.drivers, "raw"), answers)
+    install(session, press=silent is None)
+    restarts = session.machine.reboots
+    session.shut_down()
+    job.session = None
+    return Made(overlay, {**source.facts, "restarts": restarts}, f"{edition.name}, {restarts} restarts")
