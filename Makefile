@@ -36,6 +36,7 @@ check: setup ## lint and types
 	@$(BIN)/mypy
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/
+	@tools/setup.sh tests
 	@$(BIN)/python -m tests.campaigns $*
 
 bench: setup ## the same build through goldsmith and packer; docs/bench.md (packer is not installed by setup)

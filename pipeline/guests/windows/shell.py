@@ -91,7 +91,9 @@ class Shell:
     def restart(self) -> None:
         """Restart the guest in order, and wait for its agent."""
         before = self._session.machine.reboots
-        self.run([r"C:\Windows\System32\shutdown.exe", "/r", "/t", "0"])
+        # it takes the agent along: its end is not waited for
+        program = r"C:\Windows\System32\shutdown.exe"
+        self._session.agent.call("guest-exec", {"path": program, "arg": ["/r", "/t", "0"]})
         self._back(before)
 
     def _step(

@@ -14,9 +14,6 @@ from pipeline.guests.windows.shell import Shell
 SYSPREP = r"C:\Windows\System32\Sysprep\sysprep.exe"
 ANSWERS = r"C:\Windows\System32\Sysprep\goldsmith-oobe.xml"
 ERRORS = r"C:\Windows\System32\Sysprep\Panther\setuperr.log"
-#: Seconds that a sysprep which has ended has to power the machine off.
-GRACE = 120.0
-
 #: What setuperr.log says, and what that is called. Microsoft: Sysprep process overview, known issues.
 CAUSES = (
     (
@@ -85,7 +82,7 @@ def _wait(session: WindowsSession, pid: int) -> None:
         session.picture()
         if ended is None and _has_ended(session, pid):
             ended = time.monotonic()
-        if ended is not None and time.monotonic() - ended > GRACE:
+        if ended is not None and time.monotonic() - ended > session.deadlines.shutdown:
             raise _refused(session, _errors(session), "sysprep has ended, and the machine runs on")
         if time.monotonic() > until:
             session.picture(now=True)

@@ -19,11 +19,10 @@ import xml.etree.ElementTree as ET
 
 import registry
 import shell
-from shell import Stop, unix
+from shell import STATE, Stop, unix
 
 NS = "{urn:schemas-microsoft-com:unattend}"
 SHELL = "Microsoft-Windows-Shell-Setup"
-STATE = "/mnt/c/NOT-WINDOWS/state.json"
 PANTHER = "/mnt/c/Windows/Panther"
 SYSPREP = "/mnt/c/Windows/System32/Sysprep"
 COMPLETE, GENERALIZED = "IMAGE_STATE_COMPLETE", "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"

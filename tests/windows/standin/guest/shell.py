@@ -7,6 +7,7 @@ error, as it is to cmd.
 import contextlib
 import fcntl
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ import time
 import registry
 
 DRIVE_C = "/mnt/c"
+#: What the stand-in keeps of itself: its phase, and the fault that it was asked for.
+STATE = DRIVE_C + "/NOT-WINDOWS/state.json"
 #: Where the agent puts files that it is told to write: it takes a Windows path for a name.
 FILES = "/files"
 ENVIRONMENT = {"SYSTEMROOT": "C:\\Windows", "WINDIR": "C:\\Windows", "TEMP": "C:\\Windows\\Temp"}
@@ -291,6 +294,11 @@ class Cmd:
         elif line == "# stand-in: the agent is gone":
             open("/run/agent-is-gone", "w").close()
             end_agent()
+        elif found := re.match(r"^# stand-in: from now on (.*)$", line):
+            with open(STATE) as file:
+                where = json.load(file)
+            with open(STATE, "w") as file:
+                json.dump({**where, "fault": found[1]}, file)
         elif line == "# stand-in: blue screen":
             blue_screen()
         elif found := re.match(r"^exit (\d+)$", line):

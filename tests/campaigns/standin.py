@@ -1,0 +1,108 @@
+"""Everything that can go wrong with a Windows image, on the stand-in: make campaign-standin. NOT WINDOWS.
+
+Each ends within its deadline, in an error of its own, with a picture of the screen. CI runs a rotating one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.campaigns.lab import Lab
+from tests.windows.standin import media
+from tests.windows.standin.stand import Stand
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, and the name of the error that must come of it.
+
+    `timezone` and `step` tell the stand-in how to fail; `media` makes other media. `within` are seconds for all.
+    """
+
+    name: str
+    error: str
+    timezone: str = "UTC"
+    step: str = ""
+    edition: str = "ServerStandard"
+    media: Callable[[Stand], dict[str, Path]] = lambda _stand: {}
+    patience: float = 0.02
+    within: float = 300.0
+    boots: bool = True
+
+
+def _no_key(stand: Stand) -> dict[str, Path]:
+    folder = stand.other("no-key")
+    return {"server": media.installation(stand.parts, stand.initrd, folder, prompts=True, answers_key=False)}
+
+
+def _wrong_drivers(stand: Stand) -> dict[str, Path]:
+    return {"virtio": media.drivers(stand.other("wrong-drivers"), whole=False)}
+
+
+def _broken_agent(stand: Stand) -> dict[str, Path]:
+    return {"virtio": media.drivers(stand.other("broken-agent"), agent=b"no package at all")}
+
+
+FAULTS = (
+    Fault("nobody presses a key", "no-key-pressed", media=_no_key),
+    Fault("the driver's folder holds another driver", "setup-stopped", media=_wrong_drivers),
+    Fault("no such edition", "edition-unknown", edition="Datacenter", within=30, boots=False),
+    Fault("the agent's package is broken", "guest-no-agent", media=_broken_agent, patience=0.012),
+    Fault("the installation hangs", "setup-hangs", timezone="stand-in: setup hangs"),
+    Fault("a blue screen", "guest-blue-screen", timezone="stand-in: blue screen"),
+    Fault("it restarts for ever", "setup-loops", timezone="stand-in: restarts for ever", patience=0.06),
+    Fault("the first logon fails", "guest-no-agent", timezone="stand-in: no first logon", patience=0.012),
+    Fault("sysprep refuses", "sysprep-appx", step="# stand-in: from now on sysprep refuses"),
+    Fault("sysprep hangs", "sysprep-hangs", step="# stand-in: from now on sysprep hangs", patience=0.012),
+    Fault("sysprep powers off", "sysprep-not-generalized", step="# stand-in: from now on sysprep powers off"),
+    Fault("the agent dies in mid-step", "guest-agent-silent", step="# stand-in: the agent is gone\nStart-Sleep 300"),
+    Fault("a restart in mid-step", "guest-rebooted", step="Restart-Computer\nStart-Sleep 300"),
+    Fault("a blue screen in mid-step", "guest-blue-screen", step="# stand-in: blue screen\nStart-Sleep 300"),
+    Fault("a step fails", "step-failed", step="Write-Error 'no such feature'\nexit 5"),
+)
+
+
+def run(stand: Stand, fault: Fault) -> dict[str, object]:
+    """Build it, and see how it ends."""
+    name = "fault-" + fault.name.replace(" ", "-").replace("'", "")[:50]
+    steps = "[]"
+    if fault.step:
+        stand.lab.write(f"scripts/{name}.ps1", fault.step + "\n")
+        steps = f"[{{powershell: scripts/{name}.ps1}}]"
+    stand.define(
+        name,
+        edition=fault.edition,
+        timezone=fault.timezone,
+        steps=steps,
+        patience=fault.patience,
+        **fault.media(stand),  # type: ignore[arg-type]  # paths of media, by the names of its keywords
+    )
+    began = time.monotonic()
+    done = stand.lab.run("build", name, "--until", "convert")
+    took = time.monotonic() - began
+    record = stand.lab.last_run(name)
+    error = record.get("error") or {}
+    folder = Path(record["folder"])
+    pictures = [path for path in (*folder.glob("screens/*.png"), folder / "screen.png") if path.exists()]
+    good = done.returncode != 0 and error.get("name") == fault.error and took <= fault.within
+    good = good and (bool(pictures) or not fault.boots) and not stand.lab.leftovers()
+    return {
+        "what": fault.name,
+        "error": error.get("name", ""),
+        "seconds": round(took),
+        "message": error.get("message", ""),
+        "pictures": len(pictures),
+        "ok": good,
+    }
+
+
+def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+    stand = Stand.build(lab.home, lab.folder)
+    rows = []
+    for fault in FAULTS:
+        rows.append(run(stand, fault))
+        say(str(rows[-1]))
+    return rows

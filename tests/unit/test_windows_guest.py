@@ -1,0 +1,260 @@
+"""What can be tried of Windows without a guest: an installation's phases, sysprep's causes, scripts' syntax."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tree_sitter
+import tree_sitter_powershell
+
+from pipeline.definition import load_all
+from pipeline.errors import GuestError
+from pipeline.guests.windows import medium, setup, sysprep
+from pipeline.guests.windows.session import Deadlines
+from pipeline.guests.windows.setup import MIB
+from pipeline.hypervisor.agent import Executed
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "windows"
+
+
+# ---- an installation, seen from outside --------------------------------------------------------------------------
+
+
+class Guest:
+    """A machine that shows what it is told to, second by second; then nothing changes any more. NOT WINDOWS."""
+
+    def __init__(self, *seconds: dict[str, Any]) -> None:
+        self.seconds = list(seconds)
+        self.now = 0.0
+        self.reboots = 0
+        self.presses = 0
+        self.up = False
+        self.read = self.written = 0
+        self.lost: GuestError | None = None
+        self.settled = True
+        self.machine = self.agent = self
+        self.deadlines = Deadlines(
+            medium=10, disk=20, still=30, agent=40, whole=300, boot=10, shutdown=10, sysprep=10, command=5
+        )
+        self.said: list[str] = []
+        self.logs = Path("/nonexistent")
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        if self.seconds:
+            for name, value in self.seconds.pop(0).items():
+                setattr(self, name, value)
+
+    def start(self) -> None:
+        pass
+
+    def picture(self, *, now: bool = False) -> None:
+        if now:
+            self.said.append("a picture")
+
+    def progress(self, text: str) -> None:
+        if not self.said or self.said[-1] != text:
+            self.said.append(text)
+
+    def check(self) -> None:
+        if self.lost:
+            raise self.lost
+
+    def agent_up(self) -> bool:
+        return self.up
+
+    def traffic(self) -> tuple[int, int]:
+        return self.read, self.written
+
+    def press_space(self) -> None:
+        self.presses += 1
+
+    def execute(self, _argv: list[str], *, deadline: float) -> Executed:
+        _ = deadline
+        return Executed(0 if self.settled else 77, "", "")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(guest: Guest, *, press: bool = False) -> None:
+        monkeypatch.setattr(setup.time, "sleep", guest.tick)
+        monkeypatch.setattr(setup.time, "monotonic", lambda: guest.now)
+        setup.install(guest, press=press)  # type: ignore[arg-type]  # a likeness
+
+    return run
+
+
+GOOD = (
+    {"read": 100 * MIB},
+    {"written": 2 * MIB},
+    {"written": 900 * MIB},
+    {"reboots": 1},
+    {"reboots": 2},
+    {"up": True},
+)
+BLUE = GuestError("0x7b", name="guest-blue-screen")
+#: What is seen, and the name that it gets.
+ENDS: dict[str, tuple[tuple[dict[str, Any], ...], str]] = {
+    "nothing is read": (({},), "no-key-pressed"),
+    "only a boot loader is read": (({"read": 3 * MIB},), "no-key-pressed"),
+    "read, and nothing written": (({"read": 400 * MIB},), "setup-stopped"),
+    "a partition table, and nothing more": (({"read": 400 * MIB}, {"written": 4096}), "setup-stopped"),
+    "written, and then nothing": (({"read": 400 * MIB}, {"written": 80 * MIB}), "setup-hangs"),
+    "restarted, and no agent": (({"read": 400 * MIB}, {"written": 80 * MIB}, {"reboots": 2}), "guest-no-agent"),
+    "one restart after another": (
+        ({"read": 400 * MIB}, {"written": 80 * MIB}, *({"reboots": number} for number in range(1, 20))),
+        "setup-loops",
+    ),
+    "a megabyte now and then, for ever": (
+        ({"read": 400 * MIB}, *({"written": number * MIB} for number in range(1, 2000))),
+        "setup-hangs",
+    ),
+    "a blue screen": (
+        ({"read": 400 * MIB}, {"lost": GuestError("0x7b", name="guest-blue-screen")}),
+        "guest-blue-screen",
+    ),
+    "a first logon that does not end": ((*GOOD[:-1], {"up": True, "settled": False}), "setup-unfinished"),
+}
+
+
+def test_a_good_installation(install: Any) -> None:
+    guest = Guest(*GOOD)
+    install(guest)
+    assert (guest.presses, guest.now < 10) == (0, True)
+    assert "Setup has started: 100 MiB read from the media, 0 MiB written to the disk" in guest.said
+
+
+def test_the_key_is_pressed_until_setup_reads_and_never_after_a_restart(install: Any) -> None:
+    guest = Guest({}, {}, {}, *GOOD)
+    install(guest, press=True)
+    assert 3 <= guest.presses <= 6
+    restarted = Guest({"reboots": 1, "read": 1}, *({} for _ in range(4)), {"up": True})
+    install(restarted, press=True)
+    assert restarted.presses <= 1
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_each_end_has_its_name(install: Any, what: str) -> None:
+    seconds, name = ENDS[what]
+    guest = Guest(*seconds)
+    with pytest.raises(GuestError) as caught:
+        install(guest)
+    assert caught.value.name == name
+    assert guest.now < 320
+    assert name == "guest-blue-screen" or guest.said[-1] == "a picture"
+
+
+# ---- sysprep ------------------------------------------------------------------------------------------------------
+
+#: Lines of setuperr.log, as people quote them in their reports.
+LOGS = {
+    "sysprep-appx": "SYSPRP Package Microsoft.Foo_1.0_x64__8wekyb3d8bbwe was installed for a user, but not "
+    "provisioned for all users. This package will not function properly in the sysprep image.",
+    "sysprep-bitlocker": "SYSPRP BitLocker-Sysprep: BitLocker is on for the OS volume (0x80310039)",
+    "sysprep-reserved-storage": "SYSPRP Sysprep_Clean_Validate_Opk: Audit mode can't be turned on if reserved "
+    "storage is in use. An update or servicing operation may be using reserved storage.; hr = 0x800F0975",
+    "sysprep-rearm": "SYSPRP Failed to execute 'SLReArmWindows'; dwRet = 0xc004d307",
+    "sysprep-refused": "SYSPRP something that nobody has seen before",
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_sysprep_s_log_names_the_cause(name: str) -> None:
+    log = f"2026-11-22, Error {LOGS[name]}\n"
+    error = sysprep._refused(Guest(), log, "sysprep has ended")  # type: ignore[arg-type]  # a likeness
+    assert error.name == name
+    assert "Microsoft.Foo_1.0_x64__8wekyb3d8bbwe" in error.message or name != "sysprep-appx"
+
+
+# ---- scripts, definitions, media ----------------------------------------------------------------------------------
+
+
+def faults(source: bytes) -> list[str]:
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
+
+    def below(node: tree_sitter.Node) -> Iterator[str]:
+        if node.type == "ERROR" or node.is_missing:
+            yield f"line {node.start_point.row + 1}: {(node.text or b'')[:60]!r}"
+        for child in node.children:
+            yield from below(child)
+
+    return list(below(parser.parse(source).root_node))
+
+
+def test_powershell_is_powershell() -> None:
+    """By its grammar; no PowerShell has run it."""
+    assert faults(sysprep.PREFLIGHT) == []
+    for path in (EXAMPLES / "scripts").glob("*.ps1"):
+        assert faults(path.read_bytes()) == [], path
+    assert faults(b"if (x { y }")
+
+
+def test_the_examples_are_definitions(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "project")
+    (tmp_path / "project/media").mkdir()
+    for name in ("windows-server-2022", "windows-server-2025", "windows-11", "virtio-win"):
+        (tmp_path / f"project/media/{name}.iso").touch()
+    found = load_all(tmp_path / "project")
+    assert [each.name for each in found] == ["windows-11", "windows-server-2022", "windows-server-2025"]
+    assert all((each.os, each.secure_boot, each.tpm) == ("windows", True, True) for each in found)
+
+
+def test_what_the_examples_checks_are_called() -> None:
+    """The preparation names, for each part, the check that proves it."""
+    from pipeline.checks import all_checks
+
+    known = {check.id for check in all_checks("azure-windows")}
+    words = itertools.chain.from_iterable(
+        line[1:].replace(",", " ").replace(":", " ").split()
+        for line in (EXAMPLES / "scripts/azure-preparation.ps1").read_text().splitlines()
+        if line.startswith("# win-")
+    )
+    named = {word for word in words if word.startswith("win-")}
+    assert len(named) >= 15 and named <= known
+
+
+def iso(folder: Path, *, silent: bool) -> Path:
+    """A medium whose boot catalog points at a loader that asks for a key; `silent`: it brings one that does not."""
+    boot = folder / "tree/EFI/microsoft/boot"
+    boot.mkdir(parents=True)
+    (boot / "efisys.bin").write_bytes(b"asks".ljust(4096, b"\0"))
+    if silent:
+        (boot / "efisys_noprompt.bin").write_bytes(b"does not".ljust(4096, b"\0"))
+    made = folder / "x.iso"
+    words = ["-udf", "-V", "X", "-e", "EFI/microsoft/boot/efisys.bin", "-no-emul-boot", "-o", made, folder / "tree"]
+    subprocess.run(["genisoimage", "-quiet", *words], check=True, capture_output=True)
+    return made
+
+
+def test_a_medium_without_its_prompt(tmp_path: Path) -> None:
+    """Four bytes of the catalog are other ones, on an overlay; the medium itself stays as it is."""
+    made = iso(tmp_path, silent=True)
+    before = made.read_bytes()
+    overlay = medium.without_prompt(made, tmp_path / "x.qcow2")
+    assert overlay is not None and overlay.backing is not None and overlay.backing.path == made
+    raw = tmp_path / "x.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", overlay.path, raw], check=True)
+    after = raw.read_bytes()[: len(before)]
+    assert made.read_bytes() == before
+    changed = [index for index, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    sectors = {word: before.index(word.ljust(4096, b"\0")) // 2048 for word in (b"asks", b"does not")}
+    entry = next(
+        at for at in range(changed[0] - 3, changed[0] + 1) if before[at : at + 4] == number(sectors[b"asks"])
+    )
+    assert after[entry : entry + 4] == number(sectors[b"does not"])
+    assert set(changed) <= set(range(entry, entry + 4))
+
+
+def number(sector: int) -> bytes:
+    return sector.to_bytes(4, "little")
+
+
+def test_a_medium_that_always_asks(tmp_path: Path) -> None:
+    assert medium.without_prompt(iso(tmp_path, silent=False), tmp_path / "x.qcow2") is None
