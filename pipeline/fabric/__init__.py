@@ -66,6 +66,9 @@ def answer(instance: Instance, request: Request) -> Response:
     if instance.site and (request.host, request.port) == (instance.site.address, instance.site.port):
         there = request.method in ("GET", "HEAD") and request.target == instance.site.target
         return Response(200, instance.user_data, "application/octet-stream") if there else Response(404)
+    if request.host == IMDS and not instance.provisioned:
+        # the agents would take what the metadata service says of the VM for an order to provision it
+        return Response(503, drop=True)
     asked = imds.answer if request.host == IMDS else wireserver.answer
     return asked(instance, request) or Response(404, b"", "text/plain")
 
@@ -192,8 +195,12 @@ class Fabric:
         custom_data: bytes = b"",
         user_data: bytes = b"",
         data_disks: Sequence[DataDisk] = (),
+        provisioned: bool = True,
     ) -> Guest:
-        """A new VM: its address, its wire, its DHCP server. `logs` gets `fabric.jsonl` and `dhcp.log`."""
+        """A new VM: its address, its wire, its DHCP server. `logs` gets `fabric.jsonl` and `dhcp.log`.
+
+        One that is not `provisioned` finds no metadata service.
+        """
         with self._lock:
             number = next(self._numbers)
         instance = Instance(
@@ -207,6 +214,7 @@ class Fabric:
             user_data=user_data,
             data_disks=tuple(data_disks),
             site=self._site,
+            provisioned=provisioned,
         )
         logs.mkdir(parents=True, exist_ok=True)
         guest = Guest(instance, self._namespace.attach(number, instance), logs)

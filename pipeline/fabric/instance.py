@@ -71,6 +71,7 @@ class Instance:
     user_data: bytes = b""
     data_disks: tuple[DataDisk, ...] = ()
     site: Site | None = None
+    provisioned: bool = True  # else Azure has nothing for it: the classic portal's Start of a generalized VM
 
     @property
     def network(self) -> ipaddress.IPv4Network:

@@ -121,6 +121,7 @@ class Course:
             custom_data=data.encode(),
             user_data=self._sampled(first_boot.sample).encode() if first_boot else b"",
             data_disks=self.disks,
+            provisioned=self.trial.cell.provisioned,
         )
         try:
             fabric.write_media(guest, access.seed)

@@ -81,7 +81,7 @@ def changed(master: Path, to: Path, commands: Sequence[str]) -> Path:
     subprocess.run(["cp", "--sparse=always", master, to], check=True)
     to.chmod(0o644)
     with open_disk(to, "vpc") as disk:
-        start = disk.root.start()
+        start = disk.root.start
     with tempfile.NamedTemporaryFile("w", suffix=".debugfs") as script:
         script.write("\n".join(commands) + "\n")
         script.flush()

@@ -185,6 +185,13 @@ def test_the_instance() -> None:
     assert "userData" not in old["compute"]
 
 
+def test_a_vm_that_is_merely_started_finds_no_metadata_service() -> None:
+    """cloud-init takes the VM's metadata for an order to provision it, and posts Ready."""
+    started = replace(VM, provisioned=False)
+    assert answer(started, meta("/metadata/instance?api-version=2021-08-01")).drop
+    assert answer(started, wire("/machine/?comp=goalstate")).status == 200
+
+
 def test_data_disks_are_told_by_lun() -> None:
     vm = replace(VM, data_disks=(DataDisk(0, 16 << 30, "ReadOnly", "ext4", "data"), DataDisk(9, 1 << 20)))
     data = json.loads(answer(vm, meta("/metadata/instance?api-version=2021-08-01")).body)
