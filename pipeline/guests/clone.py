@@ -109,12 +109,13 @@ class Clone:
 
         def ready() -> bool | None:
             report = guest.report
+            serial = self.machine.serial()
             if report is not None:
                 if report.ready:
                     return True
-                if report.failed:
+                # one that nobody provisions is to be seen at its login prompt
+                if report.failed and (self.medium or LOGIN.search(serial)):
                     raise self._diagnosis("the guest's own report ends the wait")
-            serial = self.machine.serial()
             if not serial.strip() and not guest.asked() and time.monotonic() - began > self.patience.silent:
                 raise self._diagnosis(f"{self.patience.silent:.0f} s after it was switched on")
             if not prompt_at and LOGIN.search(serial):
