@@ -109,11 +109,25 @@ def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> 
     """The media are what the definition says, and can do what it asks; the disk is blank."""
     definition = job.definition
     edition = preflight(source.path, source.edition, definition.generations[0], source.drivers)
+    for path in (source.path, source.drivers):
+        _qemu_reads(job, path)
     _verify(job, source.path, source.sha256, "source.iso.sha256")
     _verify(job, source.drivers, source.drivers_sha256, "source.drivers.sha256")
     overlay = draft.path / DISK
     command.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(definition.disk)], deadline=60)
     return Made(_plain(draft), {"edition": edition.name, "build": edition.build, "suite": None}, edition.name)
+
+
+def _qemu_reads(job: Job, path: Path) -> None:
+    """Raises UsageError (medium-unreadable): media stay where they are, and whose they are."""
+    user, group = job.connection.qemu_owner
+    become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"]
+    if command.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
+        raise UsageError(
+            f"{path}: libvirt's qemu may not read it",
+            name="medium-unreadable",
+            hint=f"chmod o+r {path}, and o+x for the folders above it; or put it into {job.store.root}",
+        )
 
 
 def _plain(draft: Draft) -> Image:
