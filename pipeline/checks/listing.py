@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DiskError, UsageError
+from pipeline.offline import inventory
 from pipeline.offline.packages import packages
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.units import units
@@ -62,7 +63,21 @@ def _clean(disk: Disk) -> None:
         raise DiskError("the root file system's journal is to be replayed first", name="fs-journal")
 
 
+def _software(disk: Disk) -> Hive | None:
+    """The SOFTWARE hive of a disk with Windows on it and no Linux, else None."""
+    try:
+        _ = disk.root
+    except DiskError as error:
+        try:
+            return open_hive(disk, "SOFTWARE")
+        except DiskError as other:
+            raise (error if other.name == "no-windows-root" else other) from None
+    return None
+
+
 def _os(disk: Disk, _: str) -> list[list[str]]:
+    if (software := _software(disk)) is not None:
+        return [[name, value] for name, value in inventory.system(software).items()]
     _clean(disk)
     text = disk.root.text("/etc/os-release") or disk.root.text("/usr/lib/os-release")
     fields = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
@@ -70,6 +85,8 @@ def _os(disk: Disk, _: str) -> list[list[str]]:
 
 
 def _packages(disk: Disk, _: str) -> list[list[str]]:
+    if (software := _software(disk)) is not None:
+        return [[each.name, each.version, each.architecture] for each in inventory.programs(software)]
     _clean(disk)
     return [[each.name, each.version, each.architecture] for each in packages(disk.root) if each.installed]
 

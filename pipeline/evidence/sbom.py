@@ -57,6 +57,12 @@ def _component(row: Sequence[str], system: Mapping[str, str]) -> Component:
     name, version, architecture = row
     ids = {system.get("ID", ""), *system.get("ID_LIKE", "").split()}
     distribution = f"{system.get('ID', 'linux')}-{system.get('VERSION_ID', '')}".rstrip("-")
+    if "windows" in ids:
+        # a program of Windows belongs to no index of packages
+        purl = PackageURL(type="generic", name=name, version=version or None, qualifiers={"arch": architecture})
+        return Component(
+            name=name, version=version or None, type=ComponentType.APPLICATION, purl=purl, bom_ref=purl.to_string()
+        )
     purl = PackageURL(
         type="rpm" if ids & _RPM else "deb",
         namespace=system.get("ID") or None,

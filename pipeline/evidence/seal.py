@@ -40,7 +40,9 @@ class Contents:
         """Read off a fixed VHD, as a stranger's; None where no package record is found."""
         try:
             rows = list_disk(disk, "vpc", what="packages")
-            return cls(dict(list_disk(disk, "vpc", what="os")), rows) if rows else None
+            system: dict[str, str] = dict(list_disk(disk, "vpc", what="os"))
+            # a Windows without a program is still a Windows
+            return cls(system, rows) if rows or system.get("ID") == "windows" else None
         except DiskError:
             return None
 

@@ -123,10 +123,23 @@ def _system() -> Tree:
 
 def _software() -> Tree:
     current = {
-        "Component Based Servicing": {"SessionIdHigh": 31},
+        "Component Based Servicing": {
+            "SessionIdHigh": 31,
+            "Packages": {
+                "Package_for_KB5034439~31bf3856ad364e35~amd64~~20348.2201.1.0": {"CurrentState": 0x70},
+                "Package_for_KB5030000~31bf3856ad364e35~amd64~~20348.1000.1.0": {"CurrentState": 0x50},
+            },
+        },
         "Setup": {"State": {"ImageState": STATE}},
         "ReserveManager": {"ActiveScenario": 0},
         "WindowsUpdate": {"Auto Update": {"AUOptions": 3}},
+        "Uninstall": {
+            "{6b1e3b8e-7a4e-4a55-9d0a-0e6f7d8b2c11}": {
+                "DisplayName": "QEMU guest agent",
+                "DisplayVersion": "107.0.1",
+            },
+            "Connection Manager": {"SystemComponent": 1},
+        },
         "Internet Settings": {
             "Connections": {"WinHttpSettings": struct.pack("<III", 0x18, 0, 1) + bytes(12)},
         },
@@ -138,6 +151,7 @@ def _software() -> Tree:
                 "CurrentVersion": {
                     "ProductName": "NOT WINDOWS (a stand-in for tests)",
                     "CurrentBuild": "20348",
+                    "UBR": 2201,
                     "EditionID": "ServerStandard",
                     "SoftwareProtectionPlatform": {"SkipRearm": 0},
                     "Winlogon": {"AutoAdminLogon": "0", "Shell": "explorer.exe"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from dissect.regf import RegistryHive
 from phony_windows import NTFS_AT, Model
 from windows_defects import DEFECTS, GOOD
 
-from pipeline.checks import inspect_disk, run_checks
+from pipeline.checks import inspect_disk, list_disk, run_checks
 from pipeline.checks.hives import HIVES
+from pipeline.evidence.sbom import bill
+from pipeline.evidence.seal import Contents
 from pipeline.offline import open_disk
 from pipeline.offline.registry import Hive
 from pipeline.vhd.chain import vhd_extents
@@ -95,6 +98,24 @@ def test_no_windows_is_no_pass(tmp_path: Path) -> None:
         results = {result.id: result.status for result in run_checks(opened, profile=PROFILE)}
     assert "pass" not in {status for name, status in results.items() if name.startswith("win-")}
     assert "fail" in results.values()
+
+
+def test_what_is_installed(tmp_path: Path) -> None:
+    disk = phony_windows.as_vhd(phony_windows.build(Model(), tmp_path), tmp_path / "disk.vhd")
+    assert list_disk(disk, what="packages") == [
+        ["QEMU guest agent", "107.0.1", "amd64"],
+        ["KB5034439", "20348.2201.1.0", "amd64"],
+    ]
+    contents = Contents.of(disk)
+    assert contents is not None and contents.system["VERSION_ID"] == "20348.2201"
+    text = bill("w", "1", created="2026-11-22T00:00:00+00:00", sha256=None, tree="0" * 64, system=contents.system,
+                packages=contents.packages)  # fmt: skip
+    told = json.loads(text)
+    assert [part["purl"] for part in told["components"]] == [
+        "pkg:generic/KB5034439@20348.2201.1.0?arch=amd64",
+        "pkg:generic/QEMU%20guest%20agent@107.0.1?arch=amd64",
+    ]
+    assert told["metadata"]["component"]["description"].startswith("NOT WINDOWS")
 
 
 # ---- a second reader ---------------------------------------------------------------------------------------------
