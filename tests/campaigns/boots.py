@@ -79,6 +79,7 @@ SSHD = "/etc/ssh/sshd_config.d/99-defect.conf"
 NO_WAAGENT = (f"rm {WANTS}/walinuxagent.service",)
 PLAN = "network: {version: 2, ethernets: {old: {match: {name: 'en*'}, addresses: [192.0.2.7/24]}}}\n"
 STATIC = "[Match]\nName=en* eth*\n[Network]\nAddress=192.0.2.7/24\n"
+UNMANAGED = "[Match]\nName=en* eth*\n[Link]\nUnmanaged=yes\n"
 PINNED = "[Match]\nMACAddress=52:54:00:12:34:56\n[Network]\nDHCP=yes\n"
 
 DEFECTS: dict[str, Defect] = {
@@ -90,9 +91,8 @@ DEFECTS: dict[str, Defect] = {
     "the host name is kept": Defect(write((CLOUD, "preserve_hostname: true\n")), "host name"),
     "no user is made": Defect(write((CLOUD, "users: []\n")), "login-refused"),
     # the network
-    "the card's driver is barred": Defect(
-        write(("/etc/modprobe.d/defect.conf", "install virtio_net /bin/false\n")), "guest-no-dhcp"
-    ),
+    # to bar its driver is no defect: the initramfs has loaded it before
+    "the card is nobody's": Defect(write((CLOUD, OFF), (NETWORKD, UNMANAGED)), "guest-no-dhcp"),
     "a static address": Defect(write((CLOUD, OFF), (NETWORKD, STATIC)), "guest-sshd-dead"),
     "another machine's MAC": Defect(write((CLOUD, OFF), (NETWORKD, PINNED)), "guest-sshd-dead"),
     "the build's netplan": Defect(write((CLOUD, OFF), ("/etc/netplan/01-build.yaml", PLAN)), "guest-sshd-dead"),
