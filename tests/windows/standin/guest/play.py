@@ -182,9 +182,6 @@ def partitions(root, disk, wrong):
     if done.returncode:
         dialog("the disk could not be partitioned")
     time.sleep(0.5)
-    if wrong == "setup hangs":
-        say("hangs, as it was asked to")
-        time.sleep(36000)
     for each in items(part, "ModifyPartitions/ModifyPartition"):
         device, label = disk + text(each, "PartitionID"), text(each, "Label", "")
         if text(each, "Format") == "FAT32":
@@ -192,6 +189,11 @@ def partitions(root, disk, wrong):
         elif text(each, "Format") == "NTFS":
             run("mkfs.ntfs", "-q", "-F", "-Q", "-L", label, device)
     say("partitioned and formatted")
+    if wrong == "setup hangs":
+        # once it is at work on the disk: one that has written nothing has stopped with a message
+        run("sync")
+        say("hangs, as it was asked to")
+        time.sleep(36000)
 
 
 def apply(root, disk):
