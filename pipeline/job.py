@@ -196,14 +196,14 @@ class Job:
             outside=True,
         )
         self.run.note(guest={"domain": spec.name, **access.to_json()})
-        entry = threshold.find(source.image, self.store.root)
-        if entry is None:
+        if not (self.warm and self._start_warm(spec, access, source, draft)):
+            entry = threshold.find(source.image, self.store.root)
             session = self._prepare(spec, access, source, draft)
-            session.open(linux.build_user_data(access.public_key), "goldsmith-build")
-        elif not (self.warm and self._start_warm(spec, access, source, draft, entry)):
-            session = self._prepare(spec, access, source, draft)
-            session.open_threshold(entry.write(access.folder))
-            session.enter(new_addresses=False)
+            if entry is None:
+                session.open(linux.build_user_data(access.public_key), "goldsmith-build")
+            else:
+                session.open_threshold(entry.write(access.folder))
+                session.enter(new_addresses=False)
         assert isinstance(self.session, GuestSession)
         return self.session
 
@@ -258,9 +258,7 @@ class Job:
         self.run.note(guest={"domain": spec.name, **self.session.told()})
         return self.session
 
-    def _start_warm(
-        self, spec: Spec, access: Access, source: Layer, draft: Draft, entry: threshold.Threshold
-    ) -> bool:
+    def _start_warm(self, spec: Spec, access: Access, source: Layer, draft: Draft) -> bool:
         """Start the guest from a save of `source`. False, and a line that says why, where that cannot be."""
         if source.image.data:
             self.run.emit("note", "", "an image with data disks has no saved guest: cold boot")
@@ -271,7 +269,7 @@ class Job:
                 self.layers,
                 spec,
                 source,
-                entry,
+                lambda: threshold.find(source.image, self.store.root),
                 self.connection,
                 size=self.definition.disk,
                 tag=self.store.tag,

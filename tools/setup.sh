@@ -20,6 +20,9 @@ PACKAGES=(
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
     util-linux ca-certificates
 )
+# Where no service manager runs (a container, mostly), the first process may leave the dead lie for seconds, or for
+# ever; libvirt waits for each qemu's end. tini takes them away at once.
+[ -d /run/systemd/system ] || PACKAGES+=(tini)
 # What the tests need beside, and no user does: tools/setup.sh tests
 TEST_PACKAGES=(
     libvhdi-utils cpio                          # second opinions on VHDs and archives
@@ -131,10 +134,10 @@ start_daemons() {
     for daemon in virtlogd libvirtd; do
         alive "$daemon" && continue
         say "starting $daemon"
-        local options=(-d)
+        local options=()
         # libvirtd ends itself when idle, unless told not to
         [ "$daemon" = virtlogd ] || options+=(-t 0)
-        setsid "$daemon" "${options[@]}" </dev/null >/dev/null 2>&1
+        setsid tini -s -- "$daemon" "${options[@]}" </dev/null >/dev/null 2>&1 &
     done
     local tries
     for ((tries = 0; tries < 100; tries++)); do

@@ -75,7 +75,7 @@ def make(
     layers: Layers,
     spec: Spec,
     source: Layer,
-    entry: threshold.Threshold,
+    find: Callable[[], threshold.Threshold | None],
     connection: Connection,
     *,
     size: int | None,
@@ -84,7 +84,10 @@ def make(
     note: dict[str, Any],
     progress: Callable[[str], None],
 ) -> Layer:
-    """The save of a guest like `spec` on `source`, made now where there is none. Raises BuildError, GuestError."""
+    """The save of a guest like `spec` on `source`, made now where there is none. Raises BuildError, GuestError.
+
+    `find` reads from the source's disk how to boot it; a save that is there has no need of that.
+    """
     key, inputs = save_key(spec, source, connection, size)
     there = layers.get(key)
     if there is not None and (changed := there.changed()):
@@ -95,6 +98,9 @@ def make(
         begun.touch()
         return begun
     try:
+        entry = find()
+        if entry is None:
+            raise BuildError("its disk is not one that goldsmith's bootstrap made", name="guest-unfit")
         progress("booting the guest to be saved")
         overlay = create_overlay(begun.path / DISK, source.image, size)
         own(overlay.path, connection)

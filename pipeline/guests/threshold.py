@@ -290,6 +290,10 @@ fi
 """
 
 _ENTER = r"""
+wait "$journal"
+: >ENTERED
+# it has its address by the time that the rest is done
+systemctl start systemd-networkd.service & network=$!
 # a layer of a step has the user already, with the key of the build that made it
 id "$user" >/dev/null 2>&1 ||
     useradd --create-home --shell /bin/sh --comment "goldsmith build user" "$user"
@@ -307,7 +311,6 @@ skip() {
 skip "user@$(id -u "$user").service" ConditionPathExists=/nonexistent
 # Azure's agent has nothing to do while an image is built, but to look for Azure; as a condition it is no failure
 skip walinuxagent.service ConditionVirtualization=microsoft
-wait "$journal"
-: >ENTERED
-systemctl start systemd-networkd.service systemd-user-sessions.service ssh.service default.target
+wait "$network"
+systemctl start systemd-user-sessions.service ssh.service default.target
 """.replace("ENTERED", ENTERED)
