@@ -19,7 +19,7 @@ from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Guest
 from pipeline.guests import linux
 from pipeline.guests.access import Access
-from pipeline.guests.diagnosis import Evidence, diagnose
+from pipeline.guests.diagnosis import FIRMWARE_SHELL, Evidence, diagnose
 from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
@@ -109,7 +109,7 @@ class Clone:
 
         def ready() -> bool | None:
             report = guest.report
-            serial = self.machine.serial()
+            serial = self._serial()
             if report is not None:
                 if report.ready:
                     return True
@@ -128,6 +128,7 @@ class Clone:
 
     def _wait_login(self) -> None:
         def greeted() -> bool | None:
+            self._serial()
             return self.access.greets() or None
 
         self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
@@ -144,6 +145,13 @@ class Clone:
 
         # a guest that provisions itself while its sshd runs already does not know its user yet
         self._wait("login", logged_in, self.patience.ssh)
+
+    def _serial(self) -> bytes:
+        """What the console says. Raises the diagnosis of a firmware that found nothing to start."""
+        serial = self.machine.serial()
+        if FIRMWARE_SHELL.search(serial):
+            raise self._diagnosis("its prompt ends the wait")
+        return serial
 
     def _wait(self, what: str, probe: Callable[[], bool | None], deadline: float) -> None:
         try:
@@ -195,7 +203,12 @@ class Clone:
             self._end()
 
     def _end(self) -> None:
-        """Switch it off, and take its journal off its disk."""
+        """Switch it off, and take its journal off its disk.
+
+        By its power button where it has booted: what it has said in the last half minute is in its memory alone.
+        """
+        if LOGIN.search(self.machine.serial()) and self.machine.running:
+            self.machine.press_power(self.patience.button)
         self.machine.destroy()
         journal = self.logs / JOURNAL
         try:

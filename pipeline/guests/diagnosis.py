@@ -26,8 +26,17 @@ NOT_PROVISIONED = "not-provisioned"
 _AGENTS = ("provisioning-failed", "agent-silent", "agent-not-ready")
 
 
+#: Where UEFI firmware ends that finds nothing to start.
+FIRMWARE_SHELL = re.compile(rb"UEFI Interactive Shell")
+
 #: What sshd's own words explain, and which of them do.
 _SSHD = ("guest-sshd-dead", "login-refused")
+#: sshd listens; whether it has ended since is for its later words to say.
+_LISTENS, _ENDS = re.compile(r"\bsshd\[\d+\]: Server listening"), re.compile(r"\bsshd\[\d+\]: .*terminating")
+#: What logind says when goldsmith has pressed the button: from there on everybody ends, and says so.
+_BUTTON = re.compile(r"\bsystemd-logind\[\d+\]: (Power key pressed|Powering off|System is powering down)")
+#: What the network's own words are.
+_NETWORK = re.compile(r"\b(?:systemd-networkd(?:-wait-online)?|NetworkManager|dhclient|dhcpcd)\[\d+\]: (.*)")
 _COMPLAINT = re.compile(
     r"\bsshd(-session)?\[\d+\]: (.*(no hostkeys|[Bb]ad configuration|terminating|fatal|error|line \d+|not allowed|"
     r"Failed|Invalid user|Connection (closed|reset) by (authenticating|invalid)).*)"
@@ -57,25 +66,40 @@ class Evidence:
 
 def diagnose(evidence: Evidence) -> GuestError:
     """The first cause that the evidence shows, outermost first: boot, network, agent, report, login."""
-    name, text = _cause(evidence)
-    words = (name in _SSHD and _sshds_words(evidence.journal)) or _agents_words(evidence)
+    journal = _before_the_button(evidence.journal)
+    name, text = _cause(evidence, journal)
+    if name == "guest-unreachable":
+        words = _networks_words(journal)
+    else:
+        words = (name in _SSHD and _sshds_words(journal)) or _agents_words(evidence)
     told = f"{text}: {words}" if words else text
     # a guest that asks in vain and one that never asked look the same from behind a firewall
     hint = UNFILTER if name in ("guest-no-dhcp", "guest-no-lease") and bridges_are_filtered() else None
     return GuestError(f"{told} ({evidence.what})", name=name, hint=hint)
 
 
-def _cause(evidence: Evidence) -> tuple[str, str]:
-    if not evidence.serial.strip():
-        return "console-silent", "nothing came on the serial console: it did not boot, or not to it"
+def _cause(evidence: Evidence, journal: str) -> tuple[str, str]:
+    if cause := _consoles_cause(evidence.serial):
+        return cause
     cause = _fabrics_cause(evidence) if evidence.on_fabric else None
     if cause is not None and cause[0] in _AGENTS and not evidence.medium:
         return NOT_PROVISIONED, f"a generalized disk was started, and nobody provisioned it: {cause[1]}"
     if cause is not None:
         return cause
+    if not evidence.greets and _listens(journal):
+        return "guest-unreachable", "sshd listens, but nobody answers at the clone's address: its network is not up"
     if not evidence.greets:
         return "guest-sshd-dead", "no sshd answers"
     return "login-refused", f"sshd answers but does not let {evidence.user} in"
+
+
+def _consoles_cause(serial: str) -> tuple[str, str] | None:
+    if not serial.strip():
+        return "console-silent", "nothing came on the serial console: it did not boot, or not to it"
+    if FIRMWARE_SHELL.search(serial.encode()):
+        told = r"nothing bootable: the firmware ended in its own shell; is there an \EFI\BOOT\BOOTX64.EFI?"
+        return "guest-no-boot", told
+    return None
 
 
 def _fabrics_cause(evidence: Evidence) -> tuple[str, str] | None:
@@ -95,6 +119,26 @@ def _fabrics_cause(evidence: Evidence) -> tuple[str, str] | None:
         last = f"{asked[-1].request.method} {asked[-1].request.target}"
         return "agent-not-ready", f"the agent asked the fabric {len(asked)} times, last {last}, but reported nothing"
     return None
+
+
+def _before_the_button(journal: str) -> str:
+    """The journal without the words of an end that was ours."""
+    found = _BUTTON.search(journal)
+    return journal[: found.start()].rpartition("\n")[0] if found else journal
+
+
+def _listens(journal: str) -> bool:
+    """Whether sshd listened at the last."""
+    listens = False
+    for line in journal.splitlines():
+        listens = bool(_LISTENS.search(line)) or (listens and not _ENDS.search(line))
+    return listens
+
+
+def _networks_words(journal: str) -> str:
+    """The last that the guest's network service said of itself, in its own words."""
+    found = [match[0] for line in journal.splitlines() if (match := _NETWORK.search(line))]
+    return "; ".join(found[-2:])[:WORDS] or "no network service has said a word"
 
 
 def _sshds_words(journal: str) -> str:

@@ -18,9 +18,15 @@ class Patience:
     ready_grace: float
     #: From a clone's power-on to the first sign of life: a word on its console, or to the fabric.
     silent: float
+    #: From the power button to the end of a guest that has failed, whose journal is in its memory until then.
+    button: float
 
     @classmethod
     def for_kind(cls, kvm: bool) -> Patience:
         if kvm:
-            return cls(boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60, silent=60)
-        return cls(boot=420, login_grace=60, ssh=300, command=300, shutdown=240, ready_grace=180, silent=180)
+            return cls(
+                boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60, silent=60, button=15
+            )
+        return cls(
+            boot=420, login_grace=60, ssh=300, command=300, shutdown=240, ready_grace=180, silent=180, button=60
+        )

@@ -380,6 +380,13 @@ class Machine:
             self.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
         self.wait_off(deadline)
 
+    def press_power(self, deadline: float) -> bool:
+        """Press the power button; whether the guest has ended within `deadline` seconds."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self.domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        with self._changed:
+            return self._changed.wait_for(lambda: self.stopped is not None, deadline)
+
     def press_space(self) -> None:
         """Press the space bar, for as long as a person would."""
         with contextlib.suppress(libvirt.libvirtError):

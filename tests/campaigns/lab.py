@@ -17,6 +17,8 @@ from pipeline.store import Store
 
 ROOT = Path(__file__).parents[2]
 GOLDSMITH = Path(sys.executable).parent / "goldsmith"
+#: The environment's word for a part of a corpus: its rows take their places in the page that is there.
+PART = "GOLDSMITH_PART"
 #: Seconds for a whole build of a small image under TCG on a busy host.
 DEADLINE = 1500.0
 

@@ -83,6 +83,15 @@ def asked(target: str, method: str = "GET") -> Exchange:
     return Exchange(1.0, Request(method, 80, target), Response())
 
 
+#: cloud-init restarts sshd; networkd has lost its card; then goldsmith has pressed the power button.
+LISTENS = """\
+Nov 25 03:45:09 web sshd[510]: Server listening on 0.0.0.0 port 22.
+Nov 25 03:45:19 web sshd[510]: Received signal 15; terminating.
+Nov 25 03:45:21 web sshd[525]: Server listening on 0.0.0.0 port 22.
+Nov 25 03:46:13 web systemd-networkd[389]: ens3: Lost carrier
+Nov 25 03:50:00 web systemd-logind[400]: Power key pressed short.
+Nov 25 03:50:01 web sshd[525]: Received signal 15; terminating.
+"""
 CAUSES = {
     "console-silent": {"serial": "\r\n"},
     "guest-no-dhcp": {"dhcp": "dnsmasq: started"},
@@ -90,7 +99,9 @@ CAUSES = {
     "agent-silent": {"exchanges": ()},
     "agent-not-ready": {"reports": ()},
     "provisioning-failed": {"reports": (Report("NotReady", "ProvisioningFailed", "no user name"),)},
+    "guest-no-boot": {"serial": "UEFI Interactive Shell v2.2\r\nEDK II\r\n", "dhcp": "", "exchanges": ()},
     "guest-sshd-dead": {"greets": False},
+    "guest-unreachable": {"greets": False, "journal": LISTENS},
     "login-refused": {},
     "not-provisioned": {"medium": False, "reports": (Report("NotReady", "ProvisioningFailed", "no OVF"),)},
 }
@@ -115,6 +126,16 @@ def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
     assert error.name == name
     if name == "provisioning-failed":
         assert "no user name" in error.message
+    if name == "guest-unreachable":
+        assert "ens3: Lost carrier" in error.message
+
+
+def test_an_sshd_that_has_ended_is_dead(tmp_path: Path) -> None:
+    disk = Image(tmp_path / "none", "raw")
+    journal = "".join(LISTENS.splitlines(keepends=True)[:2])
+    error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone", journal))
+    assert error.name == "guest-sshd-dead"
+    assert "Received signal 15; terminating" in error.message
 
 
 def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> None:
@@ -129,7 +150,6 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
         ("sshd[612]: sshd: no hostkeys available -- exiting.", "no hostkeys available"),
         ("sshd[7]: /etc/ssh/sshd_config.d/9.conf: line 1: Bad configuration option: Nonsense", "Bad configuration"),
         ("sshd[9]: User clone from 10.0.0.1 not allowed because not listed in AllowUsers", "AllowUsers"),
-        ("sshd[9]: Server listening on 0.0.0.0 port 22.", ""),
         ("walinuxagent[3]: WARNING no iptables", ""),
     ],
 )
