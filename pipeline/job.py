@@ -60,6 +60,8 @@ class Work:
     live: bool = False
     #: The steps of which it consists, where they are more than one.
     steps: tuple[str, ...] = ()
+    #: Whether it is of the definition's steps, which people count.
+    counted: bool = True
 
     @property
     def titles(self) -> tuple[str, ...]:

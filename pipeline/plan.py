@@ -94,8 +94,8 @@ def _unit_like(unit: Unit, inputs: Mapping[str, object]) -> Unit:
 
 def _is(unit: Unit, word: str, before: Sequence[Unit]) -> bool:
     """Whether a stage's name, a step's title or a step's number means this unit, or a stage before it."""
-    first = sum(len(other.work.titles) for other in before if other.stage == unit.stage) + 1
-    numbers = [str(first + index) for index, _ in enumerate(unit.work.titles)]
+    first = sum(len(o.work.titles) for o in before if o.stage == unit.stage and o.work.counted) + 1
+    numbers = [str(first + index) for index, _ in enumerate(unit.work.titles)] if unit.work.counted else []
     step = unit.stage == provision.NAME and word in (*unit.work.titles, *numbers)
     return step or (word in STAGE_NAMES and STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(word))
 
@@ -114,8 +114,10 @@ def end_of(units: Sequence[Unit], word: str) -> int:
 
 def check_word(definition: Definition, word: str | None) -> None:
     """Raises UsageError for a word that is neither a stage nor a step, before anything is made."""
+    numbers = [str(number) for number, _ in enumerate(definition.steps, 1)]
     titles = [step.title for step in definition.steps]
-    numbers = [str(number) for number, _ in enumerate(titles, 1)]
+    if definition.updates:
+        titles.insert(0, definition.updates.title)
     if word is not None and word not in (*STAGE_NAMES, *titles, *numbers):
         raise _unknown(word, titles)
 

@@ -37,6 +37,7 @@ from pipeline.definition.model import (
     ScriptStep,
     Source,
     Step,
+    Updates,
 )
 from pipeline.definition.schema import json_schema
 
@@ -66,6 +67,7 @@ __all__ = [
     "ScriptStep",
     "Source",
     "Step",
+    "Updates",
     "build_order",
     "definition_files",
     "find_project",

@@ -68,7 +68,7 @@ def _linux(document: Document, data: dict[str, Any]) -> None:
     source, generalize = data.get("source"), data.get("generalize")
     if isinstance(source, dict) and "iso" in source:
         document.add(("source", "iso"), "is a medium of Windows", "os: windows", at_key=True)
-    for key in ("secure_boot", "tpm", "locale", "timezone"):
+    for key in ("secure_boot", "tpm", "locale", "timezone", "updates"):
         if key in data:
             document.add((key,), "is for Windows", f"remove {key}", at_key=True)
     for above, keys in (("generalize", ("mode_vm", "oobe")), ("machine", ("patience",))):
@@ -109,7 +109,7 @@ def _outside(document: Document, data: dict[str, Any]) -> None:
         return
     if isinstance(source, dict) and "disk" not in source:
         document.add(("generalize", "agent"), "outside goes with a disk as the source", "waagent or none")
-    for key in ("steps", "disk", "first_boot"):
+    for key in ("steps", "disk", "first_boot", "updates"):
         if data.get(key):
             document.add(
                 (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True

@@ -36,6 +36,7 @@ from pipeline.definition.model import (
     ScriptStep,
     Source,
     Step,
+    Updates,
 )
 from pipeline.definition.rules import Context
 from pipeline.definition.translate import fault_of
@@ -262,6 +263,7 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
             shape.machine.cpus, shape.machine.memory or (4 if windows else 2) * GIB, shape.machine.patience
         ),
         accelerator=shape.accelerator,
+        updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
         steps=tuple(_step(step, project, path) for step in shape.steps),
         generalize=Generalize(
             shape.generalize.agent or ("sysprep" if windows else "waagent"),

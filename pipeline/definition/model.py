@@ -213,6 +213,17 @@ class FirstBoot:
 
 
 @dataclass(frozen=True)
+class Updates:
+    """Windows' updates: which of them, and the seconds that all of it may take."""
+
+    only: Literal["security", "all"] = "all"
+    deadline: int = 3 * 3600
+
+    #: What people call it where a step's title is asked for.
+    title: ClassVar[str] = "updates"
+
+
+@dataclass(frozen=True)
 class DataDisk:
     """A disk beside the OS disk, as Azure knows it; `size` is in bytes. Without a `filesystem` it is made blank."""
 
@@ -262,6 +273,7 @@ class Definition:
     timezone: str = "UTC"
     machine: Machine = Machine()
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    updates: Updates | None = None
     steps: tuple[Step, ...] = ()
     secrets: Mapping[str, Any] = field(default_factory=dict)
     generalize: Generalize = Generalize()

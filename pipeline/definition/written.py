@@ -306,10 +306,16 @@ class RefreshPart(Part):
 
 
 class Updates(Part):
-    """Windows updates (not built yet)."""
+    """Windows' updates, before the steps."""
 
-    only: Literal["security", "all"] = Field(default="all", description="Which.")
-    deadline: Duration | None = Field(default=None, description="After which they have failed.")
+    only: Literal["security", "all"] = Field(
+        default="all", description="Which: security and critical ones, or all that Windows would install by itself."
+    )
+    deadline: Duration = Field(
+        default_factory=lambda: 3 * 3600,
+        description="After which they have failed, restarts included.",
+        json_schema_extra={"default": "3 h"},
+    )
 
 
 class DataDiskPart(Part):
@@ -358,7 +364,7 @@ class Written(Part):
         str, AfterValidator(rules.matches(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", "a locale such as en-US"))
     ] = Field(default="en-US", description="Windows: language, formats and keyboard.")
     timezone: Text = Field(default="UTC", description="Windows: the time zone, by Windows' own name.")
-    updates: Annotated[Updates, Later] | None = None
+    updates: Updates | None = Field(default=None, description="Windows: its updates, before the steps.")
     steps: list[Step] = Field(default=[], description="What happens in the guest, in order; each commits a layer.")
     secrets: Annotated[dict[str, SecretPart], Later] | None = Field(
         default=None, description="Not built yet: secrets by name."

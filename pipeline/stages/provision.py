@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import re
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline import command
-from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
+from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
 from pipeline.errors import GuestError, UsageError
 from pipeline.guests import errand
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
+from pipeline.guests.windows import updates
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.steps import windows_step
 from pipeline.job import Job, Made, Work
@@ -29,7 +31,7 @@ VERSION = 2
 
 def plan(job: Job) -> tuple[Work, ...]:
     if job.definition.os == "windows":
-        return tuple(_legs(job.definition.steps))
+        return (*_updates(job.definition.updates), *_legs(job.definition.steps))
     works = []
     for number, step in enumerate(job.definition.steps, 1):
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
@@ -42,6 +44,45 @@ def plan(job: Job) -> tuple[Work, ...]:
             inputs["package index"] = job.package_index(job.suite)
         works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
+
+
+def _updates(wish: Updates | None) -> Iterator[Work]:
+    """Windows' updates, before the steps: they take longest, and change least.
+
+    There is no index of them that could be read. Microsoft releases them on a day that is known, so that day stands
+    in the key: what was up to date on the last of these days stays until the next.
+    """
+    if wish is not None:
+        inputs: dict[str, object] = {
+            "only": wish.only,
+            "released": updates.today().isoformat(),
+            "script": hashlib.sha256(updates.script(wish.only)).hexdigest(),
+        }
+        yield Work(wish.title, inputs, partial(_run_updates, wish), counted=False)
+
+
+def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) -> Made:
+    assert source is not None
+    overlay = create_overlay(draft.path / DISK, source.image)
+    session = job.windows(overlay)
+    session.open()
+    session.machine.outside(True)
+    log = job.log_file("updates.log")
+    with log.open("a", encoding="utf-8") as file:
+        updating = updates.Updating(session, wish.only, wish.deadline, _tell(job, file))
+        try:
+            updating.run()
+        except GuestError as error:
+            error = session.lost() or error
+            raise GuestError(error.message, name=error.name, hint=error.hint or f"the log is {log}") from None
+        finally:
+            # of what failed too: which were in is half of the diagnosis
+            job.run.note(updates=updating.told())
+    told = updating.told()
+    session.shut_down()
+    job.session = None
+    detail = f"{len(told['updates'])} updates, {told['restarts']} restarts"
+    return Made(overlay, told, detail)
 
 
 def _legs(steps: Sequence[Step]) -> Iterator[Work]:

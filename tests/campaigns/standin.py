@@ -19,13 +19,15 @@ from tests.windows.standin.stand import Stand
 class Fault:
     """What is wrong, and the name of the error that must come of it.
 
-    `timezone` and `step` tell the stand-in how to fail; `media` makes other media. `within` are seconds for all.
+    `timezone` and `step` tell the stand-in how to fail; `more` are other keys of the definition, `media` makes other
+    media. `within` are seconds for all.
     """
 
     name: str
     error: str
     timezone: str = "UTC"
     step: str = ""
+    more: str = ""
     edition: str = "ServerStandard"
     media: Callable[[Stand], dict[str, Path]] = lambda _stand: {}
     patience: float = 0.02
@@ -62,6 +64,26 @@ FAULTS = (
     Fault("a restart in mid-step", "guest-rebooted", step="Restart-Computer\nStart-Sleep 300"),
     Fault("a blue screen in mid-step", "guest-blue-screen", step="# stand-in: blue screen\nStart-Sleep 300"),
     Fault("a step fails", "step-failed", step="Write-Error 'no such feature'\nexit 5"),
+    Fault(
+        "no server of updates answers",
+        "updates-search-failed",
+        timezone="stand-in: updates cannot be searched",
+        more="updates: {only: security}",
+    ),
+    Fault("an update fails", "updates-failed", timezone="stand-in: an update fails", more="updates: {only: all}"),
+    Fault(
+        "updates go in circles",
+        "updates-loop",
+        timezone="stand-in: updates are taken back",
+        more="updates: {only: security}",
+        within=400,
+    ),
+    Fault(
+        "an update does not end",
+        "updates-timeout",
+        timezone="stand-in: updates hang",
+        more="updates: {only: all, deadline: 30 s}",
+    ),
 )
 
 
@@ -78,6 +100,7 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
         timezone=fault.timezone,
         steps=steps,
         patience=fault.patience,
+        more=fault.more,
         **fault.media(stand),  # type: ignore[arg-type]  # paths of media, by the names of its keywords
     )
     began = time.monotonic()

@@ -451,7 +451,6 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
 
 LATER = {
     "secrets: {token: {env: TOKEN}}": "3:10: secrets",
-    "updates: {only: security}": "3:10: updates",
     "steps: [{playbook: shop.yml, secrets: [token]}]": "3:39: steps[0].secrets",
 }
 
@@ -477,12 +476,16 @@ FOREIGN = {
     "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
     "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
     "locale: english": "7:9: locale: english is not a locale such as en-US",
+    "updates: {only: drivers}": "7:17: updates.only: must be security or all, not drivers",
+    "updates: {deadline: 3}": "7:21: updates.deadline: must be a duration such as 30 min: 3 has no unit",
+    "updates: security": "7:10: updates: must be a mapping, not the text security ({only: security, deadline: 3 h})",
 }
 ONLY_WINDOWS = {
     "secure_boot: true": "3:1: secure_boot: is for Windows (remove secure_boot)",
     "tpm: true": "3:1: tpm: is for Windows (remove tpm)",
     "locale: en-US": "3:1: locale: is for Windows (remove locale)",
     "timezone: UTC": "3:1: timezone: is for Windows (remove timezone)",
+    "updates: {only: security}": "3:1: updates: is for Windows (remove updates)",
     "generalize: {mode_vm: false}": "3:14: generalize.mode_vm: is for Windows (remove mode_vm)",
     "generalize: {oobe: {skip: true}}": "3:14: generalize.oobe: is for Windows (remove oobe)",
     "machine: {patience: 2}": "3:11: machine.patience: is for Windows (remove patience)",

@@ -15,7 +15,7 @@ import tree_sitter_powershell
 
 from pipeline.definition import load_all
 from pipeline.errors import GuestError
-from pipeline.guests.windows import medium, setup, sysprep
+from pipeline.guests.windows import medium, setup, sysprep, updates
 from pipeline.guests.windows.session import Deadlines
 from pipeline.guests.windows.setup import MIB
 from pipeline.hypervisor.agent import Executed
@@ -191,6 +191,11 @@ def faults(source: bytes) -> list[str]:
 def test_powershell_is_powershell() -> None:
     """By its grammar; no PowerShell has run it."""
     assert faults(sysprep.PREFLIGHT) == []
+    assert faults(updates.script("all")) == []
+    inside = list((ROOT / "pipeline/guests/windows/inside").glob("*.ps1"))
+    assert inside
+    for path in inside:
+        assert faults(path.read_bytes()) == [], path
     for path in (EXAMPLES / "scripts").glob("*.ps1"):
         assert faults(path.read_bytes()) == [], path
     assert faults(b"if (x { y }")

@@ -72,12 +72,17 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
     }
     for script, text in scripts.items():
         stand.lab.write(f"scripts/{script}", text)
-    name = stand.define("not-windows-steps", steps=STEPS)
+    name = stand.define("not-windows-steps", steps=STEPS, more="updates: {only: security}")
     done = stand.lab.run("build", name, "--until", "provision")
     assert done.returncode == 0, done.stdout + done.stderr
     run = stand.lab.last_run(name)
     titles = [stage["title"] for stage in run["stages"] if stage["stage"] == "provision"]
-    assert len(titles) == 2 and titles[0] == "mark.ps1"
+    assert len(titles) == 3 and titles[:2] == ["updates", "mark.ps1"]
+    # two rounds with a restart between them, and one that finds nothing; what is no security update stays out
+    told = run["updates"]
+    assert [update["kb"] for update in told["updates"]] == [["KB5000001"], ["KB5000003"]]
+    assert (told["rounds"], told["restarts"]) == (3, 1)
+    assert told["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
     logs = {path.name[3:]: path.read_text() for path in (Path(run["folder"]) / "steps").iterdir()}
     assert logs["agent.ps1.log"] == "one\ntwo\n"
     assert logs["wants.ps1.log"] == "installed\n"
@@ -85,7 +90,7 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
     stand.lab.write("scripts/agent.ps1", "Write-Output 'another'\n")
     rows = json.loads(stand.lab.run("plan", name, "--json").stdout)
     actions = {row["title"]: row["action"] for row in rows if row["stage"] in ("install", "provision")}
-    assert list(actions.values()) == ["keep", "keep", "run"], actions
+    assert list(actions.values()) == ["keep", "keep", "keep", "run"], actions
 
 
 def test_what_goes_wrong_has_a_name(stand: Stand) -> None:

@@ -88,13 +88,13 @@ class Shell:
         self.run([CMD, "/d", "/c", "if", "not", "exist", folder, "mkdir", folder])
         self._session.agent.write(path, data)
 
-    def restart(self) -> None:
-        """Restart the guest in order, and wait for its agent."""
+    def restart(self, deadline: float | None = None) -> None:
+        """Restart the guest in order, and wait for its agent; see `back`."""
         before = self._session.machine.reboots
         # it takes the agent along: its end is not waited for
         program = r"C:\Windows\System32\shutdown.exe"
         self._session.agent.call("guest-exec", {"path": program, "arg": ["/r", "/t", "0"]})
-        self._back(before)
+        self.back(before, deadline)
 
     def _step(
         self,
@@ -122,7 +122,7 @@ class Shell:
                 if not reboots:
                     raise GuestError("the guest restarted in the middle of it", name="guest-rebooted")
                 self._session.progress("the guest restarts, and the step is run again")
-                self._back(before)
+                self.back(before)
                 self.run([CMD, "/d", "/c", "del", "/q", rf"{FOLDER}\*.txt"])
                 continue
             if code in WANTS_RESTART and reboots:
@@ -171,9 +171,12 @@ class Shell:
             pause = min(pause * 1.5, slowest)
             time.sleep(pause)
 
-    def _back(self, before: int) -> None:
-        """Wait until the guest has restarted and its agent answers."""
-        machine, boot = self._session.machine, self._session.deadlines.boot
+    def back(self, before: int, deadline: float | None = None) -> None:
+        """Wait until the guest has restarted and its agent answers, for `deadline` seconds each, by default a boot's.
+
+        Raises GuestError: guest-no-restart, guest-no-agent.
+        """
+        machine, boot = self._session.machine, deadline or self._session.deadlines.boot
         machine.wait(
             "the restart", lambda: True if machine.reboots != before else None, deadline=boot, name="guest-no-restart"
         )

@@ -54,8 +54,9 @@ class Stand:
         patience: float = PATIENCE,
         server: Path | None = None,
         virtio: Path | None = None,
+        more: str = "",
     ) -> str:
-        """Write a definition; its name."""
+        """Write a definition, with `more` keys; its name."""
         server, virtio = server or self.server, virtio or self.virtio
         self.lab.write(
             f"images/{name}.yaml",
@@ -64,6 +65,6 @@ class Stand:
             f"  drivers: {{path: {virtio}, sha256: {sha256(virtio)}}}\n"
             f"  edition: {edition}\n"
             f"disk: 2 GiB\ngenerations: [{generation}]\ntimezone: '{timezone}'\n"
-            f"machine: {{cpus: 1, memory: 1 GiB, patience: {patience}}}\nsteps: {steps}\n",
+            f"machine: {{cpus: 1, memory: 1 GiB, patience: {patience}}}\nsteps: {steps}\n{more}\n",
         )
         return name

@@ -1,0 +1,93 @@
+"""What a Windows image is made of, changed part by part: each change runs what hangs on it, and nothing before it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from test_plan import Change, build_all, edit, patched, run_of, store_of
+
+from pipeline.definition import load_named
+from pipeline.guests.windows import updates
+from pipeline.plan import explain
+
+DEFINITION = f"""\
+goldsmith: 1
+summary: NOT WINDOWS
+os: windows
+source:
+  iso: {{path: server.iso, sha256: {"a" * 64}}}
+  drivers: {{path: virtio-win.iso, sha256: {"b" * 64}}}
+  edition: ServerStandard
+updates: {{only: security, deadline: 2 h}}
+steps:
+  - powershell: scripts/features.ps1
+    checkpoint: true
+  - cmd: sc config wuauserv start= disabled
+"""
+FILES = {"server.iso": "", "virtio-win.iso": "", "scripts/features.ps1": "exit 0\n"}
+UNITS = ("server.iso", "ServerStandard", "updates", "features.ps1", "sc config wuauserv start= disabled", "sysprep",
+         "fixed VHD", "checks", "gen2", "golden")  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    for name, text in {**FILES, "images/site.yaml": DEFINITION}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(updates, "today", lambda: date(2026, 11, 10))
+    build_all(folder)
+    return folder
+
+
+def define(old: str, new: str) -> Change:
+    return edit("images/site.yaml", old, new)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "the edition": (define("ServerStandard", "ServerDatacenter"), "ServerDatacenter"),
+    "which updates": (define("only: security", "only: all"), "updates"),
+    "a month's updates": (patched(updates, "today", lambda: date(2026, 12, 8)), "updates"),
+    "how updates are brought in": (patched(updates, "script", lambda _only: b"another"), "updates"),
+    "no updates": (define("updates: {only: security, deadline: 2 h}\n", ""), "features.ps1"),
+    "a script": (edit("scripts/features.ps1", "0", "1"), "features.ps1"),
+    "a command line": (define("disabled", "demand"), "sc config wuauserv start= demand"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_input_changed_alone_runs_what_hangs_on_it(
+    what: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_of(project) == []
+    change, first = CHANGES[what]
+    change(project, monkeypatch)
+    titles = [row["title"] for row in explain(load_named(project, "site"), store_of(project))]
+    assert run_of(project) == titles[titles.index(first) :]
+    build_all(project)
+    assert run_of(project) == []
+
+
+def test_the_units(project: Path) -> None:
+    assert tuple(row["title"] for row in explain(load_named(project, "site"), store_of(project))) == UNITS
+
+
+def test_a_deadline_is_no_input(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    define("2 h", "5 h")(project, monkeypatch)
+    assert run_of(project) == []
+
+
+def test_why_updates_are_looked_for_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
+    assert rows["updates"] == "changed: released"
+
+
+@pytest.mark.parametrize(("word", "first"), [("updates", "updates"), ("1", "features.ps1"), ("2", UNITS[4])])
+def test_updates_are_asked_for_by_name_and_steps_by_number(project: Path, word: str, first: str) -> None:
+    """A step's number is its place in the definition, with updates or without."""
+    rows = explain(load_named(project, "site"), store_of(project), again=word)
+    assert next(row["title"] for row in rows if row["action"] == "run") == first
