@@ -36,7 +36,8 @@ def warm(order: dict[str, Any]) -> None:
         codecs.lookup(name)
     if "list" not in order:
         import_module("pipeline.checks.run")
-    if order.get("list") == "registry" or order.get("profile") == "azure-windows":
+    # a Windows tells by its hives what it is and what it has
+    if order.get("list") in ("registry", "os", "packages") or order.get("profile") == "azure-windows":
         import_module("regipy.registry")
 
 
@@ -78,8 +79,13 @@ def answer(order: dict[str, Any], held: dict[Path, int]) -> dict[str, Any]:
                 return {"rows": listing(disk, order["list"], order["key"])}
             from pipeline.checks.run import run_checks
 
+            ports = order["ports"]
             results = run_checks(
-                disk, profile=order["profile"], accounts=order["accounts"], generations=order["generations"]
+                disk,
+                profile=order["profile"],
+                accounts=order["accounts"],
+                generations=order["generations"],
+                ports=None if ports is None else [(str(protocol), int(port)) for protocol, port in ports],
             )
     except GoldsmithError as error:
         return {"error": {"name": error.name, "message": error.message, "hint": error.hint}}
