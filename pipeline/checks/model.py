@@ -59,6 +59,8 @@ class Subject:
     profile: str
     accounts: frozenset[str]
     generations: frozenset[int]
+    #: The ports that its firewall is to open, (protocol, number); None where nobody has said.
+    ports: frozenset[tuple[str, int]] | None = None
     notes: list[str] = field(default_factory=list)
     #: What each kernel can drive before its root is mounted: unpacking an initramfs is worth doing once.
     drivers: dict[str, frozenset[str]] = field(default_factory=dict)

@@ -48,14 +48,17 @@ def run_checks(
     accounts: Collection[str] = (),
     waive: Mapping[str, str] | None = None,
     generations: Collection[int] = (1, 2),
+    ports: Collection[tuple[str, int]] | None = None,
 ) -> list[CheckResult]:
     """Run every check of a profile.
 
-    `accounts` may ship; `waive` maps check ids to the reason why a finding is accepted. Raises UsageError
-    (unknown-profile, unknown-check) and nothing else: what surprises a check is its finding.
+    `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
+    a finding is accepted. Raises UsageError (unknown-profile, unknown-check) and nothing else: what surprises a check
+    is its finding.
     """
     waived = prepare(profile, waive)
-    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations))
+    declared = None if ports is None else frozenset(ports)
+    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared)
     missing = _why_no_root(disk, profile)
     return [waived(_run(check, subject, missing)) for check in all_checks(profile)]
 

@@ -39,6 +39,7 @@ def inspect_disk(
     accounts: Collection[str] = (),
     waive: Mapping[str, str] | None = None,
     generations: Collection[int] = (1, 2),
+    ports: Collection[tuple[str, int]] | None = None,
     allow_backing_within: Path | None = None,
 ) -> list[CheckResult]:
     """`run_checks` on a disk that nobody vouches for.
@@ -49,7 +50,12 @@ def inspect_disk(
     from pipeline.checks.run import prepare
 
     waived = prepare(profile, waive)
-    order = {"profile": profile, "accounts": sorted(accounts), "generations": sorted(generations)}
+    order = {
+        "profile": profile,
+        "accounts": sorted(accounts),
+        "generations": sorted(generations),
+        "ports": None if ports is None else sorted(ports),
+    }
     told = _ask(path, fmt, allow_backing_within, order)
     return [waived(result) for result in _results(told, path)]
 

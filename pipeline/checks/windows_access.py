@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.checks.hives import shown, windows_check
 from pipeline.checks.model import HOUSE, Subject
+from pipeline.guests.windows.firewall import PREFIX, PROTOCOLS, rule_name
 
 _TERMINAL = r"Control\Terminal Server"
 _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"
@@ -105,9 +106,48 @@ def firewall_rdp(subject: Subject) -> Iterator[str]:
 
 
 def _lets_in(rule: str) -> bool:
+    return _opening("tcp", 3389) <= _fields(rule)
+
+
+def _fields(rule: str) -> set[str]:
     """v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=6|LPort=3389|..., a field may be there more than once."""
-    fields = {tuple(part.partition("=")[::2]) for part in rule.split("|")}
-    return {("Action", "Allow"), ("Active", "TRUE"), ("Dir", "In"), ("Protocol", "6"), ("LPort", "3389")} <= fields
+    return {part for part in rule.split("|")[1:] if part}
+
+
+def _opening(protocol: str, port: int) -> set[str]:
+    return {"Action=Allow", "Active=TRUE", "Dir=In", f"Protocol={PROTOCOLS[protocol]}", f"LPort={port}"}
+
+
+@windows_check(
+    "win-ports",
+    "The firewall opens exactly the ports that the definition declares",
+    why="The service runs, and nobody reaches it; or a port is open that nobody meant to ship.",
+    remedy="Declare it in the definition's ports, and generalize again.",
+    source=HOUSE,
+)
+def ports(subject: Subject) -> Iterator[str]:
+    declared = {rule_name(*place): place for place in subject.ports or ()}
+    for control in subject.windows.control_sets:
+        found = subject.windows.hive("SYSTEM").values(f"{control}\\{_FIREWALL}\\FirewallRules") or {}
+        ours = {name.lower(): str(rule) for name, rule in found.items() if name.lower().startswith(PREFIX)}
+        for name in declared:
+            if name not in ours:
+                yield f"{control}: no rule {name}"
+        for name, rule in ours.items():
+            place = declared.get(name) if subject.ports is not None else _place(name)
+            if place is None:
+                yield f"{control}: {name} is there, and not declared"
+                continue
+            # what a rule is called opens and closes nothing; any other field narrows it
+            told = {field for field in _fields(rule) if not field.startswith(("Name=", "Desc=", "EmbedCtxt="))}
+            if other := told ^ _opening(*place):
+                yield f"{control}: {name} is not as it was made: {', '.join(sorted(other))}"
+
+
+def _place(name: str) -> tuple[str, int] | None:
+    """The protocol and port that a rule of ours is named by."""
+    protocol, _, port = name.removeprefix(PREFIX).partition("-")
+    return (protocol, int(port)) if protocol in PROTOCOLS and port.isdecimal() else None
 
 
 @windows_check(

@@ -30,6 +30,10 @@ def inspect(
     generation: Annotated[
         list[int], typer.Option("--generation", metavar="N", help="1 or 2; repeatable (default: both).")
     ] = [],  # noqa: B006
+    port: Annotated[
+        list[str],
+        typer.Option("--port", metavar="N/PROTOCOL", help="Windows: a port that it is to open, 443/tcp; repeatable."),
+    ] = [],  # noqa: B006
     fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
     as_html: Annotated[bool, typer.Option("--html", help="Print a page.")] = False,
     what: Annotated[
@@ -51,7 +55,14 @@ def inspect(
         return
     if not set(generation) <= {1, 2}:
         raise UsageError("a generation is 1 or 2", name="unknown-generation")
-    results = inspect_disk(disk, fmt or None, profile=profile, accounts=account, generations=generation or (1, 2))
+    results = inspect_disk(
+        disk,
+        fmt or None,
+        profile=profile,
+        accounts=account,
+        generations=generation or (1, 2),
+        ports=_ports(port) if port else None,
+    )
     if as_json:
         from pipeline.cli.show import print_json
 
@@ -65,6 +76,18 @@ def inspect(
     failed = [result.id for result in results if result.status == "fail"]
     if failed:
         raise CheckFailed(f"{disk.name}: {len(failed)} of {len(results)} checks failed", name="checks-failed")
+
+
+def _ports(words: Sequence[str]) -> list[tuple[str, int]]:
+    from pipeline.errors import UsageError
+
+    found = []
+    for word in words:
+        number, _, protocol = word.partition("/")
+        if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp"):
+            raise UsageError(f"{word} is no port", name="unknown-port", hint="443/tcp, 53/udp")
+        found.append((protocol, int(number)))
+    return found
 
 
 def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> None:

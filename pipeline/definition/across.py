@@ -58,6 +58,7 @@ def _windows(document: Document, data: dict[str, Any]) -> None:
     for key in ("first_boot", "data_disks"):
         if data.get(key):
             document.add((key,), "is not built yet for Windows", f"remove {key}", at_key=True)
+    _ports(document, data.get("ports"))
     generalize = data.get("generalize")
     if isinstance(generalize, dict) and generalize.get("agent") in ("waagent", "none"):
         document.add(("generalize", "agent"), "is for Linux", "sysprep, or outside")
@@ -71,6 +72,8 @@ def _linux(document: Document, data: dict[str, Any]) -> None:
     for key in ("secure_boot", "tpm", "locale", "timezone", "updates"):
         if key in data:
             document.add((key,), "is for Windows", f"remove {key}", at_key=True)
+    if "ports" in data:
+        document.add(("ports",), "is for Windows", "Debian has no firewall until a step brings one", at_key=True)
     for above, keys in (("generalize", ("mode_vm", "oobe")), ("machine", ("patience",))):
         part = data.get(above)
         for key in keys:
@@ -109,11 +112,22 @@ def _outside(document: Document, data: dict[str, Any]) -> None:
         return
     if isinstance(source, dict) and "disk" not in source:
         document.add(("generalize", "agent"), "outside goes with a disk as the source", "waagent or none")
-    for key in ("steps", "disk", "first_boot", "updates"):
+    for key in ("steps", "disk", "first_boot", "updates", "ports"):
         if data.get(key):
             document.add(
                 (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True
             )
+
+
+def _ports(document: Document, ports: object) -> None:
+    seen: set[object] = set()
+    for index, part in enumerate(ports if isinstance(ports, list) else ()):
+        if not isinstance(part, dict):
+            continue
+        place = (part.get("port"), part.get("protocol", "tcp"))
+        if all(isinstance(each, int | str) for each in place) and place in seen:
+            document.add(("ports", index, "port"), f"{place[1]} {place[0]} is there twice", "one rule opens it")
+        seen.add(place if all(isinstance(each, int | str) for each in place) else index)
 
 
 def _data_disks(document: Document, disks: object) -> None:

@@ -31,6 +31,7 @@ from pipeline.definition.model import (
     Machine,
     MasterSource,
     PlaybookStep,
+    Port,
     PowershellStep,
     Refresh,
     ScriptStep,
@@ -281,6 +282,10 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
         accounts=tuple(shape.accounts),
         expect=tuple(_expectation(item) for item in shape.expect),
         first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,
+        ports=tuple(
+            Port(part.port, part.protocol, part.name or f"{part.protocol.upper()} {part.port}")
+            for part in shape.ports
+        ),
         data_disks=tuple(
             DataDisk(part.lun, part.size, part.caching, part.filesystem, part.label)
             for part in sorted(shape.data_disks, key=lambda part: part.lun)

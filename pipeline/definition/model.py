@@ -224,6 +224,15 @@ class Updates:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A port that the guest's firewall lets everybody in at; `name` is what the rule is called."""
+
+    port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class DataDisk:
     """A disk beside the OS disk, as Azure knows it; `size` is in bytes. Without a `filesystem` it is made blank."""
 
@@ -282,6 +291,7 @@ class Definition:
     keep: Keep = Keep()
     refresh: Refresh = Refresh()
     accounts: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
     data_disks: tuple[DataDisk, ...] = ()
     expect: tuple[Expectation, ...] = ()
     first_boot: FirstBoot | None = None

@@ -18,6 +18,7 @@ _SHAPES: dict[Place, str] = {
     ("generalize",): "{agent: waagent}",
     ("machine",): "{cpus: 2, memory: 2 GiB}",
     ("keep",): "{versions: 14, days: 90}",
+    ("ports",): "[{port: 443, name: web}]",
     ("updates",): "{only: security, deadline: 3 h}",
     ("first_boot",): "{apply: first-boot/page.sh}",
     ("source", "debian"): "{suite: bookworm}",

@@ -318,6 +318,16 @@ class Updates(Part):
     )
 
 
+class PortPart(Part):
+    """A port that is open to everybody."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(description="Its number.")
+    protocol: Literal["tcp", "udp"] = Field(default="tcp", description="Its protocol.")
+    name: (
+        Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9][A-Za-z0-9 ._()-]{0,59}", "a rule's name"))] | None
+    ) = Field(default=None, description="What the firewall's rule is called.")
+
+
 class DataDiskPart(Part):
     """A data disk beside the OS disk."""
 
@@ -381,4 +391,5 @@ class Written(Part):
     accounts: Annotated[list[Account], Unique] = Field(
         default=[], description="Accounts that may ship; any other is a finding."
     )
+    ports: list[PortPart] = Field(default=[], description="Windows: ports that its firewall opens.")
     data_disks: list[DataDiskPart] = Field(default=[], description="Disks that go with the OS disk.")

@@ -6,11 +6,12 @@ import hashlib
 
 from pipeline.checks import list_disk
 from pipeline.checks.windows_state import GENERALIZED
+from pipeline.definition import IsoSource
 from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.adapter import install_script
 from pipeline.guests.overlay import create_overlay
-from pipeline.guests.windows import sysprep
+from pipeline.guests.windows import firewall, ports, sysprep
 from pipeline.guests.windows.answers import first_boot
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
@@ -45,6 +46,8 @@ def _windows(job: Job) -> Work:
         "answers": hashlib.sha256(_answers(job) or b"").hexdigest(),
         "preflight": hashlib.sha256(sysprep.PREFLIGHT).hexdigest(),
     }
+    if _opens(job):
+        inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()
     return Work("sysprep", inputs, _run_sysprep)
 
 
@@ -53,12 +56,19 @@ def _answers(job: Job) -> bytes | None:
     return first_boot(definition.locale, definition.timezone) if definition.generalize.skip_oobe else None
 
 
+def _opens(job: Job) -> bool:
+    """Whether the firewall has to be seen to: a parent may have opened what this image does not declare."""
+    return bool(job.definition.ports) or not isinstance(job.definition.source, IsoSource)
+
+
 def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
     session.open()
     session.machine.outside(False)
+    if _opens(job):
+        ports.open_ports(session, job.definition.ports, job.line)
     sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
     session.close()
     job.session = None

@@ -27,9 +27,16 @@ def plan(job: Job) -> tuple[Work, ...]:
         "accounts": sorted(definition.accounts),
         "generations": sorted(definition.generations),
     }
+    if definition.ports:
+        inputs["ports"] = sorted(_ports(job) or ())
     if job.data_disks:
         inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in job.data_disks]
     return (Work("checks", inputs, _run),)
+
+
+def _ports(job: Job) -> set[tuple[str, int]] | None:
+    definition = job.definition
+    return {(one.protocol, one.port) for one in definition.ports} if definition.os == "windows" else None
 
 
 def _checks_digest() -> str:
@@ -52,6 +59,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         accounts=definition.accounts,
         waive=definition.waive,
         generations=definition.generations,
+        ports=_ports(job),
     )
     results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in job.data_disks]
     listed = [result.to_json() for result in results]

@@ -35,6 +35,12 @@ RDP_RULE = (
     "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=6|LPort=3389|App=%SystemRoot%\\system32\\svchost.exe|"
     "Svc=termservice|Name=@FirewallAPI.dll,-28775|Desc=@FirewallAPI.dll,-28756|"
 )
+#: What opens a declared port, and the port.
+PORT_RULE, PORT_NAME, PORT = (
+    "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=6|LPort=443|Name=web|",
+    "goldsmith-tcp-443",
+    ("tcp", 443),
+)
 #: Driver services and how they start.
 DRIVERS = {
     **dict.fromkeys(("vmbus", "storvsc", "storflt", "intelide", "atapi"), 0),
@@ -80,6 +86,7 @@ def _control_set() -> Tree:
                     **{name: {"EnableFirewall": 1} for name in ("DomainProfile", "StandardProfile", "PublicProfile")},
                     "FirewallRules": {
                         "RemoteDesktop-UserMode-In-TCP": RDP_RULE,
+                        PORT_NAME: PORT_RULE,
                         "FPS-ICMP4-ERQ-In": "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=1|ICMP4=8:*|",
                     },
                 }

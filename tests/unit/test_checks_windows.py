@@ -13,7 +13,7 @@ import phony_windows
 import pytest
 from dissect.ntfs import NTFS
 from dissect.regf import RegistryHive
-from phony_windows import NTFS_AT, Model
+from phony_windows import NTFS_AT, PORT, PORT_NAME, PORT_RULE, Model
 from windows_defects import DEFECTS, GOOD
 
 from pipeline.checks import inspect_disk, list_disk, run_checks
@@ -46,7 +46,7 @@ def disks(model: Model, folder: Path) -> dict[str, Path]:
 
 def findings(disk: Path, **options: Any) -> dict[str, str]:
     with open_disk(disk) as opened:
-        results = run_checks(opened, profile=PROFILE, **options)
+        results = run_checks(opened, profile=PROFILE, **{"ports": [PORT], **options})
     assert all(result.status in ("pass", "warn", "fail") for result in results), [
         (result.id, result.evidence) for result in results if result.status == "skip"
     ]
@@ -58,7 +58,7 @@ def test_the_good_disk_has_no_finding(tmp_path: Path) -> None:
     assert findings(made["fixed"]) == {}
     assert set(findings(made["dynamic"])) == DYNAMIC
     # the same through the child that has no rights
-    results = inspect_disk(made["fixed"], profile=PROFILE)
+    results = inspect_disk(made["fixed"], profile=PROFILE, ports=[PORT])
     assert {result.status for result in results} == {"pass"}
     assert len([result for result in results if result.id.startswith("win-")]) >= 25
 
@@ -88,6 +88,27 @@ def test_declared_accounts(tmp_path: Path) -> None:
     disk = disks(model, tmp_path)["fixed"]
     assert set(findings(disk)) == {"win-users", "win-guest-account"}
     assert findings(disk, accounts=["packer"]) == {}
+
+
+def test_declared_ports(tmp_path: Path) -> None:
+    """Without a definition a rule of ours is held to its own name; with one, to what it declares."""
+    model = Model()
+    disk = disks(model, tmp_path / "one")["fixed"]
+    assert findings(disk, ports=None) == {}
+    assert findings(disk, ports=[]) == {
+        "win-ports": f"ControlSet001: {PORT_NAME} is there, and not declared; "
+        f"ControlSet002: {PORT_NAME} is there, and not declared"
+    }
+    told = {result.id: result for result in inspect_disk(disk, profile=PROFILE, ports=[PORT, ("udp", 53)])}
+    assert (
+        told["win-ports"].evidence
+        == "ControlSet001: no rule goldsmith-udp-53; ControlSet002: no rule goldsmith-udp-53"
+    )
+    for control in (1, 2):
+        rules = model.control(control)["Services"]["SharedAccess"]["Parameters"]["FirewallPolicy"]["FirewallRules"]
+        rules[PORT_NAME] = PORT_RULE.replace("TRUE", "FALSE")
+    evidence = findings(disks(model, tmp_path / "two")["fixed"], ports=None)["win-ports"]
+    assert evidence.startswith(f"ControlSet001: {PORT_NAME} is not as it was made: Active=FALSE, Active=TRUE")
 
 
 def test_no_windows_is_no_pass(tmp_path: Path) -> None:

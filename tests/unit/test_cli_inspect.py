@@ -53,6 +53,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.raw").write_bytes(bytes(1 << 20))
     _, error = call("inspect", tmp_path / "x.raw", "--generation", "3")
     assert isinstance(error, UsageError)
+    for word in ("443", "443/icmp", "0/tcp", "x/tcp"):
+        _, error = call("inspect", tmp_path / "x.raw", "--port", word)
+        assert isinstance(error, UsageError) and error.name == "unknown-port"
 
 
 def test_the_list() -> None:

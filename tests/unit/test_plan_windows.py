@@ -21,6 +21,7 @@ source:
   drivers: {{path: virtio-win.iso, sha256: {"b" * 64}}}
   edition: ServerStandard
 updates: {{only: security, deadline: 2 h}}
+ports: [{{port: 443, name: web}}]
 steps:
   - powershell: scripts/features.ps1
     checkpoint: true
@@ -54,6 +55,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "how updates are brought in": (patched(updates, "script", lambda _only: b"another"), "updates"),
     "no updates": (define("updates: {only: security, deadline: 2 h}\n", ""), "features.ps1"),
     "a script": (edit("scripts/features.ps1", "0", "1"), "features.ps1"),
+    "a port": (define("port: 443", "port: 80"), "sysprep"),
+    "a port's name": (define("name: web", "name: shop"), "sysprep"),
+    "no ports": (define("ports: [{port: 443, name: web}]\n", ""), "sysprep"),
     "a command line": (define("disabled", "demand"), "sc config wuauserv start= demand"),
 }
 

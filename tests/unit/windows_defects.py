@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from phony_windows import EMS_SETTINGS, LOADER, RDP_RULE, Model, answer
+from phony_windows import EMS_SETTINGS, LOADER, PORT_NAME, PORT_RULE, RDP_RULE, Model, answer
 
 Change = Callable[[Model], None]
 
@@ -162,6 +162,31 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "win-firewall-rdp",
         system(*FIREWALL, "FirewallRules", **{"RemoteDesktop-UserMode-In-TCP": RDP_RULE.replace("TRUE", "FALSE")}),
     ),
+    "a declared port was never opened": ("win-ports", without(*FIREWALL, "FirewallRules", PORT_NAME)),
+    "a declared port's rule is off": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE.replace("TRUE", "FALSE")}),
+    ),
+    "a declared port is open to its own network only": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE.replace("|Name", "|RA4=LocalSubnet|Name")}),
+    ),
+    "a declared port is open in one profile only": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE.replace("|LPort", "|Profile=Domain|LPort")}),
+    ),
+    "a declared port's rule blocks it": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE.replace("Allow", "Block")}),
+    ),
+    "another port than its rule says": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE.replace("443", "4443")}),
+    ),
+    "a port of the parent's that nobody declares": (
+        "win-ports",
+        system(*FIREWALL, "FirewallRules", **{"goldsmith-udp-53": PORT_RULE.replace("443", "53")}),
+    ),
     "local time in the hardware clock": ("win-utc", without("Control", "TimeZoneInformation", "RealTimeIsUniversal")),
     "disks stay offline": ("win-san-policy", system("Services", "partmgr", "Parameters", SanPolicy=4)),
     "a static address": ("win-network", system(*CARD, EnableDHCP=0, IPAddress=["192.0.2.7"])),
@@ -200,5 +225,9 @@ GOOD: dict[str, Change] = {
         "Control", "Session Manager", "Memory Management", PagingFiles=[r"D:\pagefile.sys 0 0"]
     ),
     "cloudbase-init beside Azure's agent": system("Services", "cloudbase-init", Start=2, Type=16),
+    "a rule of somebody else's": system(*FIREWALL, "FirewallRules", **{"web": PORT_RULE.replace("443", "80")}),
+    "a declared port's rule with a description": system(
+        *FIREWALL, "FirewallRules", **{PORT_NAME: PORT_RULE + "Desc=for the shop|EmbedCtxt=web|"}
+    ),
     "services that start earlier": system("Services", "TermService", Start=2),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.checks import inspect_disk
 from pipeline.offline import open_disk
 from tests.campaigns import standin
 from tests.campaigns.lab import rotation
@@ -46,7 +47,12 @@ def built(stand: Stand, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("generation", [2, 1])
 def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     stand.lab.write("scripts/mark.ps1", "Write-Output 'hello'\nSet-Content 'C:\\ProgramData\\mark.txt' 'made'\n")
-    name = stand.define(f"not-windows-{generation}", generation=generation, steps="[{powershell: scripts/mark.ps1}]")
+    name = stand.define(
+        f"not-windows-{generation}",
+        generation=generation,
+        steps="[{powershell: scripts/mark.ps1}]",
+        more="ports: [{port: 443, name: web}, {port: 53, protocol: udp}]",
+    )
     run = built(stand, name)
     master = Path(stand.lab.master(name)["path"])
     manifest = json.loads((master.parent / "manifest.json").read_text())
@@ -56,6 +62,10 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
         assert disk.windows.read("/ProgramData/mark.txt") == b"made\r\n"
         # of the installation nothing that opens a door is left
         assert b"<Password>" not in (disk.windows.read("/Windows/Panther/unattend.xml") or b"")
+    found = {check["id"]: check for check in manifest["checks"]}
+    assert found["win-ports"]["status"] == "pass"
+    shut = {check.id: check.evidence for check in inspect_disk(master, profile="azure-windows", ports=[("tcp", 443)])}
+    assert shut["win-ports"].startswith("ControlSet001: goldsmith-udp-53 is there, and not declared")
     verdict = manifest["prove"][f"gen{generation}"]
     assert verdict["checks"]["first boot"] == "IMAGE_STATE_COMPLETE"
     serial = (Path(run["folder"]) / f"prove/gen{generation}/boot.serial.log").read_text(errors="replace")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phony_hive import build
-from phony_windows import Model
+from phony_windows import PORT_NAME, Model
 
 from tests.windows.standin.parts import Parts
 
@@ -73,6 +73,11 @@ def image(folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     (tree / "Windows/Panther/unattend.xml").unlink()
+    # what an image's definition opens is for its build to open
+    for control in (1, 2):
+        del model.control(control)["Services"]["SharedAccess"]["Parameters"]["FirewallPolicy"]["FirewallRules"][
+            PORT_NAME
+        ]
     config = tree / "Windows/System32/config"
     config.mkdir(parents=True)
     for name, keys in model.hives.items():

@@ -83,3 +83,68 @@ def change(hive, how):
     hives = load()
     how(hives.setdefault(hive, {}))
     save(hives, [hive])
+
+
+# ---- reg ---------------------------------------------------------------------------------------------------------
+
+
+def reg(parts):
+    """reg.exe by Microsoft's reference: what it says; None where the key or the value is not there."""
+    verb, key = parts[0].lower(), parts[1]
+    options = {
+        part.lower(): parts[index + 1] for index, part in enumerate(parts) if part.lower() in ("/v", "/t", "/d")
+    }
+    hive, path = place(key)
+    if verb == "add":
+        data = options.get("/d", "")
+        number = options.get("/t", "REG_SZ").upper() == "REG_DWORD"
+        set_value(hive, path, options["/v"], int(data, 0) if number else data)
+        return ""
+    if verb == "delete":
+        return (
+            "" if (delete_value(hive, path, options["/v"]) if "/v" in options else delete_key(hive, path)) else None
+        )
+    if verb == "copy":
+        return "" if copy_key(place(key), place(parts[2])) else None
+    assert verb == "query", parts
+    found = find(load().get(hive, {}), path)
+    if found is None:
+        return None
+    if "/v" in options:
+        found = {name: each for name, each in found.items() if name.lower() == options["/v"].lower()}
+        if not found:
+            return None
+    # a binary value is kept as a tree of one name
+    values = [line(name, each) for name, each in found.items() if not isinstance(each, dict)]
+    keys = [name for name, each in found.items() if isinstance(each, dict) and set(each) != {"\0bytes"}]
+    long = f"HKEY_LOCAL_MACHINE{key[key.index(chr(92)) :]}"
+    below = [f"{long}\\{name}" for name in keys] if "/v" not in options else []
+    return "\r\n".join(["", key if "/v" in options else long, *values, "", *below, ""])
+
+
+def line(name, value):
+    kind = "REG_DWORD" if isinstance(value, int) else "REG_SZ"
+    return f"    {name}    {kind}    {hex(value) if isinstance(value, int) else value}"
+
+
+def delete_key(hive, path):
+    hives = load()
+    above, _, name = path.rpartition("\\")
+    tree = find(hives.get(hive, {}), above)
+    match = next((each for each in tree or {} if each.lower() == name.lower()), None)
+    if match is None:
+        return False
+    del tree[match]
+    save(hives, [hive])
+    return True
+
+
+def copy_key(source, target):
+    hives = load()
+    found = find(hives.get(source[0], {}), source[1])
+    if found is None:
+        return False
+    copied = json.loads(json.dumps(found))
+    find(hives[target[0]], target[1], create=True).update(copied)
+    save(hives, [target[0]])
+    return True

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 
+import firewall
 import registry
 import update
 
@@ -221,34 +222,12 @@ class Cmd:
     # ---- programs ----
 
     def _reg(self, rest):
-        parts = words(rest)
-        verb, key = parts[0].lower(), parts[1]
-        options = {}
-        for index, part in enumerate(parts):
-            if part.startswith("/") and part.lower() != "/f":
-                options[part.lower()] = parts[index + 1]
-        hive, path = registry.place(key)
-        if verb == "add":
-            data = options.get("/d", "")
-            number = options.get("/t", "REG_SZ").upper() == "REG_DWORD"
-            registry.set_value(hive, path, options["/v"], int(data, 0) if number else data)
-            self.level = 0
-        elif verb == "delete":
-            if registry.delete_value(hive, path, options["/v"]):
-                self.level = 0
-            else:
-                self.fail("The system was unable to find the specified registry key or value.")
-        elif verb == "query":
-            value = registry.value(hive, path, options["/v"])
-            if value is None:
-                self.fail("ERROR: The system was unable to find the specified registry key or value.")
-                return
-            kind = "REG_DWORD" if isinstance(value, int) else "REG_SZ"
-            shown = hex(value) if isinstance(value, int) else value
-            print(f"\r\n{key}\r\n    {options['/v']}    {kind}    {shown}\r\n", file=self.out, flush=True)
-            self.level = 0
+        said = registry.reg(words(rest))
+        if said is None:
+            self.fail("ERROR: The system was unable to find the specified registry key or value.")
         else:
-            raise Stop(255)
+            print(said, file=self.out, flush=True)
+            self.level = 0
 
     def _msiexec(self, rest):
         path = unix(next(word for word in words(rest) if word.lower().endswith(".msi")))
@@ -292,6 +271,12 @@ class Cmd:
         elif found := re.match(r"^if \(Test-Path '([^']+)'\) \{ exit (\d+) \}$", line):
             if unix(found[1]) is not None:
                 raise Stop(found[2])
+        elif line.startswith("New-NetFirewallRule "):
+            if wrong := firewall.new_rule(line):
+                self.fail(f"New-NetFirewallRule : {wrong}")
+                raise Stop(1)
+        elif found := re.match(r"^Get-NetFirewallRule -Name '([^']+)' .*\| Remove-NetFirewallRule$", line):
+            firewall.remove(found[1])
         elif line == "Restart-Computer":
             self._shutdown("/r")
             time.sleep(60)
