@@ -55,9 +55,12 @@ def _windows(document: Document, data: dict[str, Any]) -> None:
         for key in ("secure_boot", "tpm"):
             if data.get(key) is True:
                 document.add((key,), "is not to be had on generation 1", "generations: [2]")
-    for key in ("first_boot", "data_disks"):
-        if data.get(key):
-            document.add((key,), "is not built yet for Windows", f"remove {key}", at_key=True)
+    if data.get("data_disks"):
+        document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
+    first_boot = data.get("first_boot")
+    apply = first_boot.get("apply") if isinstance(first_boot, dict) else None
+    if isinstance(apply, str) and not apply.lower().endswith(".ps1"):
+        document.add(("first_boot", "apply"), "must be a script of PowerShell", "its name ends in .ps1")
     _ports(document, data.get("ports"))
     generalize = data.get("generalize")
     if isinstance(generalize, dict) and generalize.get("agent") in ("waagent", "none"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +59,8 @@ _SLOW = ("erms", "fsrm", "la57")
 #: What the chassis' asset tag of each machine on Azure says, and what guests know Azure by.
 #: cloud-init's ds-identify and systemd compare it.
 AZURE_CHASSIS_TAG = "7783-7084-3265-9085-8269-3286-77"
+#: What a Windows guest that is being built has there: a first-boot adapter in it is for its clones.
+BUILD_CHASSIS_TAG = "goldsmith-build"
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def domain_xml(spec: Spec) -> str:
     _boot(root, spec)
     if spec.azure:
         _azure_smbios(root, spec)
+    elif spec.windows:
+        _smbios(root, {"chassis": {"asset": BUILD_CHASSIS_TAG}})
     _features(root, spec)
     cpu = _sub(root, "cpu", mode="host-passthrough" if spec.kvm else "maximum")
     for feature in () if spec.kvm else _SLOW:
@@ -266,13 +270,12 @@ def _boot(root: etree._Element, spec: Spec) -> None:
         _sub(os, "cmdline", spec.kernel.command_line)
     if not spec.media:
         _sub(os, "boot", dev="hd")
-    if spec.azure:
+    if spec.azure or spec.windows:
         _sub(os, "smbios", mode="sysinfo")
 
 
 def _azure_smbios(root: etree._Element, spec: Spec) -> None:
     """The strings of a machine on Azure, so that its agents know where they are."""
-    sysinfo = _sub(root, "sysinfo", type="smbios")
     maker = "Microsoft Corporation"
     strings = {
         "bios": {"vendor": maker, "version": "Hyper-V UEFI Release v4.1", "date": "04/06/2022"},
@@ -282,6 +285,11 @@ def _azure_smbios(root: etree._Element, spec: Spec) -> None:
     }
     if spec.uuid is not None:
         strings["system"]["uuid"] = spec.uuid
+    _smbios(root, strings)
+
+
+def _smbios(root: etree._Element, strings: Mapping[str, Mapping[str, str]]) -> None:
+    sysinfo = _sub(root, "sysinfo", type="smbios")
     for table, entries in strings.items():
         element = _sub(sysinfo, table)
         for name, value in entries.items():

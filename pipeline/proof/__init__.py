@@ -48,11 +48,11 @@ def prove(
     the master changed meanwhile.
     """
     before = _trees(master)
-    cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
-    if job.definition.os == "windows":
-        return _judged(job, master, before, _windows(job, master, pictures, cells))
     first_boot = job.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
+    cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
+    if job.definition.os == "windows":
+        return _judged(job, master, before, _windows(job, master, pictures, cells, site))
     # with a seed alone a clone would find nobody to ask for its first boot's configuration
     wanted = trials(cells if first_boot is None and _reads_seeds(master) else without_seeds(cells), whole=whole)
     _ = job.verdict  # measured once, before the threads share it
@@ -75,10 +75,10 @@ def prove(
     return _judged(job, master, before, verdicts)
 
 
-def _windows(job: Job, master: Image, pictures: Path, cells: Sequence[Cell]) -> list[Verdict]:
+def _windows(job: Job, master: Image, pictures: Path, cells: Sequence[Cell], site: Site | None) -> list[Verdict]:
     """One clone of Windows after another: each wants what a host has."""
     _ = job.verdict
-    with Fabric(job.label) as fabric:
+    with Fabric(job.label, site=site) as fabric:
         return [WindowsCourse(job, master, cell).run(fabric, pictures) for cell in cells if cell.fabric]
 
 

@@ -52,6 +52,11 @@ class Trial:
         return 1 + self.again + self.reimage
 
 
+def sampled(text: str, hostname: str) -> str:
+    """Where a definition means the clone itself, its host name."""
+    return _CLONE.sub(hostname, text)
+
+
 class Course:
     """Runs a trial. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
 
@@ -186,8 +191,7 @@ class Course:
         return create_overlay(self.scratch / f"{name}.qcow2", self.master, self.size)
 
     def _sampled(self, text: str) -> str:
-        """Where a definition means the clone itself, its host name."""
-        return _CLONE.sub(self.hostname, text)
+        return sampled(text, self.hostname)
 
     def _own(self, expectation: Expectation) -> Expectation:
         if isinstance(expectation, HttpExpectation):
@@ -240,7 +244,7 @@ class Course:
         if self.trial.settles and clone.guest is not None and seen.get("waagent") == "active":
             look.settled(clone, verdict, clone.guest)
         if self.job.definition.first_boot is not None and clone.guest is not None:
-            look.configured(clone, verdict, clone.guest, self.job.definition.first_boot.deadline)
+            look.configured(clone.machine, verdict, clone.guest, self.job.definition.first_boot.deadline)
         for expectation in self.job.definition.expect:
             look.expect(self._own(expectation), clone, verdict, self.ports)
         picture = pictures / f"{self.trial.name}.png"

@@ -12,7 +12,7 @@ from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
 from pipeline.errors import GuestError
 from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
-from pipeline.hypervisor.machine import LOGIN
+from pipeline.hypervisor.machine import LOGIN, Machine
 from pipeline.proof.verdict import Verdict
 
 #: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
@@ -161,25 +161,27 @@ def settled(clone: Clone, verdict: Verdict, guest: Guest) -> None:
     verdict.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
 
 
-def configured(clone: Clone, verdict: Verdict, guest: Guest, deadline: float) -> None:
-    """Judge the first-boot adapter by what it reported to the fabric itself."""
+def configured(
+    machine: Machine, verdict: Verdict, guest: Guest, deadline: float, *, what: str = "first boot"
+) -> None:
+    """Judge the first-boot adapter by what it reported to the fabric itself; the verdict calls it `what`."""
 
     def reported() -> Event | None:
         return next((event for event in list(guest.events) if event.operation == "FirstBoot"), None)
 
     try:
-        event = clone.machine.wait(
+        event = machine.wait(
             "the first-boot adapter's report",
             reported,
-            deadline=deadline + SETTLE[clone.spec.kvm],
+            deadline=deadline + SETTLE[machine.spec.kvm],
             name="first-boot-silent",
         )
     except GuestError as error:
         if error.name != "first-boot-silent":
             raise
-        verdict.see("first boot", error.message, False)
+        verdict.see(what, error.message, False)
         return
-    verdict.see("first boot", f"{event.message} after {event.seconds:.1f} s", event.success)
+    verdict.see(what, f"{event.message} after {event.seconds:.1f} s", event.success)
 
 
 def expect(

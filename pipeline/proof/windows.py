@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import time
 from pathlib import Path
 
 from pipeline.errors import GoldsmithError, GuestError
-from pipeline.fabric import Fabric
+from pipeline.fabric import Fabric, Guest
 from pipeline.guests.access import run_folder
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.windows.session import Deadlines, WindowsSession
@@ -17,12 +18,17 @@ from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
 from pipeline.job import Job
 from pipeline.layers import Image
+from pipeline.proof import look
 from pipeline.proof.cells import Cell
+from pipeline.proof.course import sampled
 from pipeline.proof.verdict import Verdict
 from pipeline.record import remove_tree
 
 #: The user that a clone is asked to make.
 CLONE_USER = "clone"
+#: A wait that the verdict tells of.
+_NOT_SET_UP = "guest-not-set-up"
+COMPLETE = "IMAGE_STATE_COMPLETE"
 _NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
 _STATE = r"HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
@@ -47,7 +53,9 @@ class WindowsCourse:
             folder.mkdir(parents=True, exist_ok=True)
         self.scratch.chmod(0o755)
         connection = connect()
-        guest = fabric.attach(self.name, CLONE_USER, "", self.logs)
+        first_boot = self.job.definition.first_boot
+        told = sampled(first_boot.sample, self.name).encode() if first_boot else b""
+        guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=told)
         try:
             session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
             medium = session.folder / "azure.iso"
@@ -55,7 +63,7 @@ class WindowsCourse:
             session.insert(Image(medium, "raw"))
             self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
             try:
-                self._first_boot(session, pictures)
+                self._first_boot(session, guest, pictures)
             except GoldsmithError:
                 session.black_box(quick=self.job.cancelled.is_set())
                 raise
@@ -109,7 +117,7 @@ class WindowsCourse:
             progress=lambda text: job.progress(f"{self.cell.name}: {text}"),
         )
 
-    def _first_boot(self, session: WindowsSession, pictures: Path) -> None:
+    def _first_boot(self, session: WindowsSession, guest: Guest, pictures: Path) -> None:
         began = time.monotonic()
         try:
             session.open()
@@ -119,10 +127,14 @@ class WindowsCourse:
             raise
         self.verdict.seconds["agent"] = round(time.monotonic() - began, 1)
         shell, verdict = Shell(session), self.verdict
-        state = _value(shell, _STATE, "ImageState")
-        verdict.see("first boot", state, state == "IMAGE_STATE_COMPLETE")
+        state = self._set_up(session, shell)
+        verdict.see("first boot", state, state == COMPLETE)
         name = _value(shell, _NAME, "ComputerName")
         verdict.see("computer name", name, name.lower() == self.name.lower())
+        if self.job.definition.first_boot is not None:
+            self.job.progress(f"{self.cell.name}: the first-boot adapter")
+            deadline = self.job.definition.first_boot.deadline
+            look.configured(session.machine, verdict, guest, deadline, what="configuration")
         said = len(session.machine.serial().strip())
         verdict.see("serial console", f"{said} bytes", said > 0)
         picture = pictures / f"{self.cell.name}.png"
@@ -131,6 +143,24 @@ class WindowsCourse:
             shutil.copyfile(picture, self.logs / "screen.png")
         self.job.progress(f"{self.cell.name}: shutting down")
         session.machine.shutdown(session.deadlines.shutdown)
+
+    def _set_up(self, session: WindowsSession, shell: Shell) -> str:
+        """The state that Windows' own set-up ends in: its agent may answer before that, and go away once more."""
+        seen = ""
+
+        def ended() -> str | None:
+            nonlocal seen
+            # gone with a restart: it comes back
+            with contextlib.suppress(GuestError):
+                seen = _value(shell, _STATE, "ImageState")
+            return seen if seen == COMPLETE else None
+
+        try:
+            session.machine.wait("Windows' set-up", ended, deadline=session.deadlines.agent, name=_NOT_SET_UP)
+        except GuestError as error:
+            if error.name != _NOT_SET_UP:
+                raise
+        return seen
 
 
 def _value(shell: Shell, key: str, name: str) -> str:

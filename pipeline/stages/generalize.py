@@ -11,8 +11,7 @@ from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.adapter import install_script
 from pipeline.guests.overlay import create_overlay
-from pipeline.guests.windows import firewall, ports, sysprep
-from pipeline.guests.windows.answers import first_boot
+from pipeline.guests.windows import answers, firewall, first_boot, ports, sysprep
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 
@@ -48,12 +47,15 @@ def _windows(job: Job) -> Work:
     }
     if _opens(job):
         inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()
+    if definition.first_boot:
+        inputs["first boot"] = first_boot.digest(definition.first_boot)
     return Work("sysprep", inputs, _run_sysprep)
 
 
 def _answers(job: Job) -> bytes | None:
     definition = job.definition
-    return first_boot(definition.locale, definition.timezone) if definition.generalize.skip_oobe else None
+    skips = definition.generalize.skip_oobe
+    return answers.first_boot(definition.locale, definition.timezone) if skips else None
 
 
 def _opens(job: Job) -> bool:
@@ -69,6 +71,8 @@ def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
     session.machine.outside(False)
     if _opens(job):
         ports.open_ports(session, job.definition.ports, job.line)
+    if job.definition.first_boot:
+        first_boot.install(session, job.definition.first_boot, job.line)
     sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
     session.close()
     job.session = None
@@ -97,8 +101,8 @@ def _proven(job: Job, disk: Image) -> None:
 
 
 def _script(job: Job) -> str:
-    first_boot = job.definition.first_boot
-    return linux.generalize_script(job.definition.generalize.agent, install_script(first_boot) if first_boot else "")
+    adapter = job.definition.first_boot
+    return linux.generalize_script(job.definition.generalize.agent, install_script(adapter) if adapter else "")
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:

@@ -6,8 +6,8 @@ Each ends within its deadline, in an error of its own, with a picture of the scr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.campaigns.lab import Lab
@@ -19,8 +19,8 @@ from tests.windows.standin.stand import Stand
 class Fault:
     """What is wrong, and the name of the error that must come of it.
 
-    `timezone` and `step` tell the stand-in how to fail; `more` are other keys of the definition, `media` makes other
-    media. `within` are seconds for all.
+    `timezone` and `step` tell the stand-in how to fail; `more` are other keys of the definition, `files` other files
+    of the project, `media` makes other media. `within` are seconds for all.
     """
 
     name: str
@@ -28,6 +28,8 @@ class Fault:
     timezone: str = "UTC"
     step: str = ""
     more: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    until: str = "convert"
     edition: str = "ServerStandard"
     media: Callable[[Stand], dict[str, Path]] = lambda _stand: {}
     patience: float = 0.02
@@ -65,6 +67,15 @@ FAULTS = (
     Fault("a blue screen in mid-step", "guest-blue-screen", step="# stand-in: blue screen\nStart-Sleep 300"),
     Fault("a step fails", "step-failed", step="Write-Error 'no such feature'\nexit 5"),
     Fault(
+        "the first boot's script fails",
+        "prove-failed",
+        files={"scripts/refuses.ps1": "Write-Error 'no such shop'\nexit 3\n"},
+        more="first_boot: {apply: scripts/refuses.ps1, sample: x}",
+        until="prove",
+        patience=0.06,
+        within=400,
+    ),
+    Fault(
         "no server of updates answers",
         "updates-search-failed",
         timezone="stand-in: updates cannot be searched",
@@ -94,6 +105,8 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
     if fault.step:
         stand.lab.write(f"scripts/{name}.ps1", fault.step + "\n")
         steps = f"[{{powershell: scripts/{name}.ps1}}]"
+    for path, text in fault.files.items():
+        stand.lab.write(path, text)
     stand.define(
         name,
         edition=fault.edition,
@@ -104,12 +117,13 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
         **fault.media(stand),  # type: ignore[arg-type]  # paths of media, by the names of its keywords
     )
     began = time.monotonic()
-    done = stand.lab.run("build", name, "--until", "convert")
+    done = stand.lab.run("build", name, "--until", fault.until)
     took = time.monotonic() - began
     record = stand.lab.last_run(name)
     error = record.get("error") or {}
     folder = Path(record["folder"])
-    pictures = [path for path in (*folder.glob("screens/*.png"), folder / "screen.png") if path.exists()]
+    taken = (*folder.glob("screens/*.png"), *folder.glob("prove/*/screen.png"), folder / "screen.png")
+    pictures = [path for path in taken if path.exists()]
     good = done.returncode != 0 and error.get("name") == fault.error and took <= fault.within
     good = good and (bool(pictures) or not fault.boots) and not stand.lab.leftovers()
     return {

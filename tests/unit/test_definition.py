@@ -474,6 +474,8 @@ FOREIGN = {
     'steps: [{cmd: "a\\nb"}]': "7:15: steps[0].cmd: must be one line "
     "(a script of several lines is a file: powershell)",
     "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
+    "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a script of PowerShell "
+    "(its name ends in .ps1)",
     "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
     "locale: english": "7:9: locale: english is not a locale such as en-US",
     "ports: [{port: 80}, {port: 80, protocol: udp}, {port: 80, protocol: tcp}]": "7:55: ports[2].port: tcp 80 is "

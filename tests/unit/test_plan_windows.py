@@ -9,7 +9,7 @@ import pytest
 from test_plan import Change, build_all, edit, patched, run_of, store_of
 
 from pipeline.definition import load_named
-from pipeline.guests.windows import updates
+from pipeline.guests.windows import first_boot, updates
 from pipeline.plan import explain
 
 DEFINITION = f"""\
@@ -22,12 +22,14 @@ source:
   edition: ServerStandard
 updates: {{only: security, deadline: 2 h}}
 ports: [{{port: 443, name: web}}]
+first_boot: {{apply: scripts/apply.ps1, sample: one}}
 steps:
   - powershell: scripts/features.ps1
     checkpoint: true
   - cmd: sc config wuauserv start= disabled
 """
-FILES = {"server.iso": "", "virtio-win.iso": "", "scripts/features.ps1": "exit 0\n"}
+FILES = {"server.iso": "", "virtio-win.iso": "", "scripts/features.ps1": "exit 0\n",
+         "scripts/apply.ps1": "exit 0\n"}  # fmt: skip
 UNITS = ("server.iso", "ServerStandard", "updates", "features.ps1", "sc config wuauserv start= disabled", "sysprep",
          "fixed VHD", "checks", "gen2", "golden")  # fmt: skip
 
@@ -58,6 +60,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a port": (define("port: 443", "port: 80"), "sysprep"),
     "a port's name": (define("name: web", "name: shop"), "sysprep"),
     "no ports": (define("ports: [{port: 443, name: web}]\n", ""), "sysprep"),
+    "a first-boot script": (edit("scripts/apply.ps1", "0", "1"), "sysprep"),
+    "the first-boot adapter": (patched(first_boot, "TASK_LINE", "another"), "sysprep"),
+    "a first-boot sample": (define("sample: one", "sample: two"), "gen2"),
     "a command line": (define("disabled", "demand"), "sc config wuauserv start= demand"),
 }
 

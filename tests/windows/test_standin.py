@@ -47,11 +47,14 @@ def built(stand: Stand, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("generation", [2, 1])
 def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     stand.lab.write("scripts/mark.ps1", "Write-Output 'hello'\nSet-Content 'C:\\ProgramData\\mark.txt' 'made'\n")
+    stand.lab.write("scripts/apply.ps1", "$input | Set-Content 'C:\\ProgramData\\page.txt'\n")
+    source = {2: "userdata", 1: "http://192.0.2.80:8080/first?of=web"}[generation]
     name = stand.define(
         f"not-windows-{generation}",
         generation=generation,
         steps="[{powershell: scripts/mark.ps1}]",
-        more="ports: [{port: 443, name: web}, {port: 53, protocol: udp}]",
+        more="ports: [{port: 443, name: web}, {port: 53, protocol: udp}]\n"
+        f'first_boot: {{apply: scripts/apply.ps1, from: "{source}", sample: "This is {{{{ clone }}}}"}}',
     )
     run = built(stand, name)
     master = Path(stand.lab.master(name)["path"])
@@ -68,6 +71,8 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     assert shut["win-ports"].startswith("ControlSet001: goldsmith-udp-53 is there, and not declared")
     verdict = manifest["prove"][f"gen{generation}"]
     assert verdict["checks"]["first boot"] == "IMAGE_STATE_COMPLETE"
+    given = f"This is {verdict['checks']['computer name']}"
+    assert verdict["checks"]["configuration"].startswith(f"{len(given)} bytes applied after")
     serial = (Path(run["folder"]) / f"prove/gen{generation}/boot.serial.log").read_text(errors="replace")
     assert ("Secure Boot on TPM ['tpm0']" in serial) == (generation == 2)
     assert "provisioned by" in serial

@@ -7,6 +7,7 @@ is asked to type it. Batch files, because what they are passed is quoted by nobo
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class _Said:
         self.text = whole if len(whole) > len(self.text) else self.text
 
 
+def marked(script: bytes) -> bytes:
+    """A script with UTF-8's mark: Windows PowerShell takes a file without one for the system's code page."""
+    return script if script.startswith(codecs.BOM_UTF8) else codecs.BOM_UTF8 + script
+
+
 class Shell:
     """The way to run things in one Windows guest."""
 
@@ -72,9 +78,7 @@ class Shell:
 
     def powershell(self, script: bytes, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
         """Run a PowerShell script; see `_step`."""
-        # Windows PowerShell takes a file without a mark for the system's code page
-        marked = script if script.startswith(b"\xef\xbb\xbf") else b"\xef\xbb\xbf" + script
-        self._step({"step.ps1": marked}, _POWERSHELL, deadline, on_line, reboots)
+        self._step({"step.ps1": marked(script)}, _POWERSHELL, deadline, on_line, reboots)
 
     def cmd(self, line: str, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
         """Run a command line; see `_step`."""

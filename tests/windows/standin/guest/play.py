@@ -19,6 +19,7 @@ import xml.etree.ElementTree as ET
 
 import registry
 import shell
+import tasks
 from shell import STATE, Stop, unix
 
 NS = "{urn:schemas-microsoft-com:unattend}"
@@ -295,6 +296,7 @@ def installed(device):
         dialog("nobody has installed an agent; this is the desktop")
     with open(STATE, "w") as file:
         json.dump({**where, "phase": "running"}, file)
+    tasks.at_start()
     start_agent()
 
 

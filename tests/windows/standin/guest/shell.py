@@ -75,6 +75,8 @@ class Cmd:
         self.err = err if err is not None else sys.stderr
         self.level = 0
         self.variables = dict(ENVIRONMENT)
+        #: What a script finds on its standard input.
+        self.given = ""
 
     # ---- lines ----
 
@@ -241,6 +243,13 @@ class Cmd:
         subprocess.Popen(["/bin/sh", "-c", "sleep 1; exec /bin/shutdown " + ("-r" if "/r" in rest else "-P")])
         self.level = 0
 
+    def _schtasks(self, rest):
+        import tasks  # it needs this module
+
+        self.level = tasks.schtasks(words(rest))
+        if self.level:
+            self.fail("ERROR: Invalid syntax.")
+
     def _powershell(self, rest):
         """Not PowerShell: what it writes, what it exits with, sleeps and restarts; and what tests ask of it."""
         self.level = 0
@@ -268,6 +277,9 @@ class Cmd:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w", newline="") as file:
                 file.write(found[2] + "\r\n")
+        elif found := re.match(r"^\$input \| Set-Content '([^']+)'$", line):
+            with open(unix(found[1], create=True), "w", newline="") as file:
+                file.write(self.given)
         elif found := re.match(r"^if \(Test-Path '([^']+)'\) \{ exit (\d+) \}$", line):
             if unix(found[1]) is not None:
                 raise Stop(found[2])
