@@ -41,7 +41,7 @@ def across(document: Document, data: dict[str, Any]) -> None:
 
 
 #: Steps by the system that runs them; a copy goes to both.
-_LINUX_STEPS, _WINDOWS_STEPS = ("playbook", "script"), ("powershell", "cmd")
+_LINUX_STEPS, _WINDOWS_STEPS = ("playbook", "script"), ("powershell", "cmd", "msi")
 
 
 def _windows(document: Document, data: dict[str, Any]) -> None:

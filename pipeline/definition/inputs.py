@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.definition.model import CmdStep, CopyStep, PlaybookStep, PowershellStep, ScriptStep, Step
+from pipeline.definition.model import CmdStep, CopyStep, MsiStep, PlaybookStep, PowershellStep, ScriptStep, Step
 
 #: Ansible reads these beside a playbook without being told to.
 _UNASKED = re.compile(
@@ -66,6 +66,9 @@ def step_inputs(step: Step) -> dict[str, str]:
             inputs[f"script {step.script}"] = _file_digest(step.file, mode=False)
         case CmdStep():
             inputs["cmd"] = _digest(step.cmd)
+        case MsiStep():
+            inputs[f"msi {step.path}"] = _file_digest(step.file, mode=False)
+            inputs["arguments"] = _digest(json.dumps(step.arguments))
         case CopyStep():
             inputs[f"copy {step.copy_from}"] = _tree_digest(step.file)
             inputs["to"] = _digest(step.to)

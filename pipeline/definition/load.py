@@ -30,6 +30,7 @@ from pipeline.definition.model import (
     Keep,
     Machine,
     MasterSource,
+    MsiStep,
     PlaybookStep,
     Port,
     PowershellStep,
@@ -334,6 +335,11 @@ def _step(step: object, project: Path, definition: Path) -> Step:
             return PowershellStep(file=(project / step.powershell).resolve(), script=step.powershell, **shared)
         case written.Cmd():
             return CmdStep(file=definition, cmd=step.cmd, **shared)
+        case written.Msi(msi=package):
+            file = (project / package.path).resolve()
+            return MsiStep(
+                file=file, path=package.path, sha256=package.sha256, arguments=tuple(package.arguments), **shared
+            )
         case written.Copy():
             what = step.copy_
             file = (project / what.from_).resolve()

@@ -152,7 +152,17 @@ class CmdStep(StepBase):
         return self.name or self.cmd[:40].strip()
 
 
-Step = PlaybookStep | ScriptStep | CopyStep | PowershellStep | CmdStep
+@dataclass(frozen=True, kw_only=True)
+class MsiStep(StepBase):
+    """A package of Windows Installer's; `path` is as written, `arguments` are properties, NAME=value."""
+
+    kind: ClassVar[str] = "msi"
+    path: str
+    sha256: str
+    arguments: tuple[str, ...] = ()
+
+
+Step = PlaybookStep | ScriptStep | CopyStep | PowershellStep | CmdStep | MsiStep
 
 
 @dataclass(frozen=True)

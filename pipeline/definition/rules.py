@@ -48,6 +48,20 @@ def one_line(value: str) -> str:
     return value
 
 
+def package(value: str) -> str:
+    name = Path(value).name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]*\.msi", name, re.ASCII | re.IGNORECASE):
+        raise Wrong(f"{shown(name)} is not the name of a package", "letters, digits, dots and hyphens, then .msi")
+    return value
+
+
+def installer_property(value: str) -> str:
+    """What msiexec takes behind its own options: a public property, whose name is in capitals."""
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_.]*=[ !#-~]*", value, re.ASCII):
+        raise Wrong(f"{shown(value)} is not a property of Windows Installer's", "NAME=value, without quotes")
+    return value
+
+
 def not_blank(value: str) -> str:
     if not value.strip():
         raise Wrong("must not be empty")

@@ -173,13 +173,32 @@ class Cmd(StepPart):
     cmd: Annotated[Text, AfterValidator(rules.one_line)] = Field(description="The command line.")
 
 
-STEPS = ("playbook", "script", "copy", "powershell", "cmd")
+class MsiPart(Part):
+    """A package, and what it is told."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(rules.package)] = Field(
+        description="A file, relative to the project; its name ends in .msi."
+    )
+    sha256: Sha256 = Field(description="Its checksum.")
+    arguments: list[Annotated[str, AfterValidator(rules.installer_property)]] = Field(
+        default=[], description="Properties of the package, NAME=value.", examples=[["ADDLOCAL=ALL"]]
+    )
+
+
+class Msi(StepPart):
+    """Install a package of Windows Installer's, silently."""
+
+    msi: MsiPart
+
+
+STEPS = ("playbook", "script", "copy", "powershell", "cmd", "msi")
 Step = Annotated[
     Annotated[Playbook, Tag("step:playbook")]
     | Annotated[Script, Tag("step:script")]
     | Annotated[Copy, Tag("step:copy")]
     | Annotated[Powershell, Tag("step:powershell")]
-    | Annotated[Cmd, Tag("step:cmd")],
+    | Annotated[Cmd, Tag("step:cmd")]
+    | Annotated[Msi, Tag("step:msi")],
     rules.told_apart_by("step", STEPS),
 ]
 

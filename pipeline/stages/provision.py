@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline import command
-from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
-from pipeline.errors import GuestError, UsageError
+from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
+from pipeline.errors import CheckFailed, GuestError, UsageError
 from pipeline.guests import errand
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
@@ -91,12 +91,27 @@ def _legs(steps: Sequence[Step]) -> Iterator[Work]:
     for number, step in enumerate(steps, 1):
         leg.append(step)
         if step.checkpoint or number == len(steps):
-            told = [{"kind": each.kind, "network": each.network, **step_inputs(each)} for each in leg]
+            told = [_told(each) for each in leg]
             titles = tuple(each.title for each in leg)
             title = titles[0] if len(leg) == 1 else f"{titles[0]} to {titles[-1]}"
             first = number - len(leg) + 1
             yield Work(title, {"steps": told}, partial(_run_leg, tuple(leg), first), steps=titles)
             leg = []
+
+
+def _told(step: Step) -> dict[str, object]:
+    """A step's inputs. Raises CheckFailed (checksum-mismatch) for a package that is not the one that was meant.
+
+    The content is read for the key anyway: here it is known before anything boots.
+    """
+    inputs = step_inputs(step)
+    if isinstance(step, MsiStep) and (found := inputs[f"msi {step.path}"]) != step.sha256:
+        raise CheckFailed(
+            f"{step.file}: its sha256 is {found}, the definition says {step.sha256}",
+            name="checksum-mismatch",
+            hint=f"download it again, or correct the sha256 of step {step.title}",
+        )
+    return {"kind": step.kind, "network": step.network, **inputs}
 
 
 def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, draft: Draft) -> Made:
@@ -111,7 +126,7 @@ def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, 
         job.progress(step.title)
         with log.open("a", encoding="utf-8") as file:
             try:
-                windows_step(session, step, _tell(job, file))
+                windows_step(session, step, _tell(job, file), log.with_suffix(".installer.log").write_bytes)
             except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
                 raise _windows_failure(error, step, session, log) from None
     seconds = round(time.monotonic() - began, 2)

@@ -5,6 +5,7 @@ Each ends within its deadline, in an error of its own, with a picture of the scr
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,9 @@ def _broken_agent(stand: Stand) -> dict[str, Path]:
     return {"virtio": media.drivers(stand.other("broken-agent"), agent=b"no package at all")}
 
 
+#: What the stand-in's msiexec takes for a package that ends with a fatal error.
+BAD_MSI = "NOT AN MSI\nname: shop\nerror: Service 'shop' failed to start.\n"
+
 FAULTS = (
     Fault("nobody presses a key", "no-key-pressed", media=_no_key),
     Fault("the driver's folder holds another driver", "setup-stopped", media=_wrong_drivers),
@@ -66,6 +70,20 @@ FAULTS = (
     Fault("a restart in mid-step", "guest-rebooted", step="Restart-Computer\nStart-Sleep 300"),
     Fault("a blue screen in mid-step", "guest-blue-screen", step="# stand-in: blue screen\nStart-Sleep 300"),
     Fault("a step fails", "step-failed", step="Write-Error 'no such feature'\nexit 5"),
+    Fault(
+        "a package does not install",
+        "msi-failed",
+        files={"media/bad.msi": BAD_MSI},
+        more=f"steps: [{{msi: {{path: media/bad.msi, sha256: '{hashlib.sha256(BAD_MSI.encode()).hexdigest()}'}}}}]",
+    ),
+    Fault(
+        "a package is another than was meant",
+        "checksum-mismatch",
+        files={"media/other.msi": BAD_MSI},
+        more=f"steps: [{{msi: {{path: media/other.msi, sha256: '{64 * '0'}'}}}}]",
+        within=30,
+        boots=False,
+    ),
     Fault(
         "the first boot's script fails",
         "prove-failed",
@@ -101,7 +119,7 @@ FAULTS = (
 def run(stand: Stand, fault: Fault) -> dict[str, object]:
     """Build it, and see how it ends."""
     name = "fault-" + fault.name.replace(" ", "-").replace("'", "")[:50]
-    steps = "[]"
+    steps = ""
     if fault.step:
         stand.lab.write(f"scripts/{name}.ps1", fault.step + "\n")
         steps = f"[{{powershell: scripts/{name}.ps1}}]"

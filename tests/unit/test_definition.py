@@ -369,11 +369,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "step that does nothing": (
         OK + "steps: [{timeout: 3 s}]\n",
-        "3:9: steps[0]: needs one of playbook, script, copy, powershell, cmd",
+        "3:9: steps[0]: needs one of playbook, script, copy, powershell, cmd, msi",
     ),
     "step as text": (
         OK + "steps: [shop.yml]\n",
-        "3:9: steps[0]: must be a mapping with one of playbook, script, copy, powershell, cmd, not text"
+        "3:9: steps[0]: must be a mapping with one of playbook, script, copy, powershell, cmd, msi, not text"
         " (playbook: shop.yml?)",
     ),
     "variable that Ansible refuses": (
@@ -477,6 +477,11 @@ FOREIGN = {
     "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a script of PowerShell "
     "(its name ends in .ps1)",
     "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
+    f"steps: [{{msi: {{path: server.iso, sha256: {SHA}}}}}]": "7:22: steps[0].msi.path: server.iso is not the name "
+    "of a package (letters, digits, dots and hyphens, then .msi)",
+    f"steps: [{{msi: {{path: x.msi, sha256: {SHA}, arguments: [/passive]}}}}]": "7:115: steps[0].msi.arguments[0]: "
+    "/passive is not a property of Windows Installer's (NAME=value, without quotes)",
+    "steps: [{msi: {path: x.msi}}]": "7:15: steps[0].msi.sha256: is missing",
     "locale: english": "7:9: locale: english is not a locale such as en-US",
     "ports: [{port: 80}, {port: 80, protocol: udp}, {port: 80, protocol: tcp}]": "7:55: ports[2].port: tcp 80 is "
     "there twice (one rule opens it)",
@@ -500,6 +505,7 @@ ONLY_WINDOWS = {
     "machine: {patience: 2}": "3:11: machine.patience: is for Windows (remove patience)",
     "generalize: {agent: sysprep}": "3:21: generalize.agent: is for Windows (waagent or none)",
     "steps: [{powershell: scripts/motd.sh}]": "3:10: steps[0].powershell: runs in Windows (playbook or script)",
+    f"steps: [{{msi: {{path: x.msi, sha256: {SHA}}}}}]": "3:10: steps[0].msi: runs in Windows (playbook or script)",
     "steps: [{cmd: dir}]": "3:10: steps[0].cmd: runs in Windows (playbook or script)",
     "steps: [{script: scripts/motd.sh, reboot: expected}]": "3:35: steps[0].reboot: is for Windows (remove reboot)",
     "steps: [{copy: {from: files/motd, to: 'C:\\motd'}}]": "3:39: steps[0].copy.to: is a path of another system "
@@ -509,7 +515,7 @@ ONLY_WINDOWS = {
 
 @pytest.fixture
 def media(project: Path) -> Path:
-    for name in ("server.iso", "virtio-win.iso"):
+    for name in ("server.iso", "virtio-win.iso", "x.msi"):
         (project / name).write_bytes(b"")
     return project
 
@@ -533,6 +539,7 @@ def test_what_windows_does_not_have(media: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ONLY_WINDOWS)
 def test_what_only_windows_has(project: Path, text: str) -> None:
+    (project / "x.msi").write_bytes(b"")
     assert faults_of(project, f"{OK}{text}\n") == [f"images/x.yaml:{ONLY_WINDOWS[text]}"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.definition import load_named
 from pipeline.guests.windows import first_boot, updates
 from pipeline.plan import explain
 
+MSI = "NOT AN MSI"
 DEFINITION = f"""\
 goldsmith: 1
 summary: NOT WINDOWS
@@ -27,10 +29,13 @@ steps:
   - powershell: scripts/features.ps1
     checkpoint: true
   - cmd: sc config wuauserv start= disabled
+    checkpoint: true
+  - msi: {{path: media/agent.msi, sha256: {sha256(MSI.encode()).hexdigest()}, arguments: [A=1]}}
 """
-FILES = {"server.iso": "", "virtio-win.iso": "", "scripts/features.ps1": "exit 0\n",
+FILES = {"server.iso": "", "media/agent.msi": MSI, "virtio-win.iso": "", "scripts/features.ps1": "exit 0\n",
          "scripts/apply.ps1": "exit 0\n"}  # fmt: skip
-UNITS = ("server.iso", "ServerStandard", "updates", "features.ps1", "sc config wuauserv start= disabled", "sysprep",
+UNITS = ("server.iso", "ServerStandard", "updates", "features.ps1", "sc config wuauserv start= disabled", "agent.msi",
+         "sysprep",
          "fixed VHD", "checks", "gen2", "golden")  # fmt: skip
 
 
@@ -63,6 +68,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a first-boot script": (edit("scripts/apply.ps1", "0", "1"), "sysprep"),
     "the first-boot adapter": (patched(first_boot, "TASK_LINE", "another"), "sysprep"),
     "a first-boot sample": (define("sample: one", "sample: two"), "gen2"),
+    "a package": (
+        lambda project, patch: [
+            edit("media/agent.msi", MSI, "NOT AN MSI either")(project, patch),
+            define(sha256(MSI.encode()).hexdigest(), sha256(b"NOT AN MSI either").hexdigest())(project, patch),
+        ],
+        "agent.msi",
+    ),
+    "a package's arguments": (define("A=1", "A=2"), "agent.msi"),
     "a command line": (define("disabled", "demand"), "sc config wuauserv start= demand"),
 }
 

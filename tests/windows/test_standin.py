@@ -5,6 +5,7 @@ libvirt, OVMF with Secure Boot, swtpm, the guest agent, NTFS, the hives and the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks import inspect_disk
+from pipeline.checks import inspect_disk, list_disk
 from pipeline.offline import open_disk
 from tests.campaigns import standin
 from tests.campaigns.lab import rotation
@@ -24,12 +25,14 @@ if (Test-Path 'C:\\ProgramData\\twice.txt') { exit 0 }
 Set-Content 'C:\\ProgramData\\twice.txt' 'once'
 Restart-Computer
 """
+#: What the stand-in's msiexec takes for a package: it installs, and wants a restart.
+MSI = "NOT AN MSI\nname: shop\ncode: 3010\n"
 STEPS = """
   - powershell: scripts/mark.ps1
     checkpoint: true
   - powershell: scripts/twice.ps1
     reboot: expected
-  - powershell: scripts/wants.ps1
+  - msi: {path: media/shop.msi, sha256: SHA, arguments: [EDITION=2.0 beta]}
     reboot: expected
   - powershell: scripts/agent.ps1
   - cmd: reg add HKLM\\SYSTEM\\CurrentControlSet\\Control\\NotWindows /v Seen /t REG_DWORD /d 7 /f
@@ -82,12 +85,13 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
     scripts = {
         "mark.ps1": "Write-Output 'hello'\n",
         "twice.ps1": TWICE,
-        "wants.ps1": "Write-Output 'installed'\nexit 3010\n",
         "agent.ps1": "Write-Output 'one'\n# stand-in: the agent is restarted\nStart-Sleep 12\nWrite-Output 'two'\n",
     }
     for script, text in scripts.items():
         stand.lab.write(f"scripts/{script}", text)
-    name = stand.define("not-windows-steps", steps=STEPS, more="updates: {only: security}")
+    stand.lab.write("media/shop.msi", MSI)
+    steps = STEPS.replace("SHA", hashlib.sha256(MSI.encode()).hexdigest())
+    name = stand.define("not-windows-steps", steps=steps, more="updates: {only: security}")
     done = stand.lab.run("build", name, "--until", "provision")
     assert done.returncode == 0, done.stdout + done.stderr
     run = stand.lab.last_run(name)
@@ -100,7 +104,11 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
     assert told["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
     logs = {path.name[3:]: path.read_text() for path in (Path(run["folder"]) / "steps").iterdir()}
     assert logs["agent.ps1.log"] == "one\ntwo\n"
-    assert logs["wants.ps1.log"] == "installed\n"
+    # the package wanted a restart, and got it; its properties came in as they were written
+    (layer,) = (stand.lab.home / "layers" / run["layers"][4]).glob("disk.*")
+    packages = list_disk(layer, what="packages", allow_backing_within=stand.lab.home)
+    assert ["shop", "2.0 beta", "amd64"] in packages
+    assert [row[0] for row in packages if row[0].startswith("KB50000")] == ["KB5000001", "KB5000003"]
     # the checkpoint is kept: a change behind it does not run what lies before it
     stand.lab.write("scripts/agent.ps1", "Write-Output 'another'\n")
     rows = json.loads(stand.lab.run("plan", name, "--json").stdout)

@@ -85,6 +85,19 @@ class Shell:
         body = f"@echo off\r\n{line}\r\n".encode()
         self._step({"step.cmd": body}, r'call "%~dp0step.cmd"', deadline, on_line, reboots)
 
+    def batch(
+        self,
+        files: dict[str, bytes],
+        line: str,
+        *,
+        deadline: float,
+        on_line: Callable[[str], None],
+        reboots: bool,
+        done: frozenset[int],
+    ) -> int:
+        """Run one line of a batch file in a folder with `files` (%~dp0): its code, 0 or of `done`; see `_step`."""
+        return self._step(files, line, deadline, on_line, reboots, done)
+
     def write(self, path: str, data: bytes) -> None:
         """Write a file, with the folders above it."""
         folder = path.rpartition("\\")[0]
@@ -107,9 +120,10 @@ class Shell:
         deadline: float,
         on_line: Callable[[str], None],
         reboots: bool,
-    ) -> None:
+        done: frozenset[int] = frozenset(),
+    ) -> int:
         """Run a step to its end. One that `reboots` may restart the guest: it is run again then, or, where it ended
-        with 3010, the guest is restarted and it is done.
+        with 3010, the guest is restarted and it is done. Other codes than 0 that are an end are `done`.
 
         Raises CommandFailed, CommandTimeout after `deadline` seconds in all, or GuestError.
         """
@@ -132,10 +146,10 @@ class Shell:
             if code in WANTS_RESTART and reboots:
                 self._session.progress("the step wants a restart")
                 self.restart()
-            elif code:
+            elif code and code not in done:
                 raise command.CommandFailed(["step"], code, self._out, self._err, None)
             self.run([CMD, "/d", "/c", "rmdir", "/s", "/q", FOLDER])
-            return
+            return code
         raise GuestError(f"it has restarted the guest {MOST_RESTARTS} times", name="step-restarts")
 
     def _once(self, until: float, deadline: float, on_line: Callable[[str], None], before: int) -> int | None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.definition import CmdStep, CopyStep, PowershellStep, Step
+from pipeline.definition import CmdStep, CopyStep, MsiStep, PowershellStep, Step
+from pipeline.guests.windows import msi
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.shell import Shell
 
 
-def windows_step(session: WindowsSession, step: Step, on_line: Callable[[str], None]) -> None:
-    """Run one step. Raises CommandFailed, CommandTimeout or GuestError, as the shell does."""
+def windows_step(
+    session: WindowsSession, step: Step, on_line: Callable[[str], None], keep: Callable[[bytes], object]
+) -> None:
+    """Run one step; the log of an installer that failed goes to `keep`.
+
+    Raises CommandFailed, CommandTimeout or GuestError, as the shell does, and as `msi.install`.
+    """
     shell = Shell(session)
     if isinstance(step, PowershellStep):
         shell.powershell(step.file.read_bytes(), deadline=step.timeout, on_line=on_line, reboots=step.reboots)
     elif isinstance(step, CmdStep):
         shell.cmd(step.cmd, deadline=step.timeout, on_line=on_line, reboots=step.reboots)
+    elif isinstance(step, MsiStep):
+        msi.install(session, step, on_line, keep)
     else:
         assert isinstance(step, CopyStep), step
         for path, target in _files(step.file, step.to):

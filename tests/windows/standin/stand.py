@@ -50,7 +50,7 @@ class Stand:
         generation: int = 2,
         edition: str = "ServerStandard",
         timezone: str = "UTC",
-        steps: str = "[]",
+        steps: str = "",
         patience: float = PATIENCE,
         server: Path | None = None,
         virtio: Path | None = None,
@@ -65,6 +65,6 @@ class Stand:
             f"  drivers: {{path: {virtio}, sha256: {sha256(virtio)}}}\n"
             f"  edition: {edition}\n"
             f"disk: 2 GiB\ngenerations: [{generation}]\ntimezone: '{timezone}'\n"
-            f"machine: {{cpus: 1, memory: 1 GiB, patience: {patience}}}\nsteps: {steps}\n{more}\n",
+            f"machine: {{cpus: 1, memory: 1 GiB, patience: {patience}}}\n{steps and f'steps: {steps}'}\n{more}\n",
         )
         return name

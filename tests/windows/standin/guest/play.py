@@ -34,6 +34,7 @@ LOGS = (
     "Panther\\setuperr.log",
     "System32\\Sysprep\\Panther\\setuperr.log",
     "System32\\Sysprep\\Panther\\setupact.log",
+    "Temp\\goldsmith\\msi.log",
 )
 
 

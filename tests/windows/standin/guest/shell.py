@@ -16,6 +16,7 @@ import sys
 import time
 
 import firewall
+import package
 import registry
 import update
 
@@ -231,13 +232,15 @@ class Cmd:
             print(said, file=self.out, flush=True)
             self.level = 0
 
+    def _start(self, rest):
+        """Its first words are a title in quotes and its options."""
+        found = re.match(r'^"[^"]*" /wait (.*)$', rest, re.IGNORECASE)
+        if not found:
+            raise Stop(255)
+        self.do(found[1])
+
     def _msiexec(self, rest):
-        path = unix(next(word for word in words(rest) if word.lower().endswith(".msi")))
-        with open(path, "rb") as file:
-            good = file.read(6) == b"NOT AN"
-        self.level = 0 if good else 1620
-        if good:
-            open("/run/agent-installed", "w").close()
+        self.level = package.msiexec(words(rest), unix)
 
     def _shutdown(self, rest):
         subprocess.Popen(["/bin/sh", "-c", "sleep 1; exec /bin/shutdown " + ("-r" if "/r" in rest else "-P")])
@@ -328,7 +331,8 @@ def blue_screen():
 
 
 def words(text):
-    return [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', text)]
+    """Split at spaces outside of quotes; the quotes around a whole word go, those within one stay."""
+    return [part.strip('"') if part[0] == '"' else part for part in re.findall(r'(?:"[^"]*"|[^\s"])+', text)]
 
 
 def split(text, mark):
