@@ -64,6 +64,7 @@ FAULTS = (
     Fault("it restarts for ever", "setup-loops", timezone="stand-in: restarts for ever", patience=0.06),
     Fault("the first logon fails", "guest-no-agent", timezone="stand-in: no first logon", patience=0.012),
     Fault("sysprep refuses", "sysprep-appx", step="# stand-in: from now on sysprep refuses"),
+    Fault("it was generalized too often", "sysprep-rearm", step="# stand-in: from now on no rearm is left"),
     Fault("sysprep hangs", "sysprep-hangs", step="# stand-in: from now on sysprep hangs", patience=0.012),
     Fault("sysprep powers off", "sysprep-not-generalized", step="# stand-in: from now on sysprep powers off"),
     Fault("the agent dies in mid-step", "guest-agent-silent", step="# stand-in: the agent is gone\nStart-Sleep 300"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -161,6 +162,9 @@ LOGS = {
     "sysprep-reserved-storage": "SYSPRP Sysprep_Clean_Validate_Opk: Audit mode can't be turned on if reserved "
     "storage is in use. An update or servicing operation may be using reserved storage.; hr = 0x800F0975",
     "sysprep-rearm": "SYSPRP Failed to execute 'SLReArmWindows'; dwRet = 0xc004d307",
+    "sysprep-domain": "it is a member of the domain corp.example",
+    "sysprep-unfinished": "an earlier sysprep has not ended: GeneralizationState is 3",
+    "sysprep-pending": r"a reboot is pending: C:\Windows\WinSxS\pending.xml",
     "sysprep-refused": "SYSPRP something that nobody has seen before",
 }
 
@@ -171,6 +175,17 @@ def test_sysprep_s_log_names_the_cause(name: str) -> None:
     error = sysprep._refused(Guest(), log, "sysprep has ended")  # type: ignore[arg-type]  # a likeness
     assert error.name == name
     assert "Microsoft.Foo_1.0_x64__8wekyb3d8bbwe" in error.message or name != "sysprep-appx"
+
+
+def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:
+    """Each line that the script may say, with what it would put into it."""
+    said = re.findall(rb'\$found \+= "([^"]+)"', sysprep.PREFLIGHT)
+    assert len(said) == 7
+    names = set()
+    for line in said:
+        text = re.sub(r"\$\([^)]*\)|\$\w+", "3", line.decode())
+        names.add(sysprep._refused(Guest(), text, "sysprep would refuse").name)  # type: ignore[arg-type]  # a likeness
+    assert names == {name for _, name, _, _ in sysprep.CAUSES}
 
 
 # ---- scripts, definitions, media ----------------------------------------------------------------------------------

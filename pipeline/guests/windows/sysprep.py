@@ -41,7 +41,19 @@ CAUSES = (
         "build it anew from its medium, not from a generalized disk",
     ),
     (
-        re.compile(r"pending.{0,40}(reboot|update|restart)", re.IGNORECASE),
+        re.compile(r"member of the domain (?P<what>\S+)", re.IGNORECASE),
+        "sysprep-domain",
+        "it is a member of the domain {what}",
+        "build it in a workgroup; clones join",
+    ),
+    (
+        re.compile(r"GeneralizationState is (?P<what>\d+)", re.IGNORECASE),
+        "sysprep-unfinished",
+        "an earlier sysprep has not ended (GeneralizationState is {what})",
+        "begin with the layer before it: what a failed sysprep leaves cannot be generalized",
+    ),
+    (
+        re.compile(r"(reboot|restart) is pending|pending.{0,40}(reboot|update|restart)", re.IGNORECASE),
         "sysprep-pending",
         "a restart is pending",
         "restart it as a step: reboot: expected, exit 3010",
@@ -126,9 +138,21 @@ $ErrorActionPreference = 'Stop'
 $found = @()
 $keys = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Component Based Servicing\RebootPending',
     'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\WindowsUpdate\Auto Update\RebootRequired'
-foreach ($key in $keys) {
+foreach ($key in $keys + "$env:SystemRoot\WinSxS\pending.xml") {
     if (Test-Path $key) { $found += "a reboot is pending: $key" }
 }
+$reserve = Get-ItemProperty 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\ReserveManager' `
+    -ErrorAction SilentlyContinue
+if ($reserve.ActiveScenario) { $found += "reserved storage is in use: ActiveScenario is $($reserve.ActiveScenario)" }
+$status = Get-ItemProperty 'HKLM:\SYSTEM\Setup\Status\SysprepStatus' -ErrorAction SilentlyContinue
+if ($null -ne $status.GeneralizationState -and $status.GeneralizationState -ne 7) {
+    # 7 is the resting value, in a Windows that was never generalized too
+    $found += "an earlier sysprep has not ended: GeneralizationState is $($status.GeneralizationState)"
+}
+$platform = Get-ItemProperty 'HKLM:\SOFTWARE\Microsoft\Windows NT\CurrentVersion\SoftwareProtectionPlatform' `
+    -ErrorAction SilentlyContinue
+$left = (Get-CimInstance SoftwareLicensingService).RemainingWindowsReArmCount
+if ($left -eq 0 -and $platform.SkipRearm -ne 1) { $found += "no rearm is left: RemainingWindowsReArmCount is $left" }
 $system = Get-CimInstance Win32_ComputerSystem
 if ($system.PartOfDomain) { $found += "it is a member of the domain $($system.Domain)" }
 foreach ($volume in @(Get-CimInstance -Namespace root\cimv2\Security\MicrosoftVolumeEncryption `

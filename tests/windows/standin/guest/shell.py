@@ -258,9 +258,14 @@ class Cmd:
         self.level = 0
         with open(unix(words(rest)[-1]), encoding="utf-8-sig") as file:
             script = file.read()
+        with open(STATE) as file:
+            fault = json.load(file)["fault"]
         if "Microsoft.Update.Session" in script:
-            with open(STATE) as file:
-                self.level = update.play(script, self.out, json.load(file)["fault"])
+            self.level = update.play(script, self.out, fault)
+            return
+        if "RemainingWindowsReArmCount" in script and fault == "no rearm is left":
+            print("no rearm is left: RemainingWindowsReArmCount is 0", file=self.out, end="\r\n", flush=True)
+            self.level = 1
             return
         try:
             for line in script.splitlines():
