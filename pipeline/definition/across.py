@@ -97,7 +97,10 @@ def _steps(
             continue
         for key in foreign:
             if key in step:
-                document.add(("steps", index, key), why, instead, at_key=True)
+                hint = (
+                    f"{instead}; Ansible is not built yet for Windows" if windows and key == "playbook" else instead
+                )
+                document.add(("steps", index, key), why, hint, at_key=True)
         if not windows:
             for key in ("reboot", "checkpoint"):
                 if key in step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from pipeline.checks import list_disk
+from pipeline.checks import inspect_disk, list_disk
 from pipeline.checks.windows_state import GENERALIZED
 from pipeline.definition import IsoSource
 from pipeline.errors import DiskError, GuestError
@@ -19,6 +19,8 @@ NAME = "generalize"
 VERSION = 2
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
+#: Failures of sysprep's whose cause may stand in its log.
+_UNTOLD = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalized"})
 _SETUP_STATE = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
 
@@ -73,12 +75,37 @@ def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
         ports.open_ports(session, job.definition.ports, job.line)
     if job.definition.first_boot:
         first_boot.install(session, job.definition.first_boot, job.line)
-    sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
-    session.close()
-    job.session = None
-    job.progress("is it generalized?")
-    _proven(job, overlay)
+    try:
+        sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
+        session.close()
+        job.session = None
+        job.progress("is it generalized?")
+        _proven(job, overlay)
+    except GuestError as error:
+        raise _named_by_disk(job, overlay, error) from None
     return Made(overlay, {}, "sysprep")
+
+
+def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
+    """The failure under the name of the cause that stands in sysprep's log on the disk.
+
+    Where sysprep fails the agent is often gone, and cannot be asked for it.
+    """
+    if error.name not in _UNTOLD or (job.session is not None and job.keep_failed):
+        return error
+    if job.session is not None:
+        # qemu holds the disk; what the guest still tells is saved first
+        job.session.black_box()
+        job.session.machine.destroy()
+    try:
+        results = inspect_disk(disk.path, disk.format, profile="azure-windows", allow_backing_within=job.store.root)
+    except DiskError:
+        return error  # a disk that is still written to may not be readable
+    told = next((one.evidence for one in results if one.id == "win-sysprep-errors" and one.status == "warn"), "")
+    if not told:
+        return error
+    named = sysprep.by_log(told, error.message)
+    return named or GuestError(f"{error.message}: {told}", name=error.name, hint=error.hint)
 
 
 def _proven(job: Job, disk: Image) -> None:

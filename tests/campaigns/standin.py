@@ -67,6 +67,11 @@ FAULTS = (
     Fault("it was generalized too often", "sysprep-rearm", step="# stand-in: from now on no rearm is left"),
     Fault("sysprep hangs", "sysprep-hangs", step="# stand-in: from now on sysprep hangs", patience=0.012),
     Fault("sysprep powers off", "sysprep-not-generalized", step="# stand-in: from now on sysprep powers off"),
+    Fault(
+        "sysprep fails and powers off",
+        "sysprep-bitlocker",
+        step="# stand-in: from now on sysprep fails and powers off",
+    ),
     Fault("the agent dies in mid-step", "guest-agent-silent", step="# stand-in: the agent is gone\nStart-Sleep 300"),
     Fault("a restart in mid-step", "guest-rebooted", step="Restart-Computer\nStart-Sleep 300"),
     Fault("a blue screen in mid-step", "guest-blue-screen", step="# stand-in: blue screen\nStart-Sleep 300"),

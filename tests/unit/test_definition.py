@@ -469,6 +469,8 @@ FOREIGN = {
     "generations: [1]\ntpm: true": "8:6: tpm: is not to be had on generation 1 (generations: [2])",
     "generalize: {agent: waagent}": "7:21: generalize.agent: is for Linux (sysprep, or outside)",
     "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs in Linux (powershell or cmd)",
+    "steps: [{playbook: shop.yml}]": "7:10: steps[0].playbook: runs in Linux "
+    "(powershell or cmd; Ansible is not built yet for Windows)",
     "steps: [{copy: {from: files/motd, to: /etc/motd}}]": "7:39: steps[0].copy.to: is a path of another system "
     "(C:\\ProgramData\\...)",
     'steps: [{cmd: "a\\nb"}]': "7:15: steps[0].cmd: must be one line "

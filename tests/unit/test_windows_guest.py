@@ -8,18 +8,23 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+from pipeline.checks.model import CheckResult
 from pipeline.definition import load_all
-from pipeline.errors import GuestError
+from pipeline.errors import DiskError, GuestError
 from pipeline.guests.windows import medium, setup, sysprep, updates
 from pipeline.guests.windows.session import Deadlines
 from pipeline.guests.windows.setup import MIB
 from pipeline.hypervisor.agent import Executed
+from pipeline.layers import Image
+from pipeline.stages import generalize
+from pipeline.store import Store
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "windows"
@@ -175,6 +180,45 @@ def test_sysprep_s_log_names_the_cause(name: str) -> None:
     error = sysprep._refused(Guest(), log, "sysprep has ended")  # type: ignore[arg-type]  # a likeness
     assert error.name == name
     assert "Microsoft.Foo_1.0_x64__8wekyb3d8bbwe" in error.message or name != "sysprep-appx"
+
+
+@pytest.mark.parametrize(
+    ("name", "log", "now"),
+    [
+        ("sysprep-not-generalized", LOGS["sysprep-appx"], "sysprep-appx"),
+        ("sysprep-hangs", LOGS["sysprep-bitlocker"], "sysprep-bitlocker"),
+        ("sysprep-hangs", LOGS["sysprep-refused"], "sysprep-hangs"),
+        ("sysprep-not-generalized", "", "sysprep-not-generalized"),
+        ("guest-blue-screen", LOGS["sysprep-appx"], "guest-blue-screen"),
+    ],
+)
+def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
+    name: str, log: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = CheckResult("win-sysprep-errors", "", "warn" if log else "pass", "warn", log, "")
+    monkeypatch.setattr(generalize, "inspect_disk", lambda *_words, **_options: [found])
+    did: list[str] = []
+    machine = SimpleNamespace(destroy=lambda: did.append("ended"))
+    session = SimpleNamespace(black_box=lambda: did.append("black box"), machine=machine)
+    job = SimpleNamespace(store=Store(tmp_path), session=session, keep_failed=False)
+    error = generalize._named_by_disk(job, Image(tmp_path, "qcow2"), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
+    assert error.name == now
+    assert error.message.startswith("it did")
+    assert now != name or name == "guest-blue-screen" or error.message.endswith(log or "it did")
+
+    assert did == ([] if name == "guest-blue-screen" else ["black box", "ended"])
+
+    def unreadable(*_words: object, **_options: object) -> Any:
+        raise DiskError("torn", name="fs-damaged")
+
+    monkeypatch.setattr(generalize, "inspect_disk", unreadable)
+    again = GuestError("it did", name=name)
+    assert generalize._named_by_disk(job, Image(tmp_path, "qcow2"), again) is again  # type: ignore[arg-type]  # a likeness
+    # a guest that somebody wants to look at is left alone
+    job.keep_failed = True
+    did.clear()
+    assert generalize._named_by_disk(job, Image(tmp_path, "qcow2"), again) is again  # type: ignore[arg-type]  # a likeness
+    assert did == []
 
 
 def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:

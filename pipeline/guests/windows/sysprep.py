@@ -121,13 +121,20 @@ def _errors(session: WindowsSession) -> str:
         return ""
 
 
-def _refused(session: WindowsSession, log: str, what: str) -> GuestError:
-    """The refusal under the name of its cause."""
-    session.picture(now=True)
+def by_log(log: str, what: str) -> GuestError | None:
+    """The failure under the name of the cause that setuperr.log or the preflight tells; None where neither does."""
     for pattern, name, message, hint in CAUSES:
         if found := pattern.search(log):
             told = found.groupdict().get("what") or found.group()
             return GuestError(f"{what}: {message.format(what=told)}", name=name, hint=hint)
+    return None
+
+
+def _refused(session: WindowsSession, log: str, what: str) -> GuestError:
+    """The refusal under the name of its cause."""
+    session.picture(now=True)
+    if named := by_log(log, what):
+        return named
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "its log is empty")
     return GuestError(f"{what}: {last[:300]}", name="sysprep-refused", hint=f"its log is {ERRORS}, in {session.logs}")
 

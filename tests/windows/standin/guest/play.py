@@ -442,7 +442,10 @@ def sysprep(arguments):
         return 1
     if where["fault"] == "sysprep hangs":
         time.sleep(36000)
-    if where["fault"] == "sysprep powers off":
+    if where["fault"] == "sysprep fails and powers off":
+        with open(SYSPREP + "/Panther/setuperr.log", "w", newline="\r\n") as file:
+            file.write("Error SYSPRP BitLocker-Sysprep: BitLocker is on for the OS volume (0x80310039)\n")
+    if where["fault"].endswith("powers off"):
         off("poweroff")
     answers = next((word[len("/unattend:") :] for word in arguments if word.lower().startswith("/unattend:")), None)
     if answers is not None:
