@@ -58,7 +58,12 @@ def differences(one: Tree, other: Tree, expected: Iterable[str] = ()) -> list[st
 
 
 def due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
-    """Whether the last cold build, or else the image's first version, is too long ago."""
+    """Whether the last cold build, or else the image's first version, is too long ago.
+
+    Never for Windows: each sysprep leaves thousands of files that no other has left so, and nothing to compare.
+    """
+    if definition.os == "windows":
+        return False
     versions = gallery.versions(definition.name)
     if not definition.refresh.cold_days or not versions:
         return False

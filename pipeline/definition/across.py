@@ -57,6 +57,9 @@ def _windows(document: Document, data: dict[str, Any]) -> None:
                 document.add((key,), "is not to be had on generation 1", "generations: [2]")
     if data.get("data_disks"):
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
+    refresh = data.get("refresh")
+    if isinstance(refresh, dict) and refresh.get("mode") == "patch":
+        document.add(("refresh", "mode"), "patch is not built yet for Windows", "rebuild, with updates")
     first_boot = data.get("first_boot")
     apply = first_boot.get("apply") if isinstance(first_boot, dict) else None
     if isinstance(apply, str) and not apply.lower().endswith(".ps1"):

@@ -478,6 +478,7 @@ FOREIGN = {
     "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
     "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a script of PowerShell "
     "(its name ends in .ps1)",
+    "refresh: {mode: patch}": "7:17: refresh.mode: patch is not built yet for Windows (rebuild, with updates)",
     "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
     f"steps: [{{msi: {{path: server.iso, sha256: {SHA}}}}}]": "7:22: steps[0].msi.path: server.iso is not the name "
     "of a package (letters, digits, dots and hyphens, then .msi)",
