@@ -30,6 +30,10 @@ _LOGS = (
 )
 
 
+#: Seconds that no impatience makes less, for a boot and for a command over the agent: a busy host is not a failure.
+_LEAST_BOOT, _LEAST_COMMAND = 90.0, 30.0
+
+
 @dataclass(frozen=True)
 class Deadlines:
     """Seconds for each phase. With KVM an installation takes 10 to 30 minutes; emulated, hours."""
@@ -54,12 +58,20 @@ class Deadlines:
 
     @classmethod
     def for_kind(cls, kvm: bool, patience: float) -> Deadlines:
+        """The deadlines, times `patience`. Firmware, a boot and one command take what they take: those have a floor."""
         seconds = (
             (180, 600, 900, 1800, 2 * 3600, 600, 600, 1800, 120)
             if kvm
             else (900, 3600, 3600, 3 * 3600, 12 * 3600, 3600, 3600, 3 * 3600, 600)
         )
-        return cls(*(patience * each for each in seconds))
+        made = cls(*(patience * each for each in seconds))
+        return replace(
+            made,
+            medium=max(made.medium, _LEAST_BOOT),
+            boot=max(made.boot, _LEAST_BOOT),
+            shutdown=max(made.shutdown, _LEAST_BOOT),
+            command=max(made.command, _LEAST_COMMAND),
+        )
 
 
 class WindowsSession:
