@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.campaigns.lab import Lab
 from tests.windows.standin import media
 from tests.windows.standin.stand import Stand
+
+#: Builds at a time.
+AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
     taken = (*folder.glob("screens/*.png"), *folder.glob("prove/*/screen.png"), folder / "screen.png")
     pictures = [path for path in taken if path.exists()]
     good = done.returncode != 0 and error.get("name") == fault.error and took <= fault.within
-    good = good and (bool(pictures) or not fault.boots) and not stand.lab.leftovers()
+    good = good and (bool(pictures) or not fault.boots)
     return {
         "what": fault.name,
         "error": error.get("name", ""),
@@ -162,8 +166,14 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
 
 def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
     stand = Stand.build(lab.home, lab.folder)
-    rows = []
-    for fault in FAULTS:
-        rows.append(run(stand, fault))
-        say(str(rows[-1]))
-    return rows
+
+    def one(fault: Fault) -> dict[str, object]:
+        row = run(stand, fault)
+        say(str(row))
+        return row
+
+    # a guest that hangs takes no processor
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        rows = list(pool.map(one, FAULTS))
+    left = lab.leftovers()
+    return [*rows, {"what": "what all of them left", "message": str(left), "ok": not left}]

@@ -120,6 +120,7 @@ def test_what_goes_wrong_has_a_name(stand: Stand) -> None:
     """A rotating one; `make campaign-standin` runs all."""
     row = standin.run(stand, standin.FAULTS[rotation(len(standin.FAULTS))])
     assert row["ok"], row
+    assert stand.lab.leftovers() == []
 
 
 @pytest.mark.skipif(
