@@ -58,7 +58,7 @@ class Deadlines:
 
     @classmethod
     def for_kind(cls, kvm: bool, patience: float) -> Deadlines:
-        """The deadlines, times `patience`. Firmware, a boot and one command take what they take: those have a floor."""
+        """The deadlines, times `patience`. A boot and a command take what they take: they have a floor."""
         seconds = (
             (180, 600, 900, 1800, 2 * 3600, 600, 600, 1800, 120)
             if kvm
