@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests.campaigns.lab import PART, ROOT, Lab, commit_id, new_home, remove
 
+# as pytest does by its `pythonpath`: a corpus may use what the unit tests make
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
 GUESTS = ("boots", "crowd", "faults", "fourteen", "kill", "moments", "nights", "suites", "standin", "ten", "weather")
 
