@@ -6,7 +6,6 @@ the defects to run, by parts of their names, separated by commas; the others kee
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from pipeline.offline import open_disk
 from pipeline.offline.root import Root
 from pipeline.proof.verdict import shared_identities
 from tests.campaigns.clones import Outcome, changed, start
-from tests.campaigns.lab import PART, Lab, commit_id
+from tests.campaigns.lab import Lab, commit_id, wanted
 
 #: debugfs commands, made from the good disk's root and a folder for files to write.
 Do = Callable[[Root, Path], Sequence[str]]
@@ -143,8 +142,7 @@ DEFECTS: dict[str, Defect] = {
 
 
 def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
-    parts = os.environ.get(PART, "").split(",")
-    chosen = [name for name in DEFECTS if any(part in name for part in parts)]
+    chosen = wanted(DEFECTS)
 
     def one(name: str) -> dict[str, object]:
         with tempfile.TemporaryDirectory(dir=lab.home / "tmp", prefix="boots-") as scratch:

@@ -163,6 +163,12 @@ def tenth(names: Iterable[str]) -> list[str]:
     return whole[rotation(min(10, len(whole))) :: 10]
 
 
+def wanted(names: Iterable[str]) -> list[str]:
+    """Those of a corpus that PART names, by parts of their names, separated by commas; all without it."""
+    parts = os.environ.get(PART, "").split(",")
+    return [name for name in names if any(part in name for part in parts)]
+
+
 def commit_id() -> str:
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False

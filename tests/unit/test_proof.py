@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.definition import CELL_GENERATION, DataDisk
-from pipeline.errors import GoldsmithError
+from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.guests.diagnosis import Evidence, diagnose
-from pipeline.hypervisor.machine import DISASTERS
+from pipeline.hypervisor.domain import Spec
+from pipeline.hypervisor.machine import DISASTERS, Machine
 from pipeline.layers import Image
 from pipeline.proof import look, trials
 from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
@@ -173,6 +174,20 @@ def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_pat
 def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
     """A module that GRUB can do without was once taken for the end of the boot."""
     assert next((known for pattern, known, _ in DISASTERS if pattern.search(said)), None) == name
+
+
+@pytest.mark.parametrize(("windows", "name"), [(False, "guest-kernel-panic"), (True, None)])
+def test_a_console_of_windows_is_not_read_as_linux(windows: bool, name: str | None, tmp_path: Path) -> None:
+    serial = tmp_path / "serial.log"
+    serial.write_bytes(b"Kernel panic - not syncing: sysrq triggered crash\r\n")
+    spec = Spec("vm", "R1", "build", kvm=False, cpus=1, memory=1 << 30, disks=(), serial_log=serial, windows=windows)
+    machine = Machine(None, spec, tmp_path)  # type: ignore[arg-type]  # nothing of libvirt is asked
+    if name is None:
+        machine.check()
+        return
+    with pytest.raises(GuestError) as caught:
+        machine.check()
+    assert caught.value.name == name
 
 
 @pytest.mark.parametrize(
