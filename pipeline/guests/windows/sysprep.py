@@ -79,6 +79,8 @@ def generalize(session: WindowsSession, answers: bytes | None, *, mode_vm: bool,
     if mode_vm:
         words.append("/mode:vm")
     session.progress("sysprep")
+    # it may power the machine off within a second: there is no later picture then
+    session.picture(now=True)
     # it ends the agent before it ends itself: what the agent answers from here on decides nothing
     started = session.agent.call("guest-exec", {"path": SYSPREP, "arg": words})
     _wait(session, int(started["pid"]))
