@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.campaigns.lab import PART, ROOT, Lab, commit_id, new_home, remove
 
 # as pytest does by its `pythonpath`: a corpus may use what the unit tests make
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
+
+Row = dict[str, object]
 
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
 GUESTS = ("boots", "crowd", "faults", "fourteen", "kill", "moments", "nights", "suites", "standin", "ten", "weather")
@@ -40,36 +43,54 @@ def main() -> int:
             assert base.run("build", "debian-12").returncode == 0
             master = Path(base.master("debian-12")["path"])
         module = importlib.import_module(f"tests.campaigns.{name}")
-        rows = module.campaign(lab, master, lambda text: print(text, flush=True))
+        page = Page(name)
+        rows = module.campaign(lab, master, page.say)
     finally:
         remove(project)
         if not kept:
             remove(home)
-    write_table(name, rows, time.monotonic() - began, part=bool(os.environ.get(PART)))
+    page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1
 
 
-def write_table(name: str, rows: list[dict[str, object]], seconds: float, *, part: bool = False) -> None:
-    """The page of a campaign. Of a `part`, only the rows that were run anew are other ones."""
-    page = ROOT / "docs" / f"campaign-{name}.md"
-    if part and page.exists():
-        new = {str(next(iter(row.values()))): row for row in rows}
-        old = [row for row in _rows(page.read_text()) if next(iter(row.values())) not in new]
-        rows = [*old, *rows]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    took = f"the last run took {seconds:.0f} s for a part of them" if part else f"{seconds:.0f} s in all"
-    lines = [f"# Campaign: {name}", "", f"Commit {commit_id()}, {len(rows)} cases, {took}.", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [str(row.get(column, "")).replace("|", "\\|").replace("\n", " ") for column in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
-    page.write_text(text)
-    print(text)
+class Page:
+    """The page of a campaign, written anew with each row: one that is stopped keeps what it found.
+
+    Of a part of the corpus (GOLDSMITH_PART) only the rows that were run anew are other ones.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = ROOT / "docs" / f"campaign-{name}.md"
+        self.part = bool(os.environ.get(PART))
+        self.kept = _rows(self.path.read_text()) if self.part and self.path.exists() else []
+        self.come: list[Row] = []
+        self.lock = threading.Lock()
+
+    def say(self, told: Row | str) -> None:
+        """A row that has come, or words; from any thread."""
+        with self.lock:
+            print(told, flush=True)
+            if isinstance(told, dict):
+                self.come.append(told)
+                self.write(self.come, "not ended")
+
+    def write(self, new: list[Row], took: str) -> None:
+        names = {str(next(iter(row.values()))) for row in new}
+        rows = [*(row for row in self.kept if next(iter(row.values())) not in names), *new]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        took = f"{len(new)} of them run anew: {took}" if self.part else took
+        load = f"load {os.getloadavg()[2]:.1f} in its last quarter of an hour, {os.cpu_count()} processors"
+        lines = [f"# Campaign: {self.name}", "", f"Commit {commit_id()}, {len(rows)} cases, {took}; {load}.", ""]
+        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        for row in rows:
+            cells = [str(row.get(column, "")).replace("|", "\\|").replace("\n", " ") for column in columns]
+            lines.append("| " + " | ".join(cells) + " |")
+        self.path.write_text("\n".join(lines) + "\n")
 
 
-def _rows(page: str) -> list[dict[str, object]]:
-    """The rows of a page that `write_table` wrote."""
+def _rows(page: str) -> list[Row]:
+    """The rows of a page that `Page` wrote."""
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in page.splitlines() if line.startswith("| ")]
     head, *rest = [[cell.strip().replace("\\|", "|") for cell in line] for line in lines]
     return [dict(zip(head, cells, strict=True)) for cells in rest]

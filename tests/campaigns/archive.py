@@ -51,7 +51,7 @@ class Archive:
         )
         pool.mkdir()
         subprocess.run(
-            ["dpkg-deb", "-q", "--root-owner-group", "-Znone", "-b", tree, pool / f"{PACKAGE}_{version}_amd64.deb"],
+            ["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, pool / f"{PACKAGE}_{version}_amd64.deb"],
             check=True,
             capture_output=True,
         )

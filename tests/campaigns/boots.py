@@ -17,7 +17,7 @@ from pipeline.offline import open_disk
 from pipeline.offline.root import Root
 from pipeline.proof.verdict import shared_identities
 from tests.campaigns.clones import Outcome, changed, start
-from tests.campaigns.lab import Lab, commit_id, wanted
+from tests.campaigns.lab import Lab, Say, commit_id, wanted
 
 #: debugfs commands, made from the good disk's root and a folder for files to write.
 Do = Callable[[Root, Path], Sequence[str]]
@@ -141,7 +141,7 @@ DEFECTS: dict[str, Defect] = {
 }
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     chosen = wanted(DEFECTS)
 
     def one(name: str) -> dict[str, object]:
@@ -149,7 +149,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
             folder = Path(scratch)
             folder.chmod(0o755)
             row = judged(name, lab.home, seeded(name, master, folder))
-        say(f"{name}: {row['verdict']} after {row['s']} s")
+        say(row)
         return row
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaigns.lab import Lab
+from tests.campaigns.lab import Lab, Say
 
 ROUNDS = int(os.environ.get("GOLDSMITH_CROWD", "20"))
 #: Seconds for one round: one real build, and two that wait or look.
@@ -30,13 +29,13 @@ def project(lab: Lab, version: str) -> None:
     lab.write("images/small.yaml", "\n".join(lines) + "\n")
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     project(lab, master.parent.name)
     rows = []
     for number in range(1, ROUNDS + 1):
         lab.write("scripts/small.sh", f"#!/bin/sh\necho round {number} >/opt/small\n")
         rows.append(crowded(lab, number))
-        say(str(rows[-1]))
+        say(rows[-1])
     return rows
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.lab import Lab
+from tests.campaigns.lab import Lab, Say
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,13 @@ def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
     return {"fault": fault.id, "error": error["name"], "seconds": round(took), "message": error["message"][:100]}
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     def one(fault: Fault) -> dict[str, object]:
         try:
             row: dict[str, object] = {**run(fault, lab, master), "ok": True}
         except (AssertionError, subprocess.TimeoutExpired) as error:
             row = {"fault": fault.id, "error": "", "seconds": 0, "message": str(error)[:300], "ok": False}
-        say(str(row))
+        say(row)
         return row
 
     # two at a time: a guest that waits for its deadline leaves a core idle

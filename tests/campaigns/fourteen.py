@@ -13,12 +13,12 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.campaigns.archive import PACKAGE, Archive, serve
-from tests.campaigns.lab import ROOT, Lab, remove
+from tests.campaigns.lab import ROOT, Lab, Say, remove
 
 NIGHTS = int(os.environ.get("GOLDSMITH_NIGHTS", "14"))
 REBUILDS = int(os.environ.get("GOLDSMITH_REBUILDS", "4"))
@@ -44,7 +44,7 @@ expect:
 """
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     work = lab.folder / "fourteen"
     work.mkdir()
     with filesystem(work) as (kind, mount), serve(work / "archive") as archive:
@@ -88,7 +88,7 @@ def filesystem(work: Path) -> Iterator[tuple[str, Path]]:
 
 
 def nights(
-    lab: Lab, archive: Archive, name: str, mode: str, count: int, version: str, say: Callable[[str], None]
+    lab: Lab, archive: Archive, name: str, mode: str, count: int, version: str, say: Say
 ) -> list[dict[str, object]]:
     lines = ["#!/bin/sh", "set -e", "export DEBIAN_FRONTEND=noninteractive"]
     lines += [f"echo '{archive.line}' >/etc/apt/sources.list.d/night.list", "apt-get -q update"]
@@ -116,7 +116,9 @@ def nights(
                 "ok": done.returncode == 0 and golden["state"] == "proven" and has.get(PACKAGE) == wanted,
             }
         )
-        say(str(rows[-1]) if rows[-1]["ok"] else done.stdout[-2000:] + done.stderr[-2000:])
+        say(rows[-1])
+        if not rows[-1]["ok"]:
+            say(done.stdout[-2000:] + done.stderr[-2000:])
     return rows
 
 
@@ -126,7 +128,7 @@ def packages(lab: Lab, name: str) -> list[dict[str, str]]:
     return rows
 
 
-def disk_use(lab: Lab, mount: Path, kind: str, name: str, say: Callable[[str], None]) -> dict[str, object]:
+def disk_use(lab: Lab, mount: Path, kind: str, name: str, say: Say) -> dict[str, object]:
     """What the versions take on the disk, against their distinct blocks; and without reflinks."""
     assert lab.run("clean", "--keep", "1 B").returncode == 0
     shutil.rmtree(lab.home / "runs")
@@ -145,7 +147,7 @@ def disk_use(lab: Lab, mount: Path, kind: str, name: str, say: Callable[[str], N
         f"(at most {MOST}); without reflinks, as on ext4, {apart >> 20} MiB: {apart / (len(blocks) * BLOCK):.2f}",
         "ok": rate <= MOST or name != "patched",
     }
-    say(str(row))
+    say(row)
     return row
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.campaigns.lab import Lab, wait_for
+from tests.campaigns.lab import Lab, Say, wait_for
 
 IMAGE = "killed"
 SLOW = "images/killed.yaml"
@@ -108,12 +108,12 @@ def stray_processes(lab: Lab) -> list[str]:
     return found
 
 
-def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     rows = []
     for moment in MOMENTS:
         try:
             rows.append({**run(moment, lab), "message": "", "ok": True})
         except AssertionError as error:
             rows.append({"moment": moment.id, "message": str(error)[:300], "ok": False})
-        say(str(rows[-1]))
+        say(rows[-1])
     return rows

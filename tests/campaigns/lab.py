@@ -21,6 +21,8 @@ GOLDSMITH = Path(sys.executable).parent / "goldsmith"
 PART = "GOLDSMITH_PART"
 #: Seconds for a whole build of a small image under TCG on a busy host.
 DEADLINE = 1500.0
+#: Where a campaign's rows go as they come, and words for whoever watches.
+Say = Callable[[dict[str, object] | str], None]
 
 
 class Lab:

@@ -10,12 +10,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.truth import Tree, differences, tree
 from tests.campaigns.kill import stray_processes
-from tests.campaigns.lab import Lab, wait_for
+from tests.campaigns.lab import Lab, Say, wait_for
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "30"))
 STEPS = 5
@@ -111,7 +110,7 @@ def run(number: int, seconds: list[float], reference: Tree, lab: Lab) -> dict[st
     }
 
 
-def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     project(lab)
     done = lab.run("build", "moments", "--until", "convert")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -128,5 +127,5 @@ def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[s
         except AssertionError as error:
             row = {"case": number, "message": str(error)[:300], "ok": False}
         found.append(row)
-        say(str(row))
+        say(row)
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.truth import TRUTH
-from tests.campaigns.lab import Lab
+from tests.campaigns.lab import Lab, Say
 
 #: Seconds for a whole night of five images under TCG.
 DEADLINE = 3600.0
@@ -56,7 +56,7 @@ def expected(**changed: str) -> dict[str, str]:
     return {name: changed.get(name, "unchanged") for name in IMAGES}
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     project(lab, master.parent.name)
     rows: list[dict[str, object]] = []
 
@@ -74,7 +74,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
         rows.append(
             {"night": what, "exit code": found, "s": round(seconds, 1), "wrong": wrong.strip(), "ok": not wrong}
         )
-        say(f"{rows[-1]}")
+        say(rows[-1])
 
     def fine(_summary: dict[str, Any], _seconds: float) -> str:
         return ""

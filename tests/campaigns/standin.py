@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.lab import Lab, commit_id, wanted
+from tests.campaigns.lab import Lab, Say, commit_id, wanted
 from tests.windows.standin import media
 from tests.windows.standin.stand import Stand
 
@@ -166,12 +166,12 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
     }
 
 
-def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     stand = Stand.build(lab.home, lab.folder)
 
     def one(fault: Fault) -> dict[str, object]:
         row = run(stand, fault)
-        say(str(row))
+        say(row)
         return row
 
     # a guest that hangs takes no processor

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaigns.lab import ROOT, Lab
+from tests.campaigns.lab import ROOT, Lab, Say
 
 #: Each image, and what its definition is made of: one of the repository's, and the words that are exchanged in it.
 IMAGES = {
@@ -23,7 +22,7 @@ IMAGES = {
 }
 
 
-def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     for folder in ("playbooks", "first-boot"):
         shutil.copytree(ROOT / folder, lab.folder / folder)
     for name, (base, words) in IMAGES.items():
@@ -35,7 +34,7 @@ def campaign(lab: Lab, _master: Path, say: Callable[[str], None]) -> list[dict[s
     for name in IMAGES:
         if os.environ.get("GOLDSMITH_SUITES", "") in name:
             rows.append(built(lab, name))
-            say(str(rows[-1]))
+            say(rows[-1])
     return rows
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pipeline.proof.course import Course, Trial
 from pipeline.proof.verdict import IDENTITY, Verdict, shared_identities
 from pipeline.record import Run
 from pipeline.store import Store
-from tests.campaigns.lab import GOLDSMITH, Lab
+from tests.campaigns.lab import GOLDSMITH, Lab, Say
 
 CLONES = 10
 AT_ONCE = 4
@@ -30,7 +29,7 @@ MOST = 0.3
 MADE = 20
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory(dir=lab.home / "tmp", prefix="ten-") as scratch:
         large = Path(scratch) / "large.vhd"
         subprocess.run(["cp", "--sparse=always", master, large], check=True)
@@ -54,7 +53,7 @@ def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[st
     return rows
 
 
-def provisioned(lab: Lab, master: Path, say: Callable[[str], None]) -> list[Verdict]:
+def provisioned(lab: Lab, master: Path, say: Say) -> list[Verdict]:
     job, image = a_job(lab, master)
     _ = job.verdict
     with Fabric(job.label) as fabric, ThreadPoolExecutor(AT_ONCE) as pool:

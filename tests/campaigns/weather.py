@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pipeline.fabric import Instance, Request, Response, answer
 from tests.campaigns.clones import Outcome, start
-from tests.campaigns.lab import Lab
+from tests.campaigns.lab import Lab, Say
 
-Say = Callable[[Instance, Request], Response]
+Answer = Callable[[Instance, Request], Response]
 #: Seconds by which every clone must have ended, with a verdict or an error: goldsmith's own deadlines, emulated.
 LONGEST = 900.0
 IMDS = "169.254.169.254"
 
 
-def spoiled(concerns: Callable[[Request], bool], times: int, spoil: Callable[[Response], Response]) -> Say:
+def spoiled(concerns: Callable[[Request], bool], times: int, spoil: Callable[[Response], Response]) -> Answer:
     """The fabric, but for the first `times` answers to what this concerns."""
     seen: Counter[str] = Counter()
 
@@ -55,7 +55,7 @@ def cut(said: Response) -> Response:
 
 ALWAYS = 1 << 30
 #: What the weather is, and how a clone may end in it.
-WEATHER: dict[str, tuple[Say, set[str]]] = {
+WEATHER: dict[str, tuple[Answer, set[str]]] = {
     "three times 500 from the WireServer": (spoiled(wireserver, 3, status(500)), {"green"}),
     "three times 410 for the goal state": (spoiled(goal_state, 3, status(410)), {"green"}),
     "half a goal state, twice": (spoiled(goal_state, 2, cut), {"green", "agent-not-ready"}),
@@ -66,11 +66,12 @@ WEATHER: dict[str, tuple[Say, set[str]]] = {
 }
 
 
-def campaign(lab: Lab, master: Path, say: Callable[[str], None]) -> list[dict[str, object]]:
+def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     def one(what: str) -> dict[str, object]:
         outcome = start(lab.home, master, "weather", say=WEATHER[what][0])
-        say(f"{what}: {outcome.name} after {outcome.seconds:.0f} s")
-        return row(what, outcome)
+        found = row(what, outcome)
+        say(found)
+        return found
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, WEATHER))
