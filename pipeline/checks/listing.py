@@ -12,6 +12,7 @@ from pipeline.offline import inventory
 from pipeline.offline.packages import packages
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.units import units
+from pipeline.offline.windows import CONFIG
 
 if TYPE_CHECKING:
     from pipeline.offline.disk import Disk
@@ -30,7 +31,6 @@ COLUMNS = {
 MAX_ROWS, MAX_CELL, MAX_BYTES = 400_000, 2000, 48 << 20
 #: Bytes of a file that its digest is of: the child that reads has room for no more at once.
 LARGEST_FILE = 256 << 20
-HIVES = "/Windows/System32/config"
 
 
 def prepare(what: str, key: str = "") -> None:
@@ -144,9 +144,9 @@ def _registry(disk: Disk, key: str) -> list[list[str]]:
 
 def open_hive(disk: Disk, name: str) -> Hive:
     """A hive of the Windows on a disk by its file's name. Raises DiskError (no-windows-root, no-such-key)."""
-    data = None if "/" in name else disk.windows.read(f"{HIVES}/{name}", LARGEST + 1)
+    data = None if "/" in name else disk.windows.read(f"{CONFIG}/{name}", LARGEST + 1)
     if data is None:
-        raise DiskError(f"no hive {name} in {HIVES}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
+        raise DiskError(f"no hive {name} in {CONFIG}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
     return Hive(data)
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property, partial
+from typing import Literal
 
 from pipeline.offline.disk import Disk, Volume
 from pipeline.offline.packages import Package, dpkg_packages
 from pipeline.offline.partitions import ESP
 from pipeline.offline.root import Root
-
-if TYPE_CHECKING:
-    from pipeline.checks.hives import Windows
+from pipeline.offline.windows import Windows
 
 Status = Literal["pass", "warn", "fail", "skip", "waived"]
 Severity = Literal["fail", "warn"]
@@ -21,6 +19,7 @@ Severity = Literal["fail", "warn"]
 #: What a disk is meant for. `any` leaves out what only Azure or Hyper-V asks for.
 LINUX = ("azure-linux", "hyper-v", "any")
 AZURE = ("azure-linux",)
+WINDOWS = ("azure-windows",)
 CLOUD = ("azure-linux", "hyper-v")
 ALL = ("azure-linux", "azure-windows", "hyper-v", "any")
 WINDOWS_TOO = ("azure-linux", "azure-windows", "hyper-v")
@@ -28,6 +27,8 @@ WINDOWS_TOO = ("azure-linux", "azure-windows", "hyper-v")
 #: Where a rule comes from, as the list of checks shows it.
 AZURE_DOC = "Azure: Prepare a Debian VHD; Information for non-endorsed distributions"
 AZURE_LIMITS = "Azure: Prepare a Windows VHD or VHDX to upload; Upload a VHD"
+AZURE_PREP = "Azure: Prepare a Windows VHD or VHDX to upload"
+SYSPREP = "Microsoft: Sysprep (Generalize) a Windows installation; Windows Setup states"
 LISA = "microsoft/lisa azure_image_standard.py"
 WAAGENT = "Azure/WALinuxAgent deprovision"
 CLOUD_INIT = "canonical/cloud-init, DataSourceAzure and clean"
@@ -78,8 +79,6 @@ class Subject:
     @cached_property
     def windows(self) -> Windows:
         """Raises DiskError (no-windows-root)."""
-        from pipeline.checks.hives import Windows
-
         return Windows(self.disk.windows)
 
     @cached_property
@@ -181,3 +180,7 @@ def check(
         return run
 
     return register
+
+
+#: Register a check of the azure-windows profile; what it says no source for comes from Azure's own list.
+windows_check = partial(check, source=AZURE_PREP, profiles=WINDOWS)

@@ -9,7 +9,6 @@ from pipeline.checks import (
     agents,
     boot,
     container,
-    hives,
     identity,
     kernel,
     leftovers,
@@ -22,7 +21,7 @@ from pipeline.checks import (
     windows_boot,
     windows_state,
 )
-from pipeline.checks.model import ALL, REGISTRY, Check, CheckResult, Skip, Status, Subject
+from pipeline.checks.model import ALL, REGISTRY, WINDOWS, Check, CheckResult, Skip, Status, Subject
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
 
@@ -66,7 +65,7 @@ def run_checks(
 def _why_no_root(disk: Disk, profile: str) -> str | None:
     """Why the files cannot be judged: there is no root, or a reader would see stale data."""
     try:
-        if profile in hives.PROFILES:
+        if profile in WINDOWS:
             _ = disk.windows
             return None
         facts = disk.root_volume.facts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.checks.hives import shown, windows_check
-from pipeline.checks.model import HOUSE, Subject
+from pipeline.checks.model import HOUSE, Subject, windows_check
 from pipeline.guests.windows.firewall import PREFIX, PROTOCOLS, rule_name
+from pipeline.offline.windows import shown
 
 _TERMINAL = r"Control\Terminal Server"
 _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"

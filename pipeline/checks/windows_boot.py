@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.hives import shown, windows_check
-from pipeline.checks.model import Skip, Subject
+from pipeline.checks.model import Skip, Subject, windows_check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import Hive
 from pipeline.offline.root import Root
+from pipeline.offline.windows import shown
 
 #: What brings the disk on Hyper-V and Azure, generation 1 and 2.
 HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")

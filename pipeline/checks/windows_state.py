@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from pipeline.checks.hives import CONFIG, HIVES, SYSPREP, decoded, shown, windows_check
-from pipeline.checks.model import HOUSE, Subject, has_data
+from pipeline.checks.model import HOUSE, SYSPREP, Subject, has_data, windows_check
 from pipeline.errors import DiskError
+from pipeline.offline.windows import CONFIG, HIVES, decoded, shown
 
 GENERALIZED = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
 _STATE = r"Microsoft\Windows\CurrentVersion\Setup\State"

@@ -17,11 +17,11 @@ from phony_windows import NTFS_AT, PORT, PORT_NAME, PORT_RULE, Model
 from windows_defects import DEFECTS, GOOD
 
 from pipeline.checks import inspect_disk, list_disk, run_checks
-from pipeline.checks.hives import HIVES
 from pipeline.evidence.sbom import bill
 from pipeline.evidence.seal import Contents
 from pipeline.offline import open_disk
 from pipeline.offline.registry import Hive
+from pipeline.offline.windows import HIVES
 from pipeline.vhd.chain import vhd_extents
 from pipeline.vhd.write import write_dynamic
 from tests.campaigns.lab import tenth

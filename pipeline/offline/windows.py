@@ -1,12 +1,11 @@
-"""The Windows on a disk as its checks see it: files by Windows' own paths, hives read once, every control set."""
+"""The Windows on a disk: files by Windows' own paths, hives read once, every control set."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 
-from pipeline.checks.model import check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.root import Root
@@ -14,9 +13,6 @@ from pipeline.offline.root import Root
 CONFIG = "/Windows/System32/config"
 #: The hives that every Windows has.
 HIVES = ("SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT")
-PROFILES = ("azure-windows",)
-AZURE_PREP = "Azure: Prepare a Windows VHD or VHDX to upload"
-SYSPREP = "Microsoft: Sysprep (Generalize) a Windows installation; Windows Setup states"
 
 
 class Windows:
@@ -57,10 +53,6 @@ class Windows:
     def settings(self, key: str) -> dict[str, Value]:
         """The values of a key of SYSTEM by their names in lower case, as Windows compares them; none of no key."""
         return {name.lower(): value for name, value in (self.hive("SYSTEM").values(key) or {}).items()}
-
-
-#: Register a check of the azure-windows profile; what it says no source for comes from Azure's own list.
-windows_check = partial(check, source=AZURE_PREP, profiles=PROFILES)
 
 
 def decoded(raw: bytes, otherwise: str = "utf-8") -> str:
