@@ -5,6 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 IMAGE ?= debian-12
+# what a night leaves of layers and saved guests
+LAYERS ?= 40G
 BIN := .venv/bin
 
 .PHONY: help setup golden nightly prove test check bench doctor clean
@@ -20,8 +22,8 @@ setup: ## packages, virtual environment, store, libvirt's daemons (only what is 
 golden: setup ## build IMAGE: a proven golden master in the gallery
 	@$(BIN)/goldsmith build $(IMAGE)
 
-nightly: setup ## refresh every image whose inputs changed: build, prove, promote, let the oldest go
-	@$(BIN)/goldsmith refresh --all
+nightly: setup ## refresh every image whose inputs changed: build, prove, promote, let the oldest go, layers beyond LAYERS too
+	@$(BIN)/goldsmith refresh --all --keep $(LAYERS)
 
 prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)

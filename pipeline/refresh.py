@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import build as builder
-from pipeline import patching, truth
+from pipeline import care, patching, truth
 from pipeline.definition import Definition, MasterSource
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
 from pipeline.gallery import Gallery, Version
@@ -53,13 +53,14 @@ class Image:
 
 @dataclass
 class Night:
-    """One refresh of several images. `path` is where its summary lies."""
+    """One refresh of several images. `path` is where its summary lies; `layers` says which went for their size."""
 
     path: Path
     began: str = field(default_factory=now)
     ended: str | None = None
     seconds: float = 0.0
     images: list[Image] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         told = asdict(self)
@@ -71,13 +72,15 @@ def refresh(
     store: Store,
     *,
     command: str,
+    keep: int | None = None,
     listeners: Sequence[Any] = (),
     begin: Callable[[str], None] = lambda _name: None,
     failed: Callable[[GoldsmithError], None] = lambda _error: None,
 ) -> Night:
     """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) where a night is under way.
 
-    A failed image is told to `failed` and stands in the summary; only an interrupt ends the night.
+    A failed image is told to `failed` and stands in the summary; only an interrupt ends the night. At its end layers
+    and saved guests are let go, the longest unused first, down to `keep` bytes, where it is given.
     """
     lock = FileLock(store.tmp / LOCK, timeout=0, thread_local=False)
     try:
@@ -94,6 +97,9 @@ def refresh(
             night.seconds = round(watch.seconds, 2)
             # after each image: who looks in the middle of the night, or after a crash, sees how far it came
             write_json(night.path, night.to_json())
+        if keep is not None:
+            night.layers = care.prune(store, keep)
+        night.seconds = round(watch.seconds, 2)
         night.ended = now()
         write_json(night.path, night.to_json())
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.cli import context
 from pipeline.cli.build import choose, need_root
 from pipeline.errors import CheckFailed
 
@@ -26,6 +27,12 @@ def refresh(
     patch: Annotated[
         bool, typer.Option("--patch", help="Update golden itself where only packages have changed.")
     ] = False,
+    keep: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--keep", metavar="SIZE", help="Then prune layers and saved guests, longest unused first: 20G, 500M..."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
@@ -37,6 +44,7 @@ def refresh(
     from pipeline.store import Store
 
     need_root("refresh")
+    size = context.to_bytes(keep) if keep is not None else None
     store = Store.locate().ensure()
     chosen = choose(names or [], everything, store.gallery)
     if patch:
@@ -47,6 +55,7 @@ def refresh(
             chosen,
             store,
             command=" ".join(["goldsmith", *sys.argv[1:]]),
+            keep=size,
             listeners=[] if as_json else [progress],
             begin=lambda name: None if as_json else print(f"== {name}", flush=True),
             failed=print_error,
@@ -76,4 +85,6 @@ def _print(told: Night) -> None:
     ]
     print()
     table(rows, ("image", "outcome", "golden", "took", "why"))
+    for line in told.layers:
+        print(f"layer let go: {line.strip()}")
     print(f"{told.seconds:.1f} s in all; {told.path}")

@@ -137,3 +137,21 @@ def test_an_interrupt_ends_the_night(definitions: list[Definition], store: Store
         go(definitions, store)
     builder.bad = {"base": BuildError("no", name="no")}
     assert go(definitions, store)["base"] == "failed"
+
+
+def test_a_night_leaves_no_more_layers_than_it_was_told(
+    definitions: list[Definition], store: Store, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def prune(_store: Store, keep: int) -> list[str]:
+        asked.append(keep)
+        return ["1.0 MiB  shop provision"]
+
+    monkeypatch.setattr(night.care, "prune", prune)
+    builder.bad["other"] = BuildError("no", name="step-failed")
+    builder.changed.add("other")
+    assert night.refresh(definitions, store, command="test").layers == []
+    told = night.refresh(definitions, store, command="test", keep=7)
+    assert asked == [7]
+    assert json.loads(told.path.read_text())["layers"] == ["1.0 MiB  shop provision"]
