@@ -1,7 +1,8 @@
 """Patching: golden itself is updated and generalized anew, where building the image again would be too dear.
 
-Only what the distribution changed is brought in that way. Whatever else changed since the image was last built anew
-(a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age.
+Only what the distribution, or Windows Update, changed is brought in that way. Whatever else changed since the image
+was last built anew (a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age. A Windows
+can be generalized so many times only: after the last of them it is built anew too.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ from pipeline.checks import list_disk
 from pipeline.definition import Definition, MasterSource, ScriptStep
 from pipeline.gallery import Gallery, Version
 from pipeline.guests import archive
+from pipeline.guests.windows import updates
 from pipeline.job import Job
 from pipeline.layers import Layers, digest
 from pipeline.plan import COLD, INDEX, plan
 from pipeline.record import NO_RUN
-from pipeline.stages import acquire, generalize, provision
+from pipeline.stages import acquire, generalize, install, provision
 from pipeline.store import Store
 
-#: What a patch runs where the definition names no steps.
+#: What a patch of a Linux runs where the definition names no steps.
 UPDATES = Path(__file__).parent / "guests" / "inside" / "updates.sh"
 #: The stages whose inputs make what is on the disk.
-_CONTENT = (acquire.NAME, provision.NAME, generalize.NAME)
+_CONTENT = (acquire.NAME, install.NAME, provision.NAME, generalize.NAME)
+#: What moves by itself, and is what a patch brings in.
+_MOVES = frozenset({INDEX, COLD, updates.RELEASED})
 
 
 def patched(definition: Definition, golden: Version) -> Definition:
     """The definition of the next version: golden, its updates, and all gates as ever."""
-    steps = definition.refresh.steps or (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
+    # those of a Windows are a key of its own, which stays as it is
+    own = () if definition.os == "windows" else (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
     return replace(
         definition,
         source=MasterSource(definition.name, golden.version),
-        steps=steps,
+        steps=definition.refresh.steps or own,
         refresh=replace(definition.refresh, mode="patch"),
     )
 
@@ -43,9 +48,11 @@ def due(definition: Definition, golden: Version, store: Store) -> tuple[Definiti
     """What is to be built, and why; an empty reason where nothing is."""
     if changed := "; ".join(_changed(definition, golden, store)):
         return definition, f"built anew: {changed}"
-    found = outdated(golden)
+    found = overdue(golden) if definition.os == "windows" else outdated(golden)
     if found is None:
         return definition, ""
+    if found and golden.manifest.get("rearms_left") == 0:
+        return definition, "built anew: golden cannot be generalized once more: no rearm is left"
     more = " ..." if len(found) > 3 else ""
     return patched(definition, golden), f"newer: {', '.join(found[:3])}{more}" if found else ""
 
@@ -59,6 +66,16 @@ def outdated(golden: Version) -> list[str] | None:
     return archive.newer(str(suite), {name: version for name, version, _ in rows})
 
 
+def overdue(golden: Version) -> list[str] | None:
+    """The updates that Microsoft has released since a Windows master looked for them; None where it never did."""
+    inputs = (unit["inputs"] for unit in golden.manifest["inputs"])
+    looked = next((str(each[updates.RELEASED]) for each in inputs if updates.RELEASED in each), None)
+    if looked is None:
+        return None
+    day = updates.today().isoformat()
+    return [f"updates of {day}"] if looked < day else []
+
+
 def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:
     """What else than packages went in when golden's line was last built anew, and goes in no more, or otherwise."""
     root: Mapping[str, Any] = golden.manifest.get("rebuilt") or golden.manifest
@@ -70,6 +87,6 @@ def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[
         if before is None or after is None:
             yield f"{place[1]} is {'new' if before is None else 'gone'}"
             continue
-        names = sorted({*before, *after} - {INDEX, COLD})
+        names = sorted({*before, *after} - _MOVES)
         if differ := [name for name in names if digest(before.get(name)) != digest(after.get(name))]:
             yield f"{place[1]}: changed: {', '.join(differ)}"

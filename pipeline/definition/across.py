@@ -57,9 +57,7 @@ def _windows(document: Document, data: dict[str, Any]) -> None:
                 document.add((key,), "is not to be had on generation 1", "generations: [2]")
     if data.get("data_disks"):
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
-    refresh = data.get("refresh")
-    if isinstance(refresh, dict) and refresh.get("mode") == "patch":
-        document.add(("refresh", "mode"), "patch is not built yet for Windows", "rebuild, with updates")
+    _patch(document, data)
     first_boot = data.get("first_boot")
     apply = first_boot.get("apply") if isinstance(first_boot, dict) else None
     if isinstance(apply, str) and not apply.lower().endswith(".ps1"):
@@ -69,6 +67,17 @@ def _windows(document: Document, data: dict[str, Any]) -> None:
     if isinstance(generalize, dict) and generalize.get("agent") in ("waagent", "none"):
         document.add(("generalize", "agent"), "is for Linux", "sysprep, or outside")
     _steps(document, data, _LINUX_STEPS, "runs in Linux", "powershell or cmd", r"C:\ProgramData\...")
+
+
+def _patch(document: Document, data: dict[str, Any]) -> None:
+    refresh, generalize = data.get("refresh"), data.get("generalize")
+    if not isinstance(refresh, dict) or refresh.get("mode") != "patch":
+        return
+    if not data.get("updates"):
+        document.add(("refresh", "mode"), "patch brings in updates, and there are none", "updates: {only: security}")
+    oobe = generalize.get("oobe") if isinstance(generalize, dict) else None
+    if isinstance(oobe, dict) and oobe.get("skip") is False:
+        document.add(("generalize", "oobe", "skip"), "false: a patch's first start would ask somebody", "skip: true")
 
 
 def _linux(document: Document, data: dict[str, Any]) -> None:
@@ -93,7 +102,21 @@ def _linux(document: Document, data: dict[str, Any]) -> None:
 def _steps(
     document: Document, data: dict[str, Any], foreign: tuple[str, ...], why: str, instead: str, example: str
 ) -> None:
-    steps = data.get("steps")
+    refresh = data.get("refresh")
+    _listed(document, ("steps",), data.get("steps"), foreign, why, instead, example)
+    if isinstance(refresh, dict):
+        _listed(document, ("refresh", "steps"), refresh.get("steps"), foreign, why, instead, example)
+
+
+def _listed(
+    document: Document,
+    place: tuple[str, ...],
+    steps: object,
+    foreign: tuple[str, ...],
+    why: str,
+    instead: str,
+    example: str,
+) -> None:
     windows = "playbook" in foreign
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
         if not isinstance(step, dict):
@@ -103,15 +126,15 @@ def _steps(
                 hint = (
                     f"{instead}; Ansible is not built yet for Windows" if windows and key == "playbook" else instead
                 )
-                document.add(("steps", index, key), why, hint, at_key=True)
+                document.add((*place, index, key), why, hint, at_key=True)
         if not windows:
             for key in ("reboot", "checkpoint"):
                 if key in step:
-                    document.add(("steps", index, key), "is for Windows", f"remove {key}", at_key=True)
+                    document.add((*place, index, key), "is for Windows", f"remove {key}", at_key=True)
         copied = step.get("copy")
         to = copied.get("to") if isinstance(copied, dict) else None
         if isinstance(to, str) and (to.startswith("/") if windows else re.match(r"[A-Za-z]:\\", to)):
-            document.add(("steps", index, "copy", "to"), "is a path of another system", example)
+            document.add((*place, index, "copy", "to"), "is a path of another system", example)
 
 
 def _outside(document: Document, data: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import shutil
 import time
@@ -12,6 +11,7 @@ from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Fabric, Guest
 from pipeline.guests.access import run_folder
 from pipeline.guests.overlay import create_overlay
+from pipeline.guests.windows import oobe
 from pipeline.guests.windows.session import Deadlines, WindowsSession
 from pipeline.guests.windows.shell import Shell
 from pipeline.hypervisor.connection import Connection, connect
@@ -26,11 +26,7 @@ from pipeline.record import remove_tree
 
 #: The user that a clone is asked to make.
 CLONE_USER = "clone"
-#: A wait that the verdict tells of.
-_NOT_SET_UP = "guest-not-set-up"
-COMPLETE = "IMAGE_STATE_COMPLETE"
 _NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
-_STATE = r"HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
 
 class WindowsCourse:
@@ -126,10 +122,10 @@ class WindowsCourse:
             session.picture(now=True)
             raise
         self.verdict.seconds["agent"] = round(time.monotonic() - began, 1)
-        shell, verdict = Shell(session), self.verdict
-        state = self._set_up(session, shell)
-        verdict.see("first boot", state, state == COMPLETE)
-        name = _value(shell, _NAME, "ComputerName")
+        verdict = self.verdict
+        state = oobe.set_up(session)
+        verdict.see("first boot", state, state == oobe.COMPLETE)
+        name = Shell(session).value(_NAME, "ComputerName")
         verdict.see("computer name", name, name.lower() == self.name.lower())
         if self.job.definition.first_boot is not None:
             self.job.progress(f"{self.cell.name}: the first-boot adapter")
@@ -143,28 +139,3 @@ class WindowsCourse:
             shutil.copyfile(picture, self.logs / "screen.png")
         self.job.progress(f"{self.cell.name}: shutting down")
         session.machine.shutdown(session.deadlines.shutdown)
-
-    def _set_up(self, session: WindowsSession, shell: Shell) -> str:
-        """The state that Windows' own set-up ends in: its agent may answer before that, and go away once more."""
-        seen = ""
-
-        def ended() -> str | None:
-            nonlocal seen
-            # gone with a restart: it comes back
-            with contextlib.suppress(GuestError):
-                seen = _value(shell, _STATE, "ImageState")
-            return seen if seen == COMPLETE else None
-
-        try:
-            session.machine.wait("Windows' set-up", ended, deadline=session.deadlines.agent, name=_NOT_SET_UP)
-        except GuestError as error:
-            if error.name != _NOT_SET_UP:
-                raise
-        return seen
-
-
-def _value(shell: Shell, key: str, name: str) -> str:
-    """A value of the clone's registry, as its own reg shows it."""
-    said = shell.run([r"C:\Windows\System32\reg.exe", "query", key, "/v", name]).stdout
-    line = next((line for line in said.splitlines() if line.split()[:1] == [name]), "")
-    return line.split(None, 2)[2].strip() if len(line.split()) > 2 else "not set"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "machine": {"cpus": job.definition.machine.cpus, "memory": job.definition.machine.memory},
             "accelerator": job.verdict.kind,
             "agent": job.definition.generalize.agent,
+            **_rearms(facts.get("generalize", {})),
             "first_boot": job.definition.first_boot.source if job.definition.first_boot else None,
             "disk": told[DISK],
             "data_disks": [
@@ -137,6 +139,11 @@ def _lineage(job: Job) -> dict[str, Any]:
         "inputs": parent.manifest["inputs"],
     }
     return {"patched_from": parent.version, "rebuilt": root}
+
+
+def _rearms(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How often a Windows can be generalized again: a patch does, a clone does not."""
+    return {"rearms_left": facts["rearms_left"]} if facts.get("rearms_left") is not None else {}
 
 
 def _extras(job: Job, source: Layer) -> list[tuple[str, Path]]:

@@ -11,7 +11,7 @@ from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.adapter import install_script
 from pipeline.guests.overlay import create_overlay
-from pipeline.guests.windows import answers, firewall, first_boot, ports, sysprep
+from pipeline.guests.windows import answers, firewall, first_boot, oobe, ports, sysprep
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 
@@ -69,21 +69,21 @@ def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
-    session.open()
+    oobe.begin(session)
     session.machine.outside(False)
     if _opens(job):
         ports.open_ports(session, job.definition.ports, job.line)
     if job.definition.first_boot:
         first_boot.install(session, job.definition.first_boot, job.line)
     try:
-        sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
+        left = sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
         session.close()
         job.session = None
         job.progress("is it generalized?")
         _proven(job, overlay)
     except GuestError as error:
         raise _named_by_disk(job, overlay, error) from None
-    return Made(overlay, {}, "sysprep")
+    return Made(overlay, {"rearms_left": left}, "sysprep")
 
 
 def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:

@@ -19,7 +19,7 @@ from pipeline.errors import CheckFailed, GuestError, UsageError
 from pipeline.guests import errand
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
-from pipeline.guests.windows import updates
+from pipeline.guests.windows import oobe, updates
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.steps import windows_step
 from pipeline.job import Job, Made, Work
@@ -55,7 +55,7 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
     if wish is not None:
         inputs: dict[str, object] = {
             "only": wish.only,
-            "released": updates.today().isoformat(),
+            updates.RELEASED: updates.today().isoformat(),
             "script": hashlib.sha256(updates.script(wish.only)).hexdigest(),
         }
         yield Work(wish.title, inputs, partial(_run_updates, wish), counted=False)
@@ -65,7 +65,7 @@ def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) ->
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
-    session.open()
+    oobe.begin(session)
     session.machine.outside(True)
     log = job.log_file("updates.log")
     with log.open("a", encoding="utf-8") as file:
@@ -118,7 +118,7 @@ def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
-    session.open()
+    oobe.begin(session)
     began = time.monotonic()
     for number, step in enumerate(leg, first):
         log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")

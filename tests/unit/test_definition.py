@@ -478,7 +478,12 @@ FOREIGN = {
     "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
     "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a script of PowerShell "
     "(its name ends in .ps1)",
-    "refresh: {mode: patch}": "7:17: refresh.mode: patch is not built yet for Windows (rebuild, with updates)",
+    "refresh: {mode: patch}": "7:17: refresh.mode: patch brings in updates, and there are none "
+    "(updates: {only: security})",
+    "updates: {only: all}\nrefresh: {mode: patch}\ngeneralize: {oobe: {skip: false}}": "9:27: generalize.oobe.skip: "
+    "false: a patch's first start would ask somebody (skip: true)",
+    "refresh: {steps: [{script: scripts/motd.sh}]}": "7:20: refresh.steps[0].script: runs in Linux "
+    "(powershell or cmd)",
     "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
     f"steps: [{{msi: {{path: server.iso, sha256: {SHA}}}}}]": "7:22: steps[0].msi.path: server.iso is not the name "
     "of a package (letters, digits, dots and hyphens, then .msi)",

@@ -7,11 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from test_plan import Change, build_all, edit, patched, run_of, store_of
+from test_keeping import capture
+from test_plan import Change, build_all, edit, job_of, patched, run_of, store_of
 
-from pipeline.definition import load_named
+from pipeline import patching
+from pipeline.definition import MasterSource, load_named
+from pipeline.gallery import Gallery, Version
 from pipeline.guests.windows import first_boot, updates
-from pipeline.plan import explain
+from pipeline.plan import explain, plan
 
 MSI = "NOT AN MSI"
 DEFINITION = f"""\
@@ -113,3 +116,45 @@ def test_updates_are_asked_for_by_name_and_steps_by_number(project: Path, word: 
     """A step's number is its place in the definition, with updates or without."""
     rows = explain(load_named(project, "site"), store_of(project), again=word)
     assert next(row["title"] for row in rows if row["action"] == "run") == first
+
+
+# ---- patch mode ---------------------------------------------------------------------------------------------------
+
+
+def golden_of(project: Path, **more: object) -> Version:
+    units = plan(job_of(project))
+    inputs = [{"stage": unit.stage, "title": unit.work.title, "inputs": dict(unit.inputs)} for unit in units]
+    return capture(Gallery(store_of(project).gallery), name="site", **{"inputs": inputs, "os": "windows", **more})
+
+
+def test_a_months_updates_are_patched_into_golden(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition, golden = load_named(project, "site"), golden_of(project, rearms_left=2)
+    assert patching.due(definition, golden, store_of(project))[1] == ""
+    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    wanted, why = patching.due(definition, golden, store_of(project))
+    assert (wanted.source, wanted.steps) == (MasterSource("site", golden.version), ())
+    assert (wanted.updates, why) == (definition.updates, "newer: updates of 2026-12-08")
+    # what a patch looked for is newer than what its line began with
+    inputs = [{"stage": "provision", "title": "updates", "inputs": {updates.RELEASED: "2026-12-08"}}]
+    root = {"version": golden.version, "inputs": golden.manifest["inputs"]}
+    second = golden_of(project, inputs=inputs, rebuilt=root)
+    assert patching.due(definition, second, store_of(project))[1] == ""
+
+
+def test_without_a_rearm_it_is_built_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition, golden = load_named(project, "site"), golden_of(project, rearms_left=0)
+    assert patching.due(definition, golden, store_of(project))[1] == ""
+    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    wanted, why = patching.due(definition, golden, store_of(project))
+    assert wanted == definition
+    assert why == "built anew: golden cannot be generalized once more: no rearm is left"
+
+
+@pytest.mark.parametrize("what", ["the edition", "a script"])
+def test_what_is_no_update_asks_for_a_rebuild(project: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    golden = golden_of(project, rearms_left=2)
+    changed = {"the edition": "ServerDatacenter is new", "a script": "features.ps1: changed"}
+    CHANGES[what][0](project, monkeypatch)
+    wanted, why = patching.due(load_named(project, "site"), golden, store_of(project))
+    assert not isinstance(wanted.source, MasterSource)
+    assert changed[what] in why

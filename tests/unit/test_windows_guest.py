@@ -18,7 +18,7 @@ import tree_sitter_powershell
 from pipeline.checks.model import CheckResult
 from pipeline.definition import load_all
 from pipeline.errors import DiskError, GuestError
-from pipeline.guests.windows import medium, setup, sysprep, updates
+from pipeline.guests.windows import medium, oobe, setup, sysprep, updates
 from pipeline.guests.windows.session import Deadlines
 from pipeline.guests.windows.setup import MIB
 from pipeline.hypervisor.agent import Executed
@@ -230,6 +230,53 @@ def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:
         text = re.sub(r"\$\([^)]*\)|\$\w+", "3", line.decode())
         names.add(sysprep._refused(Guest(), text, "sysprep would refuse").name)  # type: ignore[arg-type]  # a likeness
     assert names == {name for _, name, _, _ in sysprep.CAUSES}
+
+
+def test_the_preflight_says_how_many_rearms_will_be_left() -> None:
+    (line,) = re.findall(rb'Write-Output "(rearms[^"]+)"', sysprep.PREFLIGHT)
+    said = line.decode().replace("$($left - $used)", "3")
+    assert [found[1] for found in [sysprep._REARMS.fullmatch(said)] if found] == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("states", "ends"),
+    [
+        ([oobe.COMPLETE], "there"),
+        (["not set", None, "IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE", None, oobe.COMPLETE], "there"),
+        (["IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE"], "IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE"),
+        ([None], "it tells no state"),
+    ],
+)
+def test_a_generalized_windows_is_left_alone_until_it_has_set_itself_up(
+    states: list[str | None], ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`states` are what its agent answers, None where it does not; the last for ever."""
+    guest, looks = Guest(), 0
+
+    def value(_shell: object, _key: str, _name: str) -> str:
+        nonlocal looks
+        state = states[min(looks, len(states) - 1)]
+        looks += 1
+        if state is None:
+            raise GuestError("gone", name="guest-agent-silent")
+        return state
+
+    def wait(what: str, probe: Any, *, deadline: float, name: str) -> object:
+        for _ in range(int(deadline)):
+            if (found := probe()) is not None:
+                return found
+        raise GuestError(what, name=name)
+
+    monkeypatch.setattr(oobe.Shell, "value", value)
+    guest.open, guest.wait = (lambda: None), wait  # type: ignore[attr-defined]  # a likeness
+    if ends == "there":
+        oobe.begin(guest)  # type: ignore[arg-type]  # a likeness
+        assert looks == len(states)
+        return
+    with pytest.raises(GuestError) as raised:
+        oobe.begin(guest)  # type: ignore[arg-type]  # a likeness
+    assert (raised.value.name, guest.said[-1]) == ("guest-not-set-up", "a picture")
+    assert ends in raised.value.message
 
 
 # ---- scripts, definitions, media ----------------------------------------------------------------------------------

@@ -8,13 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import patching
 from pipeline.checks import inspect_disk, list_disk
+from pipeline.definition import load_named
+from pipeline.gallery import Gallery
+from pipeline.guests.windows import updates
 from pipeline.offline import open_disk
+from pipeline.refresh import PROMOTED, refresh
+from pipeline.store import Store
 from tests.campaigns import standin
 from tests.campaigns.lab import rotation
 from tests.windows.standin.stand import Stand, sha256
@@ -52,14 +59,22 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     stand.lab.write("scripts/mark.ps1", "Write-Output 'hello'\nSet-Content 'C:\\ProgramData\\mark.txt' 'made'\n")
     stand.lab.write("scripts/apply.ps1", "$input | Set-Content 'C:\\ProgramData\\page.txt'\n")
     source = {2: "userdata", 1: "http://192.0.2.80:8080/first?of=web"}[generation]
+    # the one that is patched below brings in updates
+    wish = {2: "", 1: "updates: {only: security}\nrefresh: {mode: patch}\n"}[generation]
     name = stand.define(
         f"not-windows-{generation}",
         generation=generation,
         steps="[{powershell: scripts/mark.ps1}]",
-        more="ports: [{port: 443, name: web}, {port: 53, protocol: udp}]\n"
+        more=f"{wish}ports: [{{port: 443, name: web}}, {{port: 53, protocol: udp}}]\n"
         f'first_boot: {{apply: scripts/apply.ps1, from: "{source}", sample: "This is {{{{ clone }}}}"}}',
     )
     run = built(stand, name)
+    if generation == 1:
+        # two rounds with a restart between them, and one that finds nothing; what is no security update stays out
+        told = run["updates"]
+        assert [update["kb"] for update in told["updates"]] == [["KB5000001"], ["KB5000003"]]
+        assert (told["rounds"], told["restarts"]) == (3, 1)
+        assert told["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
     master = Path(stand.lab.master(name)["path"])
     manifest = json.loads((master.parent / "manifest.json").read_text())
     assert (manifest["os"], manifest["generations"], manifest["agent"]) == ("windows", [generation], "sysprep")
@@ -81,6 +96,28 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     assert "provisioned by" in serial
 
 
+def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation 1 master of above: two rearms at first, of which its build used one, and the patch the other."""
+    name = "not-windows-1"
+    assert stand.lab.last_version(name) != "none", "the test before this one has made it"
+    first = stand.lab.manifest(name)
+    assert first["rearms_left"] == 1
+    definition, store = load_named(stand.lab.folder, name), Store(stand.lab.home)
+    monkeypatch.setattr(updates, "today", lambda: date(2099, 1, 13))
+    (image,) = refresh([definition], store, command="test").images
+    assert (image.outcome, image.why) == (PROMOTED, "newer: updates of 2099-01-13"), image
+    golden = stand.lab.manifest(name)
+    assert (golden["patched_from"], golden["rearms_left"]) == (first["version"], 0)
+    assert golden["prove"]["gen1"]["checks"]["first boot"] == "IMAGE_STATE_COMPLETE"
+    packages = list_disk(Path(stand.lab.master(name)["path"]), "vpc", what="packages")
+    assert [row[0] for row in packages if row[0].startswith("KB50000")] == ["KB5000001", "KB5000003", "KB5000004"]
+    assert stand.lab.leftovers() == []
+    # a month later there is no rearm left: the next one is built from its medium
+    monkeypatch.setattr(updates, "today", lambda: date(2099, 2, 10))
+    wanted, why = patching.due(definition, Gallery(store.gallery).get(name), store)
+    assert (wanted, why.partition(":")[0]) == (definition, "built anew")
+
+
 def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
     scripts = {
         "mark.ps1": "Write-Output 'hello'\n",
@@ -91,29 +128,23 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
         stand.lab.write(f"scripts/{script}", text)
     stand.lab.write("media/shop.msi", MSI)
     steps = STEPS.replace("SHA", hashlib.sha256(MSI.encode()).hexdigest())
-    name = stand.define("not-windows-steps", steps=steps, more="updates: {only: security}")
+    name = stand.define("not-windows-steps", steps=steps)
     done = stand.lab.run("build", name, "--until", "provision")
     assert done.returncode == 0, done.stdout + done.stderr
     run = stand.lab.last_run(name)
     titles = [stage["title"] for stage in run["stages"] if stage["stage"] == "provision"]
-    assert len(titles) == 3 and titles[:2] == ["updates", "mark.ps1"]
-    # two rounds with a restart between them, and one that finds nothing; what is no security update stays out
-    told = run["updates"]
-    assert [update["kb"] for update in told["updates"]] == [["KB5000001"], ["KB5000003"]]
-    assert (told["rounds"], told["restarts"]) == (3, 1)
-    assert told["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
+    assert len(titles) == 2 and titles[0] == "mark.ps1"
     logs = {path.name[3:]: path.read_text() for path in (Path(run["folder"]) / "steps").iterdir()}
     assert logs["agent.ps1.log"] == "one\ntwo\n"
     # the package wanted a restart, and got it; its properties came in as they were written
-    (layer,) = (stand.lab.home / "layers" / run["layers"][4]).glob("disk.*")
+    (layer,) = (stand.lab.home / "layers" / run["layers"][3]).glob("disk.*")
     packages = list_disk(layer, what="packages", allow_backing_within=stand.lab.home)
     assert ["shop", "2.0 beta", "amd64"] in packages
-    assert [row[0] for row in packages if row[0].startswith("KB50000")] == ["KB5000001", "KB5000003"]
     # the checkpoint is kept: a change behind it does not run what lies before it
     stand.lab.write("scripts/agent.ps1", "Write-Output 'another'\n")
     rows = json.loads(stand.lab.run("plan", name, "--json").stdout)
     actions = {row["title"]: row["action"] for row in rows if row["stage"] in ("install", "provision")}
-    assert list(actions.values()) == ["keep", "keep", "keep", "run"], actions
+    assert list(actions.values()) == ["keep", "keep", "run"], actions
 
 
 def test_what_goes_wrong_has_a_name(stand: Stand) -> None:

@@ -105,6 +105,12 @@ class Shell:
         self.run([CMD, "/d", "/c", "if", "not", "exist", folder, "mkdir", folder])
         self._session.agent.write(path, data)
 
+    def value(self, key: str, name: str) -> str:
+        """A value of the guest's registry, as its own reg shows it; "not set"."""
+        said = self.run([r"C:\Windows\System32\reg.exe", "query", key, "/v", name]).stdout
+        line = next((line for line in said.splitlines() if line.split()[:1] == [name]), "")
+        return line.split(None, 2)[2].strip() if len(line.split()) > 2 else "not set"
+
     def restart(self, deadline: float | None = None) -> None:
         """Restart the guest in order, and wait for its agent; see `back`."""
         before = self._session.machine.reboots

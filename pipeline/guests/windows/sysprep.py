@@ -61,15 +61,25 @@ CAUSES = (
 )
 
 
-def generalize(session: WindowsSession, answers: bytes | None, *, mode_vm: bool, said: Callable[[str], None]) -> None:
+def generalize(
+    session: WindowsSession, answers: bytes | None, *, mode_vm: bool, said: Callable[[str], None]
+) -> int | None:
     """Look for what sysprep is known to refuse, run it, and wait until the machine has powered itself off.
 
-    Raises GuestError: sysprep-refused or one of CAUSES, sysprep-hangs, guest-unclean-shutdown.
+    Returns how often it can be generalized after that; None where Windows does not tell. Raises GuestError:
+    sysprep-refused or one of CAUSES, sysprep-hangs, guest-unclean-shutdown.
     """
-    shell = Shell(session)
+    shell, left = Shell(session), None
+
+    def told(line: str) -> None:
+        nonlocal left
+        if found := _REARMS.fullmatch(line.strip()):
+            left = int(found[1])
+        said(line)
+
     session.progress("what sysprep would refuse")
     try:
-        shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=said, reboots=False)
+        shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=told, reboots=False)
     except command.CommandFailed as error:
         raise _refused(session, error.stdout + error.stderr, "sysprep would refuse") from None
     words = ["/generalize", "/oobe", "/shutdown", "/quiet"]
@@ -84,6 +94,7 @@ def generalize(session: WindowsSession, answers: bytes | None, *, mode_vm: bool,
     # it ends the agent before it ends itself: what the agent answers from here on decides nothing
     started = session.agent.call("guest-exec", {"path": SYSPREP, "arg": words})
     _wait(session, int(started["pid"]))
+    return left
 
 
 def _wait(session: WindowsSession, pid: int) -> None:
@@ -141,6 +152,8 @@ def _refused(session: WindowsSession, log: str, what: str) -> GuestError:
     return GuestError(f"{what}: {last[:300]}", name="sysprep-refused", hint=f"its log is {ERRORS}, in {session.logs}")
 
 
+#: What the script below says last, where it found nothing.
+_REARMS = re.compile(r"rearms left after this: (\d+)")
 #: What is known to end sysprep, asked beforehand: a refusal costs minutes, and leaves a disk half generalized.
 PREFLIGHT = rb"""
 $ErrorActionPreference = 'Stop'
@@ -180,5 +193,10 @@ if (Get-Command Get-AppxPackage -ErrorAction SilentlyContinue) {
 }
 $found | ForEach-Object { Write-Output $_ }
 if ($found) { exit 1 }
+if ($null -ne $left) {
+    # each sysprep uses one up, but where it was told to pass that over
+    $used = if ($platform.SkipRearm -eq 1) { 0 } else { 1 }
+    Write-Output "rearms left after this: $($left - $used)"
+}
 exit 0
 """

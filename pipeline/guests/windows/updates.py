@@ -38,6 +38,10 @@ _TUESDAY = 1
 _NO_RESTART = frozenset({"guest-no-restart", "guest-no-agent"})
 
 
+#: The key's word for the day whose updates a layer looked for.
+RELEASED = "released"
+
+
 def released(now: datetime) -> date:
     """The last second Tuesday of a month, on which Microsoft releases a month's updates; `now` is in UTC."""
     day = now.date() if now.hour >= _HOUR else now.date() - timedelta(days=1)

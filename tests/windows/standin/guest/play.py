@@ -440,6 +440,10 @@ def sysprep(arguments):
                 "Error SYSPRP Failed to remove apps for the current user: 0x80073cf2.\n"
             )
         return 1
+    if not where.get("rearms", shell.REARMS):
+        with open(SYSPREP + "/Panther/setuperr.log", "w", newline="\r\n") as file:
+            file.write("Error SYSPRP RunRegistryDlls: Failure occurred while executing slc.dll, error 0xc004d307\n")
+        return 1
     if where["fault"] == "sysprep hangs":
         time.sleep(36000)
     if where["fault"] == "sysprep fails and powers off":
@@ -455,7 +459,7 @@ def sysprep(arguments):
     with open(SYSPREP + "/Panther/setuperr.log", "w"), open(SYSPREP + "/Sysprep_succeeded.tag", "w"):
         pass
     with open(STATE, "w") as file:
-        json.dump({**where, "phase": "generalized"}, file)
+        json.dump({**where, "phase": "generalized", "rearms": where.get("rearms", shell.REARMS) - 1}, file)
     say("generalized: powering off")
     off("poweroff" if "/shutdown" in words else "reboot")
     return 0

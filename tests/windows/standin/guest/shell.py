@@ -23,6 +23,8 @@ import update
 DRIVE_C = "/mnt/c"
 #: What the stand-in keeps of itself: its phase, and the fault that it was asked for.
 STATE = DRIVE_C + "/NOT-WINDOWS/state.json"
+#: How often it can be generalized.
+REARMS = 2
 #: Where the agent puts files that it is told to write: it takes a Windows path for a name.
 FILES = "/files"
 ENVIRONMENT = {"SYSTEMROOT": "C:\\Windows", "WINDIR": "C:\\Windows", "TEMP": "C:\\Windows\\Temp"}
@@ -259,13 +261,20 @@ class Cmd:
         with open(unix(words(rest)[-1]), encoding="utf-8-sig") as file:
             script = file.read()
         with open(STATE) as file:
-            fault = json.load(file)["fault"]
+            where = json.load(file)
+        fault, rearms = where["fault"], where.get("rearms", REARMS)
         if "Microsoft.Update.Session" in script:
-            self.level = update.play(script, self.out, fault)
+            self.level = update.play(script, self.out, fault, later=rearms < REARMS)
             return
-        if "RemainingWindowsReArmCount" in script and fault == "no rearm is left":
-            print("no rearm is left: RemainingWindowsReArmCount is 0", file=self.out, end="\r\n", flush=True)
-            self.level = 1
+        if "RemainingWindowsReArmCount" in script:
+            none = fault == "no rearm is left" or not rearms
+            told = (
+                "no rearm is left: RemainingWindowsReArmCount is 0"
+                if none
+                else f"rearms left after this: {rearms - 1}"
+            )
+            print(told, file=self.out, end="\r\n", flush=True)
+            self.level = int(none)
             return
         try:
             for line in script.splitlines():

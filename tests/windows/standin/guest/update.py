@@ -1,7 +1,8 @@
 """NOT WINDOWS: what Windows Update would answer. No PowerShell is here: of the script only its settings are read.
 
 Written from Microsoft's documents of the Windows Update Agent, and from what docs/windows.md says that a round says.
-It offers two updates, and behind the restart that one of them wants a third.
+It offers two updates, behind the restart that one of them wants a third, and a month later, which is after a sysprep,
+a fourth.
 """
 
 import json
@@ -17,6 +18,7 @@ PENDING = "/run/restart-is-pending"
 SECURITY, ORDINARY = "0FA1201D-4330-4FA8-8AE9-B877473B6441", "CD5FFD1E-E932-4E3A-BF74-18BF0B1BBD83"
 #: Number to classification, whether it wants a restart, and the number that must be in before it is offered.
 OFFERS = {5000001: (SECURITY, True, None), 5000002: (ORDINARY, False, None), 5000003: (SECURITY, False, 5000001)}
+LATER = {5000004: (SECURITY, False, 5000003)}
 _CRITERION = (
     r"(IsInstalled|IsHidden|IsPresent|IsAssigned|BrowseOnly|AutoSelectOnWebSites|RebootRequired)=[01]|"
     r"Type='(Software|Driver)'"
@@ -33,8 +35,8 @@ def told(number):
     }
 
 
-def play(script, out, fault):
-    """One round; its exit code."""
+def play(script, out, fault, later):
+    """One round, `later` or not; its exit code."""
 
     def say(word, what):
         print(f"goldsmith {word} {json.dumps(what)}", file=out, end="\r\n", flush=True)
@@ -53,7 +55,7 @@ def play(script, out, fault):
         with open(DONE) as file:
             done = json.load(file)
     found = []
-    for number, (kind, restarts, behind) in OFFERS.items():
+    for number, (kind, restarts, behind) in {**OFFERS, **(LATER if later else {})}.items():
         ready = behind is None or (behind in done and not os.path.exists(PENDING))
         if number not in done and ready and (settings["only"] == "'all'" or kind in kinds):
             found.append((number, restarts))
