@@ -24,8 +24,9 @@ from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
 from pipeline.hypervisor.connection import Connection
+from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.domain import Spec, attached
-from pipeline.hypervisor.machine import LOGIN, Machine, own
+from pipeline.hypervisor.machine import Machine, own
 from pipeline.layers import Image
 from pipeline.store import Store
 

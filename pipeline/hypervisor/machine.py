@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ import libvirt
 from lxml import etree
 
 from pipeline.errors import BuildError, GuestError
+from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, restored_xml, targets
@@ -28,22 +28,6 @@ from pipeline.layers import Image
 
 T = TypeVar("T")
 
-#: What the serial console shows when a guest is lost, and the failure's name. GRUB also misses modules that it can do
-#: without (trixie's bli.mod); without its kernel it can do nothing.
-DISASTERS = (
-    (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
-    (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
-    (
-        re.compile(
-            rb"(No bootable device|error: no such device|grub rescue>|"
-            rb"error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
-        ),
-        "guest-no-boot",
-        "nothing bootable",
-    ),
-    (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
-)
-LOGIN = re.compile(rb"[\w.-]+ login: ")
 #: Seconds between two looks while waiting; lifecycle events wake the wait at once.
 LOOK = 0.25
 
@@ -202,14 +186,9 @@ class Machine:
         """Raise GuestError if the guest is lost, or the build was cancelled."""
         if self._cancelled.is_set():
             raise BuildError("cancelled", name="cancelled")
-        text = self.serial()
-        for pattern, name, what in DISASTERS:
-            # of these, Windows' console has its firmware's words only
-            if self.spec.windows and name != "guest-no-boot":
-                continue
-            if found := pattern.search(text, self._seen):
-                said = found.group(found.lastindex or 0).decode(errors="replace").strip()
-                raise GuestError(f"{what}: {said}", name=name)
+        if found := console.disaster(self.serial(), self._seen, windows=self.spec.windows):
+            name, message = found
+            raise GuestError(message, name=name)
         if self.panicked:
             raise GuestError("the guest has told its machine that its kernel stopped", name="guest-blue-screen")
         if self.stopped is not None:
@@ -249,7 +228,7 @@ class Machine:
         def up() -> Agent | None:
             if self.agent_up():
                 return self.agent
-            if not prompt_at and LOGIN.search(self.serial(), self._seen):
+            if not prompt_at and console.LOGIN.search(self.serial(), self._seen):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
                 raise GuestError(

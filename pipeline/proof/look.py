@@ -12,7 +12,8 @@ from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
 from pipeline.errors import GuestError
 from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
-from pipeline.hypervisor.machine import LOGIN, Machine
+from pipeline.hypervisor.console import LOGIN
+from pipeline.hypervisor.machine import Machine
 from pipeline.proof.verdict import Verdict
 
 #: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.

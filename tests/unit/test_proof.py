@@ -13,8 +13,9 @@ from pipeline.definition import CELL_GENERATION, DataDisk
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.guests.diagnosis import Evidence, diagnose
+from pipeline.hypervisor.console import disaster
 from pipeline.hypervisor.domain import Spec
-from pipeline.hypervisor.machine import DISASTERS, Machine
+from pipeline.hypervisor.machine import Machine
 from pipeline.layers import Image
 from pipeline.proof import look, trials
 from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
@@ -173,7 +174,9 @@ def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_pat
 )
 def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
     """A module that GRUB can do without was once taken for the end of the boot."""
-    assert next((known for pattern, known, _ in DISASTERS if pattern.search(said)), None) == name
+    lost = disaster(said, 0, windows=False)
+    assert (lost[0] if lost else None) == name
+    assert disaster(said, len(said), windows=False) is None
 
 
 @pytest.mark.parametrize(("windows", "name"), [(False, "guest-kernel-panic"), (True, None)])
