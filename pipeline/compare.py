@@ -64,7 +64,7 @@ def compare(old: Version, new: Version) -> Differences:
         f"{old.name} {old.version}",
         f"{new.name} {new.version}",
         Changes.between(_packages(old), _packages(new)),
-        Changes.between(_files(old), _files(new)),
+        _files(old, new),
         Changes.between(_checks(old), _checks(new)),
         blocks,
         changed,
@@ -76,9 +76,47 @@ def _packages(version: Version) -> dict[str, str]:
     return {f"{name}:{architecture}": number for name, number, architecture in rows}
 
 
-def _files(version: Version) -> dict[str, str]:
-    rows: Sequence[Sequence[str]] = list_disk(version.disk, "vpc", what="files")
-    return {path: f"{size} bytes" if kind == "file" else kind for path, kind, size in rows}
+def _files(old: Version, new: Version) -> Changes:
+    """By all that they are, content too; shown by their size, and by what else has changed where that has not."""
+    before, after = _tree(old), _tree(new)
+    seen = Changes.between(
+        {path: entry.shown for path, entry in before.items()}, {path: entry.shown for path, entry in after.items()}
+    )
+    changed = {
+        path: (before[path].shown, after[path].shown_beside(before[path]))
+        for path in sorted(before.keys() & after.keys())
+        if before[path] != after[path]
+    }
+    return Changes(seen.added, seen.removed, changed)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A path of a disk: `content` is the digest of a file's, or a link's target."""
+
+    kind: str
+    owner: str
+    group: str
+    mode: str
+    content: str
+    size: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.size} bytes" if self.kind == "file" else self.kind
+
+    def shown_beside(self, before: _Entry) -> str:
+        """As the newer of two that differ."""
+        if self.shown != before.shown:
+            return self.shown
+        if self.content != before.content:
+            return f"to {self.content}" if self.kind == "link" else "other content"
+        return f"{self.owner}:{self.group} {self.mode}"
+
+
+def _tree(version: Version) -> dict[str, _Entry]:
+    rows: Sequence[Sequence[str]] = list_disk(version.disk, "vpc", what="tree")
+    return {path: _Entry(*rest) for path, *rest in rows}
 
 
 def _checks(version: Version) -> dict[str, str]:

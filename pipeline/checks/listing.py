@@ -11,6 +11,7 @@ from pipeline.errors import DiskError, UsageError
 from pipeline.offline import inventory
 from pipeline.offline.packages import packages
 from pipeline.offline.registry import LARGEST, Hive, Value
+from pipeline.offline.root import Root
 from pipeline.offline.units import units
 from pipeline.offline.windows import CONFIG
 
@@ -23,7 +24,7 @@ COLUMNS = {
     "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
     "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
     "files": ("PATH", "TYPE", "SIZE"),
-    "tree": ("PATH", "TYPE", "OWNER", "GROUP", "MODE", "CONTENT"),
+    "tree": ("PATH", "TYPE", "OWNER", "GROUP", "MODE", "CONTENT", "SIZE"),
     "registry": ("NAME", "VALUE"),
     "volumes": ("PARTITION", "TYPE", "LABEL", "UUID", "STATE"),
 }
@@ -96,27 +97,39 @@ def _units(disk: Disk, _: str) -> list[list[str]]:
     return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in units(disk.root)]
 
 
-def _files(disk: Disk, _: str) -> list[list[str]]:
+def _root(disk: Disk) -> Root:
+    """The system on the disk: a Linux whose journal is at rest, else a Windows."""
+    try:
+        root = disk.root
+    except DiskError as error:
+        try:
+            return disk.windows
+        except DiskError as other:
+            raise (error if other.name == "no-windows-root" else other) from None
     _clean(disk)
-    rows = []
-    for path, kind in disk.root.walk():
-        stat = disk.root.stat(path, follow=False) if kind == "file" else None
+    return root
+
+
+def _files(disk: Disk, _: str) -> list[list[str]]:
+    root, rows = _root(disk), []
+    for path, kind in root.walk():
+        stat = root.stat(path, follow=False) if kind == "file" else None
         rows.append([path, kind, str(stat.size) if stat else ""])
     return rows
 
 
 def _tree(disk: Disk, _: str) -> list[list[str]]:
     """Every path with all that makes it what it is: of a file the digest of its content, of a link its target."""
-    _clean(disk)
-    rows = []
-    for path, kind in disk.root.walk():
-        stat = disk.root.stat(path, follow=False)
+    root, rows = _root(disk), []
+    for path, kind in root.walk():
+        stat = root.stat(path, follow=False)
         if stat is None:
             raise DiskError(f"{path} cannot be read", name="fs-damaged")
-        content = disk.root.read_link(path) or "" if kind == "link" else ""
+        content = root.read_link(path) or "" if kind == "link" else ""
         if kind == "file":
-            content = hashlib.blake2b(disk.root.read(path, LARGEST_FILE) or b"", digest_size=16).hexdigest()
-        rows.append([path, kind, str(stat.uid), str(stat.gid), f"{stat.mode:o}", content])
+            content = hashlib.blake2b(root.read(path, LARGEST_FILE) or b"", digest_size=16).hexdigest()
+        size = str(stat.size) if kind == "file" else ""
+        rows.append([path, kind, str(stat.uid), str(stat.gid), f"{stat.mode:o}", content, size])
     return rows
 
 
