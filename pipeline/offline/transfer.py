@@ -15,10 +15,11 @@ from pipeline.errors import DiskError, HostError, UsageError
 from pipeline.offline import containers
 from pipeline.offline.containers import CONVERT_DEADLINE
 from pipeline.vhd.chain import vhd_extents
+from pipeline.vhd.compare import changed_ranges
 from pipeline.vhd.extents import Extent, ExtentSource
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
 from pipeline.vhd.footer import EPOCH, DiskType, Footer, read_footer
-from pipeline.vhd.write import changed_ranges, write_differencing, write_dynamic
+from pipeline.vhd.write import write_differencing, write_dynamic
 
 Progress = Callable[[int, int], None]
 

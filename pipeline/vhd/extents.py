@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -120,40 +121,56 @@ class Reader:
         self._starts = [extent.start for extent in source.extents]
         self._files: dict[Path, _Opened] = {}
         self._held = held or {}
+        self._opening = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on; shorter only at the disk's end. Raises DiskError (disk-unreadable)."""
         if offset < 0 or length < 0:
             raise DiskError(f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside")
         length = max(0, min(length, self.size - offset))
-        out, at, end = bytearray(length), offset, offset + length
+        out = bytearray(length)
+        self.read_into(memoryview(out), offset)
+        return bytes(out)
+
+    def read_into(self, room: memoryview, offset: int) -> None:
+        """Fill `room` with what is from `offset` on; zeros past the disk's end. Errors as `read`; from any thread."""
+        at, end = offset, offset + len(room)
         index = max(0, bisect_right(self._starts, offset) - 1)
         extents = self._source.extents
         while index < len(extents) and extents[index].start < end:
             extent = extents[index]
             begin, stop = max(at, extent.start), min(end, extent.end)
             if begin < stop:
-                data = self._pread(extent.path, stop - begin, extent.offset + begin - extent.start)
-                out[begin - offset : begin - offset + len(data)] = data
+                _blank(room[at - offset : begin - offset])
+                self._fill(extent.path, room[begin - offset : stop - offset], extent.offset + begin - extent.start)
+                at = stop
             index += 1
-        return bytes(out)
+        _blank(room[at - offset :])
 
-    def _pread(self, path: Path, length: int, offset: int) -> bytes:
-        if path not in self._held and path not in self._files:
-            self._files[path] = _Opened(path)
-        fd = self._held[path] if path in self._held else self._files[path].__enter__()
-        try:
-            data = os.pread(fd, length, offset)
-        except OSError as error:
-            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
-        if len(data) < length:
-            raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
-        return data
+    def _fill(self, path: Path, room: memoryview, offset: int) -> None:
+        with self._opening:
+            if path not in self._held and path not in self._files:
+                self._files[path] = _Opened(path)
+            fd = self._held[path] if path in self._held else self._files[path].__enter__()
+        got = 0
+        while got < len(room):
+            try:
+                step = os.preadv(fd, [room[got:]], offset + got)
+            except OSError as error:
+                raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
+            if step == 0:
+                raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
+            got += step
 
     def close(self) -> None:
         while self._files:
             self._files.popitem()[1].__exit__()
         self._source.close()
+
+
+def _blank(room: memoryview) -> None:
+    if room:
+        room[:] = bytes(len(room))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import DiskError, HostError
+from pipeline.vhd.compare import changed_ranges
 from pipeline.vhd.copy import as_ours, copy_pieces
 from pipeline.vhd.extents import ExtentSource, Piece, Reader, pieces
 from pipeline.vhd.footer import FOOTER_SIZE, MIB, SECTOR, DiskType, Footer, read_footer, vhd_time
@@ -22,8 +23,6 @@ Progress = Callable[[int, int], None]
 #: Data of each block begins on a whole page of the host: unaligned copies cost twice.
 _ALIGN = 4096
 _TABLE_AT = FOOTER_SIZE + HEADER_SIZE
-#: Bytes that two disks are compared in at a time.
-COMPARE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,68 +101,6 @@ def write_differencing(
         changed = list(changed_ranges(old, new, progress))
         found = [part for start, length in changed for part in _by_block(Piece(start, length, -1, start, target))]
         return _write(found, target, footer, header, extra, None, reader)
-
-
-def changed_ranges(
-    old: ExtentSource, new: ExtentSource, progress: Progress | None = None
-) -> Iterator[tuple[int, int]]:
-    """(start, length) of the sectors in which two disks differ, as runs; only where either has data is looked."""
-    with ExitStack() as stack:
-        one, two = Reader(old), Reader(new)
-        stack.callback(one.close)
-        stack.callback(two.close)
-        wanted = list(_data_union(old, new))
-        total, done = sum(end - start for start, end in wanted), 0
-        run: tuple[int, int] | None = None
-        for start, end in wanted:
-            for at in range(start, end, COMPARE):
-                length = min(COMPARE, end - at)
-                before = one.read(at, length).ljust(length, b"\0")
-                after = two.read(at, length).ljust(length, b"\0")
-                for begin, size in _differing(before, after, 0, length):
-                    if run and run[0] + run[1] == at + begin:
-                        run = (run[0], run[1] + size)
-                    else:
-                        if run:
-                            yield run
-                        run = (at + begin, size)
-                done += length
-                if progress is not None:
-                    progress(done, total)
-        if run:
-            yield run
-
-
-def _differing(before: bytes, after: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Sectors that differ, by halving: equal halves cost one comparison."""
-    if before[start:end] == after[start:end]:
-        return
-    if end - start <= SECTOR:
-        yield start, end - start
-        return
-    middle = start + max(SECTOR, (end - start) // 2 // SECTOR * SECTOR)
-    yield from _differing(before, after, start, middle)
-    yield from _differing(before, after, middle, end)
-
-
-def _data_union(old: ExtentSource, new: ExtentSource) -> Iterator[tuple[int, int]]:
-    """Sector-aligned ranges where either disk has data, cut at the new disk's end."""
-    with ExitStack() as stack:
-        both = sorted(
-            (piece.start // SECTOR * SECTOR, min(-(-(piece.start + piece.length) // SECTOR) * SECTOR, new.size))
-            for source in (old, new)
-            for piece in pieces(source, stack)
-        )
-    current: tuple[int, int] | None = None
-    for start, end in both:
-        if current and start <= current[1]:
-            current = (current[0], max(current[1], end))
-        else:
-            if current:
-                yield current
-            current = (start, end)
-    if current:
-        yield current
 
 
 def _by_block(piece: Piece) -> Iterator[Piece]:
