@@ -83,7 +83,9 @@ def filesystem(work: Path) -> Iterator[tuple[str, Path, int]]:
         mount.chmod(0o755)
         yield kind, mount, used(mount)
     finally:
-        subprocess.run(["umount", mount], check=False)
+        # an interrupted night may still have a file open
+        if subprocess.run(["umount", mount], check=False).returncode:
+            subprocess.run(["umount", "--lazy", mount], check=False)
         remove(image)
 
 
