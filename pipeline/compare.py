@@ -1,14 +1,21 @@
-"""What one version of a master has that another has not: packages, files, checks, blocks."""
+"""What one version of a master has that another has not: packages, files, checks, blocks; and all of it as a delta.
+
+Where the digests that capture took are the same, the disks are not read: `gallery verify` holds disks to digests.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from pipeline.checks import list_disk
+from pipeline.errors import UsageError
 from pipeline.gallery import Version, disks_of
 from pipeline.offline import transfer
+from pipeline.offline.transfer import Made
 
 #: Bytes of a block, as uploads and deduplicating file systems count.
 BLOCK = 64 << 10
@@ -55,9 +62,10 @@ class Differences:
 def compare(old: Version, new: Version) -> Differences:
     """Read both disks, each as a stranger's. Raises DiskError where one cannot be read."""
     blocks = changed = 0
-    for name in disks_of(old.manifest).keys() & disks_of(new.manifest).keys():
+    theirs, ours = disks_of(old.manifest), disks_of(new.manifest)
+    for name in theirs.keys() & ours.keys():
         with transfer.open_source(old.path / name) as before, transfer.open_source(new.path / name) as after:
-            runs = transfer.blocks_of(before, after)
+            runs = transfer.blocks_of(before, after, _suspects(theirs[name], ours[name]))
         blocks += len({n for start, length in runs for n in range(start // BLOCK, -(-(start + length) // BLOCK))})
         changed += sum(length for _, length in runs)
     return Differences(
@@ -69,6 +77,30 @@ def compare(old: Version, new: Version) -> Differences:
         blocks,
         changed,
     )
+
+
+def delta(old: Version, new: Version, target: Path, *, timestamp: int, force: bool = False) -> Made:
+    """Write the differencing VHD that gives `new`'s disk back from `old`'s, bit for bit.
+
+    `timestamp` is in Unix seconds. Raises UsageError (data-disks), and what the writer raises.
+    """
+    if len(disks_of(old.manifest)) + len(disks_of(new.manifest)) > 2:
+        raise UsageError(
+            f"{new.name} has data disks, and a delta is of one disk",
+            name="data-disks",
+            hint="goldsmith vhd diff OLD NEW TARGET for each of them",
+        )
+    within = _suspects(old.manifest["disk"], new.manifest["disk"])
+    return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)
+
+
+def _suspects(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[int, int]] | None:
+    """(start, end) of the chunks whose digests are not the same; None where there are none to be held together."""
+    size, theirs, ours = new.get("chunk_size"), old.get("chunks_sha256"), new.get("chunks_sha256")
+    if not size or size != old.get("chunk_size") or not theirs or not ours:
+        return None
+    pairs = enumerate(zip_longest(theirs, ours))
+    return [(number * size, (number + 1) * size) for number, (one, other) in pairs if one != other]
 
 
 def _packages(version: Version) -> dict[str, str]:

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     noun.command("prune")(prune)
     noun.command("verify")(verify)
     noun.command("diff")(diff)
+    noun.command("delta")(delta)
     noun.command("lease")(lease)
     noun.command("export")(export)
     noun.command("import")(take_in)
@@ -246,6 +247,25 @@ def diff(
     for what, changes in (("packages", seen.packages), ("checks", seen.checks), ("files", seen.files)):
         _print_changes(what, changes)
     print(f"blocks    {seen.blocks} of {BLOCK >> 10} KiB, {size(seen.changed_bytes)} in sectors")
+
+
+def delta(
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.vhd")],
+    force: Annotated[bool, typer.Option("--force", help="Write over FILE.vhd.")] = False,
+) -> None:
+    """Write a differencing VHD that gives NEW's disk back from OLD's, bit for bit (goldsmith vhd apply)."""
+    import time
+
+    from pipeline.cli.show import size
+    from pipeline.compare import delta as write
+
+    gallery = _gallery()
+    before, after = gallery.get(old), gallery.get(new)
+    made = write(before, after, target, timestamp=int(time.time()), force=force)
+    print(f"{made.path}  {size(made.allocated)} on disk, for {after.name} {after.version} on {before.version}")
+    print(f"\n  goldsmith vhd apply {made.path} NEW.vhd --parent {before.disk} --to fixed\n")
 
 
 def _print_changes(what: str, changes: Changes) -> None:

@@ -15,7 +15,7 @@ from pipeline.errors import DiskError, HostError, UsageError
 from pipeline.offline import containers
 from pipeline.offline.containers import CONVERT_DEADLINE
 from pipeline.vhd.chain import vhd_extents
-from pipeline.vhd.compare import changed_ranges
+from pipeline.vhd.compare import Places, changed_ranges
 from pipeline.vhd.extents import Extent, ExtentSource
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
 from pipeline.vhd.footer import EPOCH, DiskType, Footer, read_footer
@@ -168,15 +168,26 @@ def difference(
     fmt: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    within: Places | None = None,
 ) -> Made:
-    """Write the differencing VHD that makes `new` out of the VHD `old`, with the identity of `new` if that is one."""
+    """Write the differencing VHD that makes `new` out of the VHD `old`, with the identity of `new` if that is one.
+
+    `within`: elsewhere the two are known to be the same.
+    """
     unique_id, timestamp = identity(new, fmt, timestamp)
     if containers.detect(old) != "vpc":
         raise DiskError(f"{old.name} is no VHD: only a VHD can be a parent", name="vhd-no-footer")
     with open_source(old) as before, open_source(new, fmt) as after, whole(target, force=force) as scratch:
         after = _whole_sectors(after)  # noqa: PLW2901  the same disk, its size rounded
         report = write_differencing(
-            after, before, old, scratch, unique_id=unique_id, timestamp=timestamp, progress=progress
+            after,
+            before,
+            old,
+            scratch,
+            unique_id=unique_id,
+            timestamp=timestamp,
+            progress=progress,
+            within=within,
         )
         allocated = scratch.stat().st_blocks * 512
     return Made(target, "differencing", report.size, report.file_size, allocated)
@@ -204,10 +215,11 @@ def _whole_sectors(source: ExtentSource) -> ExtentSource:
     return ExtentSource(-(-source.size // 512) * 512, source.extents)
 
 
-def blocks_of(old: ExtentSource, new: ExtentSource, progress: Progress | None = None) -> list[tuple[int, int]]:
-    """(start, length) of what differs, in bytes."""
+def blocks_of(old: ExtentSource, new: ExtentSource, within: Places | None = None) -> list[tuple[int, int]]:
+    """(start, length) of what differs, in bytes; `within`: elsewhere the two are known to be the same."""
     size = max(old.size, new.size)
-    return list(changed_ranges(ExtentSource(size, old.extents), ExtentSource(size, new.extents), progress))
+    wide = ExtentSource(size, old.extents), ExtentSource(size, new.extents)
+    return list(changed_ranges(*wide, within=within))
 
 
 def grow(path: Path, size: int, *, timestamp: int, progress: Progress | None = None) -> Footer:

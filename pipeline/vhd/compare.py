@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
@@ -24,14 +24,21 @@ AHEAD = 2 * WORKERS
 _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 Runs = Iterator[tuple[int, int]]
+#: (start, end) in bytes, sorted.
+Places = Sequence[tuple[int, int]]
 
 
-def changed_ranges(old: ExtentSource, new: ExtentSource, progress: Progress | None = None) -> Runs:
+def changed_ranges(
+    old: ExtentSource, new: ExtentSource, progress: Progress | None = None, within: Places | None = None
+) -> Runs:
     """(start, length) of the sectors in which two disks differ, as runs; only where either has data is looked.
 
-    Raises DiskError (disk-unreadable, disk-truncated).
+    `within`: somebody knows by digests that they are the same elsewhere, and nothing else is read. Raises DiskError
+    (disk-unreadable, disk-truncated).
     """
     wanted = list(_data_union(old, new))
+    if within is not None:
+        wanted = list(_common(wanted, within))
     total, done = sum(end - start for start, end in wanted), 0
     run: tuple[int, int] | None = None
     with ExitStack() as stack:
@@ -103,6 +110,18 @@ class _Comparison:
             return [(at + begin, size) for begin, size in _differing(before, after, 0, length)]
         finally:
             self._buffers.put(buffer)
+
+
+def _common(one: Iterable[tuple[int, int]], other: Places) -> Iterator[tuple[int, int]]:
+    """What two sorted lists of (start, end) have in common."""
+    index = 0
+    for start, end in one:
+        while index < len(other) and other[index][1] <= start:
+            index += 1
+        at = index
+        while at < len(other) and other[at][0] < end:
+            yield max(start, other[at][0]), min(end, other[at][1])
+            at += 1
 
 
 def _cut(wanted: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

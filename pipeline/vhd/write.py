@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import DiskError, HostError
-from pipeline.vhd.compare import changed_ranges
+from pipeline.vhd.compare import Places, changed_ranges
 from pipeline.vhd.copy import as_ours, copy_pieces
 from pipeline.vhd.extents import ExtentSource, Piece, Reader, pieces
 from pipeline.vhd.footer import FOOTER_SIZE, MIB, SECTOR, DiskType, Footer, read_footer, vhd_time
@@ -67,6 +67,7 @@ def write_differencing(
     unique_id: uuid.UUID,
     timestamp: int,
     progress: Progress | None = None,
+    within: Places | None = None,
 ) -> SparseReport:
     """Write what `new` has and `old` (read from the VHD `parent`) has not, by sectors.
 
@@ -98,7 +99,7 @@ def write_differencing(
     with ExitStack() as stack:
         reader = Reader(new)
         stack.callback(reader.close)
-        changed = list(changed_ranges(old, new, progress))
+        changed = list(changed_ranges(old, new, progress, within))
         found = [part for start, length in changed for part in _by_block(Piece(start, length, -1, start, target))]
         return _write(found, target, footer, header, extra, None, reader)
 

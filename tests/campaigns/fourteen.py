@@ -203,10 +203,12 @@ def way_back(lab: Lab, name: str) -> dict[str, object]:
 
 def delta(lab: Lab, name: str, work: Path) -> dict[str, object]:
     """From the night before to the last: a delta that gives the same file back."""
-    old, new = (Path(one["path"]) for one in json.loads(lab.run("gallery", "list", name, "--json").stdout)[-2:])
+    versions = json.loads(lab.run("gallery", "list", name, "--json").stdout)[-2:]
+    old, new = (Path(one["path"]) for one in versions)
+    before, after = (f"{name}@{one['version']}" for one in versions)
     target, again = work / "delta.vhd", work / "again.vhd"
     began = time.monotonic()
-    done = lab.run("vhd", "diff", str(old), str(new), str(target))
+    done = lab.run("gallery", "delta", before, after, str(target))
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr
     assert lab.run("vhd", "apply", str(target), str(again), "--parent", str(old)).returncode == 0

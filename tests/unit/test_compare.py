@@ -8,18 +8,27 @@ from typing import Any
 
 import phony
 import phony_hive
+import pytest
 from test_listing import TREE, ntfs
 
-from pipeline.compare import compare
+from pipeline.compare import compare, delta
+from pipeline.digests import CHUNK, chunk_digests
+from pipeline.errors import UsageError
+from pipeline.offline import transfer
+from pipeline.vhd.compare import _common
 
 #: Two files of one size.
 ONE, OTHER = "one" * 400, "two" * 400
 
 
-def version(number: str, disk: Path) -> Any:
+def version(number: str, disk: Path, *, digests: bool = False) -> Any:
     """As much of a version as is compared."""
     folder = disk.parent
-    manifest = {"disk": {}, "checks": [{"id": "root-size", "status": "pass" if number == "1" else "warn"}]}
+    told = {"chunk_size": CHUNK, "chunks_sha256": list(chunk_digests(disk).chunks)} if digests else {}
+    manifest: dict[str, Any] = {
+        "disk": told,
+        "checks": [{"id": "root-size", "status": "pass" if number == "1" else "warn"}],
+    }
     return SimpleNamespace(name="site", version=number, path=folder, disk=disk, manifest=manifest)
 
 
@@ -72,3 +81,59 @@ def test_windows_disks(tmp_path: Path) -> None:
     seen = compare(version("1", disks[0]), version("2", disks[1]))
     assert seen.files.changed["/Windows/System32/config/SOFTWARE"][1] == "other content"
     assert not seen.files.added
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool) -> None:
+    old = of_linux(tmp_path / "old", {"/etc/words": ONE, "/etc/gone": "x"})
+    new = of_linux(tmp_path / "new", {"/etc/words": OTHER, "/etc/came": "x" * 3_000_000})
+    before, after = version("1", old, digests=digests), version("2", new, digests=digests)
+    made = delta(before, after, tmp_path / "delta.vhd", timestamp=1_800_000_000)
+    assert made.kind == "differencing"
+    again = tmp_path / "again.vhd"
+    unique_id, timestamp = transfer.identity(made.path, "vpc", 0)
+    with transfer.open_source(made.path, "vpc", parent=old) as disk:
+        transfer.convert(disk, again, "fixed", timestamp=timestamp, unique_id=unique_id)
+    assert chunk_digests(again).tree == chunk_digests(new).tree
+    # digests spare reading, and change nothing of what is said
+    seen = compare(before, after)
+    assert (seen.blocks, seen.changed_bytes) == _plainly(old, new)
+
+
+def _plainly(old: Path, new: Path) -> tuple[int, int]:
+    one, other = old.read_bytes()[:-512], new.read_bytes()[:-512]
+    sectors = [at for at in range(0, len(one), 512) if one[at : at + 512] != other[at : at + 512]]
+    return len({at >> 16 for at in sectors}), 512 * len(sectors)
+
+
+def test_what_digests_say_is_the_same_is_not_read(tmp_path: Path) -> None:
+    old = of_linux(tmp_path / "old", {"/etc/words": ONE})
+    new = of_linux(tmp_path / "new", {"/etc/words": OTHER})
+    before, after = version("1", old), version("2", new)
+    told = {"chunk_size": CHUNK, "chunks_sha256": ["0" * 64] * len(chunk_digests(old).chunks)}
+    before.manifest["disk"] = after.manifest["disk"] = told
+    assert compare(before, after).blocks == 0
+
+
+def test_a_delta_is_of_one_disk(tmp_path: Path) -> None:
+    disk = of_linux(tmp_path / "one", {})
+    before, after = version("1", disk), version("2", disk)
+    after.manifest["data_disks"] = [{"lun": 0}]
+    with pytest.raises(UsageError, match="has data disks"):
+        delta(before, after, tmp_path / "delta.vhd", timestamp=0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ([(0, 10), (20, 30)], [(0, 100)], [(0, 10), (20, 30)]),
+        ([(0, 10), (20, 30)], [(5, 25)], [(5, 10), (20, 25)]),
+        ([(0, 100)], [(10, 20), (20, 30), (90, 200)], [(10, 20), (20, 30), (90, 100)]),
+        ([(0, 10)], [], []),
+        ([(5, 10), (10, 15)], [(0, 5), (8, 12), (15, 20)], [(8, 10), (10, 12)]),
+    ],
+)
+def test_what_two_lists_of_places_have_in_common(
+    one: list[tuple[int, int]], other: list[tuple[int, int]], common: list[tuple[int, int]]
+) -> None:
+    assert list(_common(one, other)) == common
