@@ -91,7 +91,7 @@ def main() -> int:
         "# The difference of two nights, measured",
         "",
         f"`python tests/bench/bench_delta.py NAME@OLD NAME@NEW --folder DIR` at commit {commit()}; {data:.2f} GiB of"
-        f" data, {ROUNDS} rounds, caches dropped before each; Linux {platform.release()}, {os.cpu_count()} processors.",
+        f" data, {ROUNDS} rounds, caches dropped; Linux {platform.release()}, {os.cpu_count()} processors.",
         "",
         f"Changed: {differ} bytes in blocks of 64 KiB, {listed['bytes']} in sectors. The differencing VHD takes"
         f" {size} bytes on disk ({delta.stat().st_size} with its holes). Made in {made:.2f} s"
