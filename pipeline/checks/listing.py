@@ -64,16 +64,29 @@ def _clean(disk: Disk) -> None:
         raise DiskError("the root file system's journal is to be replayed first", name="fs-journal")
 
 
-def _software(disk: Disk) -> Hive | None:
-    """The SOFTWARE hive of a disk with Windows on it and no Linux, else None."""
+def _windows(disk: Disk) -> Root | None:
+    """The Windows of a disk without a Linux; None where there is a Linux."""
     try:
         _ = disk.root
     except DiskError as error:
         try:
-            return open_hive(disk, "SOFTWARE")
+            return disk.windows
         except DiskError as other:
             raise (error if other.name == "no-windows-root" else other) from None
     return None
+
+
+def _software(disk: Disk) -> Hive | None:
+    """The SOFTWARE hive of a disk with Windows on it and no Linux, else None."""
+    return None if _windows(disk) is None else open_hive(disk, "SOFTWARE")
+
+
+def _root(disk: Disk) -> Root:
+    """The system on the disk: a Linux whose journal is at rest, else a Windows."""
+    if (windows := _windows(disk)) is not None:
+        return windows
+    _clean(disk)
+    return disk.root
 
 
 def _os(disk: Disk, _: str) -> list[list[str]]:
@@ -95,19 +108,6 @@ def _packages(disk: Disk, _: str) -> list[list[str]]:
 def _units(disk: Disk, _: str) -> list[list[str]]:
     _clean(disk)
     return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in units(disk.root)]
-
-
-def _root(disk: Disk) -> Root:
-    """The system on the disk: a Linux whose journal is at rest, else a Windows."""
-    try:
-        root = disk.root
-    except DiskError as error:
-        try:
-            return disk.windows
-        except DiskError as other:
-            raise (error if other.name == "no-windows-root" else other) from None
-    _clean(disk)
-    return root
 
 
 def _files(disk: Disk, _: str) -> list[list[str]]:

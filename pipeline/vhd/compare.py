@@ -61,7 +61,7 @@ def changed_ranges(
 
 
 class _Buffer:
-    """Room for one piece of both disks, used again and again: fresh memory costs more than it takes to read."""
+    """Room for one piece of both disks, used for one after another."""
 
     def __init__(self) -> None:
         room = mmap.mmap(-1, 2 * CHUNK)
