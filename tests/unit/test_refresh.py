@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from pipeline.build import Outcome
 from pipeline.definition import Definition, build_order, load_all
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
 from pipeline.gallery import Gallery
+from pipeline.layers import RECORD, Draft, Layers
 from pipeline.store import Store
 from tests.unit.test_keeping import capture
 
+MIB = 1 << 20
 CHAIN = {
     "base": "source: {debian: {suite: bookworm}}",
     "shop": "source: {master: base@golden}",
@@ -139,19 +142,26 @@ def test_an_interrupt_ends_the_night(definitions: list[Definition], store: Store
     assert go(definitions, store)["base"] == "failed"
 
 
+def layer(store: Store, key: str) -> Path:
+    """A layer of a MiB that was last used long ago."""
+    draft = Layers(store.layers).begin(key)
+    assert isinstance(draft, Draft)
+    (draft.path / "data").write_bytes(b"x" * MIB)
+    made = draft.commit(stage="provision", inputs={}, source=None, image=None, title=key)
+    os.utime(made.path / RECORD, (0, 0))
+    return made.path
+
+
 def test_a_night_leaves_no_more_layers_than_it_was_told(
-    definitions: list[Definition], store: Store, builder: Builder, monkeypatch: pytest.MonkeyPatch
+    definitions: list[Definition], store: Store, builder: Builder
 ) -> None:
-    asked: list[int] = []
-
-    def prune(_store: Store, keep: int) -> list[str]:
-        asked.append(keep)
-        return ["1.0 MiB  shop provision"]
-
-    monkeypatch.setattr(night.care, "prune", prune)
+    old = [layer(store, "one"), layer(store, "two")]
     builder.bad["other"] = BuildError("no", name="step-failed")
     builder.changed.add("other")
     assert night.refresh(definitions, store, command="test").layers == []
-    told = night.refresh(definitions, store, command="test", keep=7)
-    assert asked == [7]
-    assert json.loads(told.path.read_text())["layers"] == ["1.0 MiB  shop provision"]
+    # as much as one takes, its record too
+    keep = sum(path.stat().st_blocks * 512 for path in old[0].iterdir())
+    told = night.refresh(definitions, store, command="test", keep=keep)
+    assert sum(path.exists() for path in old) == 1
+    (line,) = json.loads(told.path.read_text())["layers"]
+    assert "MiB  provision" in line
