@@ -27,6 +27,7 @@ PACKAGES=(
 TEST_PACKAGES=(
     libvhdi-utils cpio                          # second opinions on VHDs and archives
     ntfs-3g wimtools genisoimage                # disks and media as Windows has them
+    python3-hivex                               # registry hives, as the readers' measure
     grub-common grub-pc-bin kmod zstd fdisk     # a guest that plays Windows, NOT WINDOWS
     wine wine64 wixl                            # the answer file's commands run, with a real package
     gpg dpkg-dev                                # an archive of packages that changes at night

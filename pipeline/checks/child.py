@@ -36,9 +36,6 @@ def warm(order: dict[str, Any]) -> None:
         codecs.lookup(name)
     if "list" not in order:
         import_module("pipeline.checks.run")
-    # a Windows tells by its hives what it is and what it has
-    if order.get("list") in ("registry", "os", "packages") or order.get("profile") == "azure-windows":
-        import_module("regipy.registry")
 
 
 def give_up_rights() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline import inventory
 from pipeline.offline.packages import packages
-from pipeline.offline.registry import LARGEST, Hive, Value
+from pipeline.offline.registry import Hive, Value
 from pipeline.offline.root import Root
 from pipeline.offline.units import units
-from pipeline.offline.windows import CONFIG
+from pipeline.offline.windows import CONFIG, read_hive
 
 if TYPE_CHECKING:
     from pipeline.offline.disk import Disk
@@ -156,11 +156,14 @@ def _registry(disk: Disk, key: str) -> list[list[str]]:
 
 
 def open_hive(disk: Disk, name: str) -> Hive:
-    """A hive of the Windows on a disk by its file's name. Raises DiskError (no-windows-root, no-such-key)."""
-    data = None if "/" in name else disk.windows.read(f"{CONFIG}/{name}", LARGEST + 1)
-    if data is None:
+    """A hive of the Windows on a disk by its file's name, its logs replayed.
+
+    Raises DiskError: no-windows-root, no-such-key, and as `read_hive`.
+    """
+    found = None if "/" in name else read_hive(disk.windows, f"{CONFIG}/{name}")
+    if found is None:
         raise DiskError(f"no hive {name} in {CONFIG}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
-    return Hive(data)
+    return found
 
 
 def shown(value: Value) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, wraps
 from typing import Literal
 
 from pipeline.offline.disk import Disk, Volume
@@ -182,5 +182,26 @@ def check(
     return register
 
 
-#: Register a check of the azure-windows profile; what it says no source for comes from Azure's own list.
-windows_check = partial(check, source=AZURE_PREP, profiles=WINDOWS)
+def windows_check(
+    name: str, title: str, *, why: str, remedy: str, source: str = AZURE_PREP, severity: Severity = "fail"
+) -> Callable[[Run], Run]:
+    """Register a check of the azure-windows profile; one without a source comes from Azure's own list."""
+    register = check(name, title, why=why, remedy=remedy, source=source, severity=severity, profiles=WINDOWS)
+    return lambda run: register(_without_stale_pass(run))
+
+
+def _without_stale_pass(run: Run) -> Run:
+    """A dirty hive whose log is missing shows stale values: they are evidence of a fault, and never of a pass."""
+
+    @wraps(run)
+    def judge(subject: Subject) -> Iterator[str]:
+        stale = subject.windows.stale
+        stale.clear()
+        findings = list(run(subject))
+        for hive in list(stale.values()):
+            if not findings:
+                raise hive.dirt()
+            yield f"stale values: {hive.dirt().message}"
+        yield from findings
+
+    return judge

@@ -9,7 +9,7 @@ from pipeline.checks.model import Skip, Subject, windows_check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import Hive
 from pipeline.offline.root import Root
-from pipeline.offline.windows import shown
+from pipeline.offline.windows import read_hive, shown
 
 #: What brings the disk on Hyper-V and Azure, generation 1 and 2.
 HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")
@@ -152,9 +152,11 @@ def _bcd(subject: Subject) -> Hive:
             continue
         root = Root(subject.disk.filesystem(volume))
         for path in ("/EFI/Microsoft/Boot/BCD", "/Boot/BCD"):
-            data = root.read(path, 16 << 20)
-            if data is not None:
-                return Hive(data)
+            bcd = read_hive(root, path, allow_dirty=True)
+            if bcd is not None:
+                if bcd.dirty:
+                    subject.windows.stale[path] = bcd
+                return bcd
     raise DiskError("there is no BCD, in EFI\\Microsoft\\Boot or in Boot", name="no-bcd")
 
 

@@ -86,17 +86,24 @@ def setup_phase(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-hives",
-    "Every registry hive is there and was written to its end",
-    why="Of a hive that was not, readers show stale values, and Windows replays a log that nobody has checked.",
-    remedy="Shut down in order, without fast startup; never cut the power.",
+    "Every registry hive is there, and whole with its logs",
+    why="A dirty hive whose log is missing is loaded with stale values, or not at all.",
+    remedy="Shut down in order, without fast startup; a hive is copied with its .LOG1 and .LOG2.",
     source="Windows registry file format: sequence numbers",
 )
 def hives(subject: Subject) -> Iterator[str]:
     for name in HIVES:
         try:
-            subject.windows.hive(name)
+            hive = subject.windows.hive(name)
         except DiskError as error:
             yield f"{CONFIG}/{name}: {error.message}"
+            continue
+        if hive.dirty:
+            yield f"{CONFIG}/{name}: {hive.dirt().message}"
+        elif hive.replayed:
+            subject.note(f"{name}: {hive.replayed} changes of its log were replayed, as Windows does")
+    # it has named them itself
+    subject.windows.stale.clear()
 
 
 @windows_check(

@@ -1,193 +1,185 @@
-"""Registry hives of a Windows disk, through regipy: keys, values, and first of all whether they can be believed.
+"""Registry hives of a Windows disk: keys and values by path, and first of all whether they can be believed.
 
-A hive whose two sequence numbers differ was not written to its end: its log would have to be replayed, and what
-stands in the file is stale. Most readers show it all the same; here that is an error of its own.
+A hive whose two sequence numbers differ is dirty: Windows has written changes to its logs and not yet into it. With
+its logs it is read as Windows would load it; without them what stands in the file is stale, and an error of its own.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import struct
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from pipeline.errors import DiskError
+from pipeline.offline.hive_cells import MAX_VALUES_BYTES, Cells, Key, RawValue, damaged, read_header
+from pipeline.offline.hive_logs import replay
 
-#: The header, and everything's offsets count from behind it. libyal: "Windows NT Registry File format".
-HEADER = 4096
+__all__ = ["LARGEST", "Hive", "RawValue", "Value", "decode", "read_header"]
+
 #: SOFTWARE of a server has about 100 MiB; more is an attack on memory.
 LARGEST = 256 << 20
-#: What looking at one key may cost, so that no damage makes the reader turn in circles.
-_CALLS, _BYTES, _KEYS = 3_000_000, 512 << 20, 200_000
-_MAX_VALUE = 4 << 20
+#: Keys that `walk` gives at most. The largest SOFTWARE have about half a million.
+_MAX_WALK = 4_000_000
+#: What SOFTWARE\Microsoft\... may be nested at most. Microsoft: registry element size limits.
+_MAX_DEPTH = 512
 
-T = TypeVar("T")
 Value = str | int | bytes | list[str]
 
 
 @dataclass(frozen=True)
-class Header:
-    """The first 512 bytes of a hive, verified."""
+class _Kind:
+    """The registry's types that have a meaning of their own; all others are bytes."""
 
-    sequences: tuple[int, int]
-    root: int
-    data_size: int
-    name: str
-
-    @property
-    def dirty(self) -> bool:
-        return self.sequences[0] != self.sequences[1]
+    texts: frozenset[int] = frozenset((1, 2, 6))
+    multi: int = 7
+    dword: int = 4
+    dword_big: int = 5
+    qword: int = 11
 
 
-def read_header(data: bytes) -> Header:
-    """Raises DiskError (hive-damaged) where this is no hive, its checksum is wrong, or it is cut off."""
-    if len(data) < HEADER or not data.startswith(b"regf"):
-        raise _damaged("no hive: it does not begin with 'regf'")
-    first, second, _, major, minor, kind, form, root, size = struct.unpack_from("<IIQIIIIII", data, 4)
-    check = 0
-    for (word,) in struct.iter_unpack("<I", data[:508]):
-        check ^= word
-    check = {0: 1, 0xFFFFFFFF: 0xFFFFFFFE}.get(check, check)
-    if check != struct.unpack_from("<I", data, 508)[0]:
-        raise _damaged("the checksum of its header is wrong")
-    if major != 1 or minor > 6 or kind != 0 or form != 1:
-        raise _damaged(f"version {major}.{minor}, type {kind}, format {form}")
-    if size % 4096 or not size or HEADER + size > len(data):
-        raise _damaged(f"{size} bytes of cells in a file of {len(data)}")
-    if not 32 <= root < size:
-        raise _damaged("its root key lies outside")
-    name = data[48:112].decode("utf-16-le", "replace").split("\0", 1)[0]
-    return Header((first, second), root, size, name)
+_KIND = _Kind()
 
 
 class Hive:
-    """One hive, whole in memory. Key names compare without case, as Windows does."""
+    """One hive, whole in memory. Names compare without case, as Windows does."""
 
-    def __init__(self, data: bytes, *, allow_dirty: bool = False) -> None:
-        """Raises DiskError: hive-dirty, hive-damaged, hive-too-large."""
+    def __init__(self, data: bytes, *, logs: Sequence[bytes] = (), allow_dirty: bool = False) -> None:
+        """`logs`: the files beside it with `hive_logs.SUFFIXES`, in that order.
+
+        Raises DiskError: hive-dirty (but with `allow_dirty`), hive-damaged, hive-too-large.
+        """
         if len(data) > LARGEST:
-            raise DiskError(f"a hive of {len(data)} bytes", name="hive-too-large")
-        self.header = read_header(data)
-        if self.header.dirty and not allow_dirty:
             raise DiskError(
-                "the registry hive{} was not written to its end (sequences {} and {})".format(
-                    f" {self.header.name}" if self.header.name else "", *self.header.sequences
-                ),
-                name="hive-dirty",
-                hint="shut Windows down in order, without fast startup, then look again",
+                f"a registry hive of more than {LARGEST >> 20} MiB is not read",
+                name="hive-too-large",
+                hint="compact it: load it in a Windows and save it with reg save",
             )
-        self._stream = _Bounded(data[: HEADER + self.header.data_size])
-        self._root = self._guarded(self._read_root)
-        self._below: dict[int, dict[str, Any]] = {}
+        found = replay(data, logs)
+        self.header, self.replayed, self._why_dirty = found.header, found.entries, found.why_dirty
+        if self.dirty and not allow_dirty:
+            raise self.dirt()
+        self._cells = Cells(found.data, found.header.data_size)
+        self._root = self._cells.key(found.header.root)
+        self._below: dict[int, dict[str, Key]] = {}
+
+    @property
+    def dirty(self) -> bool:
+        """What it shows is stale: it is dirty, and no log was replayed."""
+        return bool(self._why_dirty)
+
+    def dirt(self) -> DiskError:
+        """Why a dirty hive is not believed."""
+        named = f" {self.header.name}" if self.header.name else ""
+        return DiskError(
+            "the registry hive{} is dirty (sequences {} and {}): {}".format(
+                named, *self.header.sequences, self._why_dirty
+            ),
+            name="hive-dirty",
+            hint="the logs lie beside the hive (.LOG1, .LOG2): copy them too; of a disk: start that Windows, shut it "
+            "down in order, without fast startup, then look again",
+        )
 
     def keys(self, path: str = "") -> list[str] | None:
         """The names below a key, as they are written; None where there is no such key."""
-        record = self._find(path)
-        return None if record is None else [each.name for each in self._subkeys(record).values()]
+        key = self._find(path)
+        return None if key is None else [each.name for each in self._subkeys(key).values()]
 
     def values(self, path: str) -> dict[str, Value] | None:
         """A key's values by name ('' is the default one); None where there is no such key."""
-        record = self._find(path)
-        return None if record is None else self._guarded(lambda: _values(record))
+        found = self.raw_values(path)
+        if found is None:
+            return None
+        decoded: dict[str, Value] = {}
+        for each in found:
+            decoded.setdefault(each.name, decode(each))
+        return decoded
+
+    def raw_values(self, path: str) -> list[RawValue] | None:
+        """A key's values as they stand in the hive, with their types; None where there is no such key."""
+        key = self._find(path)
+        return None if key is None else self._raw(key)
 
     def value(self, path: str, name: str) -> Value | None:
-        """One value, its name without regard to case; None where it is not there."""
-        found = self.values(path) or {}
-        return next((value for key, value in found.items() if key.lower() == name.lower()), None)
+        """One value, its name without regard to case; None where it is not there. No other value is read."""
+        key, wanted = self._find(path), _upper(name)
+        for each, at in () if key is None else self._cells.values(key):
+            if _upper(each) == wanted:
+                return decode(self._cells.value(each, at))
+        return None
 
-    def _read_root(self) -> Any:
-        reader = _regipy()
-        at = HEADER + self.header.root
-        self._stream.seek(at)
-        if self._stream.read(6)[4:] != b"nk":
-            raise _damaged("there is no key where its root should be")
-        return reader.NKRecord(reader.Cell(offset=at + 6, cell_type="nk", size=0), self._stream)
+    def walk(self) -> Iterator[tuple[tuple[str, ...], list[RawValue]]]:
+        """Every key, as the names of its path, with its values. Raises DiskError (hive-damaged) where it circles."""
+        todo: list[tuple[Key, tuple[str, ...]]] = [(self._root, ())]
+        seen = {self._root.at}
+        while todo:
+            key, path = todo.pop()
+            yield path, self._raw(key)
+            for each in self._cells.subkeys(key):
+                if each.at in seen or len(seen) > _MAX_WALK or len(path) > _MAX_DEPTH:
+                    raise damaged(f"key {each.name!r} lies below two keys, or too deep")
+                seen.add(each.at)
+                todo.append((each, (*path, each.name)))
 
-    def _find(self, path: str) -> Any | None:
-        record = self._root
+    def _raw(self, key: Key) -> list[RawValue]:
+        found, total = [], 0
+        for name, at in self._cells.values(key):
+            found.append(self._cells.value(name, at))
+            total += len(found[-1].data)
+            if total > MAX_VALUES_BYTES:
+                raise damaged(f"the values of key {key.name!r} have more than {MAX_VALUES_BYTES >> 20} MiB")
+        return found
+
+    def _find(self, path: str) -> Key | None:
+        key = self._root
         for part in filter(None, path.split("\\")):
-            record = self._subkeys(record).get(part.lower())
-            if record is None:
+            below = self._subkeys(key).get(_upper(part))
+            if below is None:
                 return None
-        return record
+            key = below
+        return key
 
-    def _subkeys(self, record: Any) -> dict[str, Any]:
-        if id(record) not in self._below:
-            self._below[id(record)] = self._guarded(lambda: _subkeys(record))
-        return self._below[id(record)]
-
-    def _guarded(self, look: Callable[[], T]) -> T:
-        """Whatever a damaged hive does to its reader comes out as hive-damaged, and after bounded work."""
-        self._stream.refill()
-        try:
-            return look()
-        except DiskError:
-            raise
-        except (Exception, RecursionError) as error:
-            raise _damaged(f"{type(error).__name__}: {error}"[:200]) from None
+    def _subkeys(self, key: Key) -> dict[str, Key]:
+        if key.at not in self._below:
+            found: dict[str, Key] = {}
+            for each in self._cells.subkeys(key):
+                found.setdefault(_upper(each.name), each)
+            self._below[key.at] = found
+        return self._below[key.at]
 
 
-def _subkeys(record: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for each in record.iter_subkeys():
-        found.setdefault(each.name.lower(), each)
-        if len(found) > _KEYS:
-            raise _damaged("too many keys below one")
-    return found
+def decode(raw: RawValue) -> Value:
+    """A value by its type. Bytes where the type has no meaning here, or its data have another length.
+
+    A text ends at its first NUL, as Windows' own programs take it. A list of texts (REG_MULTI_SZ) may hold empty
+    ones, as PendingFileRenameOperations does, and may lack its last NUL or both.
+    """
+    kind, data = raw.kind, raw.data
+    if kind in _KIND.texts:
+        return _decode_text(data).split("\0", 1)[0]
+    if kind == _KIND.multi:
+        return _decode_list(_decode_text(data))
+    if kind in (_KIND.dword, _KIND.dword_big) and len(data) == 4:
+        return int.from_bytes(data, "little" if kind == _KIND.dword else "big")
+    if kind == _KIND.qword and len(data) == 8:
+        return int.from_bytes(data, "little")
+    return data
 
 
-def _values(record: Any) -> dict[str, Value]:
-    found: dict[str, Value] = {}
-    taken = 0
-    for each in record.iter_values(trim_values=False):
-        value = each.value
-        if isinstance(value, (bytes, str)):
-            value = value[:_MAX_VALUE]
-            taken += len(value)
-        elif isinstance(value, list):
-            value = [str(item) for item in value]
-        elif not isinstance(value, int):
-            value = str(value)
-        if taken > _BYTES or len(found) > _KEYS:
-            raise _damaged("too much in one key")
-        found["" if each.name == "(default)" else each.name] = value
-    return found
+def _decode_text(data: bytes) -> str:
+    # half a character at the end is no character
+    return data[: len(data) & ~1].decode("utf-16-le", "replace")
 
 
-class _Strict(logging.Handler):
-    """regipy logs what it cannot parse and shows the rest as if it were all: here that is the end of the reading."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise _damaged(record.getMessage()[:200])
-
-
-def _regipy() -> Any:
-    from regipy import registry
-
-    logger = logging.getLogger("regipy")
-    if not any(isinstance(each, _Strict) for each in logger.handlers):
-        logger.addHandler(_Strict())
-        logger.propagate = False
-    return registry
+def _decode_list(text: str) -> list[str]:
+    texts = text.split("\0")
+    # each text ends with a NUL, and so does the list; either may be missing
+    for _ in range(2):
+        if texts and not texts[-1]:
+            texts.pop()
+    return texts if any(texts) else []
 
 
-class _Bounded(io.BytesIO):
-    """The hive's bytes, of which only so many may be read, and only so often."""
-
-    def refill(self) -> None:
-        self._calls, self._bytes = _CALLS, _BYTES
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self._calls -= 1
-        self._bytes -= len(data)
-        if self._calls < 0 or self._bytes < 0:
-            raise _damaged("its keys lead in circles")
-        return data
-
-
-def _damaged(what: str) -> DiskError:
-    return DiskError(f"the registry hive cannot be read: {what}", name="hive-damaged")
+def _upper(name: str) -> str:
+    """A name as Windows compares it: each character by itself, so that none becomes two."""
+    if name.isascii():
+        return name.upper()
+    return "".join(upper if len(upper := char.upper()) == 1 else char for char in name)

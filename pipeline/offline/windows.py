@@ -1,4 +1,4 @@
-"""The Windows on a disk: files by Windows' own paths, hives read once, every control set."""
+"""The Windows on a disk: files by Windows' own paths, hives read once with their logs, every control set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from pipeline.errors import DiskError
+from pipeline.offline.hive_logs import MAX_LOG, SUFFIXES, needs_logs
 from pipeline.offline.registry import LARGEST, Hive, Value
 from pipeline.offline.root import Root
 
@@ -15,26 +16,70 @@ CONFIG = "/Windows/System32/config"
 HIVES = ("SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT")
 
 
+def read_hive(root: Root, path: str, *, allow_dirty: bool = False) -> Hive | None:
+    """The hive at a path, its logs beside it replayed; None where there is no such file.
+
+    Raises DiskError: hive-dirty, hive-damaged, hive-too-large, hive-log-too-large.
+    """
+    data = root.read(path, LARGEST + 1)
+    if data is None:
+        return None
+    # a hive at rest needs none of them, and they may be large
+    logs = [root.read(f"{path}{suffix}", MAX_LOG) or b"" for suffix in SUFFIXES] if needs_logs(data) else []
+    return Hive(data, logs=logs, allow_dirty=allow_dirty)
+
+
 class Windows:
     """Hives are opened once and read for many checks."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self._hives: dict[str, Hive] = {}
+        self._hives: dict[str, Hive | DiskError] = {}
+        #: Dirty hives that were asked for, by path: what they show is stale. A check clears it before it looks.
+        self.stale: dict[str, Hive] = {}
 
     def hive(self, name: str) -> Hive:
-        """Raises DiskError: no-such-hive, hive-dirty, hive-damaged, hive-too-large."""
-        if name not in self._hives:
-            data = self.root.read(f"{CONFIG}/{name}", LARGEST + 1)
-            if data is None:
-                raise DiskError(f"there is no hive {name} in {CONFIG}", name="no-such-hive")
-            self._hives[name] = Hive(data)
-        return self._hives[name]
+        """A hive by its file's name in the folder of hives.
+
+        A dirty one whose log is missing is given all the same, and is in `stale` from then on.
+        Raises DiskError: no-such-hive, hive-damaged, hive-too-large, hive-log-too-large.
+        """
+        return self.hive_at(f"{CONFIG}/{name}")
+
+    def hive_at(self, path: str) -> Hive:
+        """As `hive`, of any path."""
+        if path not in self._hives:
+            self._hives[path] = self._open(path)
+        found = self._hives[path]
+        if isinstance(found, DiskError):
+            raise found
+        if found.dirty:
+            self.stale[path] = found
+        return found
+
+    def _open(self, path: str) -> Hive | DiskError:
+        try:
+            found = read_hive(self.root, path, allow_dirty=True)
+        except DiskError as error:
+            return error
+        folder, _, name = path.rpartition("/")
+        return found or DiskError(
+            f"there is no hive {name} in {folder}",
+            name="no-such-hive",
+            hint="every Windows has it: look whether the disk is whole",
+        )
 
     @cached_property
     def control_sets(self) -> tuple[str, ...]:
         names = self.hive("SYSTEM").keys() or []
-        return tuple(name for name in names if re.fullmatch(r"ControlSet\d{3}", name, re.IGNORECASE))
+        found = tuple(name for name in names if re.fullmatch(r"ControlSet\d{3}", name, re.IGNORECASE))
+        if not found:
+            raise DiskError(
+                "the hive SYSTEM has no control set (ControlSet001)",
+                name="no-control-set",
+                hint="it is not the hive of a Windows that can start: build again",
+            )
+        return found
 
     def software(self, key: str, name: str) -> Value | None:
         return self.hive("SOFTWARE").value(key, name)
