@@ -195,6 +195,34 @@ def start(argv: Sequence[str | Path], log: Path) -> Child:
         )
 
 
+def open_child(
+    argv: Sequence[str | Path], *, env: Mapping[str, str], pass_fds: Sequence[int] = (), stdout: int | None = None
+) -> Child:
+    """Start a program that talks to us by descriptors; `kill` ends it. stdout and stderr are pipes.
+
+    `env` is all of its environment beside PATH. It is tied to the life of the thread that starts it.
+    """
+    setpriv = find("setpriv")
+    wrap = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    return subprocess.Popen(
+        [*wrap, *(str(word) for word in argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **env},
+        start_new_session=True,
+    )
+
+
+def kill(process: Child) -> int:
+    """End a child of `open_child` and all that it started, at once. Returns its code."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
 def _wait(process: Child, until: float, watch: Callable[[], None] | None) -> int:
     while True:
         left = until - time.monotonic()

@@ -18,6 +18,7 @@ PACKAGES=(
     borgbackup                                  # an archive of old masters that shares what they share
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
+    libseccomp2                                 # what a reader of hostile disks may ask of the kernel
     util-linux ca-certificates
 )
 # Where no service manager runs (a container, mostly), the first process may leave the dead lie for seconds, or for
@@ -28,6 +29,7 @@ TEST_PACKAGES=(
     libvhdi-utils cpio                          # second opinions on VHDs and archives
     ntfs-3g wimtools genisoimage                # disks and media as Windows has them
     python3-hivex                               # registry hives, as the readers' measure
+    strace                                      # what the sandbox's worker asks of the kernel
     grub-common grub-pc-bin kmod zstd fdisk     # a guest that plays Windows, NOT WINDOWS
     wine wine64 wixl                            # the answer file's commands run, with a real package
     gpg dpkg-dev                                # an archive of packages that changes at night

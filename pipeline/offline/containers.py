@@ -12,15 +12,13 @@ import os
 import re
 import stat
 import struct
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
 from pipeline.errors import DiskError
-from pipeline.offline import qcow2, vhdx, vmdk
-from pipeline.vhd.extents import Extent, ExtentSource, file_extents
+from pipeline.offline import qcow2, tools, vhdx, vmdk
+from pipeline.vhd.extents import ExtentSource, ExtentTable, file_extents
 from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer
 from pipeline.vhd.sparse import open_sparse, sparse_extents
 
@@ -38,8 +36,8 @@ _UNSUPPORTED = {
 _PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+._-]*:")
 #: Deeper chains than this are a mistake or an attack.
 MAX_CHAIN = 64
-#: Seconds for qemu-img to list a map, and to convert a disk that can only be read by it.
-MAP_DEADLINE, CONVERT_DEADLINE = 300.0, 7200.0
+#: Seconds for qemu-img to write a disk of another format.
+CONVERT_DEADLINE = 7200.0
 
 
 @dataclass(frozen=True)
@@ -241,12 +239,10 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
     return target, fmt
 
 
-def extents(
-    path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None, scratch: Path | None = None
-) -> ExtentSource:
-    """The data of a disk as ranges of files, chains resolved; what is compressed is unpacked into `scratch`.
+def extents(path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None) -> ExtentSource:
+    """The data of a disk as ranges of files, chains resolved; what is compressed is unpacked into a temporary file.
 
-    `scratch` is by default the system's folder for temporary files. Close the source when done. Raises DiskError as
+    Close the source when done. Raises DiskError as
     `containers.refuse_foreign_references` does, and disk-map where qemu-img fails.
     """
     links = chain(path, fmt, allow_backing_within=allow_backing_within)
@@ -258,7 +254,7 @@ def extents(
         if footer is not None:
             return file_extents(top.path, _fixed_size(top.path, footer.virtual_size))
         return sparse_extents(open_sparse(top.path))
-    return _mapped(links) or _converted(top, scratch)
+    return _read_map(links)
 
 
 def _fixed_footer(path: Path) -> Footer | None:
@@ -283,35 +279,41 @@ def _fixed_size(path: Path, size: int) -> int:
     return size
 
 
-def _qemu_img(*words: str | Path, deadline: float) -> str:
-    try:
-        return command.run(["qemu-img", *words], deadline=deadline).stdout
-    except command.CommandFailed as error:
-        raise DiskError(f"qemu-img cannot read the disk: {error.message}", name="disk-map") from None
-
-
-def _mapped(links: tuple[Link, ...]) -> ExtentSource | None:
-    """The extents by `qemu-img map`; None where some data has no place of its own in a file (compressed)."""
-    top = links[0]
-    entries = json.loads(_qemu_img("map", "-f", top.fmt, "--output=json", top.path, deadline=MAP_DEADLINE))
-    # qemu-img map ends at the virtual size
-    size = max((int(entry["start"]) + int(entry["length"]) for entry in entries), default=0)
-    found: list[Extent] = []
-    for entry in entries:
+def _read_map(links: tuple[Link, ...]) -> ExtentSource:
+    """The extents by `qemu-img map`; where some data has no place of its own in a file (packed) it is unpacked."""
+    order: dict[str, object] = {"fmt": links[0].fmt, "files": [str(link.path) for link in links]}
+    table, size, data, packed = ExtentTable([link.path for link in links]), 0, 0, False
+    running = tools.RUNNER.start("map", order)
+    # one entry a line, read as it comes: the list may be longer than memory
+    for line in running.lines():
+        text = line.strip().strip(b"[],")
+        if not text:
+            continue
+        entry = json.loads(text)
+        start, length = int(entry["start"]), int(entry["length"])
+        # qemu-img map ends at the virtual size
+        size = max(size, start + length)
         if entry["zero"] or not (entry["data"] or "offset" in entry):
             continue
+        data += length
         depth = int(entry["depth"])
-        if "offset" not in entry or entry.get("compressed") or depth >= len(links):
-            return None
-        found.append(Extent(int(entry["start"]), int(entry["length"]), links[depth].path, int(entry["offset"])))
-    return ExtentSource(size, tuple(found))
+        packed = packed or "offset" not in entry or bool(entry.get("compressed")) or depth >= len(links)
+        if not packed:
+            table.add(start, length, depth, int(entry["offset"]))
+    running.finish()
+    return _unpacked(links, size, data) if packed else ExtentSource(size, table)
 
 
-def _converted(top: Link, scratch: Path | None) -> ExtentSource:
+def _unpacked(links: tuple[Link, ...], size: int, data: int) -> ExtentSource:
+    """A disk unpacked into a raw file. `data` bytes of it are no holes."""
+    # qemu-img takes all of a VHDX for data: what it really has is seen when it is written
+    if links[0].fmt != "vhdx" and data > (budget := tools.unpack_budget([link.path for link in links])):
+        raise tools.too_large(links[0].path, budget)
+    order = {"fmt": links[0].fmt, "files": [str(link.path) for link in links], "size": size}
+    running = tools.RUNNER.start("unpack", order)
     with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-", dir=scratch)))
-        raw = folder / "disk.raw"
-        _qemu_img("convert", "-f", top.fmt, "-O", "raw", top.path, raw, deadline=CONVERT_DEADLINE)
-        source = file_extents(raw)
+        cleanup.callback(running.release)
+        running.finish()
+        source = file_extents(Path(running.output))
         source.cleanup.push(cleanup.pop_all())
         return source

@@ -201,15 +201,13 @@ class Disk:
         self.close()
 
 
-def open_disk(
-    path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None, scratch: Path | None = None
-) -> Disk:
+def open_disk(path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None) -> Disk:
     """Open a disk image for reading, whatever its format; what it may refer to is judged first.
 
     Raises DiskError as `containers.refuse_foreign_references` does, and gpt-damaged.
     """
     fmt = containers.refuse_foreign_references(path, fmt, allow_backing_within=allow_backing_within)
-    source = containers.extents(path, fmt, allow_backing_within=allow_backing_within, scratch=scratch)
+    source = containers.extents(path, fmt, allow_backing_within=allow_backing_within)
     try:
         file_size, tail = containers.tail(path)
         return Disk(path, fmt, source, file_size=file_size, tail=tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -166,16 +167,17 @@ class FileSystem:
             raise _damaged(self.kind, self.start, error) from None
 
     def _read(self, file: Any, offset: int, length: int) -> bytes:
-        out = bytearray()
+        # gives its bytes without a second copy of them: a hive of 100 MiB is read where memory is limited
+        out = io.BytesIO()
         try:
-            while len(out) < length:
-                chunk = file.read_random(offset + len(out), min(length - len(out), 4 << 20))
+            while out.tell() < length:
+                chunk = file.read_random(offset + out.tell(), min(length - out.tell(), 4 << 20))
                 if not chunk:
                     break
-                out += chunk
+                out.write(chunk)
         except OSError as error:
             raise _damaged(self.kind, self.start, error) from None
-        return bytes(out)
+        return out.getvalue()
 
     def _meta(self, inode: int) -> tuple[Any, Any]:
         try:

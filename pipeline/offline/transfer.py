@@ -65,13 +65,12 @@ def open_source(
     *,
     parent: Path | None = None,
     check_time: bool = True,
-    scratch: Path | None = None,
 ) -> ExtentSource:
     """Any disk's data; a differencing VHD with its parents', read by goldsmith's own reader only."""
     containers.refuse_name(path)
     if (fmt or containers.detect(path)) == "vpc":
         return vhd_extents(path, parent=parent, check_time=check_time)
-    return containers.extents(path, fmt, scratch=scratch)
+    return containers.extents(path, fmt)
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 from pipeline.errors import DiskError
 
@@ -34,12 +36,55 @@ class Extent:
         return self.start + self.length
 
 
+#: More extents than this are damage or an attack: 64 GiB in pieces of 64 KiB.
+MAX_EXTENTS = 1 << 20
+
+
+class ExtentTable(Sequence[Extent]):
+    """Many extents in little memory: 28 bytes each; an `Extent` is made when it is looked at."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self.starts, self.lengths, self.offsets = array("q"), array("q"), array("q")
+        self.numbers = array("i")
+
+    def add(self, start: int, length: int, number: int, offset: int) -> None:
+        """Append one; `number` is the place of its file in `paths`. Raises DiskError (disk-too-fragmented)."""
+        if len(self.starts) >= MAX_EXTENTS:
+            raise DiskError(
+                f"the disk's data lies in more than {MAX_EXTENTS} pieces",
+                name="disk-too-fragmented",
+                hint="copy it in one piece where it comes from: qemu-img convert",
+            )
+        if not 0 <= number < len(self.paths) or max(start, length, offset) >= 1 << 62 or min(start, offset) < 0:
+            raise DiskError(
+                "an extent lies nowhere", name="disk-extents", hint="the disk's own tables are damaged: do not use it"
+            )
+        self.starts.append(start)
+        self.lengths.append(length)
+        self.offsets.append(offset)
+        self.numbers.append(number)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Extent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Extent]: ...
+    def __getitem__(self, index: int | slice) -> Extent | Sequence[Extent]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        path = self.paths[self.numbers[index]]
+        return Extent(self.starts[index], self.lengths[index], path, self.offsets[index])
+
+
 @dataclass
 class ExtentSource:
     """A disk of `size` bytes as sorted extents that do not overlap. `close` removes what `cleanup` holds."""
 
     size: int
-    extents: tuple[Extent, ...]
+    extents: Sequence[Extent]
     cleanup: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +163,7 @@ class Reader:
     def __init__(self, source: ExtentSource, held: Mapping[Path, int] | None = None) -> None:
         self.size = source.size
         self._source = source
-        self._starts = [extent.start for extent in source.extents]
+        self._starts = array("q", (extent.start for extent in source.extents))
         self._files: dict[Path, _Opened] = {}
         self._held = held or {}
         self._opening = threading.Lock()

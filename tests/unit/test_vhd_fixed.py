@@ -93,7 +93,8 @@ def test_size_must_be_whole_and_may_grow(tmp_path: Path) -> None:
     assert caught.value.name == "vhd-shrink"
 
 
-def test_qcow2_chain_compressed_and_plain(tmp_path: Path) -> None:
+def test_qcow2_chain_compressed_and_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     raw = sparse(tmp_path / "disk.raw", 40 * MIB, EDGES)
     base, top = tmp_path / "base.qcow2", tmp_path / "top.qcow2"
     qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, base)
@@ -110,7 +111,7 @@ def test_qcow2_chain_compressed_and_plain(tmp_path: Path) -> None:
     assert (tmp_path / "disk.vhd").read_bytes()[:-512] == (tmp_path / "want.raw").read_bytes()
     packed = tmp_path / "packed.qcow2"
     qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", raw, packed)
-    with extents(packed, scratch=tmp_path) as source:
+    with extents(packed) as source:
         write_raw(source, tmp_path / "unpacked.raw")
         assert list(tmp_path.glob("goldsmith-*"))
     assert not list(tmp_path.glob("goldsmith-*"))
@@ -121,7 +122,7 @@ def test_qcow2_chain_compressed_and_plain(tmp_path: Path) -> None:
 def test_other_formats(tmp_path: Path, options: tuple[str, ...]) -> None:
     raw = sparse(tmp_path / "disk.raw", 40 * MIB, EDGES)
     qemu_img("convert", "-f", "raw", "-O", *options, raw, tmp_path / "disk.img")
-    with extents(tmp_path / "disk.img", scratch=tmp_path) as source:
+    with extents(tmp_path / "disk.img") as source:
         assert source.size == 40 * MIB
         write_raw(source, tmp_path / "back.raw")
     assert (tmp_path / "back.raw").read_bytes() == raw.read_bytes()

@@ -1,0 +1,130 @@
+"""What a reader in the sandbox is asked and how it answers: shapes that both sides of the door share.
+
+A new question is a function `def f(asked: Asked) -> JSON` in any module of the readers, and beside its caller
+
+    PACKAGES = Question("packages", "pipeline.offline.packages:answer_packages", modules=("lxml.etree",))
+    answer = sandbox.ask(PACKAGES, path, fmt, within=store)
+
+`answer.value` is what JSON carries, foreign input like any other: the caller checks types. Bytes go beside it, in
+`asked.blobs`; the caller gets them as `answer.blobs`. `modules` names what the function would import late.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import DiskError
+
+if TYPE_CHECKING:
+    from pipeline.offline.disk import Disk
+
+#: Bytes of an answer without blobs, and blobs of one answer.
+ANSWER_LIMIT, MAX_BLOBS = 8 << 20, 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """`where` is module:function; `limit` bounds the answer, `memory` the worker's own, in bytes.
+
+    `seconds` for any disk and `seconds_per_gib` for each GiB that its files take: an attack is small, a disk is not.
+    """
+
+    name: str
+    where: str
+    modules: tuple[str, ...] = ()
+    limit: int = ANSWER_LIMIT
+    memory: int = 208 << 20
+    seconds: float = 12.0
+    seconds_per_gib: float = 60.0
+
+
+@dataclass
+class Asked:
+    """A question as the worker sees it; `blobs` take bytes for the caller."""
+
+    path: Path
+    fmt: str | None
+    within: Path | None
+    parameters: dict[str, Any]
+    blobs: list[bytes] = field(default_factory=list)
+
+    @contextmanager
+    def disk(self) -> Iterator[Disk]:
+        """The disk, opened. Errors as `open_disk`."""
+        from pipeline.offline.disk import open_disk
+
+        with open_disk(self.path, self.fmt, allow_backing_within=self.within) as disk:
+            yield disk
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`value` is JSON of the reader's, to be checked by whoever asked; `blobs` are bytes."""
+
+    value: Any
+    blobs: tuple[bytes, ...]
+    confinement: dict[str, Any]
+
+
+def pack(fd: int, value: dict[str, Any], blobs: list[bytes]) -> int:
+    """Write an answer: lengths, JSON, blobs. Returns its bytes. Raises OSError past the file's limit."""
+    if len(blobs) > MAX_BLOBS:
+        raise OSError("too many blobs")
+    text = json.dumps(value).encode()
+    lengths = [len(text), *map(len, blobs)]
+    parts = [struct.pack(f"={1 + len(lengths)}Q", len(lengths), *lengths), text, *blobs]
+    total = 0
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            step = os.write(fd, view[: 8 << 20])
+            view, total = view[step:], total + step
+    return total
+
+
+def unpack(data: bytes) -> tuple[Any, tuple[bytes, ...]]:
+    """What `pack` wrote. Raises ValueError for anything else."""
+    if len(data) < 8:
+        raise ValueError("no answer")
+    (count,) = struct.unpack_from("=Q", data)
+    if not 1 <= count <= MAX_BLOBS + 1 or len(data) < 8 * (1 + count):
+        raise ValueError("no answer")
+    lengths = struct.unpack_from(f"={count}Q", data, 8)
+    if sum(lengths) != len(data) - 8 * (1 + count) or lengths[0] > 64 << 20:
+        raise ValueError("lengths that do not fit")
+    at, parts = 8 * (1 + count), []
+    for length in lengths:
+        parts.append(data[at : at + length])
+        at += length
+    try:
+        return json.loads(parts[0]), tuple(parts[1:])
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def clean_text(value: object, limit: int = 4096) -> str:
+    """A foreign text as it may be shown: printable, bounded."""
+    return "".join(char if char.isprintable() else "?" for char in str(value)[:limit])
+
+
+def clean_name(value: object) -> str:
+    """The name of an error, or `disk-unreadable` where it is none."""
+    text = str(value)
+    return text if text.isascii() and text.replace("-", "").isalnum() and len(text) < 60 else "disk-unreadable"
+
+
+def lies(path: Path) -> DiskError:
+    """The reader's answer has the wrong shape: it may have been taken over."""
+    return DiskError(
+        f"{path.name}: the disk reader returned an invalid result",
+        name="reader-lies",
+        hint="the disk may have been made to attack its reader: do not use it",
+        evidence=path,
+    )
