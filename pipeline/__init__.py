@@ -19,7 +19,9 @@ The floors of the house; imports point down this list, never up:
     definition   YAML to a frozen typed model, every fault at once
     record       what happened: runs, stage records, timings
     store        where things land
+    scratch      the only maker of temporary files and folders, which `clean` finds again
     command      the only door to child processes
+    files        records written whole, and read as if somebody had tampered with them
     errors       one error with a hint and evidence, and a handful of kinds
 """
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from pipeline.errors import GoldsmithError, Interrupted
+from pipeline.errors import GoldsmithError, HostError, Interrupted
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -44,6 +44,11 @@ def _guarded() -> int:
         return error.exit_code
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        # what no part of goldsmith has foreseen of the host's files: named all the same
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print_error(HostError(what, name="host-file-error", hint="is there space, and may you read and write it?"))
+        return HostError.exit_code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except Exception as error:

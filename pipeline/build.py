@@ -90,7 +90,7 @@ def build(
             job.close()
         lock.release()
     captured = next((layer for stage, layer in job.made if stage == capture.NAME), None)
-    version = gallery.find(definition.name, str(captured.facts["version"])) if captured else None
+    version = gallery.find(definition.name, str(captured.facts.get("version"))) if captured else None
     shipped = next((layer.image.path for stage, layer in job.made if stage == convert.NAME), None)
     run.finish("unchanged" if unchanged else "done")
     run.emit("saved", "", str(run.folder))
@@ -170,7 +170,7 @@ def _point_golden(job: Job, unit: Unit) -> None:
     current = job.gallery.find(job.definition.name)
     if layer is None:
         return
-    wanted = job.gallery.find(job.definition.name, str(layer.facts["version"]))
+    wanted = job.gallery.find(job.definition.name, str(layer.facts.get("version")))
     if wanted is None or wanted.version in withdrawn(job.gallery, wanted.name):
         return  # somebody took it back: only another build, or `gallery promote`, makes golden anew
     if current is not None and (current.manifest.get("rebuilt") or {}).get("version") == wanted.version:

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipeline import scratch
 from pipeline.errors import UsageError
 from pipeline.fabric import sweep_networks
+from pipeline.files import sweep_unfinished
+from pipeline.gallery import Gallery
+from pipeline.gallery.keeping import sweep as sweep_image
 from pipeline.guests import saved
 from pipeline.guests.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
@@ -42,7 +46,9 @@ def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
         run = store.own_run(label)
         return run is None or label in kept or alive(store.runs, run)
 
-    gone = [f"domain {name}" for name in sweep(connection, wanted)]
+    gone = [f"scratch {path}" for path in scratch.sweep()]
+    gone += [f"scratch {name}" for name in _sweep_store(store)]
+    gone += [f"domain {name}" for name in sweep(connection, wanted)]
     gone += [f"access {name}" for name in sweep_access(wanted)]
     gone += [f"network {name}" for name in sweep_networks(wanted)]
     gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
@@ -53,6 +59,27 @@ def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
             gone.append(f"scratch {path.name}")
     if job is not None and gone:
         job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
+    return gone
+
+
+def _sweep_store(store: Store) -> list[str]:
+    """What dead processes left in the gallery, beside records, and of scratch made before there was a journal.
+
+    An image whose folder somebody holds is left to them: whoever captures or imports sweeps it too.
+    """
+    gone = []
+    gallery = Gallery(store.gallery)
+    for name in gallery.names():
+        with gallery.hold_now(name) as folder:
+            gone += [f"{name}/{each}" for each in (sweep_image(folder) if folder else ())]
+    folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
+    gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder)]
+    old = time.time() - FRESH
+    for path in sorted([*store.tmp.glob("unpacked-*"), *store.tmp.glob("capture-*")]):
+        # made by an older goldsmith, which noted no owner
+        if path.stat().st_mtime < old:
+            remove_tree(path)
+            gone.append(path.name)
     return gone
 
 

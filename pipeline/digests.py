@@ -102,6 +102,12 @@ def _batches(starts: Iterable[int]) -> Iterator[list[int]]:
         yield batch
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file that is no disk."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def flat_digest(path: Path) -> str:
     """sha256 of the whole file, holes read as zeros."""
     whole = hashlib.sha256()

@@ -6,7 +6,6 @@ The runner owns a job; a stage sees only what it needs of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
+from pipeline.files import Shape, read_usable
 from pipeline.gallery import Gallery
 from pipeline.guests import archive, linux, saved, threshold
 from pipeline.guests.access import BUILD_USER, Access, run_folder
@@ -68,6 +68,17 @@ class Work:
         return self.steps or (self.title,)
 
 
+class _SeenIndex(Shape):
+    """The state of a distribution's archive when it was last asked."""
+
+    digest: str
+    seen: str
+
+    @classmethod
+    def advice(cls) -> str:
+        return "remove the file: the archive is asked again"
+
+
 @dataclass
 class Job:
     """A build of one definition."""
@@ -114,7 +125,7 @@ class Job:
             return None
         if suite not in self._indexes:
             seen = self.store.tmp / f"index-{suite}.json"
-            last = json.loads(seen.read_text()) if seen.exists() else None
+            last = read_usable(seen, _SeenIndex)
             if last is not None and 0 <= time.time() - seen.stat().st_mtime < INDEX_AGE:
                 digest = str(last["digest"])
             elif (asked := archive.package_index(suite)) is not None:

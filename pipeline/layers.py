@@ -17,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError
+from pipeline.files import RecordDamaged, Shape, read_json, skip
 from pipeline.record import now, remove_tree, sync_folder, write_json
 
 RECORD = "record.json"
@@ -97,6 +99,48 @@ class Image:
             data.get("size"),
             tuple((int(lun), cls.from_json(image)) for lun, image in data.get("data", ())),
         )
+
+
+class _ImageShape(Shape):
+    """`Image.to_json`."""
+
+    path: str
+    format: str
+    backing: _ImageShape | None = None
+    size: int | None = None
+    data: list[Annotated[tuple[int, _ImageShape], Field(strict=False)]] = Field(default_factory=list)
+
+
+class _Facts(Shape):
+    """What a stage found out, as far as other stages, and the engine, use it."""
+
+    suite: str | None = None
+    version: str | None = None
+    trees: dict[str, str] | None = None
+    rearms_left: int | None = None
+    checks: list[dict[str, Any]] = Field(default_factory=list)
+    cells: dict[str, Any] = Field(default_factory=dict)
+
+
+class LayerShape(Shape):
+    """The record of a layer."""
+
+    key: str
+    stage: str
+    created: str
+    inputs: dict[str, Any]
+    source: str | None
+    image: _ImageShape | None
+    seals: dict[str, Annotated[tuple[int, int, str], Field(strict=False)]] = Field(default_factory=dict)
+    title: str | None = None
+    name: str | None = None
+    version: int | None = None
+    seconds: float | None = None
+    facts: _Facts = _Facts()
+
+    @classmethod
+    def advice(cls) -> str:
+        return "the layer is not used, and the next build makes it anew"
 
 
 @dataclass(frozen=True)
@@ -226,11 +270,16 @@ class Layers:
         """The committed layer of this key whose files are all there, or None."""
         folder = self.root / key
         try:
-            record = json.loads((folder / RECORD).read_text())
-        except (OSError, ValueError):
+            record = read_json(folder / RECORD, LayerShape)
+            if record is None:
+                return None
+            image = Image.from_json(record["image"]) if record["image"] else None
+            if record["key"] != key or any("\0" in str(level.path) for level in (image.files if image else ())):
+                raise RecordDamaged(folder / RECORD, f"it is not that of layer {key}", LayerShape.advice())
+        except RecordDamaged as error:
+            skip(error)
             return None
-        image = record.get("image")
-        if image and not all(level.path.exists() for level in Image.from_json(image).files):
+        if image and not all(level.path.exists() for level in image.files):
             return None
         return Layer(key, folder, record)
 
@@ -261,14 +310,13 @@ class Layers:
                 continue  # swept, or committed and dropped, while we waited
             for path in folder.iterdir():
                 if path.name != LOCK:
-                    remove_tree(path) if path.is_dir() else path.unlink()
+                    remove_tree(path)
             folder.chmod(0o755)  # libvirt's qemu user searches it
             return Draft(key, folder, lock)
 
     def drop(self, key: str) -> None:
         """Forget a layer: the record first, so that a crash leaves scratch and never half a layer."""
-        with contextlib.suppress(FileNotFoundError):
-            (self.root / key / RECORD).unlink()
+        remove_tree(self.root / key / RECORD)
         remove_tree(self.root / key)
 
     def all(self) -> Iterator[Layer]:

@@ -6,9 +6,8 @@ while its lock is held; the kernel frees the lock when the process dies, however
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,46 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from pipeline.errors import GoldsmithError, UsageError
+from pipeline.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, sync_tree, write_json
+
+__all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to files; many import them from here
 
 RECORD = "run.json"
 LOCK = "lock"
+_RUN_ID = re.compile(r"R[0-9]{1,18}")
 
 
 def now() -> str:
     """UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write `data` durably under `path`: a temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, sort_keys=False, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_tree(folder: Path) -> None:
-    """Bring a folder and all that is in it to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -105,7 +79,7 @@ class Run:
     @classmethod
     def start(cls, runs: Path, image: str, command: str) -> Run:
         """Take the next run id and its lock."""
-        number = 1 + max((int(p.name[1:]) for p in runs.glob("R*") if p.name[1:].isdigit()), default=0)
+        number = 1 + max(map(_number, _folders(runs)), default=0)
         while True:
             folder = runs / f"R{number}"
             try:
@@ -185,20 +159,72 @@ class _NoRun(Run):
 NO_RUN: Run = _NoRun()
 
 
+class _Stage(Shape):
+    stage: str
+    state: str
+    seconds: float
+    detail: str
+    title: str | None = None
+
+
+class _Failure(Shape):
+    name: str
+    message: str
+    hint: str | None = None
+    evidence: str | None = None
+
+
+class _Guest(Shape):
+    """What `goldsmith shell` needs of a guest; a Windows guest has another set."""
+
+    folder: str | None = None
+    user: str | None = None
+    port: int | None = None
+
+
+class RunShape(Shape):
+    """The record of a run."""
+
+    id: str
+    image: str
+    command: str
+    outcome: str
+    started: str | None
+    ended: str | None
+    stages: list[_Stage]
+    error: _Failure | None = None
+    guest: _Guest | None = None
+    kept_guest: _Guest | None = None
+    layers: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def advice(cls) -> str:
+        return "the run's logs are still in its folder; remove the folder to forget the run"
+
+
 def load_run(folder: Path) -> dict[str, Any]:
-    """A run's record, its outcome set to `died` when nobody holds its lock though it says running."""
+    """A run's record, its outcome set to `died` when nobody holds its lock though it says running.
+
+    A damaged record is skipped by name: its run has the outcome `unreadable`.
+    """
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        return {
+        record = read_json(folder / RECORD, RunShape)
+        if record is not None and record["id"] != folder.name:
+            raise RecordDamaged(folder / RECORD, f"it is the record of {record['id']}", RunShape.advice())
+    except RecordDamaged as error:
+        skip(error)
+        record = None
+    if record is None:
+        record = {
             "id": folder.name,
             "image": "?",
+            "command": "",
             "outcome": "unreadable",
             "stages": [],
             "started": None,
             "ended": None,
         }
-    if record.get("outcome") == "running" and not held(folder / LOCK):
+    if record["outcome"] == "running" and not held(folder / LOCK):
         record["outcome"] = "died"
     record["folder"] = str(folder)
     return record
@@ -206,16 +232,21 @@ def load_run(folder: Path) -> dict[str, Any]:
 
 def list_runs(runs: Path) -> list[dict[str, Any]]:
     """All runs, newest first."""
-    folders = sorted(
-        (p for p in runs.glob("R*") if p.name[1:].isdigit()), key=lambda p: int(p.name[1:]), reverse=True
-    )
-    return [load_run(folder) for folder in folders]
+    return [load_run(folder) for folder in sorted(_folders(runs), key=_number, reverse=True)]
+
+
+def _folders(runs: Path) -> list[Path]:
+    return [path for path in runs.glob("R*") if _RUN_ID.fullmatch(path.name)]
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name[1:])
 
 
 def find_run(runs: Path, run_id: str) -> dict[str, Any]:
     """One run's record. Raises UsageError for an unknown id."""
     folder = runs / run_id
-    if "/" in run_id or not folder.is_dir():
+    if not _RUN_ID.fullmatch(run_id) or not folder.is_dir():
         raise UsageError(f"no run {run_id}", name="run-unknown", hint="goldsmith runs list shows the runs")
     return load_run(folder)
 
@@ -233,19 +264,3 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder of ours; what is not there is fine, anything else is an error.
-
-    Another build may sweep the same scratch at the same time: what it took first is not there either.
-    """
-    if folder.is_symlink():
-        folder.unlink(missing_ok=True)
-    elif folder.exists():
-        shutil.rmtree(folder, onerror=_unless_gone)
-
-
-def _unless_gone(_function: object, _path: object, caught: tuple[object, BaseException, object]) -> None:
-    if not isinstance(caught[1], FileNotFoundError):
-        raise caught[1]

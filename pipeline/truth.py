@@ -7,16 +7,18 @@ what should have been built anew, and say "unchanged". So now and then nothing i
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from pipeline import build as builder
 from pipeline.checks import list_disk
 from pipeline.definition import Definition
 from pipeline.errors import CheckFailed
+from pipeline.files import Shape, read_usable
 from pipeline.gallery import Gallery
 from pipeline.layers import Layers
 from pipeline.record import now, write_json
@@ -57,6 +59,22 @@ def differences(one: Tree, other: Tree, expected: Iterable[str] = ()) -> list[st
     ]
 
 
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
+
+
+class _Compared(Shape):
+    """When an image was last built with no layer reused."""
+
+    when: Annotated[str, AfterValidator(_moment)]
+
+    @classmethod
+    def advice(cls) -> str:
+        return "remove the file: the image is built with no layer reused when its first version is old enough"
+
+
 def due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
     """Whether the last cold build, or else the image's first version, is too long ago.
 
@@ -68,10 +86,8 @@ def due(definition: Definition, gallery: Gallery, today: datetime | None = None)
     if not definition.refresh.cold_days or not versions:
         return False
     began = str(versions[0].manifest["created"])
-    try:
-        last = str(json.loads((gallery.root / definition.name / TRUTH).read_text())["when"])
-    except (OSError, ValueError, KeyError, TypeError):
-        last = began
+    record = read_usable(gallery.root / definition.name / TRUTH, _Compared)
+    last = str(record["when"]) if record else began
     age = (today or datetime.now(UTC)) - datetime.fromisoformat(last)
     return age >= timedelta(days=definition.refresh.cold_days)
 

@@ -50,6 +50,9 @@ def root(
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
+    from pipeline.cli.show import show_damage
+
+    show_damage()
     context.set_project(project)
 
 

@@ -180,8 +180,8 @@ def report(outcome: Outcome) -> None:
         return
     disk = version.manifest["disk"]
     passed = sum(check["status"] == "pass" for check in version.manifest["checks"])
-    boots = ", ".join(booted(cell, seen) for cell, seen in version.manifest["prove"].items())
-    where = " ".join(version.channels) or version.manifest["state"]
+    boots = ", ".join(booted(cell, seen) for cell, seen in version.manifest.get("prove", {}).items())
+    where = " ".join(version.channels) or version.manifest.get("state", "captured")
     print(f"{version.name} {version.version}  {where}  {passed} checks passed  {boots}")
     sizes = f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
     print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +39,7 @@ def capture(
     import yaml
 
     from pipeline import build as builder
+    from pipeline import scratch
     from pipeline.cli.show import Progress
     from pipeline.definition import load
     from pipeline.offline.containers import refuse_foreign_references
@@ -62,11 +62,11 @@ def capture(
     }
     store = Store.locate().ensure()
     # a definition like any other, but that nobody keeps: the manifest has its text
-    with tempfile.TemporaryDirectory(dir=store.tmp, prefix="capture-") as folder:
-        path = Path(folder) / "images" / f"{name}.yaml"
+    with scratch.folder(store.tmp, "capture") as folder:
+        path = folder / "images" / f"{name}.yaml"
         path.parent.mkdir()
         path.write_text(yaml.safe_dump(told, sort_keys=False))
-        definition = load(path, Path(folder))
+        definition = load(path, folder)
         progress = Progress(verbose=verbose)
         try:
             outcome = builder.build(

@@ -11,8 +11,11 @@ from pipeline.cli import context
 from pipeline.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from pipeline.compare import Changes
-    from pipeline.gallery import Gallery
+    from pipeline.gallery import Gallery, Version
     from pipeline.gallery.integrity import Judge
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]")]
@@ -25,6 +28,10 @@ Keys = Annotated[
 Repository = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--archive", metavar="FOLDER", help="Where the archive is; by default in the store."),
+]
+AllowUnsigned = Annotated[
+    bool,
+    typer.Option("--allow-unsigned", help="Take it without a signature of a trusted key; it is shown as unsigned."),
 ]
 #: How many names of a kind `diff` shows a person.
 SHOWN = 12
@@ -63,22 +70,26 @@ def list_versions(
     from pipeline.cli.show import print_json, size, table
 
     gallery = _gallery()
-    versions = [v for image in ([name] if name else gallery.names()) for v in gallery.versions(image)]
+    names = [name] if name else gallery.names()
+    versions = [v for image in names for v in gallery.versions(image)]
+    damaged = [f"{error.path}: {error.why}" for image in names for error in gallery.damaged(image)]
+    damaged += [f"{v.path / disk}: it is missing" for v in versions for disk in v.missing()]
     if as_json:
         print_json([version.summary() for version in versions])
+        _refuse_damaged(damaged)
         return
     rows = []
     for version in versions:
         told = version.summary()
         disk = told["disks"][0]
         generations = ",".join(str(g) for g in told["generations"])
-        shown = (size(disk["size"]), size(disk["allocated"]))
+        shown = tuple("missing" if disk[key] is None else size(disk[key]) for key in ("size", "allocated"))
         rows.append(
             (
                 told["name"],
                 told["version"],
                 ",".join(told["channels"]),
-                told["state"],
+                told["state"] + ("" if told["signed_by"] else ", unsigned"),
                 generations,
                 *shown,
                 told["created"],
@@ -87,12 +98,24 @@ def list_versions(
     table(rows, ("image", "version", "channels", "state", "gen", "size", "on disk", "created"))
     for image in [name] if name else gallery.names():
         if refused := gallery.refused(image):
-            print(f"{image}: refused by {refused['gate']} on {refused['when']} ({refused['run']}): {refused['why']}")
+            when, run = refused.get("when", "?"), refused.get("run", "?")
+            print(f"{image}: refused by {refused['gate']} on {when} ({run}): {refused['why']}")
+    _refuse_damaged(damaged)
+
+
+def _refuse_damaged(damaged: list[str]) -> None:
+    """The end of a list that is not whole: what is good was shown, and this is what was not."""
+    if damaged:
+        raise CheckFailed(
+            f"{len(damaged)} damaged: {'; '.join(damaged)}",
+            name="gallery-damaged",
+            hint="goldsmith gallery verify says more; bring a version back from an export or the archive",
+        )
 
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
-    from pipeline.cli.show import booted, print_json, seal, size
+    from pipeline.cli.show import booted, print_json, seal
     from pipeline.gallery.keeping import leases, withdrawn
 
     gallery = _gallery()
@@ -106,27 +129,37 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         return
     disk = manifest["disk"]
     print(f"{version.name} {version.version}  {' '.join(version.channels)}")
-    print(f"  {manifest['summary']}")
+    print(f"  {manifest.get('summary', '')}")
     if why:
         print(f"  taken back: {why}")
     for one in held:
         print(f"  leased   {one.id}: {one.why}")
     print(f"  disk     {version.disk}")
-    print(f"           {size(disk['size'])}, {size(disk['allocated'])} on disk, {seal(version.digest)}")
-    for told, disk in zip(version.summary()["disks"][1:], version.data_disks, strict=True):
+    shown = version.summary()["disks"]
+    print(f"           {_on_disk(shown[0])}, {seal(version.digest)}")
+    print(f"  signed   {'by key ' + manifest['signed_by'] if manifest.get('signed_by') else 'by nobody'}")
+    for told, disk in zip(shown[1:], version.data_disks, strict=True):
         what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"
         print(f"  LUN {disk.lun:<4} {told['path']}")
-        print(f"           {size(told['size'])}, {size(told['allocated'])} on disk, {what}, caching {disk.caching}")
+        print(f"           {_on_disk(told)}, {what}, caching {disk.caching}")
     counts: dict[str, int] = {}
     for check in manifest["checks"]:
         counts[check["status"]] = counts.get(check["status"], 0) + 1
     print(f"  checks   {', '.join(f'{number} {status}' for status, number in sorted(counts.items()))}")
-    for cell, seen in manifest["prove"].items():
-        told = "; ".join(f"{what}: {value}" for what, value in seen["checks"].items())
+    for cell, seen in manifest.get("prove", {}).items():
+        told = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
         print(f"  {booted(cell, seen)}; {told}")
-    for timing in manifest["timings"]:
-        print(f"  {timing['stage']:10} {timing['title'] or '':28} {timing['seconds'] or 0:7.1f} s")
-    print(f"  run      {manifest['run']}, created {manifest['created']}")
+    for timing in manifest.get("timings", ()):
+        print(f"  {timing['stage']:10} {timing.get('title') or '':28} {timing.get('seconds') or 0:7.1f} s")
+    print(f"  run      {manifest.get('run', '?')}, created {manifest['created']}")
+
+
+def _on_disk(disk: Mapping[str, Any]) -> str:
+    from pipeline.cli.show import size
+
+    if disk["size"] is None:
+        return "it is missing"
+    return f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
 
 
 def promote(
@@ -136,10 +169,18 @@ def promote(
     ] = "golden",
 ) -> None:
     """Point a channel at a version. Golden takes only what passed its gates."""
+    from pipeline.gallery import GOLDEN
     from pipeline.gallery.keeping import promote as point
 
     gallery = _gallery()
     version = gallery.get(reference)
+    # its disks are not read again: `verify` does that
+    if channel == GOLDEN and (wrong := _judge([])(version.path, version.manifest)):
+        raise CheckFailed(
+            f"{version.name} {version.version} cannot be golden: {wrong}",
+            name="evidence-damaged",
+            hint="goldsmith gallery verify says more; `gallery import --allow-unsigned` takes an unsigned one",
+        )
     point(gallery, version, channel)
     print(f"{version.name}@{channel} is {version.version}")
 
@@ -194,15 +235,24 @@ def prune(
     table(rows, ("image", "version", "", "why")) if rows else print("nothing to let go")
 
 
-def _judge(keys: list[Path]) -> Judge:
-    """What holds a master's evidence to the keys that are trusted: those given, else those beside this host's own."""
+def _judge(keys: list[Path], *, arriving: bool = False, admit: str | None = None) -> Judge:
+    """What holds a master's evidence to the keys that are trusted: those given, else those beside this host's own.
+
+    A signature is demanded of what this host makes, and of what is `arriving`; `admit` is the digest of a manifest
+    that needs none.
+    """
     from functools import partial
 
-    from pipeline.evidence import signing
-    from pipeline.evidence.seal import judge
+    from pipeline.evidence import signing, unsigned
+    from pipeline.evidence.judge import judge
 
-    trusted = keys or signing.trusted(signing.locate())
-    return partial(judge, keys=[signing.load_public(path) for path in trusted], demanded=bool(keys))
+    key = signing.locate()
+    trusted = keys or signing.trusted(key)
+    demanded = bool(keys) or arriving or signing.signs(key)
+    admitted = set() if keys or not demanded else set(unsigned.admitted(unsigned.register_beside(key), _gallery()))
+    if admit is not None:
+        admitted.add(admit)
+    return partial(judge, keys=[signing.load_public(path) for path in trusted], demanded=demanded, admitted=admitted)
 
 
 def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> None:  # noqa: B006
@@ -214,12 +264,12 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
     found = []
     for reference in names or gallery.names():
         name, _, which = reference.partition("@")
-        only = gallery.get(reference).version if which else None
+        only = _number(gallery, name, which) if which else None
         if not gallery.versions(name) and name not in gallery.names():
             raise UsageError(f"no image {name} in the gallery", name="gallery-unknown")
         for one in look(gallery, name, only, judge=judge):
             found.append(one)
-            word = "scratch" if one.scratch else "BAD" if one.wrong else "good"
+            word = "scratch" if one.scratch else "BAD" if one.wrong else "unsigned" if one.unsigned else "good"
             if not as_json:
                 print(f"{word:8} {one.what}  {one.wrong}".rstrip())
     if as_json:
@@ -227,6 +277,14 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
     bad = [one.what for one in found if one.wrong and not one.scratch]
     if bad:
         raise CheckFailed(f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}", name="gallery-damaged")
+
+
+def _number(gallery: Gallery, name: str, which: str) -> str:
+    """The number of a version that may be damaged, by its number or by a channel. Raises UsageError."""
+    from pipeline.gallery.versions import parse
+
+    there = parse(which) and (gallery.root / name / which).is_dir()
+    return which if there else gallery.get(f"{name}@{which}").version
 
 
 def diff(
@@ -312,12 +370,13 @@ def export(
     gallery = _gallery()
     version = gallery.get(reference)
     with leased(gallery, version, f"export to {target}"):
-        print(send(version, target.absolute()))
+        print(send(version, target.absolute(), judge=_judge([])))
 
 
 def take_in(
     parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")],
     key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
+    allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
     from pipeline.evidence.seal import settle
@@ -325,9 +384,29 @@ def take_in(
     from pipeline.store import Store
 
     Store.locate().ensure()
-    made = receive(_gallery(), parcel, judge=_judge(key), complete=settle)
+    admit = _manifest_digest(parcel) if allow_unsigned else None
+    made = receive(_gallery(), parcel, judge=_judge(key, arriving=True, admit=admit), complete=settle)
+    _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+
+
+def _manifest_digest(parcel: Path) -> str | None:
+    """The digest of a parcel's manifest, None where it has none: then the import says so."""
+    from pipeline.digests import file_digest
+    from pipeline.gallery import MANIFEST
+
+    manifest = parcel / MANIFEST
+    return file_digest(manifest) if manifest.is_file() and not manifest.is_symlink() else None
+
+
+def _admit(version: Version, digest: str | None, why: str) -> None:
+    """Remember that a version may be without a signature, where somebody has let it in so."""
+    from pipeline.evidence import signing, unsigned
+
+    if digest is not None:
+        unsigned.admit(unsigned.register_beside(signing.locate()), version, why)
+        print(f"{version.name} {version.version} is here without a signature: nobody vouches for what it holds")
 
 
 def archive(
@@ -346,7 +425,11 @@ def archive(
         print(f"{version.name} {version.version} is in {place}")
 
 
-def restore(reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")], repository: Repository = None) -> None:
+def restore(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    repository: Repository = None,
+    allow_unsigned: AllowUnsigned = False,
+) -> None:
     """Bring a master back from the archive. No channel moves."""
     from pipeline.evidence.seal import settle
     from pipeline.gallery.archive import bring_back
@@ -355,5 +438,12 @@ def restore(reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")], r
     store = Store.locate().ensure()
     name, _, version = reference.partition("@")
     place = (repository or store.root / "archive").absolute()
-    made = bring_back(_gallery(), name, version, place, store.tmp, judge=_judge([]), complete=settle)
+    digests: list[str | None] = []
+
+    def judge(folder: Path, manifest: Mapping[str, Any]) -> str:
+        digests.append(_manifest_digest(folder) if allow_unsigned else None)
+        return _judge([], admit=digests[-1])(folder, manifest)
+
+    made = bring_back(_gallery(), name, version, place, store.tmp, judge=judge, complete=settle)
+    _admit(made, digests[-1] if digests else None, "restored from the archive with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")

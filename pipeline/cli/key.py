@@ -18,9 +18,13 @@ def register(app: typer.Typer) -> None:
 
 def make() -> None:
     """Make this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key); whoever verifies gets its .pub file."""
-    from pipeline.evidence import signing
+    from pipeline.evidence import signing, unsigned
+    from pipeline.gallery import Gallery
+    from pipeline.store import Store
 
     made = signing.make(signing.locate())
+    # what is there already was never signed: from now on a master without a signature is damaged
+    unsigned.admitted(unsigned.register_beside(made.path), Gallery(Store.locate().gallery))
     print(f"private  {made.path}")
     print(f"public   {signing.public_path(made.path)}")
     print(f"id       {made.id}")

@@ -108,11 +108,18 @@ def clean(
     ] = False,
 ) -> None:
     """Remove what dead runs left: guests (kept ones too), keys, scratch. Masters are never touched."""
+    from pipeline import scratch
     from pipeline.care import clean_up, prune
     from pipeline.store import Store
 
     if os.geteuid() != 0:
-        raise HostError("goldsmith clean needs root", name="root-needed", hint="sudo make clean")
+        for path in scratch.sweep():
+            print(f"scratch {path}")
+        raise HostError(
+            "goldsmith clean needs root for all but your own scratch files",
+            name="root-needed",
+            hint="sudo make clean",
+        )
     wanted = context.to_bytes(keep) if keep is not None else None
     store = Store.locate().ensure()
     gone = clean_up(store, layers=layers)

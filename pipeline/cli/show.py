@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -29,6 +30,30 @@ def print_error(error: GoldsmithError) -> None:
     if error.hint:
         out.append(f"  hint   {error.hint}")
     print("\n".join(out), file=sys.stderr)
+
+
+class _DamageShown(logging.Handler):
+    """Prints each damaged record that was skipped, once, on stderr: path, reason, and what to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = getattr(record, "record", None)
+        if not isinstance(error, GoldsmithError) or error.message in self._seen:
+            return
+        self._seen.add(error.message)
+        print(f"goldsmith: skipped {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint   {error.hint}", file=sys.stderr)
+
+
+def show_damage() -> None:
+    """From now on say which damaged records are skipped."""
+    log = logging.getLogger("goldsmith.records")
+    log.handlers = [_DamageShown()]
+    log.propagate = False
 
 
 def print_json(data: object) -> None:

@@ -5,27 +5,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import Key
-
 from pipeline.checks import list_disk
-from pipeline.digests import flat_digest
-from pipeline.errors import CheckFailed, DiskError
+from pipeline.errors import DiskError
 from pipeline.evidence import sbom, statements, template
-from pipeline.evidence.signing import SigningKey, opened, signed
-from pipeline.gallery import MANIFEST, disks_of
+from pipeline.evidence.judge import (
+    ATTESTATIONS,
+    FORMAT,
+    PROVENANCE,
+    RESULTS,
+    SBOM,
+    SUMS,
+    flat_digests,
+    judge,
+    subjects_of,
+    sums_of,
+)
+from pipeline.evidence.signing import SigningKey, signed
+from pipeline.files import regular_files
+from pipeline.gallery.manifest import manifest_of
 
-SBOM, SUMS = "sbom.cdx.json", "SHA256SUMS"
-#: The signed statements: how the master was made, and what it passed.
-PROVENANCE, RESULTS = "provenance.dsse.json", "results.dsse.json"
-ATTESTATIONS = (PROVENANCE, RESULTS)
+__all__ = ["ATTESTATIONS", "SBOM", "SUMS", "Contents", "judge", "seal", "settle", "write_sums"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ class Contents:
 
 def seal(folder: Path, final: Path, contents: Contents | None, key: SigningKey | None) -> None:
     """Write the evidence of the version in `folder`, whose disk and manifest are there and which will be `final`."""
-    template.write(folder, final)
-    manifest = json.loads((folder / MANIFEST).read_text())
+    template.write_template(folder)
+    template.write_domain(folder, final)
+    manifest = manifest_of(folder)
     if contents is not None:
         told = manifest["disk"]
         text = sbom.bill(
@@ -64,7 +71,7 @@ def seal(folder: Path, final: Path, contents: Contents | None, key: SigningKey |
         )
         _write(folder / SBOM, text)
     if key is not None:
-        subjects = _subjects(folder, manifest)
+        subjects = subjects_of(folder, manifest, regular_files(folder)[0])
         for name, statement in (
             (PROVENANCE, statements.provenance(manifest, subjects, socket.gethostname())),
             (RESULTS, statements.results(manifest, subjects)),
@@ -75,92 +82,19 @@ def seal(folder: Path, final: Path, contents: Contents | None, key: SigningKey |
 
 def settle(folder: Path, final: Path) -> None:
     """Write anew what hangs on where a version lies: one that has come from elsewhere, about to lie at `final`."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = manifest_of(folder)
     if "signed_by" in manifest:
-        template.write(folder, final)
+        if manifest.get("evidence", 1) < FORMAT:
+            template.write_template(folder)
+        template.write_domain(folder, final)
         write_sums(folder, manifest)
 
 
 def write_sums(folder: Path, manifest: Mapping[str, Any]) -> None:
     """SHA256SUMS over all files. Of a disk that has no flat digest in the manifest it has none either."""
     (folder / SUMS).unlink(missing_ok=True)
-    _write(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _sums(folder, _flat(manifest)).items()))
-
-
-def _flat(manifest: Mapping[str, Any]) -> dict[str, str | None]:
-    return {name: told["sha256"] for name, told in disks_of(manifest).items()}
-
-
-def _sums(folder: Path, disks: Mapping[str, str | None]) -> dict[str, str]:
-    """The digest of every file; those of the disks are known."""
-    names = [path.relative_to(folder).as_posix() for path in _files(folder)]
-    found = {name: disks[name] if name in disks else _digest(folder / name) for name in names}
-    return {name: digest for name, digest in found.items() if digest is not None}
-
-
-def judge(folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], *, demanded: bool) -> str:
-    """What of a version's evidence does not hold, or nothing. The disk itself is judged by its manifest.
-
-    `keys` are those that are trusted; a signature is verified where there are any, and missed where it is `demanded`.
-    """
-    if "signed_by" not in manifest:
-        # captured before masters carried evidence
-        return "nobody signed it" if demanded else ""
-    return next(_wrong(folder, manifest, keys, demanded), "")
-
-
-def _wrong(folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], demanded: bool) -> Iterator[str]:
-    written = (folder / SUMS).read_text(encoding="utf-8")
-    told = {name: digest for digest, _, name in (line.partition("  ") for line in written.split("\n")[:-1])}
-    # an export's sums have the disks that were too large at capture
-    known = {
-        name: flat or (flat_digest(folder / name) if name in told else None) for name, flat in _flat(manifest).items()
-    }
-    found = _sums(folder, known)
-    for name in sorted(told.keys() - found.keys()):
-        yield f"{name} is missing"
-    for name in sorted(found.keys() - told.keys()):
-        yield f"{name} is not one of its files"
-    for name in sorted(name for name in told.keys() & found.keys() if told[name] != found[name]):
-        yield f"{name} was changed"
-    if written != "".join(f"{digest}  {name}\n" for name, digest in found.items()):
-        yield f"{SUMS} was changed"
-    signed_by = manifest["signed_by"]
-    if signed_by is None:
-        if demanded:
-            yield "nobody signed it"
-        return
-    for name in ATTESTATIONS:
-        if not (folder / name).exists():
-            yield f"{name} is missing"
-        elif keys:
-            try:
-                said = json.loads(opened((folder / name).read_text(), keys))
-                subjects = {one["name"]: one["digest"] for one in said["subject"]}
-            except CheckFailed as error:
-                yield f"{name}: {error.message}"
-            else:
-                if subjects != {name: dict(digests) for name, digests in _subjects(folder, manifest).items()}:
-                    yield f"{name} speaks of other files"
-
-
-def _subjects(folder: Path, manifest: Mapping[str, Any]) -> dict[str, statements.Digests]:
-    """What the statements are about. A disk too large for a flat digest is named by that of its chunks'."""
-    disks = {
-        name: {"sha256": told["sha256"]} if told["sha256"] else {"goldsmithTree": told["tree_sha256"]}
-        for name, told in disks_of(manifest).items()
-    }
-    others = [name for name in (MANIFEST, SBOM) if (folder / name).exists()]
-    return {**disks, **{name: {"sha256": _digest(folder / name)} for name in others}}
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sums = sums_of(folder, flat_digests(manifest), regular_files(folder)[0])
+    _write(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def _write(path: Path, text: str) -> None:

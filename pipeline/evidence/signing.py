@@ -26,6 +26,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from pipeline.errors import CheckFailed, UsageError
+from pipeline.files import AnyObject, parse_json
 
 #: Where the key is, unless GOLDSMITH_KEY says otherwise.
 DEFAULT = Path("/etc/goldsmith/signing.key")
@@ -108,8 +109,29 @@ def load_public(path: Path) -> Key:
 
 
 def trusted(path: Path) -> list[Path]:
-    """The public keys beside the host's own: its own, and those of hosts whose masters it takes."""
+    """The public keys beside the host's own: its own, and those of hosts whose masters it takes.
+
+    Raises UsageError (key-mismatch) where the file of its own public half is not that of the private one.
+    """
+    if os.access(path, os.R_OK) and public_path(path).exists():
+        try:
+            private = load_pem_private_key(path.read_bytes(), None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+            private = None  # `load` says what is wrong with it, where it has to sign
+        if private is not None:
+            own = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            if public_path(path).read_bytes().strip() != own.strip():
+                raise UsageError(
+                    f"{public_path(path)} is not the public half of {path}",
+                    name="key-mismatch",
+                    hint="somebody changed one of the two; `goldsmith key show` says which key is meant",
+                )
     return sorted(path.parent.glob("*.pub"))
+
+
+def signs(path: Path) -> bool:
+    """Whether this host signs what it makes: then it must be signed. The private half may be unreadable to us."""
+    return path.exists() or public_path(path).exists()
 
 
 def signed(payload: bytes, key: SigningKey) -> str:
@@ -121,11 +143,16 @@ def signed(payload: bytes, key: SigningKey) -> str:
 
 def opened(text: str, keys: Sequence[Key]) -> bytes:
     """What an envelope holds, signed by one of `keys`. Raises CheckFailed (signature-bad)."""
+    return verified(text, keys)[1]
+
+
+def verified(text: str, keys: Sequence[Key]) -> tuple[str, bytes]:
+    """The id of the one of `keys` that signed an envelope, and what it holds. Raises CheckFailed (signature-bad)."""
     try:
-        envelope = Envelope.from_dict(json.loads(text))
+        envelope = Envelope.from_dict(parse_json(text, AnyObject))
         if envelope.payload_type != PAYLOAD_TYPE:
             raise CheckFailed(f"the envelope holds {envelope.payload_type}", name="signature-bad")
-        envelope.verify(list(keys), 1)
+        signers = envelope.verify(list(keys), 1)
     except (VerificationError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckFailed(f"no signature of a key that is trusted: {error}", name="signature-bad") from None
-    return bytes(envelope.payload)
+    return str(next(iter(signers))), bytes(envelope.payload)

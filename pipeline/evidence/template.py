@@ -13,7 +13,8 @@ from typing import Any
 
 from lxml import etree
 
-from pipeline.gallery import DISK, MANIFEST, data_file, disks_of
+from pipeline.gallery import DISK, data_file, disks_of
+from pipeline.gallery.manifest import manifest_of
 from pipeline.hypervisor.domain import Spec, attached, domain_xml
 from pipeline.layers import Image
 
@@ -23,13 +24,20 @@ CLONES = Path("/var/lib/libvirt/images")
 GIB = 1 << 30
 
 
-def write(folder: Path, final: Path) -> None:
-    """Write both into the version in `folder`, which will lie at `final`."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name, text in ((TEMPLATE, template(manifest)), (DOMAIN, domain(manifest, final))):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-        (folder / name).chmod(0o444)
+def write_template(folder: Path) -> None:
+    """Write the capture template of the version in `folder`. It is the same wherever the version lies."""
+    _write(folder / TEMPLATE, template(manifest_of(folder)))
+
+
+def write_domain(folder: Path, final: Path) -> None:
+    """Write the domain of the version in `folder`, which will be `final`."""
+    _write(folder / DOMAIN, domain(manifest_of(folder), final))
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o444)
 
 
 def template(manifest: Mapping[str, Any]) -> str:

@@ -5,11 +5,10 @@ waagent fetches it at each new goal state and turns it into files by openssl; an
 
 from __future__ import annotations
 
-import tempfile
 import textwrap
 from pathlib import Path
 
-from pipeline import command
+from pipeline import command, scratch
 from pipeline.errors import GoldsmithError
 
 #: Seconds for one call of openssl.
@@ -23,8 +22,7 @@ def sealed(name: str, transport: str) -> bytes:
 
     Raises BuildError where `transport` is no certificate or openssl refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="goldsmith-") as scratch:
-        folder = Path(scratch)
+    with scratch.folder(name="certificate") as folder:
         recipient = folder / "recipient.pem"
         body = "\n".join(textwrap.wrap("".join(transport.split()), 64))
         recipient.write_text(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")

@@ -7,10 +7,10 @@ swapped atomically.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,13 +20,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.definition import DataDisk
+from pipeline.definition.rules import IMAGE_NAME
 from pipeline.digests import tree_of
 from pipeline.errors import GoldsmithError, UsageError
+from pipeline.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.gallery.manifest import MANIFEST as MANIFEST
+from pipeline.gallery.manifest import ManifestShape, manifest_of
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
 from pipeline.record import remove_tree, sync_folder, sync_tree, write_json
 
-MANIFEST = "manifest.json"
 DISK = "disk.vhd"
 DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
 GOLDEN = "golden"
@@ -42,6 +45,8 @@ TOMBSTONES = ".tombstones"
 LOCK = ".lock"
 #: Why the newest candidate is no version.
 REFUSED = "refused.json"
+#: A channel's name: one that an option, a path and a message can hold.
+_CHANNEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
 PATIENCE = 900.0
 
@@ -117,14 +122,42 @@ class Version:
                     "lun": one.get("lun"),
                     "caching": one.get("caching", "ReadWrite"),
                     "path": str(self.path / name),
-                    "size": (status := (self.path / name).stat()).st_size,
-                    "allocated": status.st_blocks * 512,
+                    **_sizes(self.path / name),
                 }
                 for name, one in told.items()
             ],
             "created": self.manifest.get("created"),
+            "signed_by": self.manifest.get("signed_by"),
             "path": str(self.disk),
         }
+
+    def missing(self) -> list[str]:
+        """The names of its disks that are not there."""
+        return [name for name in disks_of(self.manifest) if not (self.path / name).is_file()]
+
+
+def _sizes(path: Path) -> dict[str, int | None]:
+    """Bytes of a disk's file and on the disk below it; None for one that is not there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return {"size": None, "allocated": None}
+    return {"size": status.st_size, "allocated": status.st_blocks * 512}
+
+
+class RefusedShape(Shape):
+    """Why the newest candidate did not become a version."""
+
+    gate: str
+    why: str
+    run: str = "?"
+    when: str = "?"
+
+    @classmethod
+    def advice(cls) -> str:
+        return "remove the file: the next build of the image writes it anew"
 
 
 class Gallery:
@@ -136,40 +169,76 @@ class Gallery:
     def names(self) -> list[str]:
         if not self.root.is_dir():
             return []
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.name for p in self.root.iterdir() if IMAGE_NAME.fullmatch(p.name) and p.is_dir())
 
     def versions(self, name: str) -> list[Version]:
-        """All versions of an image, oldest first."""
+        """All versions of an image that can be read, oldest first; the others are skipped by name."""
         folder = self.root / name
         if not folder.is_dir():
             return []
         found = sorted((v, p) for p in folder.iterdir() if (v := parse(p.name)) and not p.is_symlink())
-        return [version for _, path in found if (version := self._load(name, path))]
+        return [version for _, path in found if (version := self._usable(name, path))]
+
+    def damaged(self, name: str) -> list[RecordDamaged]:
+        """The versions of an image that cannot be read, each with the reason."""
+        folder = self.root / name
+        found = []
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if parse(path.name) and not path.is_symlink():
+                try:
+                    self._load(name, path)
+                except RecordDamaged as error:
+                    found.append(error)
+        return found
+
+    def _usable(self, name: str, path: Path) -> Version | None:
+        """The version in a folder, None where there is none, or where it cannot be read: then it is named."""
+        try:
+            return self._load(name, path)
+        except RecordDamaged as error:
+            skip(error)
+            return None
 
     def _load(self, name: str, path: Path) -> Version | None:
-        try:
-            manifest = json.loads((path / MANIFEST).read_text())
-        except (OSError, ValueError):
+        """The version in a folder, None where there is no such folder. Raises RecordDamaged."""
+        if not path.exists() and not path.is_symlink():
             return None
+        manifest = manifest_of(path)
+        whose = (manifest["name"], manifest["version"])
+        if whose != (name, path.name):
+            raise RecordDamaged(path / MANIFEST, f"it is that of {whose[0]} {whose[1]}", ManifestShape.advice())
         channels = tuple(
             sorted(p.name for p in path.parent.iterdir() if p.is_symlink() and str(p.readlink()) == path.name)
         )
         return Version(name, path.name, path, manifest, channels)
 
     def find(self, name: str, which: str = GOLDEN) -> Version | None:
-        """A version by its number or by a channel, or None."""
+        """A version by its number or by a channel, or None; one that cannot be read is skipped by name."""
+        path = self._path(name, which)
+        return self._usable(name, path) if path is not None else None
+
+    def _path(self, name: str, which: str) -> Path | None:
+        """The folder that a version's number or a channel means, None where it means none."""
         folder = self.root / name
-        if "/" in name or "/" in which or name.startswith("."):
-            raise UsageError(f"{name}@{which} is not a gallery name", name="gallery-name")
+        if not IMAGE_NAME.fullmatch(name) or not (parse(which) or _CHANNEL.fullmatch(which)):
+            raise UsageError(
+                f"{name}@{which} is not a gallery name", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
+            )
         path = folder / which
         if path.is_symlink():
             path = folder / path.readlink()
-        return self._load(name, path) if parse(path.name) else None
+            return path if path.parent == folder and parse(path.name) else None
+        if path.exists() and not parse(which):
+            raise RecordDamaged(
+                path, "it has a channel's name, and is no link to a version", f"move it away, then promote {name}"
+            )
+        return path if parse(which) else None
 
     def get(self, reference: str) -> Version:
-        """A version by NAME[@VERSION|CHANNEL]. Raises UsageError when there is none."""
+        """A version by NAME[@VERSION|CHANNEL]. Raises UsageError when there is none, RecordDamaged for a bad one."""
         name, _, which = reference.partition("@")
-        found = self.find(name, which or GOLDEN)
+        path = self._path(name, which or GOLDEN)
+        found = self._load(name, path) if path is not None else None
         if found is None:
             known = ", ".join(v.version for v in self.versions(name)) or "none"
             raise UsageError(
@@ -198,9 +267,32 @@ class Gallery:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def hold_now(self, name: str) -> Iterator[Path | None]:
+        """As `hold`, but without waiting: None where somebody else holds the folder."""
+        folder = self.root / name
+        lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            yield None
+            return
+        try:
+            yield folder
+        finally:
+            lock.release()
+
     def promote(self, version: Version, channel: str = GOLDEN) -> None:
         """Point a channel at a version, atomically."""
         folder = version.path.parent
+        if not _CHANNEL.fullmatch(channel):
+            raise UsageError(
+                f"{channel!r} cannot be a channel's name",
+                name="channel-name",
+                hint="a letter, then letters, digits, dots, hyphens and underscores, at most 61",
+            )
+        if (folder / channel).exists() and not (folder / channel).is_symlink():
+            raise RecordDamaged(folder / channel, "it has a channel's name, and is no link", "move it away")
         temporary = folder / f"{POINT}{channel}-{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(version.version)
@@ -214,11 +306,7 @@ class Gallery:
 
     def refused(self, name: str) -> Mapping[str, Any] | None:
         """Why the newest candidate did not become a version; None where it did."""
-        try:
-            facts: dict[str, Any] = json.loads((self.root / name / REFUSED).read_text())
-        except (OSError, ValueError):
-            return None
-        return facts
+        return read_usable(self.root / name / REFUSED, RefusedShape)
 
     def capture(
         self,
@@ -236,7 +324,7 @@ class Gallery:
         (self.root / name).mkdir(parents=True, exist_ok=True)
         with self.hold(name) as folder:
             made = self.find(name, self._fill(folder, disks, extras, manifest, complete))
-            (folder / REFUSED).unlink(missing_ok=True)
+            remove_tree(folder / REFUSED)
         if made is None:
             raise GoldsmithError(f"{folder} does not give back what was captured", name="capture-failed")
         return made
@@ -266,6 +354,7 @@ class Gallery:
             write_json(scratch / MANIFEST, manifest(version))
             (scratch / MANIFEST).chmod(0o444)
             complete(scratch, folder / version)
+            manifest_of(scratch)  # what cannot be read again must not become a version
             sync_tree(scratch)
             scratch.rename(folder / version)
         except BaseException:

@@ -7,17 +7,16 @@ taken out of the archive again and found to be what was captured.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pipeline import command
+from pipeline import command, scratch
 from pipeline.errors import CheckFailed, UsageError
+from pipeline.files import Shape, parse_json
 from pipeline.gallery import Gallery, Version
 from pipeline.gallery.integrity import Judge, judge_folder
 from pipeline.gallery.keeping import bury, leases
-from pipeline.gallery.parcels import take_in
-from pipeline.record import remove_tree
+from pipeline.gallery.parcels import MOST_FILES, take_in
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
@@ -29,19 +28,18 @@ def put_away(
     gallery: Gallery,
     version: Version,
     repository: Path,
-    scratch: Path,
+    unpack_in: Path,
     *,
     judge: Judge,
     used: Callable[[Version], str],
 ) -> None:
     """Move a version into the archive at `repository`, which is made where there is none.
 
-    `scratch` is where it is unpacked to be compared. Raises UsageError (version-in-use) for what a channel, a lease
+    `unpack_in` is where it is unpacked to be compared. Raises UsageError (version-in-use) for what a channel, a lease
     or a build needs, CheckFailed (archive-damaged), CommandFailed.
     """
     if not (repository / "config").exists():
-        repository.parent.mkdir(parents=True, exist_ok=True)
-        _borg(["init", "--encryption", "none", str(repository)])
+        _make(repository)
     with gallery.hold(version.name) as folder:
         lease = next((one for one in leases(gallery, version.name) if one.version == version.version), None)
         current = gallery.get(f"{version.name}@{version.version}")
@@ -51,10 +49,25 @@ def put_away(
         # one that a dead process left half made has no place in the list; a whole one is the same version
         if not _holds(repository, version.name, version.version):
             _borg(["create", *_HOW, place, "."], cwd=version.path)
-        with _unpacked(repository, version.name, version.version, scratch) as copy:
+        with _unpacked(repository, version.name, version.version, unpack_in) as copy:
             if wrong := judge_folder(copy, version.name, version.version, judge):
                 raise CheckFailed(f"what {place} gives back: {wrong}", name="archive-damaged")
         bury(folder, version, f"archived in {repository}")
+
+
+def _make(repository: Path) -> None:
+    """A new archive, whole or not at all: half of one would be in the way of the next."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    with scratch.folder_beside(repository) as draft:
+        _borg(["init", "--encryption", "none", str(draft)])
+        try:
+            draft.rename(repository)
+        except OSError as error:
+            raise UsageError(
+                f"{repository} cannot become an archive: {error.strerror}",
+                name="not-archived",
+                hint="name an empty folder, or one that does not exist",
+            ) from None
 
 
 def bring_back(
@@ -62,7 +75,7 @@ def bring_back(
     name: str,
     version: str,
     repository: Path,
-    scratch: Path,
+    unpack_in: Path,
     *,
     judge: Judge,
     complete: Callable[[Path, Path], None],
@@ -74,18 +87,49 @@ def bring_back(
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
         raise UsageError(f"no {name} {version} in {repository}", name="not-archived", hint=f"it holds {known}")
-    with _unpacked(repository, name, version, scratch) as copy:
+    with _unpacked(repository, name, version, unpack_in) as copy:
         return take_in(gallery, copy, judge=judge, complete=complete, returns=True)
 
 
 @contextlib.contextmanager
-def _unpacked(repository: Path, name: str, version: str, scratch: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir=scratch, prefix="unpacked-"))
-    try:
-        _borg(["extract", "--sparse", f"{repository}::{_label(name, version)}"], cwd=folder)
+def _unpacked(repository: Path, name: str, version: str, parent: Path) -> Iterator[Path]:
+    place = f"{repository}::{_label(name, version)}"
+    _judge_members(place, _borg(["list", "--json-lines", place]))
+    with scratch.folder(parent, "unpacked") as folder:
+        _borg(["extract", "--sparse", place], cwd=folder)
         yield folder
-    finally:
-        remove_tree(folder)
+
+
+def _judge_members(place: str, lines: str) -> None:
+    """An archive holds files and folders, each once and inside of it. Raises CheckFailed (archive-damaged)."""
+    seen: set[str] = set()
+    fault = ""
+    for line in lines.splitlines():
+        try:
+            member = parse_json(line, _Member)
+        except ValueError as error:
+            fault = f"its list cannot be read: {error}"
+            break
+        path = PurePosixPath(member["path"])
+        if path.is_absolute() or ".." in path.parts:
+            fault = f"{path} lies outside of it"
+        elif member["type"] not in ("-", "d"):
+            fault = f"{path} is neither a file nor a folder"
+        elif str(path) in seen:
+            fault = f"{path} is there twice"
+        seen.add(str(path))
+        if fault or len(seen) > MOST_FILES:
+            break
+    if fault or len(seen) > MOST_FILES:
+        fault = fault or f"it has more than {MOST_FILES} files"
+        raise CheckFailed(f"{place}: {fault}", name="archive-damaged", hint="borg check looks at the whole archive")
+
+
+class _Member(Shape):
+    """A line of `borg list --json-lines`."""
+
+    type: str
+    path: str
 
 
 def _label(name: str, version: str) -> str:

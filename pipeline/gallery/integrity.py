@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import chunk_digests, flat_digest
-from pipeline.errors import GoldsmithError
-from pipeline.gallery import DISK, GONE, MANIFEST, NEW, POINT, Gallery, disks_of
+from pipeline.digests import CHUNK, chunk_digests, flat_digest, tree_of
+from pipeline.errors import GoldsmithError, UsageError
+from pipeline.files import RecordDamaged, kind_of
+from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, disks_of
+from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
 
 
@@ -21,7 +23,12 @@ class Finding:
     what: str
     wrong: str = ""
     scratch: bool = False
+    #: Whether nobody signed it. Where a signature is missed, `wrong` says so.
+    unsigned: bool = False
 
+
+#: Files in an image's folder that are neither a version nor a channel.
+RECORDS = (REFUSED,)
 
 #: Judges what a version carries besides its disk: the folder, its manifest; what is wrong, or nothing.
 Judge = Callable[[Path, Mapping[str, Any]], str]
@@ -38,39 +45,74 @@ def verify(
         elif path.is_symlink():
             if only in (None, path.name):
                 yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
-        elif parse(path.name) and only in (None, path.name):
-            yield Finding(f"{name} {path.name}", judge_folder(path, name, path.name, judge))
+        elif parse(path.name):
+            if only in (None, path.name):
+                wrong = judge_folder(path, name, path.name, judge)
+                unsigned = not wrong and manifest_of(path).get("signed_by") is None
+                yield Finding(f"{name} {path.name}", wrong, unsigned=unsigned)
+        elif only is None and path.name not in RECORDS and not path.name.startswith("."):
+            what = kind_of(path.lstat().st_mode)
+            yield Finding(f"{name}/{path.name}", f"it is {what}, and neither a version nor a channel")
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
     target = str(link.readlink())
     if not parse(target):
         return f"points at {target}, which is no version"
-    return "" if gallery.find(name, target) else f"points at {target}, which is not there"
+    try:
+        gallery.get(f"{name}@{target}")
+    except RecordDamaged as error:
+        return f"points at {target}, whose {error.path.name} cannot be used: {error.why}"
+    except UsageError:
+        return f"points at {target}, which is not there"
+    return ""
 
 
 def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
     """What is wrong with the version in a folder, wherever that lies, or nothing."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = manifest_of(path)
         if (manifest["version"], manifest["name"]) != (version, name):
             return f"its manifest is that of {manifest['name']} {manifest['version']}"
         for file, told in disks_of(manifest).items():
             if wrong := _judge_disk(path / file, told):
                 return wrong
         return judge(path, manifest)
-    except (OSError, ValueError, KeyError, TypeError, GoldsmithError) as error:
-        return f"cannot be read: {type(error).__name__}: {error}"
+    except RecordDamaged as error:
+        return f"{error.path.name} cannot be used: {error.why}"
+    except GoldsmithError as error:
+        return f"cannot be judged: {error.message}"
+    except OSError as error:
+        return f"cannot be read: {Path(str(error.filename)).name}: {error.strerror}"
 
 
 def _judge_disk(path: Path, told: Mapping[str, Any]) -> str:
-    whose = "its disk" if path.name == DISK else path.name
+    return next(_disk_faults(path, told, "its disk" if path.name == DISK else path.name), "")
+
+
+def _disk_faults(path: Path, told: Mapping[str, Any], whose: str) -> Iterator[str]:
+    """What is wrong with a disk, cheapest first; nothing behind the first is looked at."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        yield f"{whose} is missing"
+        return
+    if not stat.S_ISREG(mode):
+        yield f"{whose} is {kind_of(mode)}, not a file"
+        return
+    expected = told["chunks_sha256"]
+    if told["chunk_size"] != CHUNK:
+        yield f"its manifest has digests of {told['chunk_size']} bytes each, and goldsmith's are of {CHUNK}"
+    if told.get("tree_sha256") not in (None, tree_of(expected)):
+        yield f"its manifest's tree_sha256 is not that of {whose}"
+    if path.stat().st_size != told["size"]:
+        yield f"{whose} has {path.stat().st_size} bytes, not {told['size']}"
     found = chunk_digests(path)
-    if found.size != told["size"]:
-        return f"{whose} has {found.size} bytes, not {told['size']}"
-    wrong = [n for n, (a, b) in enumerate(zip(found.chunks, told["chunks_sha256"], strict=True)) if a != b]
+    if len(found.chunks) != len(expected):
+        yield f"its manifest has {len(expected)} digests of {whose}, not {len(found.chunks)}"
+        return
+    wrong = [n for n, (a, b) in enumerate(zip(found.chunks, expected, strict=True)) if a != b]
     if wrong:
-        return f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * int(told['chunk_size'])}"
+        yield f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * CHUNK}"
     if told["sha256"] is not None and flat_digest(path) != told["sha256"]:
-        return f"its manifest's sha256 is not that of {whose}"
-    return ""
+        yield f"its manifest's sha256 is not that of {whose}"

@@ -7,7 +7,6 @@ Whoever changes any of them holds the folder's lock.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -18,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pipeline.errors import CheckFailed, UsageError
-from pipeline.gallery import GOLDEN, GONE, POINT, TOMBSTONES, Gallery, Version
+from pipeline.files import RecordDamaged, Shape, read_json, read_usable, skip, sweep_unfinished
+from pipeline.gallery import GOLDEN, GONE, NEW, POINT, TOMBSTONES, Gallery, Version
 from pipeline.record import now, remove_tree, sync_folder, write_json
 
 LEASES = ".leases"
@@ -48,19 +48,35 @@ class Lease:
         return not self.pid or self.host != socket.gethostname() or Path(f"/proc/{self.pid}").exists()
 
 
+class LeaseShape(Shape):
+    """A lease as a file."""
+
+    id: str
+    version: str
+    why: str
+    host: str
+    pid: int
+    until: float
+
+    @classmethod
+    def advice(cls) -> str:
+        return "until it is removed, the version stays: somebody may be using it"
+
+
+def _read_lease(path: Path) -> Lease | None:
+    """The lease of a file, None where it was given back. One that cannot be read holds: somebody meant something."""
+    try:
+        found = read_json(path, LeaseShape, limit=1 << 16)
+    except RecordDamaged as error:
+        skip(error)
+        return Lease(path.stem, path.stem.rpartition("-")[0], "it cannot be read", "?", 0, time.time() + LONGEST)
+    return Lease(**{field: found[field] for field in Lease.__dataclass_fields__}) if found else None
+
+
 def leases(gallery: Gallery, name: str) -> list[Lease]:
     """All leases that hold, oldest first. One that cannot be read holds too: somebody meant something."""
-    found = []
-    for path in sorted((gallery.root / name / LEASES).glob("*.json")):
-        try:
-            lease = Lease(**json.loads(path.read_text()))
-        except FileNotFoundError:
-            continue  # given back meanwhile
-        except (OSError, ValueError, TypeError):
-            lease = Lease(path.stem, path.stem.rpartition("-")[0], "it cannot be read", "?", 0, time.time() + 1)
-        if lease.live:
-            found.append(lease)
-    return found
+    paths = sorted((gallery.root / name / LEASES).glob("[!.]*.json"))
+    return [lease for path in paths if (lease := _read_lease(path)) and lease.live]
 
 
 def take_lease(gallery: Gallery, version: Version, why: str, *, seconds: float = LONGEST, pid: int = 0) -> Lease:
@@ -87,7 +103,7 @@ def give_back(gallery: Gallery, name: str, lease_id: str) -> None:
         raise UsageError(
             f"no lease {lease_id} on {name}", name="lease-unknown", hint=f"goldsmith gallery show {name}"
         )
-    path.unlink(missing_ok=True)
+    remove_tree(path)
 
 
 @contextlib.contextmanager
@@ -107,10 +123,21 @@ def leased(gallery: Gallery, version: Version, why: str) -> Iterator[None]:
 def withdrawn(gallery: Gallery, name: str) -> Mapping[str, str]:
     """Versions that somebody took back, and why. No build points a channel at one again."""
     found = {}
-    for path in (gallery.root / name / WITHDRAWN).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            found[path.stem] = str(json.loads(path.read_text())["why"])
+    for path in (gallery.root / name / WITHDRAWN).glob("[!.]*.json"):
+        word = read_usable(path, WithdrawnShape)
+        # a mark that cannot be read is a mark all the same
+        found[path.stem] = str(word["why"]) if word else "its mark cannot be read"
     return found
+
+
+class WithdrawnShape(Shape):
+    """Why a version was taken back."""
+
+    why: str
+
+    @classmethod
+    def advice(cls) -> str:
+        return "its version stays withdrawn; goldsmith gallery promote takes the mark away"
 
 
 def promote(gallery: Gallery, version: Version, channel: str) -> None:
@@ -122,7 +149,7 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
         raise CheckFailed(f"{version.name} {version.version} cannot be golden: {why}", name="gate-shut")
     with gallery.hold(version.name) as folder:
         gallery.promote(version, channel)
-        (folder / WITHDRAWN / f"{version.version}.json").unlink(missing_ok=True)
+        remove_tree(folder / WITHDRAWN / f"{version.version}.json")
 
 
 def shut(version: Version) -> str | None:
@@ -220,14 +247,20 @@ def bury(folder: Path, version: Version, why: str) -> None:
     version.path.rename(scratch)
     sync_folder(folder)
     remove_tree(scratch)
-    (folder / WITHDRAWN / f"{version.version}.json").unlink(missing_ok=True)
+    remove_tree(folder / WITHDRAWN / f"{version.version}.json")
 
 
-def sweep(folder: Path) -> None:
-    """Finish what a dead prune began, and forget leases that hold no more. The lock is held."""
-    for path in (*folder.glob(f"{GONE}*"), *folder.glob(f"{POINT}*")):
+def sweep(folder: Path) -> list[str]:
+    """Remove what dead processes left in an image's folder, and leases that hold no more. The lock is held.
+
+    Returns the names removed, of leases that just ended none.
+    """
+    gone = [path for what in (NEW, GONE, POINT) for path in folder.glob(f"{what}*")]
+    for path in gone:
         remove_tree(path)
-    for path in (folder / LEASES).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if not Lease(**json.loads(path.read_text())).live:
-                path.unlink(missing_ok=True)
+    for path in (folder / LEASES).glob("[!.]*.json"):
+        lease = _read_lease(path)
+        if lease is not None and not lease.live:
+            remove_tree(path)
+    gone += [path for inner in ("", LEASES, WITHDRAWN, TOMBSTONES) for path in sweep_unfinished(folder / inner)]
+    return [path.name for path in gone]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import command
-from pipeline.definition.rules import IMAGE_NAME
+from pipeline import command, scratch
 from pipeline.digests import chunk_digests, flat_digest
-from pipeline.errors import CheckFailed, UsageError
+from pipeline.errors import CheckFailed, HostError, UsageError
+from pipeline.files import RecordDamaged, regular_files
 from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, disks_of
 from pipeline.gallery.integrity import Judge, judge_folder
-from pipeline.gallery.versions import parse
+from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
+from pipeline.gallery.manifest import manifest_of, read_manifest
 from pipeline.record import remove_tree, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
@@ -25,36 +26,43 @@ _EXTRA = re.compile(
     r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template\.json|domain\.xml)",
     re.ASCII,
 )
+#: Bytes of one of its files that is neither: the largest serial log seen has 2 MiB. And how many files there may be.
+TEXT_LIMIT, MOST_FILES = 64 << 20, 10_000
+_VERIFY = "goldsmith gallery verify says what else is damaged"
+_AGAIN = "export it again where it was made; goldsmith gallery verify tells there whether it is good"
 #: Seconds to copy one disk.
 COPY_DEADLINE = 4 * 3600.0
 
 
-def export(version: Version, target: Path) -> Path:
-    """Copy a version to a new folder; it appears complete, by one rename. Raises UsageError where something is."""
-    if target.exists():
-        raise UsageError(f"{target} is there already", name="target-exists")
+def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _manifest: "") -> Path:
+    """Copy a version to a new folder; it appears complete, by one rename.
+
+    Raises UsageError (target-exists) where something is, CheckFailed (master-damaged).
+    """
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target} is there already", name="target-exists", hint="name a folder that does not exist")
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    scratch.mkdir()
-    try:
-        there = [path for path in sorted(version.path.rglob("*")) if path.is_file() and not path.is_symlink()]
-        files = [path for path in there if path.name != SUMS]
-        for path in files:
-            copy = scratch / path.relative_to(version.path)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, copy)
-        sums = [f"{flat_digest(scratch / p.relative_to(version.path))}  {p.relative_to(version.path)}" for p in files]
-        (scratch / SUMS).write_text("\n".join(sums) + "\n")
-        flat = {name: digest for digest, _, name in (line.partition("  ") for line in sums)}
+    there, odd = regular_files(version.path)
+    if odd:
+        name, kind = next(iter(odd.items()))
+        raise CheckFailed(f"{version.path / name} is {kind}, not a file", name="master-damaged", hint=_VERIFY)
+    files = [name for name in there if name != SUMS]
+    with scratch.folder_beside(target) as draft:
+        for name in files:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            _copy(version.path / name, draft / name)
+        flat = {name: flat_digest(draft / name) for name in files}
+        (draft / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in flat.items()))
         for name, told in disks_of(version.manifest).items():
-            same = chunk_digests(scratch / name).chunks == tuple(told["chunks_sha256"])
+            same = chunk_digests(draft / name).chunks == tuple(told["chunks_sha256"])
             if not same or flat[name] != (told["sha256"] or flat[name]):
-                raise CheckFailed(f"{version.path / name} is not what was captured", name="master-damaged")
-        sync_tree(scratch)
-        scratch.rename(target)
-    except BaseException:
-        remove_tree(scratch)
-        raise
+                raise CheckFailed(
+                    f"{version.path / name} is not what was captured", name="master-damaged", hint=_VERIFY
+                )
+        if wrong := judge(draft, version.manifest):
+            raise CheckFailed(f"{version.path}: {wrong}", name="master-damaged", hint=_VERIFY)
+        sync_tree(draft)
+        draft.rename(target)
     sync_folder(target.parent)
     return target
 
@@ -70,9 +78,9 @@ def take_in(
     """Put an exported version into a gallery, under its own name and number; no channel moves.
 
     Nothing in the parcel is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
-    the rest, and only files that a version has are copied. `complete` writes what hangs on where it lies. One that
+    the rest, and it must hold no file that a version has not. `complete` writes what hangs on where it lies. One that
     `returns` may have been let go.
-    Raises UsageError or CheckFailed.
+    Raises UsageError, CheckFailed (master-damaged), HostError (disk-full).
     """
     manifest = _manifest(parcel)
     name, version = str(manifest["name"]), str(manifest["version"])
@@ -80,8 +88,14 @@ def take_in(
     if there is not None:
         if disks_of(there.manifest) == disks_of(manifest):
             return there
-        raise UsageError(f"{name} {version} is in the gallery already, and another", name="version-exists")
+        raise UsageError(
+            f"{name} {version} is in the gallery already, and another",
+            name="version-exists",
+            hint="two hosts made versions of one name: give one image another name",
+        )
+    members = _members(parcel, manifest)
     (gallery.root / name).mkdir(parents=True, exist_ok=True)
+    _need_room(parcel, members, gallery.root / name)
     with gallery.hold(name) as folder:
         tombstone = folder / TOMBSTONES / f"{version}.json"
         if tombstone.exists() and not returns:
@@ -89,46 +103,85 @@ def take_in(
                 f"{name} {version} was let go", name="version-gone", hint=f"its word is in {folder / TOMBSTONES}"
             )
         gallery.sweep(name)
-        scratch = folder / f"{NEW}{version}"
-        scratch.mkdir()
+        draft = folder / f"{NEW}{version}"
+        draft.mkdir()
         try:
-            for path in sorted(parcel.rglob("*")):
-                inner = str(path.relative_to(parcel))
-                known = inner in (*disks_of(manifest), MANIFEST, SUMS) or _EXTRA.fullmatch(inner)
-                if known and path.is_file() and not path.is_symlink():
-                    (scratch / inner).parent.mkdir(parents=True, exist_ok=True)
-                    _copy(path, scratch / inner)
+            for inner in members:
+                (draft / inner).parent.mkdir(parents=True, exist_ok=True)
+                _copy(parcel / inner, draft / inner)
             # the copy is judged, not what it was copied from: that may change meanwhile
-            if json.loads((scratch / MANIFEST).read_text()) != manifest:
-                raise CheckFailed("the manifest changed while it was read", name="master-damaged")
-            if wrong := judge_folder(scratch, name, version, judge):
-                raise CheckFailed(f"{parcel}: {wrong}", name="master-damaged")
-            complete(scratch, folder / version)
-            sync_tree(scratch)
-            scratch.rename(folder / version)
+            if manifest_of(draft) != manifest:
+                raise CheckFailed("the manifest changed while it was read", name="master-damaged", hint=_AGAIN)
+            if wrong := judge_folder(draft, name, version, judge):
+                raise CheckFailed(f"{parcel}: {wrong}", name="master-damaged", hint=_AGAIN)
+            complete(draft, folder / version)
+            sync_tree(draft)
+            draft.rename(folder / version)
         except BaseException:
-            remove_tree(scratch)
+            remove_tree(draft)
             raise
-        tombstone.unlink(missing_ok=True)
+        remove_tree(tombstone)
         sync_folder(folder)
     return gallery.get(f"{name}@{version}")
 
 
 def _manifest(parcel: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((parcel / MANIFEST).read_text())
-        name, version = manifest["name"], manifest["version"]
-        chunks = [told["chunks_sha256"] for told in disks_of(manifest).values()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{parcel} is no exported master: {error}", name="no-parcel") from None
-    if not IMAGE_NAME.fullmatch(str(name)) or not parse(str(version)) or not all(isinstance(c, list) for c in chunks):
-        raise UsageError(f"{parcel}: {name} {version} cannot be a master's name", name="no-parcel")
-    return dict(manifest)
+        manifest = read_manifest(parcel)
+    except RecordDamaged as error:
+        raise UsageError(
+            f"{parcel} is no exported master: {MANIFEST}: {error.why}", name="no-parcel", hint=_AGAIN
+        ) from None
+    if manifest is None:
+        raise UsageError(f"{parcel} is no exported master: it has no {MANIFEST}", name="no-parcel", hint=_AGAIN)
+    return manifest
+
+
+def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of a parcel, if they are those of a master, and of their sizes. Raises CheckFailed."""
+    files, odd = regular_files(parcel)
+    faults = [f"{name} is {kind}, not a file" for name, kind in odd.items()]
+    disks = disks_of(manifest)
+    if len(files) > MOST_FILES:
+        faults.append(f"it has {len(files)} files, more than {MOST_FILES}")
+    for name in files:
+        size = (parcel / name).lstat().st_size
+        if name in disks:
+            if size != disks[name]["size"]:
+                faults.append(f"{name} has {size} bytes, not {disks[name]['size']}")
+        elif name not in (MANIFEST, SUMS) and not _EXTRA.fullmatch(name):
+            faults.append(f"{name} is not one of a master's files")
+        elif size > (MANIFEST_LIMIT if name == MANIFEST else TEXT_LIMIT):
+            faults.append(f"{name} has {size} bytes, more than {TEXT_LIMIT}")
+    faults += [f"{name} is missing" for name in disks if name not in files and name not in odd]
+    if faults:
+        raise CheckFailed(f"{parcel}: {faults[0]}", name="master-damaged", hint=_AGAIN)
+    return files
+
+
+def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
+    needed = sum((parcel / name).lstat().st_blocks * 512 for name in members)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise HostError(
+            f"{parcel} takes {needed >> 20} MiB, and {free >> 20} MiB are free at {folder}",
+            name="disk-full",
+            hint="goldsmith gallery prune and goldsmith clean --keep SIZE make room",
+        )
 
 
 def _copy(source: Path, target: Path) -> None:
+    """A copy of a regular file, whatever has taken its place meanwhile."""
     if source.suffix == ".vhd":
-        command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE)
+        command.run(
+            ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE
+        )
+        if not stat.S_ISREG(target.lstat().st_mode):
+            raise CheckFailed(f"{source} is not a file any more", name="master-damaged", hint=_AGAIN)
     else:
-        shutil.copyfile(source, target)
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file, target.open("xb") as copy:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CheckFailed(f"{source} is not a file any more", name="master-damaged", hint=_AGAIN)
+            shutil.copyfileobj(file, copy)
     target.chmod(0o444)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from datetime import date
 
-_VERSION = re.compile(r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")
+#: ASCII digits only, and of a length that is no attack on whoever computes with them: an Azure version is 32 bits.
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})")
 
 
 def parse(text: str) -> tuple[int, int, int] | None:
     """The three integers of a version, or None when `text` is not one."""
-    found = _VERSION.match(text)
+    found = _VERSION.fullmatch(text)
     if not found:
         return None
     major, minor, patch = (int(part) for part in found.groups())

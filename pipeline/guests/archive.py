@@ -6,13 +6,12 @@ import hashlib
 import lzma
 import os
 import re
-import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline import command
+from pipeline import command, scratch
 from pipeline.errors import BuildError, GoldsmithError
 
 #: Seconds for each request of the archive's state; without an answer a build goes by what it has.
@@ -124,8 +123,8 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
     wanted = mirrors().candidates(suite)
     if not wanted or not Path(APT_HELPER).exists():
         return None
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        files = {name: Path(folder) / name for _, name in wanted}
+    with scratch.folder(work, "index") as folder:
+        files = {name: folder / name for _, name in wanted}
         answer = _download({f"{uri}/dists/{name}/InRelease": files[name] for uri, name in wanted})
         if answer is None:
             return None
@@ -170,9 +169,9 @@ def newer(suite: str, installed: Mapping[str, str], work: Path | None = None) ->
     if state is None:
         return None
     listed: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory(dir=work) as folder:
+    with scratch.folder(work, "lists") as folder:
         lists = {
-            f"{uri}/dists/{name}/{LIST}": Path(folder) / name
+            f"{uri}/dists/{name}/{LIST}": folder / name
             for uri, name in mirrors().sources(suite, list(state.releases))
         }
         if _download(lists, LIST_DEADLINE) is None or not all(path.exists() for path in lists.values()):

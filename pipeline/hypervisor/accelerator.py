@@ -7,17 +7,16 @@ A boot sector that prints a line passes on such a host, and a stock kernel seems
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import command
+from pipeline import command, scratch
 from pipeline.errors import HostError
+from pipeline.files import Shape, read_usable, write_json
 from pipeline.store import Store
 
 Kind = Literal["kvm", "tcg"]
@@ -119,8 +118,8 @@ def _count(kind: Kind, image: Path) -> Count:
 
 
 def _measure() -> Verdict:
-    with tempfile.TemporaryDirectory(prefix="goldsmith-probe-") as folder:
-        image = Path(folder) / "probe.rom"
+    with scratch.folder(name="probe") as folder:
+        image = folder / "probe.rom"
         image.write_bytes(rom(payload()))
         tcg = _count("tcg", image)
         if not tcg.ended:
@@ -156,22 +155,38 @@ def _cache() -> Path:
     return Store.locate().root / "accelerator.json"
 
 
+class _MeasuredVerdict(Shape):
+    kind: Kind
+    kvm_rate: float | None
+    tcg_rate: float | None
+    reason: str
+
+
+class _Measured(Shape):
+    """A measurement, and what it is valid for."""
+
+    key: dict[str, Any]
+    verdict: _MeasuredVerdict
+
+    @classmethod
+    def advice(cls) -> str:
+        return "remove the file: the accelerator is measured again"
+
+
 def _remembered(key: dict[str, Any]) -> Verdict | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(_cache().read_text())
-        if kept["key"] == key:
-            return replace(Verdict(**kept["verdict"]), cached=True)
-    return None
+    kept = read_usable(_cache(), _Measured, limit=1 << 16)
+    if kept is None or kept["key"] != key:
+        return None
+    return Verdict(**{name: kept["verdict"][name] for name in _MeasuredVerdict.model_fields}, cached=True)
 
 
 def _remember(key: dict[str, Any], verdict: Verdict) -> None:
     path = _cache()
+    if not path.parent.is_dir():
+        return
     # no store yet, or not ours to write: the next run measures again
     with contextlib.suppress(OSError):
-        text = json.dumps({"key": key, "verdict": asdict(verdict)}, indent=1) + "\n"
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(text)
-        draft.replace(path)
+        write_json(path, {"key": key, "verdict": asdict(verdict)})
 
 
 def probe(*, refresh: bool = False) -> Verdict:

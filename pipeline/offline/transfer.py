@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
-from pipeline.errors import DiskError, HostError, UsageError
+from pipeline import command, scratch
+from pipeline.errors import DiskError, UsageError
 from pipeline.offline import containers
 from pipeline.offline.containers import CONVERT_DEADLINE
 from pipeline.vhd.chain import vhd_extents
@@ -73,34 +70,6 @@ def open_source(
     return containers.extents(path, fmt)
 
 
-@contextmanager
-def whole(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """A scratch name beside `target` that becomes it, fsynced, when the block ends well; else it is removed.
-
-    Raises UsageError (target-exists) where `target` exists and `force` is not set, HostError (cannot-write).
-    """
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists", name="target-exists", hint="--force replaces it")
-    if not target.absolute().parent.is_dir():
-        raise HostError(f"no folder {target.parent}", name="cannot-write")
-    scratch = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield scratch
-        _sync(scratch)
-        scratch.replace(target)
-        _sync(target.absolute().parent)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def convert(
     source: ExtentSource,
     target: Path,
@@ -114,34 +83,46 @@ def convert(
     """Write a disk as another kind; VHDs are rounded up to a whole MiB. Errors as the writers', and disk-map."""
     unique_id = unique_id or uuid.uuid4()
     size = round_up_mib(source.size)
-    with whole(target, force=force) as scratch:
+    if kind not in KINDS:
+        raise UsageError(
+            f"no kind {kind!r} ({', '.join(KINDS)})", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
+        )
+    if kind not in ("fixed", "dynamic", "raw"):
+        return _convert_foreign(ExtentSource(size, source.extents), target, kind, force, progress)
+    with scratch.file_beside(target, force=force) as draft:
         if kind == "fixed":
-            write_fixed(source, scratch, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
+            write_fixed(source, draft, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
         elif kind == "dynamic":
-            write_dynamic(source, scratch, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
-        elif kind == "raw":
-            write_raw(source, scratch, progress=progress)
-        elif kind in KINDS:
-            _foreign(ExtentSource(size, source.extents), scratch, kind, progress)
+            write_dynamic(source, draft, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
         else:
-            raise UsageError(f"no kind {kind!r} ({', '.join(KINDS)})", name="unknown-kind")
+            write_raw(source, draft, progress=progress)
         size = source.size if kind == "raw" else size
-        status = scratch.stat()
+        status = draft.stat()
     return Made(target, kind, size, status.st_size, status.st_blocks * 512)
 
 
-def _foreign(source: ExtentSource, target: Path, kind: str, progress: Progress | None) -> None:
-    """Through a raw disk beside the target: qemu-img never sees the source, whatever that refers to."""
-    with tempfile.TemporaryDirectory(prefix=".goldsmith-", dir=target.parent) as folder:
-        raw = Path(folder) / "disk.raw"
+def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool, progress: Progress | None) -> Made:
+    """Through a raw disk beside the target: qemu-img never sees the source, whatever that refers to.
+
+    qemu-img writes the target under its own name, which a VMDK holds, in a folder beside it.
+    """
+    scratch.refuse_target(target, force=force)
+    with scratch.folder_beside(target) as folder:
+        raw, draft = folder / "source" / "disk.raw", folder / target.name
+        raw.parent.mkdir()
         write_raw(source, raw, progress=progress)
         try:
             command.run(
-                ["qemu-img", "convert", "-f", "raw", "-O", kind, "-t", "writeback", raw, target],
+                ["qemu-img", "convert", "-f", "raw", "-O", kind, "-t", "writeback", raw, draft],
                 deadline=CONVERT_DEADLINE,
             )
         except command.CommandFailed as error:
-            raise DiskError(f"qemu-img cannot write {kind}: {error.message}", name="disk-map") from None
+            raise DiskError(
+                f"qemu-img cannot write {kind}: {error.message}", name="disk-map", hint="is the target's disk full?"
+            ) from None
+        status = draft.stat()
+        scratch.publish(draft, target, force=force)
+    return Made(target, kind, source.size, status.st_size, status.st_blocks * 512)
 
 
 def compare(one: ExtentSource, two: ExtentSource, progress: Progress | None = None) -> Comparison:
@@ -176,19 +157,24 @@ def difference(
     unique_id, timestamp = identity(new, fmt, timestamp)
     if containers.detect(old) != "vpc":
         raise DiskError(f"{old.name} is no VHD: only a VHD can be a parent", name="vhd-no-footer")
-    with open_source(old) as before, open_source(new, fmt) as after, whole(target, force=force) as scratch:
+    with (
+        open_source(old) as before,
+        open_source(new, fmt) as after,
+        # where the parent is found from the child depends on the child's folder
+        scratch.file_beside(target, force=force, named=True) as draft,
+    ):
         after = _whole_sectors(after)  # noqa: PLW2901  the same disk, its size rounded
         report = write_differencing(
             after,
             before,
             old,
-            scratch,
+            draft,
             unique_id=unique_id,
             timestamp=timestamp,
             progress=progress,
             within=within,
         )
-        allocated = scratch.stat().st_blocks * 512
+        allocated = draft.stat().st_blocks * 512
     return Made(target, "differencing", report.size, report.file_size, allocated)
 
 
@@ -204,9 +190,9 @@ def child(parent: Path, target: Path, *, timestamp: int, force: bool = False) ->
     """Write an empty differencing VHD on `parent`: what it holds, and nothing yet of its own."""
     with open_source(parent) as above:
         nothing = empty(above.size)
-    with whole(target, force=force) as scratch:
-        report = write_differencing(nothing, nothing, parent, scratch, unique_id=uuid.uuid4(), timestamp=timestamp)
-        allocated = scratch.stat().st_blocks * 512
+    with scratch.file_beside(target, force=force, named=True) as draft:
+        report = write_differencing(nothing, nothing, parent, draft, unique_id=uuid.uuid4(), timestamp=timestamp)
+        allocated = draft.stat().st_blocks * 512
     return Made(target, "differencing", report.size, report.file_size, allocated)
 
 
@@ -229,9 +215,9 @@ def grow(path: Path, size: int, *, timestamp: int, progress: Progress | None = N
     before = read_footer(path)
     if before.disk_type != DiskType.FIXED:
         raise DiskError(f"{path.name} is not a fixed VHD", name="vhd-not-fixed", evidence=path)
-    with vhd_extents(path) as source, whole(path, force=True) as scratch:
+    with vhd_extents(path) as source, scratch.file_beside(path, force=True) as draft:
         report = write_fixed(
-            source, scratch, unique_id=before.unique_id, timestamp=timestamp, size=size, progress=progress
+            source, draft, unique_id=before.unique_id, timestamp=timestamp, size=size, progress=progress
         )
     return report.footer
 

@@ -13,6 +13,8 @@ from pipeline import command
 from pipeline.definition import MasterSource
 from pipeline.digests import CHUNK, FLAT_LIMIT, chunk_digests, flat_digest
 from pipeline.errors import BuildError
+from pipeline.evidence import unsigned
+from pipeline.evidence.judge import FORMAT
 from pipeline.evidence.seal import Contents, seal
 from pipeline.evidence.signing import load, locate
 from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file
@@ -41,6 +43,9 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     job.progress("digests")
     told = {name: _told(name, path) for name, path in files.items()}
     key = load(locate(), job.store.root)
+    if key is not None:
+        # before this host signs its first master here, what nobody signed is registered
+        unsigned.admitted(unsigned.register_beside(key.path), job.gallery)
     proven = source.facts.get("trees") or {}
     for name, tree in proven.items():
         if tree != told[name]["tree_sha256"]:
@@ -97,6 +102,7 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             "run": job.run.id,
             "started": job.run.record["started"],
             "signed_by": key.id if key else None,
+            "evidence": FORMAT,
             **_lineage(job),
         }
 

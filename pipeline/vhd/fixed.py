@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def _write(
         os.fsync(fd)
         return copied, os.fstat(fd).st_blocks * 512
     except BaseException as error:
-        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            target.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise as_ours(error, target) from None
         raise

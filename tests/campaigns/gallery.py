@@ -77,7 +77,7 @@ def capture(gallery: Gallery, root: Path, dice: random.Random) -> Version:
     def manifest(version: str) -> dict[str, object]:
         told = {"size": digests.size, "virtual_size": digests.size - 512, "sha256": flat_digest(disk)}
         chunks = {"chunk_size": 2 << 20, "chunks_sha256": list(digests.chunks)}
-        more = {"state": "proven", "start": "cold", "created": now(), "checks": []}
+        more = {"state": "proven", "start": "cold", "created": now(), "checks": [], "generations": [1]}
         return {"name": NAME, "version": version, "disk": {**told, **chunks}, **more}
 
     made = gallery.capture(NAME, {MASTER: disk}, [], manifest)

@@ -140,7 +140,8 @@ def test_what_the_store_holds_is_told(app: typer.Typer, tmp_path: Path, monkeypa
     layer = tmp_path / "layers" / "key"
     layer.mkdir(parents=True)
     (layer / "disk.qcow2").write_bytes(b"x" * 8192)
-    (layer / "record.json").write_text(json.dumps({"key": "key", "stage": "provision", "image": None}))
+    record = {"key": "key", "stage": "provision", "image": None, "created": "?", "inputs": {}, "source": None}
+    (layer / "record.json").write_text(json.dumps(record))
     rows = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert rows[0]["name"] == "store-use"
     assert rows[0]["facts"]["layers"] >= 8192 and rows[0]["facts"]["saved_guests"] == 0

@@ -103,6 +103,7 @@ def captured(
         "prove": {"gen1": {"checks": {"login": "clone"}, "failures": []}},
         "run": "R1",
         "signed_by": key.id if key else None,
+        "evidence": 2,
     }
 
     complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
@@ -174,7 +175,7 @@ def test_statements_are_in_totos(gallery: Gallery, key: signing.SigningKey) -> N
         json_format.ParseDict(told, statement.pb)
         statement.validate()
         json_format.ParseDict(told["predicate"], message)
-    assert {s["name"] for s in told["subject"]} == {DISK, MANIFEST, SBOM}
+    assert {s["name"] for s in told["subject"]} == {DISK, MANIFEST, SBOM, "template.json"}
     assert told["predicate"]["result"] == "WARNED"
     assert told["predicate"]["warnedTests"] == ["check proxy"]
     assert told["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]

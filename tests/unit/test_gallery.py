@@ -24,7 +24,16 @@ def sparse(path: Path, size: int, pieces: dict[int, bytes]) -> Path:
 
 def capture(gallery: Gallery, tmp_path: Path, name: str = "debian-12"):
     disk = sparse(tmp_path / "d.vhd", 1 << 20, {0: os.urandom(100)})
-    return gallery.capture(name, {DISK: disk}, [], lambda version: {"version": version, "disk": {"sha256": "x"}})
+    return gallery.capture(name, {DISK: disk}, [], lambda version: least_manifest(name, version, disk))
+
+
+def least_manifest(name: str, version: str, disk: Path) -> dict[str, object]:
+    """The least that a manifest holds."""
+    digests = chunk_digests(disk)
+    told = {"size": digests.size, "virtual_size": max(0, digests.size - 512), "sha256": flat_digest(disk)}
+    told |= {"chunk_size": CHUNK, "chunks_sha256": list(digests.chunks)}
+    more = {"created": "2026-11-21T10:00:00Z", "generations": [1], "checks": [], "disk": told}
+    return {"name": name, "version": version, **more}
 
 
 @pytest.mark.parametrize(

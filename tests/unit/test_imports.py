@@ -26,7 +26,9 @@ FLOORS = [
     {"guests"},
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},
     {"layers", "vhd", "definition"},
-    {"record", "store", "command", "digests"},
+    {"record", "scratch"},
+    {"store", "command", "digests"},
+    {"files"},
     {"errors"},
 ]
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}

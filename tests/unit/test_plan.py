@@ -22,6 +22,7 @@ from pipeline.plan import START, WARM, explain, plan
 from pipeline.record import NO_RUN
 from pipeline.stages import generalize, inspect, provision
 from pipeline.store import Store
+from tests.unit.test_gallery import least_manifest
 
 DEFINITION = """\
 goldsmith: 1
@@ -232,8 +233,14 @@ def test_the_parents_version_is_an_input(project: Path) -> None:
         gallery = Gallery(store_of(project).gallery)
         disk = project / "disk.vhd"
         disk.write_text(text)
-        manifest = {"disk": {"sha256": text, "virtual_size": 0}, "suite": "bookworm"}
-        gallery.promote(gallery.capture("base", {MASTER: disk}, [], lambda _version: manifest))
+        gallery.promote(
+            gallery.capture(
+                "base",
+                {MASTER: disk},
+                [],
+                lambda version: {**least_manifest("base", version, disk), "suite": "bookworm"},
+            )
+        )
         disk.unlink()
 
     child = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: base@golden}\n"

@@ -1,0 +1,148 @@
+"""A version's manifest: what it must hold to be used, and the one way to read it.
+
+The required fields are those that every manifest has had since the first one that goldsmith captured; what came later
+is checked where it is there. Who asks for more than is required must say what to do without.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from pipeline.definition.rules import IMAGE_NAME
+from pipeline.files import RecordDamaged, Shape, read_json
+from pipeline.gallery.versions import parse
+
+MANIFEST = "manifest.json"
+#: Bytes of a manifest: a disk of 2040 GiB, the largest of a fixed VHD, has 71 MiB of digests.
+LIMIT = 96 << 20
+
+Size = Annotated[int, Field(ge=0, lt=1 << 63)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
+
+
+def _name(text: str) -> str:
+    if not IMAGE_NAME.fullmatch(text):
+        raise ValueError("not a name that an image can have")
+    return text
+
+
+def _version(text: str) -> str:
+    if parse(text) is None:
+        raise ValueError("not three numbers such as 2026.1121.0")
+    return text
+
+
+class DiskShape(Shape):
+    """One disk: `size` and `virtual_size` in bytes; `sha256` is null where the disk is too large to take it."""
+
+    size: Size
+    virtual_size: Size
+    sha256: Sha256 | None
+    chunk_size: Annotated[int, Field(gt=0, lt=1 << 40)]
+    chunks_sha256: list[Sha256]
+    tree_sha256: Sha256 | None = None
+
+
+class DataDiskShape(DiskShape):
+    lun: Annotated[int, Field(ge=0, le=63)]
+    caching: str
+    filesystem: str | None
+    label: str | None
+
+
+class _Check(Shape):
+    id: str
+    status: str
+    evidence: str = ""
+
+
+class _Seen(Shape):
+    """What was seen of one clone."""
+
+    checks: dict[str, Any] = Field(default_factory=dict)
+    failures: list[Any] = Field(default_factory=list)
+    seconds: dict[str, float | None] = Field(default_factory=dict)
+
+
+class _Timing(Shape):
+    stage: str
+    title: str | None = None
+    seconds: float | None = None
+
+
+class _Unit(Shape):
+    stage: str
+    title: str | None = None
+    key: str | None = None
+    inputs: dict[str, Any]
+
+
+class _Rebuilt(Shape):
+    version: str
+    created: Annotated[str, AfterValidator(_moment)] | None = None
+    inputs: list[_Unit]
+
+
+class _Machine(Shape):
+    cpus: Annotated[int, Field(gt=0, lt=1 << 16)]
+    memory: Size
+
+
+class ManifestShape(Shape):
+    """A version's manifest."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    version: Annotated[str, AfterValidator(_version)]
+    created: Annotated[str, AfterValidator(_moment)]
+    generations: list[int]
+    checks: list[_Check]
+    disk: DiskShape
+    data_disks: list[DataDiskShape] = Field(default_factory=list)
+    state: str = "captured"
+    summary: str = ""
+    start: str = "cold"
+    os: str = "linux"
+    suite: str | None = None
+    agent: str | None = None
+    run: str = ""
+    accelerator: str | None = None
+    machine: _Machine | None = None
+    inputs: list[_Unit] = Field(default_factory=list)
+    timings: list[_Timing] = Field(default_factory=list)
+    prove: dict[str, _Seen] = Field(default_factory=dict)
+    tools: dict[str, str] = Field(default_factory=dict)
+    definition: str = ""
+    first_boot: str | None = None
+    rearms_left: int | None = None
+    rebuilt: _Rebuilt | None = None
+    patched_from: str | None = None
+    signed_by: str | None = None
+
+    @classmethod
+    def advice(cls) -> str:
+        return (
+            "goldsmith gallery verify says what else is damaged; bring the version back from an export or the archive"
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the version in `folder`, None where there is none. Raises RecordDamaged."""
+    return read_json(folder / MANIFEST, ManifestShape, limit=LIMIT)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a version that has to be in `folder`. Raises RecordDamaged."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise RecordDamaged(folder / MANIFEST, "it is missing", ManifestShape.advice())
+    return manifest
