@@ -29,8 +29,7 @@ from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
 from pipeline.layers import DISK, Draft, Image, Layer, Layers
-from pipeline.offline import open_disk
-from pipeline.offline.packages import dpkg_packages
+from pipeline.offline.facts import dpkg_versions
 from pipeline.record import Run, Stopwatch, now, write_json
 from pipeline.store import Store
 
@@ -176,10 +175,7 @@ class Job:
             self._outdated[layer.key] = None
             if self.suite is not None:
                 with contextlib.suppress(GoldsmithError, OSError):
-                    with open_disk(
-                        layer.image.path, layer.image.format, allow_backing_within=self.store.root
-                    ) as disk:
-                        found = {one.name: one.version for one in dpkg_packages(disk.root) if one.installed}
+                    found = dpkg_versions(layer.image.path, layer.image.format, within=self.store.root)
                     self._outdated[layer.key] = archive.newer(self.suite, found) if found else None
         return self._outdated[layer.key]
 

@@ -10,7 +10,7 @@ from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report
 from pipeline.hypervisor.host import UNFILTER, bridges_are_filtered
 from pipeline.layers import Image
-from pipeline.offline import open_disk
+from pipeline.offline.facts import read_files
 
 #: The agents' own logs on a Linux guest's disk, and what of them is worth a sentence.
 AGENT_LOGS = ("/var/log/waagent.log", "/var/log/cloud-init.log")
@@ -150,14 +150,11 @@ def _sshds_words(journal: str) -> str:
 def _agents_words(evidence: Evidence) -> str:
     """The last complaint of the guest's agents, off the disk at rest."""
     try:
-        with open_disk(evidence.disk.path, evidence.disk.format, allow_backing_within=evidence.store) as disk:
-            for path in AGENT_LOGS:
-                text = disk.root.read(path, LIMIT)
-                lines = [
-                    line for line in (text or b"").decode(errors="replace").splitlines() if _TROUBLE.search(line)
-                ]
-                if lines:
-                    return f"{path}: {lines[-1].strip()[:WORDS]}"
+        logs = read_files(evidence.disk.path, evidence.disk.format, AGENT_LOGS, limit=LIMIT, within=evidence.store)
+        for path, text in zip(AGENT_LOGS, logs, strict=True):
+            lines = [line for line in (text or b"").decode(errors="replace").splitlines() if _TROUBLE.search(line)]
+            if lines:
+                return f"{path}: {lines[-1].strip()[:WORDS]}"
     except (GoldsmithError, OSError):
         return ""  # a disk that cannot be read says nothing
     return ""

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BuildError, GuestError
-from pipeline.guests import threshold
+from pipeline.guests import direct_boot, threshold
 from pipeline.guests.access import free_port
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.patience import Patience
@@ -45,7 +45,7 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
         "libvirt": connection.version,
         "processor": _processor(),
         "disk size": size,
-        "script": digest([threshold.grow_script(), threshold.forget_script(), threshold.STOP]),
+        "script": digest([threshold.grow_script(), threshold.forget_script(), direct_boot.STOP]),
     }
     return layer_key(NAME, VERSION, inputs, source.key), inputs
 

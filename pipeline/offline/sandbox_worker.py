@@ -120,7 +120,7 @@ def _warm(modules: list[str]) -> None:
     """Load what Python would load late: afterwards its own files are out of reach."""
     for name in _CODECS:
         codecs.lookup(name)
-    for name in modules:
+    for name in ("pipeline.offline.disk", *modules):
         import_module(name)
 
 

@@ -1,54 +1,45 @@
-"""What file systems on an image report as free, and giving those blocks back as holes.
+"""Giving back as holes what file systems on an image report as free.
 
 A deleted file's blocks keep their bytes until something discards them, and a journal keeps copies of what it has long
 written home. Whatever the guest did or did not trim, none of that leaves the house: it becomes holes, which read as
-zeros.
+zeros. Which blocks are free is asked of the sandbox.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
-import struct
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import command
-from pipeline.errors import DiskError, HostError
-from pipeline.offline.disk import Disk, Volume, open_disk
+from pipeline.errors import HostError
+from pipeline.offline import sandbox
+from pipeline.offline.questions import Question, lies
 from pipeline.vhd.extents import data_ranges
 
-#: Seconds for dumpe2fs to list the groups of one file system.
-DUMP_DEADLINE = 300.0
-#: EXT4_JOURNAL_INO, and JBD2_MAGIC_NUMBER at the start of the journal's first block.
-_JOURNAL_INODE, _JOURNAL_MAGIC = 8, 0xC03B3998
+FREE = Question("free blocks", "pipeline.offline.answers:free_ranges", limit=64 << 20)
 #: linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
-_RANGES = re.compile(r"^  Free blocks: (.*)$", re.MULTILINE)
 
 
 def free_extents(path: Path) -> list[tuple[int, int]]:
     """(start, length) in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
 
-    That is what ext and FAT file systems report as free, and what an ext journal has already written home.
-
-    Raises DiskError: fs-not-clean where a journal would have to be replayed first (its blocks may be claimed as
-    free), and what `open_disk` raises.
+    Errors as `free_blocks.free_ranges`, and the sandbox's.
     """
-    with open_disk(path) as disk:
-        if disk.fmt not in ("raw", "vpc"):
-            raise DiskError(
-                f"{path.name} is {disk.fmt}: only a raw disk or a fixed VHD is scrubbed", name="disk-format"
-            )
-        found: list[tuple[int, int]] = []
-        for volume in disk.filesystems:
-            if volume.facts is not None:
-                found += _ext_free(path, volume)
-                found += _ext_journal(disk, volume)
-            elif volume.kind == "vfat":
-                found += _fat_free(disk, volume)
-    return sorted(found)
+    return list(_free_extents(path))
+
+
+def _free_extents(path: Path) -> Iterator[tuple[int, int]]:
+    blobs = sandbox.ask(FREE, path).blobs
+    if len(blobs) != 2 or len(blobs[0]) != len(blobs[1]) or len(blobs[0]) % 8:
+        raise lies(path)
+    size = path.stat().st_size
+    for start, length in zip(array("q", blobs[0]), array("q", blobs[1]), strict=True):
+        if start < 0 or length <= 0 or start + length > size:
+            raise lies(path)
+        yield start, length
 
 
 def punch_free(path: Path) -> int:
@@ -56,11 +47,10 @@ def punch_free(path: Path) -> int:
 
     Errors as `free_extents`; HostError (no-holes) where the host's file system cannot make holes.
     """
-    ranges = free_extents(path)
     punched = 0
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        for start, length in ranges:
+        for start, length in free_extents(path):
             for begin, end in list(data_ranges(fd, start, start + length)):
                 _punch(fd, begin, end - begin)
                 punched += end - begin
@@ -74,95 +64,8 @@ def _punch(fd: int, offset: int, length: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)):
         number = ctypes.get_errno()
-        raise HostError(f"cannot make a hole: {os.strerror(number)}", name="no-holes")
-
-
-def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
-    facts = volume.facts
-    assert facts is not None
-    if not facts.clean:
-        raise DiskError(
-            f"partition {volume.number}: the {volume.kind} file system was not unmounted cleanly",
-            name="fs-not-clean",
-            hint="shut the guest down in order, then build again",
-            evidence=path,
+        raise HostError(
+            f"cannot make a hole: {os.strerror(number)}",
+            name="no-holes",
+            hint="the store must lie on a file system with holes: ext4, xfs, btrfs",
         )
-    if facts.bigalloc:
-        raise DiskError(f"partition {volume.number}: ext4 with bigalloc is not scrubbed", name="fs-unsupported")
-    if "?" in path.name:
-        # e2fsprogs takes what follows as its own options
-        raise DiskError(f"{path}: a name with '?' cannot be given to dumpe2fs", name="disk-name")
-    listing = command.run(["dumpe2fs", f"{path.absolute()}?offset={volume.start}"], deadline=DUMP_DEADLINE).stdout
-    block = facts.block_size
-    for line in _RANGES.findall(listing):
-        for piece in filter(None, line.strip().split(", ")):
-            first, _, last = piece.partition("-")
-            begin, end = int(first), int(last or first) + 1
-            if end <= begin or end > facts.blocks:
-                raise DiskError(f"partition {volume.number}: free block {end} is outside", name="fs-damaged")
-            yield volume.start + begin * block, (end - begin) * block
-
-
-def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
-    """The blocks of an empty journal behind its first one, which says that it is empty.
-
-    They still hold copies of directories: names of files that were deleted long ago, a boot's id among them. Layout
-    by the kernel's Documentation/filesystems/ext4/journal.rst.
-    """
-    facts = volume.facts
-    assert facts is not None
-    if not facts.has_journal or facts.external_journal:
-        return
-    runs = disk.filesystem(volume).runs(_JOURNAL_INODE)
-    if not runs:
-        return
-    magic, kind = struct.unpack(">II", disk.read(runs[0][0], 8))
-    (start,) = struct.unpack(">I", disk.read(runs[0][0] + 28, 4))
-    if magic != _JOURNAL_MAGIC or kind not in (3, 4) or start != 0:
-        return
-    for number, (begin, length) in enumerate(runs):
-        skip = facts.block_size if number == 0 else 0
-        if length > skip:
-            yield begin + skip, length - skip
-
-
-def _fat_free(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
-    """Free clusters by the first allocation table. Layout by Microsoft's FAT specification 1.03."""
-    boot = disk.read(volume.start, 512)
-    sector, per_cluster, reserved, tables, roots, total16 = struct.unpack_from("<HBHBHH", boot, 11)
-    (table16,) = struct.unpack_from("<H", boot, 22)
-    total32, table32 = struct.unpack_from("<II", boot, 32)
-    if sector not in (512, 1024, 2048, 4096) or not per_cluster or not tables:
-        return
-    table, total = table16 or table32, total16 or total32
-    data = reserved + tables * table + -(-roots * 32 // sector)
-    clusters = (total - data) // per_cluster
-    if clusters <= 0 or total * sector > volume.size:
-        return
-    raw = disk.read(volume.start + reserved * sector, table * sector)
-    if len(raw) < (clusters + 2) * (1.5 if clusters < 4085 else 2 if clusters < 65525 else 4):
-        return
-    size = per_cluster * sector
-    begin = volume.start + data * sector
-    start: int | None = None
-    for number, used in enumerate(_fat_used(raw, clusters)):
-        if not used and start is None:
-            start = number
-        elif used and start is not None:
-            yield begin + start * size, (number - start) * size
-            start = None
-    if start is not None:
-        yield begin + start * size, (clusters - start) * size
-
-
-def _fat_used(raw: bytes, clusters: int) -> Iterator[bool]:
-    """For each data cluster: is its entry anything but 0? The width follows from the count alone."""
-    for cluster in range(2, clusters + 2):
-        if clusters < 4085:
-            pair = raw[cluster * 3 // 2 : cluster * 3 // 2 + 2]
-            value = int.from_bytes(pair, "little") >> (4 if cluster % 2 else 0) & 0xFFF
-        elif clusters < 65525:
-            value = int.from_bytes(raw[cluster * 2 : cluster * 2 + 2], "little")
-        else:
-            value = int.from_bytes(raw[cluster * 4 : cluster * 4 + 4], "little") & 0x0FFFFFFF
-        yield value != 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.guests import saved, threshold
+from pipeline.guests import boot_files, direct_boot, saved, threshold
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.layers import Image
 
@@ -20,7 +20,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk with all that the entering needs."""
     folder = tmp_path_factory.mktemp("ready")
     disk = phony.build(folder)
-    for path in threshold.NEEDED:
+    for path in direct_boot.NEEDED:
         if path != LINK and path not in ("/usr/sbin/sshd", "/usr/lib/systemd/system/ssh.service"):
             phony.put(disk, path, "x", folder)
     phony.debugfs(disk, f"symlink {LINK} /lib/systemd/system/systemd-networkd.service")
@@ -35,7 +35,7 @@ def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
     found = find(ready)
     assert found is not None
     assert found.kernel == b"MZ a kernel\n"
-    assert found.initrd == threshold.short(phony.initramfs())
+    assert found.initrd == boot_files.short(phony.initramfs())
     assert found.command_line == (
         f"root=UUID={phony.ROOT_UUID} ro console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200"
         " rdinit=/threshold systemd.unit=basic.target cloud-init=disabled fsck.mode=skip systemd.show_status=error"
@@ -59,7 +59,7 @@ def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Pa
     packed = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=listed.encode(), capture_output=True, check=True
     ).stdout
-    made = threshold.short(packed)
+    made = boot_files.short(packed)
     out = tmp_path / "out"
     out.mkdir()
     subprocess.run(["cpio", "-i", "-d", "--quiet"], cwd=out, input=made, check=True)
@@ -72,7 +72,7 @@ def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Pa
     subprocess.run(["sh", "-n", out / "threshold"], check=True)
 
 
-@pytest.mark.parametrize("path", [*threshold.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{phony.KERNEL}"])
+@pytest.mark.parametrize("path", [*direct_boot.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{phony.KERNEL}"])
 def test_a_disk_that_lacks_something_is_booted_whole(path: str, ready: Path, tmp_path: Path) -> None:
     disk = phony.copy(ready, tmp_path / "disk.raw")
     phony.debugfs(disk, f"rm {path}")

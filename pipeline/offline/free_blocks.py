@@ -1,0 +1,156 @@
+"""What file systems on an image report as free, as their own tables have it. Runs in the sandbox's worker."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import DiskError
+from pipeline.offline import tools
+from pipeline.offline.disk import Disk, Volume, open_disk
+
+#: More pieces of free room than this are damage or an attack.
+MAX_RANGES = 1 << 20
+#: EXT4_JOURNAL_INO, and JBD2_MAGIC_NUMBER at the start of the journal's first block.
+_JOURNAL_INODE, _JOURNAL_MAGIC = 8, 0xC03B3998
+#: A line of dumpe2fs that lists the free blocks of one group.
+_FREE = b"  Free blocks: "
+
+
+def free_ranges(path: Path) -> tuple[array[int], array[int]]:
+    """Starts and lengths in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
+
+    That is what ext and FAT file systems report as free, and what an ext journal has already written home.
+
+    Raises DiskError: fs-not-clean where a journal would have to be replayed first (its blocks may be claimed as
+    free), disk-too-fragmented, and what `open_disk` raises.
+    """
+    starts, lengths = array("q"), array("q")
+    with open_disk(path) as disk:
+        if disk.fmt not in ("raw", "vpc"):
+            raise DiskError(
+                f"{path.name} is {disk.fmt}: only a raw disk or a fixed VHD is scrubbed",
+                name="disk-format",
+                hint="goldsmith vhd convert makes a fixed VHD of it",
+            )
+        for start, length in _free(disk, path):
+            if len(starts) >= MAX_RANGES:
+                raise DiskError(
+                    f"{path.name}: its free room lies in more than {MAX_RANGES} pieces",
+                    name="disk-too-fragmented",
+                    hint="the file system is damaged, or must be defragmented first: e4defrag",
+                    evidence=path,
+                )
+            starts.append(start)
+            lengths.append(length)
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    return array("q", (starts[each] for each in order)), array("q", (lengths[each] for each in order))
+
+
+def _free(disk: Disk, path: Path) -> Iterator[tuple[int, int]]:
+    for volume in disk.filesystems:
+        if volume.facts is not None:
+            yield from _ext_free(path, volume)
+            yield from _ext_journal(disk, volume)
+        elif volume.kind == "vfat":
+            yield from _fat_free(disk, volume)
+
+
+def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
+    facts = volume.facts
+    assert facts is not None
+    if not facts.clean:
+        raise DiskError(
+            f"partition {volume.number}: the {volume.kind} file system was not unmounted cleanly",
+            name="fs-not-clean",
+            hint="shut the guest down in order, then build again",
+            evidence=path,
+        )
+    if facts.bigalloc:
+        raise DiskError(f"partition {volume.number}: ext4 with bigalloc is not scrubbed", name="fs-unsupported")
+    if "?" in path.name:
+        # e2fsprogs takes what follows as its own options
+        raise DiskError(f"{path}: a name with '?' cannot be given to dumpe2fs", name="disk-name")
+    running = tools.RUNNER.start("free-blocks", {"files": [str(path.absolute())], "offset": volume.start})
+    block = facts.block_size
+    for line in running.lines():
+        if not line.startswith(_FREE):
+            continue
+        for piece in filter(None, line[len(_FREE) :].decode("ascii", "replace").strip().split(", ")):
+            first, _, last = piece.partition("-")
+            begin, end = int(first), int(last or first) + 1
+            if end <= begin or end > facts.blocks:
+                raise DiskError(
+                    f"partition {volume.number}: free block {end} is outside",
+                    name="fs-damaged",
+                    hint="check it from a rescue system: e2fsck -f",
+                )
+            yield volume.start + begin * block, (end - begin) * block
+    running.finish()
+
+
+def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
+    """The blocks of an empty journal behind its first one, which says that it is empty.
+
+    They still hold copies of directories: names of files that were deleted long ago, a boot's id among them. Layout
+    by the kernel's Documentation/filesystems/ext4/journal.rst.
+    """
+    facts = volume.facts
+    assert facts is not None
+    if not facts.has_journal or facts.external_journal:
+        return
+    runs = disk.filesystem(volume).runs(_JOURNAL_INODE)
+    if not runs:
+        return
+    magic, kind = struct.unpack(">II", disk.read(runs[0][0], 8))
+    (start,) = struct.unpack(">I", disk.read(runs[0][0] + 28, 4))
+    if magic != _JOURNAL_MAGIC or kind not in (3, 4) or start != 0:
+        return
+    for number, (begin, length) in enumerate(runs):
+        skip = facts.block_size if number == 0 else 0
+        if length > skip:
+            yield begin + skip, length - skip
+
+
+def _fat_free(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
+    """Free clusters by the first allocation table. Layout by Microsoft's FAT specification 1.03."""
+    boot = disk.read(volume.start, 512)
+    sector, per_cluster, reserved, tables, roots, total16 = struct.unpack_from("<HBHBHH", boot, 11)
+    (table16,) = struct.unpack_from("<H", boot, 22)
+    total32, table32 = struct.unpack_from("<II", boot, 32)
+    if sector not in (512, 1024, 2048, 4096) or not per_cluster or not tables:
+        return
+    table, total = table16 or table32, total16 or total32
+    data = reserved + tables * table + -(-roots * 32 // sector)
+    clusters = (total - data) // per_cluster
+    if clusters <= 0 or total * sector > volume.size:
+        return
+    raw = disk.read(volume.start + reserved * sector, table * sector)
+    if len(raw) < (clusters + 2) * (1.5 if clusters < 4085 else 2 if clusters < 65525 else 4):
+        return
+    size = per_cluster * sector
+    begin = volume.start + data * sector
+    start: int | None = None
+    for number, used in enumerate(_fat_used(raw, clusters)):
+        if not used and start is None:
+            start = number
+        elif used and start is not None:
+            yield begin + start * size, (number - start) * size
+            start = None
+    if start is not None:
+        yield begin + start * size, (clusters - start) * size
+
+
+def _fat_used(raw: bytes, clusters: int) -> Iterator[bool]:
+    """For each data cluster: is its entry anything but 0? The width follows from the count alone."""
+    for cluster in range(2, clusters + 2):
+        if clusters < 4085:
+            pair = raw[cluster * 3 // 2 : cluster * 3 // 2 + 2]
+            value = int.from_bytes(pair, "little") >> (4 if cluster % 2 else 0) & 0xFFF
+        elif clusters < 65525:
+            value = int.from_bytes(raw[cluster * 2 : cluster * 2 + 2], "little")
+        else:
+            value = int.from_bytes(raw[cluster * 4 : cluster * 4 + 4], "little") & 0x0FFFFFFF
+        yield value != 0
