@@ -175,23 +175,27 @@ def run(
     return Result(stdout, stderr, time.monotonic() - started, code)
 
 
-def start(argv: Sequence[str | Path], log: Path) -> Child:
+def start(argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None) -> Child:
     """Start a program that runs until `end`; what it says goes to `log`. Raises HostError when it is missing.
 
-    It is not tied to our death: that signal follows the thread that started it. Whoever starts it sweeps.
+    It is not tied to our death: that signal follows the thread that started it. Whoever starts it sweeps. With
+    `log_limit` no file that it writes grows beyond so many bytes; what it would say then is lost, and it runs on.
     """
     words = [str(word) for word in argv]
     program = find(words[0])
     if program is None:
         raise HostError(f"{words[0]} is not installed", name="tool-missing", hint="make setup installs it")
+    limit = ["prlimit", f"--fsize={log_limit}", "--"] if log_limit is not None else []
     with log.open("ab") as out:
         return subprocess.Popen(
-            [program, *words[1:]],
+            [*limit, program, *words[1:]],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
             start_new_session=True,
+            # Python ignores SIGXFSZ, and so does the child then: a log that is full costs it a write, not its life
+            restore_signals=log_limit is None,
         )
 
 
@@ -247,3 +251,11 @@ def end(process: Child) -> None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
             return
+
+
+def kill_children(process: Child) -> None:
+    """Kill a child's own children, and let the child end of that. It stays to be ended where it does not."""
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)

@@ -18,10 +18,12 @@ from filelock import FileLock
 
 from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
+from pipeline.fabric.egress import Egress, host_addresses
 from pipeline.files import Shape, read_usable
 from pipeline.gallery import Gallery
 from pipeline.guests import archive, linux, saved, threshold
 from pipeline.guests.access import BUILD_USER, Access, run_folder
+from pipeline.guests.endpoints import host_destinations
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
 from pipeline.guests.windows.session import Deadlines, WindowsSession
@@ -98,6 +100,7 @@ class Job:
     _indexes: dict[str, str | None] = field(default_factory=dict)
     _outdated: dict[str, list[str] | None] = field(default_factory=dict)
     _save: FileLock | None = None
+    _egress: Egress | None = None
 
     @cached_property
     def connection(self) -> Connection:
@@ -202,7 +205,7 @@ class Job:
             disks=(),
             serial_log=self.run.log("serial.log"),
             forwards=(access.forward,),
-            outside=True,
+            outside=self._way_out(),
         )
         self.run.note(guest={"domain": spec.name, **access.to_json()})
         if not (self.warm and self._start_warm(spec, access, source, draft)):
@@ -246,7 +249,7 @@ class Job:
             memory=definition.machine.memory,
             disks=attached(overlay),
             serial_log=self.run.log("serial.log"),
-            outside=True,
+            outside=self._way_out(),
             firmware="efi" if efi else "bios",
             machine="q35" if efi else "pc",
             nvram=folder / "vars.fd" if efi else None,
@@ -324,7 +327,20 @@ class Job:
         if self.session is not None:
             self.session.close()
             self.session = None
+        if self._egress is not None:
+            self._egress.close()
+            self._egress = None
         self._release()
+
+    def _way_out(self) -> str:
+        """The bridge of the way out; the run's guests, of which one runs at a time, share it."""
+        if self._egress is None:
+            allowed = [*host_destinations(host_addresses()), *self.definition.allow]
+            egress = Egress(self.label, self.run.folder, allowed)
+            egress.open()
+            self._egress = egress
+            self.run.note(egress={"allowed": [str(one) for one in allowed]})
+        return self._egress.bridge
 
     def _release(self) -> None:
         if self._save is not None:

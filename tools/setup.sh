@@ -15,6 +15,7 @@ PACKAGES=(
     e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
     openssh-client                              # provisioning
     dnsmasq-base iproute2 openssl               # the fabric: DHCP, namespaces and bridges, certificates
+    slirp4netns                                 # the build guests' way out
     borgbackup                                  # an archive of old masters that shares what they share
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt

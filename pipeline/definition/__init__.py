@@ -4,12 +4,14 @@ document    the text: YAML with the place of everything in it
 scalars     what a single value may be
 written     the shape: which keys there are; the JSON schema comes from it
 translate   the shape's errors in the user's words
+destinations  where a guest may go
 across      what one key asks of another
 load        from a file to a Definition, and the order of building
 model       what the rest of the pipeline sees
 inputs      what goes into a step, by content
 """
 
+from pipeline.definition.destinations import NEVER, Destination, destination
 from pipeline.definition.faults import DefinitionError, Fault
 from pipeline.definition.inputs import step_inputs
 from pipeline.definition.load import build_order, definition_files, find_project, load, load_all, load_named
@@ -45,6 +47,7 @@ from pipeline.definition.schema import json_schema
 
 __all__ = [
     "CELL_GENERATION",
+    "NEVER",
     "USER_DATA",
     "CmdStep",
     "CommandExpectation",
@@ -53,6 +56,7 @@ __all__ = [
     "DebianSource",
     "Definition",
     "DefinitionError",
+    "Destination",
     "DiskSource",
     "Expectation",
     "Fault",
@@ -74,6 +78,7 @@ __all__ = [
     "Updates",
     "build_order",
     "definition_files",
+    "destination",
     "find_project",
     "json_schema",
     "load",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.definition import rules, written
 from pipeline.definition.across import across, format_of
+from pipeline.definition.destinations import destination
 from pipeline.definition.document import Document, missing_values, parse, spell
 from pipeline.definition.faults import DefinitionError, Fault, closest, shown
 from pipeline.definition.measures import GIB
@@ -281,6 +282,7 @@ def _definition(shape: Written, path: Path, project: Path) -> Definition:
             shape.refresh.cold_days,
         ),
         accounts=tuple(shape.accounts),
+        allow=tuple(destination(text) for text in shape.network.allow),
         expect=tuple(_expectation(item) for item in shape.expect),
         first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,
         ports=tuple(

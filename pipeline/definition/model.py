@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.definition.destinations import Destination
+
 Network = Literal["full", "none"]
 DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
@@ -305,3 +307,5 @@ class Definition:
     data_disks: tuple[DataDisk, ...] = ()
     expect: tuple[Expectation, ...] = ()
     first_boot: FirstBoot | None = None
+    #: Private destinations that the build's guest may reach, beside those of the host's own configuration.
+    allow: tuple[Destination, ...] = ()

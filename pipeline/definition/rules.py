@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Discriminator, ValidationInfo
 
+from pipeline.definition.destinations import destination
 from pipeline.definition.faults import Wrong, closest, shown
 from pipeline.definition.model import USER_DATA
 
@@ -103,6 +104,11 @@ def sha256(value: str) -> str:
         hint = {128: "that is the length of a SHA-512", 40: "that is the length of a SHA-1"}.get(len(value), "")
         raise Wrong("must be 64 hexadecimal digits", hint or f"it has {len(value)} characters")
     return value.lower()
+
+
+def allowed(value: str) -> str:
+    destination(value)
+    return value
 
 
 def web_address(value: str) -> str:

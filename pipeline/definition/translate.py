@@ -17,6 +17,7 @@ _SHAPES: dict[Place, str] = {
     ("waive",): "the check's id and the reason: {apt-proxy: our mirror is meant to stay}",
     ("generalize",): "{agent: waagent}",
     ("machine",): "{cpus: 2, memory: 2 GiB}",
+    ("network",): "{allow: [10.1.2.3:8080]}",
     ("keep",): "{versions: 14, days: 90}",
     ("ports",): "[{port: 443, name: web}]",
     ("updates",): "{only: security, deadline: 3 h}",

@@ -347,6 +347,14 @@ class PortPart(Part):
     ) = Field(default=None, description="What the firewall's rule is called.")
 
 
+class NetworkPart(Part):
+    """What the build's guest may reach beside the public network and the host's own mirrors and proxies."""
+
+    allow: Annotated[list[Annotated[str, AfterValidator(rules.allowed)]], Unique] = Field(
+        default=[], description="Private destinations: 10.1.2.0/24, 10.1.2.3 or 10.1.2.3:8080."
+    )
+
+
 class DataDiskPart(Part):
     """A data disk beside the OS disk."""
 
@@ -412,3 +420,4 @@ class Written(Part):
     )
     ports: list[PortPart] = Field(default=[], description="Windows: ports that its firewall opens.")
     data_disks: list[DataDiskPart] = Field(default=[], description="Disks that go with the OS disk.")
+    network: NetworkPart = Field(default_factory=NetworkPart)

@@ -31,6 +31,8 @@ NAMESPACES = Path("/run/netns")
 NAME = "goldsmith-"
 #: What the alias of each of our bridges begins with; the rest names the run.
 ALIAS = "goldsmith "
+#: What the label of a build's way out ends with: a run may have one and a fabric at the same time.
+OUT = ".out"
 #: Clones' wires are /29s in here. Nothing routes it, and no host sees it.
 SPACE = (10, 83)
 #: Seconds for one call of iproute2.
@@ -72,8 +74,8 @@ class Namespace:
     def lay(self, addresses: Collection[str] = (WIRESERVER, IMDS)) -> None:
         """Make the namespace and the addresses that are served in it. Raises HostError where the host cannot."""
         try:
-            _ip("netns", "add", self.name)
-            _batch(
+            run_ip("netns", "add", self.name)
+            run_batch(
                 ["link set lo up", *(f"addr add {address}/32 dev lo" for address in sorted(addresses))],
                 self.name,
             )
@@ -87,8 +89,20 @@ class Namespace:
 
     def attach(self, number: int, instance: Instance) -> Wire:
         """A wire for one clone, its address pinned to its MAC."""
+        wire = self.wire(number)
+        run_batch(
+            [
+                f"addr add {instance.gateway}/29 dev {wire.inner}",
+                f"neigh replace {instance.address} lladdr {instance.mac} nud permanent dev {wire.inner}",
+            ],
+            self.name,
+        )
+        return wire
+
+    def wire(self, number: int) -> Wire:
+        """A bridge for a guest's card and its way into the namespace; nothing has an address yet."""
         wire = Wire(number, f"gs{self._token}b{number}", f"gs{self._token}v{number}", f"c{number}")
-        _batch(
+        run_batch(
             [
                 f"link add {wire.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
                 f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}",
@@ -97,22 +111,15 @@ class Namespace:
         # before the bridge is up: the host itself must neither speak nor listen on it
         _deafen(wire.bridge)
         _deafen(wire.outer)
-        _ip("link", "set", "dev", wire.bridge, "alias", f"{ALIAS}{self.label}")
-        _batch([f"link set {wire.outer} master {wire.bridge} up", f"link set {wire.bridge} up"])
-        _batch(
-            [
-                f"link set {wire.inner} up",
-                f"addr add {instance.gateway}/29 dev {wire.inner}",
-                f"neigh replace {instance.address} lladdr {instance.mac} nud permanent dev {wire.inner}",
-            ],
-            self.name,
-        )
+        run_ip("link", "set", "dev", wire.bridge, "alias", f"{ALIAS}{self.label}")
+        run_batch([f"link set {wire.outer} master {wire.bridge} up", f"link set {wire.bridge} up"])
+        run_batch([f"link set {wire.inner} up"], self.name)
         return wire
 
     def detach(self, wire: Wire) -> None:
         for name in (wire.outer, wire.bridge):
             with contextlib.suppress(command.CommandFailed):
-                _ip("link", "delete", name)
+                run_ip("link", "delete", name)
 
     def remove(self) -> None:
         _remove(self.label)
@@ -165,7 +172,7 @@ def inside(namespace: Path, make: Callable[[], T]) -> T:
 def sweep_networks(wanted: Callable[[str], bool]) -> list[str]:
     """Remove the namespaces, bridges and DHCP servers of runs that nobody wants any more; their labels."""
     names = {path.name.removeprefix(NAME) for path in NAMESPACES.glob(f"{NAME}*")}
-    labels = {label for label in names | set(_bridges().values()) if not wanted(label)}
+    labels = {label for label in names | set(_bridges().values()) if not wanted(label.removesuffix(OUT))}
     for label in sorted(labels):
         _remove(label)
     return sorted(labels)
@@ -177,20 +184,27 @@ def _remove(label: str) -> None:
         if owner == label:
             for port in _ports(bridge):
                 with contextlib.suppress(command.CommandFailed):
-                    _ip("link", "delete", port)
+                    run_ip("link", "delete", port)
             with contextlib.suppress(command.CommandFailed):
-                _ip("link", "delete", bridge)
+                run_ip("link", "delete", bridge)
     if (NAMESPACES / name).exists():
         _end_processes(name)
         # gone meanwhile, by another command's sweep
         with contextlib.suppress(command.CommandFailed):
-            _ip("netns", "delete", name)
+            run_ip("netns", "delete", name)
 
 
 def _end_processes(name: str) -> None:
-    """End what runs in our namespace: only DHCP servers of ours were ever started there."""
+    """End what runs in our namespace or for it: DHCP servers and slirp4netns were started there, nothing else."""
+    path = os.fsencode(NAMESPACES / name)
+    for folder in Path("/proc").glob("[0-9]*"):
+        # slirp4netns stays in the host's namespace; what confines it has the path among its arguments
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"unshare") and path in words:
+                os.kill(int(folder.name), signal.SIGKILL)
     with contextlib.suppress(command.CommandFailed):
-        for pid in _ip("netns", "pids", name).split():
+        for pid in run_ip("netns", "pids", name).split():
             # a thread of this very process may just be there to open a socket
             if int(pid) != os.getpid():
                 with contextlib.suppress(ProcessLookupError):
@@ -199,7 +213,7 @@ def _end_processes(name: str) -> None:
 
 def _bridges() -> dict[str, str]:
     """Our bridges on this host, and the label of the run that each belongs to."""
-    links = json.loads(_ip("-json", "link", "show", "type", "bridge") or "[]")
+    links = json.loads(run_ip("-json", "link", "show", "type", "bridge") or "[]")
     return {
         str(link["ifname"]): str(link["ifalias"]).removeprefix(ALIAS)
         for link in links
@@ -209,7 +223,7 @@ def _bridges() -> dict[str, str]:
 
 def _ports(bridge: str) -> list[str]:
     """The veth ends in a bridge of ours; a guest's tap goes with its guest."""
-    links = json.loads(_ip("-json", "link", "show", "type", "veth", "master", bridge) or "[]")
+    links = json.loads(run_ip("-json", "link", "show", "type", "veth", "master", bridge) or "[]")
     return [str(link["ifname"]) for link in links]
 
 
@@ -224,27 +238,27 @@ def _harden() -> None:
         "ipv6/conf/all/disable_ipv6": "1",
         "ipv6/conf/default/disable_ipv6": "1",
     }.items():
-        _sysctl(name, value)
+        write_sysctl(name, value)
 
 
 def _deafen(interface: str) -> None:
     """No IPv6 on an interface of ours, no answer to ARP, and no packet taken from it for the host."""
-    _sysctl(f"ipv6/conf/{interface}/disable_ipv6", "1")
-    _sysctl(f"ipv4/conf/{interface}/arp_ignore", "8")
+    write_sysctl(f"ipv6/conf/{interface}/disable_ipv6", "1")
+    write_sysctl(f"ipv4/conf/{interface}/arp_ignore", "8")
     # the host has no route over it: with strict reverse paths, whatever comes in is dropped
-    _sysctl(f"ipv4/conf/{interface}/rp_filter", "1")
+    write_sysctl(f"ipv4/conf/{interface}/rp_filter", "1")
 
 
-def _sysctl(name: str, value: str) -> None:
+def write_sysctl(name: str, value: str) -> None:
     # a kernel without IPv6 has no such file, and no such worry
     with contextlib.suppress(FileNotFoundError):
         (Path("/proc/sys/net") / name).write_text(value)
 
 
-def _ip(*words: str) -> str:
+def run_ip(*words: str) -> str:
     return command.run(["ip", *words], deadline=DEADLINE).stdout
 
 
-def _batch(lines: list[str], namespace: str | None = None) -> None:
+def run_batch(lines: list[str], namespace: str | None = None) -> None:
     where = ["-netns", namespace] if namespace else []
     command.run(["ip", *where, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines), deadline=DEADLINE)

@@ -37,7 +37,13 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
     """
     nobody = Path("/nowhere")
     neutral = replace(
-        spec, name="saved", run="", disks=(Disk(Image(nobody, "qcow2")),), serial_log=nobody, forwards=()
+        spec,
+        name="saved",
+        run="",
+        disks=(Disk(Image(nobody, "qcow2")),),
+        serial_log=nobody,
+        forwards=(),
+        outside="outside" if spec.outside else None,
     )
     inputs: dict[str, object] = {
         "machine": domain_xml(neutral),

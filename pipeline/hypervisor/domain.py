@@ -82,7 +82,7 @@ class Spec:
     forwards: tuple[Forward, ...] = ()
     access_mac: str = "52:54:00:67:6d:01"
     outside_mac: str = "52:54:00:67:6d:02"
-    outside: bool = False
+    outside: str | None = None  # the bridge that leads to the network
     nic_model: str = "virtio-net-pci"
     kernel: Kernel | None = None
     generation_id: bool = False  # tells a restored kernel that it is another guest now
@@ -229,7 +229,7 @@ def _devices(devices: etree._Element, spec: Spec) -> None:
 
 
 def restored_xml(saved: str, spec: Spec) -> str:
-    """The XML to restore a saved guest by: its own, for another run, disk, log and port. Pure.
+    """The XML to restore a saved guest by: its own, for another run, disk, log, port and way out. Pure.
 
     libvirt takes no other name and no other UUID than the save's.
     """
@@ -247,6 +247,11 @@ def restored_xml(saved: str, spec: Spec) -> str:
     _backing(element, disk.image.backing)
     for log in root.iterfind("devices//source[@append]"):
         log.set("path", str(spec.serial_log))
+    for card in root.iterfind("devices/interface[@type='bridge']"):
+        mac, bridge = card.find("mac"), card.find("source")
+        if mac is not None and bridge is not None and mac.get("address") == spec.outside_mac and spec.outside:
+            bridge.attrib.clear()
+            bridge.set("bridge", spec.outside)
     for argument in root.iterfind(f"{{{QEMU_NS}}}commandline/{{{QEMU_NS}}}arg"):
         if "hostfwd=" in argument.get("value", ""):
             argument.set("value", _access_net(spec))
@@ -321,9 +326,10 @@ def _cards(devices: etree._Element, spec: Spec) -> None:
         _sub(card, "model", type=spec.nic_model.removesuffix("-net-pci"))
         # no boot ROM: it would wait for a network boot that nobody offers
         _sub(card, "rom", enabled="no")
-    if spec.outside:
-        card = _sub(devices, "interface", type="user")
+    if spec.outside is not None:
+        card = _sub(devices, "interface", type="bridge")
         _sub(card, "mac", address=spec.outside_mac)
+        _sub(card, "source", bridge=spec.outside)
         _sub(card, "model", type="virtio")
         _sub(card, "alias", name="ua-outside")
 

@@ -209,8 +209,14 @@ def _provisioning() -> list[Finding]:
 
 
 def _fabric() -> list[Finding]:
-    """What the local Azure fabric is made of."""
-    tools = {"ip": "iproute2", "nsenter": "util-linux", "dnsmasq": "dnsmasq-base", "openssl": "openssl"}
+    """What the local Azure fabric and a build's way out are made of."""
+    tools = {
+        "ip": "iproute2",
+        "nsenter": "util-linux",
+        "dnsmasq": "dnsmasq-base",
+        "openssl": "openssl",
+        "slirp4netns": "slirp4netns",
+    }
     missing = sorted(name for name in tools if command.find(name) is None)
     if missing:
         return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
@@ -218,7 +224,7 @@ def _fabric() -> list[Finding]:
         return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
     if bridges_are_filtered():
         return [
-            Finding("fabric", "warn", "frames between a guest and the fabric pass this host's firewall", UNFILTER)
+            Finding("fabric", "warn", "frames between a guest and its network pass this host's firewall", UNFILTER)
         ]
     return [Finding("fabric", "ok", ", ".join(tools))]
 

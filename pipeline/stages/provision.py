@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -30,8 +31,11 @@ VERSION = 2
 
 
 def plan(job: Job) -> tuple[Work, ...]:
+    # what a guest may reach beside the public network decides what it finds
+    allowed: dict[str, object] = {"allow": [str(one) for one in job.definition.allow]} if job.definition.allow else {}
     if job.definition.os == "windows":
-        return (*_updates(job.definition.updates), *_legs(job.definition.steps))
+        works = [*_updates(job.definition.updates), *_legs(job.definition.steps)]
+        return tuple(replace(work, inputs={**work.inputs, **allowed}) for work in works)
     works = []
     for number, step in enumerate(job.definition.steps, 1):
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
@@ -42,6 +46,7 @@ def plan(job: Job) -> tuple[Work, ...]:
         if step.network == "full":
             # what a step installs depends on what the archive holds
             inputs["package index"] = job.package_index(job.suite)
+            inputs |= allowed
         works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
 

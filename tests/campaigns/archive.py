@@ -1,7 +1,7 @@
-"""A small Debian archive that a test makes and changes: one package, signed, served on the loopback.
+"""A small Debian archive that a test makes and changes: one package, signed, served at a private address of the host.
 
-The host asks it by an apt configuration of its own (APT_CONFIG); a build guest reaches it at the address where QEMU's
-user network shows the host's loopback.
+The host asks it by an apt configuration of its own (APT_CONFIG). Because apt's mirrors are open to build guests, each
+at its port, a guest reaches it too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The host's loopback as a guest sees it (QEMU's user network).
-HOST_AS_SEEN = "10.0.2.2"
+#: A private address that the host has while the archive is served.
+ADDRESS = "10.77.8.1"
 SUITE, PACKAGE = "bookworm", "goldsmith-night"
 #: The package holds so many files of a MiB, of which each version changes some.
 FILES, CHANGED = 8, 2
@@ -35,7 +35,7 @@ class Archive:
     @property
     def line(self) -> str:
         """The guest's line of sources."""
-        return f"deb [trusted=yes] http://{HOST_AS_SEEN}:{self.port} {SUITE} main"
+        return f"deb [trusted=yes] http://{ADDRESS}:{self.port} {SUITE} main"
 
     def release(self, number: int) -> str:
         """Put version 1.NUMBER of the package in place of the last one; the version."""
@@ -126,7 +126,8 @@ def serve(root: Path) -> Iterator[Archive]:
         capture_output=True,
     )
     handler = functools.partial(_Quiet, directory=str(root))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    subprocess.run(["ip", "address", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True)
+    server = http.server.ThreadingHTTPServer((ADDRESS, 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     archive = Archive(root, server.server_address[1])
@@ -144,13 +145,14 @@ def serve(root: Path) -> Iterator[Archive]:
         server.shutdown()
         server.server_close()
         thread.join()
+        subprocess.run(["ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo"], check=False)
 
 
 def _configuration(archive: Archive) -> Path:
     apt = archive.root / "apt"
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True)
-    (apt / "sources.list").write_text(f"deb [trusted=yes] http://127.0.0.1:{archive.port} {SUITE} main\n")
+    (apt / "sources.list").write_text(f"deb [trusted=yes] http://{ADDRESS}:{archive.port} {SUITE} main\n")
     path = apt / "apt.conf"
     path.write_text(
         f'Dir::Etc::sourcelist "{apt}/sources.list";\nDir::Etc::sourceparts "-";\n'

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.fabric.network import OUT
 from pipeline.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ class Lab:
             here = access.iterdir() if access.is_dir() else ()
             found += [f"access {p}" for p in here if store.own_run(p.name) is not None]
         found += [f"scratch version {p}" for p in (self.home / "gallery").glob("*/.new-*")]
-        found += [f"network {name}" for name in networks() if store.own_run(name) is not None]
+        found += [f"network {name}" for name in networks() if store.own_run(name.removesuffix(OUT)) is not None]
         found += [f"mount {line.split()[1]}" for line in mounts() if str(self.home) in line]
         return found
 

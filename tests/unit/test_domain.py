@@ -25,7 +25,7 @@ SPEC = Spec(
     serial_log=Path("/store/runs/R1/serial.log"),
     seed=Path("/run/goldsmith/R1/build/seed.iso"),
     forwards=(Forward(40022, 22),),
-    outside=True,
+    outside="gs12abo0",
 )
 
 #: A data disk at LUN 0 and one at LUN 40.
@@ -35,7 +35,7 @@ DATA = tuple(
 )
 
 AZURE = replace(
-    SPEC, azure=True, bridge="gs12abb0", uuid="02aab8a4-74ef-476e-8182-f6d2ba4166a6", outside=False, forwards=()
+    SPEC, azure=True, bridge="gs12abb0", uuid="02aab8a4-74ef-476e-8182-f6d2ba4166a6", outside=None, forwards=()
 )
 GEN2 = replace(
     AZURE,
@@ -84,7 +84,7 @@ SPECS = {
         SPEC,
         machine="q35",
         disks=(replace(SPEC.disks[0], bus="sata"),),
-        outside=False,
+        outside=None,
         nic_model="e1000",
         virtio=False,
     ),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.fabric.egress import host_addresses
+from pipeline.guests.archive import mirrors
+from pipeline.guests.endpoints import endpoint
 from tests.campaigns import faults, kill
 from tests.campaigns.lab import ROOT, Lab, rotation, wait_for
 from tests.campaigns.trees import sectors_with
@@ -115,8 +119,38 @@ def test_a_signal_stops_the_build_and_keeps_the_layers(number: int, lab: Lab) ->
     assert lab.last_run()["outcome"] == "interrupted"
 
 
-def test_a_kept_guest_can_be_looked_at_and_cleaned_away(lab: Lab) -> None:
-    lab.write("scripts/bad.sh", "#!/bin/sh\nexit 1\n")
+#: A step that tries what no guest may reach, and what each must; then it fails.
+PROBE = """\
+#!/bin/bash
+try() {{ timeout 4 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null && echo "reached $1 $2" || echo "refused $1 $2"; }}
+for address in {own} 10.0.2.2 10.0.2.3 10.9.8.2 10.9.8.3 198.18.0.2 ::ffff:10.0.2.2 fec0::2; do
+    try $address {port} &
+done
+for address in 169.254.169.254 168.63.129.16 fd00:ec2::254; do try $address 80 & done
+try {mirror} &
+wait
+exit 1
+"""
+
+
+def test_a_step_reaches_the_mirror_and_nothing_of_the_host(lab: Lab) -> None:
+    """The guest is kept, looked at from outside and cleaned away; its way out lives as long as it does."""
+    mirror = "{} {}".format(*endpoint(mirrors().archive or "") or ("deb.debian.org", 80))
+    with socket.create_server(("0.0.0.0", 0)) as service:
+        port = service.getsockname()[1]
+        lab.write("scripts/bad.sh", PROBE.format(own=" ".join(host_addresses()), port=port, mirror=mirror))
+        _a_kept_guest(lab, f'timeout 4 bash -c "exec 3<>/dev/tcp/{mirror.replace(" ", "/")}" && echo still out')
+        service.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            service.accept()
+    found = (lab.last_run("bad")["folder"] / "steps/01-bad.sh.log").read_text().splitlines()
+    assert f"reached {mirror}" in found
+    tried = [line for line in found if line.startswith(("reached", "refused"))]
+    assert len(tried) == 11 + len(host_addresses())
+    assert [line for line in tried if line.startswith("reached")] == [f"reached {mirror}"]
+
+
+def _a_kept_guest(lab: Lab, look: str) -> None:
     lab.write(
         "images/bad.yaml",
         "goldsmith: 1\nos: linux\nsource: {master: debian-12@golden}\nsteps:\n  - script: scripts/bad.sh\n",
@@ -126,9 +160,14 @@ def test_a_kept_guest_can_be_looked_at_and_cleaned_away(lab: Lab) -> None:
     run = lab.last_run()["id"]
     assert f"goldsmith shell {run}" in failed.stderr
     told = subprocess.run(
-        [*lab.shell(run)], input="id -un; exit\n", capture_output=True, text=True, timeout=120, env=lab.environment
+        [*lab.shell(run)],
+        input=f"id -un; {look}; exit\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=lab.environment,
     )
-    assert "goldsmith-build" in told.stdout, told.stdout + told.stderr
+    assert "goldsmith-build" in told.stdout and "still out" in told.stdout, told.stdout + told.stderr
     assert lab.run("clean").returncode == 0
     assert lab.leftovers() == []
 
