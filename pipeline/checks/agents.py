@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.model import AZURE, AZURE_DOC, CLOUD_INIT, LISA, Skip, Subject, check
+from pipeline.checks.model import AZURE, AZURE_DOC, CLOUD_INIT, LISA, CannotLook, Skip, Subject, check
 
 _WAAGENT_UNITS = ("walinuxagent.service", "waagent.service")
 _SSH_UNITS = ("ssh.service", "sshd.service", "ssh.socket")
@@ -54,13 +54,25 @@ def waagent_installed(subject: Subject) -> Iterator[str]:
     if not _has_waagent(subject):
         yield "no waagent"
         return
-    package = subject.packages.get("waagent") or subject.packages.get("walinuxagent")
-    if package is None:
-        raise Skip("waagent is not from a package: its version is not known")
-    subject.note(f"{package.name} {package.version}")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", package.version.split(":")[-1].split("-")[0]))
+    version = _waagent_version(subject)
+    subject.note(f"waagent {version}")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version.split(":")[-1].split("-")[0]))
     if numbers < _OLDEST_WAAGENT and _config(subject, "/etc/waagent.conf").get("AutoUpdate.Enabled", "y") == "n":
-        yield f"{package.name} {package.version} is older than 2.2.53.1 and does not update itself"
+        yield f"waagent {version} is older than 2.2.53.1 and does not update itself"
+
+
+def _waagent_version(subject: Subject) -> str:
+    """By the record of packages, else as the agent's own source says. Raises CannotLook where neither does."""
+    for name in ("waagent", "walinuxagent", "WALinuxAgent", "python-azure-agent"):
+        if name in subject.packages:
+            return subject.packages[name].version
+    for above in ("/usr/lib", "/usr/local/lib"):
+        for python in subject.root.listdir(above):
+            for inner in ("dist-packages", "site-packages"):
+                path = f"{above}/{python}/{inner}/azurelinuxagent/common/version.py"
+                if found := re.search(r"^AGENT_VERSION = ['\"]([\d.]+)", subject.root.text(path), re.MULTILINE):
+                    return found[1]
+    raise CannotLook("waagent is from no package, and its version is not found")
 
 
 @check(

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, Skip, Subject, check
+from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, CannotLook, Skip, Subject, check
 from pipeline.errors import DiskError
 from pipeline.offline.filesystem import FileSystem
 from pipeline.offline.partitions import BIOS_BOOT, SECTOR
@@ -41,7 +41,15 @@ def grub_entries(subject: Subject) -> list[Entry]:
             elif len(words) > 1 and re.fullmatch(r"initrd(16|efi)?", words[0]) and found:
                 last = found[-1]
                 found[-1] = Entry(last.path, last.kernel, last.words, tuple(words[1:]))
-    return [entry for entry in found if not {"single", "recovery", "nomodeset"} & set(entry.words)]
+    return [entry for entry in found if not {"single", "recovery"} & set(entry.words)]
+
+
+def boot_entries(subject: Subject) -> list[Entry]:
+    """`grub_entries` for a check that looks at each of them. Raises CannotLook where there is none."""
+    entries = grub_entries(subject)
+    if not entries:
+        raise CannotLook("no boot entry in grub.cfg to look at (see grub-config)")
+    return entries
 
 
 def boot_path(subject: Subject, path: str) -> str | None:
@@ -135,7 +143,7 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
     root = Root(_esp(subject))
     loader = root.read(_BOOTX64, _EFI_LIMIT)
     if loader is None:
-        raise Skip("boot-efi says that there is no loader")
+        raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
     if not _signed(loader):
         yield f"{_BOOTX64} carries no signature"
     elif b"shim," not in loader and b"UEFI SHIM" not in loader:
@@ -159,6 +167,8 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
 def boot_efi_config(subject: Subject) -> Iterator[str]:
     root = Root(_esp(subject))
     folders = [name for name in root.listdir("/EFI") if root.exists(f"/EFI/{name}/grub.cfg")]
+    if not root.exists(_BOOTX64):
+        raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
     if not root.exists("/EFI/BOOT/grubx64.efi"):
         raise Skip("no separate GRUB on the EFI system partition")
     if not folders:
@@ -166,6 +176,8 @@ def boot_efi_config(subject: Subject) -> Iterator[str]:
     known = {volume.uuid.lower() for volume in subject.disk.filesystems if volume.uuid}
     for name in folders:
         text = root.text(f"/EFI/{name}/grub.cfg")
+        if not re.search(r"^\s*(search|configfile|source|linux|menuentry|blscfg|normal)\b", text, re.MULTILINE):
+            yield f"EFI/{name}/grub.cfg has no command that leads to a boot entry"
         for wanted in re.findall(r"search(?:\.fs_uuid|.*--fs-uuid.*?)\s+([0-9A-Fa-f-]{9,36})", text):
             if wanted.lower() not in known:
                 yield f"EFI/{name}/grub.cfg looks for file system {wanted}, which is not on this disk"
@@ -204,6 +216,8 @@ def grub_config(subject: Subject) -> Iterator[str]:
                 yield f"{entry.path} names {path}, which does not exist"
     if entries:
         subject.note(f"boots {entries[0].kernel}")
+    if unknown := sorted({entry.kernel for entry in entries if "$" in entry.kernel}):
+        raise CannotLook(f"which file {', '.join(unknown)} is, only GRUB knows when it runs")
 
 
 @check(
@@ -219,15 +233,21 @@ def root_by_uuid(subject: Subject) -> Iterator[str]:
     good = {f"uuid={volume.uuid}", f"label={volume.label}"}
     if partition is not None:
         good |= {f"partuuid={partition.uuid}", f"partlabel={partition.name}"}
-    for entry in grub_entries(subject):
-        for word in entry.words:
-            if not word.startswith("root=") or "$" in word:
+    unknown = []
+    for entry in boot_entries(subject):
+        roots = [word for word in entry.words if word.startswith("root=")]
+        if not any("$" not in word for word in roots):
+            unknown.append(f"{entry.kernel} boots {'with ' + roots[0] if roots else 'without root='}")
+        for word in roots:
+            if "$" in word:
                 continue
             value = word[5:].strip("\"'").removeprefix("/dev/disk/by-").replace("uuid/", "uuid=").lower()
             if value.startswith("/dev/") and not value.startswith("/dev/mapper/"):
                 yield f"{entry.path}: {word}"
             elif "=" in value and value not in {each.lower() for each in good}:
                 yield f"{entry.path}: {word} is not the root file system of this disk"
+    if unknown:
+        raise CannotLook("; ".join(unknown))
 
 
 @check(
@@ -238,7 +258,7 @@ def root_by_uuid(subject: Subject) -> Iterator[str]:
     source=AZURE_DOC,
 )
 def serial_console(subject: Subject) -> Iterator[str]:
-    for entry in grub_entries(subject):
+    for entry in boot_entries(subject):
         if not any(re.match(r"console=ttyS0\b", word) for word in entry.words):
             yield f"{entry.path}: {entry.kernel} boots without console=ttyS0"
     subject.note("console=ttyS0 on every entry")
@@ -271,7 +291,7 @@ def grub_serial(subject: Subject) -> Iterator[str]:
 )
 def kernel_command_line(subject: Subject) -> Iterator[str]:
     bad = {"rhgb", "crashkernel=auto", "libata.atapi_enabled=0", "reserve=0x1f0,0x8", "numa=off"}
-    for entry in grub_entries(subject):
+    for entry in boot_entries(subject):
         for word in sorted(bad & set(entry.words)):
             yield f"{entry.path}: {word}"
 
@@ -286,7 +306,7 @@ def kernel_command_line(subject: Subject) -> Iterator[str]:
     profiles=("azure-linux",),
 )
 def root_delay(subject: Subject) -> Iterator[str]:
-    for entry in grub_entries(subject):
+    for entry in boot_entries(subject):
         for wanted in ("rootdelay=", "earlyprintk="):
             if not any(word.startswith(wanted) for word in entry.words):
                 yield f"{entry.path}: {entry.kernel} boots without {wanted.rstrip('=')}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.model import HOUSE, LISA, SYSTEMD, WAAGENT, Skip, Subject, check
+from pipeline.checks.model import HOUSE, LISA, SYSTEMD, WAAGENT, CannotLook, Skip, Subject, check, has_data
+from pipeline.offline.root import Root
 
 #: The account that goldsmith makes in a build guest.
 BUILD_USER = "goldsmith-build"
@@ -47,6 +48,13 @@ def ssh_host_keys(subject: Subject) -> Iterator[str]:
             yield f"{path} is there"
 
 
+def _need_shadow(subject: Subject) -> None:
+    """Raises CannotLook where accounts keep their passwords in an /etc/shadow that says nothing."""
+    _ = subject.users
+    if not any(_shadow(subject, "/etc/shadow")) and any(word == "x" for _, word in _shadow(subject, "/etc/passwd")):
+        raise CannotLook("/etc/passwd points to /etc/shadow, which is missing or empty")
+
+
 def _shadow(subject: Subject, path: str) -> Iterator[tuple[str, str]]:
     for line in subject.root.text(path).splitlines():
         fields = line.split(":")
@@ -62,6 +70,7 @@ def _shadow(subject: Subject, path: str) -> Iterator[tuple[str, str]]:
     source=LISA,
 )
 def password_hash(subject: Subject) -> Iterator[str]:
+    _need_shadow(subject)
     for path in ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/passwd", "/etc/passwd-"):
         for name, secret in _shadow(subject, path):
             if name in subject.accounts or secret in _LOCKED or not secret.strip("!*"):
@@ -80,6 +89,7 @@ def password_hash(subject: Subject) -> Iterator[str]:
     source="shadow(5)",
 )
 def empty_password(subject: Subject) -> Iterator[str]:
+    _need_shadow(subject)
     in_shadow = {name for name, _ in _shadow(subject, "/etc/shadow")}
     for name, secret in _shadow(subject, "/etc/shadow"):
         if secret == "":
@@ -121,6 +131,7 @@ def authorized_keys(subject: Subject) -> Iterator[str]:
     source=WAAGENT,
 )
 def build_user(subject: Subject) -> Iterator[str]:
+    _ = subject.users
     pattern = re.compile(rf"(^|[:,\s]){re.escape(BUILD_USER)}($|[:,\s])")
     for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"):
         for path in (f"/etc/{name}", f"/etc/{name}-"):
@@ -223,6 +234,8 @@ def sudoers(subject: Subject) -> Iterator[str]:
     source=LISA,
 )
 def sudoers_targetpw(subject: Subject) -> Iterator[str]:
+    if not subject.root.exists("/etc/sudoers"):
+        raise Skip("no sudo")
     for path, line in _sudoers(subject):
         if re.match(r"Defaults\b.*(?<!!)\btargetpw\b", line):
             yield f"{path}: {line}"
@@ -236,10 +249,13 @@ def sudoers_targetpw(subject: Subject) -> Iterator[str]:
     source=SYSTEMD,
 )
 def random_seed(subject: Subject) -> Iterator[str]:
-    for path in ("/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed", "/var/lib/random-seed",
-                 "/boot/efi/loader/random-seed", "/efi/loader/random-seed"):  # fmt: skip
+    for path in ("/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed", "/var/lib/random-seed"):
         if subject.has_data(path):
             yield f"{path} is there"
+    # systemd-boot's lies on the ESP, which fstab need not mount
+    esp = subject.esp if subject.esp is not None and subject.esp.readable else None
+    if esp is not None and has_data(Root(subject.disk.filesystem(esp)), "/loader/random-seed"):
+        yield "loader/random-seed is on the EFI system partition"
 
 
 @check(

@@ -6,8 +6,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.boot import boot_path, grub_entries
-from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, Skip, Subject, check
+from pipeline.checks.boot import boot_entries, boot_path
+from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, CannotLook, Subject, check
 from pipeline.offline.initramfs import IMAGE_LIMIT, read_initramfs
 
 
@@ -15,17 +15,16 @@ def _version(path: str) -> str:
     return re.sub(r"^(vmlinuz|initrd\.img|initramfs)-|\.img$", "", posixpath.basename(path))
 
 
-def _booted(subject: Subject) -> dict[str, str]:
-    """The initramfs of each kernel version that GRUB boots."""
+def _booted(subject: Subject) -> tuple[dict[str, str], list[str]]:
+    """The initramfs of each kernel version that GRUB boots, and the versions that have none."""
     found: dict[str, str] = {}
-    for entry in grub_entries(subject):
+    entries = boot_entries(subject)
+    for entry in entries:
         for path in entry.initrd:
             here = boot_path(subject, path)
             if here is not None and "ucode" not in path:
                 found.setdefault(_version(entry.kernel), here)
-    if not found:
-        raise Skip("grub-config says that there is no initramfs")
-    return found
+    return found, sorted({_version(entry.kernel) for entry in entries} - found.keys())
 
 
 def _built_in(subject: Subject, version: str) -> set[str]:
@@ -33,20 +32,23 @@ def _built_in(subject: Subject, version: str) -> set[str]:
     return {posixpath.basename(line).removesuffix(".ko").replace("-", "_") for line in text.split()}
 
 
-def _modules(subject: Subject) -> dict[str, frozenset[str]]:
-    """By kernel version: what the kernel can drive before the root is mounted. Read once per disk."""
-    for version, path in _booted(subject).items():
-        if version not in subject.drivers:
-            image = read_initramfs(subject.root.read(path, IMAGE_LIMIT) or b"")
-            subject.drivers[version] = image.modules() | _built_in(subject, version)
-    return subject.drivers
+def _modules(subject: Subject, version: str, path: str) -> frozenset[str]:
+    """What this kernel can drive before the root is mounted. Read once per disk."""
+    if version not in subject.drivers:
+        image = read_initramfs(subject.root.read(path, IMAGE_LIMIT) or b"")
+        subject.drivers[version] = image.modules() | _built_in(subject, version)
+    return subject.drivers[version]
 
 
 def _lacking(subject: Subject, wanted: tuple[str, ...]) -> Iterator[str]:
-    for version, modules in _modules(subject).items():
+    booted, without = _booted(subject)
+    for version, path in booted.items():
+        modules = _modules(subject, version, path)
         missing = [name for name in wanted if name not in modules]
         if missing:
             yield f"the initramfs of {version} lacks {', '.join(missing)}"
+    if without:
+        raise CannotLook(f"{', '.join(without)} boots without an initramfs, or with one that is not there")
     subject.note(", ".join(wanted))
 
 
@@ -110,18 +112,19 @@ def initramfs_nvme(subject: Subject) -> Iterator[str]:
     profiles=("azure-linux",),
 )
 def kernel_config(subject: Subject) -> Iterator[str]:
-    versions = {_version(entry.kernel) for entry in grub_entries(subject)}
-    looked = False
-    for version in sorted(versions):
-        text = subject.root.text(f"/boot/config-{version}")
+    without = []
+    for version in sorted({_version(entry.kernel) for entry in boot_entries(subject)}):
+        # Debian and its like, Fedora and its like
+        paths = (f"/boot/config-{version}", f"/lib/modules/{version}/config")
+        path, text = next(((path, text) for path in paths if (text := subject.root.text(path))), ("", ""))
         if not text:
+            without.append(version)
             continue
-        looked = True
         for name in ("WATCHDOG", "CIFS", "UDF_FS", "VFAT_FS"):
             if not re.search(rf"^CONFIG_{name}=[ym]$", text, re.MULTILINE):
-                yield f"/boot/config-{version}: CONFIG_{name} is not set"
-    if not looked:
-        raise Skip("no /boot/config of a kernel that boots")
+                yield f"{path}: CONFIG_{name} is not set"
+    if without:
+        raise CannotLook(f"no configuration of {', '.join(without)} in /boot or /lib/modules")
 
 
 @check(
@@ -132,6 +135,8 @@ def kernel_config(subject: Subject) -> Iterator[str]:
     source="goldsmith: a whole kernel",
 )
 def kernel_modules(subject: Subject) -> Iterator[str]:
-    for version in sorted({_version(entry.kernel) for entry in grub_entries(subject)}):
+    for version in sorted({_version(entry.kernel) for entry in boot_entries(subject)}):
         if not subject.root.is_dir(f"/lib/modules/{version}"):
             yield f"no /lib/modules/{version}"
+        elif not subject.root.listdir(f"/lib/modules/{version}"):
+            yield f"/lib/modules/{version} is empty"

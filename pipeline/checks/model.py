@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
 from typing import Literal
 
+from pipeline.errors import DiskError
 from pipeline.offline.disk import Disk, Volume
-from pipeline.offline.packages import Package, dpkg_packages
+from pipeline.offline.packages import Package, packages
 from pipeline.offline.partitions import ESP
 from pipeline.offline.root import Root
 from pipeline.offline.windows import Windows
 
-Status = Literal["pass", "warn", "fail", "skip", "waived"]
+#: `skip`: the check does not apply to this disk. `unchecked`: it applies, and could not look.
+Status = Literal["pass", "warn", "fail", "skip", "unchecked", "waived"]
 Severity = Literal["fail", "warn"]
 
 #: What a disk is meant for. `any` leaves out what only Azure or Hyper-V asks for.
@@ -38,6 +40,10 @@ HOUSE = "goldsmith: a master carries nothing of its build"
 
 class Skip(Exception):
     """Raised by a check that does not apply to this disk; the text says why."""
+
+
+class CannotLook(Exception):
+    """Raised by a check whose subject is absent or cannot be read; the text says why. Never a pass, never a skip."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,14 @@ class Subject:
 
     @cached_property
     def users(self) -> tuple[User, ...]:
+        """The accounts of /etc/passwd. Raises CannotLook where it names none: every Linux has root."""
         found = []
         for line in self.root.text("/etc/passwd").splitlines():
             fields = line.split(":")
             if len(fields) >= 7 and fields[2].isdigit():
                 found.append(User(fields[0], int(fields[2]), fields[5], fields[6].strip()))
+        if not found:
+            raise CannotLook("/etc/passwd is missing, or names no account")
         return tuple(found)
 
     @cached_property
@@ -105,7 +114,11 @@ class Subject:
 
     @cached_property
     def packages(self) -> dict[str, Package]:
-        return {package.name: package for package in dpkg_packages(self.root) if package.installed}
+        """The installed packages by name. Raises CannotLook where no record of packages is found."""
+        found = {package.name: package for package in packages(self.root) if package.installed}
+        if not found:
+            raise CannotLook("no record of installed packages is found")
+        return found
 
     def lines(self, path: str, comments: str = "#") -> Iterator[str]:
         """The lines of a file that say something."""
@@ -132,7 +145,10 @@ Run = Callable[[Subject], Iterator[str]]
 
 @dataclass(frozen=True)
 class Check:
-    """`run` yields one line of evidence per finding; nothing yielded is a pass."""
+    """`run` yields one line of evidence per finding; nothing yielded is a pass.
+
+    `waivable` is false where other checks stand on this one: a waiver would accept what nobody has looked at.
+    """
 
     id: str
     title: str
@@ -142,17 +158,21 @@ class Check:
     severity: Severity
     profiles: tuple[str, ...]
     needs_root: bool
+    waivable: bool
     run: Run
 
 
 @dataclass(frozen=True)
 class CheckResult:
+    """What came of one check on one disk. `why` is the check's reason, the same on every disk."""
+
     id: str
     title: str
     status: Status
     severity: Severity
     evidence: str
     remedy: str
+    why: str = ""
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -171,22 +191,39 @@ def check(
     severity: Severity = "fail",
     profiles: tuple[str, ...] = LINUX,
     needs_root: bool = True,
+    waivable: bool = True,
 ) -> Callable[[Run], Run]:
     """Register a check. `needs_root`: it reads files of the system's root."""
 
     def register(run: Run) -> Run:
         assert name not in REGISTRY, name
-        REGISTRY[name] = Check(name, title, why, remedy, source, severity, profiles, needs_root, run)
+        REGISTRY[name] = Check(name, title, why, remedy, source, severity, profiles, needs_root, waivable, run)
         return run
 
     return register
 
 
 def windows_check(
-    name: str, title: str, *, why: str, remedy: str, source: str = AZURE_PREP, severity: Severity = "fail"
+    name: str,
+    title: str,
+    *,
+    why: str,
+    remedy: str,
+    source: str = AZURE_PREP,
+    severity: Severity = "fail",
+    waivable: bool = True,
 ) -> Callable[[Run], Run]:
     """Register a check of the azure-windows profile; one without a source comes from Azure's own list."""
-    register = check(name, title, why=why, remedy=remedy, source=source, severity=severity, profiles=WINDOWS)
+    register = check(
+        name,
+        title,
+        why=why,
+        remedy=remedy,
+        source=source,
+        severity=severity,
+        profiles=WINDOWS,
+        waivable=waivable,
+    )
     return lambda run: register(_without_stale_pass(run))
 
 
@@ -197,11 +234,19 @@ def _without_stale_pass(run: Run) -> Run:
     def judge(subject: Subject) -> Iterator[str]:
         stale = subject.windows.stale
         stale.clear()
-        findings = list(run(subject))
+        findings, stopped = [], None
+        try:
+            for finding in run(subject):
+                findings.append(finding)
+        except (CannotLook, DiskError) as error:
+            # what was found before it stopped is kept
+            stopped = error
         for hive in list(stale.values()):
             if not findings:
-                raise hive.dirt()
+                raise stopped or hive.dirt()
             yield f"stale values: {hive.dirt().message}"
         yield from findings
+        if stopped is not None:
+            raise stopped
 
     return judge

@@ -10,8 +10,19 @@ _HEAD = """# The checks
 
 Made from the code (`goldsmith checks --markdown`, and the corpus of the tests); do not edit.
 
-`goldsmith inspect DISK` proves each of them on the disk at rest. A `fail` stops a build, a `warn` is reported. A
-definition accepts a finding by the check's id and a reason: `waive: {apt-proxy: our mirror is meant to stay}`.
+`goldsmith inspect DISK` proves each of them on the disk at rest. What comes of a check:
+
+| status | what it means | the gate |
+|---|---|---|
+| pass | looked, and found it right | open |
+| warn | found something of severity `warn` | open |
+| fail | found something of severity `fail` | shut |
+| skip | does not apply to this disk; the evidence says why | open |
+| unchecked | applies, and could not look: what it asks about is absent, or cannot be read | shut |
+| waived | found something that the definition accepts, with its reason | open |
+
+A definition accepts a finding by the check's id and a reason: `waive: {apt-proxy: our mirror is meant to stay}`. That
+waives one check and nothing behind it: what others stand on cannot be waived.
 """
 
 
@@ -34,6 +45,7 @@ def page(checks: Sequence[Check]) -> str:
             f"- why: {check.why}",
             f"- remedy: {check.remedy}",
             f"- source: {check.source}",
+            *([] if check.waivable else ["- cannot be waived: other checks stand on it"]),
         ]
     return "\n".join(lines) + "\n"
 

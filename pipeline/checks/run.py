@@ -21,7 +21,8 @@ from pipeline.checks import (
     windows_boot,
     windows_state,
 )
-from pipeline.checks.model import ALL, REGISTRY, WINDOWS, Check, CheckResult, Skip, Status, Subject
+from pipeline.checks.model import ALL, REGISTRY, WINDOWS, CannotLook, Check, CheckResult, Skip, Status, Subject
+from pipeline.checks.verdict import UNCHECKED
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
 
@@ -52,14 +53,25 @@ def run_checks(
     """Run every check of a profile.
 
     `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
-    a finding is accepted. Raises UsageError (unknown-profile, unknown-check) and nothing else: what surprises a check
-    is its finding.
+    a finding is accepted. Raises UsageError (unknown-profile, unknown-check, waive-not-possible), DiskError
+    (nothing-to-inspect) and nothing else: what surprises a check is its result.
     """
     waived = prepare(profile, waive)
+    _need_something(disk)
     declared = None if ports is None else frozenset(ports)
     subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared)
     missing = _why_no_root(disk, profile)
     return [waived(_run(check, subject, missing)) for check in all_checks(profile)]
+
+
+def _need_something(disk: Disk) -> None:
+    """Raises DiskError (nothing-to-inspect) where nothing is a disk's: a text file, an empty one, zeros."""
+    if disk.table.kind == "none" and not any(volume.kind for volume in disk.filesystems):
+        raise DiskError(
+            f"{disk.path.name}: {disk.size} bytes without a partition table or a file system that goldsmith knows",
+            name="nothing-to-inspect",
+            hint="name the image of a disk; if it is packed or in another format, unpack or convert it first",
+        )
 
 
 def _why_no_root(disk: Disk, profile: str) -> str | None:
@@ -74,25 +86,37 @@ def _why_no_root(disk: Disk, profile: str) -> str | None:
     except Exception as error:
         return _surprise(error)
     if facts is not None and facts.needs_recovery:
-        return "not read: the root file system's journal is to be replayed first"
+        return "the root file system's journal is to be replayed first"
     return None
 
 
 def _run(check: Check, subject: Subject, missing: str | None) -> CheckResult:
+    """One check's result. What it found before it could not go on is kept, and never becomes a pass."""
     if check.needs_root and missing is not None:
-        return _result(check, "skip", missing)
+        return _result(check, "unchecked", missing)
     subject.notes = []
+    findings: dict[str, None] = {}
+    why_not = None
     try:
-        findings = list(dict.fromkeys(check.run(subject)))
+        for finding in check.run(subject):
+            findings[finding] = None
     except Skip as reason:
-        return _result(check, "skip", str(reason))
+        if not findings:
+            return _result(check, "skip", str(reason))
+    except CannotLook as reason:
+        why_not = str(reason)
     except DiskError as error:
-        return _result(check, "fail", f"could not be looked at: {error.message}")
+        why_not = error.message
     except Exception as error:
-        return _result(check, "fail", f"could not be looked at: {_surprise(error)}")
-    if not findings:
+        # a hostile disk may surprise any reader: that stops this check, not the others
+        why_not = _surprise(error)
+    lines = list(findings)
+    if why_not is not None:
+        status: Status = "fail" if lines and check.severity == "fail" else "unchecked"
+        return _result(check, status, _shown([*lines[: _SHOWN - 1], f"could not be looked at: {why_not}"]))
+    if not lines:
         return _result(check, "pass", _shown(subject.notes))
-    return _result(check, check.severity, _shown(findings))
+    return _result(check, check.severity, _shown(lines))
 
 
 def _surprise(error: Exception) -> str:
@@ -107,7 +131,7 @@ def _shown(lines: list[str]) -> str:
 
 
 def _result(check: Check, status: Status, evidence: str) -> CheckResult:
-    return CheckResult(check.id, check.title, status, check.severity, evidence, check.remedy)
+    return CheckResult(check.id, check.title, status, check.severity, evidence, check.remedy, check.why)
 
 
 def prepare(profile: str, waive: Mapping[str, str] | None) -> Callable[[CheckResult], CheckResult]:
@@ -120,9 +144,16 @@ def prepare(profile: str, waive: Mapping[str, str] | None) -> Callable[[CheckRes
         raise UsageError(
             f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
         )
+    for name in reasons:
+        if not REGISTRY[name].waivable:
+            raise UsageError(
+                f"{name} cannot be waived: other checks stand on it, and would pass unlooked at",
+                name="waive-not-possible",
+                hint=f"mend the disk: {REGISTRY[name].remedy}",
+            )
 
     def waived(result: CheckResult) -> CheckResult:
-        if result.id not in reasons or result.status not in ("fail", "warn"):
+        if result.id not in reasons or result.status not in ("fail", "warn", UNCHECKED):
             return result
         return replace(result, status="waived", evidence=f"{result.evidence} (waived: {reasons[result.id]})")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INSPECT = Question("inspect", "pipeline.checks.answers:inspect")
 #: A list of all files has a few MiB.
 LIST = Question("list", "pipeline.checks.answers:list_rows", limit=64 << 20)
-_STATUSES = frozenset({"pass", "warn", "fail", "skip"})
+_STATUSES = frozenset({"pass", "warn", "fail", "skip", "unchecked"})
 
 
 def inspect_disk(
@@ -76,7 +76,13 @@ def _results(listed: Any, path: Path) -> list[CheckResult]:
             raise lies(path)
         results.append(
             CheckResult(
-                check.id, check.title, each["status"], check.severity, clean_text(each.get("evidence")), check.remedy
+                check.id,
+                check.title,
+                each["status"],
+                check.severity,
+                clean_text(each.get("evidence")),
+                check.remedy,
+                check.why,
             )
         )
     if len({result.id for result in results}) != len(results):

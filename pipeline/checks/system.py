@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, Skip, Subject, check
+from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, CannotLook, Skip, Subject, check
 from pipeline.offline.packages import dpkg_packages
 
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "cgroup2", "efivarfs", "securityfs", "debugfs", "overlay")
@@ -97,12 +97,29 @@ def azure_storage_rules(subject: Subject) -> Iterator[str]:
     source=LISA,
 )
 def architecture(subject: Subject) -> Iterator[str]:
-    dpkg = subject.packages.get("dpkg") or subject.packages.get("base-files") or subject.packages.get("python3")
-    if dpkg is None:
-        raise Skip("dpkg's record names no package to tell by")
-    subject.note(dpkg.architecture)
-    if dpkg.architecture not in ("amd64", "arm64", "all"):
-        yield f"{dpkg.name} is for {dpkg.architecture}"
+    for path in _PROGRAMS:
+        head = subject.root.read(path, 20) or b""
+        if head.startswith(b"\x7fELF") and len(head) == 20:
+            # e_machine: 16 bits at 18, in the order of bytes that byte 5 names (elf.h)
+            machine = int.from_bytes(head[18:20], "big" if head[5] == 2 else "little")
+            subject.note(f"{path} is for {_MACHINES.get(machine, f'machine {machine}')}")
+            if machine not in _MACHINES or head[4] != 2:
+                yield f"{path} is for machine {machine} of elf.h, {'64' if head[4] == 2 else '32'} bits"
+            return
+    raise CannotLook(f"no program among {', '.join(_PROGRAMS)}")
+
+
+#: EM_X86_64 and EM_AARCH64 of elf.h.
+_MACHINES = {62: "x86-64", 183: "arm64"}
+#: Programs of which every Linux has one.
+_PROGRAMS = (
+    "/usr/lib/systemd/systemd",
+    "/lib/systemd/systemd",
+    "/bin/sh",
+    "/sbin/init",
+    "/usr/bin/env",
+    "/bin/busybox",
+)
 
 
 @check(
@@ -115,7 +132,9 @@ def architecture(subject: Subject) -> Iterator[str]:
 def dpkg_state(subject: Subject) -> Iterator[str]:
     packages = dpkg_packages(subject.root)
     if not packages:
-        raise Skip("no dpkg record")
+        if subject.root.exists("/var/lib/dpkg") or subject.root.exists("/usr/bin/dpkg"):
+            raise CannotLook("dpkg is there, and its record /var/lib/dpkg/status is missing or empty")
+        raise Skip("no dpkg")
     whole = ("installed", "config-files", "not-installed")
     for package in packages:
         words = package.state.split()
@@ -169,7 +188,7 @@ def python_version(subject: Subject) -> Iterator[str]:
 def openssl_version(subject: Subject) -> Iterator[str]:
     names = [name for name in subject.packages if re.fullmatch(r"libssl(3|1\.1)(t64)?|openssl", name)]
     if not names:
-        raise Skip("no OpenSSL package")
+        raise Skip("no OpenSSL is installed")
     for name in names:
         version = subject.packages[name].version.split(":")[-1]
         match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
@@ -186,12 +205,32 @@ def openssl_version(subject: Subject) -> Iterator[str]:
 )
 def package_sources(subject: Subject) -> Iterator[str]:
     if not subject.root.exists("/etc/apt"):
-        raise Skip("no apt")
+        yield from _other_sources(subject)
+        return
     active = [line for path in apt_source_files(subject) for line in subject.lines(path)
               if re.match(r"(deb\s|URIs:)", line)]  # fmt: skip
     if not active:
         yield "no active line in /etc/apt/sources.list and sources.list.d"
     yield from (f"{line}" for line in active if re.search(r"\b(file|cdrom|copy):", line))
+
+
+#: Where dnf, zypper and apk keep their repositories, and how an active line begins.
+_OTHER_SOURCES = (
+    ("/etc/yum.repos.d", r"(baseurl|mirrorlist|metalink)\s*="),
+    ("/etc/zypp/repos.d", r"(baseurl|mirrorlist)\s*="),
+    ("/etc/apk", r"(@\S+\s+)?(https?://|ftp://|/)"),
+)
+
+
+def _other_sources(subject: Subject) -> Iterator[str]:
+    known = [(folder, pattern) for folder, pattern in _OTHER_SOURCES if subject.root.is_dir(folder)]
+    if not known:
+        raise CannotLook("no apt, dnf, zypper or apk: where its packages come from is not known")
+    for folder, pattern in known:
+        names = ["repositories"] if folder == "/etc/apk" else subject.root.listdir(folder)
+        lines = [line for name in names for line in subject.lines(f"{folder}/{name}")]
+        if not any(re.match(pattern, line) for line in lines):
+            yield f"no active line in {folder}"
 
 
 def apt_source_files(subject: Subject) -> list[str]:

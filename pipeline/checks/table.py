@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.checks.model import ALL, AZURE_DOC, HOUSE, LINUX, SYSTEMD, Skip, Subject, check
-from pipeline.offline.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP
+from pipeline.checks.model import (
+    ALL,
+    AZURE_DOC,
+    HOUSE,
+    LINUX,
+    SYSTEMD,
+    WINDOWS,
+    CannotLook,
+    Skip,
+    Subject,
+    check,
+)
+from pipeline.errors import DiskError
+from pipeline.offline.disk import Disk, Volume
+from pipeline.offline.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP, Partition
 
 MIB = 1 << 20
 
@@ -18,12 +31,21 @@ MIB = 1 << 20
     source=SYSTEMD,
     profiles=ALL,
     needs_root=False,
+    waivable=False,
 )
 def fs_clean(subject: Subject) -> Iterator[str]:
+    looked = []
     for volume in subject.disk.filesystems:
         facts = volume.facts
         if facts is None:
+            dirty = _marked_dirty(subject.disk, volume)
+            if dirty is not None:
+                looked.append(volume)
+            # of a Windows, win-ntfs-clean says the same of NTFS
+            if dirty and not (volume.kind == "ntfs" and subject.profile in WINDOWS):
+                yield f"partition {volume.number} ({volume.kind}): not marked clean"
             continue
+        looked.append(volume)
         where = f"partition {volume.number} ({volume.kind})"
         if facts.needs_recovery:
             yield f"{where}: its journal has to be replayed"
@@ -35,6 +57,29 @@ def fs_clean(subject: Subject) -> Iterator[str]:
             yield f"{where}: deleted files are still to be freed"
         if not facts.checksum_ok:
             yield f"{where}: the superblock's checksum is wrong"
+    if not looked:
+        raise CannotLook("no file system that says how it was left")
+    subject.note(", ".join(f"partition {volume.number} ({volume.kind})" for volume in looked))
+
+
+#: Where FAT keeps the byte whose lowest bit Linux sets while it is mounted: fat_boot_sector of linux/msdos_fs.h.
+_FAT_STATE = {b"FAT32": 0x41, b"FAT16": 0x25, b"FAT12": 0x25}
+
+
+def _marked_dirty(disk: Disk, volume: Volume) -> bool | None:
+    """Whether a FAT or NTFS volume says that it was not unmounted; None of one that says nothing."""
+    if volume.kind == "vfat":
+        sector = disk.read(volume.start, 512)
+        kind = next((kind for kind in _FAT_STATE if kind in (sector[82:87], sector[54:59])), None)
+        return None if kind is None else bool(sector[_FAT_STATE[kind]] & 1)
+    if volume.kind == "ntfs":
+        facts = disk.filesystem(volume).attribute(_NTFS_VOLUME, _NTFS_INFORMATION)
+        return None if facts is None or len(facts) < 12 else bool(int.from_bytes(facts[10:12], "little") & 1)
+    return None
+
+
+#: $Volume's record and its $VOLUME_INFORMATION, whose flags say VOLUME_IS_DIRTY in their lowest bit.
+_NTFS_VOLUME, _NTFS_INFORMATION = 3, 0x70
 
 
 @check(
@@ -45,14 +90,83 @@ def fs_clean(subject: Subject) -> Iterator[str]:
     source=HOUSE,
     profiles=LINUX,
     needs_root=False,
+    waivable=False,
 )
 def linux_root(subject: Subject) -> Iterator[str]:
-    volume = subject.disk.root_volume
+    try:
+        volume = subject.disk.root_volume
+    except DiskError as error:
+        yield f"{error.message}{_other_system(subject)}"
+        return
     release = subject.root.text("/etc/os-release") or subject.root.text("/usr/lib/os-release")
     names = [line.split("=", 1)[1].strip('"') for line in release.splitlines() if line.startswith("PRETTY_NAME=")]
     subject.note(f"partition {volume.number}, {volume.kind}, {names[0] if names else 'no os-release'}")
     if not names:
         yield "no /etc/os-release"
+
+
+def _other_system(subject: Subject) -> str:
+    """What to ask for instead, where the disk holds a system of the other kind."""
+    windows = subject.profile in WINDOWS
+    try:
+        _ = subject.disk.root if windows else subject.disk.windows
+    except DiskError:
+        return ""
+    other = "a Linux: --profile azure-linux" if windows else "Windows: --profile azure-windows"
+    return f"; it holds {other} looks at that"
+
+
+@check(
+    "windows-root",
+    "A Windows root file system is found and can be read",
+    why="Without it nothing of what ships is proven.",
+    remedy="Inspect the disk of an installed Windows: NTFS, without BitLocker; a Linux has profiles of its own.",
+    source=HOUSE,
+    profiles=WINDOWS,
+    needs_root=False,
+    waivable=False,
+)
+def windows_root(subject: Subject) -> Iterator[str]:
+    try:
+        root = subject.disk.windows
+    except DiskError as error:
+        yield f"{error.message}{_other_system(subject)}"
+        return
+    number = next(volume.number for volume in subject.disk.filesystems if volume.start == root.start)
+    subject.note(f"partition {number}, ntfs")
+
+
+@check(
+    "volumes-read",
+    "Every volume on the disk is of a kind that can be read",
+    why="What lies in a volume that cannot be read ships without anybody having looked at it.",
+    remedy="Take the volume off the disk, make it ext4, or waive this check with the reason why it may ship.",
+    source=HOUSE,
+    profiles=ALL,
+    needs_root=False,
+)
+def volumes_read(subject: Subject) -> Iterator[str]:
+    seen = False
+    for volume in subject.disk.filesystems:
+        seen = seen or volume.readable
+        # swap holds no files, and has a check of its own
+        if volume.kind and not volume.readable and volume.kind != "swap":
+            yield f"partition {volume.number} holds {volume.kind}, which goldsmith cannot read"
+        elif not volume.kind and _holds_data(subject, volume):
+            yield f"partition {volume.number} holds data of a kind that goldsmith does not know"
+    if not seen:
+        raise CannotLook("no volume that holds files")
+
+
+#: Partitions without a file system: GRUB's core, Microsoft's reserved space, swap (which has a check of its own).
+_WITHOUT_FILES = (BIOS_BOOT, "e3c9e316-0b5c-4db8-817d-f92df00215ae", LINUX_SWAP, MBR_SWAP)
+
+
+def _holds_data(subject: Subject, volume: Volume) -> bool:
+    """Is there anything at the start of a partition that is meant to hold files?"""
+    types = {partition.number: partition.type for partition in subject.disk.partitions}
+    meant = types.get(volume.number) not in _WITHOUT_FILES
+    return meant and any(subject.disk.read(volume.start, min(volume.size, 68 << 10)))
 
 
 @check(
@@ -84,9 +198,17 @@ def partition_table(subject: Subject) -> Iterator[str]:
 )
 def gpt_backup(subject: Subject) -> Iterator[str]:
     if subject.disk.table.backup is None:
+        if subject.disk.table.kind == "none":
+            raise CannotLook("no partition table")
         raise Skip(f"the table is {subject.disk.table.kind}")
     if subject.disk.table.backup.fault:
         yield subject.disk.table.backup.fault
+
+
+def _partitions(subject: Subject) -> tuple[Partition, ...]:
+    if not subject.disk.partitions:
+        raise CannotLook("no partition on this disk")
+    return subject.disk.partitions
 
 
 @check(
@@ -100,7 +222,7 @@ def gpt_backup(subject: Subject) -> Iterator[str]:
     needs_root=False,
 )
 def partition_alignment(subject: Subject) -> Iterator[str]:
-    for partition in subject.disk.partitions:
+    for partition in _partitions(subject):
         if partition.start % MIB and partition.type != BIOS_BOOT:
             yield f"partition {partition.number} begins at byte {partition.start}"
 
@@ -116,7 +238,7 @@ def partition_alignment(subject: Subject) -> Iterator[str]:
 )
 def partition_bounds(subject: Subject) -> Iterator[str]:
     end, before = 0, 0
-    for partition in sorted(subject.disk.partitions, key=lambda each: each.start):
+    for partition in sorted(_partitions(subject), key=lambda each: each.start):
         if partition.start < end:
             yield f"partition {partition.number} begins inside partition {before}"
         if partition.end > subject.disk.size:
@@ -134,6 +256,8 @@ def partition_bounds(subject: Subject) -> Iterator[str]:
     needs_root=False,
 )
 def fs_bounds(subject: Subject) -> Iterator[str]:
+    if not any(volume.facts for volume in subject.disk.filesystems):
+        raise CannotLook("no file system that says how large it is")
     for volume in subject.disk.filesystems:
         if volume.facts is not None and volume.facts.size > volume.size:
             yield f"partition {volume.number}: {volume.facts.size} bytes of file system in {volume.size}"
@@ -150,7 +274,7 @@ def fs_bounds(subject: Subject) -> Iterator[str]:
 def free_space(subject: Subject) -> Iterator[str]:
     facts = subject.disk.root_volume.facts
     if facts is None:
-        raise Skip("only ext file systems say")
+        raise CannotLook("only ext file systems say how much is free")
     subject.note(f"{facts.free >> 20} of {facts.size >> 20} MiB free")
     if facts.free < min(facts.size // 10, 1 << 30):
         yield f"{facts.free >> 20} of {facts.size >> 20} MiB free"

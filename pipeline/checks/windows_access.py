@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.checks.model import HOUSE, Subject, windows_check
+from pipeline.checks.model import HOUSE, CannotLook, Subject, windows_check
 from pipeline.guests.windows.firewall import PREFIX, PROTOCOLS, rule_name
 from pipeline.offline.windows import shown
 
@@ -260,7 +260,9 @@ def agent(subject: Subject) -> Iterator[str]:
     source=HOUSE,
 )
 def guest_account(subject: Subject) -> Iterator[str]:
-    names = subject.windows.hive("SAM").keys(r"SAM\Domains\Account\Users\Names") or []
+    names = subject.windows.hive("SAM").keys(r"SAM\Domains\Account\Users\Names")
+    if not names:
+        raise CannotLook("SAM names no account: every Windows has some")
     known = {"administrator", "guest", "defaultaccount", "wdagutilityaccount"} | {n.lower() for n in subject.accounts}
     for name in names:
         if name.lower() not in known:

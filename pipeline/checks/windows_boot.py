@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.checks.model import Skip, Subject, windows_check
+from pipeline.checks.model import CannotLook, Subject, windows_check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import Hive
 from pipeline.offline.root import Root
@@ -29,6 +29,7 @@ _EMS_SETTINGS, _EMS_PORT, _EMS_BAUD = "{0ce4991b-e6b3-4b16-b23c-5e0d9250e5d9}", 
     why="Windows stops with INACCESSIBLE_BOOT_DEVICE or worse.",
     remedy="The hive is damaged: build again.",
     source="Microsoft: HKLM\\SYSTEM\\Select",
+    waivable=False,
 )
 def control_set(subject: Subject) -> Iterator[str]:
     current = subject.windows.hive("SYSTEM").value("Select", "Current")
@@ -84,7 +85,10 @@ def _starts(subject: Subject, name: str) -> Iterator[str]:
 def driver_files(subject: Subject) -> Iterator[str]:
     system, root = subject.windows.hive("SYSTEM"), subject.windows.root
     for control in subject.windows.control_sets:
-        for name in system.keys(f"{control}\\{_SERVICES}") or []:
+        services = system.keys(f"{control}\\{_SERVICES}")
+        if not services:
+            raise CannotLook(f"{control} has no services")
+        for name in services:
             values = subject.windows.settings(f"{control}\\{_SERVICES}\\{name}")
             if values.get("start") != 0 or values.get("type", 1) not in (1, 2):
                 continue
@@ -146,7 +150,7 @@ def boot_recovery(subject: Subject) -> Iterator[str]:
 
 
 def _bcd(subject: Subject) -> Hive:
-    """The boot configuration: on the ESP, or in Boot of whatever partition has one. Skips where none can be read."""
+    """The boot configuration: on the ESP, or in Boot of whatever partition has one. Raises DiskError (no-bcd)."""
     for volume in subject.disk.filesystems:
         if not volume.readable or volume.kind.startswith("ext"):
             continue
@@ -165,7 +169,7 @@ def _loaders(bcd: Hive) -> list[str]:
         name for name in bcd.keys("Objects") or [] if bcd.value(f"Objects\\{name}\\Description", "Type") == _LOADER
     ]
     if not found:
-        raise Skip("the BCD has no loader of an operating system")
+        raise CannotLook("the BCD has no loader of an operating system")
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from pipeline.checks.model import HOUSE, SYSPREP, Subject, has_data, windows_check
+from pipeline.checks.model import HOUSE, SYSPREP, CannotLook, Subject, has_data, windows_check
 from pipeline.errors import DiskError
 from pipeline.offline.windows import CONFIG, HIVES, decoded, shown
 
@@ -90,6 +90,7 @@ def setup_phase(subject: Subject) -> Iterator[str]:
     why="A dirty hive whose log is missing is loaded with stale values, or not at all.",
     remedy="Shut down in order, without fast startup; a hive is copied with its .LOG1 and .LOG2.",
     source="Windows registry file format: sequence numbers",
+    waivable=False,
 )
 def hives(subject: Subject) -> Iterator[str]:
     for name in HIVES:
@@ -112,6 +113,7 @@ def hives(subject: Subject) -> Iterator[str]:
     why="The first boot of every clone would begin with a disk check.",
     remedy="Shut down in order; chkdsk /f, then generalize again.",
     source="NTFS: $VOLUME_INFORMATION",
+    waivable=False,
 )
 def ntfs_clean(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
@@ -133,6 +135,7 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
     severity="warn",
 )
 def sysprep_errors(subject: Subject) -> Iterator[str]:
+    _need_sysprep_log(subject)
     for line in _log(subject, f"{_SYSPREP}/Panther/setuperr.log"):
         if re.search(r"\berror\b", line, re.IGNORECASE):
             yield line
@@ -146,6 +149,7 @@ def sysprep_errors(subject: Subject) -> Iterator[str]:
     source=SYSPREP,
 )
 def mode_vm(subject: Subject) -> Iterator[str]:
+    _need_sysprep_log(subject)
     for line in _log(subject, f"{_SYSPREP}/Panther/setupact.log"):
         if "/mode:vm" in line.lower():
             yield line
@@ -175,7 +179,7 @@ def rearm(subject: Subject) -> Iterator[str]:
 )
 def answer_passwords(subject: Subject) -> Iterator[str]:
     for path in _answer_files(subject):
-        if _passwords(subject.windows.root.read(path) or b""):
+        if _passwords(subject.windows.root.read_whole(path) or b""):
             yield path
 
 
@@ -202,7 +206,7 @@ def autologon(subject: Subject) -> Iterator[str]:
 )
 def users(subject: Subject) -> Iterator[str]:
     known = _NOBODYS | {name.lower() for name in subject.accounts}
-    for name in subject.windows.root.listdir("/Users"):
+    for name in _user_folders(subject):
         if name.lower() not in known and subject.windows.root.is_dir(f"/Users/{name}"):
             yield f"C:\\Users\\{name}"
 
@@ -216,7 +220,7 @@ def users(subject: Subject) -> Iterator[str]:
 )
 def history(subject: Subject) -> Iterator[str]:
     inner = "AppData/Roaming/Microsoft/Windows/PowerShell/PSReadLine/ConsoleHost_history.txt"
-    for name in subject.windows.root.listdir("/Users"):
+    for name in _user_folders(subject):
         if subject.windows.root.exists(f"/Users/{name}/{inner}"):
             yield f"C:\\Users\\{name}: ConsoleHost_history.txt"
 
@@ -328,8 +332,21 @@ def domain(subject: Subject) -> Iterator[str]:
 
 
 def _log(subject: Subject, path: str) -> list[str]:
-    text = decoded(subject.windows.root.read(path, 4 << 20) or b"")
+    text = decoded(subject.windows.root.read_whole(path) or b"")
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _need_sysprep_log(subject: Subject) -> None:
+    """Raises CannotLook where sysprep left no log of what it did: it always writes one."""
+    if not has_data(subject.windows.root, f"{_SYSPREP}/Panther/setupact.log"):
+        raise CannotLook(r"there is no Sysprep\Panther\setupact.log, or it is empty")
+
+
+def _user_folders(subject: Subject) -> list[str]:
+    names = subject.windows.root.listdir("/Users")
+    if not names:
+        raise CannotLook("C:\\Users is missing or empty: every Windows has profiles")
+    return names
 
 
 def _answer_files(subject: Subject) -> list[str]:

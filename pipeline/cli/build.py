@@ -171,6 +171,7 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 def report(outcome: Outcome) -> None:
     """Say what a build came to."""
+    from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, seal, size
 
     if outcome.unchanged:
@@ -179,10 +180,10 @@ def report(outcome: Outcome) -> None:
     if version is None:
         return
     disk = version.manifest["disk"]
-    passed = sum(check["status"] == "pass" for check in version.manifest["checks"])
+    verdict = count(version.manifest.get("checks"))
     boots = ", ".join(booted(cell, seen) for cell, seen in version.manifest.get("prove", {}).items())
     where = " ".join(version.channels) or version.manifest.get("state", "captured")
-    print(f"{version.name} {version.version}  {where}  {passed} checks passed  {boots}")
+    print(f"{version.name} {version.version}  {where}  {verdict}  {boots}")
     sizes = f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
     print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")
 

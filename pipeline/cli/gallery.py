@@ -67,6 +67,7 @@ def list_versions(
     as_json: AsJson = False,
 ) -> None:
     """List the masters, oldest first."""
+    from pipeline.checks.verdict import count
     from pipeline.cli.show import print_json, size, table
 
     gallery = _gallery()
@@ -75,7 +76,7 @@ def list_versions(
     damaged = [f"{error.path}: {error.why}" for image in names for error in gallery.damaged(image)]
     damaged += [f"{v.path / disk}: it is missing" for v in versions for disk in v.missing()]
     if as_json:
-        print_json([version.summary() for version in versions])
+        print_json([{**v.summary(), "verdict": count(v.manifest.get("checks")).to_json()} for v in versions])
         _refuse_damaged(damaged)
         return
     rows = []
@@ -91,11 +92,12 @@ def list_versions(
                 ",".join(told["channels"]),
                 told["state"] + ("" if told["signed_by"] else ", unsigned"),
                 generations,
+                count(version.manifest.get("checks")).short,
                 *shown,
                 told["created"],
             )
         )
-    table(rows, ("image", "version", "channels", "state", "gen", "size", "on disk", "created"))
+    table(rows, ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created"))
     for image in [name] if name else gallery.names():
         if refused := gallery.refused(image):
             when, run = refused.get("when", "?"), refused.get("run", "?")
@@ -115,6 +117,7 @@ def _refuse_damaged(damaged: list[str]) -> None:
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
+    from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, print_json, seal
     from pipeline.gallery.keeping import leases, withdrawn
 
@@ -142,10 +145,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"
         print(f"  LUN {disk.lun:<4} {told['path']}")
         print(f"           {_on_disk(told)}, {what}, caching {disk.caching}")
-    counts: dict[str, int] = {}
-    for check in manifest["checks"]:
-        counts[check["status"]] = counts.get(check["status"], 0) + 1
-    print(f"  checks   {', '.join(f'{number} {status}' for status, number in sorted(counts.items()))}")
+    print(f"  checks   {count(manifest.get('checks'))}")
     for cell, seen in manifest.get("prove", {}).items():
         told = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
         print(f"  {booted(cell, seen)}; {told}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,8 +43,9 @@ def inspect(
     ] = "",
     key: Annotated[str, typer.Option("--key", help=r"The key to list, such as 'SYSTEM\\Setup'.")] = "",
 ) -> None:
-    """Prove a disk at rest, without mount or root: 0 all right, 1 a check failed, 2 the disk cannot be read."""
+    """Prove a disk at rest, without mount or root: 0 proven, 1 a check failed or could not look, 2 unreadable."""
     from pipeline.checks import inspect_disk
+    from pipeline.checks.verdict import BLOCKING, count, system_of
     from pipeline.errors import CheckFailed, UsageError
 
     if as_json and as_html:
@@ -63,19 +63,28 @@ def inspect(
         generations=generation or (1, 2),
         ports=_ports(port) if port else None,
     )
+    listed = [result.to_json() for result in results]
+    verdict = count(listed)
     if as_json:
         from pipeline.cli.show import print_json
 
-        print_json({"disk": str(disk), "profile": profile, "checks": [result.to_json() for result in results]})
+        facts = {"disk": str(disk), "profile": profile, "system": system_of(listed), "verdict": verdict.to_json()}
+        print_json({**facts, "checks": listed})
     elif as_html:
         from pipeline.checks.html import report
 
-        print(report(disk.name, profile, results), end="")
+        print(report(disk, profile, results), end="")
     else:
         _print(results)
-    failed = [result.id for result in results if result.status == "fail"]
-    if failed:
-        raise CheckFailed(f"{disk.name}: {len(failed)} of {len(results)} checks failed", name="checks-failed")
+        print(verdict)
+    if not verdict.good:
+        names = {result.status for result in results}
+        marks = " or ".join(status for status in BLOCKING if status in names)
+        raise CheckFailed(
+            f"{disk.name}: {verdict}",
+            name="checks-failed" if "fail" in names else "checks-unchecked",
+            hint=f"mend what is marked {marks}, and inspect again",
+        )
 
 
 def _ports(words: Sequence[str]) -> list[tuple[str, int]]:
@@ -106,17 +115,16 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 def _print(results: Sequence[CheckResult]) -> None:
     import sys
 
-    colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "waived": "36"}
+    colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
+    column = max(map(len, colours))
     width = max(len(result.id) for result in results)
     for result in results:
-        status = f"{result.status:6}"
+        status = f"{result.status:{column}}"
         if sys.stdout.isatty():
             status = f"\x1b[{colours[result.status]}m{status}\x1b[0m"
         print(f"{status}  {result.id:{width}}  {result.evidence or result.title}")
         if result.status in ("fail", "warn"):
-            print(f"{'':6}  {'':{width}}  remedy: {result.remedy}")
-    counts: Counter[str] = Counter(result.status for result in results)
-    print(", ".join(f"{counts[status]} {status}" for status in colours if counts[status]))
+            print(f"{'':{column}}  {'':{width}}  remedy: {result.remedy}")
 
 
 def checks(

@@ -20,6 +20,8 @@ IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a l
 _MASTER = re.compile(r"(?P<image>[^@]*)(?:@(?P<ref>.*))?", re.DOTALL)
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 CHANNELS = ("golden", "candidate")
+#: Checks that others stand on: without them those would be waived unlooked at. The checks say the same (`waivable`).
+NOT_WAIVABLE = frozenset({"fs-clean", "linux-root", "windows-root", "win-control-set", "win-hives", "win-ntfs-clean"})
 
 #: What a disk's name says of its format, where it does. `.img` does not: it is raw to some and qcow2 to others.
 FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk"}
@@ -90,6 +92,15 @@ def unique(values: list[Any]) -> list[Any]:
 def format_version(value: int) -> int:
     if value != FORMAT:
         raise Wrong(f"format version {shown(value)} is not known; this goldsmith reads version {FORMAT}")
+    return value
+
+
+def waivable(value: str) -> str:
+    if value in NOT_WAIVABLE:
+        raise Wrong(
+            "cannot be waived (waive-not-possible): other checks stand on it, and nobody would have looked",
+            "mend the disk, or build on a file system that goldsmith reads",
+        )
     return value
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.checks.verdict import UNCHECKED, count
+
 #: Digests of one thing, by the algorithm's name.
 Digests = Mapping[str, str]
 
@@ -49,19 +51,32 @@ def results(manifest: Mapping[str, Any], subjects: Mapping[str, Digests]) -> dic
         by_status.setdefault(check["status"], []).append(f"check {check['id']}")
     proven = [f"prove {cell}: {what}" for cell, seen in manifest["prove"].items() for what in seen["checks"]]
     failed = [f"prove {cell}: {what}" for cell, seen in manifest["prove"].items() for what in seen["failures"]]
-    failed += by_status["fail"]
+    # what could not be looked at did not pass
+    unchecked = by_status.get(UNCHECKED, [])
+    failed += by_status["fail"] + unchecked
     warned = by_status["warn"] + by_status["waived"]
     return _statement(
         subjects,
         TEST_RESULT,
         {
-            "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
-            "configuration": list(_dependencies(manifest)),
+            # of no test at all nothing was passed
+            "result": "FAILED"
+            if failed or not (by_status["pass"] or warned or proven)
+            else "WARNED"
+            if warned
+            else "PASSED",
+            # the predicate has no place of its own for what did not run, and takes no other fields
+            "configuration": [*_dependencies(manifest), _numbers(manifest, by_status.get("skip", []))],
             "passedTests": by_status["pass"] + proven,
             "warnedTests": warned,
             "failedTests": failed,
         },
     )
+
+
+def _numbers(manifest: Mapping[str, Any], skipped: list[str]) -> dict[str, Any]:
+    """How many checks passed, failed, were skipped or could not look; and which were skipped."""
+    return {"name": "checks", "annotations": {**count(manifest["checks"]).to_json(), "skipped_checks": skipped}}
 
 
 def _statement(subjects: Mapping[str, Digests], kind: str, predicate: dict[str, Any]) -> dict[str, Any]:

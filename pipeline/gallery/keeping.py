@@ -158,8 +158,13 @@ def shut(version: Version) -> str | None:
         return f"it is {version.manifest.get('state', 'captured')}, not proven"
     if version.manifest.get("start") == "warm":
         return "it was built from a saved guest; the night builds it cold"
-    failed = [str(check["id"]) for check in version.manifest.get("checks", ()) if check["status"] == "fail"]
-    return f"checks failed: {', '.join(failed)}" if failed else None
+    by_status: dict[str, list[str]] = {}
+    for check in version.manifest.get("checks", ()):
+        by_status.setdefault(check["status"], []).append(str(check["id"]))
+    for status, words in (("fail", "checks failed"), ("unchecked", "checks that could not look")):
+        if status in by_status:
+            return f"{words}: {', '.join(by_status[status])}"
+    return None
 
 
 def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Version, Version]:

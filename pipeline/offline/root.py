@@ -12,7 +12,7 @@ from pipeline.offline.filesystem import FileSystem, Stat
 #: What the kernel allows (MAXSYMLINKS), and what a path may cost.
 MAX_LINKS, MAX_DEPTH = 40, 200
 #: Bytes that `read` gives where no limit is named, and names that `walk` gives at most.
-READ_LIMIT, WALK_LIMIT = 4 << 20, 2_000_000
+READ_LIMIT, WALK_LIMIT = 16 << 20, 2_000_000
 
 Place = tuple[FileSystem, int]
 
@@ -41,15 +41,25 @@ class Root:
                 self._mounts[tuple(part for part in words[1].split("/") if part)] = mounted
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
-        """The first `limit` bytes of a regular file."""
+        """The first `limit` bytes of a regular file, None where there is none. Raises DiskError (file-cut-short)."""
         place = self._find(path)
-        if place is None or place[0].stat(place[1]).type != "file":
+        if place is None or (facts := place[0].stat(place[1])).type != "file":
             return None
-        return place[0].read(place[1], 0, limit)
+        data = place[0].read(place[1], 0, limit)
+        if len(data) < min(limit, facts.size):
+            raise DiskError(f"{path}: {len(data)} of its {facts.size} bytes can be read", name="file-cut-short")
+        return data
+
+    def read_whole(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        """A regular file, None where there is none. Raises DiskError: file-too-large, file-cut-short."""
+        data = self.read(path, limit + 1)
+        if data is not None and len(data) > limit:
+            raise DiskError(f"{path} has more than the {limit >> 20} MiB that are read", name="file-too-large")
+        return data
 
     def text(self, path: str, limit: int = READ_LIMIT) -> str:
-        """A file as text, '' where it does not exist."""
-        return (self.read(path, limit) or b"").decode("utf-8", "replace")
+        """A file as text, '' where it does not exist. Raises DiskError as `read_whole`."""
+        return (self.read_whole(path, limit) or b"").decode("utf-8", "replace")
 
     def exists(self, path: str, *, follow: bool = True) -> bool:
         return self._find(path, follow=follow) is not None

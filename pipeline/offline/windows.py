@@ -71,6 +71,7 @@ class Windows:
 
     @cached_property
     def control_sets(self) -> tuple[str, ...]:
+        """Raises DiskError (no-control-set): what is asked of every one of them must not hold of none."""
         names = self.hive("SYSTEM").keys() or []
         found = tuple(name for name in names if re.fullmatch(r"ControlSet\d{3}", name, re.IGNORECASE))
         if not found:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pipeline
 from pipeline import command
+from pipeline.checks.verdict import count
 from pipeline.definition import MasterSource
 from pipeline.digests import CHUNK, FLAT_LIMIT, chunk_digests, flat_digest
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, CheckFailed
 from pipeline.evidence import unsigned
 from pipeline.evidence.judge import FORMAT
 from pipeline.evidence.seal import Contents, seal
@@ -52,6 +53,14 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             raise BuildError(f"{files[name]} is not the file that was proven", name="master-changed")
     lineage = job.made
     facts = {name: layer.facts for name, layer in lineage}
+    checks = facts.get("inspect", {}).get("checks", [])
+    if not count(checks).good:
+        # a master that inspect has not looked at is no better than one that failed there
+        raise CheckFailed(
+            f"the master is not proven by inspect: {count(checks)}",
+            name="master-not-inspected",
+            hint=f"goldsmith build {job.definition.name} --from inspect",
+        )
     suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
 
     def manifest(version: str) -> dict[str, Any]:
@@ -93,7 +102,8 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
             ],
             "definition": job.definition.path.read_text(encoding="utf-8"),
             "tools": tool_versions(job),
-            "checks": facts.get("inspect", {}).get("checks", []),
+            "checks": checks,
+            "verdict": count(checks).to_json(),
             "prove": facts.get("prove", {}).get("cells", {}),
             "timings": [
                 {"stage": name, "title": layer.record.get("title"), "seconds": layer.record.get("seconds")}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import checks
 from pipeline.checks import CheckResult
 from pipeline.checks.model import Status
+from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.definition import DataDisk
 from pipeline.errors import CheckFailed
 from pipeline.job import Job, Made, Work
@@ -17,6 +19,8 @@ from pipeline.record import write_json
 NAME = "inspect"
 VERSION = 1
 RESULTS = "checks.json"
+#: How many checks a message names that could not look for one cause.
+_NAMED = 8
 
 
 def plan(job: Job) -> tuple[Work, ...]:
@@ -65,24 +69,32 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     listed = [result.to_json() for result in results]
     write_json(job.log_file(RESULTS), listed)
     write_json(draft.path / RESULTS, listed)
-    failed = [result for result in results if result.status == "fail"]
+    verdict = count(listed)
     for result in results:
-        if result.status in ("fail", "warn"):
+        if result.status in (*BLOCKING, "warn", "waived"):
             job.line(f"{result.status}: {result.id}: {result.evidence}")
-    if failed:
-        lines = "\n".join(f"  {r.id}: {r.evidence}\n    remedy: {r.remedy}" for r in failed)
-        raise CheckFailed(
-            f"{len(failed)} of {len(results)} checks failed on the disk that would ship\n{lines}",
-            name=f"check-{failed[0].id}" if len(failed) == 1 else "checks-failed",
-            hint=f"all results are in {job.log_file(RESULTS)}",
-        )
-    counts = {status: sum(r.status == status for r in results) for status in ("pass", "warn", "skip", "waived")}
-    detail = f"{counts['pass']} checks passed"
-    if counts["warn"]:
-        detail += f", {counts['warn']} warnings"
-    if counts["waived"]:
-        detail += f", {counts['waived']} waived"
-    return Made(source.image, {"checks": listed, "counts": counts}, detail)
+    if not verdict.good:
+        raise _refusal(results, verdict, job.log_file(RESULTS))
+    return Made(source.image, {"checks": listed, "verdict": verdict.to_json()}, str(verdict))
+
+
+def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> CheckFailed:
+    """Why the disk does not ship: what failed, with its remedy, then what could not be looked at, by its cause."""
+    failed = [result for result in results if result.status == "fail"]
+    lines = [f"  {r.id}: {r.evidence}\n    remedy: {r.remedy}" for r in failed]
+    causes: dict[str, list[str]] = {}
+    for result in results:
+        if result.status == UNCHECKED:
+            causes.setdefault(result.evidence, []).append(result.id)
+    for cause, names in causes.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"  unchecked: {', '.join(names[:_NAMED])}{more}: {cause}")
+    blocking = [result.id for result in results if result.status in BLOCKING]
+    return CheckFailed(
+        "\n".join([f"the disk that would ship is not proven: {verdict}", *lines]),
+        name=f"check-{blocking[0]}" if len(blocking) == 1 else "checks-failed" if failed else "checks-unchecked",
+        hint=f"all results are in {log}",
+    )
 
 
 def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
@@ -104,4 +116,5 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
         "fail",
         evidence,
         "A step has written over it, or left it mounted: see what its steps do with the disk.",
+        "Clones get this disk as it is: what they find on it must be what the definition says.",
     )

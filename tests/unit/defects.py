@@ -12,13 +12,14 @@ from pathlib import Path
 
 import phony
 import windows_defects
-from phony import FILES, KERNEL, MODULES, ROOT_AT, ROOT_UUID, SIZE
+from phony import ESP_AT, FILES, KERNEL, MODULES, ROOT_AT, ROOT_SIZE, ROOT_UUID, SIZE
 
 from pipeline.vhd.footer import Footer
 
 Change = Callable[[Path, Path], None]
 
 GRUB = "boot/grub/grub.cfg"
+ROOT_END = ROOT_AT + ROOT_SIZE
 STATUS = "var/lib/dpkg/status"
 INITRD = f"/boot/initrd.img-{KERNEL}"
 HASH = "$6$salt$" + "a" * 86
@@ -102,6 +103,14 @@ def without(module: str) -> Change:
     return put(INITRD, phony.initramfs(tuple(name for name in MODULES if name != module)))
 
 
+def several(*changes: Change) -> Change:
+    def change(disk: Path, folder: Path) -> None:
+        for each in changes:
+            each(disk, folder)
+
+    return change
+
+
 def void(_: object) -> None:
     return None
 
@@ -123,6 +132,15 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a journal to replay": ("fs-clean", fs("feature needs_recovery")),
     "a file system with errors": ("fs-clean", fs("ssv state 3")),
     "a file system not unmounted": ("fs-clean", fs("ssv state 0")),
+    "a FAT file system not unmounted": ("fs-clean", raw(ESP_AT + 0x25, b"\1")),
+    "a volume of LVM's": (
+        "volumes-read",
+        several(sgdisk(f"-n4:{ROOT_END // 512}:+64K", "-t4:8E00"), raw(ROOT_END + 536, b"LVM2 001")),
+    ),
+    "a volume of nobody knows what": (
+        "volumes-read",
+        several(sgdisk(f"-n4:{ROOT_END // 512}:+64K", "-t4:8300"), raw(ROOT_END + 9, b"something")),
+    ),
     "a full file system": ("free-space", put("/usr/ballast", bytes(range(256)) * (130 << 10))),
     "a swap partition": (
         "swap",
@@ -135,7 +153,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "no GRUB core": ("boot-bios", raw(phony.CORE_AT, bytes(4096))),
     "half a GRUB core": ("boot-bios", raw(phony.CORE_AT + 512, bytes(4096))),
     "boot code that points elsewhere": ("boot-bios", raw(0x5C, struct.pack("<Q", 40000))),
-    "no BIOS boot partition": ("boot-bios", sgdisk("-t1:8300")),
+    "no BIOS boot partition": ("boot-bios", sgdisk("-t1:0C01")),
     "no loader at the fallback path": ("boot-efi", esp("EFI/BOOT/BOOTX64.EFI", None)),
     "a loader of another machine": (
         "boot-efi",
@@ -177,7 +195,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         put("/etc/udev/rules.d/90-mine.rules", 'ATTR{address}=="52:54:00:12:34:56", NAME="lan"\n'),
     ),
     "no storage rules": ("azure-storage-rules", fs("rm /etc/udev/rules.d/66-azure-storage.rules")),
-    "a package of i386": ("architecture", edit(STATUS, "Architecture: amd64", "Architecture: i386")),
+    "a program of i386": ("architecture", put("/usr/bin/sh", b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0")),
     "a package cut off": ("dpkg-state", edit(STATUS, "Status: install ok installed", "Status: install ok unpacked")),
     "a lock on passwd": ("account-locks", put("/etc/passwd.lock", "")),
     "an old Python": (
@@ -294,14 +312,6 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a token in a script": ("access-tokens", put("/usr/local/bin/pull", "TOKEN=ghp_" + "a1B2" * 9 + "\n")),
     "a storage key": ("access-tokens", put("/etc/fuse.cfg", "AccountKey=" + "Ab1+" * 21 + "xy==\n")),
 }
-
-
-def several(*changes: Change) -> Change:
-    def change(disk: Path, folder: Path) -> None:
-        for each in changes:
-            each(disk, folder)
-
-    return change
 
 
 #: Other disks that are good: nothing may be found on them.

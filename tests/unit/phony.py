@@ -69,6 +69,7 @@ FILES: dict[str, str] = {
     "usr/bin/cloud-init": "#!/usr/bin/python3\n",
     "usr/sbin/sshd": "\x7fELF",
     "usr/bin/python3.11": "\x7fELF",
+    "usr/bin/sh": "\x7fELF\2\1\1" + "\0" * 9 + "\2\0\x3e\0",
     "usr/lib/systemd/system/walinuxagent.service": "[Install]\nWantedBy=multi-user.target\n",
     "usr/lib/systemd/system/ssh.service": "[Install]\nWantedBy=multi-user.target\n",
     "usr/lib/systemd/system/cloud-init.service": "[Install]\nWantedBy=cloud-init.target\n",

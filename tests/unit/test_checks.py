@@ -20,6 +20,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return phony.as_vhd(phony.build(folder), folder / "disk.vhd")
 
 
+#: What no good disk has. A defect may leave checks that stand behind it unchecked.
+NOT_GOOD = ("fail", "warn", "unchecked")
+
+
 def results(disk: Path, **options: object) -> dict[str, CheckResult]:
     with open_disk(disk) as opened:
         return {result.id: result for result in run_checks(opened, **options)}  # type: ignore[arg-type]
@@ -51,12 +55,12 @@ def test_defect(good: Path, tmp_path: Path, name: str) -> None:
 def test_other_good_disks(good: Path, tmp_path: Path, name: str) -> None:
     disk = phony.copy(good, tmp_path / "disk.vhd")
     GOOD[name](disk, tmp_path)
-    assert findings(disk) == {}
+    assert {name: result.evidence for name, result in results(disk).items() if result.status in NOT_GOOD} == {}
 
 
 def test_every_check_has_a_defect() -> None:
-    # these two are about disks that the builder cannot make by one change
-    rest = {"linux-root", "partition-bounds", "fs-bounds"}
+    # these are about disks that the builder cannot make by one change
+    rest = {"linux-root", "windows-root", "partition-bounds", "fs-bounds"}
     found = {want for corpus in (DEFECTS, windows_defects.DEFECTS) for want, _ in corpus.values()}
     assert {check.id for check in all_checks()} - found <= rest
 
@@ -83,22 +87,6 @@ def test_generations_and_profiles(good: Path, tmp_path: Path) -> None:
     assert findings(disk, generations=[1]) == {}
     assert results(disk, generations=[1])["boot-efi"].status == "skip"
     assert "waagent-installed" not in results(disk, profile="any")
-
-
-def test_no_root_is_one_finding(tmp_path: Path) -> None:
-    disk = tmp_path / "empty.raw"
-    with disk.open("wb") as file:
-        file.truncate(8 << 20)
-    found = results(disk)
-    assert {name for name, result in found.items() if result.status == "fail"} <= {
-        "linux-root",
-        "partition-table",
-        "boot-bios",
-        "boot-efi",
-        "boot-efi-signed",
-        "boot-efi-config",
-    }
-    assert found["machine-id"].status == "skip" and found["vhd-footer"].status == "skip"
 
 
 def test_what_a_disk_says_reaches_no_terminal(good: Path, tmp_path: Path) -> None:

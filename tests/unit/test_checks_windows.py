@@ -111,16 +111,6 @@ def test_declared_ports(tmp_path: Path) -> None:
     assert evidence.startswith(f"ControlSet001: {PORT_NAME} is not as it was made: Active=FALSE, Active=TRUE")
 
 
-def test_no_windows_is_no_pass(tmp_path: Path) -> None:
-    disk = tmp_path / "empty.raw"
-    with disk.open("wb") as file:
-        file.truncate(8 << 20)
-    with open_disk(disk) as opened:
-        results = {result.id: result.status for result in run_checks(opened, profile=PROFILE)}
-    assert "pass" not in {status for name, status in results.items() if name.startswith("win-")}
-    assert "fail" in results.values()
-
-
 def test_what_is_installed(tmp_path: Path) -> None:
     disk = phony_windows.as_vhd(phony_windows.build(Model(), tmp_path), tmp_path / "disk.vhd")
     assert list_disk(disk, what="packages") == [

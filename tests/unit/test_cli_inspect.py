@@ -42,7 +42,7 @@ def test_a_finding_is_printed_before_it_raises(good: Path, tmp_path: Path) -> No
     phony.put(disk, "/root/.bash_history", "x\n", tmp_path)
     out, error = call("inspect", disk)
     assert isinstance(error, CheckFailed) and error.exit_code == 1
-    assert "fail    shell-history" in out and "remedy: rm -f" in out and "1 fail" in out
+    assert "fail       shell-history" in out and "remedy: rm -f" in out and "1 fail" in out
     out, error = call("inspect", disk, "--json", "--profile", "any", "--generation", "1")
     assert isinstance(error, CheckFailed) and json.loads(out)["profile"] == "any"
 

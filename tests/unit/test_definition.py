@@ -382,6 +382,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     # the rest
     "waive without a reason": (OK + 'waive: {apt-proxy: ""}\n', "3:20: waive.apt-proxy: must not be empty"),
+    "waive what others stand on": (
+        OK + "waive:\n  apt-proxy: ours\n  linux-root: it is XFS\n",
+        "5:3: waive.linux-root: cannot be waived (waive-not-possible): other checks stand on it, and nobody would"
+        " have looked (mend the disk, or build on a file system that goldsmith reads)",
+    ),
     "waive with nothing": (
         OK + "waive: {apt-proxy: }\n",
         "3:19: waive.apt-proxy: has no value (give it one, or remove the key)",
