@@ -62,7 +62,7 @@ def print_json(data: object) -> None:
 
 def booted(cell: str, seen: Mapping[str, Any]) -> str:
     """How a clone of a manifest came up, in a few words; one that nobody provisioned never did."""
-    seconds = seen["seconds"].get("ssh")
+    seconds = seen.get("seconds", {}).get("ssh")
     return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} as it should be"
 
 

@@ -15,6 +15,7 @@ from pipeline.evidence.signing import verified
 from pipeline.evidence.unsigned import EVIDENCE
 from pipeline.files import AnyObject, parse_json, read_text, regular_files
 from pipeline.gallery import MANIFEST, disks_of
+from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
 from pipeline.gallery.parcels import TEXT_LIMIT
 
 SBOM, SUMS = "sbom.cdx.json", "SHA256SUMS"
@@ -48,8 +49,7 @@ def _faults(
     folder: Path, manifest: Mapping[str, Any], keys: Sequence[Key], demanded: bool, admitted: Collection[str]
 ) -> Iterator[str]:
     files, odd = regular_files(folder)
-    for name, kind in odd.items():
-        yield f"{name} is {kind}, not a file"
+    yield from _odd_faults(folder, manifest, files, odd)
     exempt = file_digest(folder / MANIFEST) in admitted
     signed_by = manifest.get("signed_by")
     if signed_by is None and demanded and not exempt:
@@ -71,6 +71,17 @@ def _faults(
                 yield f"its manifest says that nobody signed it, and yet {name} is there"
     elif not exempt:
         yield from _signature_faults(folder, manifest, files, keys, demanded)
+
+
+def _odd_faults(
+    folder: Path, manifest: Mapping[str, Any], files: Collection[str], odd: Mapping[str, str]
+) -> Iterator[str]:
+    """What a version cannot hold, found before anything is read."""
+    for name, kind in odd.items():
+        yield f"{name} is {kind}, not a file"
+    for name in sorted(set(files) - disks_of(manifest).keys()):
+        if (size := (folder / name).lstat().st_size) > (MANIFEST_LIMIT if name == MANIFEST else TEXT_LIMIT):
+            yield f"{name} has {size} bytes, more than {TEXT_LIMIT}"
 
 
 def _sums_faults(folder: Path, manifest: Mapping[str, Any], files: Collection[str]) -> Iterator[str]:

@@ -46,6 +46,9 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     if odd:
         name, kind = next(iter(odd.items()))
         raise CheckFailed(f"{version.path / name} is {kind}, not a file", name="master-damaged", hint=_VERIFY)
+    for name, told in disks_of(version.manifest).items():
+        if name not in there or (version.path / name).stat().st_size != told["size"]:
+            raise CheckFailed(f"{version.path / name} is not what was captured", name="master-damaged", hint=_VERIFY)
     files = [name for name in there if name != SUMS]
     with scratch.folder_beside(target) as draft:
         for name in files:

@@ -65,7 +65,12 @@ def noise(disk: Path, *, flat: bool) -> dict[str, Any]:
 
 
 def captured(
-    gallery: Gallery, key: signing.SigningKey | None, *, flat: bool = True, luns: Sequence[int] = ()
+    gallery: Gallery,
+    key: signing.SigningKey | None,
+    *,
+    flat: bool = True,
+    luns: Sequence[int] = (),
+    extras: Sequence[tuple[str, Path]] = (),
 ) -> Version:
     """A version as the capture stage makes one, with small disks of noise."""
     disks = {name: gallery.root.parent / f"made-{name}" for name in (DISK, *map(data_file, luns))}
@@ -107,7 +112,7 @@ def captured(
     }
 
     complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
-    made = gallery.capture("web", disks, [], lambda version: {**manifest, "version": version}, complete)
+    made = gallery.capture("web", disks, extras, lambda version: {**manifest, "version": version}, complete)
     gallery.promote(made)
     return made
 
