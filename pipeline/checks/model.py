@@ -8,10 +8,11 @@ from functools import cached_property, wraps
 from typing import Literal
 
 from pipeline.errors import DiskError
-from pipeline.offline.disk import Disk, Volume
+from pipeline.offline.disk import Disk
 from pipeline.offline.packages import Package, packages
 from pipeline.offline.partitions import ESP
 from pipeline.offline.root import Root
+from pipeline.offline.volumes import Volume
 from pipeline.offline.windows import Windows
 
 #: `skip`: the check does not apply to this disk. `unchecked`: it applies, and could not look.

@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.offline.disk import Disk, Volume, open_disk
+    from pipeline.offline.disk import Disk, open_disk
     from pipeline.offline.root import Root
+    from pipeline.offline.volumes import Volume
 
 __all__ = ["Disk", "Root", "Volume", "open_disk"]
 
 #: Where each name lives. Loaded when it is asked for: whoever asks the sandbox needs none of the readers.
-_HOME = {"Disk": "disk", "Root": "root", "Volume": "disk", "open_disk": "disk"}
+_HOME = {"Disk": "disk", "Root": "root", "Volume": "volumes", "open_disk": "disk"}
 
 
 def __getattr__(name: str) -> Any:

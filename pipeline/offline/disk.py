@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from pipeline.errors import DiskError
-from pipeline.offline import containers, ext4, partitions
+from pipeline.offline import containers, partitions, volumes
+from pipeline.offline.ext4_files import Ext4FileSystem
+from pipeline.offline.fat import FatFileSystem
 from pipeline.offline.filesystem import FileSystem
+from pipeline.offline.ntfs import NtfsFileSystem
 from pipeline.offline.root import Root
+from pipeline.offline.volumes import Volume, how_to_read
 from pipeline.vhd.extents import ExtentSource, Reader
-
-#: File systems and volumes that goldsmith names but does not read: (offset, magic, name, what reads it).
-_NAMED = (
-    (0, b"XFSB", "xfs"),
-    (65600, b"_BHRfS_M", "btrfs"),
-    (536, b"LVM2 001", "lvm"),
-    (24, b"LVM2 001", "lvm"),
-    (4086, b"SWAPSPACE2", "swap"),
-    (0, b"LUKS\xba\xbe", "luks"),
-    (4096, b"\xfc\x4e\x2b\xa9", "raid"),
-    (3, b"-FVE-FS-", "bitlocker"),
-    (3, b"NTFS    ", "ntfs"),
-    (32769, b"CD001", "iso9660"),
-)
-
-
-#: What reads them, where it is not guestfish alone.
-_READERS = {
-    "luks": "unlock it where its key is, then ship it without encryption",
-    "bitlocker": "switch BitLocker off inside (manage-bde -off C:), then look again",
-    "raid": "ship a disk without software RAID",
-    "swap": "swap holds no files",
-}
-
-
-def how_to_read(kind: str) -> str:
-    """What to do about a file system or volume that goldsmith names but does not read."""
-    return _READERS.get(kind, f"install libguestfs-tools; guestfish --ro -i -a DISK reads {kind}")
-
-
-@dataclass(frozen=True)
-class Volume:
-    """What stands in one partition (or on the whole disk): `kind` is '' where nothing known does.
-
-    `facts` only for ext2 to ext4, read from the superblock before any reader touches the file system.
-    """
-
-    number: int
-    start: int
-    size: int
-    kind: str
-    label: str = ""
-    uuid: str = ""
-    facts: ext4.Ext4Facts | None = None
-
-    @property
-    def readable(self) -> bool:
-        return self.kind in ("ext2", "ext3", "ext4", "vfat", "ntfs")
 
 
 class Disk:
@@ -102,8 +56,8 @@ class Disk:
     def filesystems(self) -> tuple[Volume, ...]:
         """Every partition with what stands in it; a disk without a table is one volume with number 0."""
         if self.table.kind == "none":
-            return (self._probe(0, 0, self.size),)
-        return tuple(self._probe(p.number, p.start, p.size) for p in self.partitions)
+            return (volumes.probe(self.read, 0, 0, self.size),)
+        return tuple(volumes.probe(self.read, p.number, p.start, p.size) for p in self.partitions)
 
     def filesystem(self, volume: Volume) -> FileSystem:
         """The files of a volume. Raises DiskError: fs-unsupported, fs-damaged."""
@@ -111,11 +65,18 @@ class Disk:
             raise DiskError(
                 f"partition {volume.number} holds {volume.kind or 'nothing known'}: goldsmith cannot read that",
                 name="fs-unsupported",
-                hint=how_to_read(volume.kind) if volume.kind else None,
+                hint=how_to_read(volume.kind),
             )
         if volume.start not in self._filesystems:
-            self._filesystems[volume.start] = FileSystem(self.read, self.size, volume.start, volume.kind)
+            self._filesystems[volume.start] = self._open(volume)
         return self._filesystems[volume.start]
+
+    def _open(self, volume: Volume) -> FileSystem:
+        if volume.facts is not None:
+            return Ext4FileSystem(self.read, volume.start, volume.facts)
+        if volume.kind == "vfat":
+            return FatFileSystem(self.read, volume.start)
+        return NtfsFileSystem(self.read, self.size, volume.start)
 
     @cached_property
     def root(self) -> Root:
@@ -169,24 +130,6 @@ class Disk:
                 if value:
                     named[f"{key}={value.lower()}"] = self.filesystem(volume)
         return named
-
-    def _probe(self, number: int, start: int, size: int) -> Volume:
-        head = self.read(start, min(size, 68 << 10))
-        facts = ext4.parse_superblock(head[ext4.SUPERBLOCK_AT : ext4.SUPERBLOCK_AT + ext4.SUPERBLOCK_SIZE])
-        if facts is not None:
-            return Volume(number, start, size, facts.kind, facts.label, facts.uuid, facts)
-        for at, magic, kind in _NAMED:
-            if head[at : at + len(magic)] == magic:
-                serial = head[72:80][::-1].hex().upper() if kind == "ntfs" else ""
-                return Volume(number, start, size, kind, uuid=serial)
-        # FAT by its own type text; the boot sector's signature alone proves nothing
-        for text_at, id_at, label_at in ((82, 67, 71), (54, 39, 43)):
-            if head[text_at : text_at + 3] == b"FAT" and head[510:512] == b"\x55\xaa":
-                (serial_number,) = struct.unpack_from("<I", head, id_at)
-                label = head[label_at : label_at + 11].decode("ascii", "replace").strip()
-                name = f"{serial_number >> 16:04X}-{serial_number & 0xFFFF:04X}"
-                return Volume(number, start, size, "vfat", "" if label == "NO NAME" else label, name)
-        return Volume(number, start, size, "")
 
     def close(self) -> None:
         self._filesystems.clear()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import DiskError
-from pipeline.offline import tools
-from pipeline.offline.disk import Disk, Volume, open_disk
+from pipeline.offline import fat, tools
+from pipeline.offline.disk import Disk, open_disk
+from pipeline.offline.volumes import Volume
 
 #: More pieces of free room than this are damage or an attack.
 MAX_RANGES = 1 << 20
@@ -115,42 +116,7 @@ def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
 
 
 def _fat_free(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
-    """Free clusters by the first allocation table. Layout by Microsoft's FAT specification 1.03."""
-    boot = disk.read(volume.start, 512)
-    sector, per_cluster, reserved, tables, roots, total16 = struct.unpack_from("<HBHBHH", boot, 11)
-    (table16,) = struct.unpack_from("<H", boot, 22)
-    total32, table32 = struct.unpack_from("<II", boot, 32)
-    if sector not in (512, 1024, 2048, 4096) or not per_cluster or not tables:
-        return
-    table, total = table16 or table32, total16 or total32
-    data = reserved + tables * table + -(-roots * 32 // sector)
-    clusters = (total - data) // per_cluster
-    if clusters <= 0 or total * sector > volume.size:
-        return
-    raw = disk.read(volume.start + reserved * sector, table * sector)
-    if len(raw) < (clusters + 2) * (1.5 if clusters < 4085 else 2 if clusters < 65525 else 4):
-        return
-    size = per_cluster * sector
-    begin = volume.start + data * sector
-    start: int | None = None
-    for number, used in enumerate(_fat_used(raw, clusters)):
-        if not used and start is None:
-            start = number
-        elif used and start is not None:
-            yield begin + start * size, (number - start) * size
-            start = None
-    if start is not None:
-        yield begin + start * size, (clusters - start) * size
-
-
-def _fat_used(raw: bytes, clusters: int) -> Iterator[bool]:
-    """For each data cluster: is its entry anything but 0? The width follows from the count alone."""
-    for cluster in range(2, clusters + 2):
-        if clusters < 4085:
-            pair = raw[cluster * 3 // 2 : cluster * 3 // 2 + 2]
-            value = int.from_bytes(pair, "little") >> (4 if cluster % 2 else 0) & 0xFFF
-        elif clusters < 65525:
-            value = int.from_bytes(raw[cluster * 2 : cluster * 2 + 2], "little")
-        else:
-            value = int.from_bytes(raw[cluster * 4 : cluster * 4 + 4], "little") & 0x0FFFFFFF
-        yield value != 0
+    """Free clusters by the allocation table."""
+    layout = fat.parse_layout(disk.read(volume.start, 512))
+    if layout is not None and layout.size <= volume.size:
+        yield from fat.free_ranges(disk.read, volume.start, layout)

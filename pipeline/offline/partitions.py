@@ -1,6 +1,7 @@
 """Partition tables, read by our own parser: MBR with logical partitions, and GPT with both headers verified.
 
-Offsets and lengths are in bytes. Sectors are taken as 512 bytes, which is what a VHD has.
+Offsets and lengths are in bytes. Sectors are taken as 512 bytes, which is what a VHD has; a table for larger ones is
+named and refused.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipeline.errors import DiskError
+from pipeline.offline import volumes
 
 Read = Callable[[int, int], bytes]
 
 SECTOR = 512
+#: What else a disk's sectors may be: 4,096 bytes on "4K native" disks, 2,048 on optical ones.
+_OTHER_SECTORS = (4096, 2048, 1024, 8192)
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
 LINUX_SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
@@ -68,7 +72,11 @@ class Table:
 
 
 def read_table(read: Read, size: int) -> Table:
-    """The partition table of a disk. Raises DiskError (gpt-damaged) where a GPT was and neither copy is right."""
+    """The partition table of a disk.
+
+    Raises DiskError: gpt-damaged where a GPT was and neither copy is right, gpt-sector-size where it is right for
+    sectors of another size.
+    """
     mbr = read(0, SECTOR)
     signed = len(mbr) == SECTOR and mbr[510:] == b"\x55\xaa"
     kinds = [mbr[446 + 16 * i + 4] for i in range(4)] if signed else []
@@ -79,18 +87,38 @@ def read_table(read: Read, size: int) -> Table:
             backup = _agree(primary, backup)
         good = primary if primary.fault is None else backup
         if good.fault is not None:
+            _refuse_other_sectors(read, size)
             raise DiskError(
-                f"neither copy of the GPT is right: first {primary.fault}, backup {backup.fault}", name="gpt-damaged"
+                f"neither copy of the GPT is right: first {primary.fault}, backup {backup.fault}",
+                name="gpt-damaged",
+                hint="gdisk may find the partitions again (recovery menu), on a copy of the disk",
             )
         return Table("gpt", good.partitions, mbr[:440], primary, backup)
+    _refuse_other_sectors(read, size)
     if signed and any(kinds) and not _is_boot_sector(mbr):
-        return Table("mbr", tuple(_mbr(read, mbr, size)), mbr[:440])
+        found = tuple(_mbr(read, mbr, size))
+        # what names no place on the disk is boot code, or the table of a larger disk: look at the whole disk then
+        return Table("mbr" if found else "none", found, mbr[:440])
     return Table("none", (), mbr[:440])
 
 
+def _refuse_other_sectors(read: Read, size: int) -> None:
+    """A GPT that is right, read with larger sectors, has its partitions at other places than 512 bytes say."""
+    for sector in _OTHER_SECTORS:
+        for lba in (1, size // sector - 1):
+            header = read(lba * sector, SECTOR) if lba > 0 else b""
+            if _header_fault(header, lba) is None:
+                raise DiskError(
+                    f"the disk has a GPT for sectors of {sector:,} bytes; goldsmith reads sectors of 512 bytes only",
+                    name="gpt-sector-size",
+                    hint="a VHD has sectors of 512 bytes: make such a disk, and copy the file systems to it",
+                )
+
+
 def _is_boot_sector(sector: bytes) -> bool:
-    """A file system without a table ends in 55 aa too (FAT, NTFS)."""
-    return sector[3:11] == b"NTFS    " or sector[54:57] == b"FAT" or sector[82:85] == b"FAT"
+    """A file system without a table ends in 55 aa too; its boot code stands where a table has its entries."""
+    flags = {sector[446 + 16 * index] for index in range(4)}
+    return volumes.is_whole_disk(sector) or not flags <= {0, 0x80}
 
 
 def _agree(primary: Gpt, backup: Gpt) -> Gpt:
