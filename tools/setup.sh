@@ -29,6 +29,7 @@ PACKAGES=(
 TEST_PACKAGES=(
     libvhdi-utils cpio                          # second opinions on VHDs and archives
     ntfs-3g wimtools genisoimage                # disks and media as Windows has them
+    xfsprogs btrfs-progs exfatprogs f2fs-tools squashfs-tools  # file systems that are named, with blkid as the measure
     python3-hivex                               # registry hives, as the readers' measure
     strace                                      # what the sandbox's worker asks of the kernel
     grub-common grub-pc-bin kmod zstd fdisk     # a guest that plays Windows, NOT WINDOWS

@@ -12,6 +12,7 @@ from pipeline.errors import DiskError
 from pipeline.offline.filesystem import FileSystem
 from pipeline.offline.partitions import BIOS_BOOT, SECTOR
 from pipeline.offline.root import Root
+from pipeline.offline.volumes import HOLDERS
 
 GRUB_CFG = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
 _BOOTX64 = "/EFI/BOOT/BOOTX64.EFI"
@@ -174,13 +175,15 @@ def boot_efi_config(subject: Subject) -> Iterator[str]:
     if not folders:
         yield "no grub.cfg in any folder below EFI"
     known = {volume.uuid.lower() for volume in subject.disk.filesystems if volume.uuid}
+    closed = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
+    where = "is in no partition, and what is in " + ", ".join(closed) + " cannot be read" if closed else ""
     for name in folders:
         text = root.text(f"/EFI/{name}/grub.cfg")
         if not re.search(r"^\s*(search|configfile|source|linux|menuentry|blscfg|normal)\b", text, re.MULTILINE):
             yield f"EFI/{name}/grub.cfg has no command that leads to a boot entry"
         for wanted in re.findall(r"search(?:\.fs_uuid|.*--fs-uuid.*?)\s+([0-9A-Fa-f-]{9,36})", text):
             if wanted.lower() not in known:
-                yield f"EFI/{name}/grub.cfg looks for file system {wanted}, which is not on this disk"
+                yield f"EFI/{name}/grub.cfg looks for file system {wanted}, which {where or 'is not on this disk'}"
 
 
 def _machine(pe: bytes) -> int:

@@ -13,6 +13,10 @@ from pipeline.offline.filesystem import Read
 
 #: Kinds whose files are read.
 READABLE = frozenset({"ext2", "ext3", "ext4", "vfat", "ntfs"})
+#: Kinds that hold file systems in turn, which nobody sees from outside.
+HOLDERS = frozenset(
+    {"lvm", "raid", "luks", "bitlocker", "bcache", "drbd", "zfs", "vdo", "stratis", "ldm", "storage-spaces", "vmfs"}
+)
 #: What to do about the others, where it is not guestfish.
 _READERS = {
     "luks": "unlock it where its key is, then ship it without encryption",

@@ -11,7 +11,7 @@ import phony
 import pytest
 from cases import unpacked
 
-from pipeline.checks import list_disk
+from pipeline.checks import inspect_disk, list_disk
 from pipeline.command import find
 from pipeline.errors import DiskError
 from pipeline.offline import open_disk
@@ -221,6 +221,30 @@ def test_a_gpt_for_larger_sectors_is_named(tmp_path: Path) -> None:
         with pytest.raises(DiskError, match=f"{sector:,} bytes") as caught:
             open_disk(disk, "raw")
         assert caught.value.name == "gpt-sector-size" and "512 bytes" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("mark", "finding"),
+    [
+        ([(0, b"XFSB"), (32, bytes.fromhex("0123456789abcdef0123456789abcdef"))], ""),
+        ([(65600, b"_BHRfS_M"), (65568, bytes.fromhex("0123456789abcdef0123456789abcdef"))], ""),
+        ([(0, b"LUKS\xba\xbe")], "which is in no partition, and what is in luks cannot be read"),
+        ([], "which is not on this disk"),
+    ],
+)
+def test_grub_finds_a_file_system_that_is_only_named(
+    mark: list[tuple[int, bytes]], finding: str, tmp_path: Path
+) -> None:
+    disk = phony.build(tmp_path)
+    wanted = "01234567-89ab-cdef-0123-456789abcdef"
+    phony.put_esp(disk, "EFI/debian/grub.cfg", f"search.fs_uuid {wanted} root\n".encode(), tmp_path)
+    with disk.open("r+b") as file:
+        for at, data in mark:
+            # the first partition, where nothing that is read stands
+            file.seek(phony.CORE_AT + at)
+            file.write(data)
+    result = next(each for each in inspect_disk(disk) if each.id == "boot-efi-config")
+    assert (result.status, finding in result.evidence) == ("fail" if finding else "pass", True), result.evidence
 
 
 @pytest.mark.parametrize(
