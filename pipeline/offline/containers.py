@@ -12,9 +12,11 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import DiskError
 from pipeline.offline import qcow2, tools, vhdx, vmdk
@@ -284,12 +286,7 @@ def _read_map(links: tuple[Link, ...]) -> ExtentSource:
     order: dict[str, object] = {"fmt": links[0].fmt, "files": [str(link.path) for link in links]}
     table, size, data, packed = ExtentTable([link.path for link in links]), 0, 0, False
     running = tools.RUNNER.start("map", order)
-    # one entry a line, read as it comes: the list may be longer than memory
-    for line in running.lines():
-        text = line.strip().strip(b"[],")
-        if not text:
-            continue
-        entry = json.loads(text)
+    for entry in _entries(running):
         start, length = int(entry["start"]), int(entry["length"])
         # qemu-img map ends at the virtual size
         size = max(size, start + length)
@@ -302,6 +299,17 @@ def _read_map(links: tuple[Link, ...]) -> ExtentSource:
             table.add(start, length, depth, int(entry["offset"]))
     running.finish()
     return _unpacked(links, size, data) if packed else ExtentSource(size, table)
+
+
+def _entries(running: tools.Running) -> Iterator[dict[str, Any]]:
+    """What `qemu-img map` lists, one entry a line, some thousand at a time: the whole may be longer than memory."""
+    rest = b""
+    while chunk := os.read(running.stream.fileno(), 1 << 20):
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if not newline and len(rest) > tools.LINE_LIMIT:
+            break
+        yield from json.loads(b"[" + whole.strip(b"[], \n") + b"]")
+    yield from json.loads(b"[" + rest.strip(b"[], \n") + b"]")
 
 
 def _unpacked(links: tuple[Link, ...], size: int, data: int) -> ExtentSource:

@@ -273,8 +273,7 @@ class Worker:
         except GoldsmithError as error:
             self._send({"error": {"name": error.name, "message": error.message, "hint": error.hint}})
             return
-        # its time is not the reader's
-        self._until += 1.5 * self._seconds
+        self._until = max(self._until, time.monotonic() + 1.5 * self._tool.seconds)
         self._scratch.callback(self._tool.release)
         if self._tool.output:
             self._grants = Grants(
@@ -336,6 +335,10 @@ class Worker:
         return clean_text(said[-1], 300) if said else ""
 
     def _reap(self) -> None:
+        # it ends by itself when nobody is there any more to ask it
+        self._channel.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=0.5)
         command.kill(self._child)
         if self._child.stderr is not None:
             self._child.stderr.close()

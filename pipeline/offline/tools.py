@@ -27,7 +27,7 @@ from pipeline.offline.confined_exec import UNFIT
 #: Bytes of memory that a tool may take, and of one line of its output.
 MEMORY, LINE_LIMIT = 224 << 20, 1 << 20
 #: Seconds of processor for a small disk, and for each GiB that its file takes.
-SECONDS, SECONDS_PER_GIB = 12.0, 120.0
+SECONDS, SECONDS_PER_GIB = 8.0, 240.0
 #: Bytes that stay free where a disk is unpacked.
 RESERVE = 1 << 30
 #: How much larger than its file a packed disk may become: a cluster of 64 KiB, packed by zlib, has 100 bytes at
@@ -48,8 +48,9 @@ class Running:
         finish: Callable[[], None],
         abandon: Callable[[], None] = lambda: None,
         release: Callable[[], None] = lambda: None,
+        seconds: float = SECONDS,
     ) -> None:
-        self.stream, self.output = stream, output
+        self.stream, self.output, self.seconds = stream, output, seconds
         self._finish, self.abandon, self.release = finish, abandon, release
 
     def lines(self) -> Iterator[bytes]:
@@ -130,7 +131,7 @@ def _unpack(parameters: Mapping[str, Any], output: Path | None) -> Plan:
         str(files[0]),
         str(output),
     ]
-    return Plan(argv, files, [output], file_size=size, budget=budget, seconds=_seconds(files) + budget / (8 << 20))
+    return Plan(argv, files, [output], file_size=size, budget=budget, seconds=_seconds(files))
 
 
 def unpack_budget(files: Sequence[Path]) -> int:
@@ -174,13 +175,24 @@ class Local:
     def start(self, tool: str, parameters: Mapping[str, Any]) -> Running:
         """Raises DiskError where the order makes no sense, HostError where the tool is missing."""
         with ExitStack() as cleanup:
-            output = self._output(cleanup, int(parameters["size"])) if tool == "unpack" else None
+            output = self._room(cleanup, int(parameters["size"])) if tool == "unpack" else None
             plan = _TOOLS[tool](parameters, output)
             child = start_confined(plan)
             guard = _Guard(child, plan)
             assert child.stdout is not None
             release = cleanup.pop_all().close
-        return Running(child.stdout, "" if output is None else str(output), guard.finish, guard.abandon, release)
+        name = "" if output is None else str(output)
+        return Running(child.stdout, name, guard.finish, guard.abandon, release, plan.seconds)
+
+    def _room(self, cleanup: ExitStack, size: int) -> Path:
+        try:
+            return self._output(cleanup, size)
+        except OSError as error:
+            raise DiskError(
+                f"a disk of {size >> 30} GiB cannot be unpacked here: {error.strerror}",
+                name="disk-unpacks-too-large",
+                hint="set TMPDIR to where there is room, or unpack it where it comes from: qemu-img convert -O raw",
+            ) from None
 
     def _output(self, cleanup: ExitStack, size: int) -> Path:
         folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-", dir=self.scratch))

@@ -36,8 +36,8 @@ class Extent:
         return self.start + self.length
 
 
-#: More extents than this are damage or an attack: 64 GiB in pieces of 64 KiB.
-MAX_EXTENTS = 1 << 20
+#: More extents than this are damage or an attack: 32 GiB of which no two clusters of 64 KiB are neighbours.
+MAX_EXTENTS = 1 << 19
 
 
 class ExtentTable(Sequence[Extent]):

@@ -1,0 +1,48 @@
+"""Ask the sandbox of a disk and print what it cost: `python ask_all.py DISK QUESTION...`. JSON on stdout.
+
+A process of its own, so that the peak of its children's memory is theirs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.checks import inspect_disk, list_disk
+from pipeline.errors import GoldsmithError
+from pipeline.guests import threshold
+from pipeline.offline import mapping, sandbox, scrub
+
+QUESTIONS: dict[str, Callable[[Path], object]] = {
+    "inspect": inspect_disk,
+    "windows": lambda path: inspect_disk(path, profile="azure-windows"),
+    "tree": lambda path: list_disk(path, what="tree"),
+    "packages": lambda path: list_disk(path, what="packages"),
+    "volumes": lambda path: list_disk(path, what="volumes"),
+    "extents": lambda path: len(mapping.chain_extents(path).extents),
+    "boot": lambda path: [len(blob) for blob in sandbox.ask(threshold.BOOT_FILES, path).blobs],
+    "free": lambda path: len(scrub.free_extents(path)),
+}
+
+
+def main() -> None:
+    asked = {}
+    for question in sys.argv[2:]:
+        started = time.monotonic()
+        try:
+            answer = QUESTIONS[question](Path(sys.argv[1]))
+            name = f"answered: {str(answer)[:60]}" if isinstance(answer, int | list) else "answered"
+        except GoldsmithError as error:
+            name = error.name if error.hint else f"{error.name} without a hint"
+        asked[question] = [name, time.monotonic() - started]
+    # KiB
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps({"asked": asked, "peaks": peaks}))
+
+
+if __name__ == "__main__":
+    main()
