@@ -17,8 +17,9 @@ from pipeline.checks.model import (
     check,
 )
 from pipeline.errors import DiskError
-from pipeline.offline.disk import Disk, Volume
+from pipeline.offline.disk import Disk
 from pipeline.offline.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP, Partition
+from pipeline.offline.volumes import Volume
 
 MIB = 1 << 20
 
