@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.definition.rules import IMAGE_NAME
 from pipeline.files import RecordDamaged, Shape, read_json
@@ -98,6 +98,15 @@ class _Machine(Shape):
     memory: Size
 
 
+#: What the statements and the template of a master speak of.
+_WITH_EVIDENCE = frozenset(
+    [
+        *("summary", "state", "start", "os", "suite", "agent", "run", "accelerator", "machine", "first_boot"),
+        *("inputs", "prove", "tools", "definition"),
+    ]
+)
+
+
 class ManifestShape(Shape):
     """A version's manifest."""
 
@@ -127,6 +136,17 @@ class ManifestShape(Shape):
     rebuilt: _Rebuilt | None = None
     patched_from: str | None = None
     signed_by: str | None = None
+    evidence: int = 1
+
+    @model_validator(mode="after")
+    def _evidence_has_its_words(self) -> ManifestShape:
+        """A master that carries evidence has had all of this from the first."""
+        if "signed_by" in self.model_fields_set:
+            if missing := sorted(_WITH_EVIDENCE - self.model_fields_set):
+                raise ValueError(f"it has no {missing[0]}")
+            if self.machine is None or any(disk.tree_sha256 is None for disk in (self.disk, *self.data_disks)):
+                raise ValueError("it has no tree_sha256, or no machine")
+        return self
 
     @classmethod
     def advice(cls) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pipeline
-from pipeline import command
+from pipeline import command, scratch
 from pipeline.errors import DiskError, HostError
 from pipeline.offline.confined_exec import UNFIT
 
@@ -195,8 +194,8 @@ class Local:
             ) from None
 
     def _output(self, cleanup: ExitStack, size: int) -> Path:
-        folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="goldsmith-", dir=self.scratch))
-        path = Path(folder) / "disk.raw"
+        folder = cleanup.enter_context(scratch.folder(self.scratch, "unpacked"))
+        path = folder / "disk.raw"
         with path.open("xb") as file:
             file.truncate(size)
             if os.geteuid() == 0:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.digests import chunk_digests, flat_digest
@@ -66,7 +67,13 @@ def work(root: Path, seed: int) -> None:
             continue  # nothing to roll back to, there already, let go: a person's mistakes
 
 
-def capture(gallery: Gallery, root: Path, dice: random.Random) -> Version:
+def capture(
+    gallery: Gallery,
+    root: Path,
+    dice: random.Random,
+    complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
+    **words: object,
+) -> Version:
     disk = root / f"made-{os.getpid()}.vhd"
     with disk.open("wb") as file:
         file.truncate(DISK)
@@ -76,11 +83,12 @@ def capture(gallery: Gallery, root: Path, dice: random.Random) -> Version:
 
     def manifest(version: str) -> dict[str, object]:
         told = {"size": digests.size, "virtual_size": digests.size - 512, "sha256": flat_digest(disk)}
+        told["tree_sha256"] = digests.tree
         chunks = {"chunk_size": 2 << 20, "chunks_sha256": list(digests.chunks)}
         more = {"state": "proven", "start": "cold", "created": now(), "checks": [], "generations": [1]}
-        return {"name": NAME, "version": version, "disk": {**told, **chunks}, **more}
+        return {"name": NAME, "version": version, "disk": {**told, **chunks}, **more, **words}
 
-    made = gallery.capture(NAME, {MASTER: disk}, [], manifest)
+    made = gallery.capture(NAME, {MASTER: disk}, [], manifest, complete)
     disk.unlink()
     return made
 

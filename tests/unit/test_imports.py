@@ -102,3 +102,27 @@ def test_only_the_doors_touch_libvirt_and_subprocess() -> None:
         # what runs inside a guest has no doors
         if room(path) not in ("command", "offline") and path.parent.name != "inside":
             assert "subprocess" not in names, path
+
+
+def test_only_scratch_makes_temporary_files() -> None:
+    """What `clean` does not know of it cannot remove."""
+    for path in FILES:
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
+        }
+        if path.parent.name != "inside":
+            assert "tempfile" not in names, path
+
+
+#: Who reads JSON that is no record of goldsmith's: answers of tools, of guests and of the sandbox.
+ANSWERS = {"fabric", "hypervisor", "offline", "guests", "checks"}
+
+
+def test_only_files_reads_records() -> None:
+    """One reader bounds, checks and names what is damaged."""
+    for path in FILES:
+        if room(path) not in {*ANSWERS, "files"}:
+            assert "json.load" not in path.read_text(), path
