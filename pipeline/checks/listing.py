@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline import inventory
 from pipeline.offline.packages import packages
+from pipeline.offline.questions import visible
 from pipeline.offline.registry import Hive, Value
 from pipeline.offline.root import Root
-from pipeline.offline.units import units
+from pipeline.offline.units import services
 from pipeline.offline.windows import CONFIG, read_hive
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def prepare(what: str, key: str = "") -> None:
 
 
 def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
-    """The rows. Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal,
-    list-too-long, and the readers' own."""
+    """The rows. Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal, list-too-long,
+    no-os-release, no-package-database, no-services, and the readers' own."""
     rows, left = [], MAX_BYTES
     for row in _LISTS[what](disk, key)[:MAX_ROWS]:
         rows.append([_cell(cell) for cell in row])
@@ -55,7 +56,7 @@ def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
 
 
 def _cell(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:MAX_CELL])
+    return "".join(map(visible, text[:MAX_CELL]))[:MAX_CELL]
 
 
 def _clean(disk: Disk) -> None:
@@ -95,19 +96,33 @@ def _os(disk: Disk, _: str) -> list[list[str]]:
     _clean(disk)
     text = disk.root.text("/etc/os-release") or disk.root.text("/usr/lib/os-release")
     fields = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return [[name.strip(), value.strip().strip("\"'")] for name, _, value in fields]
+    rows = [[name.strip(), value.strip().strip("\"'")] for name, _, value in fields]
+    if not rows:
+        raise DiskError(
+            "the Linux root has no os-release that says what it is",
+            name="no-os-release",
+            hint="--list files shows what is there; /etc/os-release is every current distribution's",
+        )
+    return rows
 
 
 def _packages(disk: Disk, _: str) -> list[list[str]]:
     if (software := _software(disk)) is not None:
         return [[each.name, each.version, each.architecture] for each in inventory.programs(software)]
     _clean(disk)
-    return [[each.name, each.version, each.architecture] for each in packages(disk.root) if each.installed]
+    found = packages(disk.root)
+    if not found:
+        raise DiskError(
+            "the root has no record of installed packages that goldsmith knows (dpkg, rpm, apk, pacman, opkg)",
+            name="no-package-database",
+            hint="what is there without a package manager is in --list files",
+        )
+    return [[each.name, each.version, each.architecture] for each in found if each.installed]
 
 
 def _units(disk: Disk, _: str) -> list[list[str]]:
     _clean(disk)
-    return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in units(disk.root)]
+    return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in services(disk.root)]
 
 
 def _files(disk: Disk, _: str) -> list[list[str]]:

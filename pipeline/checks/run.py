@@ -25,6 +25,7 @@ from pipeline.checks.model import ALL, REGISTRY, WINDOWS, CannotLook, Check, Che
 from pipeline.checks.verdict import UNCHECKED
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
+from pipeline.offline.questions import clean_text
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
@@ -127,7 +128,7 @@ def _shown(lines: list[str]) -> str:
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     # what a disk says is not trusted: no control characters reach a terminal or a log
     text = "; ".join(line[:300] for line in lines[:_SHOWN]) + more
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return clean_text(text, len(text))
 
 
 def _result(check: Check, status: Status, evidence: str) -> CheckResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,6 +106,9 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
     from pipeline.cli.show import print_json, table
 
     rows = list_disk(disk, fmt, what=what, key=key)
+    if not rows:
+        # on stderr: an empty list is a right answer to a program
+        print(f"{disk.name}: no {what}", file=sys.stderr)
     if as_json:
         names = [name.lower().replace(" ", "_") for name in COLUMNS[what]]
         print_json([dict(zip(names, row, strict=True)) for row in rows])
@@ -113,8 +117,6 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 
 
 def _print(results: Sequence[CheckResult]) -> None:
-    import sys
-
     colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
     column = max(map(len, colours))
     width = max(len(result.id) for result in results)

@@ -17,6 +17,8 @@ from pipeline.offline.root import Root
 from pipeline.offline.volumes import Volume, how_to_read
 from pipeline.vhd.extents import ExtentSource, Reader
 
+__all__ = ["Disk", "Volume", "how_to_read", "open_disk"]
+
 
 class Disk:
     """An open disk. Use as a context manager.

@@ -110,8 +110,17 @@ def unpack(data: bytes) -> tuple[Any, tuple[bytes, ...]]:
 
 
 def clean_text(value: object, limit: int = 4096) -> str:
-    """A foreign text as it may be shown: printable, bounded."""
-    return "".join(char if char.isprintable() else "?" for char in str(value)[:limit])
+    """A foreign text as it may be shown: printable, bounded; tabs and line ends as spaces."""
+    text = (" " if char in "\t\n\r" else visible(char) for char in str(value)[:limit])
+    return "".join(text)[:limit]
+
+
+def visible(char: str) -> str:
+    """A character as it may be shown: itself, or an escape (a tab is \\t), so that different names stay different."""
+    if char.isprintable():
+        return char
+    # a byte of a name that is no UTF-8
+    return f"\\x{ord(char) - 0xDC00:02x}" if 0xDC80 <= ord(char) <= 0xDCFF else ascii(char)[1:-1]
 
 
 def clean_name(value: object) -> str:
