@@ -12,14 +12,16 @@ import json
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from pipeline import command
 from pipeline.definition import DataDisk
 from pipeline.errors import HostError
-from pipeline.fabric import imds, wireserver
+from pipeline.fabric import imds, limits, wireserver
 from pipeline.fabric.instance import (
     HTTP_PORT,
     IMDS,
@@ -57,8 +59,6 @@ Answer = Callable[[Instance, Request], Response]
 #: Seconds for dnsmasq to say that it serves, and its words for that.
 DHCP_DEADLINE = 10.0
 _SERVING = "sockets bound"
-#: Bytes of a body that the record keeps.
-KEPT_BODY = 4096
 
 
 def answer(instance: Instance, request: Request) -> Response:
@@ -79,9 +79,10 @@ class Guest:
     def __init__(self, instance: Instance, wire: Wire, logs: Path) -> None:
         self.instance = instance
         self.wire = wire
-        self.exchanges: list[Exchange] = []
-        self.reports: list[Report] = []
-        self.events: list[Event] = []
+        self.exchanges: deque[Exchange] = deque(maxlen=limits.KEPT_EXCHANGES)
+        self.reports: deque[Report] = deque(maxlen=limits.KEPT_REPORTS)
+        self.events: deque[Event] = deque(maxlen=limits.KEPT_EVENTS)
+        self._log_left = limits.LOG
         self._log = logs / "fabric.jsonl"
         self._began = time.monotonic()
         self._lock = threading.Lock()
@@ -111,7 +112,10 @@ class Guest:
             return list(self.exchanges)
 
     def record(self, request: Request, response: Response) -> None:
-        exchange = Exchange(round(time.monotonic() - self._began, 2), request, response)
+        """Keep what was said, as far as `limits` goes: the newest in memory, the first in the log."""
+        exchange = Exchange(
+            round(time.monotonic() - self._began, 2), _kept_request(request), _kept_response(response)
+        )
         said = wireserver.health_report(request) if request.host == WIRESERVER else None
         events = wireserver.events(request) if request.host == WIRESERVER else []
         with self._lock:
@@ -119,8 +123,31 @@ class Guest:
             self.events += events
             if said is not None:
                 self.reports.append(said)
-            with self._log.open("a") as log:
-                log.write(json.dumps(_as_json(exchange, said)) + "\n")
+            self._write(json.dumps(_as_json(exchange, said)) + "\n")
+
+    def _write(self, line: str) -> None:
+        if self._log_left <= 0:
+            return
+        if len(line) > self._log_left:
+            line = json.dumps({"note": f"the log is full at {limits.LOG >> 20} MiB: nothing more is written"}) + "\n"
+            self._log_left = 0
+        self._log_left -= len(line)
+        with self._log.open("a") as log:
+            log.write(line)
+
+
+def _kept_request(request: Request) -> Request:
+    """The request as the record keeps it: its bodies and words bounded."""
+    headers = {
+        name: value[: limits.KEPT_HEADER] for name in limits.KEPT_HEADERS if (value := request.headers.get(name))
+    }
+    return replace(
+        request, target=request.target[: limits.KEPT_TARGET], headers=headers, body=request.body[: limits.KEPT_BODY]
+    )
+
+
+def _kept_response(response: Response) -> Response:
+    return replace(response, body=response.body[: limits.KEPT_BODY])
 
 
 def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
@@ -137,11 +164,10 @@ def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
         data["report"] = {"state": report.state, "substatus": report.substatus, "description": report.description}
     for name, body in (("body", asked.body), ("answer", said.body)):
         if body:
-            kept = body[:KEPT_BODY]
             try:
-                data[name] = kept.decode()
+                data[name] = body.decode()
             except UnicodeDecodeError:
-                data[name] = "base64:" + base64.b64encode(kept).decode()
+                data[name] = "base64:" + base64.b64encode(body).decode()
     return data
 
 
@@ -156,6 +182,7 @@ class Fabric:
         self._numbers = iter(range(8192))
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
+        self._limits = limits.Limits()
 
     def __enter__(self) -> Fabric:
         try:
@@ -163,7 +190,7 @@ class Fabric:
             served += [(self._site.address, self._site.port)] if self._site else []
             self._namespace.lay({address for address, _ in served})
             for address, port in served:
-                listener = Listener(self._namespace.listen(address, port), self._answer)
+                listener = Listener(self._namespace.listen(address, port), self._answer, self._limits)
                 listener.start()
                 self._listeners.append(listener)
         except BaseException:
@@ -254,6 +281,7 @@ class Fabric:
                 f"--dhcp-option-force=245,{WIRESERVER}",
             ),
             log,
+            log_limit=limits.DHCP_LOG,
         )
         until = time.monotonic() + DHCP_DEADLINE
         while _SERVING not in log.read_text(errors="replace"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 from pipeline.definition import DataDisk
@@ -21,6 +22,7 @@ API_VERSIONS = (
 )  # fmt: skip
 #: userData came with this version.
 USER_DATA_SINCE = "2021-01-01"
+_INDEX = re.compile(r"[0-9]{1,4}", re.ASCII)
 _NEWEST = {"newest-versions": list(API_VERSIONS[-1:-4:-1])}
 
 
@@ -151,7 +153,7 @@ def _leaf(instance: Instance, version: str, names: list[str], query: dict[str, s
     here: Any = {"instance": {"compute": compute(instance, version), "network": network(instance)}}
     for name in names:
         if isinstance(here, list):
-            here = here[int(name)] if name.isdigit() and int(name) < len(here) else None
+            here = dict(enumerate(here)).get(int(name)) if _INDEX.fullmatch(name) else None
         elif isinstance(here, dict):
             here = next((value for key, value in here.items() if key.lower() == name), None)
         else:

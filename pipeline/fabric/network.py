@@ -133,7 +133,7 @@ class Namespace:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
-            listener.listen(128)
+            listener.listen(1024)
             return listener
 
         return self.run_inside(make)

@@ -8,6 +8,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+#: Connections that one relay has open at a time, each of them a thread; one too many is hung up on.
+CONNECTIONS = 64
 #: Seconds to reach the guest's port; a guest that does not listen refuses at once.
 REACH = 10.0
 
@@ -20,6 +22,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", port))
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._free = threading.Semaphore(CONNECTIONS)
         self._thread = threading.Thread(target=self._accept, name="relay", daemon=True)
         self._thread.start()
 
@@ -40,9 +43,18 @@ class Relay:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if not self._free.acquire(blocking=False):
+                near.close()
+                continue
             threading.Thread(target=self._serve, args=(near,), name="relayed", daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
+        try:
+            self._pass_on(near)
+        finally:
+            self._free.release()
+
+    def _pass_on(self, near: socket.socket) -> None:
         with near:
             try:
                 far = self._connect(REACH)

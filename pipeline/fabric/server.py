@@ -1,8 +1,12 @@
-"""The HTTP side: sockets in the namespace, one thread a connection, each guest known by its address alone."""
+"""The HTTP side: sockets in the namespace, one thread a connection, each guest known by its address alone.
+
+Nothing that a guest sends or leaves unsent takes more of the host than `limits` says.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 import time
@@ -11,11 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pipeline.fabric.instance import Request, Response
-
-#: Bytes of a request's body that are read; a guest has no business with more.
-LARGEST_BODY = 8 << 20
-#: Seconds for which a guest may keep a connection without a word.
-IDLE = 60.0
+from pipeline.fabric.limits import IDLE, LARGEST_BODY, LARGEST_HEAD, REQUEST, Limits
 
 #: Answers what came from an address; None where nobody is known there.
 Answer = Callable[[str, Request], Response | None]
@@ -27,11 +27,12 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, answer: Answer) -> None:
+    def __init__(self, listener: socket.socket, answer: Answer, limits: Limits | None = None) -> None:
         super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.answer = answer
+        self.limits = limits or Limits()
         self.thread = threading.Thread(target=self.serve_forever, args=(0.2,), name="fabric", daemon=True)
 
     def start(self) -> None:
@@ -42,65 +43,144 @@ class Listener(ThreadingHTTPServer):
         self.server_close()
         self.thread.join()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own; one too many is hung up on before it costs a thread."""
+        address = client_address[0]
+        if not self.limits.take_connection(address):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.limits.release_connection(address)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.limits.release_connection(client_address[0])
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A guest that hangs up in mid-sentence is no error of ours."""
 
 
+class _Inlet(io.RawIOBase):
+    """What a guest sends, with one deadline for a whole request and a bound for its head.
+
+    A socket's own timeout begins anew with each byte: a guest that sends one a minute would be read for ever.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._until = 0.0
+        self._left: int | None = None
+
+    def begin_head(self) -> None:
+        self._until, self._left = time.monotonic() + IDLE, LARGEST_HEAD
+
+    def begin_body(self) -> None:
+        self._until, self._left = time.monotonic() + REQUEST, None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        remaining = self._until - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("the request took too long")
+        if self._left is not None and self._left <= 0:
+            raise ConnectionAbortedError("the request's head is too large")
+        self._connection.settimeout(remaining)
+        count = self._connection.recv_into(buffer)
+        if self._left is not None:
+            self._left -= count
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE
     server: Listener
 
+    def setup(self) -> None:
+        super().setup()
+        self._inlet = _Inlet(self.connection)
+        self.rfile = io.BufferedReader(self._inlet, 8192)
+
+    def handle_one_request(self) -> None:
+        self._inlet.begin_head()
+        super().handle_one_request()
+
     def do_any(self) -> None:
-        address, port = self.connection.getsockname()[:2]
-        body = self._body()
-        if body is None:
+        self.connection.settimeout(REQUEST)
+        size = self._body_size()
+        if size is None:
             return
-        request = Request(
-            method=self.command,
-            port=port,
-            target=self.path,
-            headers={name.lower(): value for name, value in self.headers.items()},
-            body=body,
-            host=address,
-        )
-        said = self.server.answer(self.client_address[0], request)
-        if said is None:
+        guest = self.client_address[0]
+        if not self.server.limits.take_body(guest, size):
+            self._refuse(503)
+            return
+        try:
+            self._answer(guest, size)
+        finally:
+            self.server.limits.release_body(guest, size)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_any
+
+    def _answer(self, guest: str, size: int) -> None:
+        self._inlet.begin_body()
+        body = self.rfile.read(size)
+        self.connection.settimeout(REQUEST)
+        if len(body) < size:
             self.close_connection = True
             return
-        if said.delay:
-            time.sleep(said.delay)
-        if said.drop:
+        address, port = self.connection.getsockname()[:2]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        try:
+            answered = self.server.answer(guest, Request(self.command, port, self.path, headers, body, address))
+        except Exception:  # whatever a guest makes our answer trip over is a bad request of that guest, and no more
+            self._refuse(400)
+            return
+        if answered is None:
+            self.close_connection = True
+            return
+        if answered.delay:
+            time.sleep(answered.delay)
+        if answered.drop:
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self._say(said)
+        self._send(answered)
 
-    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_any
-
-    def _body(self) -> bytes | None:
-        """The request's body, None where it is none of HTTP's or too large."""
-        try:
-            length = int(self.headers.get("content-length") or 0)
-        except ValueError:
-            length = -1
-        if not 0 <= length <= LARGEST_BODY or "transfer-encoding" in self.headers:
-            self.close_connection = True
-            self._say(Response(413 if length > LARGEST_BODY else 400, b"", "text/plain"))
+    def _body_size(self) -> int | None:
+        """The size of the request's body, None where it is none of HTTP's or too large: that has been said then."""
+        written = self.headers.get_all("content-length") or ["0"]
+        if "transfer-encoding" in self.headers or len(set(written)) > 1:
+            self._refuse(400)
             return None
-        return self.rfile.read(length)
+        if not (written[0].isascii() and written[0].isdigit()):
+            self._refuse(400)
+            return None
+        if len(written[0]) > len(str(LARGEST_BODY)) or int(written[0]) > LARGEST_BODY:
+            self._refuse(413)
+            return None
+        return int(written[0])
 
-    def _say(self, said: Response) -> None:
-        self.send_response(said.status)
-        if said.status != 304:
-            self.send_header("Content-Type", said.kind)
-        self.send_header("Content-Length", str(len(said.body)))
-        for name, value in said.headers.items():
+    def _refuse(self, status: int) -> None:
+        self.close_connection = True
+        self._send(Response(status, b"", "text/plain"))
+
+    def _send(self, answered: Response) -> None:
+        self.send_response(answered.status)
+        if answered.status != 304:
+            self.send_header("Content-Type", answered.kind)
+        self.send_header("Content-Length", str(len(answered.body)))
+        for name, value in answered.headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(said.body)
+            self.wfile.write(answered.body)
 
     def version_string(self) -> str:
         return "goldsmith-fabric"

@@ -7,14 +7,26 @@ There are no extensions here; the goal state names none.
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
+import itertools
 import json
-from collections.abc import Callable
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 from lxml import etree
 
 from pipeline.errors import GoldsmithError
 from pipeline.fabric.certificates import sealed
 from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
+from pipeline.fabric.limits import KEPT_EVENTS, KEPT_WORDS, LARGEST_DOCUMENT
+
+#: A duration that a day has: more digits are no duration.
+_MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+#: Certificates that were sealed already: an agent asks again with each goal state.
+_KEPT_SEALS = 64
 
 PROTOCOL = "2012-11-30"
 PLUGIN_PROTOCOL = "2015-09-01"
@@ -146,6 +158,41 @@ def extensions_config(instance: Instance, _request: Request) -> Response:
     return _xml(root)
 
 
+class _Seals:
+    """Sealed certificates: one call of openssl for a guest at a time, and none for what was sealed already.
+
+    A guest may ask as often as it likes, with as many certificates as it can make; an answer takes openssl a second.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    def get(self, instance: Instance, transport: str) -> bytes:
+        """Raises GoldsmithError as `sealed` does, or where another one of this guest's is being made."""
+        key = (instance.vm_id, hashlib.sha256(transport.encode()).hexdigest())
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+            if instance.vm_id in self._busy:
+                raise GoldsmithError("another certificate of this machine is being made", name="fabric-busy")
+            self._busy.add(instance.vm_id)
+        try:
+            made = sealed(instance.name, transport)
+        finally:
+            with self._lock:
+                self._busy.discard(instance.vm_id)
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > _KEPT_SEALS:
+                self._kept.popitem(last=False)
+        return made
+
+
+_SEALS = _Seals()
+
+
 def certificates(instance: Instance, request: Request) -> Response:
     """The VM's certificates, sealed for the agent that asks with its own in a header."""
     asked_with = request.headers.get("x-ms-guest-agent-public-x509-cert", "")
@@ -154,7 +201,7 @@ def certificates(instance: Instance, request: Request) -> Response:
     _sub(root, "Incarnation", INCARNATION)
     _sub(root, "Format", "Pkcs7BlobWithPfxContents")
     try:
-        _sub(root, "Data", base64.encodebytes(sealed(instance.name, asked_with)).decode())
+        _sub(root, "Data", base64.encodebytes(_SEALS.get(instance, asked_with)).decode())
     except GoldsmithError as error:
         return Response(400, f"the agent's certificate cannot be used: {error.message}".encode(), "text/plain")
     return _xml(root)
@@ -233,41 +280,42 @@ def events(request: Request) -> list[Event]:
     """The telemetry events in a request, as far as they can be read."""
     if request.method != "POST" or request.query.get("comp", "").lower() != "telemetrydata":
         return []
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    found = []
-    try:
-        for node in etree.fromstring(request.body, parser).iterfind(".//Event"):
-            inner = etree.fromstring(f"<e>{node.text or ''}</e>", parser)
-            told = {param.get("Name", ""): param.get("Value", "") for param in inner.iterfind("Param")}
-            duration = told.get("Duration", "0")
-            found.append(
-                Event(
-                    told.get("Name", ""),
-                    told.get("Operation", ""),
-                    told.get("OperationSuccess", "").lower() == "true",
-                    told.get("Message", ""),
-                    int(duration) / 1000 if duration.isdigit() else 0.0,
-                )
+    found: list[Event] = []
+    for node in itertools.islice(_nodes(request.body, ".//Event"), KEPT_EVENTS):
+        values = {one.get("Name", ""): one.get("Value", "") for one in _nodes(f"<e>{node.text or ''}</e>", "Param")}
+        duration = values.get("Duration", "0")
+        found.append(
+            Event(
+                values.get("Name", "")[:KEPT_WORDS],
+                values.get("Operation", "")[:KEPT_WORDS],
+                values.get("OperationSuccess", "").lower() == "true",
+                values.get("Message", "")[:KEPT_WORDS],
+                int(duration) / 1000 if _MILLISECONDS.fullmatch(duration) else 0.0,
             )
-    except (etree.XMLSyntaxError, ValueError):
-        pass  # a guest may say anything; what could be read counts
+        )
     return found
+
+
+def _nodes(document: bytes | str, path: str) -> Iterator[etree._Element]:
+    """The elements at a path of what a guest sent; none where it is no XML or too large: a guest may say anything."""
+    if len(document) <= LARGEST_DOCUMENT:
+        with contextlib.suppress(etree.XMLSyntaxError, ValueError):
+            parser = etree.XMLParser(resolve_entities=False, no_network=True)
+            yield from etree.fromstring(document, parser).iterfind(path)
 
 
 def health_report(request: Request) -> Report | None:
     """What a guest said of itself, if this request is a health report that can be read."""
     if request.method != "POST" or request.query.get("comp", "").lower() != "health":
         return None
-    try:
-        tree = etree.fromstring(request.body, etree.XMLParser(resolve_entities=False, no_network=True))
-    except etree.XMLSyntaxError:
-        return None
-    state = tree.findtext(".//Health/State")
-    if state is None:
+    health = next(_nodes(request.body, ".//Health"), None)
+    tree = health.getroottree() if health is not None else None
+    state = tree.findtext(".//Health/State") if tree is not None else None
+    if tree is None or state is None:
         return None
     details = ".//Health/Details/"
     return Report(
-        state.strip(),
-        (tree.findtext(f"{details}SubStatus") or "").strip(),
-        (tree.findtext(f"{details}Description") or "").strip(),
+        state.strip()[:KEPT_WORDS],
+        (tree.findtext(f"{details}SubStatus") or "").strip()[:KEPT_WORDS],
+        (tree.findtext(f"{details}Description") or "").strip()[:KEPT_WORDS],
     )

@@ -21,10 +21,11 @@ from pipeline.definition import DataDisk
 from pipeline.fabric import answer, imds, wireserver
 from pipeline.fabric.certificates import sealed
 from pipeline.fabric.instance import IMDS, PLUGIN_PORT, WIRESERVER, Instance, Request, Response
+from pipeline.fabric.limits import LARGEST_BODY
 from pipeline.fabric.media import ovf_env, write_media
 from pipeline.fabric.network import address_of
 from pipeline.fabric.relay import Relay
-from pipeline.fabric.server import LARGEST_BODY, Listener
+from pipeline.fabric.server import Listener
 
 VM = Instance(
     name="web1",
