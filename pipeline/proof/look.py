@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 
 from pipeline import command
@@ -14,6 +12,7 @@ from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
+from pipeline.proof import web
 from pipeline.proof.verdict import Verdict
 
 #: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
@@ -23,6 +22,9 @@ CLOCK = 15.0
 #: How often an agent may ask for its goal state within MINUTE and still be at rest: waagent does each 6 s.
 GOAL_STATES = 20
 MINUTE = 60.0
+
+#: Seconds for a page that is expected, from the connection to its last byte.
+HTTP_DEADLINE = 10.0
 
 #: Runs as root in the clone. TOKEN is in the custom data that the clone was given. What `cloud-init status` would say
 #: is read from where it reads it: its Python takes an emulated clone ten seconds to start.
@@ -198,22 +200,18 @@ def expect(
             verdict.see(expectation.command, "exit code 0", True)
         return
     what = f"http port {expectation.port} {expectation.path}"
-    url = f"http://127.0.0.1:{ports[expectation.port]}{expectation.path}"
     last = "no answer"
 
     def answered() -> bool | None:
         nonlocal last
         try:
-            with urllib.request.urlopen(url, timeout=10) as reply:
-                status, body = reply.status, reply.read(1 << 20).decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            status, body = error.code, error.read(1 << 20).decode(errors="replace")
+            answer = web.fetch(ports[expectation.port], expectation.path, HTTP_DEADLINE)
         except OSError as error:
             last = str(error)
             return None
-        last = f"{status}, {len(body)} bytes"
-        good = status == expectation.status and (expectation.contains or "") in body
-        verdict.see(what, last if good else f"{last}: {body[:120]!r}", good)
+        last = answer.describe()
+        good = answer.status == expectation.status and (expectation.contains or "") in answer.body
+        verdict.see(what, last if good else f"{last}: {answer.body[: web.WORDS]!r}", good)
         return True
 
     try:
