@@ -26,6 +26,9 @@ def main() -> None:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    from pipeline.cli.door import guard_output
+
+    guard_output()
     code = _guarded()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -147,6 +147,9 @@ def refuse_target(target: Path, *, force: bool) -> None:
     """Raise UsageError (target-exists) or HostError (cannot-write) where a file cannot come to be at `target`."""
     if target.is_dir():
         raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file")
+    if target.exists() and not target.is_file():
+        # a rename would put a file in a device's place
+        raise UsageError(f"{target} is no file", name="target-not-a-file", hint="name a file that is to be made")
     if not force and os.path.lexists(target):
         raise _exists(target)
     if not target.absolute().parent.is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.checks.model import CheckResult
 from pipeline.checks.verdict import count, system_of
 from pipeline.digests import flat_digest
+from pipeline.printable import printable
 
 #: The order of the page: what shuts the gate comes first.
 _ORDER = ("fail", "unchecked", "warn", "waived", "skip", "pass")
@@ -21,7 +22,12 @@ def report(path: Path, profile: str, results: Sequence[CheckResult]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("pipeline.checks", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("pipeline.checks", "."),
+        autoescape=True,
+        # a page is read in an editor and a pager too
+        finalize=printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     size = path.stat().st_size
     listed = [result.to_json() for result in results]

@@ -174,7 +174,8 @@ def _holds_data(subject: Subject, volume: Volume) -> bool:
     "partition-table",
     "The first partition table is whole",
     why="Firmware and kernels read it first; a damaged one boots only by luck.",
-    remedy="Repair with sgdisk -e, or build again.",
+    remedy="Build again; or mend a raw copy, which has no footer to lose: goldsmith vhd convert DISK COPY.raw, "
+    "sgdisk -e COPY.raw, goldsmith vhd convert COPY.raw NEW.vhd.",
     source="UEFI specification 5.3",
     profiles=ALL,
     needs_root=False,
@@ -192,7 +193,7 @@ def partition_table(subject: Subject) -> Iterator[str]:
     "gpt-backup",
     "The backup GPT header stands in the last sector and agrees with the first",
     why="A disk that was cut or grown without it loses its table on the first repair; Azure resizes disks.",
-    remedy="sgdisk -e DISK moves it to the end; convert with the exact size.",
+    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt (not sgdisk: on a VHD it writes over the footer).",
     source="UEFI specification 5.3",
     profiles=ALL,
     needs_root=False,

@@ -47,7 +47,7 @@ def capture(
 
     need_root("capture")
     if not disk.is_file():
-        raise UsageError(f"{disk} is no file", name="disk-missing")
+        raise UsageError(f"{disk} is no file", name="disk-missing", hint="name a disk's file; pipes are not read")
     _undefined(name)
     found = refuse_foreign_references(disk)
     reasons = dict(_reason(each) for each in waive)

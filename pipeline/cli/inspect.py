@@ -42,28 +42,37 @@ def inspect(
             "--list", metavar="WHAT", help="Run no check; list volumes, os, packages, units, files, tree or registry."
         ),
     ] = "",
+    unpack: Annotated[
+        bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")
+    ] = False,
     key: Annotated[str, typer.Option("--key", help=r"The key to list, such as 'SYSTEM\\Setup'.")] = "",
 ) -> None:
     """Prove a disk at rest, without mount or root: 0 proven, 1 a check failed or could not look, 2 unreadable."""
+    from contextlib import nullcontext
+
     from pipeline.checks import inspect_disk
     from pipeline.checks.verdict import BLOCKING, count, system_of
     from pipeline.errors import CheckFailed, UsageError
+    from pipeline.offline.unpack import unpacked
 
     if as_json and as_html:
         raise UsageError("--json or --html, not both", name="two-outputs")
+    opened = unpacked(disk) if unpack else nullcontext(disk)
     if what or key:
-        _list(disk, fmt or None, what or "registry", key, as_json)
+        with opened as plain:
+            _list(plain, fmt or None, what or "registry", key, as_json)
         return
     if not set(generation) <= {1, 2}:
         raise UsageError("a generation is 1 or 2", name="unknown-generation")
-    results = inspect_disk(
-        disk,
-        fmt or None,
-        profile=profile,
-        accounts=account,
-        generations=generation or (1, 2),
-        ports=_ports(port) if port else None,
-    )
+    with opened as plain:
+        results = inspect_disk(
+            plain,
+            fmt or None,
+            profile=profile,
+            accounts=account,
+            generations=generation or (1, 2),
+            ports=_ports(port) if port else None,
+        )
     listed = [result.to_json() for result in results]
     verdict = count(listed)
     if as_json:
@@ -117,14 +126,15 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 
 
 def _print(results: Sequence[CheckResult]) -> None:
+    from pipeline.cli.door import paint
+    from pipeline.printable import one_line
+
     colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
     column = max(map(len, colours))
     width = max(len(result.id) for result in results)
     for result in results:
-        status = f"{result.status:{column}}"
-        if sys.stdout.isatty():
-            status = f"\x1b[{colours[result.status]}m{status}\x1b[0m"
-        print(f"{status}  {result.id:{width}}  {result.evidence or result.title}")
+        status = paint(f"{result.status:{column}}", colours[result.status])
+        print(f"{status}  {result.id:{width}}  {one_line(result.evidence or result.title)}")
         if result.status in ("fail", "warn"):
             print(f"{'':{column}}  {'':{width}}  remedy: {result.remedy}")
 

@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import GoldsmithError
+from pipeline.cli import door
+from pipeline.errors import DiskError, GoldsmithError
+from pipeline.printable import one_line, printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -23,12 +25,14 @@ _NAME = 12
 
 def print_error(error: GoldsmithError) -> None:
     """What, why, where to look, how to go on. On stderr."""
-    lines = error.message.splitlines() or [""]
+    # a disk's text must not forge a line; a definition has a line for each fault
+    foreign = isinstance(error, DiskError)
+    lines = [one_line(error.message)] if foreign else printable(error.message).rstrip("\n").split("\n")
     out = [f"goldsmith: {lines[0]}", *lines[1:]]
     if error.evidence:
-        out.append(f"  look   {error.evidence}")
+        out.append(f"  look   {one_line(error.evidence)}")
     if error.hint:
-        out.append(f"  hint   {error.hint}")
+        out.append(f"  hint   {printable(error.hint)}")
     print("\n".join(out), file=sys.stderr)
 
 
@@ -75,9 +79,10 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
     """Aligned columns; a header only where there are rows."""
     if not rows:
         return
-    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def size(number: int) -> str:
@@ -132,9 +137,18 @@ class Progress:
         self._current = (stage, text)
         self._title = text
         if self._terminal and self._live is None:
+            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(refresh_per_second=4, transient=True, get_renderable=self._renderable)
+            # its own prints pass the door; what it draws is made printable first
+            self._live = Live(
+                console=Console(file=door.unguarded()),
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                get_renderable=self._renderable,
+            )
             self._live.start()
         elif not self._terminal:
             self._line(f"{stage:{_NAME}} ...             {text}")
@@ -166,7 +180,9 @@ class Progress:
             return Text("")
         stage, text = self._current
         return Text(
-            f"{stage:{_NAME}} {time.monotonic() - self._began:5.0f} s  {text}", no_wrap=True, overflow="ellipsis"
+            f"{stage:{_NAME}} {time.monotonic() - self._began:5.0f} s  {one_line(text)}",
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
     def _draw(self) -> None:
@@ -174,6 +190,7 @@ class Progress:
             self._live.refresh()
 
     def _line(self, text: str) -> None:
+        text = one_line(text)
         if self._live is not None:
             from rich.text import Text
 

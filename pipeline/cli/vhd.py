@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pipeline.cli import context
+from pipeline.printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 Parent = Annotated[Optional[Path], typer.Option("--parent", help="Where the parent stands now.")]  # noqa: UP045
 AnyTime = Annotated[bool, typer.Option("--any-time", help="The parent's time may differ (it was copied).")]
-Format = Annotated[str, typer.Option("--format", help="The source's format, where its content does not tell.")]
+Format = Annotated[
+    str, typer.Option("--format", help="The source's format, where its content or its name does not tell it rightly.")
+]
+MoveGpt = Annotated[bool, typer.Option("--move-gpt", help="Move the second partition table to the disk's new end.")]
+Unpack = Annotated[bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +55,8 @@ def _progress() -> Callable[[int, int], None] | None:
     import sys
     import time
 
+    from pipeline.cli import door
+
     if not sys.stderr.isatty():
         return None
     last = 0.0
@@ -58,8 +65,8 @@ def _progress() -> Callable[[int, int], None] | None:
         nonlocal last
         if time.monotonic() - last > 0.2 or done >= total:
             last = time.monotonic()
-            end = "\n" if done >= total else ""
-            print(f"\r{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
+            begin, end = door.own("\r", sys.stderr), "\n" if done >= total else ""
+            print(f"{begin}{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
 
     return show
 
@@ -110,17 +117,38 @@ def info(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHDs.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a VHD's footer and header say."""
-    from pipeline.cli.show import print_json
+    """Show what the footers and headers of VHDs hold; those that cannot be read are named, and the exit code is 2."""
+    from pipeline.cli.show import print_error, print_json
+    from pipeline.errors import DiskError
 
-    told = [_told(path) for path in files]
+    found: list[dict[str, Any]] = []
+    bad: list[DiskError] = []
+    for path in files:
+        try:
+            found.append(_told(path))
+        except DiskError as error:
+            bad.append(error)
+            found.append({"path": str(path), "fault": error.name, "message": error.message})
     if as_json:
-        print_json(told if len(told) > 1 else told[0])
-        return
-    for each in told:
-        for key, value in each.items():
-            print(f"{key.replace('_', ' '):16}  {value}")
-        print()
+        if len(files) > 1:
+            print_json(found)
+        elif not bad:
+            print_json(found[0])
+    else:
+        for each in found:
+            if "fault" not in each:
+                _print_facts(each)
+    # the good ones are shown whatever the others are; each bad one has an error of its own
+    for each_bad in bad[:-1]:
+        print_error(each_bad)
+    if bad:
+        raise bad[-1]
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):16}  {one_line(value)}")
+    print()
 
 
 def verify(
@@ -150,7 +178,7 @@ def verify(
             with vhd_extents(path, parent=parent, check_time=not any_time):
                 pass
         except DiskError as error:
-            if error.name == "disk-unreadable":
+            if error.name in ("disk-missing", "disk-unreadable", "disk-not-a-file"):
                 raise
             faults.setdefault(error.name, error.message)
         reports.append({"path": str(path), "right": not faults, "faults": faults})
@@ -160,12 +188,16 @@ def verify(
         for path, report in zip(files, reports, strict=True):
             shown = report["faults"]
             assert isinstance(shown, dict)
-            print(f"{path}: {'right' if not shown else ''}")
+            print(f"{one_line(path)}: {'right' if not shown else ''}")
             for name, what in shown.items():
-                print(f"  {name}: {what}")
+                print(f"  {name}: {one_line(what)}")
     wrong = [report for report in reports if not report["right"]]
     if wrong:
-        raise CheckFailed(f"{len(wrong)} of {len(files)} VHDs are not right", name="vhd-not-right")
+        raise CheckFailed(
+            f"{len(wrong)} of {len(files)} VHDs are not right",
+            name="vhd-not-right",
+            hint="goldsmith vhd convert FILE NEW.vhd writes a right one of what can be read",
+        )
 
 
 def convert(
@@ -177,15 +209,27 @@ def convert(
     fmt: Format = "",
     parent: Parent = None,
     any_time: AnyTime = False,
+    move_gpt: MoveGpt = False,
+    unpack: Unpack = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a disk as another kind; VHDs get a whole number of MiB, holes stay holes."""
+    from contextlib import nullcontext
+
+    from pipeline import scratch
     from pipeline.offline import transfer
+    from pipeline.offline.unpack import unpacked
 
     kind = to or transfer.kind_of(target)
-    with transfer.open_source(source, fmt or None, parent=parent, check_time=not any_time) as disk:
-        made = transfer.convert(disk, target, kind, timestamp=_now(), force=force, progress=_progress())
+    scratch.refuse_target(target, force=force)
+    with (
+        unpacked(source, target.absolute().parent) if unpack else nullcontext(source) as plain,
+        transfer.open_source(plain, fmt or None, parent=parent, check_time=not any_time) as disk,
+    ):
+        made = transfer.convert(
+            disk, target, kind, timestamp=_now(), force=force, progress=_progress(), move_gpt=move_gpt
+        )
     _print_made(made, as_json)
 
 
@@ -194,9 +238,10 @@ def _print_made(made: Made, as_json: bool) -> None:
 
     if as_json:
         told = {"path": str(made.path), "kind": made.kind, "size": made.size, "file_size": made.file_size}
-        print_json({**told, "allocated": made.allocated})
+        print_json({**told, "allocated": made.allocated, "moved_gpt": made.moved_gpt})
     else:
-        print(f"{made.path}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk")
+        moved = "; the second GPT was moved to the end" if made.moved_gpt else ""
+        print(f"{one_line(made.path)}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk{moved}")
 
 
 def create(
@@ -213,16 +258,30 @@ def create(
 
     if parent is not None:
         if size:
-            raise UsageError("a child has its parent's size", name="bad-size")
+            raise UsageError(
+                "a child has its parent's size",
+                name="bad-size",
+                hint="--size '8 GiB' for a new disk; a child (--parent) has its parent's",
+            )
         _print_made(transfer.child(parent, target, timestamp=_now(), force=force), as_json)
         return
     if to not in ("fixed", "dynamic"):
-        raise UsageError(f"create makes fixed and dynamic VHDs, not {to!r}", name="unknown-kind")
+        raise UsageError(
+            f"create makes fixed and dynamic VHDs, not {to!r}",
+            name="unknown-kind",
+            hint="--to fixed or --to dynamic; goldsmith vhd convert makes the others",
+        )
     if not size:
-        raise UsageError("--size is missing", name="bad-size")
+        raise UsageError(
+            "--size is missing",
+            name="bad-size",
+            hint="--size '8 GiB' for a new disk; a child (--parent) has its parent's",
+        )
     wanted = context.to_bytes(size)
     if wanted % (1 << 20):
-        raise DiskError(f"{wanted} bytes are not a whole MiB", name="vhd-not-whole-mib")
+        raise DiskError(
+            f"{wanted} bytes are not a whole MiB", name="vhd-not-whole-mib", hint="name a size in whole MiB"
+        )
     _print_made(transfer.convert(transfer.empty(wanted), target, to, timestamp=_now(), force=force), as_json)
 
 
@@ -249,7 +308,11 @@ def compare(
         print("the same")
     if not seen.same:
         what = f"sizes {seen.sizes[0]} and {seen.sizes[1]}" if seen.first is None else f"from byte {seen.first} on"
-        raise CheckFailed(f"{one.name} and {two.name} differ: {what}", name="disks-differ")
+        raise CheckFailed(
+            f"{one.name} and {two.name} differ: {what}",
+            name="disks-differ",
+            hint="goldsmith vhd diff OLD NEW --json lists the blocks",
+        )
 
 
 def diff(
@@ -272,7 +335,11 @@ def diff(
         if not as_json:
             _print_made(made, False)
     elif not as_json:
-        raise UsageError("name the differencing VHD to write, or ask for --json", name="no-target")
+        raise UsageError(
+            "name the differencing VHD to write, or ask for --json",
+            name="no-target",
+            hint="goldsmith vhd diff OLD NEW CHILD.vhd",
+        )
     if as_json:
         with transfer.open_source(old) as before, transfer.open_source(new, fmt or None) as after:
             blocks = transfer.blocks_of(before, after)
@@ -322,17 +389,18 @@ def apply(
 def resize(
     file: Annotated[Path, typer.Argument(help="A fixed VHD.")],
     size: Annotated[str, typer.Argument(metavar="SIZE", help="'16 GiB'; only larger.")],
+    move_gpt: MoveGpt = False,
     as_json: Json = False,
 ) -> None:
     """Make a fixed VHD larger, and say what must be done inside."""
     from pipeline.cli.show import print_json
     from pipeline.offline import open_disk, transfer
 
-    footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress())
+    footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress(), move_gpt=move_gpt)
     todo = []
     with open_disk(file) as disk:
         if disk.table.backup is not None and disk.table.backup.fault:
-            todo.append("move the backup partition table to the end: sgdisk -e, or let growpart do it")
+            todo.append("move the backup partition table to the end: growpart does it; or give --move-gpt here")
         last = max(disk.partitions, key=lambda each: each.start, default=None)
         if last is not None:
             todo.append(

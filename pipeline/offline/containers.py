@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,23 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DiskError
+from pipeline.errors import DiskError, UsageError
 from pipeline.offline import qcow2, tools, vhdx, vmdk
-from pipeline.vhd.extents import ExtentSource, ExtentTable, file_extents
-from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer
+from pipeline.offline.detection import detect_content, detect_format
+from pipeline.printable import one_line
+from pipeline.vhd.chain import refuse_cut
+from pipeline.vhd.extents import ExtentSource, ExtentTable, file_extents, open_file
+from pipeline.vhd.footer import COOKIE, FOOTER_SIZE, DiskType, Footer, read_footer
 from pipeline.vhd.sparse import open_sparse, sparse_extents
 
 #: The formats, by qemu's names. A VHD is `vpc` whatever its type.
 FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk")
-#: Formats that are recognised only to be named in the refusal.
-_UNSUPPORTED = {
-    b"QED\0": "QED",
-    b"LUKS\xba\xbe": "LUKS",
-    b"WithoutFreeSpace": "Parallels",
-    b"WithouFreSpacExt": "Parallels",
-    b"ER\x02\0": "Apple partition map",
-    b"MSWIM\0\0\0": "WIM",
-}
+#: What people call them too.
+_ALIASES = {"vhd": "vpc", "img": "raw"}
 _PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+._-]*:")
 #: Deeper chains than this are a mistake or an attack.
 MAX_CHAIN = 64
@@ -56,9 +51,10 @@ def refuse_foreign_references(path: Path, fmt: str | None = None, *, allow_backi
     With `allow_backing_within`, backing files inside that folder pass (goldsmith's own layers), each level
     judged the same way. `fmt` overrides the detection: raw means that the content is not looked at.
 
-    Raises DiskError: disk-name, disk-missing, disk-unreadable, disk-not-a-file, disk-format, qcow2-backing-file,
-    qcow2-data-file, qcow2-encrypted, qcow2-damaged, vmdk-foreign-extent, vmdk-parent, vmdk-damaged, vhd-differencing,
-    vhdx-parent, vhdx-damaged, backing-cycle, backing-outside, and the footer's own names.
+    Raises DiskError: disk-name, disk-missing, disk-unreadable, disk-not-a-file, disk-empty, disk-size, disk-format,
+    disk-name-and-content, disk-packed, qcow2-backing-file, qcow2-data-file, qcow2-encrypted, qcow2-damaged,
+    qcow2-version, vmdk-foreign-extent, vmdk-parent, vmdk-damaged, vhd-differencing, vhd-padded, vhdx-parent,
+    vhdx-log, vhdx-damaged, backing-cycle, backing-outside, and the footer's own names.
     """
     return chain(path, fmt, allow_backing_within=allow_backing_within)[0].fmt
 
@@ -68,18 +64,27 @@ def chain(path: Path, fmt: str | None = None, *, allow_backing_within: Path | No
     links: list[Link] = []
     seen: set[tuple[int, int]] = set()
     here: Path | None = path
+    fmt = format_of(fmt) if fmt is not None else None
     while here is not None:
         refuse_name(here)
         with _open(here) as file:
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
-                raise DiskError(f"{path}: its backing chain is a circle at {here}", name="backing-cycle")
+                raise DiskError(
+                    f"{path}: its backing chain is a circle at {here}",
+                    name="backing-cycle",
+                    hint="flatten it where it comes from: qemu-img convert -O qcow2",
+                )
             if len(seen) >= MAX_CHAIN:
-                raise DiskError(f"{path}: its backing chain has more than {MAX_CHAIN} files", name="backing-cycle")
+                raise DiskError(
+                    f"{path}: its backing chain has more than {MAX_CHAIN} files",
+                    name="backing-cycle",
+                    hint="flatten it where it comes from: qemu-img convert -O qcow2",
+                )
             seen.add(identity)
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
-            found = fmt or _detect(file, size, here)
+            found = fmt or detect_format(file.read, size, here)
             backing = _judge(file, size, here, found)
         links.append(Link(here.absolute(), found))
         if backing is None:
@@ -88,10 +93,26 @@ def chain(path: Path, fmt: str | None = None, *, allow_backing_within: Path | No
     return tuple(links)
 
 
-def detect(path: Path) -> str:
-    """The format by content: raw, qcow2, vpc, vhdx or vmdk; nothing is refused but what cannot be read."""
+def detect(path: Path, *, named: bool = True) -> str:
+    """The format by content: raw, qcow2, vpc, vhdx or vmdk; with `named`, what the name promises must agree.
+
+    Errors as `detection.detect_format`.
+    """
     with _open(path) as file:
-        return _detect(file, os.lseek(file.fileno(), 0, os.SEEK_END), path)
+        size = os.lseek(file.fileno(), 0, os.SEEK_END)
+        return (detect_format if named else detect_content)(file.read, size, path)
+
+
+def format_of(fmt: str) -> str:
+    """qemu's name of a format that a person named. Raises UsageError (unknown-format)."""
+    found = _ALIASES.get(fmt.lower(), fmt.lower())
+    if found not in FORMATS:
+        raise UsageError(
+            f"goldsmith reads no format {one_line(fmt, 40)!r}",
+            name="unknown-format",
+            hint=f"one of {', '.join(FORMATS)}",
+        )
+    return found
 
 
 def tail(path: Path) -> tuple[int, bytes]:
@@ -116,16 +137,8 @@ class _File:
     """A file opened without blocking, and proven to be one."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise DiskError(f"{path} does not exist", name="disk-missing") from None
-        except OSError as error:
-            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable", evidence=path) from None
-        mode = os.fstat(self._fd).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            os.close(self._fd)
-            raise DiskError(f"{path} is neither a file nor a block device", name="disk-not-a-file")
+        self._fd = open_file(path)
+        self._path = path
 
     def __enter__(self) -> _File:
         return self
@@ -137,39 +150,15 @@ class _File:
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._fd, length, offset)
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise DiskError(
+                f"cannot read {self._path}: {error.strerror}", name="disk-unreadable", hint="is its disk whole?"
+            ) from None
 
 
 _open = _File
-
-
-def _detect(file: _File, size: int, path: Path) -> str:
-    # the footer first: sector 0 of a fixed VHD belongs to the guest, who may write any magic there
-    tail = file.read(max(0, size - FOOTER_SIZE), FOOTER_SIZE)
-    torn: DiskError | None = None
-    if tail.startswith(b"conectix") or tail[1:].startswith(b"conectix"):
-        try:
-            Footer.parse(tail if tail.startswith(b"conectix") else tail[1:])
-            return "vpc"
-        except DiskError as error:
-            torn = error
-    head = file.read(0, 4096)
-    if head.startswith(b"conectix"):
-        return "vpc"
-    if torn is not None:
-        raise DiskError(f"{path.name}: {torn.message}", name=torn.name, hint=torn.hint, evidence=path)
-    if head.startswith(qcow2.MAGIC):
-        return "qcow2"
-    if head.startswith(vhdx.MAGIC):
-        return "vhdx"
-    if vmdk.looks_like(head):
-        return "vmdk"
-    for magic, name in _UNSUPPORTED.items():
-        if head.startswith(magic):
-            raise DiskError(f"{path.name} is {name}; goldsmith does not read that", name="disk-format")
-    if head[0x40:0x44] == b"\x7f\x10\xda\xbe":
-        raise DiskError(f"{path.name} is a VDI; goldsmith does not read that", name="disk-format")
-    return "raw"
 
 
 def _judge(file: _File, size: int, path: Path, fmt: str) -> tuple[str, str] | None:
@@ -180,10 +169,9 @@ def _judge(file: _File, size: int, path: Path, fmt: str) -> tuple[str, str] | No
         _judge_vhd(file, size, path)
     elif fmt == "vhdx":
         vhdx.refuse_parent(file.read, path)
+        vhdx.refuse_log(file.read, path)
     elif fmt == "vmdk":
         vmdk.refuse_foreign(file.read, size, path)
-    elif fmt != "raw":
-        raise DiskError(f"{fmt} is not a format that goldsmith reads ({', '.join(FORMATS)})", name="disk-format")
     return None
 
 
@@ -192,25 +180,29 @@ def _judge_vhd(file: _File, size: int, path: Path) -> None:
     head = file.read(0, FOOTER_SIZE)
     # the copy at the start counts too: an opener that falls back to it would follow its type
     for data in (tail, tail[1:], head):
-        if not data.startswith(b"conectix"):
+        if not data.startswith(COOKIE) or len(data) < FOOTER_SIZE - 1:
             continue
         (kind,) = struct.unpack_from(">I", data, 60)
         if kind == DiskType.DIFFERENCING and (data is not head or not _fixed(tail)):
             raise DiskError(
                 f"{path.name} is a differencing VHD: its data is only whole with its parent's",
                 name="vhd-differencing",
-                hint="merge it into its parent first (goldsmith vhd merge)",
+                hint="merge it into its parent first: goldsmith vhd merge FILE NEW.vhd --parent PARENT.vhd",
                 evidence=path,
             )
 
 
 def _fixed(tail: bytes) -> bool:
-    return tail.startswith(b"conectix") and struct.unpack_from(">I", tail, 60)[0] == DiskType.FIXED
+    return (
+        len(tail) == FOOTER_SIZE
+        and tail.startswith(COOKIE)
+        and struct.unpack_from(">I", tail, 60)[0] == DiskType.FIXED
+    )
 
 
 def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) -> tuple[Path, str]:
     name, fmt = backing
-    shown = name[:200]
+    shown = one_line(name, 200)
     if within is None or _PROTOCOL.match(name):
         raise DiskError(
             f"{path.name} is not whole: it names {shown!r} as its backing file",
@@ -221,13 +213,17 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
     target = (path.parent / name).resolve()
     if not target.is_relative_to(within.resolve()):
         raise DiskError(
-            f"{path.name}: its backing file {shown!r} lies outside {within}", name="backing-outside", evidence=path
+            f"{path.name}: its backing file {shown!r} lies outside {within}",
+            name="backing-outside",
+            evidence=path,
+            hint="flatten it where it comes from: qemu-img convert -O qcow2",
         )
     if fmt not in ("qcow2", "raw", "vpc"):
         raise DiskError(
             f"{path.name}: the format of its backing file is {fmt or 'not stated'}",
             name="backing-format",
             evidence=path,
+            hint="flatten it where it comes from: qemu-img convert -O qcow2",
         )
     if fmt == "vpc":
         # qemu opens it, and must see all of it
@@ -237,6 +233,7 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
                 f"{path.name}: its backing file {shown!r} is no fixed VHD that every qemu reads whole",
                 name="backing-format",
                 evidence=path,
+                hint="flatten it where it comes from: qemu-img convert -O qcow2",
             )
     return target, fmt
 
@@ -254,7 +251,8 @@ def extents(path: Path, fmt: str | None = None, *, allow_backing_within: Path | 
     if top.fmt == "vpc":
         footer = _fixed_footer(top.path)
         if footer is not None:
-            return file_extents(top.path, _fixed_size(top.path, footer.virtual_size))
+            refuse_cut(top.path, footer)
+            return file_extents(top.path, footer.virtual_size)
         return sparse_extents(open_sparse(top.path))
     return _read_map(links)
 
@@ -272,13 +270,7 @@ def _fixed_footer(path: Path) -> Footer | None:
 
 def _has_copy(path: Path) -> bool:
     with _open(path) as file:
-        return file.read(0, 8) == b"conectix"
-
-
-def _fixed_size(path: Path, size: int) -> int:
-    if size > path.stat().st_size:
-        raise DiskError(f"{path.name} ends before its disk of {size} bytes does", name="vhd-file-size", evidence=path)
-    return size
+        return file.read(0, 8) == COOKIE
 
 
 def _read_map(links: tuple[Link, ...]) -> ExtentSource:

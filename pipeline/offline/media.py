@@ -167,11 +167,14 @@ class Medium:
 def open_medium(path: Path) -> Iterator[Medium]:
     """Raises UsageError: medium-missing, no-medium."""
     if not path.is_file():
-        raise UsageError(f"{path} is no file", name="medium-missing")
+        raise UsageError(
+            f"{path} is no file", name="medium-missing", hint="name an .iso file; pipes and devices are not read"
+        )
     iso = pycdlib.PyCdlib()
     try:
         iso.open(str(path))
-    except (PyCdlibException, struct.error, OSError, ValueError, IndexError) as error:
+    except Exception as error:
+        # a hostile input is judged: the library has no bound on what it raises for one
         raise UsageError(
             f"{path.name} is no medium that can be read: {error}",
             name="no-medium",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DiskError
+from pipeline.printable import one_line
+from pipeline.vhd.extents import AGAIN
 
 Read = Callable[[int, int], bytes]
 
@@ -23,8 +25,22 @@ def judge(read: Read, path: Path) -> tuple[str, str] | None:
     Raises DiskError: qcow2-data-file, qcow2-encrypted, qcow2-damaged.
     """
     head = read(0, 104)
-    damaged = DiskError(f"{path.name}: the qcow2 header is damaged", name="qcow2-damaged", evidence=path)
-    if len(head) < 72 or not head.startswith(MAGIC):
+    damaged = DiskError(
+        f"{path.name}: the qcow2 header is damaged",
+        name="qcow2-damaged",
+        hint=AGAIN,
+        evidence=path,
+    )
+    if len(head) < 48 or not head.startswith(MAGIC):
+        raise damaged
+    if head[4:8] == b"\0\0\0\1":
+        raise DiskError(
+            f"{path.name} is qcow version 1, of before 2008; goldsmith reads versions 2 and 3",
+            name="qcow2-version",
+            hint="where it is trusted: qemu-img convert -f qcow -O qcow2 FILE NEW.qcow2",
+            evidence=path,
+        )
+    if len(head) < 72:
         raise damaged
     version, backing_at, backing_length, cluster_bits = struct.unpack_from(">IQII", head, 4)
     (crypt,) = struct.unpack_from(">I", head, 32)
@@ -37,19 +53,28 @@ def judge(read: Read, path: Path) -> tuple[str, str] | None:
         features = struct.unpack_from(">Q", head, 72)[0]
         header_length = struct.unpack_from(">I", head, 100)[0]
     extensions = _extensions(read, header_length, 1 << cluster_bits, damaged)
+    other = one_line(_text(extensions.get(_DATA_FILE_NAME, b"?")), 200)
     if features & _DATA_FILE or _DATA_FILE_NAME in extensions:
         raise DiskError(
-            f"{path.name} keeps its data in another file ({_text(extensions.get(_DATA_FILE_NAME, b'?'))})",
+            f"{path.name} keeps its data in another file ({other})",
             name="qcow2-data-file",
             hint="convert it where it comes from: qemu-img convert -O qcow2",
             evidence=path,
         )
     if features & _CORRUPT or features & ~_KNOWN:
         raise DiskError(
-            f"{path.name}: marked corrupt, or needs features that are not known ({features:#x})", name="qcow2-damaged"
+            f"{path.name}: marked corrupt, or needs features that are not known ({features:#x})",
+            name="qcow2-damaged",
+            hint="on a copy: qemu-img check -r all COPY.qcow2",
+            evidence=path,
         )
     if crypt:
-        raise DiskError(f"{path.name} is encrypted", name="qcow2-encrypted", evidence=path)
+        raise DiskError(
+            f"{path.name} is encrypted",
+            name="qcow2-encrypted",
+            hint="decrypt it where its key is: qemu-img convert with --object secret",
+            evidence=path,
+        )
     if not backing_at:
         return None
     if not 0 < backing_length <= 1023:

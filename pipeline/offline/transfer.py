@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import command, scratch
 from pipeline.errors import DiskError, UsageError
-from pipeline.offline import containers
+from pipeline.offline import containers, gpt
 from pipeline.offline.containers import CONVERT_DEADLINE
-from pipeline.vhd.chain import vhd_extents
+from pipeline.vhd.chain import any_footer, vhd_extents
 from pipeline.vhd.compare import Places, changed_ranges
-from pipeline.vhd.extents import Extent, ExtentSource
+from pipeline.vhd.extents import Extent, ExtentSource, file_size
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
-from pipeline.vhd.footer import EPOCH, DiskType, Footer, read_footer
+from pipeline.vhd.footer import EPOCH, FOOTER_SIZE, DiskType, Footer, read_footer
 from pipeline.vhd.write import write_differencing, write_dynamic
 
 Progress = Callable[[int, int], None]
@@ -27,13 +27,14 @@ _BY_SUFFIX = {".vhd": "fixed", ".raw": "raw", ".img": "raw", ".qcow2": "qcow2", 
 
 @dataclass(frozen=True)
 class Made:
-    """Sizes in bytes; `allocated` is what the file takes on the host."""
+    """Sizes in bytes; `allocated` is what the file takes on the host; `moved_gpt`: the second GPT was elsewhere."""
 
     path: Path
     kind: str
     size: int
     file_size: int
     allocated: int
+    moved_gpt: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,29 @@ def open_source(
 ) -> ExtentSource:
     """Any disk's data; a differencing VHD with its parents', read by goldsmith's own reader only."""
     containers.refuse_name(path)
-    if (fmt or containers.detect(path)) == "vpc":
-        return vhd_extents(path, parent=parent, check_time=check_time)
-    return containers.extents(path, fmt)
+    kind = containers.format_of(fmt) if fmt else containers.detect(path)
+    if kind != "vpc":
+        return containers.extents(path, kind)
+    if not fmt:
+        _refuse_other_size(path)
+    return vhd_extents(path, parent=parent, check_time=check_time)
+
+
+def _refuse_other_size(path: Path) -> None:
+    """A fixed VHD's file holds its disk and its footer, no more: what stands between them would be lost."""
+    try:
+        footer = read_footer(path)
+    except DiskError:
+        # a dynamic disk whose footer is torn has a copy at its start
+        return
+    surplus = file_size(path) - FOOTER_SIZE - max(footer.current_size, footer.virtual_size)
+    if footer.disk_type == DiskType.FIXED and surplus > 0:
+        raise DiskError(
+            f"{path.name}: its footer names a disk of {footer.current_size} bytes, {surplus} more stand before it",
+            name="vhd-file-size",
+            hint="copy it again from its source; --format vpc takes what the footer names and leaves the rest",
+            evidence=path,
+        )
 
 
 def convert(
@@ -79,16 +100,25 @@ def convert(
     unique_id: uuid.UUID | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    move_gpt: bool = False,
 ) -> Made:
-    """Write a disk as another kind; VHDs are rounded up to a whole MiB. Errors as the writers', and disk-map."""
+    """Write a disk as another kind; VHDs are rounded up to a whole MiB.
+
+    `move_gpt`: the second GPT goes to the end that the disk then has (see `gpt.move_backup`); without it the bytes
+    are the source's. Errors as the writers', `gpt.move_backup`'s, and disk-map.
+    """
     unique_id = unique_id or uuid.uuid4()
     size = round_up_mib(source.size)
     if kind not in KINDS:
         raise UsageError(
             f"no kind {kind!r} ({', '.join(KINDS)})", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
         )
+    moved = False
+    if move_gpt:
+        source, moved = gpt.move_backup(source, source.size if kind == "raw" else size)
     if kind not in ("fixed", "dynamic", "raw"):
-        return _convert_foreign(ExtentSource(size, source.extents), target, kind, force, progress)
+        made = _convert_foreign(ExtentSource(size, source.extents), target, kind, force, progress)
+        return replace(made, moved_gpt=moved)
     with scratch.file_beside(target, force=force) as draft:
         if kind == "fixed":
             write_fixed(source, draft, unique_id=unique_id, timestamp=timestamp, size=size, progress=progress)
@@ -98,7 +128,7 @@ def convert(
             write_raw(source, draft, progress=progress)
         size = source.size if kind == "raw" else size
         status = draft.stat()
-    return Made(target, kind, size, status.st_size, status.st_blocks * 512)
+    return Made(target, kind, size, status.st_size, status.st_blocks * 512, moved)
 
 
 def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool, progress: Progress | None) -> Made:
@@ -156,7 +186,11 @@ def difference(
     """
     unique_id, timestamp = identity(new, fmt, timestamp)
     if containers.detect(old) != "vpc":
-        raise DiskError(f"{old.name} is no VHD: only a VHD can be a parent", name="vhd-no-footer")
+        raise DiskError(
+            f"{old.name} is no VHD: only a VHD can be a parent",
+            name="vhd-no-footer",
+            hint=f"goldsmith vhd convert {old.name} OLD.vhd",
+        )
     with (
         open_source(old) as before,
         open_source(new, fmt) as after,
@@ -180,9 +214,9 @@ def difference(
 
 def identity(path: Path, fmt: str | None, timestamp: int) -> tuple[uuid.UUID, int]:
     """A VHD's unique id and time (Unix seconds); a new id, and `timestamp`, for what is none."""
-    if (fmt or containers.detect(path)) != "vpc":
+    if (containers.format_of(fmt) if fmt else containers.detect(path)) != "vpc":
         return uuid.uuid4(), timestamp
-    footer = read_footer(path)
+    footer = any_footer(path)
     return footer.unique_id, EPOCH + footer.timestamp
 
 
@@ -207,15 +241,26 @@ def blocks_of(old: ExtentSource, new: ExtentSource, within: Places | None = None
     return list(changed_ranges(*wide, within=within))
 
 
-def grow(path: Path, size: int, *, timestamp: int, progress: Progress | None = None) -> Footer:
+def grow(
+    path: Path, size: int, *, timestamp: int, progress: Progress | None = None, move_gpt: bool = False
+) -> Footer:
     """Make a fixed VHD larger; the old file stays until the new one is whole. Returns the new footer.
 
-    Raises DiskError: vhd-not-whole-mib, vhd-shrink, vhd-not-fixed, vhd-too-large.
+    `move_gpt` as for `convert`. Raises DiskError: vhd-not-whole-mib, vhd-shrink, vhd-not-fixed, vhd-too-large,
+    vhd-file-size, and `gpt.move_backup`'s.
     """
     before = read_footer(path)
     if before.disk_type != DiskType.FIXED:
-        raise DiskError(f"{path.name} is not a fixed VHD", name="vhd-not-fixed", evidence=path)
+        raise DiskError(
+            f"{path.name} is not a fixed VHD",
+            name="vhd-not-fixed",
+            hint=f"goldsmith vhd convert {path.name} NEW.vhd --to fixed",
+            evidence=path,
+        )
+    _refuse_other_size(path)
     with vhd_extents(path) as source, scratch.file_beside(path, force=True) as draft:
+        if move_gpt and size >= source.size:
+            source, _ = gpt.move_backup(source, size)  # noqa: PLW2901  the same disk, its table at the new end
         report = write_fixed(
             source, draft, unique_id=before.unique_id, timestamp=timestamp, size=size, progress=progress
         )

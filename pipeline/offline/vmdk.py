@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DiskError
+from pipeline.printable import one_line
+from pipeline.vhd.extents import AGAIN
 
 Read = Callable[[int, int], bytes]
 
@@ -37,19 +39,23 @@ def refuse_foreign(read: Read, size: int, path: Path) -> None:
     """Raises DiskError: vmdk-foreign-extent, vmdk-parent, vmdk-damaged."""
     head = read(0, 512)
     if head.startswith(_ESX):
-        raise DiskError(f"{path.name} is a VMFS sparse extent, not a whole disk", name="vmdk-foreign-extent")
+        raise DiskError(
+            f"{path.name} is a VMFS sparse extent, not a whole disk",
+            name="vmdk-foreign-extent",
+            hint="export the machine (OVF) where it runs, and take the VMDK of that",
+        )
     if not head.startswith(_SPARSE):
         _judge_text(read(0, min(size, _DESCRIPTOR_LIMIT)), path)
         return
     if len(head) < 80:
-        raise DiskError(f"{path.name}: the VMDK header is cut off", name="vmdk-damaged", evidence=path)
+        raise _damaged(path, "the VMDK header is cut off")
     version, _flags, capacity, _grain, descriptor_at, descriptor_size = struct.unpack_from("<IIQQQQ", head, 4)
     if version not in (1, 2, 3):
-        raise DiskError(f"{path.name}: VMDK version {version}", name="vmdk-damaged", evidence=path)
+        raise _damaged(path, f"VMDK version {version}")
     if not descriptor_at:
         return
     if descriptor_at * 512 >= size or descriptor_size > _DESCRIPTOR_LIMIT // 512:
-        raise DiskError(f"{path.name}: its descriptor lies outside the file", name="vmdk-damaged", evidence=path)
+        raise _damaged(path, "its descriptor lies outside the file")
     # as much as any opener reads, so that nothing hides past a size that the header understates
     text = read(descriptor_at * 512, max(descriptor_size, _DESCRIPTOR_SECTORS) * 512)
     if capacity == 0:
@@ -59,6 +65,15 @@ def refuse_foreign(read: Read, size: int, path: Path) -> None:
     extents = _EXTENT.findall(text.split(b"\0", 1)[0].decode("utf-8", "replace"))
     if len(extents) > 1 or any(re.search(r"[/\\:]|\.\.", name) for _, _, name in extents):
         _foreign([name for _, _, name in extents], path)
+
+
+def _damaged(path: Path, what: str) -> DiskError:
+    return DiskError(
+        f"{path.name}: {what}",
+        name="vmdk-damaged",
+        hint=AGAIN,
+        evidence=path,
+    )
 
 
 def _judge_text(text: bytes, path: Path) -> None:
@@ -79,7 +94,7 @@ def _refuse_parent(text: bytes, path: Path) -> None:
 
 def _foreign(names: list[str], path: Path) -> None:
     raise DiskError(
-        f"{path.name} keeps its data in other files: {', '.join(names)[:200] or 'no extent named'}",
+        f"{path.name} keeps its data in other files: {one_line(', '.join(names), 200) or 'none named'}",
         name="vmdk-foreign-extent",
         hint="convert it where it comes from: qemu-img convert -O vmdk (monolithicSparse)",
         evidence=path,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 from pipeline.errors import DiskError
-from pipeline.vhd.extents import Extent, ExtentSource, file_extents
-from pipeline.vhd.footer import DiskType, Footer, read_footer, vhd_time
+from pipeline.printable import one_line
+from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, file_extents, file_size, open_file
+from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer, vhd_time
 from pipeline.vhd.sparse import ABSOLUTE, RELATIVE, Locator, SparseVhd, open_sparse, sparse_extents
 
 MAX_CHAIN = 64
@@ -29,11 +32,10 @@ def vhd_extents(path: Path, *, parent: Path | None = None, check_time: bool = Tr
     levels: list[list[Extent]] = []
     size: int | None = None
     while True:
-        footer = _any_footer(top)
+        footer = any_footer(top)
         size = footer.virtual_size if size is None else size
         if footer.disk_type == DiskType.FIXED:
-            if footer.virtual_size > top.stat().st_size:
-                raise DiskError(f"{top.name} ends before its disk does", name="vhd-file-size", evidence=top)
+            refuse_cut(top, footer)
             levels.append(list(file_extents(top, footer.virtual_size).extents))
             break
         disk = open_sparse(top)
@@ -44,9 +46,17 @@ def vhd_extents(path: Path, *, parent: Path | None = None, check_time: bool = Tr
         parent = None
         _prove(disk, above, check_time)
         if above.resolve() in seen:
-            raise DiskError(f"{path.name}: its chain of parents is a circle at {above.name}", name="vhd-chain-cycle")
+            raise DiskError(
+                f"{path.name}: its chain of parents is a circle at {above.name}",
+                name="vhd-chain-cycle",
+                hint="its files name each other: copy them again from where they were made",
+            )
         if len(seen) >= MAX_CHAIN:
-            raise DiskError(f"{path.name}: more than {MAX_CHAIN} parents", name="vhd-chain-cycle")
+            raise DiskError(
+                f"{path.name}: more than {MAX_CHAIN} parents",
+                name="vhd-chain-cycle",
+                hint="its files name each other: copy them again from where they were made",
+            )
         seen.append(above.resolve())
         top = above
     found: list[Extent] = []
@@ -55,7 +65,20 @@ def vhd_extents(path: Path, *, parent: Path | None = None, check_time: bool = Tr
     return ExtentSource(size, tuple(_cut(found, size)))
 
 
-def _any_footer(path: Path) -> Footer:
+def refuse_cut(path: Path, footer: Footer) -> None:
+    """Refuse a fixed VHD whose file has not room for its disk and footer. Raises DiskError (vhd-file-size)."""
+    room = file_size(path) - (FOOTER_SIZE - 1)
+    if footer.virtual_size > room:
+        raise DiskError(
+            f"{path.name} was cut: its disk has {footer.virtual_size} bytes, the file holds {max(0, room - 1)}",
+            name="vhd-file-size",
+            hint=AGAIN,
+            evidence=path,
+        )
+
+
+def any_footer(path: Path) -> Footer:
+    """The footer of a VHD of any type; of a sparse one whose end is torn the copy at its start."""
     try:
         return read_footer(path)
     except DiskError as torn:
@@ -99,33 +122,44 @@ def _part(extent: Extent, start: int, end: int) -> Extent:
 def locator_path(disk: SparseVhd, locator: Locator) -> str:
     """What a Windows locator says (UTF-16, little-endian). Raises DiskError (vhd-locator)."""
     if not 0 < locator.length <= _MAX_LOCATOR or locator.offset + locator.length > disk.file_size:
-        raise DiskError(f"{disk.path.name}: a parent locator lies outside the file", name="vhd-locator")
-    with disk.path.open("rb") as file:
-        file.seek(locator.offset)
-        return file.read(locator.length).decode("utf-16-le", "replace").rstrip("\0")
+        raise DiskError(f"{disk.path.name}: a parent locator lies outside the file", name="vhd-locator", hint=AGAIN)
+    fd = open_file(disk.path)
+    try:
+        data = os.pread(fd, locator.length, locator.offset)
+    finally:
+        os.close(fd)
+    return data.decode("utf-16-le", "replace").split("\0", 1)[0]
 
 
 def find_parent(disk: SparseVhd) -> Path:
     """The parent's file, by the relative locator, else by name beside the child.
 
-    An absolute path of another machine means nothing here: only its last part is used.
-    Raises DiskError: vhd-parent-missing, vhd-locator.
+    What a disk names is opened in the disk's own folder or below it only, links followed: a path that leads out is
+    for the caller to confirm. An absolute path, a share or a device of another machine counts by its last part.
+    Raises DiskError: vhd-parent-missing, vhd-parent-outside, vhd-locator.
     """
-    folder = disk.path.parent
+    folder = disk.path.absolute().parent
     tried: list[Path] = []
-    for code in (RELATIVE, ABSOLUTE):
-        for locator in disk.header.locators:
-            if locator.code == code:
-                name = PureWindowsPath(locator_path(disk, locator))
-                if code == RELATIVE and not name.is_absolute():
-                    tried.append(folder.joinpath(*[part for part in name.parts if part not in (".", "\\")]))
-                tried.append(folder / name.name)
-    if disk.header.parent_name:
-        tried.append(folder / PureWindowsPath(disk.header.parent_name).name)
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    names = ", ".join(dict.fromkeys(each.name for each in tried)) or "no name"
+    outside: list[str] = []
+    for name in filter(lambda each: each.name, _named(disk)):
+        for candidate in (folder.joinpath(*_relative(name)), folder / name.name):
+            # by its text first: whether a file outside exists is nobody's business
+            place = Path(os.path.normpath(candidate))
+            inside = place != folder and place.is_relative_to(folder)
+            if inside and not _is_file(place):
+                tried.append(place)
+            elif inside and place.resolve().is_relative_to(folder.resolve()):
+                return place
+            else:
+                outside.append(str(name))
+    if outside:
+        raise DiskError(
+            f"{disk.path.name}: its parent is to lie outside its folder ({one_line(outside[0], 300)})",
+            name="vhd-parent-outside",
+            hint="if that is right, name the parent with --parent; or put it beside the disk",
+            evidence=disk.path,
+        )
+    names = ", ".join(one_line(each, 300) for each in dict.fromkeys(each.name for each in tried)) or "no name"
     raise DiskError(
         f"{disk.path.name}: its parent is not here ({names})",
         name="vhd-parent-missing",
@@ -134,14 +168,37 @@ def find_parent(disk: SparseVhd) -> Path:
     )
 
 
+def _is_file(path: Path) -> bool:
+    """Also for names that no file can have: too long, or with a NUL."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _named(disk: SparseVhd) -> Iterator[PureWindowsPath]:
+    for code in (RELATIVE, ABSOLUTE):
+        for locator in disk.header.locators:
+            if locator.code == code:
+                yield PureWindowsPath(locator_path(disk, locator))
+    if disk.header.parent_name:
+        yield PureWindowsPath(disk.header.parent_name)
+
+
+def _relative(name: PureWindowsPath) -> tuple[str, ...]:
+    """The parts of a path that is relative to the child's folder; of another the last part."""
+    return (name.name,) if name.anchor else name.parts
+
+
 def _prove(disk: SparseVhd, parent: Path, check_time: bool) -> None:
-    footer = _any_footer(parent)
+    footer = any_footer(parent)
     if footer.unique_id != disk.header.parent_id:
         raise DiskError(
             f"{parent.name} is not the parent of {disk.path.name}: its id is {footer.unique_id}, "
             f"{disk.header.parent_id} is wanted",
             name="vhd-wrong-parent",
             evidence=parent,
+            hint="name the right one with --parent",
         )
     wanted = disk.header.parent_timestamp
     times = (vhd_time(parent.stat().st_mtime), footer.timestamp)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from pipeline.errors import DiskError, GoldsmithError, HostError
 from pipeline.vhd.cached import is_cached
-from pipeline.vhd.extents import ExtentSource, Piece, Progress, pieces
+from pipeline.vhd.extents import AGAIN, ExtentSource, Piece, Progress, pieces
 
 #: Bytes of one write, and how many are under way: the memory of a copy is their product.
 CHUNK, WORKERS = 2 << 20, 4
@@ -256,7 +256,7 @@ def _do(job: _Job, fd: int, buffer: memoryview, sources: _Sources) -> None:
         except OSError as error:
             raise as_ours(error, job.parts[0].path) from None
         if step == 0:
-            raise HostError("a write wrote nothing", name="no-space")
+            raise HostError("a write wrote nothing", name="no-space", hint="free some space")
         written += step
 
 
@@ -268,7 +268,9 @@ def _fill(part: _Part, buffer: memoryview, sources: _Sources) -> None:
         except OSError as error:
             raise as_ours(error, part.path) from None
         if step == 0:
-            raise DiskError(f"{part.path.name} ends before its data does", name="disk-truncated", evidence=part.path)
+            raise DiskError(
+                f"{part.path.name} ends before its data does", name="disk-truncated", evidence=part.path, hint=AGAIN
+            )
         got += step
 
 
@@ -278,4 +280,9 @@ def as_ours(error: OSError, path: Path) -> GoldsmithError:
         return HostError(
             f"no space for the copy of {path.name}: {error.strerror}", name="no-space", hint="free some space"
         )
-    return DiskError(f"cannot copy {path.name}: {error.strerror}", name="disk-unreadable", evidence=path)
+    return DiskError(
+        f"cannot copy {path.name}: {error.strerror}",
+        name="disk-unreadable",
+        evidence=path,
+        hint="is the host's disk whole? dmesg says",
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from array import array
 from bisect import bisect_right
@@ -20,6 +21,9 @@ from typing import overload
 from pipeline.errors import DiskError
 
 Progress = Callable[[int, int], None]
+
+#: What helps where bytes of a disk are lost or changed.
+AGAIN = "copy it again from where it was made, and compare the sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,12 @@ class ExtentSource:
         end = 0
         for extent in self.extents:
             if extent.start < end or extent.length <= 0 or extent.offset < 0:
-                raise DiskError("the disk's extents overlap or run backwards", name="disk-extents")
+                raise DiskError("the disk's extents overlap or run backwards", name="disk-extents", hint=AGAIN)
             end = extent.end
         if end > self.size:
-            raise DiskError(f"an extent ends at {end}, past the disk's {self.size} bytes", name="disk-extents")
+            raise DiskError(
+                f"an extent ends at {end}, past the disk's {self.size} bytes", name="disk-extents", hint=AGAIN
+            )
 
     @property
     def data_bytes(self) -> int:
@@ -140,12 +146,51 @@ def file_extents(path: Path, size: int | None = None, offset: int = 0) -> Extent
     return ExtentSource(whole - offset, extents)
 
 
+def open_file(path: Path) -> int:
+    """A descriptor to read a file or block device. Nothing else is opened: a FIFO would wait for ever, a device act.
+
+    Raises DiskError: disk-missing, disk-unreadable, disk-not-a-file.
+    """
+    try:
+        # without O_NONBLOCK the open of a FIFO waits for a writer
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise DiskError(f"{path} does not exist", name="disk-missing", hint="is the path right?") from None
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
+            raise _not_a_file(path) from None
+        raise DiskError(
+            f"cannot read {path}: {why}", name="disk-unreadable", hint="who may read it? ls -l FILE", evidence=path
+        ) from None
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        raise _not_a_file(path)
+    return fd
+
+
+def file_size(path: Path) -> int:
+    """The bytes of a file or block device. Errors as `open_file`."""
+    fd = open_file(path)
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+
+
+def _not_a_file(path: Path) -> DiskError:
+    return DiskError(
+        f"{path} is neither a file nor a block device",
+        name="disk-not-a-file",
+        hint="a disk is read in any order: write what comes from a pipe into a file first",
+    )
+
+
 class _Opened(AbstractContextManager[int]):
     def __init__(self, path: Path) -> None:
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
+        self._fd = open_file(path)
 
     def __enter__(self) -> int:
         return self._fd
@@ -171,7 +216,9 @@ class Reader:
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on; shorter only at the disk's end. Raises DiskError (disk-unreadable)."""
         if offset < 0 or length < 0:
-            raise DiskError(f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside")
+            raise DiskError(
+                f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside", hint=AGAIN
+            )
         length = max(0, min(length, self.size - offset))
         out = bytearray(length)
         self.read_into(memoryview(out), offset)
@@ -202,9 +249,15 @@ class Reader:
             try:
                 step = os.preadv(fd, [room[got:]], offset + got)
             except OSError as error:
-                raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable") from None
+                raise DiskError(
+                    f"cannot read {path}: {error.strerror}",
+                    name="disk-unreadable",
+                    hint="is the host's disk whole? dmesg says",
+                ) from None
             if step == 0:
-                raise DiskError(f"{path.name} ends before its data does", name="disk-truncated", evidence=path)
+                raise DiskError(
+                    f"{path.name} ends before its data does", name="disk-truncated", evidence=path, hint=AGAIN
+                )
             got += step
 
     def close(self) -> None:
@@ -241,7 +294,10 @@ def pieces(source: ExtentSource, stack: ExitStack) -> Iterator[Piece]:
         fd = files[extent.path]
         if os.lseek(fd, 0, os.SEEK_END) < extent.offset + extent.length:
             raise DiskError(
-                f"{extent.path.name} ends before its data does", name="disk-truncated", evidence=extent.path
+                f"{extent.path.name} ends before its data does",
+                name="disk-truncated",
+                evidence=extent.path,
+                hint=AGAIN,
             )
         # an allocated cluster of a layer may itself be a hole of its file
         for begin, end in data_ranges(fd, extent.offset, extent.offset + extent.length):

@@ -58,7 +58,11 @@ def write_fixed(
             hint=f"{round_up_mib(size)} would be",
         )
     if size < source.size:
-        raise DiskError(f"{source.size} bytes do not fit into {size}", name="vhd-shrink")
+        raise DiskError(
+            f"{source.size} bytes do not fit into {size}",
+            name="vhd-shrink",
+            hint="a disk is never cut: name a larger size",
+        )
     footer = Footer.build(size, disk_type=DiskType.FIXED, unique_id=unique_id, timestamp=timestamp)
     started = time.monotonic()
     copied, allocated = _write(source, target, size=size, tail=footer.pack(), progress=progress)
@@ -82,11 +86,15 @@ def _write(
 ) -> tuple[int, int]:
     for path in {extent.path for extent in source.extents}:
         if target.exists() and target.samefile(path):
-            raise DiskError(f"{target} is part of the disk that is read", name="same-file")
+            raise DiskError(
+                f"{target} is part of the disk that is read", name="same-file", hint="name another target"
+            )
     try:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise HostError(f"cannot write {target}: {error.strerror}", name="cannot-write") from None
+        raise HostError(
+            f"cannot write {target}: {error.strerror}", name="cannot-write", hint="who may write there? ls -ld FOLDER"
+        ) from None
     try:
         os.ftruncate(fd, size + len(tail))
         copied = copy_extents(source, fd, progress=progress)

@@ -7,6 +7,7 @@ and what qemu's block/vpc.c really does. All sizes are in bytes unless a name sa
 from __future__ import annotations
 
 import datetime
+import os
 import struct
 import uuid
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import DiskError
+from pipeline.vhd.extents import AGAIN, open_file
 
 SECTOR = 512
 MIB = 1 << 20
@@ -133,21 +135,27 @@ class Footer:
         if len(data) == FOOTER_SIZE - 1:
             data += b"\0"
         if len(data) != FOOTER_SIZE:
-            raise DiskError(f"a VHD footer has 512 bytes, not {len(data)}", name="vhd-truncated")
+            raise DiskError(f"a VHD footer has 512 bytes, not {len(data)}", name="vhd-truncated", hint=AGAIN)
         if not data.startswith(COOKIE):
-            raise DiskError("no VHD footer: the last 512 bytes do not begin with 'conectix'", name="vhd-no-footer")
+            raise DiskError(
+                "no VHD footer: the last 512 bytes do not begin with 'conectix'",
+                name="vhd-no-footer",
+                hint="is it a VHD, and whole? Disks of other formats: goldsmith inspect FILE --list volumes",
+            )
         (_, features, version, data_offset, timestamp, creator, creator_version, creator_os, original, current,
          cylinders, heads, sectors, disk_type, stored, unique_id, saved, reserved) = _LAYOUT.unpack(data)  # fmt: skip
         if stored != checksum(data):
             raise DiskError(
                 f"the VHD footer's checksum is {stored:08x}, its bytes give {checksum(data):08x}",
                 name="vhd-checksum",
-                hint="the footer was torn or edited; a dynamic disk keeps a copy at its start",
+                hint=f"the footer was torn or edited: {AGAIN}",
             )
         if version != VERSION:
-            raise DiskError(f"VHD version {version:#x} is not 1.0", name="vhd-version")
+            raise DiskError(f"VHD version {version:#x} is not 1.0", name="vhd-version", hint=AGAIN)
         if disk_type not in tuple(DiskType):
-            raise DiskError(f"VHD type {disk_type} is neither fixed, dynamic nor differencing", name="vhd-type")
+            raise DiskError(
+                f"VHD type {disk_type} is neither fixed, dynamic nor differencing", name="vhd-type", hint=AGAIN
+            )
         return cls(
             disk_type=disk_type,
             original_size=original,
@@ -213,17 +221,23 @@ class Footer:
 
 
 def read_footer(path: Path) -> Footer:
-    """The footer at the end of a file. Raises DiskError as `Footer.parse`, or disk-unreadable."""
+    """The footer at the end of a file. Raises DiskError as `Footer.parse` and `open_file`."""
+    fd = open_file(path)
     try:
-        with path.open("rb") as file:
-            end = file.seek(0, 2)
-            file.seek(max(0, end - FOOTER_SIZE))
-            tail = file.read(FOOTER_SIZE)
+        end = os.lseek(fd, 0, os.SEEK_END)
+        tail = os.pread(fd, FOOTER_SIZE, max(0, end - FOOTER_SIZE))
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable", evidence=path) from None
+        raise DiskError(
+            f"cannot read {path}: {error.strerror}", name="disk-unreadable", hint=AGAIN, evidence=path
+        ) from None
+    finally:
+        os.close(fd)
     if not tail.startswith(COOKIE) and tail[1:].startswith(COOKIE):
         tail = tail[1:]
-    return Footer.parse(tail)
+    try:
+        return Footer.parse(tail)
+    except DiskError as error:
+        raise DiskError(f"{path.name}: {error.message}", name=error.name, hint=error.hint, evidence=path) from None
 
 
 def verify_fixed(path: Path) -> Footer:
@@ -237,7 +251,12 @@ def verify_fixed(path: Path) -> Footer:
     faults = fixed_faults(footer, path.stat().st_size)
     if faults:
         name, what = next(iter(faults.items()))
-        raise DiskError(f"{path.name}: {what}", name=name, evidence=path)
+        raise DiskError(
+            f"{path.name}: {what}",
+            name=name,
+            evidence=path,
+            hint="goldsmith vhd convert FILE NEW.vhd writes a right one",
+        )
     return footer
 
 

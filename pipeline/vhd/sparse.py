@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from pipeline.errors import DiskError
-from pipeline.vhd.extents import Extent, ExtentSource
+from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, MAX_SIZE, NO_OFFSET, SECTOR, DiskType, Footer, checksum, read_footer
 
 HEADER_SIZE, LOCATORS = 1024, 8
@@ -105,7 +105,7 @@ class Header:
 
 
 def _header(what: str) -> DiskError:
-    return DiskError(f"the dynamic VHD header: {what}", name="vhd-header")
+    return DiskError(f"the dynamic VHD header: {what}", name="vhd-header", hint=AGAIN)
 
 
 @dataclass(frozen=True)
@@ -169,16 +169,25 @@ def open_sparse(path: Path) -> SparseVhd:
     A footer torn at the end is taken from its copy at the start. Raises DiskError: vhd-header, vhd-table-outside,
     vhd-block-outside, vhd-blocks-overlap, vhd-not-sparse, vhd-too-large, disk-unreadable, and the footer's names.
     """
+    fd = open_file(path)
     try:
-        with path.open("rb") as file:
-            file_size = file.seek(0, os.SEEK_END)
-            footer, recovered = _footer(path, os.pread(file.fileno(), FOOTER_SIZE, 0))
-            if footer.disk_type == DiskType.FIXED:
-                raise DiskError(f"{path.name} is a fixed VHD", name="vhd-not-sparse", evidence=path)
-            header = Header.parse(os.pread(file.fileno(), HEADER_SIZE, min(footer.data_offset, 1 << 62)))
-            table = _table(file.fileno(), header, footer, file_size)
+        file_size = os.lseek(fd, 0, os.SEEK_END)
+        footer, recovered = _footer(path, os.pread(fd, FOOTER_SIZE, 0))
+        if footer.disk_type == DiskType.FIXED:
+            raise DiskError(
+                f"{path.name} is a fixed VHD",
+                name="vhd-not-sparse",
+                evidence=path,
+                hint="goldsmith vhd info FILE shows it",
+            )
+        header = Header.parse(os.pread(fd, HEADER_SIZE, min(footer.data_offset, 1 << 62)))
+        table = _table(fd, header, footer, file_size)
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}", name="disk-unreadable", evidence=path) from None
+        raise DiskError(
+            f"cannot read {path}: {error.strerror}", name="disk-unreadable", hint="is its disk whole?", evidence=path
+        ) from None
+    finally:
+        os.close(fd)
     _verify_blocks(table, header, file_size, path)
     return SparseVhd(path, footer, header, table, file_size, recovered)
 
@@ -195,15 +204,19 @@ def _footer(path: Path, head: bytes) -> tuple[Footer, str | None]:
 
 def _table(fd: int, header: Header, footer: Footer, file_size: int) -> array[int]:
     if footer.virtual_size > MAX_SIZE:
-        raise DiskError(f"{footer.virtual_size} bytes are more than a VHD can hold", name="vhd-too-large")
+        raise DiskError(
+            f"{footer.virtual_size} bytes are more than a VHD can hold",
+            name="vhd-too-large",
+            hint="make the disk smaller, or ship another format",
+        )
     wanted = -(-footer.virtual_size // header.block_size)
     if header.entries < wanted:
         raise _header(f"{header.entries} table entries, {wanted} are needed")
     if header.table_offset + 4 * wanted > file_size:
-        raise DiskError("the block table lies outside the file", name="vhd-table-outside")
+        raise DiskError("the block table lies outside the file", name="vhd-table-outside", hint=AGAIN)
     raw = os.pread(fd, 4 * wanted, header.table_offset)
     if len(raw) < 4 * wanted:
-        raise DiskError("the block table is cut off", name="vhd-table-outside")
+        raise DiskError("the block table is cut off", name="vhd-table-outside", hint=AGAIN)
     table = array("I", raw)
     if sys.byteorder == "little":
         table.byteswap()
@@ -221,15 +234,19 @@ def _verify_blocks(table: array[int], header: Header, file_size: int, path: Path
             f"{path.name}: a block lies at byte {places[-1] * SECTOR}, the file ends at {file_size}",
             name="vhd-block-outside",
             evidence=path,
+            hint=AGAIN,
         )
     if places[0] * SECTOR < FOOTER_SIZE + HEADER_SIZE:
-        raise DiskError(f"{path.name}: a block lies inside the header", name="vhd-blocks-overlap", evidence=path)
+        raise DiskError(
+            f"{path.name}: a block lies inside the header", name="vhd-blocks-overlap", evidence=path, hint=AGAIN
+        )
     for one, other in pairwise(places):
         if (other - one) * SECTOR < span:
             raise DiskError(
                 f"{path.name}: the blocks at bytes {one * SECTOR} and {other * SECTOR} overlap",
                 name="vhd-blocks-overlap",
                 evidence=path,
+                hint=AGAIN,
             )
 
 
@@ -242,6 +259,7 @@ def sparse_extents(disk: SparseVhd) -> ExtentSource:
                 f"{disk.path.name}: a block's data ends outside the file",
                 name="vhd-block-outside",
                 evidence=disk.path,
+                hint=AGAIN,
             )
     return ExtentSource(disk.size, tuple(found))
 

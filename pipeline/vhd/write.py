@@ -48,9 +48,17 @@ def write_dynamic(
     """Write `source` as a dynamic VHD, as `fixed.write_fixed` does a fixed one; same errors."""
     size = source.size if size is None else size
     if size % MIB:
-        raise DiskError(f"a virtual size of {size} bytes is not a whole MiB", name="vhd-not-whole-mib")
+        raise DiskError(
+            f"a virtual size of {size} bytes is not a whole MiB",
+            name="vhd-not-whole-mib",
+            hint="name a size in whole MiB",
+        )
     if size < source.size:
-        raise DiskError(f"{source.size} bytes do not fit into {size}", name="vhd-shrink")
+        raise DiskError(
+            f"{source.size} bytes do not fit into {size}",
+            name="vhd-shrink",
+            hint="a disk is never cut: name a larger size",
+        )
     footer = Footer.build(size, disk_type=DiskType.DYNAMIC, unique_id=unique_id, timestamp=timestamp)
     header = Header(table_offset=_TABLE_AT, entries=-(-size // BLOCK_SIZE))
     with ExitStack() as stack:
@@ -74,7 +82,11 @@ def write_differencing(
     Raises DiskError: vhd-diff-size where `new` is smaller than `old`; the rest as `write_dynamic`.
     """
     if new.size < old.size or new.size % SECTOR:
-        raise DiskError(f"{new.size} bytes cannot stand on a parent of {old.size}", name="vhd-diff-size")
+        raise DiskError(
+            f"{new.size} bytes cannot stand on a parent of {old.size}",
+            name="vhd-diff-size",
+            hint="the new disk must be at least as large as the old one",
+        )
     above = read_footer(parent)
     footer = Footer.build(new.size, disk_type=DiskType.DIFFERENCING, unique_id=unique_id, timestamp=timestamp)
     entries = -(-new.size // BLOCK_SIZE)
@@ -122,7 +134,7 @@ def _write(
     reader: Reader | None = None,
 ) -> SparseReport:
     if target.exists() and any(target.samefile(path) for path in {piece.path for piece in found} - {target}):
-        raise DiskError(f"{target} is part of the disk that is read", name="same-file")
+        raise DiskError(f"{target} is part of the disk that is read", name="same-file", hint="name another target")
     blocks = {block: order for order, block in enumerate(sorted({piece.start // BLOCK_SIZE for piece in found}))}
     meta_end = _TABLE_AT + -(-header.entries * 4 // SECTOR) * SECTOR + len(extra)
     bitmap = header.bitmap_size
@@ -145,11 +157,17 @@ def _write(
         table.byteswap()
     end_at = first + len(blocks) * stride - (stride - BLOCK_SIZE) if blocks else meta_end
     if end_at // SECTOR > ABSENT - 1:
-        raise DiskError("the blocks do not fit into a VHD", name="vhd-too-large")
+        raise DiskError(
+            "the blocks do not fit into a VHD",
+            name="vhd-too-large",
+            hint="make the disk smaller, or ship another format",
+        )
     try:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise HostError(f"cannot write {target}: {error.strerror}", name="cannot-write") from None
+        raise HostError(
+            f"cannot write {target}: {error.strerror}", name="cannot-write", hint="who may write there? ls -ld FOLDER"
+        ) from None
     try:
         os.ftruncate(fd, end_at + FOOTER_SIZE)
         os.pwrite(fd, footer.pack() + header.pack() + table.tobytes() + extra, 0)

@@ -140,6 +140,6 @@ def test_resize_grows_and_says_what_to_do(tmp_path: Path) -> None:
     out = told("resize", disk, "96 MiB")
     after = verify_fixed(disk)
     assert after.current_size == 96 * MIB and after.unique_id == before.unique_id
-    assert any("resize2fs" in line for line in out["inside"]) and any("sgdisk" in line for line in out["inside"])
+    assert any("resize2fs" in line for line in out["inside"]) and any("--move-gpt" in line for line in out["inside"])
     assert fault("resize", disk, "64 MiB").name == "vhd-shrink"
     assert verify_fixed(disk) == after

@@ -29,7 +29,7 @@ FLOORS = [
     {"record", "scratch"},
     {"store", "command", "digests"},
     {"files"},
-    {"errors"},
+    {"errors", "printable"},
 ]
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}
 
