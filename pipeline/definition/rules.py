@@ -40,6 +40,11 @@ def _context(info: ValidationInfo) -> Context:
     return info.context
 
 
+def project_of(info: ValidationInfo) -> Path:
+    """The project that a relative path of the definition belongs to."""
+    return _context(info).project
+
+
 def not_built(value: object) -> object:
     del value
     raise Wrong("is not built yet", "remove it until a release fills it")

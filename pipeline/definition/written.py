@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Tag, WithJsonSchema
 
-from pipeline.definition import rules
+from pipeline.definition import contents, rules
 from pipeline.definition.model import USER_DATA, CellName
 from pipeline.definition.scalars import (
     Account,
@@ -136,8 +136,8 @@ class Playbook(StepPart):
 class Script(StepPart):
     """Run a script in the guest, as root."""
 
-    script: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
-        description="A file, relative to the project."
+    script: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.runs_something)] = (
+        Field(description="A file, relative to the project.")
     )
 
 
@@ -162,15 +162,17 @@ class Copy(StepPart):
 class Powershell(StepPart):
     """Run a PowerShell script in Windows, as the system's account."""
 
-    powershell: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
-        description="A file, relative to the project."
-    )
+    powershell: Annotated[
+        Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.runs_powershell)
+    ] = Field(description="A file, relative to the project.")
 
 
 class Cmd(StepPart):
     """Run a command line of Windows' cmd, as the system's account."""
 
-    cmd: Annotated[Text, AfterValidator(rules.one_line)] = Field(description="The command line.")
+    cmd: Annotated[Text, AfterValidator(rules.one_line), AfterValidator(contents.runs_command)] = Field(
+        description="The command line."
+    )
 
 
 class MsiPart(Part):

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.guests.access import Access
+from pipeline.guests.plays import CALLBACKS, verify_plays
 
 
 class Steps:
@@ -58,8 +59,13 @@ class Steps:
         deadline: float,
         on_line: Callable[[str], None],
     ) -> None:
-        """Run an Ansible playbook against this guest. Raises GuestError naming the task that failed."""
+        """Run an Ansible playbook against this guest.
+
+        Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing.
+        """
         home = self._access.folder / "private"
+        report = home / "plays.json"
+        report.unlink(missing_ok=True)
         config = home / "ansible.cfg"
         # empty: what stands in /etc or a home folder of the build host must not change a build
         config.write_text("[defaults]\n")
@@ -75,6 +81,8 @@ class Steps:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
             "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=60s",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
+            "GOLDSMITH_PLAYS": str(report),
             "PYTHONUNBUFFERED": "1",
         }
         watcher = TaskWatcher(on_line)
@@ -90,6 +98,7 @@ class Steps:
             )
         except command.CommandFailed as error:
             raise GuestError(watcher.reason(error), name="step-failed") from None
+        verify_plays(report)
 
 
 _TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")

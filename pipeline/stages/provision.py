@@ -38,6 +38,7 @@ def plan(job: Job) -> tuple[Work, ...]:
         return tuple(replace(work, inputs={**work.inputs, **allowed}) for work in works)
     works = []
     for number, step in enumerate(job.definition.steps, 1):
+        _need_content(step)
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
         if isinstance(step, PlaybookStep):
             inputs["ansible-core"] = ansible_version()
@@ -104,11 +105,24 @@ def _legs(steps: Sequence[Step]) -> Iterator[Work]:
             leg = []
 
 
+def _need_content(step: Step) -> None:
+    """Raises UsageError (step-empty) of a copy that would copy no file, before anything boots."""
+    if not isinstance(step, CopyStep) or not step.file.is_dir():
+        return
+    if not any(path.is_symlink() or not path.is_dir() for path in step.file.rglob("*")):
+        raise UsageError(
+            f"{step.title}: {step.file} has no file below it",
+            name="step-empty",
+            hint="put a file in it (git keeps no empty folder), or make the folder in a script",
+        )
+
+
 def _told(step: Step) -> dict[str, object]:
     """A step's inputs. Raises CheckFailed (checksum-mismatch) for a package that is not the one that was meant.
 
     The content is read for the key anyway: here it is known before anything boots.
     """
+    _need_content(step)
     inputs = step_inputs(step)
     if isinstance(step, MsiStep) and (found := inputs[f"msi {step.path}"]) != step.sha256:
         raise CheckFailed(

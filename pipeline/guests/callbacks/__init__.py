@@ -1,0 +1,1 @@
+"""Plugins that ansible-playbook loads into its own process; they import nothing of goldsmith."""

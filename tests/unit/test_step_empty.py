@@ -1,0 +1,165 @@
+"""A step that did nothing is an error, named step-empty: playbooks by Ansible's report, files by content."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from cases import case
+from test_plan import DEFINITION, FILES
+
+from pipeline import job as jobs
+from pipeline.definition import DefinitionError, load_named
+from pipeline.errors import GuestError, UsageError
+from pipeline.gallery import Gallery
+from pipeline.guests import archive
+from pipeline.guests.access import Access
+from pipeline.guests.plays import verify_plays
+from pipeline.guests.steps import Steps
+from pipeline.job import Job
+from pipeline.layers import Layers
+from pipeline.record import NO_RUN
+from pipeline.stages import provision
+from pipeline.store import Store
+
+TASK = "    - ansible.builtin.command: 'true'\n"
+
+
+class Here(Access):
+    """Access to a guest that is this process's own host."""
+
+    def inventory(self) -> Path:
+        path = self.folder / "private" / "inventory.json"
+        host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        path.write_text(json.dumps({"all": {"hosts": {"guest": host}}}))
+        return path
+
+
+def run(folder: Path, playbook: str | Path) -> list[str]:
+    """Run a playbook as a step does; the lines that it said."""
+    (folder / "private").mkdir(exist_ok=True)
+    file = playbook if isinstance(playbook, Path) else folder / "site.yml"
+    if not isinstance(playbook, Path):
+        file.write_text(playbook)
+    lines: list[str] = []
+    ansible = Path(sys.executable).parent / "ansible-playbook"
+    Steps(Here(folder, "root", 1), lambda: None).playbook(
+        file, None, ansible=ansible, deadline=120, on_line=lines.append
+    )
+    return lines
+
+
+def empty(folder: Path, playbook: str | Path) -> GuestError:
+    with pytest.raises(GuestError) as caught:
+        run(folder, playbook)
+    assert caught.value.name == "step-empty" and caught.value.hint, caught.value.message
+    return caught.value
+
+
+def test_a_play_that_matches_no_host(tmp_path: Path) -> None:
+    told = empty(tmp_path, case("projects/playbooks/nohosts.yml"))
+    assert told.message == 'play "web servers" (hosts: webservers) matches no host: it was skipped'
+    assert told.hint == "write `hosts: all`: the inventory has one host, guest, and no other group"
+
+
+#: Plays that did nothing, each with what is said of it.
+ODD = {
+    "- hosts: webservers\n  tasks:\n" + TASK: "matches no host",
+    "- hosts: localhost\n  tasks:\n" + TASK: "matches no host",
+    "- hosts: [db, web]\n  tasks:\n" + TASK: "(hosts: db, web) matches no host",
+    "- hosts: all:!guest\n  tasks:\n" + TASK: "matches no host",
+    "- hosts: all\n  gather_facts: false\n  tasks: []\n": "ran no task",
+    "- hosts: all\n  gather_facts: false\n  roles: []\n": "ran no task",
+    "- hosts: all\n  gather_facts: false\n  vars: {a: 1}\n": "ran no task",
+    f"- hosts: all\n  gather_facts: false\n  handlers:\n{TASK}": "ran no task",
+    f"- hosts: all\n  gather_facts: false\n  tasks:\n{TASK}      tags: [never]\n": "ran no task",
+    f"- hosts: all\n  gather_facts: false\n  check_mode: true\n  tasks:\n{TASK}": "check mode",
+}
+#: Plays that did something, or looked and had nothing to do.
+GOOD = (
+    f"- hosts: all\n  gather_facts: false\n  tasks:\n{TASK}      when: false\n",
+    f"- hosts: guest\n  gather_facts: false\n  pre_tasks:\n{TASK}",
+    f"- hosts: all\n  gather_facts: false\n  tasks:\n{TASK}      tags: [nginx]\n",
+    f"- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.meta: end_play\n{TASK}",
+    f"- hosts: all\n  gather_facts: false\n  strategy: free\n  tasks:\n{TASK}",
+    # facts alone are something where they are asked for
+    "- hosts: all\n  gather_facts: true\n  gather_subset: ['!all', '!min']\n",
+)
+
+
+def test_each_play_is_judged(tmp_path: Path) -> None:
+    told = empty(tmp_path, "".join([*GOOD, *ODD]))
+    assert "webservers" in told.message
+    report = tmp_path / "private/plays.json"
+    facts = json.loads(report.read_text())
+    assert len(facts["plays"]) == len(GOOD) + len(ODD)
+    report.write_text(json.dumps({**facts, "plays": facts["plays"][: len(GOOD)]}))
+    verify_plays(report)
+    for play, said in zip(facts["plays"][len(GOOD) :], ODD.values(), strict=True):
+        report.write_text(json.dumps({**facts, "plays": [play]}))
+        with pytest.raises(GuestError) as caught:
+            verify_plays(report)
+        assert caught.value.name == "step-empty" and caught.value.hint and said in caught.value.message
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ANSIBLE_RUN_TAGS", "nginx"), ("ANSIBLE_SKIP_TAGS", "all")])
+def test_tags_that_select_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """Facts are gathered all the same: that is no task of the play. Callbacks of the environment change nothing."""
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "minimal")
+    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(tmp_path))
+    facts = "  gather_subset: ['!all', '!min']\n"
+    told = empty(tmp_path, f"- hosts: all\n{facts}  tasks:\n{TASK}")
+    assert "ran no task" in told.message and value in told.message and variable in str(told.hint)
+
+
+def test_a_failed_task_is_still_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(GuestError) as caught:
+        run(tmp_path, "- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.command: 'false'\n")
+    assert caught.value.name == "step-failed"
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def project(folder: Path, files: dict[str, str], definition: str = DEFINITION) -> Path:
+    for name, text in {**FILES, **files, "images/site.yaml": definition}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["", "\n \n", "#!/bin/sh\n", "#!/bin/bash\n# later: echo x\n\nset -euo pipefail\n", "\ufeff#!/bin/sh\r\n# x\r\n"],
+)
+def test_a_script_without_a_command(tmp_path: Path, script: str) -> None:
+    folder = project(tmp_path, {"scripts/tune.sh": script})
+    with pytest.raises(DefinitionError) as caught:
+        load_named(folder, "site")
+    assert str(caught.value.faults[0]).startswith(
+        "images/site.yaml:9:13: steps[1].script: scripts/tune.sh does nothing"
+    )
+
+
+@pytest.mark.parametrize("script", ["#!/bin/sh\ntrue\n", "exit 0", "#!/usr/bin/python3\nprint()\n", "x=1 # y\n"])
+def test_a_script_with_a_command(tmp_path: Path, script: str) -> None:
+    load_named(project(tmp_path, {"scripts/tune.sh": script}), "site")
+
+
+def test_a_folder_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "INDEX_AGE", 0.0)
+    monkeypatch.setattr(archive, "package_index", lambda _suite: "index")
+    copied = DEFINITION.replace("files/motd, to: /etc/motd", "files/site, to: /srv/site")
+    folder = project(tmp_path / "project", {}, copied)
+    (folder / "files/site/below/it").mkdir(parents=True)
+    store = Store(tmp_path / "store")
+    store.ensure()
+    building = Job(load_named(folder, "site"), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    with pytest.raises(UsageError) as caught:
+        provision.plan(building)
+    assert caught.value.name == "step-empty" and caught.value.hint
+    (folder / "files/site/below/it/x").write_text("")
+    assert len(provision.plan(building)) == 3
