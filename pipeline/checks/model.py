@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import DiskError
 from pipeline.offline.disk import Disk
@@ -72,8 +72,9 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     #: What each kernel can drive before its root is mounted: unpacking an initramfs is worth doing once.
     drivers: dict[str, frozenset[str]] = field(default_factory=dict)
-    #: Keys and tokens with their places; the disk is searched once.
-    secrets: tuple[str, ...] | None = None
+    #: Keys and tokens with their places, and files of credentials: the disk is searched once.
+    secrets: Any = None
+    credentials: frozenset[str] | None = None
 
     def note(self, text: str) -> None:
         """Evidence for a pass."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pipeline.checks import (
     agents,
     boot,
+    config_files,
     container,
     identity,
     kernel,
@@ -29,7 +30,7 @@ from pipeline.offline.questions import clean_text
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, scan,
+_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, config_files, scan,
             windows_state, windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5

@@ -1,66 +1,124 @@
-"""Private keys and access tokens anywhere on the disk, freed blocks included."""
+"""Private keys and access tokens anywhere on the disk, freed blocks and packed files included."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from pipeline.checks.model import HOUSE, Subject, check
-from pipeline.offline.search import find_all, owners
+from pipeline.checks.config_files import credential_paths
+from pipeline.checks.model import ALL, HOUSE, WINDOWS, Subject, check
+from pipeline.offline.root import Root
+from pipeline.offline.search import owners
+from pipeline.offline.secret_search import Found, Hit, search, search_packed
+from pipeline.offline.shipped import Shipped
 
-#: Hits of one kind that are followed up; a disk with more has other troubles.
-LIMIT = 500
-#: What may stand before a needle, and how much is looked at in all.
-_BEFORE, _AFTER = 48, 400
-
-_KEY = re.compile(
-    rb"-----BEGIN (?:(?:RSA|EC|DSA|OPENSSH|ENCRYPTED|PGP) )?PRIVATE KEY(?: BLOCK)?-----(?:\\n|[\r\n])+"
-    rb"(?:[A-Za-z-]+: [^\r\n]*[\r\n]+)*\s*[A-Za-z0-9+/=]{40}"
-)
-#: By what they begin with: GitHub, GitLab, AWS and Azure storage publish these forms for scanners like this one.
-_TOKENS = {
-    b"AKIA": ("an AWS access key", re.compile(rb"(?<![A-Z0-9])AKIA[A-Z0-9]{16}(?![A-Z0-9])")),
-    b"ghp_": ("a GitHub token", re.compile(rb"ghp_[A-Za-z0-9]{36}(?![A-Za-z0-9])")),
-    b"github_pat_": ("a GitHub token", re.compile(rb"github_pat_[A-Za-z0-9_]{60,}")),
-    b"glpat-": ("a GitLab token", re.compile(rb"glpat-[A-Za-z0-9_-]{20}")),
-    b"AccountKey=": ("a storage key", re.compile(rb"AccountKey=[A-Za-z0-9+/]{86}==")),
-}
-_KEY_NEEDLE = b"PRIVATE KEY"
+#: Bytes of a compressed file whose parts are not one behind the other, when it is read as a file.
+FILE_LIMIT = 64 << 20
+#: Such files that are read.
+FILES = 200
+#: How far behind a key's first line the same key is found once more, as the base64 that it is.
+_BODY = 400
+#: Host keys and keys of a person have checks of their own, which say more.
+_ELSEWHERE = re.compile(r"^(?:/etc/ssh/ssh_host_|/\S*/\.ssh/id_)")
 
 
-def hits(subject: Subject) -> tuple[str, ...]:
-    """Every key and token on the disk, searched for once."""
+@dataclass(frozen=True)
+class Secret:
+    """`path` is empty where no file has the place."""
+
+    kind: str
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SecretScan:
+    secrets: tuple[Secret, ...]
+    gaps: tuple[str, ...]
+
+
+def system_root(subject: Subject) -> Root:
+    return subject.disk.windows if subject.profile in WINDOWS else subject.disk.root
+
+
+def secret_scan(subject: Subject) -> SecretScan:
+    """Every secret on the disk that no package brought, searched for once."""
     if subject.secrets is None:
-        found = []
-        for offset, needle, data, at in find_all(subject.disk, (_KEY_NEEDLE, *_TOKENS), limit=LIMIT):
-            around = data[max(0, at - _BEFORE) : at + _AFTER]
-            kind, pattern = ("a private key", _KEY) if needle == _KEY_NEEDLE else _TOKENS[needle]
-            match = pattern.search(around)
-            if match and b"EXAMPLE" not in match[0]:
-                found.append((offset, kind))
-        where = owners(subject.disk, [offset for offset, _ in found])
-        shipped = _shipped(subject) if where else frozenset()
-        subject.secrets = tuple(
-            f"{kind} in {where.get(offset) or f'no file, at byte {offset} of the disk'}"
-            for offset, kind in found
-            if not _is_public(where.get(offset), shipped)
+        subject.secrets = _scan(subject)
+    scan: SecretScan = subject.secrets
+    return scan
+
+
+def _scan(subject: Subject) -> SecretScan:
+    root = system_root(subject)
+    found = search(subject.disk)
+    where = owners(root, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
+    gaps = [*found.gaps, *_read_as_files(root, found, where)]
+    shipped = Shipped(root)
+    hits = _without_bodies(found.hits)
+    # what a package ships is everybody's already, and so is each copy of it: in an initramfs, in a freed block
+    public = {hit.digest for hit in hits if _is_public(shipped, where.get(hit.offset))}
+    secrets = tuple(
+        Secret(hit.kind, where.get(hit.offset, ""), _text(hit, where.get(hit.offset)))
+        for hit in hits
+        if hit.digest not in public
+    )
+    return SecretScan(secrets, tuple(gaps))
+
+
+def _is_public(shipped: Shipped, path: str | None) -> bool:
+    return path is not None and shipped.brought(path)
+
+
+def _read_as_files(root: Root, found: Found, where: dict[int, str]) -> Iterator[str]:
+    """Compressed files that do not lie in one piece are read through their file system; what is not is a gap."""
+    streams = [(offset, kind, where[offset]) for offset, kind in found.broken if offset in where]
+    if len(streams) > FILES:
+        yield f"more than {FILES} compressed files in several places: {streams[FILES][2]} was not unpacked"
+    for offset, kind, path in streams[:FILES]:
+        runs = root.runs(path)
+        if len(runs) < 2:
+            # it ends early, wherever one reads it
+            continue
+        whole = root.read(path, FILE_LIMIT + 1) or b""
+        if len(whole) > FILE_LIMIT:
+            yield f"{path} has more than {FILE_LIMIT >> 20} MiB of {kind} in several places: not unpacked whole"
+            continue
+        again = search_packed(whole[_place_in_file(runs, offset) :], kind, offset)
+        known = {hit.digest for hit in found.hits if hit.offset == offset}
+        found.hits += [hit for hit in again.hits if hit.digest not in known]
+        yield from again.gaps
+
+
+def _place_in_file(runs: list[tuple[int, int]], offset: int) -> int:
+    before = 0
+    for start, length in runs:
+        if start <= offset < start + length:
+            return before + offset - start
+        before += length
+    return before
+
+
+def _without_bodies(hits: list[Hit]) -> list[Hit]:
+    """Without the second find of a key whose first line was found too."""
+    keys: dict[tuple[str, ...], list[int]] = {}
+    for hit in hits:
+        if hit.kind == "key":
+            keys.setdefault(hit.layers, []).append(hit.offset)
+
+    def is_body(hit: Hit) -> bool:
+        return hit.layers[-1:] == ("base64",) and any(
+            0 <= hit.offset - offset < _BODY for offset in keys.get(hit.layers[:-1], ())
         )
-    return subject.secrets
+
+    return [hit for hit in hits if not is_body(hit)]
 
 
-def _shipped(subject: Subject) -> frozenset[str]:
-    """Files that packages brought, without the /usr that merged systems put before them."""
-    names: set[str] = set()
-    for path in subject.files_in("/var/lib/dpkg/info", ".list"):
-        names.update(line.removeprefix("/usr") for line in subject.root.text(path).splitlines())
-    return frozenset(names)
-
-
-def _is_public(path: str | None, shipped: frozenset[str]) -> bool:
-    """What a package ships is everybody's already: test keys, examples, and Python's compiled copies of them."""
-    if path is None or path.startswith("/etc/"):
-        return False
-    return path.removeprefix("/usr") in shipped or (path.startswith("/usr/") and "/__pycache__/" in path)
+def _text(hit: Hit, path: str | None) -> str:
+    """What is said of a find: never the secret itself."""
+    layers = f" (inside {' in '.join(reversed(hit.layers))})" if hit.layers else ""
+    return f"{hit.title} in {path or f'no file, at byte {hit.offset} of the disk'}{layers}"
 
 
 @check(
@@ -69,12 +127,13 @@ def _is_public(path: str | None, shipped: frozenset[str]) -> bool:
     why="Whoever gets the image gets the key, from freed blocks too.",
     remedy="Remove the file before the disk is trimmed, and withdraw the key: others may have read the disk.",
     source=HOUSE,
+    profiles=ALL,
 )
 def private_keys(subject: Subject) -> Iterator[str]:
-    for hit in hits(subject):
-        # host keys and keys of a person have checks of their own, which say more
-        if hit.startswith("a private key") and not re.search(r" in (/etc/ssh/ssh_host_|/\S*/\.ssh/id_)", hit):
-            yield hit
+    known = credential_paths(subject)
+    for secret in secret_scan(subject).secrets:
+        if secret.kind == "key" and secret.path not in known and not _ELSEWHERE.match(secret.path):
+            yield secret.text
 
 
 @check(
@@ -82,9 +141,23 @@ def private_keys(subject: Subject) -> Iterator[str]:
     "No access token of a known service anywhere on the disk",
     why="Such a token opens an account to everybody who gets the image.",
     remedy="Remove the file before the disk is trimmed, and withdraw the token.",
-    source=HOUSE,
+    source="gitleaks' rules, and goldsmith's own",
+    profiles=ALL,
 )
 def access_tokens(subject: Subject) -> Iterator[str]:
-    for hit in hits(subject):
-        if not hit.startswith("a private key"):
-            yield hit
+    known = credential_paths(subject)
+    for secret in secret_scan(subject).secrets:
+        if secret.kind != "key" and secret.path not in known:
+            yield secret.text
+
+
+@check(
+    "secrets-searched",
+    "The whole disk was searched for secrets",
+    why="A disk with more candidates or more compressed data than are followed up may hold a secret in the rest.",
+    remedy="Look at the place that is named; files of one repeated pattern, and archives within archives, go.",
+    source=HOUSE,
+    profiles=ALL,
+)
+def secrets_searched(subject: Subject) -> Iterator[str]:
+    yield from secret_scan(subject).gaps

@@ -133,27 +133,3 @@ def shell_proxy(subject: Subject) -> Iterator[str]:
         yield from (
             f"{path}: {_hidden(line)}" for line in subject.lines(path) if re.match(r"(-x|--?proxy\b|proxy)", line)
         )
-
-
-@check(
-    "credential-files",
-    "No credentials of a person or a service",
-    why="Whoever gets the image gets them.",
-    remedy="Remove the file and withdraw what it held: it was in a disk that others may have read.",
-    source=HOUSE,
-)
-def credential_files(subject: Subject) -> Iterator[str]:
-    names = (".netrc", ".git-credentials", ".aws/credentials", ".azure/msal_token_cache.json",
-             ".azure/accessTokens.json", ".docker/config.json", ".config/gcloud/credentials.db", ".pypirc",
-             ".npmrc", ".pgpass", ".my.cnf", ".kube/config", ".vault-token", ".config/gh/hosts.yml")  # fmt: skip
-    for home in subject.homes:
-        for name in names:
-            path = f"{home}/{name}"
-            if subject.has_data(path):
-                yield f"{path} is there"
-        for path in subject.files_in(f"{home}/.ssh"):
-            if re.search(r"/id_\w+$", path) and subject.has_data(path):
-                yield f"{path} is there"
-    for path in ["/etc/apt/auth.conf", *subject.files_in("/etc/apt/auth.conf.d")]:
-        if re.search(r"\bpassword\b", subject.root.text(path)):
-            yield f"{path} holds a password"

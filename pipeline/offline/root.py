@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from pipeline.errors import DiskError
-from pipeline.offline.filesystem import FileSystem, Stat
+from pipeline.offline.filesystem import Entry, FileSystem, Stat
 
 #: What the kernel allows (MAXSYMLINKS), and what a path may cost.
 MAX_LINKS, MAX_DEPTH = 40, 200
@@ -91,6 +91,21 @@ class Root:
 
     def walk(self, path: str = "/", *, limit: int = WALK_LIMIT) -> Iterator[tuple[str, str]]:
         """(path, type) of everything below a directory, links not followed. Raises DiskError past `limit` names."""
+        for here, _, entry in self._walk(path, limit):
+            yield here, entry.type
+
+    def places(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Every regular file with the (start, length) of its data, in bytes of the disk."""
+        for path, fs, entry in self._walk("/", WALK_LIMIT):
+            if entry.type == "file":
+                yield path, fs.runs(entry.inode)
+
+    def runs(self, path: str) -> list[tuple[int, int]]:
+        """(start, length) of a file's data in order, in bytes of the disk; none where there is no such file."""
+        place = self._find(path)
+        return [] if place is None else place[0].runs(place[1])
+
+    def _walk(self, path: str, limit: int) -> Iterator[tuple[str, FileSystem, Entry]]:
         place = self._find(path)
         if place is None or place[0].stat(place[1]).type != "dir":
             return
@@ -105,7 +120,7 @@ class Root:
                 if count > limit:
                     raise DiskError(f"more than {limit} names below {path}", name="fs-too-many-names")
                 here = f"{above}/{name}"
-                yield here, entry.type
+                yield here, fs, entry
                 if entry.type != "dir" or here.count("/") > MAX_DEPTH:
                     continue
                 mounted = self._mounts.get(tuple(here.split("/")[1:]))
@@ -113,14 +128,6 @@ class Root:
                 if (below[0].start, below[1]) not in seen:
                     seen.add((below[0].start, below[1]))
                     todo.append((here, below))
-
-    def places(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-        """Every regular file with the (start, length) of its data, in bytes of the disk."""
-        for path, kind in self.walk():
-            if kind == "file":
-                place = self._find(path, follow=False)
-                if place is not None:
-                    yield path, place[0].runs(place[1])
 
     def _find(self, path: str, *, follow: bool = True) -> Place | None:
         todo = deque(part for part in path.split("/") if part)

@@ -1,4 +1,4 @@
-"""Looking for byte strings in everything a disk holds, and telling which file a place belongs to.
+"""Reading everything that a disk holds in order, and finding the file that a place belongs to.
 
 The disk is read once from end to end by its data extents, which is faster than file by file, and sees what no
 file shows: freed blocks, slack, journals.
@@ -6,10 +6,12 @@ file shows: freed blocks, slack, journals.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pipeline.offline.disk import Disk
+from pipeline.offline.root import Root
 
 #: Bytes read at a time, and how much of the last chunk is looked at again: longer strings are not found whole.
 CHUNK, OVERLAP = 8 << 20, 16 << 10
@@ -54,34 +56,16 @@ def _joined(disk: Disk) -> Iterator[tuple[int, int]]:
         yield current
 
 
-def find_all(disk: Disk, needles: Sequence[bytes], *, limit: int) -> Iterator[tuple[int, bytes, bytes, int]]:
-    """(offset on the disk, needle, the window's data, place in it) of at most `limit` hits of each needle."""
-    counts = dict.fromkeys(needles, 0)
-    seen: dict[bytes, int] = dict.fromkeys(needles, -1)
-    for window in windows(disk):
-        for needle in needles:
-            at = window.data.find(needle)
-            while at >= 0 and counts[needle] < limit:
-                offset = window.start + at
-                if offset > seen[needle]:
-                    seen[needle] = offset
-                    counts[needle] += 1
-                    yield offset, needle, window.data, at
-                at = window.data.find(needle, at + 1)
+def owners(root: Root, offsets: Collection[int]) -> dict[int, str]:
+    """The file below a root that each offset of the disk belongs to; what is in no file is left out.
 
-
-def owners(disk: Disk, offsets: Collection[int]) -> dict[int, str]:
-    """The file of the Linux root that each offset belongs to; what is in no file is left out.
-
-    Costs a walk over all inodes: ask once, for all of them.
+    Costs one walk over all files, whatever the number of offsets: ask once, for all of them.
     """
-    if not offsets:
-        return {}
-    wanted = sorted(offsets)
+    wanted = sorted(set(offsets))
     found: dict[int, str] = {}
-    for path, runs in disk.root.places():
-        for start, length in runs:
-            for offset in wanted:
-                if start <= offset < start + length:
-                    found[offset] = path
+    if wanted:
+        for path, runs in root.places():
+            for start, length in runs:
+                for index in range(bisect_left(wanted, start), bisect_left(wanted, start + length)):
+                    found[wanted[index]] = path
     return found

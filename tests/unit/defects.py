@@ -311,6 +311,17 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "a token in a script": ("access-tokens", put("/usr/local/bin/pull", "TOKEN=ghp_" + "a1B2" * 9 + "\n")),
     "a storage key": ("access-tokens", put("/etc/fuse.cfg", "AccountKey=" + "Ab1+" * 21 + "xy==\n")),
+    "a password in the environment": ("config-passwords", put("/etc/environment", "DB_PASSWORD=Tr4vel-l1ght\n")),
+    "a password in a remote of git": (
+        "config-passwords",
+        put("/srv/app/.git/config", "[remote]\n\turl = https://bot:Tr4vel-l1ght@example.org/a.git\n"),
+    ),
+    "a credential in a unit": (
+        "config-passwords",
+        put("/etc/systemd/system/a.service", "[Service]\nSetCredential=db:Tr4vel-l1ght\n"),
+    ),
+    "mail of cron": ("mail-left", put("/var/mail/root", "From root\nSubject: Cron\n\nx\n")),
+    "more candidates than are followed up": ("secrets-searched", put("/srv/filler", b"x\x9c" * 450_000)),
 }
 
 

@@ -27,7 +27,7 @@ FLOORS = [
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},
     {"layers", "vhd", "definition"},
     {"record", "scratch"},
-    {"store", "command", "digests"},
+    {"store", "command", "digests", "secret_rules"},
     {"files"},
     {"errors", "printable"},
 ]
