@@ -22,6 +22,8 @@ from pipeline.errors import BuildError, HostError
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
 GRACE = 3.0
+#: Bytes after which a line that does not end is handed on in pieces: a guest may print for ever.
+LONGEST_LINE = 64 << 10
 #: Seconds between two calls of a `watch`.
 WATCH_EVERY = 0.25
 
@@ -73,6 +75,9 @@ class LineCutter:
             *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
             for line in lines:
                 self._hand_on(line)
+            while len(self._rest) > LONGEST_LINE:
+                self._hand_on(self._rest[:LONGEST_LINE])
+                self._rest = self._rest[LONGEST_LINE:]
 
     def end(self) -> None:
         """What came after the last newline is a line too."""

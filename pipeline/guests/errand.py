@@ -6,7 +6,7 @@ unit of its own, so that a step which upgrades the agent is not ended with it. W
 
 from __future__ import annotations
 
-import base64
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.hypervisor.agent import CHUNK, Agent
+from pipeline.hypervisor.answers import MALFORMED, refuse
 
 #: Where an errand's output and its exit code lie in the guest: memory, so that a full disk can still be reported.
 FOLDER = "/run/goldsmith-errand"
@@ -28,6 +29,7 @@ FREE_EVERY = 8 << 20
 KEPT = 64 << 10
 #: Seconds between two looks, at first and at most.
 QUICK, SLOW = 0.05, 0.4
+_CODE = re.compile(r"[0-9]{1,3}", re.ASCII)
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _START = rf"""
@@ -106,6 +108,8 @@ class Errand:
         streams = [_Stream("out", on_line), _Stream("err", on_line), _Stream("code", None)]
         out, err, code = streams
         self._follow(streams, boot, until, deadline)
+        if not _CODE.fullmatch(code.text.strip()):
+            refuse("guest-file-read", "the script's exit code is not a number")
         if (number := int(code.text)) != 0:
             raise command.CommandFailed(["script"], number, out.text, err.text, None)
 
@@ -122,6 +126,8 @@ class Errand:
                 came = [self._read(stream) for stream in said]
                 heard = time.monotonic()
             except GuestError as error:
+                if error.name == MALFORMED:
+                    raise
                 self._again(streams, boot, error, heard)
                 continue
             if ended and not any(came):
@@ -136,12 +142,11 @@ class Errand:
     def _read(self, stream: _Stream) -> int:
         """Take in what is new; the number of its bytes."""
         if stream.handle < 0:
-            stream.handle = self._agent.call("guest-file-open", {"path": stream.path, "mode": "r"})
+            stream.handle = self._agent.open(stream.path, "r")
             if stream.read:
                 place = {"handle": stream.handle, "offset": stream.read, "whence": "set"}
                 self._agent.call("guest-file-seek", place)
-        reply = self._agent.call("guest-file-read", {"handle": stream.handle, "count": CHUNK}, quiet=True)
-        data = base64.b64decode(reply["buf-b64"])
+        data, _ = self._agent.read_chunk(stream.handle, CHUNK, quiet=True)
         stream.read += len(data)
         stream.tail = (stream.tail + data)[-KEPT:]
         stream.cut.feed(data)
@@ -160,7 +165,9 @@ class Errand:
         time.sleep(SLOW)
         try:
             same = self._agent.read(_BOOT_ID, 64) == boot
-        except GuestError:
+        except GuestError as failure:
+            if failure.name == MALFORMED:
+                raise
             return
         if not same:
             raise GuestError("the guest has booted anew", name="step-failed")

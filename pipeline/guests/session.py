@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
 from pipeline.guests.steps import Steps
 from pipeline.hypervisor.agent import Agent
+from pipeline.hypervisor.answers import refuse
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Kernel, Spec
 from pipeline.hypervisor.machine import Machine, own
@@ -25,6 +27,7 @@ from pipeline.layers import Image
 from pipeline.store import Store
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
+_HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{60,100}={0,2}(\s|$)", re.ASCII)
 
 
 class GuestSession:
@@ -105,7 +108,7 @@ class GuestSession:
         began = time.monotonic()
         self._progress("entering")
         self.run_over_agent(threshold.enter_script(self.access.public_key, cards), "the guest could not be entered")
-        self.access.trust(self.agent.read(HOST_KEY, 4096).decode())
+        self.access.trust(self._host_key())
         self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
 
     def run_over_agent(self, script: str, what: str) -> None:
@@ -191,7 +194,7 @@ class GuestSession:
             if error.name == "guest-sshd-dead":
                 raise self._diagnose() from None
             raise
-        self.access.trust(self.agent.read(HOST_KEY, 4096).decode())
+        self.access.trust(self._host_key())
 
     def _cloud_init_finished(self) -> bool:
         return self.agent.execute(["/usr/bin/test", "-e", "/run/cloud-init/result.json"], deadline=60).code == 0
@@ -225,7 +228,14 @@ class GuestSession:
         )
 
     def boot_id(self) -> str:
-        return self.agent.read("/proc/sys/kernel/random/boot_id", 64).decode().strip()
+        return self.agent.read("/proc/sys/kernel/random/boot_id", 64).decode("ascii", "replace").strip()
+
+    def _host_key(self) -> str:
+        """The guest's public host key. Raises GuestError where the file holds something else."""
+        text = self.agent.read(HOST_KEY, 4096).decode("ascii", "replace")
+        if not _HOST_KEY.match(text):
+            refuse("guest-file-read", f"{HOST_KEY} is not an Ed25519 key")
+        return text
 
     # ---- layers --------------------------------------------------------------------------------------------------
 

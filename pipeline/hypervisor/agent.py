@@ -1,4 +1,7 @@
-"""The guest agent (qemu-ga), spoken to over libvirt's one held connection."""
+"""The guest agent (qemu-ga), spoken to over libvirt's one held connection.
+
+The guest may answer anything: an answer is used only once `answers` has found it to be of the agreed shape.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import libvirt
 import libvirt_qemu
 
 from pipeline.errors import GuestError
+from pipeline.hypervisor import answers
 
 #: Seconds the agent gets to answer one command; it answers in 0.1 s when it lives.
 ANSWER = 15
@@ -31,7 +35,11 @@ class Executed:
 
 
 class Agent:
-    """One guest's agent. Every method raises GuestError(`guest-agent-silent`) when it does not answer."""
+    """One guest's agent.
+
+    Every method raises GuestError: `guest-agent-silent` when it does not answer, `guest-agent-malformed` when its
+    answer cannot be used.
+    """
 
     def __init__(self, domain: libvirt.virDomain, log: Path) -> None:
         self._domain = domain
@@ -47,13 +55,18 @@ class Agent:
         try:
             reply = libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(message), answer, 0)
         except libvirt.libvirtError as error:
-            self._note(f"{command}: {error.get_error_message()}")
-            raise GuestError(
-                f"the guest agent did not answer {command}: {error.get_error_message()}", name="guest-agent-silent"
-            ) from None
+            # the text may be the guest's own
+            why = answers.printable(error.get_error_message() or "")
+            self._note(f"{command}: {why}")
+            raise GuestError(f"the guest agent did not answer {command}: {why}", name="guest-agent-silent") from None
+        try:
+            value = answers.returned(command, reply)
+        except GuestError as error:
+            self._note(error.message)
+            raise
         if not quiet:
             self._note(f"{command}: ok")
-        return json.loads(reply).get("return")
+        return value
 
     def _note(self, text: str) -> None:
         with self._log.open("a", encoding="utf-8") as file:
@@ -71,17 +84,15 @@ class Agent:
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin is not None:
             arguments["input-data"] = base64.b64encode(stdin.encode() if isinstance(stdin, str) else stdin).decode()
-        pid = self.call("guest-exec", arguments)["pid"]
+        pid = answers.pid("guest-exec", self.call("guest-exec", arguments))
         until = time.monotonic() + deadline
         pause = 0.05
         while True:
-            status = self.call("guest-exec-status", {"pid": pid})
-            if status["exited"]:
-                out, err = (
-                    base64.b64decode(status.get(k, "")).decode(errors="replace") for k in ("out-data", "err-data")
-                )
-                self._note(f"exec {' '.join(argv)[:200]!r}: {status.get('exitcode')} {err.strip()[-500:]}")
-                return Executed(int(status.get("exitcode", -1)), out, err)
+            status = answers.status("guest-exec-status", self.call("guest-exec-status", {"pid": pid}))
+            if status.exited:
+                out, err = (text.decode(errors="replace") for text in (status.out, status.err))
+                self._note(f"exec {' '.join(argv)[:200]!r}: {status.code} {err.strip()[-500:]!r}")
+                return Executed(status.code, out, err)
             if time.monotonic() > until:
                 raise GuestError(
                     f"{argv[0]} in the guest was not done after {deadline:.0f} s", name="guest-command-timeout"
@@ -91,23 +102,31 @@ class Agent:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.2)
 
+    def open(self, path: str, mode: str) -> int:
+        """Open a guest's file; its handle."""
+        command = "guest-file-open"
+        return answers.number(command, self.call(command, {"path": path, "mode": mode}), "the handle")
+
+    def read_chunk(self, handle: int, count: int, *, quiet: bool = False) -> tuple[bytes, bool]:
+        """At most `count` bytes of an open file, and whether it ends there for now."""
+        command = "guest-file-read"
+        return answers.chunk(command, self.call(command, {"handle": handle, "count": count}, quiet=quiet), count)
+
     def read(self, path: str, limit: int = 1 << 20) -> bytes:
         """A guest file's content, at most `limit` bytes."""
-        handle = self.call("guest-file-open", {"path": path, "mode": "r"})
+        handle = self.open(path, "r")
         try:
-            data = b""
-            while len(data) < limit:
-                reply = self.call("guest-file-read", {"handle": handle, "count": CHUNK})
-                data += base64.b64decode(reply["buf-b64"])
-                if reply["eof"] or not reply["count"]:
-                    break
+            data, ended = b"", False
+            while len(data) < limit and not ended:
+                piece, ended = self.read_chunk(handle, CHUNK)
+                data += piece
             return data[:limit]
         finally:
             self.call("guest-file-close", {"handle": handle})
 
     def write(self, path: str, data: bytes) -> None:
         """Write a guest's file anew."""
-        handle = self.call("guest-file-open", {"path": path, "mode": "wb"})
+        handle = self.open(path, "wb")
         try:
             for at in range(0, len(data), CHUNK):
                 piece = base64.b64encode(data[at : at + CHUNK]).decode()
@@ -117,9 +136,5 @@ class Agent:
 
     def addresses(self) -> list[str]:
         """The guest's IPv4 addresses but the loopback's."""
-        found = []
-        for card in self.call("guest-network-get-interfaces"):
-            for address in card.get("ip-addresses", ()):
-                if address["ip-address-type"] == "ipv4" and not address["ip-address"].startswith("127."):
-                    found.append(address["ip-address"])
-        return found
+        command = "guest-network-get-interfaces"
+        return answers.addresses(command, self.call(command))

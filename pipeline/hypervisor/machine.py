@@ -31,6 +31,10 @@ T = TypeVar("T")
 #: Seconds between two looks while waiting; lifecycle events wake the wait at once.
 LOOK = 0.25
 
+#: Bytes of the console's log that are looked at, the last, and of a picture of the screen: 16 MiB of video memory
+#: make less.
+SERIAL_LIMIT, PICTURE_LIMIT = 8 << 20, 64 << 20
+
 #: linux/input-event-codes.h
 _KEY_SPACE = 57
 
@@ -186,7 +190,7 @@ class Machine:
         """Raise GuestError if the guest is lost, or the build was cancelled."""
         if self._cancelled.is_set():
             raise BuildError("cancelled", name="cancelled")
-        if found := console.disaster(self.serial(), self._seen, windows=self.spec.windows):
+        if found := console.disaster(*self._console(), windows=self.spec.windows):
             name, message = found
             raise GuestError(message, name=name)
         if self.panicked:
@@ -228,7 +232,7 @@ class Machine:
         def up() -> Agent | None:
             if self.agent_up():
                 return self.agent
-            if not prompt_at and console.LOGIN.search(self.serial(), self._seen):
+            if not prompt_at and console.LOGIN.search(*self._console()):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
                 raise GuestError(
@@ -260,26 +264,45 @@ class Machine:
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def serial(self) -> bytes:
+        """What the serial console has shown, the last SERIAL_LIMIT bytes of it."""
+        return self._console()[0]
+
+    def _console(self) -> tuple[bytes, int]:
+        """What the console has shown, and where in that begins what was shown since `mark`.
+
+        virtlogd begins a new file at some size, by default 2 MiB: then all of it has been shown since.
+        """
         try:
-            return self.spec.serial_log.read_bytes()
+            with self.spec.serial_log.open("rb") as log:
+                size = os.fstat(log.fileno()).st_size
+                start = log.seek(max(0, size - SERIAL_LIMIT))
+                text = log.read(SERIAL_LIMIT)
         except OSError:
-            return b""
+            return b"", 0
+        return text, 0 if self._seen > size else max(0, self._seen - start)
 
     def mark(self) -> None:
         """Look for disasters only in what the console says from now on."""
-        self._seen = len(self.serial())
+        with contextlib.suppress(OSError):
+            self._seen = self.spec.serial_log.stat().st_size
 
     def screenshot(self, path: Path) -> bool:
         """Save the screen as PNG. False when there is no screen to be had any more."""
         if self._domain is None or self.stopped is not None:
             return False
         data = bytearray()
+
+        def take(_stream: object, chunk: bytes, _opaque: object) -> None:
+            data.extend(chunk)
+            if len(data) > PICTURE_LIMIT:
+                raise OverflowError
+
         try:
             stream = self.connection.raw.newStream(0)
             self.domain.screenshot(stream, 0)
-            stream.recvAll(lambda _s, chunk, _o: data.extend(chunk), None)
+            stream.recvAll(take, None)
             stream.finish()
-        except libvirt.libvirtError:
+        except (libvirt.libvirtError, OverflowError):
             return False
         path.write_bytes(bytes(data))
         return True

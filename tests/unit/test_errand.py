@@ -13,6 +13,7 @@ from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.guests import errand
 from pipeline.guests.errand import FOLDER, Errand
+from pipeline.hypervisor import answers
 from pipeline.hypervisor.agent import Executed
 
 
@@ -44,6 +45,12 @@ class Guest:
         self.executed.append(argv)
         self.stdin = stdin if stdin is not None else self.stdin
         return Executed(0, "", "")
+
+    def open(self, path: str, mode: str) -> int:
+        return int(self.call("guest-file-open", {"path": path, "mode": mode}))
+
+    def read_chunk(self, handle: int, count: int, *, quiet: bool = False) -> tuple[bytes, bool]:
+        return answers.chunk("read", self.call("guest-file-read", {"handle": handle}, quiet=quiet), count)
 
     def call(self, name: str, arguments: dict[str, Any], *, quiet: bool = False) -> Any:
         _ = quiet

@@ -10,6 +10,7 @@ from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.shell import Shell
+from pipeline.hypervisor import answers as agent_answers
 
 SYSPREP = r"C:\Windows\System32\Sysprep\sysprep.exe"
 ANSWERS = r"C:\Windows\System32\Sysprep\goldsmith-oobe.xml"
@@ -93,7 +94,7 @@ def generalize(
     session.picture(now=True)
     # it ends the agent before it ends itself: what the agent answers from here on decides nothing
     started = session.agent.call("guest-exec", {"path": SYSPREP, "arg": words})
-    _wait(session, int(started["pid"]))
+    _wait(session, agent_answers.pid("guest-exec", started))
     return left
 
 
@@ -122,7 +123,8 @@ def _wait(session: WindowsSession, pid: int) -> None:
 
 def _has_ended(session: WindowsSession, pid: int) -> bool:
     try:
-        return bool(session.agent.call("guest-exec-status", {"pid": pid}, answer=5, quiet=True)["exited"])
+        command = "guest-exec-status"
+        return agent_answers.status(command, session.agent.call(command, {"pid": pid}, answer=5, quiet=True)).exited
     except GuestError:
         return False  # gone with the rest, or too busy
 
