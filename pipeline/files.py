@@ -125,7 +125,7 @@ _KINDS = {
 
 
 def _refuse_constant(word: str) -> None:
-    raise _Unusable(f"{word} is not JSON")
+    raise _Unusable(f"it holds {word}, which is not JSON")
 
 
 def _check_tree(data: object) -> None:
@@ -163,10 +163,11 @@ def _read_text(path: Path, limit: int) -> str | None:
         if error.errno == errno.ELOOP:
             raise _Unusable("it is a symbolic link, not a file") from None
         raise _Unusable(f"it cannot be read: {error.strerror}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise _Unusable(f"it is {kind_of(status.st_mode)}, not a file")
     with os.fdopen(fd, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _Unusable(f"it is {kind_of(status.st_mode)}, not a file")
         if status.st_size > limit:
             raise _Unusable(f"it has {status.st_size} bytes, more than {limit}")
         try:

@@ -26,6 +26,9 @@ __all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to 
 
 RECORD = "run.json"
 LOCK = "lock"
+#: The mode of a log, in a finished run and in a version alike: guests and steps write secrets to their consoles. The
+#: store's group may read it, because whoever is in it can start guests anyway.
+LOG_MODE = 0o440
 _RUN_ID = re.compile(r"R[0-9]{1,18}")
 
 
@@ -142,6 +145,9 @@ class Run:
                 "hint": error.hint,
                 "evidence": str(error.evidence) if error.evidence else None,
             }
+        for path in self.folder.rglob("*.log"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(LOG_MODE)
         self.note(outcome=outcome, ended=now())
         self._lock.release()
 

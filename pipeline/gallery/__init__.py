@@ -28,7 +28,7 @@ from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
-from pipeline.record import remove_tree, sync_folder, sync_tree, write_json
+from pipeline.record import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
 
 DISK = "disk.vhd"
 DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
@@ -49,6 +49,11 @@ REFUSED = "refused.json"
 _CHANNEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
 PATIENCE = 900.0
+
+
+def mode_of(name: str) -> int:
+    """The mode of a version's file: of a log that of the run."""
+    return LOG_MODE if name.endswith(".log") else 0o444
 
 
 def data_file(lun: int) -> str:
@@ -350,7 +355,7 @@ class Gallery:
                 copy = scratch / target
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, copy)
-                copy.chmod(0o444)
+                copy.chmod(mode_of(target))
             write_json(scratch / MANIFEST, manifest(version))
             (scratch / MANIFEST).chmod(0o444)
             complete(scratch, folder / version)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.digests import CHUNK, chunk_digests, flat_digest, tree_of
-from pipeline.errors import GoldsmithError, UsageError
+from pipeline.errors import GoldsmithError, HostError, UsageError
 from pipeline.files import RecordDamaged, kind_of
 from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, disks_of
 from pipeline.gallery.manifest import manifest_of
@@ -82,6 +82,10 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
         return f"{error.path.name} cannot be used: {error.why}"
     except GoldsmithError as error:
         return f"cannot be judged: {error.message}"
+    except PermissionError as error:
+        raise HostError(
+            f"{error.filename} cannot be read by this user", name="root-needed", hint="sudo goldsmith gallery verify"
+        ) from None
     except OSError as error:
         return f"cannot be read: {Path(str(error.filename)).name}: {error.strerror}"
 

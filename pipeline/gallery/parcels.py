@@ -14,7 +14,7 @@ from pipeline import command, scratch
 from pipeline.digests import chunk_digests, flat_digest
 from pipeline.errors import CheckFailed, HostError, UsageError
 from pipeline.files import RecordDamaged, regular_files
-from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, disks_of
+from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, disks_of, mode_of
 from pipeline.gallery.integrity import Judge, judge_folder
 from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
 from pipeline.gallery.manifest import manifest_of, read_manifest
@@ -53,7 +53,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     with scratch.folder_beside(target) as draft:
         for name in files:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            _copy(version.path / name, draft / name)
+            _copy(version.path / name, draft / name, mode_of(name))
         flat = {name: flat_digest(draft / name) for name in files}
         (draft / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in flat.items()))
         for name, told in disks_of(version.manifest).items():
@@ -111,7 +111,7 @@ def take_in(
         try:
             for inner in members:
                 (draft / inner).parent.mkdir(parents=True, exist_ok=True)
-                _copy(parcel / inner, draft / inner)
+                _copy(parcel / inner, draft / inner, mode_of(inner))
             # the copy is judged, not what it was copied from: that may change meanwhile
             if manifest_of(draft) != manifest:
                 raise CheckFailed("the manifest changed while it was read", name="master-damaged", hint=_AGAIN)
@@ -173,7 +173,7 @@ def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, mode: int) -> None:
     """A copy of a regular file, whatever has taken its place meanwhile."""
     if source.suffix == ".vhd":
         command.run(
@@ -187,4 +187,4 @@ def _copy(source: Path, target: Path) -> None:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise CheckFailed(f"{source} is not a file any more", name="master-damaged", hint=_AGAIN)
             shutil.copyfileobj(file, copy)
-    target.chmod(0o444)
+    target.chmod(mode)

@@ -23,6 +23,7 @@ from pipeline.evidence.seal import settle, write_sums
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.parcels import export, take_in
+from pipeline.record import Run
 from pipeline.store import Store
 from tests.unit.test_evidence import captured, gallery, key, rewrite
 
@@ -290,6 +291,22 @@ def test_a_hard_link_is_copied_and_no_link_any_more(signed: Version, key: signin
     made = take_in(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=settle)
     (tmp_path / "mine").write_text("changed afterwards")
     assert (made.path / "logs/serial.log").read_text() == "Linux version 6\n"
+
+
+def test_logs_have_the_modes_of_the_run_wherever_they_go(
+    signed: Version, key: signing.SigningKey, tmp_path: Path
+) -> None:
+    run = Run.start(tmp_path / "runs", "web", "goldsmith build web")
+    for name in ("serial.log", "steps/01.log"):
+        run.log(name).write_text("password: x\n")
+    run.log("serial.log").chmod(0o600)
+    run.finish("done")
+    modes = {path.stat().st_mode & 0o777 for path in run.folder.rglob("*.log")}
+    parcel = export(signed, tmp_path / "parcel")
+    made = take_in(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=settle)
+    for folder in (signed.path, parcel, made.path):
+        modes.add((folder / "logs/serial.log").stat().st_mode & 0o777)
+    assert modes == {0o440}
 
 
 # ---- the register of masters without a signature -----------------------------------------------------------------
