@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.checks.model import HOUSE, CannotLook, Subject, windows_check
 from pipeline.guests.windows.firewall import PREFIX, PROTOCOLS, rule_name
-from pipeline.offline.windows import shown
+from pipeline.offline.windows import need_keys, shown
 
 _TERMINAL = r"Control\Terminal Server"
 _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"
@@ -128,7 +128,9 @@ def _opening(protocol: str, port: int) -> set[str]:
 def ports(subject: Subject) -> Iterator[str]:
     declared = {rule_name(*place): place for place in subject.ports or ()}
     for control in subject.windows.control_sets:
-        found = subject.windows.hive("SYSTEM").values(f"{control}\\{_FIREWALL}\\FirewallRules") or {}
+        system = subject.windows.hive("SYSTEM")
+        need_keys(system, f"{control}\\{_FIREWALL}\\FirewallRules", "SYSTEM")
+        found = system.values(f"{control}\\{_FIREWALL}\\FirewallRules") or {}
         ours = {name.lower(): str(rule) for name, rule in found.items() if name.lower().startswith(PREFIX)}
         for name in declared:
             if name not in ours:
@@ -181,7 +183,7 @@ def network(subject: Subject) -> Iterator[str]:
     system = subject.windows.hive("SYSTEM")
     for control in subject.windows.control_sets:
         above = f"{control}\\Services\\Tcpip\\Parameters"
-        for card in system.keys(f"{above}\\Interfaces") or []:
+        for card in need_keys(system, f"{above}\\Interfaces", "SYSTEM"):
             values = subject.windows.settings(f"{above}\\Interfaces\\{card}")
             if values.get("enabledhcp", 1) != 1:
                 yield f"{control}: {card}: EnableDHCP is {shown(values['enabledhcp'])}"

@@ -9,7 +9,7 @@ from pipeline.checks.model import CannotLook, Subject, windows_check
 from pipeline.errors import DiskError
 from pipeline.offline.registry import Hive
 from pipeline.offline.root import Root
-from pipeline.offline.windows import read_hive, shown
+from pipeline.offline.windows import need_keys, read_hive, shown
 
 #: What brings the disk on Hyper-V and Azure, generation 1 and 2.
 HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.offline.packages import Package
 from pipeline.offline.registry import Hive, Value
+from pipeline.offline.windows import need_keys
 
 _VERSION = r"Microsoft\Windows NT\CurrentVersion"
 #: Where installers register what they have installed: 64-bit programs, and 32-bit ones.
@@ -23,7 +24,8 @@ _STATE = "install ok installed"
 
 
 def system(software: Hive) -> dict[str, str]:
-    """The system by os-release's words."""
+    """The system by os-release's words. Raises DiskError (no-such-key): it is not the hive of a Windows."""
+    need_keys(software, _VERSION, "SOFTWARE")
     told = {name.lower(): value for name, value in (software.values(_VERSION) or {}).items()}
     build = _text(told.get("currentbuild"))
     revision = told.get("ubr")
@@ -39,7 +41,11 @@ def system(software: Hive) -> dict[str, str]:
 
 
 def programs(software: Hive) -> Iterator[Package]:
-    """Programs and updates; what registers itself without a name is a part of something else."""
+    """Programs and updates; what registers itself without a name is a part of something else.
+
+    Raises DiskError (no-such-key): a Windows without a list of programs is not one, and its list is not empty.
+    """
+    need_keys(software, next(iter(_PROGRAMS)), "SOFTWARE")
     for above, architecture in _PROGRAMS.items():
         for key in software.keys(above) or []:
             name = _text(software.value(f"{above}\\{key}", "DisplayName"))

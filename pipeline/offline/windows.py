@@ -14,6 +14,13 @@ from pipeline.offline.root import Root
 CONFIG = "/Windows/System32/config"
 #: The hives that every Windows has.
 HIVES = ("SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT")
+#: A key that each of them has in any Windows: a hive without it says nothing about one, and must not pass for good.
+_ALWAYS = {
+    "SYSTEM": "Select",
+    "SOFTWARE": r"Microsoft\Windows NT\CurrentVersion",
+    "SAM": r"SAM\Domains\Account\Users\Names",
+    "SECURITY": "Policy",
+}
 
 
 def read_hive(root: Root, path: str, *, allow_dirty: bool = False) -> Hive | None:
@@ -29,45 +36,56 @@ def read_hive(root: Root, path: str, *, allow_dirty: bool = False) -> Hive | Non
     return Hive(data, logs=logs, allow_dirty=allow_dirty)
 
 
+def need_keys(hive: Hive, path: str, name: str) -> list[str]:
+    """The keys below one that is in any Windows. Raises DiskError (no-such-key): nothing can be judged without it."""
+    found = hive.keys(path)
+    if found is None:
+        raise DiskError(
+            f"the hive {name} has no key {path}",
+            name="no-such-key",
+            hint="every Windows has it: this hive is another's, or was emptied",
+        )
+    return found
+
+
 class Windows:
     """Hives are opened once and read for many checks."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self._hives: dict[str, Hive | DiskError] = {}
-        #: Dirty hives that were asked for, by path: what they show is stale. A check clears it before it looks.
+        #: Dirty hives that were asked for, by name: what they show is stale. A check clears it before it looks.
         self.stale: dict[str, Hive] = {}
 
     def hive(self, name: str) -> Hive:
         """A hive by its file's name in the folder of hives.
 
         A dirty one whose log is missing is given all the same, and is in `stale` from then on.
-        Raises DiskError: no-such-hive, hive-damaged, hive-too-large, hive-log-too-large.
+        Raises DiskError: no-such-hive, no-such-key, hive-damaged, hive-too-large, hive-log-too-large.
         """
-        return self.hive_at(f"{CONFIG}/{name}")
-
-    def hive_at(self, path: str) -> Hive:
-        """As `hive`, of any path."""
-        if path not in self._hives:
-            self._hives[path] = self._open(path)
-        found = self._hives[path]
+        if name not in self._hives:
+            self._hives[name] = self._open(name)
+        found = self._hives[name]
         if isinstance(found, DiskError):
             raise found
         if found.dirty:
-            self.stale[path] = found
+            self.stale[name] = found
         return found
 
-    def _open(self, path: str) -> Hive | DiskError:
+    def _open(self, name: str) -> Hive | DiskError:
+        """The hive, or why it cannot be read: many checks ask, and reading it anew would cost each of them."""
         try:
-            found = read_hive(self.root, path, allow_dirty=True)
+            found = read_hive(self.root, f"{CONFIG}/{name}", allow_dirty=True)
+            if found is None:
+                return DiskError(
+                    f"there is no hive {name} in {CONFIG}",
+                    name="no-such-hive",
+                    hint="every Windows has it: look whether the disk is whole",
+                )
+            need_keys(found, _ALWAYS.get(name, ""), name)
         except DiskError as error:
             return error
-        folder, _, name = path.rpartition("/")
-        return found or DiskError(
-            f"there is no hive {name} in {folder}",
-            name="no-such-hive",
-            hint="every Windows has it: look whether the disk is whole",
-        )
+        return found
 
     @cached_property
     def control_sets(self) -> tuple[str, ...]:
