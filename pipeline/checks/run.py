@@ -20,6 +20,7 @@ from pipeline.checks import (
     table,
     windows_access,
     windows_boot,
+    windows_secrets,
     windows_state,
 )
 from pipeline.checks.model import ALL, REGISTRY, WINDOWS, CannotLook, Check, CheckResult, Skip, Status, Subject
@@ -31,7 +32,7 @@ from pipeline.offline.questions import clean_text
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
 _MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, config_files, scan,
-            windows_state, windows_boot, windows_access)  # fmt: skip
+            windows_state, windows_secrets, windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from pipeline.checks.model import CannotLook, Subject, windows_check
 from pipeline.errors import DiskError
-from pipeline.offline.registry import Hive
+from pipeline.offline import bcdstore
+from pipeline.offline.bcdstore import BootStore
 from pipeline.offline.root import Root
-from pipeline.offline.windows import need_keys, read_hive, shown
+from pipeline.offline.windows import read_hive, shown
 
 #: What brings the disk on Hyper-V and Azure, generation 1 and 2.
 HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")
@@ -17,10 +18,6 @@ HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")
 OTHERS = ("storahci", "stornvme", "viostor", "vioscsi")
 _SERVICES = r"Services"
 _DOC = "Azure: Prepare a Windows VHD or VHDX to upload; Boot configuration data reference"
-#: BCD: type of an operating system's loader, and the elements that are looked at. Microsoft: BCD reference.
-_LOADER = 0x10200003
-_EMS, _RECOVERY, _POLICY = "260000b0", "16000009", "250000e0"
-_EMS_SETTINGS, _EMS_PORT, _EMS_BAUD = "{0ce4991b-e6b3-4b16-b23c-5e0d9250e5d9}", "15000022", "15000023"
 
 
 @windows_check(
@@ -125,12 +122,12 @@ def cdrom(subject: Subject) -> Iterator[str]:
 )
 def ems(subject: Subject) -> Iterator[str]:
     bcd = _bcd(subject)
-    for loader in _loaders(bcd):
-        if _element(bcd, loader, _EMS) not in (b"\x01", 1):
+    for loader in bcd.loaders():
+        if not bcd.is_on(loader, bcdstore.EMS):
             yield f"{loader}: ems is off"
-    port, baud = (_number(_element(bcd, _EMS_SETTINGS, name)) for name in (_EMS_PORT, _EMS_BAUD))
+    port, baud = (bcd.number(bcdstore.EMS_SETTINGS, name) for name in (bcdstore.EMS_PORT, bcdstore.EMS_BAUD))
     if (port, baud) != (1, 115200):
-        yield f"emssettings: port {port}, {baud} baud"
+        yield f"emssettings: port {shown(port)}, {shown(baud)} baud"
 
 
 @windows_check(
@@ -142,42 +139,27 @@ def ems(subject: Subject) -> Iterator[str]:
 )
 def boot_recovery(subject: Subject) -> Iterator[str]:
     bcd = _bcd(subject)
-    for loader in _loaders(bcd):
-        if _element(bcd, loader, _RECOVERY) not in (b"\x00", 0):
+    for loader in bcd.loaders():
+        if bcd.number(loader, bcdstore.RECOVERY) != 0:
             yield f"{loader}: recoveryenabled is not off"
-        if _number(_element(bcd, loader, _POLICY)) != 1:
+        if bcd.number(loader, bcdstore.POLICY) != 1:
             yield f"{loader}: bootstatuspolicy is not IgnoreAllFailures"
 
 
-def _bcd(subject: Subject) -> Hive:
+def _bcd(subject: Subject) -> BootStore:
     """The boot configuration: on the ESP, or in Boot of whatever partition has one. Raises DiskError (no-bcd)."""
     for volume in subject.disk.filesystems:
         if not volume.readable or volume.kind.startswith("ext"):
             continue
         root = Root(subject.disk.filesystem(volume))
         for path in ("/EFI/Microsoft/Boot/BCD", "/Boot/BCD"):
-            bcd = read_hive(root, path, allow_dirty=True)
-            if bcd is not None:
-                if bcd.dirty:
-                    subject.windows.stale[path] = bcd
-                return bcd
-    raise DiskError("there is no BCD, in EFI\\Microsoft\\Boot or in Boot", name="no-bcd")
-
-
-def _loaders(bcd: Hive) -> list[str]:
-    found = [
-        name for name in bcd.keys("Objects") or [] if bcd.value(f"Objects\\{name}\\Description", "Type") == _LOADER
-    ]
-    if not found:
-        raise CannotLook("the BCD has no loader of an operating system")
-    return found
-
-
-def _element(bcd: Hive, name: str, element: str) -> object:
-    return bcd.value(f"Objects\\{name}\\Elements\\{element}", "Element")
-
-
-def _number(value: object) -> int | None:
-    if isinstance(value, bytes):
-        return int.from_bytes(value[:8], "little")
-    return value if isinstance(value, int) else None
+            hive = read_hive(root, path, allow_dirty=True)
+            if hive is not None:
+                if hive.dirty:
+                    subject.windows.stale[path] = hive
+                return BootStore(hive)
+    raise DiskError(
+        "there is no BCD, in EFI\\Microsoft\\Boot or in Boot",
+        name="no-bcd",
+        hint="bcdboot C:\\Windows writes one; a disk without it does not start",
+    )

@@ -9,6 +9,7 @@ from lxml import etree
 
 from pipeline.checks.model import HOUSE, SYSPREP, CannotLook, Subject, has_data, windows_check
 from pipeline.errors import DiskError
+from pipeline.offline import paging
 from pipeline.offline.windows import CONFIG, HIVES, decoded, shown
 
 GENERALIZED = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
@@ -22,6 +23,9 @@ _DELETED = "*SENSITIVE*DATA*DELETED*"
 _NOBODYS = frozenset(
     {"public", "default", "default user", "all users", "administrator", "defaultapppool", "desktop.ini"}
 )
+#: How a log of sysprep's tells its mode: "SYSPRP SysprepSession::CreateSession: ... and mode <null>", or "mode VM".
+_SETUPACT = f"{_SYSPREP}/Panther/setupact.log"
+_MODE = re.compile(r"(?:\bmode\s+<?|/mode:)(null|vm)\b", re.IGNORECASE)
 #: $VOLUME_INFORMATION of $Volume, and its flag. Microsoft: NTFS volume flags, VOLUME_IS_DIRTY.
 _VOLUME, _VOLUME_INFORMATION, _DIRTY = 3, 0x70, 0x0001
 
@@ -149,11 +153,14 @@ def sysprep_errors(subject: Subject) -> Iterator[str]:
     source=SYSPREP,
 )
 def mode_vm(subject: Subject) -> Iterator[str]:
-    _need_sysprep_log(subject)
-    for line in _log(subject, f"{_SYSPREP}/Panther/setupact.log"):
-        if "/mode:vm" in line.lower():
-            yield line
-            return
+    # the last run decides: an earlier one may have failed, or been for another purpose
+    modes = [found[1].lower() for line in _log(subject, _SETUPACT, 16 << 20) if (found := _MODE.search(line))]
+    if not modes:
+        raise CannotLook(r"unknown: Sysprep\Panther\setupact.log does not say in which mode it ran")
+    if modes[-1] == "vm":
+        yield "setupact.log: mode VM"
+    else:
+        subject.note("setupact.log: mode <null>")
 
 
 @windows_check(
@@ -254,13 +261,19 @@ def hibernation(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-pagefile",
-    "No page file ships, and none is nailed to a drive that clones may not have",
-    why="A page file is memory of the build's machine; one on a missing drive costs clones their paging.",
-    remedy="Let Windows manage it (?:\\pagefile.sys), or place it on D: for Azure's temporary disk.",
+    "No paging file holds memory, and none is nailed to a drive that clones may not have",
+    why="Windows keeps pagefile.sys when it shuts down, with pieces of the build's memory; one on a missing drive "
+    "costs clones their paging.",
+    remedy="goldsmith's convert makes holes of it; elsewhere set Memory Management\\ClearPageFileAtShutdown to 1 for "
+    "the last shutdown. Let Windows manage it (?:\\pagefile.sys), or place it on D: for Azure's temporary disk.",
 )
 def pagefile(subject: Subject) -> Iterator[str]:
-    if has_data(subject.windows.root, "/pagefile.sys"):
-        yield r"C:\pagefile.sys holds data"
+    for volume in subject.disk.filesystems:
+        if volume.kind != "ntfs":
+            continue
+        for each in paging.paging_files(subject.disk, volume):
+            if paging.holds_data(subject.disk, volume, each):
+                yield f"partition {volume.number}: {each.path[1:]} holds data"
     key = r"Control\Session Manager\Memory Management"
     for control, value in subject.windows.in_each_set(key, "PagingFiles"):
         for place in value if isinstance(value, list) else [str(value)] if value else []:
@@ -298,10 +311,22 @@ def pending(subject: Subject) -> Iterator[str]:
             yield f"SOFTWARE\\{key}"
     if subject.windows.root.exists("/Windows/WinSxS/pending.xml"):
         yield r"C:\Windows\WinSxS\pending.xml"
-    name = "PendingFileRenameOperations"
-    for control, value in subject.windows.in_each_set(r"Control\Session Manager", name):
-        if value:
-            yield f"{control}: {name}"
+
+
+@windows_check(
+    "win-pending-renames",
+    "No file is replaced or deleted at the next boot",
+    why="Every clone's first boot would do it. Installers and browsers leave such lists often; most are harmless.",
+    remedy="Restart before sysprep; goldsmith's generalize does, once.",
+    severity="warn",
+)
+def pending_renames(subject: Subject) -> Iterator[str]:
+    for name in ("PendingFileRenameOperations", "PendingFileRenameOperations2"):
+        for control, value in subject.windows.in_each_set(r"Control\Session Manager", name):
+            files = value if isinstance(value, list) else [shown(value)] if value else []
+            # pairs: a file, and what it will be called; nothing, where it is deleted
+            if named := [each for each in files[::2] if each]:
+                yield f"{control}: {name}: {len(named)}, the first {named[0]}"
 
 
 @windows_check(
@@ -331,8 +356,8 @@ def domain(subject: Subject) -> Iterator[str]:
             yield f"{control}: {shown(value)}"
 
 
-def _log(subject: Subject, path: str) -> list[str]:
-    text = decoded(subject.windows.root.read_whole(path) or b"")
+def _log(subject: Subject, path: str, limit: int = 4 << 20) -> list[str]:
+    text = decoded(subject.windows.root.read(path, limit) or b"")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

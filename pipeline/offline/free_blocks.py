@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import DiskError
-from pipeline.offline import fat, tools
+from pipeline.offline import fat, paging, tools
 from pipeline.offline.disk import Disk, open_disk
 from pipeline.offline.volumes import Volume
 
@@ -23,7 +23,8 @@ _FREE = b"  Free blocks: "
 def free_ranges(path: Path) -> tuple[array[int], array[int]]:
     """Starts and lengths in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
 
-    That is what ext and FAT file systems report as free, and what an ext journal has already written home.
+    That is what ext and FAT file systems report as free, what an ext journal has already written home, and what
+    Windows' paging files hold.
 
     Raises DiskError: fs-not-clean where a journal would have to be replayed first (its blocks may be claimed as
     free), disk-too-fragmented, and what `open_disk` raises.
@@ -57,6 +58,8 @@ def _free(disk: Disk, path: Path) -> Iterator[tuple[int, int]]:
             yield from _ext_journal(disk, volume)
         elif volume.kind == "vfat":
             yield from _fat_free(disk, volume)
+        elif volume.kind == "ntfs":
+            yield from paging.disposable(disk, volume)
 
 
 def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:

@@ -46,6 +46,7 @@ def _windows(job: Job) -> Work:
         "mode_vm": definition.generalize.mode_vm,
         "answers": hashlib.sha256(_answers(job) or b"").hexdigest(),
         "preflight": hashlib.sha256(sysprep.PREFLIGHT).hexdigest(),
+        "preparation": hashlib.sha256(sysprep.PREPARATION).hexdigest(),
     }
     if _opens(job):
         inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()

@@ -30,10 +30,18 @@ Tree = dict[str, Any]
 
 STATE = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
 LOADER = "{a5a30fa2-3d06-4e9f-b5f4-a01df9d1fcba}"
+BOOTMGR = "{9dea862c-5cdd-4e70-acc1-f32b344d4795}"
+RECOVERY, OTHER_LOADER = "{733b62e6-f608-11eb-825c-c112f60133ab}", "{733b62e5-f608-11eb-825c-c112f60133ab}"
 EMS_SETTINGS = "{0ce4991b-e6b3-4b16-b23c-5e0d9250e5d9}"
 RDP_RULE = (
     "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=6|LPort=3389|App=%SystemRoot%\\system32\\svchost.exe|"
     "Svc=termservice|Name=@FirewallAPI.dll,-28775|Desc=@FirewallAPI.dll,-28756|"
+)
+#: What sysprep writes down of its command line and its mode.
+SETUPACT = (
+    "2026-11-22 10:00:00, Info       SYSPRP ParseCommands:Found supported command line option 'OOBE'\r\n"
+    "2026-11-22 10:00:01, Info       SYSPRP SysprepSession::CreateSession: Successfully created instance with mode "
+    "MODE\r\n"
 )
 #: What opens a declared port, and the port.
 PORT_RULE, PORT_NAME, PORT = (
@@ -170,13 +178,38 @@ def _software() -> Tree:
 
 
 def _sam() -> Tree:
-    names = {name: {} for name in ("Administrator", "Guest", "DefaultAccount", "WDAGUtilityAccount")}
-    return {"SAM": {"Domains": {"Account": {"Users": {"Names": names}}}}}
+    tree: Tree = {"SAM": {"Domains": {"Account": {"Users": {"Names": {}}}}}}
+    for rid, name in enumerate(("Administrator", "Guest", "DefaultAccount", "WDAGUtilityAccount"), 500):
+        add_account(tree, name, rid)
+    return tree
+
+
+def add_account(sam: Tree, name: str, rid: int, *, password: bool = False) -> None:
+    """A local account; with a password, its hash as Windows 10 keeps it (32 bytes behind 24)."""
+    users = sam["SAM"]["Domains"]["Account"]["Users"]
+    users["Names"][name] = {"": phony_hive.Raw(rid, b"")}
+    empty = struct.pack("<HHI", 1, 2, 0) + bytes(range(16))
+    parts = {0x0C: name.encode("utf-16-le"), 0x9C: empty, 0xA8: empty + (b"\xa5" * 32 if password else b"")}
+    head, data = bytearray(0xCC), b""
+    for at, part in parts.items():
+        struct.pack_into("<III", head, at, len(data), len(part), 0)
+        data += part.ljust(-(-len(part) // 4) * 4, b"\0")
+    users[f"{rid:08X}"] = {"F": bytes(80), "V": bytes(head) + data}
 
 
 def _bcd() -> Tree:
+    """As a real one: its menu has one Windows; the recovery environment and a loader of no menu are there too."""
     return {
         "Objects": {
+            BOOTMGR: {
+                "Description": {"Type": 0x10100002},
+                "Elements": {"23000003": {"Element": LOADER}, "24000001": {"Element": [LOADER]}},
+            },
+            RECOVERY: {
+                "Description": {"Type": 0x10200003},
+                "Elements": {"26000022": {"Element": b"\1"}, "46000010": {"Element": b"\1"}},
+            },
+            OTHER_LOADER: {"Description": {"Type": 0x10200003}, "Elements": {}},
             LOADER: {
                 "Description": {"Type": 0x10200003},
                 "Elements": {
@@ -203,7 +236,7 @@ def _files() -> dict[str, bytes]:
         **found,
         f"{system}/Sysprep/Sysprep_succeeded.tag": b"",
         f"{system}/Sysprep/Panther/setuperr.log": b"",
-        f"{system}/Sysprep/Panther/setupact.log": b"Info  SYSPRP  /generalize /oobe /shutdown /quiet\r\n",
+        f"{system}/Sysprep/Panther/setupact.log": SETUPACT.replace("MODE", "<null>").encode(),
         "Windows/Setup/State/State.ini": f"[State]\r\nImageState={STATE}\r\n".encode(),
         "Windows/Panther/unattend.xml": answer("*SENSITIVE*DATA*DELETED*"),
         "Windows/explorer.exe": b"MZ NOT WINDOWS",
@@ -230,13 +263,23 @@ class Model:
 
     hives: dict[str, Tree] = field(
         default_factory=lambda: copy.deepcopy(
-            {"SYSTEM": _system(), "SOFTWARE": _software(), "SAM": _sam(), "SECURITY": {"Policy": {}}, "DEFAULT": {}}
+            {
+                "SYSTEM": _system(),
+                "SOFTWARE": _software(),
+                "SAM": _sam(),
+                "SECURITY": {"Policy": {"Secrets": {}}},
+                "DEFAULT": {},
+            }
         )
     )
     bcd: Tree | None = field(default_factory=_bcd)
     files: dict[str, bytes] = field(default_factory=_files)
     #: Hives whose sequence numbers are to differ.
     dirty: set[str] = field(default_factory=set)
+    #: Hives that are dirty and have a log beside them: what stands in the file, before it.
+    logged: dict[str, Tree] = field(default_factory=dict)
+    #: Hives that somebody else made.
+    foreign: dict[str, bytes] = field(default_factory=dict)
     volume_flags: int = 0
     size: int = SIZE
 
@@ -272,7 +315,12 @@ def build(model: Model, folder: Path) -> Path:
     config = tree / "Windows/System32/config"
     config.mkdir(parents=True)
     for name, keys in model.hives.items():
-        (config / name).write_bytes(hive(keys, name, dirty=name in model.dirty))
+        data = hive(keys, name, dirty=name in model.dirty)
+        if name in model.logged:
+            before = hive(model.logged[name], name, dirty=True)
+            (config / f"{name}.LOG1").write_bytes(phony_hive.log(before, data, 10))
+            data = before
+        (config / name).write_bytes(model.foreign.get(name, data))
     for name, data in model.files.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import phony_windows
@@ -16,7 +17,8 @@ from dissect.regf import RegistryHive
 from phony_windows import NTFS_AT, PORT, PORT_NAME, PORT_RULE, Model
 from windows_defects import DEFECTS, GOOD
 
-from pipeline.checks import inspect_disk, list_disk, run_checks
+from pipeline.checks import inspect_disk, list_disk, run, run_checks
+from pipeline.checks.model import REGISTRY
 from pipeline.evidence.sbom import bill
 from pipeline.evidence.seal import Contents
 from pipeline.offline import open_disk
@@ -79,6 +81,26 @@ def test_other_good_disks(name: str, tmp_path: Path) -> None:
     model = Model()
     GOOD[name](model)
     assert findings(disks(model, tmp_path)["fixed"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "evidence"),
+    [
+        # real lines, by the report of first contact
+        ("SYSPRP SysprepSession::CreateSession: ... and mode <null>", "pass", "setupact.log: mode <null>"),
+        ("SYSPRP SysprepSession::CreateSession: ... and mode VM", "fail", "setupact.log: mode VM"),
+        ("SYSPRP ParseCommands:Found supported command line option 'OOBE'", "unchecked", "could not be looked at: "),
+        ("", "unchecked", "could not be looked at: "),
+        (None, "unchecked", "could not be looked at: "),
+    ],
+)
+def test_the_mode_of_sysprep(log: str | None, status: str, evidence: str) -> None:
+    read = SimpleNamespace(read=lambda _path, _limit: None if log is None else f"Info {log}\r\n".encode())
+    subject = SimpleNamespace(
+        windows=SimpleNamespace(root=read, stale={}), notes=[], note=lambda text: subject.notes.append(text)
+    )
+    result = run._run(REGISTRY["win-mode-vm"], subject, None)  # type: ignore[arg-type]  # a likeness
+    assert (result.status, result.evidence[: len(evidence)]) == (status, evidence)
 
 
 def test_declared_accounts(tmp_path: Path) -> None:

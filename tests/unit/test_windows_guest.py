@@ -238,6 +238,36 @@ def test_the_preflight_says_how_many_rearms_will_be_left() -> None:
     assert [found[1] for found in [sysprep._REARMS.fullmatch(said)] if found] == ["3"]
 
 
+@pytest.mark.parametrize(("codes", "runs"), [([0], 1), ([3010, 0], 2), ([3010, 3010], 2)])
+def test_what_waits_for_a_restart_gets_one_before_sysprep(
+    codes: list[int], runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preparation asks for it by its code; what would wait for ever does not stop sysprep."""
+    scripts: list[bytes] = []
+
+    def powershell(_shell: object, script: bytes, *, reboots: bool, **_words: object) -> int:
+        assert reboots is (script == sysprep.PREPARATION)
+        scripts.append(script)
+        return codes[len(scripts) - 1] if reboots else 0
+
+    guest = Guest()
+    guest.agent = SimpleNamespace(call=lambda *_words, **_options: {"pid": 7})  # type: ignore[attr-defined]  # a likeness
+    monkeypatch.setattr(sysprep.Shell, "powershell", powershell)
+    monkeypatch.setattr(sysprep, "_wait", lambda *_words: None)
+    sysprep.generalize(guest, None, mode_vm=False, said=lambda _line: None)  # type: ignore[arg-type]  # a likeness
+    assert scripts == [sysprep.PREPARATION] * runs + [sysprep.PREFLIGHT]
+
+
+def test_the_preparation_takes_away_what_checks_look_for() -> None:
+    text = sysprep.PREPARATION.decode()
+    for word in ("PendingFileRenameOperations", "PendingFileRenameOperations2", "HiberbootEnabled", "exit 3010",
+                 r"SECURITY\Policy\Secrets\DefaultPassword", "Set-LocalUser"):  # fmt: skip
+        assert word in text
+    # all else is done behind the restart
+    assert text.index("exit 3010") < text.index("powercfg /hibernate off")
+    assert "HiberbootEnabled' 0" in (EXAMPLES / "scripts/azure-preparation.ps1").read_text()
+
+
 @pytest.mark.parametrize(
     ("states", "ends"),
     [
@@ -296,7 +326,7 @@ def faults(source: bytes) -> list[str]:
 
 def test_powershell_is_powershell() -> None:
     """By its grammar; no PowerShell has run it."""
-    assert faults(sysprep.PREFLIGHT) == []
+    assert faults(sysprep.PREFLIGHT) == [] and faults(sysprep.PREPARATION) == []
     assert faults(updates.script("all")) == []
     inside = list((ROOT / "pipeline/guests/windows/inside").glob("*.ps1"))
     assert inside

@@ -6,7 +6,20 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from phony_windows import EMS_SETTINGS, LOADER, PORT_NAME, PORT_RULE, RDP_RULE, Model, answer
+from phony_windows import (
+    BOOTMGR,
+    EMS_SETTINGS,
+    LOADER,
+    OTHER_LOADER,
+    PORT_NAME,
+    PORT_RULE,
+    RDP_RULE,
+    RECOVERY,
+    SETUPACT,
+    Model,
+    add_account,
+    answer,
+)
 
 Change = Callable[[Model], None]
 
@@ -57,6 +70,39 @@ def bcd(name: str, element: str, value: bytes) -> Change:
     return change
 
 
+def security(*path: str, **values: object) -> Change:
+    return lambda model: at(model.hives["SECURITY"], path).update(values)
+
+
+def menu(name: str, **elements: bytes) -> Change:
+    """Another system in the boot manager's menu."""
+
+    def change(model: Model) -> None:
+        assert model.bcd is not None
+        objects = model.bcd["Objects"]
+        objects[BOOTMGR]["Elements"]["24000001"]["Element"].append(name)
+        objects[name]["Elements"] = {element: {"Element": value} for element, value in elements.items()}
+
+    return change
+
+
+def inherited(model: Model) -> None:
+    """The console is set where all loaders inherit from."""
+    assert model.bcd is not None
+    objects = model.bcd["Objects"]
+    console = objects[LOADER]["Elements"].pop("260000b0")
+    objects[LOADER]["Elements"]["14000006"] = {"Element": ["{6efb52bf-1766-41db-a6b3-0ee5eff72bd7}"]}
+    objects["{6efb52bf-1766-41db-a6b3-0ee5eff72bd7}"] = {
+        "Description": {"Type": 0x20200003},
+        "Elements": {"260000b0": console},
+    }
+
+
+def logged(model: Model) -> None:
+    """The hive's file is of a time at which nothing was right; its log makes it what it is."""
+    model.logged = {"SYSTEM": {"Select": {"Current": 7}, "ControlSet001": {}}, "SAM": {"SAM": {}}}
+
+
 def void(_: object) -> None:
     pass
 
@@ -81,7 +127,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "generalized for QEMU only": (
         "win-mode-vm",
-        file(f"{SYSPREP}/Panther/setupact.log", b"SYSPRP  /generalize /oobe /mode:vm /shutdown\r\n"),
+        file(f"{SYSPREP}/Panther/setupact.log", SETUPACT.replace("MODE", "VM").encode()),
     ),
     "the rearm was skipped": (
         "win-rearm",
@@ -90,7 +136,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a member of a domain": ("win-domain", system("Services", "Tcpip", "Parameters", Domain="corp.example")),
     "reserved storage in use": ("win-reserved-storage", software(*CURRENT, "ReserveManager", ActiveScenario=3)),
     # at rest?
-    "a hive that was not written to its end": ("win-hives", lambda model: model.dirty.add("SECURITY")),
+    "a hive that was not written to its end": ("win-hives", lambda model: model.dirty.add("DEFAULT")),
     "a hive that is not there": ("win-hives", lambda model: void(model.hives.pop("DEFAULT"))),
     "NTFS is dirty": ("win-ntfs-clean", lambda model: setattr(model, "volume_flags", 1)),
     "a restart is pending": (
@@ -98,8 +144,8 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         lambda model: at(model.hives["SOFTWARE"], (*CURRENT, "Component Based Servicing", "RebootPending")).clear(),
     ),
     "files are to be renamed at the next boot": (
-        "win-pending",
-        system("Control", "Session Manager", PendingFileRenameOperations=[r"\??\C:\a", ""]),
+        "win-pending-renames",
+        system("Control", "Session Manager", PendingFileRenameOperations=[r"\??\C:\a", "", r"\??\C:\b", ""]),
     ),
     "fast startup": ("win-hibernation", system("Control", "Session Manager", "Power", HiberbootEnabled=1)),
     "a hibernated disk": ("win-hibernation", file("hiberfil.sys", b"hibr")),
@@ -120,7 +166,21 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         ),
     ),
     "a memory dump": ("win-dumps", file("Windows/Minidump/112226-01.dmp", b"PAGEDU64")),
-    "a page file with data": ("win-pagefile", file("pagefile.sys", bytes(8192))),
+    "a page file with data": ("win-pagefile", file("pagefile.sys", bytes(3 << 20) + b"hunter2" + bytes(8192))),
+    "a page file in its own record": ("win-pagefile", file("pagefile.sys", bytes(30) + b"hunter2")),
+    "a swap file with data": ("win-pagefile", file("swapfile.sys", b"hunter2".ljust(8192, b"\0"))),
+    "the password of the answer file's logon": (
+        "win-lsa-password",
+        security("Policy", "Secrets", "DefaultPassword", "CurrVal", **{"": bytes(92)}),
+    ),
+    "an earlier password of it": (
+        "win-lsa-password",
+        security("Policy", "Secrets", "DefaultPassword", "OldVal", **{"": bytes(92)}),
+    ),
+    "the administrator's password": (
+        "win-account-passwords",
+        lambda model: add_account(model.hives["SAM"], "Administrator", 500, password=True),
+    ),
     "a page file on a drive of the build's": (
         "win-pagefile",
         system("Control", "Session Manager", "Memory Management", PagingFiles=[r"E:\pagefile.sys 0 0"]),
@@ -131,7 +191,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "an account of the build's": (
         "win-guest-account",
-        lambda model: at(model.hives["SAM"], ("SAM", "Domains", "Account", "Users", "Names")).update({"packer": {}}),
+        lambda model: add_account(model.hives["SAM"], "packer", 1001),
     ),
     # boots?
     "storvsc does not start at boot": ("win-boot-drivers", system("Services", "storvsc", Start=3)),
@@ -145,6 +205,14 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "the DVD's driver is off": ("win-cdrom", system("Services", "cdrom", Start=4)),
     "no console on the serial port": ("win-ems", bcd(LOADER, "260000b0", b"\0")),
     "a console at another speed": ("win-ems", bcd(EMS_SETTINGS, "15000023", struct.pack("<Q", 9600))),
+    "a second system in the menu, without a console": (
+        "win-ems",
+        menu(OTHER_LOADER, **{"16000009": b"\0", "250000e0": struct.pack("<Q", 1)}),
+    ),
+    "a second system in the menu, with automatic repair": (
+        "win-boot-recovery",
+        menu(OTHER_LOADER, **{"260000b0": b"\1", "250000e0": struct.pack("<Q", 1)}),
+    ),
     "automatic repair": ("win-boot-recovery", bcd(LOADER, "16000009", b"\1")),
     "a failed boot stops in a menu": ("win-boot-recovery", bcd(LOADER, "250000e0", struct.pack("<Q", 0))),
     # lets its user in?
@@ -218,6 +286,14 @@ GOOD: dict[str, Change] = {
     "State.ini in UTF-16": file(
         "Windows/Setup/State/State.ini",
         "\ufeff[State]\r\nImageState=IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE\r\n".encode("utf-16-le"),
+    ),
+    "a page file of zeros": file("pagefile.sys", bytes(2 << 20)),
+    "dirty hives with their logs": logged,
+    "a console that all loaders inherit": inherited,
+    "a menu with a Windows PE": menu(RECOVERY, **{"26000022": b"\1"}),
+    "an earlier sysprep for one hypervisor": file(
+        f"{SYSPREP}/Panther/setupact.log",
+        (SETUPACT.replace("MODE", "VM") + SETUPACT.replace("MODE", "<null>")).encode(),
     ),
     "no answer file at all": gone("Windows/Panther/unattend.xml"),
     "a driver by its full path": system("Services", "viostor", ImagePath=r"\SystemRoot\System32\drivers\viostor.sys"),

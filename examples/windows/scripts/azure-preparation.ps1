@@ -28,6 +28,7 @@ Set-Value "$control\TimeZoneInformation" 'RealTimeIsUniversal' 1
 # win-hibernation
 powercfg /setactive SCHEME_MIN
 powercfg /hibernate off
+Set-Value "$control\Session Manager\Power" 'HiberbootEnabled' 0
 
 # win-temp
 foreach ($name in 'TEMP', 'TMP') {

@@ -76,9 +76,9 @@ class Shell:
             argv, deadline=deadline or self._session.deadlines.command, check=self._session.machine.check
         )
 
-    def powershell(self, script: bytes, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
-        """Run a PowerShell script; see `_step`."""
-        self._step({"step.ps1": marked(script)}, _POWERSHELL, deadline, on_line, reboots)
+    def powershell(self, script: bytes, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> int:
+        """Run a PowerShell script: its code, 0 or one of WANTS_RESTART; see `_step`."""
+        return self._step({"step.ps1": marked(script)}, _POWERSHELL, deadline, on_line, reboots)
 
     def cmd(self, line: str, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
         """Run a command line; see `_step`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline import command
 from pipeline.errors import GuestError
@@ -12,6 +13,8 @@ from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.shell import Shell
 from pipeline.hypervisor import answers as agent_answers
 
+#: What is taken away before sysprep, because sysprep leaves it.
+PREPARATION = (Path(__file__).parent / "inside" / "before-sysprep.ps1").read_bytes()
 SYSPREP = r"C:\Windows\System32\Sysprep\sysprep.exe"
 ANSWERS = r"C:\Windows\System32\Sysprep\goldsmith-oobe.xml"
 ERRORS = r"C:\Windows\System32\Sysprep\Panther\setuperr.log"
@@ -78,6 +81,14 @@ def generalize(
             left = int(found[1])
         said(line)
 
+    session.progress("what sysprep leaves behind is taken away")
+    try:
+        # it asks for a restart before it does anything, once: what it was to do it does behind that
+        for _ in range(2):
+            if not shell.powershell(PREPARATION, deadline=session.deadlines.command, on_line=said, reboots=True):
+                break
+    except command.CommandFailed as error:
+        raise _refused(session, error.stdout + error.stderr, "the preparation for sysprep failed") from None
     session.progress("what sysprep would refuse")
     try:
         shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=told, reboots=False)

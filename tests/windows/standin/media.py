@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phony_hive import build
+from phony_hive import Raw, build
 from phony_windows import PORT_NAME, Model
 
 from tests.windows.standin.parts import Parts
@@ -59,6 +59,8 @@ def encoded(tree: dict[str, Any]) -> dict[str, Any]:
             found[name] = encoded(value)
         elif isinstance(value, bytes):
             found[name] = {"\0bytes": base64.b64encode(value).decode()}
+        elif isinstance(value, Raw):
+            found[name] = {"\0raw": [value.kind, base64.b64encode(value.data).decode()]}
         else:
             found[name] = value
     return found

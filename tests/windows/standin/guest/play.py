@@ -458,6 +458,12 @@ def sysprep(arguments):
     state(GENERALIZED)
     with open(SYSPREP + "/Panther/setuperr.log", "w"), open(SYSPREP + "/Sysprep_succeeded.tag", "w"):
         pass
+    mode = "VM" if "/mode:vm" in words else "<null>"
+    with open(SYSPREP + "/Panther/setupact.log", "w", newline="\r\n") as file:
+        file.write(
+            "Info       SYSPRP ParseCommands:Found supported command line option 'GENERALIZE'\n"
+            f"Info       SYSPRP SysprepSession::CreateSession: Successfully created instance with mode {mode}\n"
+        )
     with open(STATE, "w") as file:
         json.dump({**where, "phase": "generalized", "rearms": where.get("rearms", shell.REARMS) - 1}, file)
     say("generalized: powering off")

@@ -14,6 +14,9 @@ _ROOTS = {"HKLM": "", "HKEY_LOCAL_MACHINE": ""}
 def decoded(tree):
     if set(tree) == {"\0bytes"}:
         return base64.b64decode(tree["\0bytes"])
+    if set(tree) == {"\0raw"}:
+        kind, data = tree["\0raw"]
+        return phony_hive.Raw(kind, base64.b64decode(data))
     return {name: decoded(value) if isinstance(value, dict) else value for name, value in tree.items()}
 
 
