@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +24,18 @@ def golden():
         assert text == path.read_text()
 
     return compare
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """`--dist loadgroup`: the tests of one folder run in one process, because guests share one golden build.
+
+    xdist's own groups (3.8) are lost with pytest 9, which no longer lets it rename a test.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return str(Path(nodeid.split("::", 1)[0]).parent)
+
+    return ByFolder(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -19,8 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/vm" in str(item.path):
             item.add_marker(pytest.mark.vm)
-            # one process for all of them: they share one golden build
-            item.add_marker(pytest.mark.xdist_group("linux"))
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="guests are built as root"))
 

@@ -16,8 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "test_standin" in str(item.path):
             item.add_marker(pytest.mark.vm)
-            # one process for all of them: they share one store and their order
-            item.add_marker(pytest.mark.xdist_group("windows"))
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="guests are built as root"))
 
