@@ -22,6 +22,8 @@ from pipeline.errors import BuildError, HostError
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
 GRACE = 3.0
+#: Bytes that a program may print on one stream: what runs in a guest, over ssh, may print for ever.
+LARGEST_OUTPUT = 64 << 20
 #: Bytes after which a line that does not end is handed on in pieces: a guest may print for ever.
 LONGEST_LINE = 64 << 10
 #: Seconds between two calls of a `watch`.
@@ -90,21 +92,29 @@ class LineCutter:
 
 
 class _Lines(threading.Thread):
-    """Reads a stream to its end: keeps the whole, and hands on each line."""
+    """Reads a stream to its end: keeps the whole, and hands on each line. Calls `end` once, where it is too much."""
 
-    def __init__(self, stream: IO[bytes] | None, on_line: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, stream: IO[bytes] | None, on_line: Callable[[str], None] | None, end: Callable[[], None]
+    ) -> None:
         super().__init__(daemon=True)
         assert stream is not None
         self._stream = stream
+        self._end = end
+        self.too_much = False
         self._cut = LineCutter(on_line)
         self._whole = bytearray()
         self.start()
 
     def run(self) -> None:
-        while chunk := os.read(self._stream.fileno(), 65536):
+        while not self.too_much and (chunk := os.read(self._stream.fileno(), 65536)):
             self._whole += chunk
             self._cut.feed(chunk)
+            self.too_much = len(self._whole) > LARGEST_OUTPUT
         self._cut.end()
+        if self.too_much:
+            self._whole.clear()
+            self._end()
 
     def close(self, patience: float) -> str:
         self.join(patience)
@@ -142,7 +152,7 @@ def run(
 
     `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to the
     environment; `watch` is called four times a second and ends the child by raising. Raises HostError when the
-    program is missing, CommandTimeout, or CommandFailed.
+    program is missing, CommandTimeout, CommandFailed, or BuildError(output-too-large).
     """
     words = [str(word) for word in argv]
     program = find(words[0])
@@ -161,7 +171,12 @@ def run(
         env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
         start_new_session=True,
     )
-    out, err = _Lines(process.stdout, on_line), _Lines(process.stderr, on_line)
+
+    def kill_all() -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    out, err = _Lines(process.stdout, on_line, kill_all), _Lines(process.stderr, on_line, kill_all)
     feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
     feeder.start()
     try:
@@ -175,6 +190,12 @@ def run(
         raise
     # a grandchild may hold the pipe open: the output of the child itself is there within the grace time
     stdout, stderr = out.close(GRACE), err.close(GRACE)
+    if out.too_much or err.too_much:
+        raise BuildError(
+            f"{Path(words[0]).name} printed more than {LARGEST_OUTPUT >> 20} MiB and was ended",
+            name="output-too-large",
+            hint="what it runs prints without end: send its output to a file, or print less",
+        )
     if code not in ok_codes:
         raise CommandFailed(words, code, stdout, stderr, hint)
     return Result(stdout, stderr, time.monotonic() - started, code)

@@ -324,13 +324,15 @@ class Job:
 
     def close(self) -> None:
         """Leave no guest, no key, no seed behind."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-        if self._egress is not None:
-            self._egress.close()
-            self._egress = None
-        self._release()
+        try:
+            if self.session is not None:
+                self.session.close()
+                self.session = None
+        finally:
+            if self._egress is not None:
+                self._egress.close()
+                self._egress = None
+            self._release()
 
     def _way_out(self) -> str:
         """The bridge of the way out; the run's guests, of which one runs at a time, share it."""

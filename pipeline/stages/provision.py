@@ -27,6 +27,8 @@ from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Layer
 
 NAME = "provision"
+#: Characters of a step's log: a guest may print for ever.
+LARGEST_LOG = 64 << 20
 VERSION = 2
 
 
@@ -165,9 +167,14 @@ def _windows_failure(error: Exception, step: Step, session: WindowsSession, log:
 def _tell(job: Job, file: TextIO) -> Callable[[str], None]:
     """What a step says goes to its log, and to whoever follows the build."""
 
+    left = LARGEST_LOG
+
     def said(line: str) -> None:
-        file.write(line + "\n")
-        file.flush()
+        nonlocal left
+        if left > 0:
+            left -= len(line) + 1
+            file.write(line + "\n" if left > 0 else f"the log is full at {LARGEST_LOG >> 20} MiB\n")
+            file.flush()
         job.line(line)
 
     return said

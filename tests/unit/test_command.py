@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import command
-from pipeline.errors import HostError, Interrupted
+from pipeline.errors import BuildError, HostError, Interrupted
 
 
 def test_output_is_whole_and_lines_come_at_once() -> None:
@@ -78,3 +78,20 @@ def test_a_killed_parent_leaves_no_orphan(tmp_path: Path) -> None:
             return
         time.sleep(0.02)
     pytest.fail("the child outlived its parent")
+
+
+def test_output_without_end_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(BuildError) as caught:
+        command.run(["sh", "-c", "yes & wait"], deadline=60)
+    assert caught.value.name == "output-too-large" and caught.value.hint
+    assert time.monotonic() - began < 20
+
+
+def test_a_line_without_end_is_handed_on_in_pieces() -> None:
+    lines: list[str] = []
+    cut = command.LineCutter(lines.append)
+    for _ in range(100):
+        cut.feed(b"x" * 65536)
+    assert len(lines) >= 99
+    assert max(len(line) for line in lines) <= command.LONGEST_LINE

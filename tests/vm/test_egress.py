@@ -56,7 +56,7 @@ from tests.vm.test_egress import LABEL, NEAR, puppet, reach, sh
 sh("ip link set lo up")
 """
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-c", head + program],
+        ["unshare", "--net", "--mount", "--propagation", "slave", sys.executable, "-c", head + program],
         capture_output=True,
         text=True,
         timeout=60,
@@ -130,6 +130,41 @@ finally:
     out.close()
 """)
     assert found[0] == "reached", "the way out itself does not work here: the refusals prove nothing"
+    assert len(found) == 3 and "reached" not in found[1:]
+
+
+def test_a_resolver_on_the_hosts_loopback_answers_the_guest_and_nothing_else_there_does(tmp_path: Path) -> None:
+    """As systemd-resolved has it: the guest's names are resolved through it, and no port beside it is open."""
+    found = on_a_host_of_its_own(f"""
+import threading
+from pipeline.fabric.network import NAMESPACES, inside
+from tests.vm.test_egress import GUEST
+Path({str(tmp_path)!r}, "resolv.conf").write_text("nameserver 127.0.0.53\\n")
+sh("mount --bind {tmp_path}/resolv.conf /etc/resolv.conf")
+resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+resolver.bind(("127.0.0.53", 53))
+service = socket.create_server(("127.0.0.53", 8080))
+def serve():
+    while True:
+        question, asker = resolver.recvfrom(512)
+        # one answer to it: an address of 60 s (RFC 1035)
+        head, told = bytes.fromhex("81800001000100000000"), bytes.fromhex("c00c000100010000003c00045db8d822")
+        resolver.sendto(question[:2] + head + question[12:] + told, asker)
+threading.Thread(target=serve, daemon=True).start()
+out = egress.Egress(LABEL, Path({str(tmp_path)!r}))
+out.open()
+def ask():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.settimeout(5)
+        link.sendto(bytes.fromhex("123401000001000000000000") + b"\\3foo\\7example\\0\\0\\1\\0\\1", ("10.0.2.3", 53))
+        return socket.inet_ntoa(link.recv(500)[-4:])
+try:
+    with puppet(out.bridge):
+        print(inside(NAMESPACES / GUEST, ask), reach("10.0.2.3", 8080), reach("198.18.0.3", 8080))
+finally:
+    out.close()
+""")
+    assert found[0] == "93.184.216.34"
     assert len(found) == 3 and "reached" not in found[1:]
 
 
