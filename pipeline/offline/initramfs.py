@@ -118,8 +118,13 @@ def _entries(data: bytes, *, bodies: bool) -> Iterator[tuple[str, _Entry]]:
         zstandard.ZstdError,
         lz4.block.LZ4BlockError,
         RuntimeError,
-    ) as error:
-        raise DiskError(f"the initramfs cannot be read: {error}", name="initramfs-damaged") from None
+    ):
+        # what the unpackers say is their own jargon
+        raise DiskError(
+            "the initramfs cannot be read: its archive or its compressed data are damaged or cut off",
+            name="initramfs-damaged",
+            hint="make it anew inside the system: update-initramfs -u (Debian), dracut --force (Fedora, SUSE)",
+        ) from None
 
 
 def _counted(count: int) -> int:

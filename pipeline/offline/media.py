@@ -148,8 +148,12 @@ class Medium:
             with self._iso.open_file_from_iso(**{self._by: place}) as file:
                 file.seek(offset)
                 return bytes(file.read(size))
-        except (PyCdlibException, OSError) as error:
-            raise UsageError(f"{path} cannot be read: {error}", name="medium-damaged") from None
+        except (PyCdlibException, OSError):
+            raise UsageError(
+                f"{path} cannot be read: the medium is damaged or cut off there",
+                name="medium-damaged",
+                hint="compare its checksum with the publisher's, and download it again",
+            ) from None
 
     def sector(self, path: str) -> int | None:
         """Where a file's data begins on the medium; None where it is not there. On UDF only."""
@@ -260,8 +264,12 @@ def _editions(medium: Medium, path: str) -> Iterator[Edition]:
     parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
         root = etree.fromstring(medium.read(path, offset, size).decode("utf-16").encode(), parser)
-    except (UnicodeError, etree.XMLSyntaxError) as error:
-        raise UsageError(f"{path}: its description cannot be read: {error}", name="wim-damaged") from None
+    except (UnicodeError, etree.XMLSyntaxError):
+        raise UsageError(
+            f"{path}: its description cannot be read: it is no XML",
+            name="wim-damaged",
+            hint="compare the medium's checksum with the publisher's, and download it again",
+        ) from None
     for image in root.iterfind("IMAGE"):
         windows = image.find("WINDOWS")
         text = windows.findtext if windows is not None else (lambda _name: None)

@@ -163,7 +163,7 @@ def test_an_encrypted_file_is_named_and_the_others_read(tree: Path, tmp_path: Pa
             assert caught.value.name == "fs-unsupported"
 
 
-def fragmented(folder: Path, pieces: int) -> Path:
+def fragmented(folder: Path, pieces: int, kind: str = "ext4") -> Path:
     """A file of `pieces` blocks of 1 KiB, no two of which are neighbours: every second block is somebody else's."""
     disk, data = folder / "disk.raw", folder / "data"
     size = pieces * 2 * 1024 + 24 * MIB
@@ -192,9 +192,10 @@ def fragmented(folder: Path, pieces: int) -> Path:
     return disk
 
 
-def test_a_fragmented_file_costs_its_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ext2", "ext4"])
+def test_a_fragmented_file_costs_its_length(kind: str, tmp_path: Path) -> None:
     """20,000 pieces: a reader that walks the list of pieces for each piece takes 200 million steps, for each call."""
-    disk = fragmented(tmp_path, 20_000)
+    disk = fragmented(tmp_path, 20_000, kind)
     data = (tmp_path / "data").read_bytes()
     with open_disk(disk, "raw") as opened:
         found = opened.filesystem(opened.filesystems[0])
