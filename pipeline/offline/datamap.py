@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from pipeline.offline.filesystem import Read
 
-#: Pieces of one file. A file of 16 GiB in which no two blocks of 4 KiB are neighbours has as many.
-MAX_PIECES = 4_000_000
+#: Pieces of one file. A file of 4 GiB in which no two blocks of 4 KiB are neighbours has as many.
+MAX_PIECES = 1_000_000
 #: Bytes that are asked of the disk at once.
 _CHUNK = 4 << 20
 
@@ -22,7 +22,7 @@ class TooManyPiecesError(Exception):
 class DataMap:
     """Pieces of (first byte in the file, first byte on the disk, length), ascending; what lies between is a hole.
 
-    Kept in arrays: a million pieces take 24 MB. Each look-up is a binary search, so that reading a fragmented file
+    Kept in arrays: a million pieces take 25 MB. Each look-up is a binary search, so that reading a fragmented file
     from end to end costs its length.
     """
 
@@ -32,7 +32,7 @@ class DataMap:
         self._starts: array[int] = array("Q")
         self._places: array[int] = array("Q")
         self._ends: array[int] = array("Q")
-        self._unwritten: set[int] = set()
+        self._unwritten = bytearray()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -52,16 +52,15 @@ class DataMap:
             if start < self._ends[number]:
                 raise ValueError("the pieces of a file overlap")
             follows = start == self._ends[number] and place == self._places[number] + start - self._starts[number]
-            if follows and unwritten == (number in self._unwritten):
+            if follows and unwritten == bool(self._unwritten[number]):
                 self._ends[number] += length
                 return
-        if number >= MAX_PIECES:
+        if number + 1 >= MAX_PIECES:
             raise TooManyPiecesError
         self._starts.append(start)
         self._places.append(place)
         self._ends.append(start + length)
-        if unwritten:
-            self._unwritten.add(number + 1)
+        self._unwritten.append(unwritten)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """(first byte in the file, first byte behind it) of every piece."""
@@ -83,7 +82,7 @@ class DataMap:
             start, end = max(self._starts[number], offset), min(self._ends[number], stop)
             if start < end:
                 _zeros(out, start - offset)
-                if number in self._unwritten:
+                if self._unwritten[number]:
                     _zeros(out, end - offset)
                 elif not self._copy(read, number, (start, end), out):
                     return out.getvalue()

@@ -34,8 +34,9 @@ _XATTR_MAGIC, _XATTR_SYSTEM = 0xEA020000, 7
 _MAX_LINK = 4096
 #: Bytes of a directory that are looked at: more than MAX_ENTRIES of the longest names take.
 _MAX_DIRECTORY = 256 << 20
-#: Pieces of all the files whose maps are kept.
-_KEPT_PIECES = 4_000_000
+#: Bytes of the inodes that are kept, and pieces of all the files whose maps are.
+_KEPT_INODES = 4 << 20
+_KEPT_PIECES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Ext4FileSystem(FileSystem):
         sizes_right = 128 <= self._inode_size <= self._block_size and 32 <= self._descriptor_size <= self._block_size
         if not (sizes_right and self._group_blocks and self._group_inodes):
             raise self.damaged("the sizes in its superblock contradict each other")
-        self._inodes_kept: Recent[_Inode] = Recent(4096)
+        self._inodes_kept: Recent[_Inode] = Recent(_KEPT_INODES, lambda found: len(found.raw))
         self._maps: Recent[DataMap] = Recent(_KEPT_PIECES, lambda found: len(found) + 1)
 
     @property
@@ -200,7 +201,7 @@ class Ext4FileSystem(FileSystem):
         except ValueError as error:
             raise self.damaged(f"inode {number}: {error}") from None
         except TooManyPiecesError:
-            raise self.unsupported(f"a file in more than four million pieces (inode {number})") from None
+            raise self.unsupported(f"a file in more than a million pieces (inode {number})") from None
         return found
 
     def _extents(self, inode: _Inode) -> Iterator[tuple[int, int, int, bool]]:

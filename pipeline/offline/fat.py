@@ -24,7 +24,7 @@ _LOWER_NAME, _LOWER_EXTENSION = 0x08, 0x10
 #: The specification allows a directory 65,536 entries; twice as much is read.
 _MAX_DIRECTORY = 2 * 65536 * _ENTRY
 #: Bytes of the allocation table that are read at once, and such pieces that are kept.
-_PAGE, _KEPT_PAGES, _KEPT_PIECES = 64 << 10, 64, 4_000_000
+_PAGE, _KEPT_PAGES, _KEPT_PIECES = 64 << 10, 64, 1_000_000
 #: Code page 437, which Linux takes where none is given; made here, because a reader without rights loads no codec.
 _CODE_PAGE = bytes(range(256)).decode("cp437")
 
@@ -91,20 +91,25 @@ class Table:
         self._read, self._at, self._layout = read, start + layout.table, layout
         # a page of FAT12 holds whole pairs of entries (3 bytes)
         self._page = _PAGE // 2 * 3 if layout.bits == 12 else _PAGE
-        self._entries = self._page * 8 // layout.bits
+        self.page_entries = self._page * 8 // layout.bits
         self._pages: Recent[array[int]] = Recent(_KEPT_PAGES)
 
     def __getitem__(self, cluster: int) -> int:
         """The entry of a cluster: the next one, 0 for a free one, or one of the marks above the last cluster."""
-        page, index = divmod(cluster, self._entries)
-        entries = self._pages.get(page, self._load)
+        page, index = divmod(cluster, self.page_entries)
+        entries = self.page(page)
         return entries[index] if index < len(entries) else 0
+
+    def page(self, number: int) -> array[int]:
+        """The entries of clusters `number * page_entries` and on; fewer where the table ends."""
+        return self._pages.get(number, self._load)
 
     def _load(self, page: int) -> array[int]:
         begin = page * self._page
         raw = self._read(self._at + begin, max(0, min(self._page, self._layout.table_size - begin)))
         if self._layout.bits == 12:
-            pairs = (int.from_bytes(raw[at : at + 3], "little") for at in range(0, len(raw) - 2, 3))
+            raw += bytes(-len(raw) % 3)
+            pairs = (int.from_bytes(raw[at : at + 3], "little") for at in range(0, len(raw), 3))
             return array("I", [value for pair in pairs for value in (pair & 0xFFF, pair >> 12)])
         code, width = ("<%dH", 2) if self._layout.bits == 16 else ("<%dI", 4)
         count = len(raw) // width
@@ -113,17 +118,31 @@ class Table:
 
 def free_ranges(read: Read, start: int, layout: Layout) -> Iterator[tuple[int, int]]:
     """(start, length) in bytes of the disk of the clusters that the allocation table calls free, in order."""
-    table = Table(read, start, layout)
     begin: int | None = None
-    for cluster in range(2, layout.clusters + 2):
-        free = not table[cluster]
-        if free and begin is None:
+    for cluster, free in _free_changes(Table(read, start, layout), layout.clusters + 2):
+        if free:
             begin = cluster
-        elif not free and begin is not None:
+        elif begin is not None:
             yield start + layout.data + (begin - 2) * layout.cluster, (cluster - begin) * layout.cluster
             begin = None
-    if begin is not None:
-        yield start + layout.data + (begin - 2) * layout.cluster, (layout.clusters + 2 - begin) * layout.cluster
+
+
+def _free_changes(table: Table, end: int) -> Iterator[tuple[int, bool]]:
+    """(cluster, is it free) wherever that changes, and (end, False). A page in which all is free costs nothing."""
+    free = False
+    for page in range(-(-end // table.page_entries)):
+        first = page * table.page_entries
+        entries = table.page(page)[: end - first]
+        if not free or any(entries):
+            for index, entry in enumerate(entries):
+                if (not entry) != free and first + index >= 2:
+                    free = not free
+                    yield first + index, free
+        if len(entries) < min(table.page_entries, end - first):
+            # the disk ends inside the table
+            end = first + len(entries)
+            break
+    yield end, False
 
 
 class FatFileSystem(FileSystem):
@@ -219,7 +238,7 @@ class FatFileSystem(FileSystem):
                 found.add(number * layout.cluster, place, layout.cluster)
                 cluster = self._table[cluster]
         except TooManyPiecesError:
-            raise self.unsupported("a file in more than four million pieces") from None
+            raise self.unsupported("a file in more than a million pieces") from None
         if (size is None and cluster < end_mark) or (len(found) and count > layout.clusters):
             raise self.damaged("a chain of clusters has no end")
         return found

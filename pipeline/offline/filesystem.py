@@ -15,7 +15,7 @@ Read = Callable[[int, int], bytes]
 #: A directory with more names than this is damage or an attack.
 MAX_ENTRIES = 200_000
 #: Names that all directories kept in memory have together, and metadata records that are kept.
-_KEPT_NAMES, _KEPT_STATS = 400_000, 20_000
+_KEPT_NAMES, _KEPT_STATS = 100_000, 20_000
 
 
 @dataclass(frozen=True, slots=True)

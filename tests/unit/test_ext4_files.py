@@ -174,7 +174,7 @@ def fragmented(folder: Path, pieces: int, kind: str = "ext4") -> Path:
         "-q",
         "-F",
         "-t",
-        "ext4",
+        kind,
         "-b",
         "1024",
         "-O",

@@ -13,7 +13,7 @@ import pytest
 from cases import unpacked
 
 from pipeline.errors import DiskError
-from pipeline.offline import open_disk, scrub
+from pipeline.offline import fat, open_disk, scrub
 from pipeline.offline.disk import Disk
 from pipeline.offline.filesystem import FileSystem
 
@@ -145,6 +145,12 @@ def test_free_clusters_are_those_of_no_file(form: str, tmp_path: Path) -> None:
         found = opened.filesystem(opened.filesystems[0])
         kept = found.runs(found.entries(found.root)["KEPT"].inode)
     free = scrub.free_extents(disk)
+    # counted entry by entry
+    layout = fat.parse_layout(disk.read_bytes()[:512])
+    assert layout is not None
+    table = fat.Table(lambda at, length: disk.read_bytes()[at : at + length], 0, layout)
+    empty = sum(not table[cluster] for cluster in range(2, layout.clusters + 2))
+    assert sum(length for _, length in free) == empty * layout.cluster
     assert free and not any(a < d + e and d < a + b for a, b in free for d, e in kept)
     scrub.punch_free(disk)
     if "few" not in form:
