@@ -42,14 +42,14 @@ def capture(
     from pipeline import scratch
     from pipeline.cli.show import Progress
     from pipeline.definition import load
-    from pipeline.offline.containers import refuse_foreign_references
+    from pipeline.offline.mapping import disk_format
     from pipeline.store import Store
 
     need_root("capture")
     if not disk.is_file():
         raise UsageError(f"{disk} is no file", name="disk-missing", hint="name a disk's file; pipes are not read")
     _undefined(name)
-    found = refuse_foreign_references(disk)
+    found = disk_format(disk)
     reasons = dict(_reason(each) for each in waive)
     told = {
         "goldsmith": 1,

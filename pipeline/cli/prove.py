@@ -97,14 +97,14 @@ def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[
 def _disk(path: Path) -> tuple[Definition, str, Image]:
     from pipeline.definition import Definition, DiskSource
     from pipeline.layers import Image
-    from pipeline.offline.containers import refuse_foreign_references
+    from pipeline.offline.mapping import disk_format
     from pipeline.vhd.footer import verify_fixed
 
     if not path.is_file():
         raise UsageError(
             f"{path} is no file", name="disk-missing", hint="goldsmith prove IMAGE, or the path of a disk"
         )
-    found = refuse_foreign_references(path)
+    found = disk_format(path)
     if found != "vpc":
         raise UsageError(
             f"{path.name} is {found}: what is proven is what ships, a fixed VHD",

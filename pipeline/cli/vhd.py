@@ -71,46 +71,17 @@ def _progress() -> Callable[[int, int], None] | None:
     return show
 
 
-def _told(path: Path) -> dict[str, Any]:
-    from pipeline.errors import DiskError
-    from pipeline.vhd.footer import DiskType, read_footer
-    from pipeline.vhd.sparse import open_sparse
+def _facts(path: Path) -> dict[str, Any]:
+    from pipeline.offline import mapping
 
-    sparse = None
-    try:
-        footer = read_footer(path)
-    except DiskError:
-        sparse = open_sparse(path)
-        footer = sparse.footer
+    facts = mapping.vhd_facts(path)
     status = path.stat()
-    told: dict[str, Any] = {
-        "path": str(path),
-        "type": DiskType(footer.disk_type).name.lower(),
-        "size": footer.virtual_size,
-        "current_size": footer.current_size,
-        "original_size": footer.original_size,
-        "size_in_old_qemu": footer.old_qemu_size,
-        "file_size": status.st_size,
-        "allocated": status.st_blocks * 512,
-        "geometry": list(footer.geometry),
-        "creator": footer.creator.decode("latin-1").rstrip(" \0"),
-        "creator_os": footer.creator_os.decode("latin-1").rstrip(" \0"),
-        "created": footer.created.isoformat(),
-        "id": str(footer.unique_id),
-        "saved_state": footer.saved_state,
-    }
-    if footer.disk_type != DiskType.FIXED:
-        sparse = sparse or open_sparse(path)
-        told |= {
-            "block_size": sparse.header.block_size,
-            "blocks": len(sparse.table),
-            "present": sparse.blocks_present,
-        }
-        if sparse.recovered:
-            told["recovered"] = sparse.recovered
-        if footer.disk_type == DiskType.DIFFERENCING:
-            told |= {"parent_id": str(sparse.header.parent_id), "parent_name": sparse.header.parent_name}
-    return told
+    shown: dict[str, Any] = {"path": str(path)}
+    for name, value in facts.items():
+        shown[name] = value
+        if name == "size_in_old_qemu":
+            shown |= {"file_size": status.st_size, "allocated": status.st_blocks * 512}
+    return shown
 
 
 def info(
@@ -125,7 +96,7 @@ def info(
     bad: list[DiskError] = []
     for path in files:
         try:
-            found.append(_told(path))
+            found.append(_facts(path))
         except DiskError as error:
             bad.append(error)
             found.append({"path": str(path), "fault": error.name, "message": error.message})
@@ -159,28 +130,12 @@ def verify(
 ) -> None:
     """Prove a VHD: footer, header, block table, chain. Exit 0 right, 1 a fault, each named."""
     from pipeline.cli.show import print_json
-    from pipeline.errors import CheckFailed, DiskError
-    from pipeline.vhd.chain import vhd_extents
-    from pipeline.vhd.footer import DiskType, fixed_faults, read_footer
-    from pipeline.vhd.sparse import open_sparse
+    from pipeline.errors import CheckFailed
+    from pipeline.offline import mapping
 
     reports = []
     for path in files:
-        faults: dict[str, str] = {}
-        try:
-            try:
-                footer = read_footer(path)
-            except DiskError as torn:
-                faults[torn.name] = torn.message
-                footer = open_sparse(path).footer
-            if footer.disk_type == DiskType.FIXED:
-                faults |= fixed_faults(footer, path.stat().st_size)
-            with vhd_extents(path, parent=parent, check_time=not any_time):
-                pass
-        except DiskError as error:
-            if error.name in ("disk-missing", "disk-unreadable", "disk-not-a-file"):
-                raise
-            faults.setdefault(error.name, error.message)
+        faults = mapping.vhd_faults(path, parent=parent, check_time=not any_time)
         reports.append({"path": str(path), "right": not faults, "faults": faults})
     if as_json:
         print_json(reports)
@@ -394,23 +349,19 @@ def resize(
 ) -> None:
     """Make a fixed VHD larger, and say what must be done inside."""
     from pipeline.cli.show import print_json
-    from pipeline.offline import open_disk, transfer
+    from pipeline.offline import mapping, transfer
 
     footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress(), move_gpt=move_gpt)
     todo = []
-    with open_disk(file) as disk:
-        if disk.table.backup is not None and disk.table.backup.fault:
-            todo.append("move the backup partition table to the end: growpart does it; or give --move-gpt here")
-        last = max(disk.partitions, key=lambda each: each.start, default=None)
-        if last is not None:
-            todo.append(
-                f"grow partition {last.number}: growpart /dev/DISK {last.number} (cloud-init does it at first boot)"
-            )
-            kind = next((v.kind for v in disk.filesystems if v.number == last.number), "")
-            if kind.startswith("ext"):
-                todo.append("grow the file system: resize2fs (cloud-init does it at first boot)")
-            elif kind:
-                todo.append(f"grow the {kind} file system with its own tool")
+    end = mapping.disk_end(file)
+    if end.backup_fault:
+        todo.append("move the backup partition table to the end: growpart does it; or give --move-gpt here")
+    if end.last is not None:
+        todo.append(f"grow partition {end.last}: growpart /dev/DISK {end.last} (cloud-init does it at first boot)")
+        if end.kind.startswith("ext"):
+            todo.append("grow the file system: resize2fs (cloud-init does it at first boot)")
+        elif end.kind:
+            todo.append(f"grow the {end.kind} file system with its own tool")
     if as_json:
         print_json({"path": str(file), "size": footer.current_size, "inside": todo})
         return

@@ -33,8 +33,6 @@ _ALIASES = {"vhd": "vpc", "img": "raw"}
 _PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+._-]*:")
 #: Deeper chains than this are a mistake or an attack.
 MAX_CHAIN = 64
-#: Seconds for qemu-img to write a disk of another format.
-CONVERT_DEADLINE = 7200.0
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,12 @@ class Worker:
             if kind == wanted:
                 return message
             try:
-                step = {"open": self._open, "tool": self._start_tool, "tool-end": self._end_tool}[str(kind)]
+                step = {
+                    "open": self._open,
+                    "tool": self._start_tool,
+                    "tool-end": self._end_tool,
+                    "resolve": self._resolve,
+                }[str(kind)]
                 step(message)
             except (KeyError, TypeError, ValueError):
                 raise lies(self.path) from None
@@ -248,7 +253,8 @@ class Worker:
         path = Path(clean_path(message.get("path")))
         self._opens += 1
         if self._opens > MAX_OPENS or not self._grants.allow(path):
-            self._send({"errno": errno.EACCES})
+            # for the reader there is nothing but what it may open
+            self._send({"errno": errno.ENOENT})
             return
         try:
             fd = open_foreign(path)
@@ -260,6 +266,13 @@ class Worker:
             self._send({}, (fd,))
         finally:
             os.close(fd)
+
+    def _resolve(self, message: dict[str, Any]) -> None:
+        """Where a name leads by links, of names that the reader may ask about; others lead nowhere."""
+        path = Path(clean_path(message.get("path")))
+        self._opens += 1
+        near = path in self._grants.files or any(path.is_relative_to(each) for each in self._grants.folders)
+        self._send({"path": os.path.realpath(path) if near and self._opens <= MAX_OPENS else str(path)})
 
     def _start_tool(self, message: dict[str, Any]) -> None:
         parameters = dict(message["parameters"])

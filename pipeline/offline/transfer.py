@@ -9,16 +9,18 @@ from pathlib import Path
 
 from pipeline import command, scratch
 from pipeline.errors import DiskError, UsageError
-from pipeline.offline import containers, gpt
-from pipeline.offline.containers import CONVERT_DEADLINE
-from pipeline.vhd.chain import any_footer, vhd_extents
+from pipeline.offline import gpt, mapping
+from pipeline.offline.mapping import open_source as open_source  # noqa: PLC0414  callers know it from here
 from pipeline.vhd.compare import Places, changed_ranges
-from pipeline.vhd.extents import Extent, ExtentSource, file_size
+from pipeline.vhd.extents import Extent, ExtentSource
 from pipeline.vhd.fixed import round_up_mib, write_fixed, write_raw
-from pipeline.vhd.footer import EPOCH, FOOTER_SIZE, DiskType, Footer, read_footer
+from pipeline.vhd.footer import DiskType, Footer, read_footer
 from pipeline.vhd.write import write_differencing, write_dynamic
 
 Progress = Callable[[int, int], None]
+
+#: Seconds for qemu-img to write a disk of another format.
+CONVERT_DEADLINE = 7200.0
 
 #: What can be written, and by which end of a name it is meant.
 KINDS = ("fixed", "dynamic", "raw", "qcow2", "vhdx", "vmdk")
@@ -55,40 +57,6 @@ def kind_of(target: Path) -> str:
             f"{target.name}: the name does not say what to write", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
         )
     return kind
-
-
-def open_source(
-    path: Path,
-    fmt: str | None = None,
-    *,
-    parent: Path | None = None,
-    check_time: bool = True,
-) -> ExtentSource:
-    """Any disk's data; a differencing VHD with its parents', read by goldsmith's own reader only."""
-    containers.refuse_name(path)
-    kind = containers.format_of(fmt) if fmt else containers.detect(path)
-    if kind != "vpc":
-        return containers.extents(path, kind)
-    if not fmt:
-        _refuse_other_size(path)
-    return vhd_extents(path, parent=parent, check_time=check_time)
-
-
-def _refuse_other_size(path: Path) -> None:
-    """A fixed VHD's file holds its disk and its footer, no more: what stands between them would be lost."""
-    try:
-        footer = read_footer(path)
-    except DiskError:
-        # a dynamic disk whose footer is torn has a copy at its start
-        return
-    surplus = file_size(path) - FOOTER_SIZE - max(footer.current_size, footer.virtual_size)
-    if footer.disk_type == DiskType.FIXED and surplus > 0:
-        raise DiskError(
-            f"{path.name}: its footer names a disk of {footer.current_size} bytes, {surplus} more stand before it",
-            name="vhd-file-size",
-            hint="copy it again from its source; --format vpc takes what the footer names and leaves the rest",
-            evidence=path,
-        )
 
 
 def convert(
@@ -185,7 +153,7 @@ def difference(
     `within`: elsewhere the two are known to be the same.
     """
     unique_id, timestamp = identity(new, fmt, timestamp)
-    if containers.detect(old) != "vpc":
+    if mapping.detect(old) != "vpc":
         raise DiskError(
             f"{old.name} is no VHD: only a VHD can be a parent",
             name="vhd-no-footer",
@@ -214,10 +182,7 @@ def difference(
 
 def identity(path: Path, fmt: str | None, timestamp: int) -> tuple[uuid.UUID, int]:
     """A VHD's unique id and time (Unix seconds); a new id, and `timestamp`, for what is none."""
-    if (containers.format_of(fmt) if fmt else containers.detect(path)) != "vpc":
-        return uuid.uuid4(), timestamp
-    footer = any_footer(path)
-    return footer.unique_id, EPOCH + footer.timestamp
+    return mapping.vhd_identity(path, fmt) or (uuid.uuid4(), timestamp)
 
 
 def child(parent: Path, target: Path, *, timestamp: int, force: bool = False) -> Made:
@@ -257,8 +222,7 @@ def grow(
             hint=f"goldsmith vhd convert {path.name} NEW.vhd --to fixed",
             evidence=path,
         )
-    _refuse_other_size(path)
-    with vhd_extents(path) as source, scratch.file_beside(path, force=True) as draft:
+    with open_source(path) as source, scratch.file_beside(path, force=True) as draft:
         if move_gpt and size >= source.size:
             source, _ = gpt.move_backup(source, size)  # noqa: PLW2901  the same disk, its table at the new end
         report = write_fixed(

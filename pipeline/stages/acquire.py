@@ -20,8 +20,7 @@ from pipeline.guests.overlay import create_data_disk, create_overlay
 from pipeline.guests.windows.preflight import preflight
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
-from pipeline.offline import transfer
-from pipeline.offline.containers import detect, format_of, refuse_foreign_references
+from pipeline.offline import mapping, transfer
 
 NAME = "acquire"
 VERSION = 1
@@ -163,14 +162,14 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
         _verify(job, path, source.sha256, "source.disk.sha256")
     # before qemu-img opens it: a foreign disk may name other files of this host
     # its content decides: the definition says the format, so that a file's name need not
-    detected = detect(path, named=False)
-    if source.format and format_of(source.format) != detected:
+    detected = mapping.detect(path, named=False)
+    if source.format and {"vhd": "vpc"}.get(source.format, source.format) != detected:
         raise UsageError(
             f"{path} is {detected}, the definition says {source.format}",
             name="disk-format",
             hint="copy the disk again from its source, or correct source.disk.format",
         )
-    refuse_foreign_references(path, detected)
+    mapping.disk_format(path, detected)
     job.progress(f"copying the {detected} disk")
     with transfer.open_source(path, detected) as source_disk:
         transfer.convert(
