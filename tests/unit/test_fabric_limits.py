@@ -6,6 +6,8 @@ import contextlib
 import json
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -279,3 +281,41 @@ def test_a_full_log_does_not_end_the_program_that_writes_it(tmp_path: Path) -> N
     child.wait(timeout=30)
     assert done.exists()
     assert log.stat().st_size <= 50_000
+
+
+#: Another process, as a guest is: it sends small requests over all its connections, as fast as it can, until killed.
+_FLOOD = """
+import socket, sys, threading
+def flood():
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), source_address=(sys.argv[2], 0)) as link:
+                threading.Thread(target=drain, args=(link,), daemon=True).start()
+                while True:
+                    link.sendall(b"GET /?comp=versions HTTP/1.1\\r\\n\\r\\n" * 200)
+        except OSError:
+            pass
+def drain(link):
+    try:
+        while link.recv(1 << 16):
+            pass
+    except OSError:
+        pass
+for _ in range(40):
+    threading.Thread(target=flood).start()
+print("begun", flush=True)
+"""
+
+
+def test_a_flood_of_small_requests_leaves_room_for_others(served: Served, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", _FLOOD, str(served.port), HOSTILE]
+    with bounded_memory(80 * MIB), subprocess.Popen(argv, stdout=subprocess.PIPE) as flood:
+        try:
+            assert flood.stdout is not None
+            flood.stdout.readline()
+            for _ in range(5):
+                served.honest_is_answered(within=5.0)
+            assert len(served.guest.asked()) > 100
+        finally:
+            flood.kill()
+    assert (tmp_path / "fabric.jsonl").stat().st_size <= limits.LOG + 200
