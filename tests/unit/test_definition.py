@@ -431,6 +431,20 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         OK + "first_boot: {apply: scripts/motd.sh, from: user-data}\n",
         "3:44: first_boot.from: user-data is neither userdata nor an address (userdata?)",
     ),
+    "loopback allowed": (
+        OK + "network: {allow: [10.1.2.3, 127.0.0.1:80]}\n",
+        "3:29: network.allow[1]: 127.0.0.1:80 cannot be allowed: 127.0.0.0/8 is closed to every guest "
+        "(loopback, link-local and metadata addresses are never opened)",
+    ),
+    "a name allowed": (
+        OK + "network: {allow: [mirror.corp:80]}\n",
+        "3:19: network.allow[0]: mirror.corp:80 is not an IPv4 address or network "
+        "(such as 10.1.2.0/24, or 10.1.2.3:8080)",
+    ),
+    "allowed without a list": (
+        OK + "network: {allow: 10.1.2.3}\n",
+        "3:18: network.allow: must be a list, not the text 10.1.2.3 ([10.1.2.3]?)",
+    ),
     "keep nothing": (OK + "keep: {versions: 0}\n", "3:18: keep.versions: must be at least 1, not 0"),
     "account that is none": (
         OK + "accounts: ['a b']\n",

@@ -142,6 +142,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "how a base is made": (patched(debian, "recipe", lambda: "another"), UNITS[0]),
     "ansible-core": (patched(provision, "ansible_version", lambda: "another"), "site.yml"),
     "the disk's size": (define("8 GiB", "9 GiB"), "site.yml"),
+    "what guests may reach": (define("disk: 8 GiB", "disk: 8 GiB\nnetwork: {allow: [10.1.2.3:80]}"), "site.yml"),
     "the playbook": (edit("playbooks/site.yml", "roles: [web]", "roles: [web]\n  gather_facts: false"), "site.yml"),
     "a role's tasks": (edit("playbooks/roles/web/tasks/main.yml", "/srv/page", "/srv/pages"), "site.yml"),
     "a template": (edit("playbooks/roles/web/templates/page.j2", "greeting", "port"), "site.yml"),
