@@ -24,7 +24,7 @@ from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.roster import domains, sweep
 from pipeline.job import Job
 from pipeline.layers import RECORD, Layer, Layers
-from pipeline.record import alive, held, list_runs, remove_tree
+from pipeline.record import alive, drop_unrecorded, held, list_runs, remove_tree
 from pipeline.store import Store
 
 #: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
@@ -71,7 +71,10 @@ def _sweep_store(store: Store) -> list[str]:
     gallery = Gallery(store.gallery)
     for name in gallery.names():
         with gallery.hold_now(name) as folder:
-            gone += [f"{name}/{each}" for each in (sweep_image(folder) if folder else ())]
+            if folder is not None:
+                gone += [f"{name}/{each}" for each in sweep_image(folder)]
+                gone += [name] if gallery.drop_empty(name) else []
+    gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder)]
     folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
     gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder)]
     old = time.time() - FRESH

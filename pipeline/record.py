@@ -87,11 +87,14 @@ class Run:
             folder = runs / f"R{number}"
             try:
                 folder.mkdir(parents=True)
+                lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+                lock.acquire()
+            except (FileExistsError, Timeout):
+                number += 1  # another run has it, or a sweep is about to remove it
+                continue
+            if (folder / LOCK).exists():
                 break
-            except FileExistsError:
-                number += 1
-        lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
-        lock.acquire()
+            lock.release()
         record: dict[str, Any] = {
             "id": folder.name,
             "image": image,
@@ -255,6 +258,24 @@ def find_run(runs: Path, run_id: str) -> dict[str, Any]:
     if not _RUN_ID.fullmatch(run_id) or not folder.is_dir():
         raise UsageError(f"no run {run_id}", name="run-unknown", hint="goldsmith runs list shows the runs")
     return load_run(folder)
+
+
+def drop_unrecorded(folder: Path) -> bool:
+    """Remove the folder of a run whose process was killed before there was anything to record."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
+        return False
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return False
+    try:
+        if {path.name for path in folder.iterdir()} - {LOCK}:
+            return False
+        remove_tree(folder)
+    finally:
+        lock.release()
+    return True
 
 
 def alive(runs: Path, run_id: str) -> bool:

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -44,8 +45,9 @@ class _Entry(Shape):
 def _journal() -> Path:
     """The journal's folder: the store's, or the user's own where there is no store that they may write to."""
     home = Store.locate().root
-    if os.access(home, os.W_OK):
-        return home / "scratch"
+    journal = home / "scratch"
+    if os.access(journal if journal.is_dir() else home, os.W_OK | os.X_OK):
+        return journal
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "goldsmith" / "scratch"
 
@@ -63,7 +65,10 @@ def _entered(folder: Path, name: str) -> Iterator[Path]:
     path = folder.absolute() / f"{PREFIX}{token}{name}"
     journal = _journal()
     try:
-        journal.mkdir(parents=True, exist_ok=True)
+        if not journal.is_dir():
+            journal.mkdir(parents=True, exist_ok=True)
+            # whoever may write to a store, its group for instance, may write to its journal
+            journal.chmod(stat.S_IMODE(journal.parent.stat().st_mode))
         entry, fd = _write_entry(journal / f"{token}.json", path)
     except OSError as error:
         raise HostError(

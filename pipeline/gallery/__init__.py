@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pipeline.definition import DataDisk
 from pipeline.definition.rules import IMAGE_NAME
 from pipeline.digests import tree_of
-from pipeline.errors import GoldsmithError, UsageError
+from pipeline.errors import GoldsmithError, HostError, UsageError
 from pipeline.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of
@@ -254,23 +254,51 @@ class Gallery:
         return found
 
     @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[Path]:
+    def hold(self, name: str, *, make: bool = False) -> Iterator[Path]:
         """The image's folder, held against every other process, on other hosts too where the file system can.
 
-        Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError where there is no such image.
+        `make` makes the folder where there is none. Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError
+        where there is no such image, HostError where the lock cannot be had at all.
         """
         folder = self.root / name
-        if not folder.is_dir():
-            raise UsageError(f"no image {name} in the gallery", name="gallery-unknown")
-        lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise GoldsmithError(f"{folder} has been held for {PATIENCE:.0f} s", name="gallery-locked") from None
+        while True:
+            if make:
+                folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                raise UsageError(
+                    f"no image {name} in the gallery", name="gallery-unknown", hint="goldsmith gallery list"
+                )
+            lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise GoldsmithError(
+                    f"{folder} has been held for {PATIENCE:.0f} s",
+                    name="gallery-locked",
+                    hint="a capture or an import of this image is at work",
+                ) from None
+            except OSError as error:
+                if not folder.is_dir():
+                    continue  # `clean` took the folder, which was empty
+                raise HostError(
+                    f"{folder / LOCK} cannot be locked: {error.strerror}", name="gallery-locked", hint="is it yours?"
+                ) from None
+            if (folder / LOCK).exists():
+                break
+            lock.release()
         try:
             yield folder
         finally:
             lock.release()
+
+    def drop_empty(self, name: str) -> bool:
+        """Remove an image's folder in which there has never been a version. The caller holds it."""
+        folder = self.root / name
+        if {path.name for path in folder.iterdir()} - {LOCK}:
+            return False
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+        return True
 
     @contextlib.contextmanager
     def hold_now(self, name: str) -> Iterator[Path | None]:
@@ -299,9 +327,16 @@ class Gallery:
         if (folder / channel).exists() and not (folder / channel).is_symlink():
             raise RecordDamaged(folder / channel, "it has a channel's name, and is no link", "move it away")
         temporary = folder / f"{POINT}{channel}-{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(version.version)
-        temporary.rename(folder / channel)
+        for last in (False, True):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(version.version)
+            try:
+                temporary.rename(folder / channel)
+                break
+            except FileNotFoundError:
+                # a sweep took it for a dead one's
+                if last:
+                    raise
         sync_folder(folder)
 
     def refuse(self, name: str, facts: Mapping[str, object]) -> None:
@@ -326,8 +361,7 @@ class Gallery:
         `manifest` gets the version's number; `complete` gets the filled folder and what it will be called, and adds
         what follows from the rest. The image's folder is held meanwhile.
         """
-        (self.root / name).mkdir(parents=True, exist_ok=True)
-        with self.hold(name) as folder:
+        with self.hold(name, make=True) as folder:
             made = self.find(name, self._fill(folder, disks, extras, manifest, complete))
             remove_tree(folder / REFUSED)
         if made is None:

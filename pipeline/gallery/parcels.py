@@ -97,9 +97,8 @@ def take_in(
             hint="two hosts made versions of one name: give one image another name",
         )
     members = _members(parcel, manifest)
-    (gallery.root / name).mkdir(parents=True, exist_ok=True)
-    _need_room(parcel, members, gallery.root / name)
-    with gallery.hold(name) as folder:
+    with gallery.hold(name, make=True) as folder:
+        _need_room(parcel, members, folder)
         tombstone = folder / TOMBSTONES / f"{version}.json"
         if tombstone.exists() and not returns:
             raise UsageError(

@@ -51,7 +51,7 @@ def run_folder(run_id: str, name: str) -> Path:
     folder = root / run_id / name
     # search for qemu's user, which reads the media in it; nothing to list
     for level in (root, root / run_id, folder):
-        level.mkdir(mode=0o711, exist_ok=True)
+        level.mkdir(mode=0o711, parents=True, exist_ok=True)  # a sweep may have taken the root, empty
         level.chmod(0o711)
     return folder
 
@@ -215,6 +215,8 @@ def sweep_access(wanted: Callable[[str], bool]) -> list[str]:
         if not wanted(folder.name):
             remove_tree(folder)
             gone.append(folder.name)
+    with contextlib.suppress(OSError):
+        root.rmdir()  # where nobody has anything in it
     return gone
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from pipeline.care import Holding, surplus
+from pipeline.care import Holding, _sweep_store, surplus
+from pipeline.gallery import Gallery
 from pipeline.layers import Layer
+from pipeline.record import Run
+from pipeline.store import Store
+from tests.unit.test_keeping import capture
 
 
 def holding(key: str, size: int, used: float, *below: str) -> Holding:
@@ -44,3 +49,42 @@ def test_what_a_build_uses_stays_with_all_below_it() -> None:
 
 def test_what_was_used_just_now_stays_with_all_below_it() -> None:
     assert gone(0, fresh_since=4.0) == ["two", "one"]
+
+
+# ---- what killed processes left ----------------------------------------------------------------------------------
+
+
+def test_the_store_is_swept_of_what_never_came_to_anything(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store").ensure()
+    gallery = Gallery(store.gallery)
+    made = capture(gallery)
+    for name in (".new-2026.1.1", ".gone-2026.1.1-ab"):
+        (made.path.parent / name).mkdir()
+    (made.path.parent / ".point-golden-5").symlink_to("2026.1.1")
+    (store.gallery / "empty").mkdir()
+    (store.gallery / "empty/.lock").touch()
+    (store.runs / "R7").mkdir()
+    (store.runs / "R7/lock").touch()
+    (made.path.parent / ".refused.json.12.34").write_text("{")
+    living = Run.start(store.runs, "web", "goldsmith build web")
+    for name in ("unpacked-x", "capture-x"):
+        (store.tmp / name).mkdir()
+        os.utime(store.tmp / name, (0, 0))
+    (store.tmp / "unpacked-young").mkdir()
+    gone = _sweep_store(store)
+    assert {path.name for path in made.path.parent.iterdir()} == {".lock", made.version}
+    assert [path.name for path in store.gallery.iterdir()] == ["web"]
+    assert [path.name for path in store.runs.iterdir()] == [living.id]
+    assert [path.name for path in store.tmp.iterdir()] == ["unpacked-young"]
+    assert len(gone) == 8
+    living.finish("done")
+    assert _sweep_store(store) == []
+
+
+def test_an_image_whose_folder_is_held_is_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store").ensure()
+    gallery = Gallery(store.gallery)
+    with gallery.hold("web", make=True) as folder:
+        (folder / ".new-2026.1.1").mkdir()
+        assert _sweep_store(store) == []
+    assert len(_sweep_store(store)) == 2
