@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.checks import list_disk
 from pipeline.definition import Definition, MasterSource, ScriptStep
+from pipeline.errors import HostError
 from pipeline.gallery import Gallery, Version
 from pipeline.guests import archive
 from pipeline.guests.windows import updates
@@ -58,12 +59,22 @@ def due(definition: Definition, golden: Version, store: Store) -> tuple[Definiti
 
 
 def outdated(golden: Version) -> list[str] | None:
-    """The packages of a master that its archive has newer versions of; None where nobody can say."""
+    """The packages of a master that its archive has newer versions of; None of a master that is of no suite.
+
+    Raises HostError (archive-not-reached): a night that could not look must not say that nothing is newer.
+    """
     suite = golden.manifest.get("suite")
     if not suite:
         return None
     rows = list_disk(golden.disk, "vpc", what="packages")
-    return archive.newer(str(suite), {name: version for name, version, _ in rows})
+    found = archive.newer(str(suite), {name: version for name, version, _ in rows})
+    if found is None:
+        raise HostError(
+            f"the archive of {suite} does not answer: whether {golden.name} has outdated packages is not known",
+            name="archive-not-reached",
+            hint="look at the host's network, and at the mirror in /etc/apt: a suite past its end moves to another",
+        )
+    return found
 
 
 def overdue(golden: Version) -> list[str] | None:

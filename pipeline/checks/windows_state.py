@@ -139,8 +139,11 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
     severity="warn",
 )
 def sysprep_errors(subject: Subject) -> Iterator[str]:
-    _need_sysprep_log(subject)
-    for line in _log(subject, f"{_SYSPREP}/Panther/setuperr.log"):
+    lines = _log(subject, f"{_SYSPREP}/Panther/setuperr.log")
+    if not lines:
+        # an empty list of errors says something only beside the log of what was done
+        _need_sysprep_log(subject)
+    for line in lines:
         if re.search(r"\berror\b", line, re.IGNORECASE):
             yield line
 

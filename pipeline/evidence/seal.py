@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checks import list_disk
-from pipeline.errors import DiskError
+from pipeline.errors import BuildError, DiskError
 from pipeline.evidence import sbom, statements, template
 from pipeline.evidence.judge import (
     ATTESTATIONS,
@@ -42,18 +42,32 @@ class Contents:
     packages: Sequence[Sequence[str]]
 
     @classmethod
-    def of(cls, disk: Path) -> Contents | None:
-        """Read off a fixed VHD, as a stranger's; None where no package record is found."""
+    def of(cls, disk: Path) -> Contents:
+        """Read off a fixed VHD, as a stranger's. Raises BuildError (inventory-failed) where that cannot be done.
+
+        A bill of materials that is missing, or empty because its reader failed, would be taken for a small system.
+        """
         try:
             rows = list_disk(disk, "vpc", what="packages")
             system: dict[str, str] = dict(list_disk(disk, "vpc", what="os"))
-            # a Windows without a program is still a Windows
-            return cls(system, rows) if rows or system.get("ID") == "windows" else None
-        except DiskError:
-            return None
+        except DiskError as error:
+            raise _failed(f"{error.message} ({error.name})", error.hint) from error
+        # a Windows without a program is still a Windows
+        if not rows and system.get("ID") != "windows":
+            raise _failed("the record of packages names none that is installed", None)
+        return cls(system, rows)
 
 
-def seal(folder: Path, final: Path, contents: Contents | None, key: SigningKey | None) -> None:
+def _failed(why: str, hint: str | None) -> BuildError:
+    return BuildError(
+        f"no bill of materials can be written: what is installed on the disk cannot be listed: {why}",
+        name="inventory-failed",
+        hint=hint
+        or "goldsmith inspect --list packages DISK shows it alone; a master ships with its bill, or not at all",
+    )
+
+
+def seal(folder: Path, final: Path, contents: Contents, key: SigningKey | None) -> None:
     """Write the evidence of the version in `folder`, whose disk and manifest are there and which will be `final`."""
     template.write_template(folder)
     template.write_domain(folder, final)

@@ -1,0 +1,79 @@
+"""What is installed on a master is listed, or its capture fails by name: never a missing or an empty bill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import phony
+import phony_windows
+import pytest
+from test_plan import project, store_of  # noqa: F401  a fixture, by its name
+
+from pipeline import patching
+from pipeline.errors import BuildError, HostError
+from pipeline.evidence.seal import Contents
+from pipeline.guests import archive
+from tests.unit.test_patching import golden_of
+
+STATUS = "/var/lib/dpkg/status"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    return phony.as_vhd(phony.build(folder), folder / "disk.vhd")
+
+
+def test_a_good_master_is_listed(good: Path) -> None:
+    contents = Contents.of(good)
+    assert contents.system["ID"] == "debian" and len(contents.packages) == 7
+
+
+CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "no record": lambda disk, _: phony.debugfs(disk, f"rm {STATUS}"),
+    "an empty record": lambda disk, folder: phony.put(disk, STATUS, "", folder),
+    "a record too large to read": lambda disk, _: phony.debugfs(disk, f"sif {STATUS} size {1 << 40}"),
+    "a record of what is gone": lambda disk, folder: phony.put(
+        disk, STATUS, phony.FILES[STATUS[1:]].replace("install ok installed", "deinstall ok config-files"), folder
+    ),
+    "a journal to replay": lambda disk, _: phony.debugfs(disk, "feature needs_recovery"),
+    "no root at all": lambda disk, _: phony.debugfs(disk, "rm /etc/fstab", "rm /etc/os-release", "ssv magic 0"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_cannot_be_listed_is_an_error(good: Path, tmp_path: Path, name: str) -> None:
+    disk = phony.copy(good, tmp_path / "disk.vhd")
+    CHANGES[name](disk, tmp_path)
+    with pytest.raises(BuildError) as caught:
+        Contents.of(disk)
+    assert caught.value.name == "inventory-failed" and caught.value.hint and caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_windows_whose_hive_cannot_be_read_is_an_error(tmp_path: Path, damage: str) -> None:
+    phony_windows.need_tools()
+    model = phony_windows.Model()
+    del model.hives["SOFTWARE"]
+    if damage == "torn":
+        model.files["Windows/System32/config/SOFTWARE"] = b"regf" + bytes(9000)
+    disk = phony_windows.as_vhd(phony_windows.build(model, tmp_path), tmp_path / "disk.vhd")
+    with pytest.raises(BuildError) as caught:
+        Contents.of(disk)
+    assert caught.value.name == "inventory-failed" and caught.value.hint
+    assert {"gone": "no hive SOFTWARE", "torn": "hive-damaged"}[damage] in caught.value.message
+
+
+def test_an_archive_that_does_not_answer_is_not_unchanged(
+    project: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    golden = golden_of(project)
+    monkeypatch.setattr(patching, "list_disk", lambda *_, **__: [["bash", "1", "amd64"]])
+    monkeypatch.setattr(archive, "newer", lambda *_: None)
+    with pytest.raises(HostError) as caught:
+        patching.outdated(golden)
+    assert caught.value.name == "archive-not-reached" and caught.value.hint
+    monkeypatch.setattr(archive, "newer", lambda *_: [])
+    assert patching.outdated(golden) == []
