@@ -18,6 +18,7 @@ from pipeline.offline.windows import CONFIG, read_hive
 
 if TYPE_CHECKING:
     from pipeline.offline.disk import Disk
+    from pipeline.offline.volumes import Volume
 
 #: What can be listed, and its columns.
 COLUMNS = {
@@ -60,9 +61,16 @@ def _cell(text: str) -> str:
 
 
 def _clean(disk: Disk) -> None:
-    facts = disk.root_volume.facts
-    if facts is not None and facts.needs_recovery:
-        raise DiskError("the root file system's journal is to be replayed first", name="fs-journal")
+    _at_rest(disk.root_volume)
+
+
+def _at_rest(volume: Volume) -> None:
+    if volume.facts is not None and volume.facts.needs_recovery:
+        raise DiskError(
+            "the root file system's journal is to be replayed first",
+            name="fs-journal",
+            hint="start the system and shut it down in order, or e2fsck -fy on a copy of the disk",
+        )
 
 
 def _windows(disk: Disk) -> Root | None:
@@ -83,9 +91,16 @@ def _software(disk: Disk) -> Hive | None:
 
 
 def _root(disk: Disk) -> Root:
-    """The system on the disk: a Linux whose journal is at rest, else a Windows."""
-    if (windows := _windows(disk)) is not None:
-        return windows
+    """The system on the disk: a Linux whose journal is at rest, else a Windows, else its only file system."""
+    try:
+        if (windows := _windows(disk)) is not None:
+            return windows
+    except DiskError as error:
+        if error.name != "no-linux-root":
+            raise
+        root = disk.only_filesystem
+        _at_rest(next(each for each in disk.filesystems if each.start == root.start))
+        return root
     _clean(disk)
     return disk.root
 

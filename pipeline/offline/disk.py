@@ -90,7 +90,11 @@ class Disk:
             if candidate.exists("/etc/os-release") or candidate.exists("/etc/fstab"):
                 candidate.mount_all(self._by_name(), volume.start)
                 return candidate
-        raise DiskError(f"no Linux root on {self.path.name}{self._unread()}", name="no-linux-root")
+        raise DiskError(
+            f"no Linux root on {self.path.name}{self._unread()}",
+            name="no-linux-root",
+            hint="goldsmith inspect DISK --list volumes shows what is on it",
+        )
 
     @cached_property
     def windows(self) -> Root:
@@ -100,7 +104,18 @@ class Disk:
                 candidate = Root(self.filesystem(volume))
                 if candidate.is_dir("/Windows/System32/config"):
                     return candidate
-        raise DiskError(f"no Windows root on {self.path.name}{self._unread()}", name="no-windows-root")
+        raise DiskError(
+            f"no Windows root on {self.path.name}{self._unread()}",
+            name="no-windows-root",
+            hint="goldsmith inspect DISK --list volumes shows what is on it",
+        )
+
+    @cached_property
+    def only_filesystem(self) -> Root:
+        """The file system of a disk that has one volume in all, whatever is in it. Errors as `root`."""
+        if len(self.filesystems) != 1 or not self.filesystems[0].readable:
+            return self.root
+        return Root(self.filesystem(self.filesystems[0]))
 
     def _unread(self) -> str:
         unread = sorted({v.kind for v in self.filesystems if v.kind and not v.readable} - {"swap"})

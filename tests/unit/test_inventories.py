@@ -141,6 +141,33 @@ def test_a_root_without_os_release(tmp_path: Path) -> None:
     assert caught.value.name == "no-os-release" and caught.value.hint
 
 
+@pytest.mark.parametrize("kind", ["fat", "fat with a file", "small fat32"])
+def test_files_of_a_file_system_without_a_system(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "small fat32":
+        disk = unpacked("files/small-fat32.img.xz", tmp_path)
+    else:
+        disk = tmp_path / "disk.raw"
+        with disk.open("wb") as file:
+            file.truncate(4 * MIB)
+        phony.tool("mkfs.vfat", "-n", "EMPTY", disk)
+    if "file" in kind:
+        phony.tool("mcopy", "-i", disk, "/etc/hostname", "::/HELLO.TXT")
+    app(["inspect", str(disk), "--list", "files", "--json"], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert [row["path"] for row in json.loads(shown.out)] == (["/HELLO.TXT"] if "file" in kind else [])
+    assert ("no files" in shown.err) == ("file" not in kind)
+
+
+def test_files_of_one_file_system_are_not_those_of_a_disk(tmp_path: Path) -> None:
+    """Beside an ESP stands what cannot be read: its files alone would be a lie."""
+    disk = unpacked("files/bitlocker-system.raw.xz", tmp_path)
+    with pytest.raises(DiskError, match="cannot read bitlocker") as caught:
+        rows_of(disk, "files")
+    assert caught.value.name == "no-linux-root" and caught.value.hint
+
+
 def test_an_empty_list_is_said_to_people_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     disk = tmp_path / "disk.raw"
     with disk.open("wb") as file:
