@@ -126,3 +126,60 @@ def test_only_files_reads_records() -> None:
     for path in FILES:
         if room(path) not in {*ANSWERS, "files"}:
             assert "json.load" not in path.read_text(), path
+
+
+#: Modules of `offline` that parse no disk: the door, what asks it, what writes, and the ISO's own reader. Every other
+#: one is a reader and runs in the sandbox's worker; gpt and formats look at some KiB of headers, bounded.
+ASKERS = {
+    "__init__", "confined_exec", "confinement", "facts", "formats", "gpt", "mapping", "media", "questions", "sandbox",
+    "sandbox_worker", "scrub", "tools", "transfer", "unpack", "unpack_worker", "wire",
+}  # fmt: skip
+READERS = {
+    "vhd.chain", "vhd.sparse", "guests.boot_files",
+    *(f"offline.{path.stem}" for path in (ROOT / "offline").glob("*.py") if path.stem not in ASKERS),
+}  # fmt: skip
+#: Where readers may be used: themselves, what judges a disk in the worker, and the worker's own shapes.
+WORKERS = {"checks", "offline.questions", "offline.sandbox_worker", "offline.__init__"}
+#: What others may take of them: shapes that are written, and arithmetic on extents. No name here reads a disk.
+SHAPES = {
+    ("vhd.write", "vhd.sparse"): {"ABSENT", "ABSOLUTE", "BLOCK_SIZE", "HEADER_SIZE", "RELATIVE", "Header", "Locator"},
+    ("offline.gpt", "vhd.chain"): {"overlay"},
+}
+
+
+def names_by_module(path: Path) -> dict[str, set[str]]:
+    """What a file takes of each module below `pipeline`, wherever it does so, but for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing:
+            inner = node.module.removeprefix("pipeline").removeprefix(".")
+            for alias in node.names:
+                found.setdefault(inner, set()).add(alias.name)
+                found.setdefault(f"{inner}.{alias.name}".removeprefix("."), set())
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                found.setdefault(alias.name.removeprefix("pipeline."), set())
+    return found
+
+
+def test_only_the_sandboxs_worker_reads_disks() -> None:
+    """One door to untrusted disks, as there is one to libvirt: everybody else asks `offline.sandbox`."""
+    wrong = []
+    for path in FILES:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if module in READERS | WORKERS or room(path) in WORKERS:
+            continue
+        for source, names in names_by_module(path).items():
+            taken = names - SHAPES.get((module, source), set())
+            if source in READERS and (taken or (module, source) not in SHAPES):
+                wrong.append(f"{module} takes {', '.join(sorted(taken)) or 'all'} of {source}")
+            if source == "offline" and names & {"Disk", "Root", "Volume", "open_disk"}:
+                wrong.append(f"{module} takes {', '.join(sorted(names))} of {source}")
+    assert wrong == []
