@@ -1,0 +1,143 @@
+"""--unpack: streams of every kind, holes kept, within bounds; nothing is left, and the process has no rights."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import lz4.frame
+import pytest
+import zstandard
+
+from pipeline import scratch
+from pipeline.cli.app import app
+from pipeline.errors import GoldsmithError
+from pipeline.offline import unpack
+from pipeline.offline.unpack import packed_kind, unpacked
+from pipeline.vhd.footer import MIB
+
+SIZE = 8 * MIB
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "gz": lambda data: gzip.compress(data, 1),
+    "bz2": lambda data: bz2.compress(data, 1),
+    "zst": zstandard.ZstdCompressor(level=1, write_checksum=True).compress,
+    "lz4": lambda data: bytes(lz4.frame.compress(data, content_checksum=True)),
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE, preset=0),
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "store"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return os.urandom(MIB // 4) + bytes(SIZE - MIB // 2) + os.urandom(MIB // 4 - 5000) + bytes(5000)
+
+
+def call(*words: object) -> None:
+    app([str(word) for word in words], standalone_mode=False)
+
+
+def fault(path: Path, **options: int) -> str:
+    with pytest.raises(GoldsmithError) as caught, unpacked(path, **options):
+        pass
+    assert caught.value.hint
+    return caught.value.name
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_bytes_and_holes(tmp_path: Path, data: bytes, kind: str) -> None:
+    packed = tmp_path / f"disk.raw.{kind}"
+    packed.write_bytes(PACKERS[kind](data))
+    assert packed_kind(packed) == kind
+    with unpacked(packed, tmp_path) as plain:
+        assert plain.name == "disk.raw" and plain.read_bytes() == data
+        assert plain.stat().st_blocks * 512 < 2 * MIB
+    with pytest.raises(GoldsmithError) as caught:
+        call("vhd", "convert", packed, tmp_path / "out.vhd")
+    assert caught.value.name == "disk-packed" and "--unpack" in str(caught.value.hint)
+    call("vhd", "convert", packed, tmp_path / "out.vhd", "--unpack")
+    with (tmp_path / "out.vhd").open("rb") as file:
+        assert file.read(SIZE) == data
+    # half of it, a byte too many, a byte of another value: never a shorter disk
+    whole = packed.read_bytes()
+    for torn in (whole[: len(whole) // 2], whole[:-1], whole + b"garbage", whole[:40] + b"\xff" * 40 + whole[80:]):
+        packed.write_bytes(torn)
+        if kind == "lzma" and torn == whole[:-1]:
+            continue  # its last byte holds nothing of the data
+        assert fault(packed) == "packed-damaged", (kind, len(torn))
+    assert {path.name for path in tmp_path.iterdir()} <= {packed.name, "out.vhd", "store", "tmp"}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz", "bz2", "zst", "lz4"])
+def test_several_members_one_after_the_other(tmp_path: Path, kind: str) -> None:
+    packed = tmp_path / f"disk.{kind}"
+    first, second = os.urandom(3000), os.urandom(5000)
+    packed.write_bytes(PACKERS[kind](first) + PACKERS[kind](b"") + PACKERS[kind](second) + bytes(512))
+    with unpacked(packed) as plain:
+        assert plain.read_bytes() == first + second and plain.name == "disk"
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = tmp_path / "bomb.gz"
+    packed.write_bytes(gzip.compress(bytes(16 * MIB)) * 4)
+    assert fault(packed, limit=50 * MIB) == "packed-too-large"
+    with unpacked(packed, limit=64 * MIB) as plain:
+        assert plain.stat().st_size == 64 * MIB and plain.stat().st_blocks < 2048
+    # as on a host whose space is as good as used up
+    packed.write_bytes(gzip.compress(b"x" * MIB))
+    monkeypatch.setattr(unpack, "RESERVE", 1 << 62)
+    assert fault(packed) == "no-space"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_window_that_takes_all_memory(tmp_path: Path) -> None:
+    """A few bytes that ask for a dictionary of gigabytes."""
+    packed = tmp_path / "disk.xz"
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    small = lzma.compress(b"x" * 1000, filters=filters)
+    packed.write_bytes(small)
+    assert fault(packed) == "packed-damaged"
+
+
+def test_names_after_unpacking_promise_too(tmp_path: Path) -> None:
+    packed = tmp_path / "disk.vhd.gz"
+    packed.write_bytes(gzip.compress(bytes(MIB)))
+    with pytest.raises(GoldsmithError) as caught:
+        call("vhd", "convert", packed, tmp_path / "out.raw", "--unpack")
+    assert caught.value.name == "vhd-no-footer"
+    # packed twice: one layer is taken off, the other is named
+    packed.write_bytes(gzip.compress(lzma.compress(bytes(MIB))))
+    with pytest.raises(GoldsmithError) as caught:
+        call("vhd", "convert", packed, tmp_path / "out.raw", "--unpack")
+    assert caught.value.name == "disk-packed"
+
+
+def test_inspect_unpacks_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import phony
+
+    folder = tmp_path / "made"
+    folder.mkdir()
+    packed = tmp_path / "disk.raw.zst"
+    packed.write_bytes(zstandard.compress(phony.build(folder).read_bytes(), 1))
+    call("inspect", packed, "--unpack", "--list", "os")
+    assert "debian" in capsys.readouterr().out.lower()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_is_not_packed_is_itself(tmp_path: Path) -> None:
+    plain = tmp_path / "disk.raw"
+    plain.write_bytes(bytes(MIB))
+    with unpacked(plain) as same:
+        assert same == plain
+    assert scratch.PREFIX == ".goldsmith-"
