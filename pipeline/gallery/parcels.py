@@ -104,6 +104,12 @@ def take_in(
             raise UsageError(
                 f"{name} {version} was let go", name="version-gone", hint=f"its word is in {folder / TOMBSTONES}"
             )
+        if (folder / version).exists():
+            raise UsageError(
+                f"{folder / version} is there already, and damaged",
+                name="version-exists",
+                hint="goldsmith gallery verify says how; move it away to import this one",
+            )
         gallery.sweep(name)
         draft = folder / f"{NEW}{version}"
         draft.mkdir()

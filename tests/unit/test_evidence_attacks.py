@@ -283,6 +283,15 @@ def test_an_older_version_in_a_newer_ones_folder_is_found(gallery: Gallery, key:
     assert wrong[f"web {new.version}"] == f"its manifest is that of web {old.version}"
 
 
+def test_a_damaged_version_is_not_written_over(signed: Version, key: signing.SigningKey, tmp_path: Path) -> None:
+    parcel = export(signed, tmp_path / "parcel")
+    (signed.path / MANIFEST).unlink()
+    with pytest.raises(GoldsmithError) as caught:
+        take_in(Gallery(signed.path.parents[1]), parcel, judge=held(key), complete=settle)
+    assert caught.value.name == "version-exists"
+    assert signed.disk.exists()
+
+
 def test_a_hard_link_is_copied_and_no_link_any_more(signed: Version, key: signing.SigningKey, tmp_path: Path) -> None:
     parcel = export(signed, tmp_path / "parcel")
     (tmp_path / "mine").write_bytes((parcel / "logs/serial.log").read_bytes())
