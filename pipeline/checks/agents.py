@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -193,17 +195,46 @@ def cloud_init_seed(subject: Subject) -> Iterator[str]:
             yield f"{path} names a data source"
 
 
+#: Where sshd's configuration stands (openSUSE ships its own below /usr), and how deep files include each other.
+_SSHD_CONFIG, _SSHD_DEPTH = ("/etc/ssh/sshd_config", "/usr/etc/ssh/sshd_config"), 16
+
+
 def _sshd(subject: Subject) -> dict[str, str]:
-    """sshd's settings: the first value wins, files of sshd_config.d come where the Include line stands (first)."""
+    """sshd's settings: the first value wins, and what an Include line names stands in its place (sshd_config(5)).
+
+    Raises CannotLook where there is no configuration: sshd does not start without one.
+    """
+    path = next((path for path in _SSHD_CONFIG if subject.root.is_file(path)), None)
+    if path is None:
+        raise CannotLook("/etc/ssh/sshd_config is missing")
     found: dict[str, str] = {}
-    for path in [*subject.files_in("/etc/ssh/sshd_config.d", ".conf"), "/etc/ssh/sshd_config"]:
-        for line in subject.lines(path):
-            words = re.split(r"[\s=]+", line, maxsplit=1)
-            if words[0].lower() == "match":
-                break
-            if len(words) == 2:
-                found.setdefault(words[0].lower(), words[1].strip())
+    _read_sshd(subject, path, found, 0)
     return found
+
+
+def _read_sshd(subject: Subject, path: str, found: dict[str, str], depth: int) -> None:
+    if depth > _SSHD_DEPTH:
+        raise CannotLook(f"{path} is included by itself")
+    for line in subject.lines(path):
+        words = re.split(r"[\s=]+", line, maxsplit=1)
+        if words[0].lower() == "match":
+            break
+        if len(words) < 2:
+            continue
+        if words[0].lower() == "include":
+            for pattern in words[1].replace('"', "").split():
+                for inner in _matching(subject, posixpath.join("/etc/ssh", pattern)):
+                    _read_sshd(subject, inner, found, depth + 1)
+        else:
+            found.setdefault(words[0].lower(), words[1].strip())
+
+
+def _matching(subject: Subject, pattern: str) -> list[str]:
+    """The files of a pattern, in order; * and the like in its last part, as everybody writes it."""
+    folder, name = posixpath.split(pattern)
+    if re.search(r"[*?\[]", folder):
+        raise CannotLook(f"Include {pattern}: which folders that means is not looked up")
+    return [f"{folder}/{each}" for each in subject.root.listdir(folder) if fnmatch.fnmatchcase(each, name)]
 
 
 def _need_sshd(subject: Subject) -> dict[str, str]:

@@ -48,7 +48,11 @@ def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
     """The rows. Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal, list-too-long,
     no-os-release, no-package-database, no-services, and the readers' own."""
     rows, left = [], MAX_BYTES
-    for row in _LISTS[what](disk, key)[:MAX_ROWS]:
+    found = _LISTS[what](disk, key)
+    if len(found) > MAX_ROWS:
+        # a list that was cut would be taken for a whole one: by a bill of materials, by a comparison
+        raise DiskError(f"the list of {what} has {len(found)} rows, more than {MAX_ROWS}", name="list-too-long")
+    for row in found:
         rows.append([_cell(cell) for cell in row])
         left -= len(json.dumps(rows[-1]))
         if left < 0:

@@ -253,6 +253,13 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a machine id": ("machine-id", put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")),
     "an id of D-Bus": ("machine-id", put("/var/lib/dbus/machine-id", "0123456789abcdef0123456789abcdef\n")),
     "no machine-id file": ("machine-id", fs("rm /etc/machine-id")),
+    "root by password, in a file that is included": (
+        "ssh-root-login",
+        several(
+            add("etc/ssh/sshd_config", "Include site/*.conf\n"),
+            put("/etc/ssh/site/a.conf", "PermitRootLogin yes\n"),
+        ),
+    ),
     "a host key": ("ssh-host-keys", put("/etc/ssh/ssh_host_ed25519_key.pub", KEY)),
     "a password of root": ("password-hash", edit("etc/shadow", "root:!:", f"root:{HASH}:")),
     "a locked password": ("password-hash", edit("etc/shadow", "sshd:!:", f"sshd:!{HASH}:")),
@@ -330,6 +337,10 @@ GOOD: dict[str, Change] = {
     "waagent without cloud-init": several(
         edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
         fs("rm /usr/bin/cloud-init"),
+    ),
+    "a folder that sshd does not include": several(
+        put("/etc/ssh/sshd_config", "ClientAliveInterval 180\n"),
+        put("/etc/ssh/sshd_config.d/99-old.conf", "PermitRootLogin yes\n"),
     ),
     "mounts by label": edit("etc/fstab", f"UUID={ROOT_UUID}", "LABEL=root"),
     "an initramfs packed by zstd": put(INITRD, phony.initramfs(pack="zstd")),

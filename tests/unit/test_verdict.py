@@ -177,6 +177,15 @@ def test_a_file_too_large_to_read_is_not_an_empty_one(good: Path, tmp_path: Path
     assert found["linux-root"].status == "fail" and found["uid-zero"].status == "unchecked"
 
 
+def test_sshd_without_its_configuration_is_not_sshd_by_its_defaults(good: Path, tmp_path: Path) -> None:
+    disk = phony.copy(good, tmp_path / "disk.vhd")
+    phony.debugfs(disk, "rm /etc/ssh/sshd_config")
+    found = looked_at(disk)
+    assert {found[name].status for name in ("ssh-root-login", "ssh-client-alive")} == {"unchecked"}
+    phony.put(disk, "/etc/ssh/sshd_config", "Include /etc/ssh/sshd_config\n", tmp_path)
+    assert looked_at(disk)["ssh-root-login"].evidence.endswith("/etc/ssh/sshd_config is included by itself")
+
+
 def test_a_damaged_folder_is_not_an_empty_one(good: Path, tmp_path: Path) -> None:
     disk = phony.copy(good, tmp_path / "disk.vhd")
     for path, size in (("/home", 1 << 40), ("/var/log", 1 << 40), ("/etc/ssh", 1 << 40)):
