@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.checks.listing import listing
 from pipeline.checks.run import run_checks
-from pipeline.offline.questions import Asked
+from pipeline.offline.questions import Asked, pack_rows
 
 
 def inspect(asked: Asked) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def inspect(asked: Asked) -> list[dict[str, Any]]:
     return [{"id": each.id, "status": each.status, "evidence": each.evidence} for each in results]
 
 
-def list_rows(asked: Asked) -> list[list[str]]:
-    """The rows of a list."""
+def list_rows(asked: Asked) -> int:
+    """The rows of a list, as blobs; their number."""
     with asked.disk() as disk:
-        return listing(disk, asked.parameters["list"], asked.parameters["key"])
+        return pack_rows(asked, listing(disk, asked.parameters["list"], asked.parameters["key"]))

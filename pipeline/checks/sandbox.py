@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checks import listing
 from pipeline.offline import sandbox
-from pipeline.offline.questions import Question, clean_text, lies
+from pipeline.offline.questions import Question, clean_text, lies, unpack_rows
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
@@ -54,13 +54,8 @@ def list_disk(
     """`listing.listing` on a disk that nobody vouches for: rows of printable text. Errors as both."""
     listing.prepare(what, key)
     order = {"list": what, "key": key}
-    rows = sandbox.ask(LIST, path, fmt, parameters=order, within=allow_backing_within).value
-    width = len(listing.COLUMNS[what])
-    if not isinstance(rows, list) or len(rows) > listing.MAX_ROWS:
-        raise lies(path)
-    if not all(isinstance(row, list) and len(row) == width for row in rows):
-        raise lies(path)
-    return [[clean_text(cell) for cell in row] for row in rows]
+    answer = sandbox.ask(LIST, path, fmt, parameters=order, within=allow_backing_within)
+    return unpack_rows(answer, path, len(listing.COLUMNS[what]), listing.MAX_ROWS)
 
 
 def _results(listed: Any, path: Path) -> list[CheckResult]:

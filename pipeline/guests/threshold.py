@@ -27,7 +27,7 @@ from pipeline.offline import sandbox
 from pipeline.offline.questions import Question
 
 #: An initramfs of all modules is unpacked, and what stays of it is packed again.
-BOOT_FILES = Question("boot files", "pipeline.guests.boot_files:boot_files", limit=1 << 30)
+BOOT_FILES = Question("boot files", "pipeline.guests.boot_files:boot_files", limit=192 << 20)
 #: What a kernel takes (COMMAND_LINE_SIZE of x86), in printable letters.
 COMMAND_LINE = re.compile(r"[ -~]{1,2047}")
 #: What Linux (5.18 on) says when the generation id of its machine has changed.

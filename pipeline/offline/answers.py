@@ -10,7 +10,7 @@ from pipeline.offline.questions import Asked
 from pipeline.vhd.extents import ExtentSource, ExtentTable
 
 #: Bytes of all journal files together, and how many there may be.
-JOURNAL_BYTES, JOURNAL_FILES = 64 << 20, 16
+JOURNAL_BYTES, JOURNAL_FILES = 64 << 20, 32
 
 
 def disk_format(asked: Asked) -> str:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pipeline.offline.disk import Disk
 
 #: Bytes of an answer without blobs, and blobs of one answer.
-ANSWER_LIMIT, MAX_BLOBS = 8 << 20, 16
+ANSWER_LIMIT, MAX_BLOBS = 8 << 20, 64
+#: Bytes of JSON that are taken at once: Python's objects take up to twenty times as many.
+ROWS_LIMIT = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -89,24 +91,71 @@ def pack(fd: int, value: dict[str, Any], blobs: list[bytes]) -> int:
     return total
 
 
-def unpack(data: bytes) -> tuple[Any, tuple[bytes, ...]]:
-    """What `pack` wrote. Raises ValueError for anything else."""
-    if len(data) < 8:
+def unpack(fd: int, length: int) -> tuple[Any, tuple[bytes, ...]]:
+    """What `pack` wrote, piece by piece. Raises ValueError for anything else."""
+    head = os.pread(fd, 8, 0)
+    if len(head) < 8:
         raise ValueError("no answer")
-    (count,) = struct.unpack_from("=Q", data)
-    if not 1 <= count <= MAX_BLOBS + 1 or len(data) < 8 * (1 + count):
+    (count,) = struct.unpack("=Q", head)
+    if not 1 <= count <= MAX_BLOBS + 1:
         raise ValueError("no answer")
-    lengths = struct.unpack_from(f"={count}Q", data, 8)
-    if sum(lengths) != len(data) - 8 * (1 + count) or lengths[0] > 64 << 20:
+    head = os.pread(fd, 8 * count, 8)
+    if len(head) < 8 * count:
+        raise ValueError("no answer")
+    lengths = struct.unpack(f"={count}Q", head)
+    if sum(lengths) != length - 8 * (1 + count) or lengths[0] > ANSWER_LIMIT:
         raise ValueError("lengths that do not fit")
     at, parts = 8 * (1 + count), []
-    for length in lengths:
-        parts.append(data[at : at + length])
-        at += length
+    for each in lengths:
+        parts.append(_read(fd, each, at))
+        at += each
     try:
         return json.loads(parts[0]), tuple(parts[1:])
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _read(fd: int, length: int, at: int) -> bytes:
+    data = os.pread(fd, length, at)
+    if len(data) < length:
+        raise ValueError("an answer that is cut off")
+    return data
+
+
+def pack_rows(asked: Asked, rows: list[list[str]]) -> int:
+    """Rows of text as blobs that the caller can take one after the other. Returns how many rows there are."""
+    texts, size = [b"["], 1
+    for row in rows:
+        text = json.dumps(row).encode()
+        if size + len(text) > ROWS_LIMIT:
+            asked.blobs.append(b"".join(texts)[:-1] + b"]")
+            texts, size = [b"["], 1
+        texts += [text, b","]
+        size += len(text) + 1
+    asked.blobs.append((b"".join(texts)[:-1] if len(texts) > 1 else b"[") + b"]")
+    return len(rows)
+
+
+def unpack_rows(answer: Answer, path: Path, width: int, most: int) -> list[list[str]]:
+    """What `pack_rows` wrote: at most `most` rows of `width` printable cells. Raises DiskError (reader-lies)."""
+    rows: list[list[str]] = []
+    # what stands in many rows is kept once: a list of all files has the same owner in most of them
+    known: dict[str, str] = {}
+    for blob in answer.blobs:
+        try:
+            part = json.loads(blob) if len(blob) <= 2 * ROWS_LIMIT else None
+        except (ValueError, RecursionError):
+            part = None
+        if not isinstance(part, list) or len(rows) + len(part) > most:
+            raise lies(path)
+        for row in part:
+            if not isinstance(row, list) or len(row) != width:
+                raise lies(path)
+            cells = [clean_text(cell) for cell in row]
+            rows.append([known.setdefault(cell, cell) if len(cell) < 12 else cell for cell in cells])
+        if len(known) > 100_000:
+            known.clear()
+    return rows
 
 
 def clean_text(value: object, limit: int = 4096) -> str:

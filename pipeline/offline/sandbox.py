@@ -156,7 +156,7 @@ class Worker:
         if not isinstance(length, int) or not 0 <= length <= question.limit + (1 << 16):
             raise lies(self.path)
         try:
-            value, blobs = unpack(os.pread(self._result, length, 0) if length < 1 << 30 else b"")
+            value, blobs = unpack(self._result, length)
         except ValueError:
             raise lies(self.path) from None
         if not isinstance(value, dict):

@@ -16,7 +16,7 @@ from pipeline.checks import inspect_disk, list_disk, run_checks
 from pipeline.checks.sandbox import INSPECT, LIST
 from pipeline.errors import DiskError, HostError, UsageError
 from pipeline.offline import confinement, open_disk, sandbox
-from pipeline.offline.questions import Question
+from pipeline.offline.questions import Answer, Asked, Question, pack_rows, unpack_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,12 @@ def test_the_same_results_as_in_process(good: Path) -> None:
 def test_one_worker_answers_several_questions(good: Path) -> None:
     with sandbox.Worker([LIST], good) as worker:
         first = worker.ask(LIST, {"list": "os", "key": ""})
+        rows = json.loads(first.blobs[0])
         with pytest.raises(DiskError) as caught:
             worker.ask(LIST, {"list": "registry", "key": "SOFTWARE"})
         assert caught.value.hint
-        assert worker.ask(LIST, {"list": "os", "key": ""}).value == first.value
-    assert first.value[0] == ["ID", "debian"]
+        assert worker.ask(LIST, {"list": "os", "key": ""}).blobs == first.blobs
+    assert rows[0] == ["ID", "debian"] and len(rows) == first.value
 
 
 def test_a_chain_is_opened_by_the_parent_and_only_where_it_may(good: Path, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_packed_disk_is_unpacked_for_the_reader_and_removed(good: Path, tmp_pa
     packed = tmp_path / "packed.qcow2"
     phony.tool("qemu-img", "convert", "-f", "vpc", "-O", "qcow2", "-c", good, packed)
     with sandbox.Worker([LIST], packed, scratch=tmp_path) as worker:
-        assert worker.ask(LIST, {"list": "os", "key": ""}).value[0] == ["ID", "debian"]
+        assert json.loads(worker.ask(LIST, {"list": "os", "key": ""}).blobs[0])[0] == ["ID", "debian"]
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == [packed]
 
@@ -251,6 +252,27 @@ def test_its_words_are_cut_and_cleaned(good: Path, tmp_path: Path, monkeypatch: 
     misbehave(tmp_path, monkeypatch, f"answer({{'answer': [{told!r}]}})")
     (result,) = inspect_disk(good)
     assert "\x1b" not in result.evidence and len(result.evidence) == 4096 and result.remedy != "rm"
+
+
+def test_a_long_list_comes_in_pieces(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, None, None, {})
+    rows = [[f"/a/file of its own {number}", "file", "0"] for number in range(100_000)]
+    count = pack_rows(asked, rows)
+    assert count == len(rows) and len(asked.blobs) > 1
+    assert unpack_rows(Answer(count, tuple(asked.blobs), {}), tmp_path, 3, len(rows)) == rows
+    pack_rows(empty := Asked(tmp_path, None, None, {}), [])
+    assert unpack_rows(Answer(0, tuple(empty.blobs), {}), tmp_path, 3, 10) == []
+    for blobs, most in (
+        (asked.blobs, 10),
+        ([b"[" * 200_000], 10),
+        ([b"[[],"], 10),
+        ([b"[" + b"[]," * 2_000_000 + b"[]]"], 10**9),
+        ([b'[["a"]]'], 10),
+        ([b"{}"], 10),
+    ):
+        with pytest.raises(DiskError) as caught:
+            unpack_rows(Answer(0, tuple(blobs), {}), tmp_path, 3, most)
+        assert caught.value.name == "reader-lies"
 
 
 def test_files_that_are_no_disks_are_refused_before_anything_starts(tmp_path: Path) -> None:
