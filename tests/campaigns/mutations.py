@@ -36,8 +36,9 @@ SHARES = {
     "FAT: boot sector, tables, directories": 5,
     "registry hive": 15,
     "qcow2, VMDK and VHDX headers": 4,
-    "initramfs": 3,
-    "rpm database": 3,
+    "initramfs": 2,
+    "rpm database": 2,
+    "marks of volumes": 2,
 }
 
 

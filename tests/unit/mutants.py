@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DiskError
-from pipeline.offline import containers, initramfs, qcow2, vhdx, vmdk
+from pipeline.offline import containers, initramfs, qcow2, vhdx, vmdk, volumes
 from pipeline.offline.disk import Disk
 from pipeline.offline.packages import parse_rpmdb
 from pipeline.offline.registry import Hive
@@ -211,6 +211,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "GPT and MBR": _tables(disk),
         "ext4: superblock, groups, inodes": _ext4(disk),
         "FAT: boot sector, tables, directories": _fat(disk),
+        "marks of volumes": _volumes(),
         "registry hive": _hive(),
         "qcow2, VMDK and VHDX headers": _foreign(),
         "initramfs": _initramfs(),
@@ -375,6 +376,45 @@ def _fat(disk: Path) -> Kind:
 
     at = phony.ESP_AT
     return _patched(disk, [(at, 512), (at, 4096), (at + 2048, 65536)], use, _unsealed)
+
+
+def _volumes() -> Kind:
+    """What is only named: its label and UUID are found by following numbers on the disk."""
+
+    def seed(size: int, *parts: tuple[int, bytes]) -> bytes:
+        data = bytearray(size)
+        for at, piece in parts:
+            data[at : at + len(piece)] = piece
+        return bytes(data)
+
+    record = bytearray(1024)
+    struct.pack_into("<4sHH12xH", record, 0, b"FILE", 48, 3, 56)
+    struct.pack_into("<IIB7xIH", record, 56, 0x60, 32, 0, 6, 24)
+    record[80:86] = "Vol".encode("utf-16-le")
+    descriptor = bytearray(512)
+    descriptor[:2], descriptor[84:88], descriptor[211] = b"\6\0", b"\x08abc", 4
+    seeds = [
+        seed(8192, (3, b"NTFS    "), (11, b"\0\2\1"), (48, b"\2"), (64, b"\xf6"), (1024 + 3072, bytes(record))),
+        seed(8192, (3, b"EXFAT   "), (88, b"\4"), (96, b"\2"), (108, b"\x09\1"), (2048, b"\x83\3a\0b\0c\0")),
+        seed(70000, (32769, b"CD001"), (32808, b"LABEL"), (32768 + 813, b"2026010203040506")),
+        seed(600_000, (32769, b"BEA01"), (34817, b"NSR02"), (524288, b"\2\0"), (524304, b"\0\x10\0\0\1\1\0\0"),
+             (526336, bytes(descriptor))),
+        seed(4096, (512, b"LABELONE"), (532, b"\x20"), (536, b"LVM2 001" + b"a" * 32)),
+        seed(8192, (1024, b"\1\0\0\0"), (1036, b"u" * 16 + b"label"), (4086, b"SWAPSPACE2")),
+        seed(131072, (65536, b"\xfc\x4e\x2b\xa9" + struct.pack("<II", 0, 90))),
+        seed(4096, (0, b"LUKS\xba\xbe\0\2"), (24, b"label"), (168, b"f" * 36)),
+    ]  # fmt: skip
+
+    def look(_: int, data: bytes, __: Path) -> None:
+        def read(at: int, length: int) -> bytes:
+            assert at >= 0 and length >= 0
+            return data[at : at + length]
+
+        found = volumes.probe(read, 1, 0, len(data))
+        if not found.readable:
+            raise DiskError(f"{found.kind or 'nothing'} {found.label} {found.uuid}", name="fs-unsupported")
+
+    return Kind(seeds, look)
 
 
 def _hive() -> Kind:

@@ -23,6 +23,7 @@ NAMES = (
     "GPT and MBR",
     "ext4: superblock, groups, inodes",
     "FAT: boot sector, tables, directories",
+    "marks of volumes",
     "registry hive",
     "qcow2, VMDK and VHDX headers",
     "initramfs",
