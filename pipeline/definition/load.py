@@ -159,12 +159,32 @@ def _relative(path: Path, project: Path) -> str:
 def _read(path: Path, project: Path) -> Document:
     file = _relative(path, project)
     try:
-        return parse(path.read_bytes(), file)
+        raw = path.read_bytes()
+        document = parse(raw, file)
+        _find_credentials(document, raw)
+        return document
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         document = Document(file)
         document.add((), f"cannot be read: {reason}")
         return document
+
+
+def _find_credentials(document: Document, raw: bytes) -> None:
+    """A definition's text is in the manifest and the provenance of each master: what it holds, everybody gets."""
+    # heavy where nothing is validated: loaded here
+    from pipeline.secret_rules import rule_set
+
+    for one in rule_set().judge_file(raw, document.file):
+        if one.rule.noisy:
+            continue
+        # a match may begin with the break of the line before it
+        at = one.start + len(raw[one.start : one.end]) - len(raw[one.start : one.end].lstrip())
+        begin = raw.rfind(b"\n", 0, at) + 1
+        column = len(raw[begin:at].decode("utf-8", "replace")) + 1
+        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters, in clear text"
+        hint = "give it to each machine at its first start, or let the step read it from a file that stays outside"
+        document.faults.append(Fault(document.file, raw.count(b"\n", 0, at) + 1, column, "", message, hint))
 
 
 def _check(document: Document, path: Path, project: Path) -> Definition | None:

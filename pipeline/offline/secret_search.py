@@ -22,8 +22,8 @@ from pipeline.offline.disk import Disk
 from pipeline.offline.packed_data import MAGIC, Broken, unpack
 from pipeline.offline.search import OVERLAP, windows
 from pipeline.secret_rules import Rule, rule_set
-from pipeline.secret_rules.key_formats import FORMS
-from pipeline.secret_rules.rules import AFTER, BEFORE
+from pipeline.secret_rules.key_formats import FORMS, key_length
+from pipeline.secret_rules.rules import AFTER, BEFORE, key_digest
 
 #: Layers within layers that are opened: base64 in a compressed file in a zip.
 DEPTH = 3
@@ -215,7 +215,10 @@ class _Search:
             self._spend(_JUDGING)
             begin, judged = max(0, end - BEFORE), min(len(data), end + AFTER)
             for one in self._rules.judge(rule, data[begin:judged]):
-                self._add(place(begin + one.start), rule.id, rule.description, rule.kind, layers, one.digest)
+                # what was judged may end before the key does
+                start = begin + one.start
+                digest = key_digest(data, start) if rule.kind == "key" else one.digest
+                self._add(place(start), rule.id, rule.description, rule.kind, layers, digest)
 
     def _judge_form(self, number: int, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:
         _, length, judge = FORMS[number]
@@ -224,7 +227,7 @@ class _Search:
             begin = end - length
             name = judge(data, begin)
             if name:
-                digest = hashlib.sha256(data[begin : begin + 1024]).digest()
+                digest = hashlib.sha256(data[begin : begin + key_length(data, begin)]).digest()
                 title = "a KeePass database" if name == "KeePass" else f"a private key ({name})"
                 self._add(place(begin), "private-key-bytes", title, "key", layers, digest)
 

@@ -45,6 +45,12 @@ def _node(data: bytes, at: int) -> Node | None:
     return (tag, begin, begin + length) if begin + length <= len(data) else None
 
 
+def key_length(data: bytes, at: int) -> int:
+    """Bytes of a key that tell it from others: all of it where it says its length."""
+    node = _node(data[at : at + LIMIT], 0)
+    return node[2] if node is not None and node[0] == _SEQUENCE else 256
+
+
 def _children(data: bytes, node: Node, limit: int = 12) -> list[Node] | None:
     found: list[Node] = []
     at = node[1]

@@ -164,11 +164,14 @@ def _secret(match: Any, rule: Rule) -> bytes:
 
 
 def _digest(rule: Rule, secret: bytes, text: bytes, start: int) -> bytes:
+    return key_digest(text, start, secret) if rule.kind == "key" else hashlib.sha256(secret).digest()
+
+
+def key_digest(text: bytes, start: int, secret: bytes = b"") -> bytes:
     """Of a key its body, without the breaks of lines: an OpenSSH key begins like any other."""
-    if rule.kind == "key":
-        body = text[start : start + BEFORE].split(b"-----", 3)[2:3]
-        secret = b"".join(body[0].replace(b"\\n", b"").split())[:2048] if body else secret
-    return hashlib.sha256(secret).digest()
+    body = text[start : start + BEFORE].split(b"-----", 3)[2:3]
+    whole = b"".join(body[0].replace(b"\\n", b"").split())[:2048] if body else secret or text[start : start + 256]
+    return hashlib.sha256(whole).digest()
 
 
 @cache
