@@ -106,7 +106,7 @@ def hives(subject: Subject) -> Iterator[str]:
         if hive.dirty:
             yield f"{CONFIG}/{name}: {hive.dirt().message}"
         elif hive.replayed:
-            subject.note(f"{name}: {hive.replayed} changes of its log were replayed, as Windows does")
+            subject.note(f"{name}: its log was replayed as Windows does, entries: {hive.replayed}")
     # it has named them itself
     subject.windows.stale.clear()
 

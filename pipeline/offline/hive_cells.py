@@ -30,6 +30,8 @@ _KEY_COMPRESSED, _KEY_PREDEFINED = 0x20, 0x40
 #: The flag of a value whose name has one byte a character; the bit of a size whose data stands in the value itself.
 _VALUE_COMPRESSED, _INLINE = 0x1, 0x80000000
 _PRIMARY = 0
+#: Bytes of a piece of a hive that is changed as a whole.
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,52 @@ class Key:
     values_at: int
 
 
-def read_header(data: bytes | bytearray) -> Header:
+class Patched:
+    """A hive's bytes with changes over them, page by page: a copy of a large hive would be too much for a reader."""
+
+    def __init__(self, base: bytes) -> None:
+        self._base = base
+        self._length = len(base)
+        self._pages: dict[int, bytearray] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def grow(self, length: int) -> None:
+        """Make it at least so long, by zeros."""
+        self._length = max(self._length, length)
+
+    def write(self, at: int, data: bytes | memoryview) -> None:
+        """Change bytes in place. What lies behind its end is not written."""
+        data = data[: max(0, self._length - at)]
+        done = 0
+        while done < len(data):
+            number, inner = divmod(at + done, _PAGE)
+            piece = data[done : done + _PAGE - inner]
+            if number not in self._pages:
+                self._pages[number] = bytearray(self._base[number * _PAGE : (number + 1) * _PAGE].ljust(_PAGE, b"\0"))
+            self._pages[number][inner : inner + len(piece)] = piece
+            done += len(piece)
+
+    def __getitem__(self, where: slice) -> bytes:
+        start, stop, _ = where.indices(self._length)
+        found = bytearray()
+        while start < stop:
+            number, inner = divmod(start, _PAGE)
+            end = min(stop, (number + 1) * _PAGE)
+            page = self._pages.get(number)
+            piece = self._base[start:end] if page is None else page[inner : inner + end - start]
+            found += piece.ljust(end - start, b"\0")
+            start = end
+        return bytes(found)
+
+
+Content = bytes | Patched
+
+
+def read_header(data: Content) -> Header:
     """The header of a hive. Raises DiskError (hive-damaged): it is none, its checksum is wrong, it is cut off."""
-    header = read_base_block(data)
+    header = read_base_block(data[:HEADER])
     if header.kind != _PRIMARY:
         raise damaged(f"it is a log (type {header.kind}), not a hive")
     size, root = header.data_size, header.root
@@ -84,7 +129,7 @@ def read_header(data: bytes | bytearray) -> Header:
     return header
 
 
-def read_base_block(data: bytes | bytearray) -> Header:
+def read_base_block(data: bytes) -> Header:
     """The first 512 bytes of a hive or a log. Raises DiskError (hive-damaged)."""
     if len(data) < 512 or not data.startswith(b"regf"):
         raise damaged("it does not begin with 'regf'")
@@ -109,7 +154,7 @@ def checksum(data: bytes | bytearray) -> int:
 class Cells:
     """Reading single cells of a hive that lies in memory."""
 
-    def __init__(self, data: bytes | bytearray, size: int) -> None:
+    def __init__(self, data: Content, size: int) -> None:
         """`size`: bytes of cells behind the header."""
         self._data = data
         self._end = HEADER + size
@@ -118,9 +163,9 @@ class Cells:
         start, end = self._cell(at)
         if end - start < 76 or self._data[start : start + 2] != b"nk":
             raise damaged(f"there is no key at {at:#x}")
-        (flags,) = struct.unpack_from("<H", self._data, start + 2)
-        subkeys, _, subkeys_at, _, values, values_at = struct.unpack_from("<6I", self._data, start + 20)
-        (length,) = struct.unpack_from("<H", self._data, start + 72)
+        (flags,) = self._unpack("<H", start + 2)
+        subkeys, _, subkeys_at, _, values, values_at = self._unpack("<6I", start + 20)
+        (length,) = self._unpack("<H", start + 72)
         if start + 76 + length > end:
             raise damaged(f"the name of the key at {at:#x} is longer than its cell")
         name = _text(self._data[start + 76 : start + 76 + length], compressed=bool(flags & _KEY_COMPRESSED))
@@ -151,11 +196,11 @@ class Cells:
         step = {b"lf": 8, b"lh": 8, b"li": 4, b"ri": 4}.get(signature)
         if step is None or (inner and signature == b"ri"):
             raise damaged(f"there is no list of keys at {at:#x}")
-        (count,) = struct.unpack_from("<H", self._data, start + 2)
+        (count,) = self._unpack("<H", start + 2)
         if start + 4 + count * step > end:
             raise damaged(f"the list of keys at {at:#x} is longer than its cell")
         for place in range(start + 4, start + 4 + count * step, step):
-            (each,) = struct.unpack_from("<I", self._data, place)
+            (each,) = self._unpack("<I", place)
             if signature == b"ri":
                 yield from self._listed(each, inner=True)
             else:
@@ -177,8 +222,8 @@ class Cells:
         start, end = self._cell(at)
         if end - start < 20 or self._data[start : start + 2] != b"vk":
             raise damaged(f"there is no value at {at:#x}")
-        (length,) = struct.unpack_from("<H", self._data, start + 2)
-        (flags,) = struct.unpack_from("<H", self._data, start + 16)
+        (length,) = self._unpack("<H", start + 2)
+        (flags,) = self._unpack("<H", start + 16)
         if start + 20 + length > end:
             raise damaged(f"the name of the value at {at:#x} is longer than its cell")
         return _text(self._data[start + 20 : start + 20 + length], compressed=bool(flags & _VALUE_COMPRESSED))
@@ -186,7 +231,7 @@ class Cells:
     def value(self, name: str, at: int) -> RawValue:
         """A value whose place `values` gave."""
         start, _ = self._cell(at)
-        size, place, kind = struct.unpack_from("<III", self._data, start + 4)
+        size, place, kind = self._unpack("<III", start + 4)
         if size & _INLINE:
             # four bytes or fewer stand where otherwise the offset of the data does
             size &= ~_INLINE
@@ -203,7 +248,7 @@ class Cells:
             return bytes(self._data[start : start + size])
         if size <= _SEGMENT or self._data[start : start + 2] != b"db":
             raise damaged(f"value {name!r} has {size} bytes in a cell of {end - start}")
-        count, listed = struct.unpack_from("<HI", self._data, start + 2)
+        count, listed = self._unpack("<HI", start + 2)
         first, last = self._cell(listed)
         if count != -(-size // _SEGMENT) or first + 4 * count > last:
             raise damaged(f"value {name!r} has {size} bytes in {count} segments")
@@ -216,12 +261,17 @@ class Cells:
             found += self._data[begin : begin + length]
         return bytes(found)
 
+    def _unpack(self, form: str, at: int) -> tuple[int, ...]:
+        if isinstance(self._data, bytes):
+            return struct.unpack_from(form, self._data, at)
+        return struct.unpack(form, self._data[at : at + struct.calcsize(form)])
+
     def _cell(self, at: int) -> tuple[int, int]:
         """Begin and end of an allocated cell's content in the file."""
         start = HEADER + at
         if at == NOWHERE or at % 4 or start + 4 > self._end:
             raise damaged(f"an offset {at:#x} points outside the cells")
-        (size,) = struct.unpack_from("<i", self._data, start)
+        (size,) = self._unpack("<i", start)
         # a free cell counts its size upwards
         if size > -8 or start - size > self._end:
             raise damaged(f"there is no cell in use at {at:#x}")

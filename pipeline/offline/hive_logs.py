@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DiskError
-from pipeline.offline.hive_cells import HEADER, Header, checksum, read_base_block, read_header
+from pipeline.offline.hive_cells import HEADER, Content, Header, Patched, checksum, read_base_block, read_header
 
 #: Endings of the logs that lie beside a hive, in the order in which Windows tries them.
 SUFFIXES = (".LOG1", ".LOG2", ".LOG")
@@ -33,7 +33,7 @@ _WORD = 0xFFFFFFFF
 class Replayed:
     """A hive after its logs."""
 
-    data: bytes | bytearray
+    data: Content
     header: Header
     #: Entries that were written into it; 0 where it was not dirty, or no log fitted it.
     entries: int
@@ -68,16 +68,16 @@ def replay(data: bytes, logs: Sequence[bytes]) -> Replayed:
         return Replayed(data, read_header(data), 0)
     if not logs:
         return Replayed(data, read_header(data), 0, "its log was not beside it")
-    target = bytearray(data)
+    target = Patched(data)
     # a hive grows by its log, so that its size is verified afterwards
     entries, size, sequence = _new_entries(target, header, logs)
     if not entries:
         entries, size, sequence = _old_sectors(target, header, logs)
     if not entries:
         return Replayed(data, read_header(data), 0, "its log does not fit it")
-    struct.pack_into("<II", target, 4, sequence, sequence)
-    struct.pack_into("<I", target, 40, size)
-    struct.pack_into("<I", target, 508, checksum(target[:_SECTOR]))
+    target.write(4, struct.pack("<II", sequence, sequence))
+    target.write(40, struct.pack("<I", size))
+    target.write(508, struct.pack("<I", checksum(target[:_SECTOR])))
     return Replayed(target, read_header(target), entries)
 
 
@@ -111,7 +111,7 @@ def _header(log: bytes) -> Header | None:
 # ---- Windows 8.1 and later -----------------------------------------------------------------------------------------
 
 
-def _new_entries(target: bytearray, hive: Header, logs: Sequence[bytes]) -> tuple[int, int, int]:
+def _new_entries(target: Patched, hive: Header, logs: Sequence[bytes]) -> tuple[int, int, int]:
     """Write all entries that follow each other into the hive: their number, the size of its cells, its sequence."""
     found = sorted(
         ((header, log) for log in logs if (header := _header(log)) is not None and header.kind == _NEW_KIND),
@@ -126,7 +126,7 @@ def _new_entries(target: bytearray, hive: Header, logs: Sequence[bytes]) -> tupl
         for entry in _entries(log, expected):
             _grow(target, entry.data_size)
             for at, page in entry.pages:
-                target[HEADER + at : HEADER + at + len(page)] = page
+                target.write(HEADER + at, page)
                 changed += len(page)
             if changed > MAX_CHANGES:
                 raise _too_large(f"its log holds more than {MAX_CHANGES >> 20} MiB of changes")
@@ -161,11 +161,11 @@ def _entry(log: bytes, at: int) -> _Entry | None:
     return _Entry(sequence, data_size, tuple(pages))
 
 
-def _grow(target: bytearray, size: int) -> None:
+def _grow(target: Patched, size: int) -> None:
     if len(target) < HEADER + size:
         if size > len(target) + MAX_CHANGES:
             raise _too_large(f"its log would make it {size} bytes long")
-        target.extend(bytes(HEADER + size - len(target)))
+        target.grow(HEADER + size)
 
 
 def _too_large(what: str) -> DiskError:
@@ -195,7 +195,7 @@ def marvin32(data: bytes) -> int:
 # ---- before Windows 8.1 --------------------------------------------------------------------------------------------
 
 
-def _old_sectors(target: bytearray, hive: Header, logs: Sequence[bytes]) -> tuple[int, int, int]:
+def _old_sectors(target: Patched, hive: Header, logs: Sequence[bytes]) -> tuple[int, int, int]:
     """Write the sectors of the first log that fits into the hive; the result as `_new_entries`."""
     for log in logs:
         header = _header(log)
@@ -208,7 +208,7 @@ def _old_sectors(target: bytearray, hive: Header, logs: Sequence[bytes]) -> tupl
         start = _SECTOR + -(-(4 + header.data_size // 4096) // _SECTOR) * _SECTOR
         for number, place in enumerate(places):
             sector = log[start + number * _SECTOR : start + (number + 1) * _SECTOR]
-            target[HEADER + place * _SECTOR : HEADER + (place + 1) * _SECTOR] = sector
+            target.write(HEADER + place * _SECTOR, sector)
         return len(places), header.data_size, header.sequences[0]
     return 0, hive.data_size, hive.sequences[1]
 

@@ -426,6 +426,8 @@ def _hive() -> Kind:
 
     def look(_: int, data: bytes, scratch: Path) -> None:
         hive = Hive(data)
+        for _ in hive.walk():
+            pass
         for path in ("", "Setup", "Select", "ControlSet001\\Services"):
             for key in hive.keys(path) or ():
                 hive.values(f"{path}\\{key}")

@@ -166,7 +166,7 @@ def log(before: bytes, after: bytes, sequence: int, *, entries: int = 1) -> byte
     """A log as Windows 8.1 and later write it: what makes `after` of `before`, in `entries` parts."""
     size = len(after) - 4096
     padded = before.ljust(len(after), b"\0")
-    pages = [at for at in range(0, size, 4096) if padded[4096 + at :][:4096] != after[4096 + at :][:4096]]
+    pages = [at for at in range(0, size, 4096) if padded[4096 + at : 8192 + at] != after[4096 + at : 8192 + at]]
     assert len(pages) >= entries
     made = _log_head(after, sequence, 6)
     for number in range(entries):
@@ -198,10 +198,10 @@ def old_log(before: bytes, after: bytes, sequence: int) -> bytes:
     """A log as earlier ones write it: a bitmap of dirty sectors, and the sectors."""
     sectors = range((len(after) - 4096) // 512)
     padded = before.ljust(len(after), b"\0")
-    dirty = [n for n in sectors if padded[4096 + 512 * n :][:512] != after[4096 + 512 * n :][:512]]
+    dirty = [n for n in sectors if padded[4096 + 512 * n : 4608 + 512 * n] != after[4096 + 512 * n : 4608 + 512 * n]]
     bitmap = bytearray(len(sectors) // 8)
     for number in dirty:
         bitmap[number // 8] |= 1 << number % 8
     vector = b"DIRT" + bitmap
     vector = vector.ljust(-(-len(vector) // 512) * 512, b"\0")
-    return _log_head(after, sequence, 1) + vector + b"".join(after[4096 + 512 * n :][:512] for n in dirty)
+    return _log_head(after, sequence, 1) + vector + b"".join(after[4096 + 512 * n : 4608 + 512 * n] for n in dirty)

@@ -232,11 +232,18 @@ def test_a_stale_hive_passes_nothing(tmp_path: Path) -> None:
 
 def test_the_inventory_of_a_software_of_100_mib(tmp_path: Path) -> None:
     model = Model(size=192 << 20)
-    model.foreign["SOFTWARE"] = phony_hive.build(model.hives["SOFTWARE"], "SOFTWARE", fill=100 << 20)
+    whole = phony_hive.build(model.hives["SOFTWARE"], "SOFTWARE", fill=100 << 20)
+    # dirty, with its log beside it: the reader's memory has no room for a second one
+    before = phony_hive.torn(whole[:5000] + bytes(100) + whole[5100:])
+    model.foreign["SOFTWARE"] = before
+    model.files["Windows/System32/config/SOFTWARE.LOG1"] = phony_hive.log(before, whole, 10)
     disk = phony_windows.build(model, tmp_path / "disk")
     began = time.perf_counter()
     assert [row[0] for row in list_disk(disk, what="packages")] == ["QEMU guest agent", "KB5034439"]
     assert time.perf_counter() - began < 10
+    results = {each.id: each for each in inspect_disk(disk, profile=PROFILE)}
+    assert results["win-hives"].evidence == "SOFTWARE: its log was replayed as Windows does, entries: 1"
+    assert not [each for each in results.values() if each.status == "unchecked"]
 
 
 # ---- paging files -------------------------------------------------------------------------------------------------
