@@ -33,7 +33,8 @@ _CLONE = {
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 4096, 16384, 1 << 18, 2
 _PDEATHSIG, _SET_KEEPCAPS, _NO_NEW_PRIVILEGES, _CAPBSET_DROP, _CAP_AMBIENT = 1, 8, 38, 24, 47
-_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, _CAP_LAST = 2, 2, 63
+_AMBIENT_RAISE, _CAP_LAST = 2, 63
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SETGID, _CAP_SETUID = 1, 2, 6, 7
 _CAPABILITY_VERSION = 0x20080522
 #: Landlock's own system calls have the same numbers on every architecture.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -178,21 +179,33 @@ def become_nobody(*, keep_reading: bool = False) -> None:
     """No user, no groups, no capabilities; `keep_reading` leaves a root the right to read any file that it sees."""
     _libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     root = os.geteuid() == 0
+    had = _permitted()
+    # a container's root may have the one and not the other, or neither: then it reads as root, whose the files are
+    reading = [number for number in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE) if had >> number & 1][:1]
+    kept = sum(1 << number for number in reading) if keep_reading and root else 0
     for number in range(_CAP_LAST + 1):
-        if number != _CAP_DAC_READ_SEARCH or not keep_reading:
+        if not kept >> number & 1:
             _libc.prctl(_CAPBSET_DROP, number, 0, 0, 0)
-    if root:
-        _libc.prctl(_SET_KEEPCAPS, 1 if keep_reading else 0, 0, 0, 0)
+    may_change = had >> _CAP_SETUID & 1 and had >> _CAP_SETGID & 1
+    if root and may_change and (kept or not keep_reading):
+        _libc.prctl(_SET_KEEPCAPS, 1 if kept else 0, 0, 0, 0)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    kept = 1 << _CAP_DAC_READ_SEARCH if keep_reading and root else 0
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     sets = struct.pack("=6I", kept, kept, kept, 0, 0, 0)
     _call(_libc.capset(header, sets), "capset")
-    if kept:
-        _libc.prctl(_CAP_AMBIENT, _AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0)
+    for number in reading if kept else ():
+        _libc.prctl(_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0)
     die_with_parent()
+
+
+def _permitted() -> int:
+    """The capabilities that the process may use, as bits."""
+    sets = ctypes.create_string_buffer(24)
+    _call(_libc.capget(struct.pack("=Ii", _CAPABILITY_VERSION, 0), sets), "capget")
+    _, low, _, _, high, _ = struct.unpack("=6I", sets.raw)
+    return int(low | high << 32)
 
 
 def restrict_files(applied: Applied, *, visible: Sequence[Path] = (), writable: Sequence[Path] = ()) -> None:

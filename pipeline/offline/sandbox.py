@@ -314,7 +314,11 @@ class Worker:
     def _error(self, error: object) -> DiskError:
         if not isinstance(error, dict):
             return lies(self.path)
-        hint = clean_text(error["hint"]) if error.get("hint") else "the disk itself is to be mended or replaced"
+        hint = (
+            clean_text(error["hint"])
+            if error.get("hint")
+            else "copy the disk again from its source, or mend it there"
+        )
         return DiskError(
             clean_text(error.get("message")), name=clean_name(error.get("name")), hint=hint, evidence=self.path
         )

@@ -168,6 +168,11 @@ def confine(limits: Limits) -> Applied:
     return applied
 
 
+def _too_large(message: str) -> tuple[dict[str, Any], list[bytes]]:
+    hint = "a sound disk of its size takes a fraction of that: it is damaged, or made to exhaust its reader"
+    return {"error": {"name": "reader-too-large", "message": message, "hint": hint}}, []
+
+
 def answer(function: Callable[[Asked], Any], asked: Asked, memory: int) -> tuple[dict[str, Any], list[bytes]]:
     """What the question's function says, or the error that it raised."""
     try:
@@ -175,10 +180,9 @@ def answer(function: Callable[[Asked], Any], asked: Asked, memory: int) -> tuple
     except GoldsmithError as error:
         return {"error": {"name": error.name, "message": error.message, "hint": error.hint}}, []
     except MemoryError:
-        what = f"reading it takes more than {memory >> 20} MiB of memory"
-        return {"error": {"name": "reader-too-large", "message": what}}, []
+        return _too_large(f"{asked.path.name}: reading it takes more than {memory >> 20} MiB of memory")
     except RecursionError:
-        return {"error": {"name": "reader-too-large", "message": "it is nested deeper than any disk"}}, []
+        return _too_large(f"{asked.path.name}: it is nested deeper than any sound disk")
     except EOFError as error:
         if not error.args:
             # the parent is gone
@@ -215,8 +219,7 @@ def main() -> None:
             length = pack(result, said, blobs)
         except OSError:
             os.lseek(result, 0, os.SEEK_SET)
-            error = {"name": "reader-too-large", "message": "the answer about it is too long"}
-            length = pack(result, {"error": error}, [])
+            length = pack(result, _too_large(f"{asked.path.name}: the answer about it is too long")[0], [])
         send(channel, {"do": "answer", "length": length})
     os._exit(0)
 

@@ -172,6 +172,35 @@ os._exit(0)
     assert works <= ({"root"} if os.geteuid() == 0 else set()) - {"root"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
+@pytest.mark.parametrize(
+    "lost", ["-sys_admin", "-sys_admin,-dac_read_search", "-sys_admin,-dac_read_search,-dac_override", "-all"]
+)
+def test_a_root_without_capabilities_reads_all_the_same(good: Path, tmp_path: Path, lost: str) -> None:
+    """As in a container: what the kernel refuses is named, filter and landlock hold, tools read a private disk."""
+    packed = tmp_path / "packed.qcow2"
+    phony.tool("qemu-img", "convert", "-f", "vpc", "-O", "qcow2", "-c", good, packed)
+    packed.chmod(0o600)
+    script = """
+import json, sys
+from pathlib import Path
+from pipeline.checks.sandbox import LIST
+from pipeline.offline import sandbox
+answer = sandbox.ask(LIST, Path(sys.argv[1]), parameters={"list": "os", "key": ""})
+print(json.dumps([answer.value, answer.confinement]))
+"""
+    done = subprocess.run(
+        ["setpriv", f"--bounding-set={lost}", f"--inh-caps={lost}", sys.executable, "-c", script, str(packed)],
+        capture_output=True,
+        text=True,
+        cwd=Path(sandbox.__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows, confinement = json.loads(done.stdout)
+    assert rows == 3 and confinement["seccomp"] and confinement["landlock"] and "mount" in confinement["missing"]
+
+
 def test_what_could_not_be_applied_is_recorded(good: Path) -> None:
     answer = sandbox.ask(LIST, good, parameters={"list": "os", "key": ""})
     told = answer.confinement
