@@ -76,7 +76,9 @@ def test_windows_disks(tmp_path: Path) -> None:
     for value in ("2019", "2022"):
         folder = tmp_path / value
         folder.mkdir()
-        hive = phony_hive.build({**TREE, "Version": {"Name": value}})
+        # every Windows has a list of programs; without it nothing would be compared
+        programs = {"Windows": {"CurrentVersion": {"Uninstall": {}}}}
+        hive = phony_hive.build({**TREE, "Microsoft": programs, "Version": {"Name": value}})
         disks.append(phony.as_vhd(ntfs(folder, {"SOFTWARE": hive}), folder / "disk.vhd"))
     seen = compare(version("1", disks[0]), version("2", disks[1]))
     assert seen.files.changed["/Windows/System32/config/SOFTWARE"][1] == "other content"
