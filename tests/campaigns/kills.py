@@ -26,6 +26,7 @@ from pipeline.care import clean_up
 from pipeline.evidence import signing
 from pipeline.evidence.seal import seal
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.keeping import bury
 from pipeline.scratch import PREFIX
 from pipeline.store import Store
 from tests.campaigns.gallery import capture as capture_noise
@@ -229,7 +230,8 @@ def capture_for_ever(root: Path) -> None:
         # the layers of an image are not pruned here, versions are: the disk would fill
         for version in gallery.versions(NAME)[:-8]:
             if not version.channels:
-                shutil.rmtree(version.path)
+                with gallery.hold(NAME) as folder:
+                    bury(folder, version, "the campaign")
 
 
 @contextmanager
