@@ -43,7 +43,7 @@ class Question:
     modules: tuple[str, ...] = ()
     limit: int = ANSWER_LIMIT
     memory: int = 208 << 20
-    seconds: float = 8.0
+    seconds: float = 7.0
     seconds_per_gib: float = 60.0
 
 
