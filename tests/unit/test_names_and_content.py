@@ -97,6 +97,9 @@ TORN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+INSPECTED = ("no footer", "1512 bytes short", "padded to a MiB", "empty")
+
+
 @pytest.mark.parametrize("what", TORN)
 def test_torn_vhds_are_converted_by_no_verb(tmp_path: Path, what: str) -> None:
     change, name = TORN[what]
@@ -106,9 +109,10 @@ def test_torn_vhds_are_converted_by_no_verb(tmp_path: Path, what: str) -> None:
     assert fault("vhd", "convert", disk, out).name == name
     assert fault("vhd", "compare", disk, good).name == name
     assert fault("vhd", "diff", good, disk, out).name == name
-    if name != "vhd-file-size":
+    if what in INSPECTED:
+        # each inspection starts a process
         assert fault("inspect", disk).name == name
-        assert fault("inspect", disk, "--list", "volumes").name == name
+    if name != "vhd-file-size":
         assert fault("vhd", "info", disk).exit_code == 2
     assert fault("vhd", "resize", disk, "64 MiB").exit_code == 2
     assert not out.exists()
@@ -160,7 +164,8 @@ def made(folder: Path, fmt: str, name: str) -> Path:
 def test_a_name_that_denies_the_content(tmp_path: Path, fmt: str, name: str) -> None:
     disk = made(tmp_path, fmt, name)
     out = tmp_path / "out.vhd"
-    for words in (("vhd", "convert", disk, out), ("inspect", disk), ("inspect", disk, "--list", "volumes")):
+    inspection = [("inspect", disk, "--list", "volumes")] if name in ("a.vhd", "a.VHDX") else []
+    for words in (("vhd", "convert", disk, out), *inspection):
         error = fault(*words)
         assert error.name == "disk-name-and-content" and f"--format {fmt}" in str(error.hint), error
     call("vhd", "convert", disk, out, "--format", fmt)
@@ -210,7 +215,7 @@ def test_files_shorter_than_a_footer(tmp_path: Path) -> None:
 def test_containers_of_every_length(tmp_path: Path, fmt: str) -> None:
     whole = made(tmp_path, fmt, "whole").read_bytes()
     disk = tmp_path / "cut"
-    lengths = sorted({4, 50, 75, 103, *(1 << bit for bit in range(9, 23, 2)), len(whole) - 512, len(whole) - 1})
+    lengths = sorted({4, 50, 75, 103, *(1 << bit for bit in (9, 12, 17, 20)), len(whole) - 1})
     for length in (each for each in lengths if each < len(whole)):
         disk.write_bytes(whole[:length])
         try:
@@ -266,15 +271,16 @@ def test_what_is_no_file_never_hangs(tmp_path: Path) -> None:
         "    try:\n        app(line.split('\\t'), standalone_mode=False)\n        print('exit 0', line)\n"
         "    except GoldsmithError as error:\n        print(error.exit_code, bool(error.hint), line)\n"
     )
-    verbs: list[list[str]] = []
-    for what in (str(fifo), "/dev/zero", "/dev/null", str(tmp_path), str(tmp_path / "nothing.vhd")):
-        out = str(tmp_path / "out.vhd")
-        verbs += [
+    out = str(tmp_path / "out.vhd")
+
+    def all_verbs(what: str) -> list[list[str]]:
+        return [
             ["vhd", "info", what],
             ["vhd", "verify", what],
             ["vhd", "convert", what, out],
             ["vhd", "convert", what, out, "--unpack"],
             ["vhd", "convert", what, out, "--format", "raw"],
+            ["vhd", "convert", str(good), what, "--to", "raw", "--force"],
             ["vhd", "compare", what, str(good)],
             ["vhd", "compare", str(good), what],
             ["vhd", "diff", str(good), what, out],
@@ -289,14 +295,17 @@ def test_what_is_no_file_never_hangs(tmp_path: Path) -> None:
             ["capture", what, "--as", "x"],
             ["prove", what],
         ]
-        if what != str(tmp_path / "nothing.vhd"):
-            verbs.append(["vhd", "convert", str(good), what, "--to", "raw", "--force"])
+
+    verbs = all_verbs(str(fifo))
+    for what in ("/dev/zero", "/dev/null", str(tmp_path), str(tmp_path / "nothing.vhd")):
+        verbs += [["vhd", "info", what], ["vhd", "convert", what, out], ["inspect", what]]
+    verbs.append(["vhd", "convert", str(good), "/dev/null", "--to", "raw", "--force"])
     done = subprocess.run(
         [sys.executable, "-c", script],
         input="\n".join("\t".join(words) for words in verbs),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "GOLDSMITH_HOME": str(tmp_path / "store")},
     )
