@@ -77,8 +77,23 @@ _NEITHER = re.compile(
 )
 
 
-def _root(subject: Subject) -> Root:
+def system_root(subject: Subject) -> Root:
+    """The root of the profile's system."""
     return subject.disk.windows if subject.profile in WINDOWS else subject.disk.root
+
+
+def shipped_of(subject: Subject) -> Shipped:
+    if subject.shipped is None:
+        subject.shipped = Shipped(system_root(subject))
+    shipped: Shipped = subject.shipped
+    return shipped
+
+
+def _files(subject: Subject) -> tuple[str, ...]:
+    """All regular files, listed once."""
+    if subject.files is None:
+        subject.files = tuple(path for path, kind in system_root(subject).walk() if kind == "file")
+    return subject.files
 
 
 def credential_paths(subject: Subject) -> frozenset[str]:
@@ -89,14 +104,12 @@ def credential_paths(subject: Subject) -> frozenset[str]:
 
 
 def _credential_paths(subject: Subject) -> Iterator[str]:
-    root = _root(subject)
-    shipped = Shipped(root)
+    root = system_root(subject)
+    shipped = shipped_of(subject)
     if subject.profile not in WINDOWS:
         for home in subject.homes:
             yield from (f"{home}/{name}" for name in _IN_HOMES if subject.has_data(f"{home}/{name}"))
-    for path, kind in root.walk():
-        if kind != "file":
-            continue
+    for path in _files(subject):
         content = next((pattern for name, pattern in _STORES_BY_CONTENT if name.search(path)), None)
         if content is not None:
             is_store = bool(content.search(root.read(path, SIZE_LIMIT) or b""))
@@ -155,11 +168,11 @@ def _text(root: Root, path: str) -> bytes:
     profiles=ALL,
 )
 def config_passwords(subject: Subject) -> Iterator[str]:
-    root, known, rules = _root(subject), credential_paths(subject), rule_set()
-    shipped = Shipped(root)
+    root, known, rules = system_root(subject), credential_paths(subject), rule_set()
+    shipped = shipped_of(subject)
     count = 0
-    for path, kind in root.walk():
-        if kind != "file" or path in known or not _is_configuration(path):
+    for path in _files(subject):
+        if path in known or not _is_configuration(path):
             continue
         count += 1
         if count > COUNT_LIMIT:

@@ -72,9 +72,11 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     #: What each kernel can drive before its root is mounted: unpacking an initramfs is worth doing once.
     drivers: dict[str, frozenset[str]] = field(default_factory=dict)
-    #: Keys and tokens with their places, and files of credentials: the disk is searched once.
+    #: Keys and tokens with their places, files of credentials, whose a file is: the disk is searched once.
     secrets: Any = None
     credentials: frozenset[str] | None = None
+    shipped: Any = None
+    files: tuple[str, ...] | None = None
 
     def note(self, text: str) -> None:
         """Evidence for a pass."""

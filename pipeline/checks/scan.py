@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.checks.config_files import credential_paths
-from pipeline.checks.model import ALL, HOUSE, WINDOWS, Subject, check
+from pipeline.checks.config_files import credential_paths, shipped_of, system_root
+from pipeline.checks.model import ALL, HOUSE, Subject, check
 from pipeline.offline.root import Root
 from pipeline.offline.search import owners
 from pipeline.offline.secret_search import Found, Hit, search, search_packed
@@ -38,10 +38,6 @@ class SecretScan:
     gaps: tuple[str, ...]
 
 
-def system_root(subject: Subject) -> Root:
-    return subject.disk.windows if subject.profile in WINDOWS else subject.disk.root
-
-
 def secret_scan(subject: Subject) -> SecretScan:
     """Every secret on the disk that no package brought, searched for once."""
     if subject.secrets is None:
@@ -55,7 +51,7 @@ def _scan(subject: Subject) -> SecretScan:
     found = search(subject.disk)
     where = owners(root, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
     gaps = [*found.gaps, *_read_as_files(root, found, where)]
-    shipped = Shipped(root)
+    shipped = shipped_of(subject)
     hits = _without_bodies(found.hits)
     # what a package ships is everybody's already, and so is each copy of it: in an initramfs, in a freed block
     public = {hit.digest for hit in hits if _is_public(shipped, where.get(hit.offset))}

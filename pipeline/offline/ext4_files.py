@@ -34,6 +34,8 @@ _XATTR_MAGIC, _XATTR_SYSTEM = 0xEA020000, 7
 _MAX_LINK = 4096
 #: Bytes of a directory that are looked at: more than MAX_ENTRIES of the longest names take.
 _MAX_DIRECTORY = 256 << 20
+#: Places of inode tables and blocks of them that are kept.
+_KEPT_TABLES, _KEPT_TABLE_BLOCKS = 4096, 256
 #: Bytes of the inodes that are kept, and pieces of all the files whose maps are.
 _KEPT_INODES = 4 << 20
 _KEPT_PIECES = 1_000_000
@@ -80,6 +82,8 @@ class Ext4FileSystem(FileSystem):
         sizes_right = 128 <= self._inode_size <= self._block_size and 32 <= self._descriptor_size <= self._block_size
         if not (sizes_right and self._group_blocks and self._group_inodes):
             raise self.damaged("the sizes in its superblock contradict each other")
+        self._tables: Recent[int] = Recent(_KEPT_TABLES)
+        self._table_pieces: Recent[bytes] = Recent(_KEPT_TABLE_BLOCKS)
         self._inodes_kept: Recent[_Inode] = Recent(_KEPT_INODES, lambda found: len(found.raw))
         self._maps: Recent[DataMap] = Recent(_KEPT_PIECES, lambda found: len(found) + 1)
 
@@ -136,14 +140,23 @@ class Ext4FileSystem(FileSystem):
     def _read_inode(self, number: int) -> _Inode:
         if not 0 < number <= self._inodes:
             raise self.damaged(f"inode {number} does not exist")
-        group, index = divmod(number - 1, self._group_inodes)
-        raw = self._bytes(self._inode_table(group) * self._block_size + index * self._inode_size, self._inode_size)
+        raw = self._raw_inode(number)
         mode, _, size = struct.unpack_from("<HHI", raw)
         if mode >> 12 in (0x8, 0x4):
             size |= struct.unpack_from("<I", raw, 108)[0] << 32
         if not mode:
             raise self.damaged(f"inode {number} is not in use")
         return _Inode(number, raw, mode, size, struct.unpack_from("<I", raw, 32)[0])
+
+    def _raw_inode(self, number: int) -> bytes:
+        """One inode's bytes; neighbours are asked for one after the other, so a block of them is read at once."""
+        group, index = divmod(number - 1, self._group_inodes)
+        at = self._tables.get(group, self._inode_table) * self._block_size + index * self._inode_size
+        block, inner = divmod(at, self._block_size)
+        if inner + self._inode_size > self._block_size:
+            return self._bytes(at, self._inode_size)
+        whole = self._table_pieces.get(block, lambda block: self._bytes(block * self._block_size, self._block_size))
+        return whole[inner : inner + self._inode_size]
 
     def _inode_table(self, group: int) -> int:
         """The first block of a group's inode table."""

@@ -119,9 +119,13 @@ class RuleSet:
     def by_id(self) -> dict[str, Rule]:
         return {rule.id: rule for rule in self.rules}
 
-    def judge(self, rule: Rule, text: bytes, *, path: str = "") -> Iterator[Finding]:
-        """What a rule finds in a text. `path` is the text's file, where it is known."""
-        lower = text.lower()
+    @cached_property
+    def _surest_first(self) -> list[Rule]:
+        return sorted(self.rules, key=lambda rule: (rule.scope == "files", rule.noisy))
+
+    def judge(self, rule: Rule, text: bytes, *, path: str = "", lower: bytes = b"") -> Iterator[Finding]:
+        """What a rule finds in a text. `path` is its file, where it is known; `lower` the text in lower case."""
+        lower = lower or text.lower()
         if rule.keywords and not any(word in lower for word in rule.keywords):
             return
         if rule.path and not (path and compiled(rule.path).search(path.encode("utf-8", "replace"))):
@@ -143,8 +147,9 @@ class RuleSet:
     def judge_file(self, text: bytes, path: str) -> list[Finding]:
         """What all rules find in a configuration file, in order; of several in one place the surest."""
         found: list[Finding] = []
-        for rule in sorted(self.rules, key=lambda rule: (rule.scope == "files", rule.noisy)):
-            for one in self.judge(rule, text, path=path):
+        lower = text.lower()
+        for rule in self._surest_first:
+            for one in self.judge(rule, text, path=path, lower=lower):
                 if not any(one.start < other.end and other.start < one.end for other in found):
                     found.append(one)
         return sorted(found, key=lambda one: one.start)
