@@ -69,7 +69,8 @@ def ask(disk: Path, question: str) -> None:
 def test_no_file_and_no_socket_on_twenty_hostile_disks(tmp_path: Path, logs: Path) -> None:
     template = hostile.template(tmp_path)
     disks = {"good": template}
-    for name in test_attacks.QUICK:
+    # one takes seconds of qemu-img's alone, which is not what is looked at here
+    for name in sorted({*test_attacks.QUICK, "ext4_huge_link"} - {"qcow2_checkerboard"}):
         disks[name] = tmp_path / f"{name}.img"
         if name in hostile.CONTAINERS:
             hostile.CONTAINERS[name](disks[name])
