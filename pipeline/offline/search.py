@@ -14,7 +14,7 @@ from pipeline.offline.disk import Disk
 from pipeline.offline.root import Root
 
 #: Bytes read at a time, and how much of the last chunk is looked at again: longer strings are not found whole.
-CHUNK, OVERLAP = 8 << 20, 16 << 10
+CHUNK, OVERLAP = 2 << 20, 16 << 10
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pipeline.secret_rules.rules import AFTER, BEFORE, key_digest
 #: Layers within layers that are opened: base64 in a compressed file in a zip.
 DEPTH = 3
 #: Matches of one buffer, and findings of a disk that are kept.
-EVENTS, FINDINGS = 400_000, 2_000
+EVENTS, FINDINGS = 100_000, 2_000
 #: What following candidates up may cost on a disk, and for each GiB of its data; one unit is about 5 microseconds. A
 #: Debian master with 0.9 GiB costs 80,000.
 EFFORT, EFFORT_PER_GIB = 2_000_000, 1_000_000
