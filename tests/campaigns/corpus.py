@@ -194,7 +194,8 @@ def _in_child(path: Path, pipe: Any) -> None:
 def judged(path: Path) -> Verdict:
     """`judge` in a process of its own, so that memory is this file's and a crash is a row."""
     here, there = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(path, there))
+    # a fork of the caller would be counted with all that the caller holds
+    child = multiprocessing.get_context("forkserver").Process(target=_in_child, args=(path, there))
     child.start()
     there.close()
     try:

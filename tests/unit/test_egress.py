@@ -1,4 +1,4 @@
-"""The way out's rules and what the host's configuration opens; packets are tried in tests/vm/test_egress.py."""
+"""The way out's rules and what the host's configuration opens; packets are tried in tests/vm/test_way_out.py."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pipeline.fabric.egress as egress
 from pipeline.definition import destination
-from tests.vm.test_egress import LABEL, NEAR, puppet, reach, sh
+from tests.vm.test_way_out import LABEL, NEAR, puppet, reach, sh
 sh("ip link set lo up")
 """
     done = subprocess.run(
@@ -138,7 +138,7 @@ def test_a_resolver_on_the_hosts_loopback_answers_the_guest_and_nothing_else_the
     found = on_a_host_of_its_own(f"""
 import threading
 from pipeline.fabric.network import NAMESPACES, inside
-from tests.vm.test_egress import GUEST
+from tests.vm.test_way_out import GUEST
 Path({str(tmp_path)!r}, "resolv.conf").write_text("nameserver 127.0.0.53\\n")
 sh("mount --bind {tmp_path}/resolv.conf /etc/resolv.conf")
 resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
