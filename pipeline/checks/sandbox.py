@@ -13,7 +13,7 @@ from pipeline.offline.questions import Question, clean_text, lies, unpack_rows
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
 
-INSPECT = Question("inspect", "pipeline.checks.answers:inspect")
+INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=("pipeline.offline.secret_search:matcher",))
 #: A list of all files has a few MiB.
 LIST = Question("list", "pipeline.checks.answers:list_rows", limit=64 << 20)
 _STATUSES = frozenset({"pass", "warn", "fail", "skip", "unchecked"})

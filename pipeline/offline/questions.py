@@ -6,7 +6,8 @@ A new question is a function `def f(asked: Asked) -> JSON` in any module of the 
     answer = sandbox.ask(PACKAGES, path, fmt, within=store)
 
 `answer.value` is what JSON carries, foreign input like any other: the caller checks types. Bytes go beside it, in
-`asked.blobs`; the caller gets them as `answer.blobs`. `modules` names what the function would import late.
+`asked.blobs`; the caller gets them as `answer.blobs`. `modules` names what the function would import
+late, `prepare` what is to be called while files are still in reach (a cache of compiled patterns).
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ ROWS_LIMIT = 2 << 20
 
 @dataclass(frozen=True)
 class Question:
-    """`where` is module:function; `limit` bounds the answer, `memory` the worker's own, in bytes.
+    """`where` is module:function, and each of `prepare` is one that is called before the rights go.
 
+    `limit` bounds the answer, `memory` the worker's own, in bytes.
     `seconds` for any disk and `seconds_per_gib` for each GiB that its files take: an attack is small, a disk is not.
     """
 
     name: str
     where: str
     modules: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = ()
     limit: int = ANSWER_LIMIT
     memory: int = 208 << 20
     seconds: float = 7.0

@@ -200,6 +200,7 @@ class Worker:
             {
                 "questions": {name: each.where for name, each in self._questions.items()},
                 "modules": sorted({module for each in self._questions.values() for module in each.modules}),
+                "prepare": sorted({where for each in self._questions.values() for where in each.prepare}),
                 "limits": asdict(limits),
             }
         )

@@ -123,17 +123,19 @@ def _error(answer: dict[str, Any]) -> DiskError:
     return DiskError(str(error.get("message")), name=str(error.get("name")), hint=error.get("hint"))
 
 
-def _warm(modules: list[str]) -> None:
-    """Load what Python would load late: afterwards its own files are out of reach."""
+def _warm(modules: list[str], prepare: list[str]) -> None:
+    """Load what Python would load late, and what questions keep in files: afterwards these are out of reach."""
     for name in _CODECS:
         codecs.lookup(name)
     for name in ("pipeline.offline.disk", *modules):
         import_module(name)
+    for where in prepare:
+        _function(where)()
 
 
-def _function(where: str) -> Callable[[Asked], Any]:
+def _function(where: str) -> Callable[..., Any]:
     module, _, name = where.partition(":")
-    function: Callable[[Asked], Any] = getattr(import_module(module), name)
+    function: Callable[..., Any] = getattr(import_module(module), name)
     return function
 
 
@@ -196,7 +198,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     result = int(sys.argv[2])
     order, _ = receive(channel)
-    _warm(order["modules"])
+    _warm(order["modules"], order["prepare"])
     functions = {name: _function(where) for name, where in order["questions"].items()}
     limits = Limits(**order["limits"])
     applied = confine(limits)

@@ -20,6 +20,7 @@ import hyperscan
 
 from pipeline.offline.disk import Disk
 from pipeline.offline.packed_data import MAGIC, Broken, unpack
+from pipeline.offline.pattern_cache import compile_patterns
 from pipeline.offline.search import OVERLAP, windows
 from pipeline.secret_rules import Rule, rule_set
 from pipeline.secret_rules.key_formats import FORMS, key_length
@@ -87,7 +88,7 @@ class _Matcher:
 
 @cache
 def matcher() -> _Matcher:
-    """All expressions in one database; compiling them takes some tenths of a second."""
+    """All expressions, one database. The first call reads or writes a cache file: call it before the confinement."""
     rules = rule_set().everywhere
     keywords = sorted({word for rule in rules for word in rule.keywords if len(word) > 2} | {b"eyj"})
     wide = [b"\0".join(bytes([byte]) for byte in word) for word in keywords]
@@ -99,12 +100,7 @@ def matcher() -> _Matcher:
         [(b"".join(b"\\x%02x" % byte for byte in word), hyperscan.HS_FLAG_CASELESS) for word in wide],
     ]
     whole = [each for group in groups for each in group]
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    database.compile(
-        expressions=[pattern for pattern, _ in whole],
-        ids=list(range(len(whole))),
-        flags=[flags for _, flags in whole],
-    )
+    database = compile_patterns(whole)
     begins = [sum(map(len, groups[:number])) for number in range(1, len(groups))]
     forms, magic, base64, keywords_at = begins
     return _Matcher(database, rules, forms, magic, base64, keywords_at, tuple(map(len, wide)))

@@ -30,7 +30,7 @@ QUESTIONS: dict[str, Callable[[Path], object]] = {
 
 
 def own_peak() -> int:
-    """The most memory of this program in KiB. `ru_maxrss` counts what stood in the process before it, a whole pytest."""
+    """The most memory of this program in KiB; `ru_maxrss` counts what the process was before, a whole pytest."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
