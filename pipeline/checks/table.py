@@ -17,6 +17,7 @@ from pipeline.checks.model import (
     check,
 )
 from pipeline.errors import DiskError
+from pipeline.offline import fat
 from pipeline.offline.disk import Disk
 from pipeline.offline.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP, Partition
 from pipeline.offline.volumes import Volume
@@ -39,7 +40,7 @@ def fs_clean(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
         facts = volume.facts
         if facts is None:
-            dirty = _marked_dirty(subject.disk, volume)
+            dirty = _left_unfinished(subject.disk, volume)
             if dirty is not None:
                 looked.append(volume)
             # of a Windows, win-ntfs-clean says the same of NTFS
@@ -67,12 +68,18 @@ def fs_clean(subject: Subject) -> Iterator[str]:
 _FAT_STATE = {b"FAT32": 0x41, b"FAT16": 0x25, b"FAT12": 0x25}
 
 
-def _marked_dirty(disk: Disk, volume: Volume) -> bool | None:
-    """Whether a FAT or NTFS volume says that it was not unmounted; None of one that says nothing."""
+def _left_unfinished(disk: Disk, volume: Volume) -> bool | None:
+    """Whether a FAT or NTFS volume was not unmounted; None of one that says nothing.
+
+    FAT's mark alone does not tell: Linux never takes back one that it finds when it mounts. A write that was cut off
+    leaves copies of the allocation table that differ.
+    """
     if volume.kind == "vfat":
         sector = disk.read(volume.start, 512)
         kind = next((kind for kind in _FAT_STATE if kind in (sector[82:87], sector[54:59])), None)
-        return None if kind is None else bool(sector[_FAT_STATE[kind]] & 1)
+        if kind is None:
+            return None
+        return bool(sector[_FAT_STATE[kind]] & 1) and not fat.tables_agree(disk.read, volume.start, sector)
     if volume.kind == "ntfs":
         facts = disk.filesystem(volume).attribute(_NTFS_VOLUME, _NTFS_INFORMATION)
         return None if facts is None or len(facts) < 12 else bool(int.from_bytes(facts[10:12], "little") & 1)

@@ -25,6 +25,8 @@ _LOWER_NAME, _LOWER_EXTENSION = 0x08, 0x10
 _MAX_DIRECTORY = 2 * 65536 * _ENTRY
 #: Bytes of the allocation table that are read at once, and such pieces that are kept.
 _PAGE, _KEPT_PAGES, _KEPT_PIECES = 64 << 10, 64, 1_000_000
+#: Bytes of two copies of the table that are compared at once.
+_COMPARED = 1 << 20
 #: Code page 437, which Linux takes where none is given; made here, because a reader without rights loads no codec.
 _CODE_PAGE = bytes(range(256)).decode("cp437")
 
@@ -82,6 +84,21 @@ def parse_layout(sector: bytes) -> Layout | None:
         serial=struct.unpack_from("<I", sector, at)[0],
         boot_label=sector[at + 4 : at + 15],
     )
+
+
+def tables_agree(read: Read, start: int, sector: bytes) -> bool:
+    """Whether all copies of the allocation table agree. `sector` is the boot sector of a FAT at byte `start`."""
+    size, _, reserved, tables = struct.unpack_from("<HBHB", sector, 11)
+    layout = parse_layout(sector)
+    if layout is None or tables < 2:
+        return True
+    first = start + reserved * size
+    for at in range(0, layout.table_size, _COMPARED):
+        length = min(_COMPARED, layout.table_size - at)
+        whole = read(first + at, length)
+        if any(read(first + copy * layout.table_size + at, length) != whole for copy in range(1, tables)):
+            return False
+    return True
 
 
 class Table:

@@ -67,6 +67,16 @@ def sgdisk(*words: str) -> Change:
     return change
 
 
+def tear_second_fat(disk: Path, _: Path) -> None:
+    """Change one entry in the second copy of the ESP's allocation table."""
+    with disk.open("r+b") as file:
+        file.seek(ESP_AT)
+        sector = file.read(512)
+        size, reserved = int.from_bytes(sector[11:13], "little"), int.from_bytes(sector[14:16], "little")
+        file.seek(ESP_AT + (reserved + int.from_bytes(sector[22:24], "little")) * size + 256)
+        file.write(b"\xaa")
+
+
 def raw(at: int, data: bytes) -> Change:
     def change(disk: Path, _: Path) -> None:
         with disk.open("r+b") as file:
@@ -132,7 +142,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a journal to replay": ("fs-clean", fs("feature needs_recovery")),
     "a file system with errors": ("fs-clean", fs("ssv state 3")),
     "a file system not unmounted": ("fs-clean", fs("ssv state 0")),
-    "a FAT file system not unmounted": ("fs-clean", raw(ESP_AT + 0x25, b"\1")),
+    "a FAT file system whose write was cut off": ("fs-clean", several(raw(ESP_AT + 0x25, b"\1"), tear_second_fat)),
     "a volume of LVM's": (
         "volumes-read",
         several(sgdisk(f"-n4:{ROOT_END // 512}:+64K", "-t4:8E00"), raw(ROOT_END + 536, b"LVM2 001")),
@@ -334,6 +344,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
 
 #: Other disks that are good: nothing may be found on them.
 GOOD: dict[str, Change] = {
+    "a FAT that was mounted while it was marked": raw(ESP_AT + 0x25, b"\1"),
     "waagent without cloud-init": several(
         edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
         fs("rm /usr/bin/cloud-init"),
