@@ -1,30 +1,21 @@
-"""Installation and driver media without mounting them: UDF and ISO 9660, the images inside install.wim, drivers.
+"""What installation media and driver media hold; nothing is mounted, and the sandbox's worker reads them.
 
-Only headers and directories are read: a medium of 5 GB takes a hundredth of a second.
+The worker's part is `media_reader`; here the questions are asked and the answers checked.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pycdlib
-from lxml import etree
-from pycdlib.pycdlibexception import PyCdlibException
-
-from pipeline.errors import UsageError
+from pipeline.errors import DiskError, UsageError
+from pipeline.offline import sandbox
+from pipeline.offline.questions import Question, clean_text, lies
 
 #: Bytes of a sector of a medium (ECMA-119).
 SECTOR = 2048
-#: The header of a WIM, and where it says where its XML is. Microsoft: Windows Imaging File Format (WIM).
-_WIM_MAGIC, _WIM_HEADER, _XML_AT = b"MSWIM\0\0\0", 208, 72
-_LARGEST_XML = 8 << 20
-#: PROCESSOR_ARCHITECTURE_* of winnt.h, as answer files spell them.
-_ARCHITECTURES = {"0": "x86", "5": "arm", "9": "amd64", "12": "arm64"}
 #: Where firmware is told to find the loader that asks for a key, and the one that does not.
 PROMPT, NO_PROMPT = "/efi/microsoft/boot/efisys.bin", "/efi/microsoft/boot/efisys_noprompt.bin"
 #: The drivers that an installation under QEMU wants, as the virtio-win medium has them.
@@ -88,221 +79,125 @@ class DriverMedium:
         return {"kind": "drivers", **asdict(self), "path": str(self.path)}
 
 
-class Medium:
-    """An open medium; names are found without regard to case, as Windows does."""
-
-    def __init__(self, iso: Any, label: str) -> None:
-        self.label = label
-        self._iso = iso
-        self.udf = bool(iso.has_udf())
-        if self.udf:
-            self._by = "udf_path"
-        elif iso.has_joliet():
-            self._by = "joliet_path"
-        else:
-            self._by = "rr_path" if iso.has_rock_ridge() else "iso_path"
-
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder; none where it is no folder."""
-        place = self.find(folder)
-        if place is None:
-            return []
-        try:
-            children = list(self._iso.list_children(**{self._by: place}))
-        except PyCdlibException:
-            return []
-        return sorted(
-            name for child in children if child is not None and (name := self._name(child)) not in ("", ".", "..")
-        )
-
-    def find(self, path: str) -> str | None:
-        """A path as the medium spells it, None where it is not there."""
-        here = ""
-        for part in (part for part in path.split("/") if part):
-            children = self._children(here or "/")
-            match = next((name for name in children if name.lower() == part.lower()), None)
-            if match is None:
-                return None
-            here = f"{here}/{match}"
-        return here or "/"
-
-    def _children(self, place: str) -> list[str]:
-        try:
-            return [self._name(child) for child in self._iso.list_children(**{self._by: place}) if child is not None]
-        except PyCdlibException:
-            return []
-
-    def _name(self, child: Any) -> str:
-        if self._by == "rr_path" and child.rock_ridge is not None:
-            return str(child.rock_ridge.name().decode("utf-8", "replace"))
-        raw = child.file_identifier()
-        text = raw.decode("utf-16-be" if self._by == "joliet_path" and len(raw) > 1 else "utf-8", "replace")
-        return str(text).partition(";")[0]
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        """Raises UsageError (no-such-file, medium-damaged)."""
-        place = self.find(path)
-        if place is None:
-            raise UsageError(f"there is no {path} on the medium", name="no-such-file")
-        try:
-            with self._iso.open_file_from_iso(**{self._by: place}) as file:
-                file.seek(offset)
-                return bytes(file.read(size))
-        except (PyCdlibException, OSError):
-            raise UsageError(
-                f"{path} cannot be read: the medium is damaged or cut off there",
-                name="medium-damaged",
-                hint="compare its checksum with the publisher's, and download it again",
-            ) from None
-
-    def sector(self, path: str) -> int | None:
-        """Where a file's data begins on the medium; None where it is not there. On UDF only."""
-        place = self.find(path)
-        if place is None or not self.udf:
-            return None
-        record = self._iso.get_record(udf_path=place)
-        if not record.alloc_descs:
-            return None
-        partition = self._iso.udf_main_descs.partitions[0]
-        return int(partition.part_start_location + record.alloc_descs[0].log_block_num)
+#: What pycdlib and the readers of dates would import late.
+_LATE = ("pycdlib", "_strptime", "lxml.etree")
+MEDIUM = Question("medium", "pipeline.offline.media_reader:answer_medium", modules=_LATE)
+LOADER = Question("medium-loader", "pipeline.offline.media_reader:answer_loader", modules=_LATE)
+#: Errors that say what the user has named: wrong usage, as they were before a worker read media.
+_USAGE = frozenset({
+    "no-medium", "medium-unknown", "medium-damaged", "no-such-file", "no-installation", "no-drivers",
+    "wim-is-split", "wim-is-esd", "wim-damaged",
+})  # fmt: skip
+#: Images of one medium and names of one list: Microsoft's media have a dozen images, and forty languages at most.
+MAX_EDITIONS, MAX_NAMES, MAX_TEXT = 256, 256, 256
 
 
-@contextmanager
-def open_medium(path: Path) -> Iterator[Medium]:
-    """Raises UsageError: medium-missing, no-medium."""
-    if not path.is_file():
-        raise UsageError(
-            f"{path} is no file", name="medium-missing", hint="name an .iso file; pipes and devices are not read"
-        )
-    iso = pycdlib.PyCdlib()
-    try:
-        iso.open(str(path))
-    except Exception as error:
-        # a hostile input is judged: the library has no bound on what it raises for one
-        raise UsageError(
-            f"{path.name} is no medium that can be read: {error}",
-            name="no-medium",
-            hint="an .iso file as it was downloaded; is it whole?",
-        ) from None
-    try:
-        yield Medium(iso, iso.pvd.volume_identifier.decode("ascii", "replace").strip())
-    finally:
-        iso.close()
+@dataclass(frozen=True)
+class LoaderSwap:
+    """Four bytes that make a medium start without a key: `place` of the sector number in the file, and its value."""
+
+    place: int
+    sector: int
 
 
 def recognize(path: Path) -> Installation | DriverMedium:
     """What kind of medium this is. Raises UsageError as `installation` and `drivers`, or medium-unknown."""
-    with open_medium(path) as medium:
-        if medium.find("/sources") is not None:
-            return _installation(path, medium)
-        if any(medium.find(f"/{driver}") for driver in DRIVERS):
-            return _drivers(path, medium)
-        raise UsageError(
-            f"{path.name} ({medium.label}) is neither a Windows installation medium nor virtio-win's",
-            name="medium-unknown",
-            hint="the one has a folder sources, the other folders such as viostor",
-        )
+    value = _ask(MEDIUM, path, {"kind": ""})
+    return _to_drivers(path, value) if value.get("kind") == "drivers" else _to_installation(path, value)
 
 
 def installation(path: Path) -> Installation:
     """A Windows installation medium.
 
-    Raises UsageError: medium-missing, no-medium, no-installation, wim-is-split, wim-is-esd, wim-damaged.
+    Raises UsageError: medium-missing, no-medium, no-installation, wim-is-split, wim-is-esd, wim-damaged; DiskError
+    as `sandbox.ask`.
     """
-    with open_medium(path) as medium:
-        return _installation(path, medium)
+    return _to_installation(path, _ask(MEDIUM, path, {"kind": "installation"}))
 
 
 def drivers(path: Path) -> DriverMedium:
-    """A virtio-win medium. Raises UsageError: medium-missing, no-medium, no-drivers."""
-    with open_medium(path) as medium:
-        return _drivers(path, medium)
+    """A virtio-win medium. Raises UsageError: medium-missing, no-medium, no-drivers; DiskError as `sandbox.ask`."""
+    return _to_drivers(path, _ask(MEDIUM, path, {"kind": "drivers"}))
 
 
-def _installation(path: Path, medium: Medium) -> Installation:
-    names = {name.lower() for name in medium.names("/sources")}
-    if "install.wim" not in names:
-        raise _no_image(path, medium, names)
-    return Installation(
-        path=path,
-        label=medium.label,
-        editions=tuple(_editions(medium, "/sources/install.wim")),
-        no_prompt=medium.find(NO_PROMPT) is not None,
-        bios=medium.find("/boot/etfsboot.com") is not None,
-    )
+def find_loader_swap(path: Path) -> LoaderSwap | None:
+    """What to change on a medium so that its UEFI loader asks for no key; None where it has no such loader.
+
+    Raises UsageError (medium-missing, no-medium, medium-damaged); DiskError as `sandbox.ask`.
+    """
+    value = _ask(LOADER, path, {})
+    if not value:
+        return None
+    size = path.stat().st_size
+    place = _number(path, value.get("place"), size - 4)
+    return LoaderSwap(place, _number(path, value.get("sector"), min(size // SECTOR, (1 << 32) - 1)))
 
 
-def _no_image(path: Path, medium: Medium, names: set[str]) -> UsageError:
-    if "install.swm" in names:
-        parts = sorted(name for name in names if name.startswith("install") and name.endswith(".swm"))
-        return UsageError(
-            f"{path.name}: its image is split ({', '.join(parts)})",
-            name="wim-is-split",
-            hint="wimlib-imagex join install.wim install*.swm, and an ISO with that; or take the original one",
+def _ask(question: Question, path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is no file", name="medium-missing", hint="name an .iso file; pipes and devices are not read"
         )
-    if "install.esd" in names:
-        return UsageError(
-            f"{path.name}: its image is install.esd, as the media creation tool makes it",
-            name="wim-is-esd",
-            hint="take the ISO from the evaluation center or the volume licensing center; it has install.wim",
-        )
-    return UsageError(
-        f"{path.name} ({medium.label}) has no sources/install.wim",
-        name="no-installation",
-        hint="a Windows installation ISO has one",
-    )
-
-
-def _editions(medium: Medium, path: str) -> Iterator[Edition]:
-    head = medium.read(path, 0, _WIM_HEADER)
-    if not head.startswith(_WIM_MAGIC) or len(head) < _WIM_HEADER:
-        raise UsageError(f"{path} is no WIM", name="wim-damaged")
-    size = int.from_bytes(head[_XML_AT : _XML_AT + 7], "little")
-    (offset,) = struct.unpack_from("<Q", head, _XML_AT + 8)
-    if not 0 < size <= _LARGEST_XML:
-        raise UsageError(f"{path}: its description has {size} bytes", name="wim-damaged")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     try:
-        root = etree.fromstring(medium.read(path, offset, size).decode("utf-16").encode(), parser)
-    except (UnicodeError, etree.XMLSyntaxError):
-        raise UsageError(
-            f"{path}: its description cannot be read: it is no XML",
-            name="wim-damaged",
-            hint="compare the medium's checksum with the publisher's, and download it again",
-        ) from None
-    for image in root.iterfind("IMAGE"):
-        windows = image.find("WINDOWS")
-        text = windows.findtext if windows is not None else (lambda _name: None)
-        build = text("VERSION/BUILD") or "0"
-        yield Edition(
-            index=int(image.get("INDEX") or 0),
-            name=image.findtext("NAME") or "",
-            edition=text("EDITIONID") or "",
-            kind=text("INSTALLATIONTYPE") or "",
-            architecture=_ARCHITECTURES.get(text("ARCH") or "", text("ARCH") or ""),
-            build=int(build) if build.isdigit() else 0,
-            languages=tuple(
-                each.text or "" for each in (windows.iterfind("LANGUAGES/LANGUAGE") if windows is not None else ())
-            ),
-            size=int(image.findtext("TOTALBYTES") or 0),
-        )
+        value = sandbox.ask(question, path, parameters=parameters).value
+    except DiskError as error:
+        if error.name in _USAGE:
+            raise UsageError(error.message, name=error.name, hint=error.hint) from None
+        raise
+    if not isinstance(value, dict):
+        raise lies(path)
+    return value
 
 
-def _drivers(path: Path, medium: Medium) -> DriverMedium:
-    found = {driver: tuple(_releases(medium, driver)) for driver in DRIVERS if medium.find(f"/{driver}")}
-    if not found:
-        raise UsageError(
-            f"{path.name} ({medium.label}) has none of {', '.join(DRIVERS)}",
-            name="no-drivers",
-            hint="virtio-win.iso, as the virtio-win project publishes it",
-        )
-    return DriverMedium(path, medium.label, found, medium.find(AGENT) is not None)
+def _to_installation(path: Path, value: Mapping[str, Any]) -> Installation:
+    editions = value.get("editions")
+    if value.get("kind") != "installation" or not isinstance(editions, list) or len(editions) > MAX_EDITIONS:
+        raise lies(path)
+    return Installation(
+        path,
+        _text(path, value.get("label")),
+        tuple(_to_edition(path, each) for each in editions),
+        value.get("no_prompt") is True,
+        value.get("bios") is True,
+    )
 
 
-def _releases(medium: Medium, driver: str) -> Iterator[str]:
-    for release in medium.names(f"/{driver}"):
-        if any(name.lower().endswith(".inf") for name in medium.names(f"/{driver}/{release}/amd64")):
-            yield release
+def _to_edition(path: Path, value: object) -> Edition:
+    if not isinstance(value, dict):
+        raise lies(path)
+    return Edition(
+        index=_number(path, value.get("index"), (1 << 31) - 1),
+        **{name: _text(path, value.get(name)) for name in ("name", "edition", "kind", "architecture")},
+        build=_number(path, value.get("build"), (1 << 31) - 1),
+        languages=_texts(path, value.get("languages")),
+        size=_number(path, value.get("size"), (1 << 63) - 1),
+    )
+
+
+def _to_drivers(path: Path, value: Mapping[str, Any]) -> DriverMedium:
+    found = value.get("drivers")
+    if value.get("kind") != "drivers" or not isinstance(found, dict) or not set(found) <= set(DRIVERS):
+        raise lies(path)
+    releases = {name: _texts(path, each) for name, each in found.items()}
+    return DriverMedium(path, _text(path, value.get("label")), releases, value.get("agent") is True)
+
+
+def _number(path: Path, value: object, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise lies(path)
+    return value
+
+
+def _text(path: Path, value: object) -> str:
+    if not isinstance(value, str):
+        raise lies(path)
+    return clean_text(value, MAX_TEXT)
+
+
+def _texts(path: Path, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise lies(path)
+    return tuple(_text(path, each) for each in value)
 
 
 def choose(medium: Installation, wanted: str) -> Edition:

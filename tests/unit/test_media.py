@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import pipeline
 from pipeline.cli.app import app
 from pipeline.command import find
-from pipeline.errors import UsageError
+from pipeline.errors import DiskError, UsageError
 from pipeline.guests.windows.preflight import preflight
 from pipeline.guests.windows.vocabulary import validate
-from pipeline.offline.media import DRIVERS, NO_PROMPT, Edition, choose, drivers, installation, open_medium, recognize
+from pipeline.offline import sandbox
+from pipeline.offline.media import (
+    DRIVERS,
+    NO_PROMPT,
+    Edition,
+    choose,
+    drivers,
+    find_loader_swap,
+    installation,
+    recognize,
+)
+from pipeline.offline.media_reader import open_medium
+from pipeline.offline.questions import Answer
 
 TOOLS = ("genisoimage", "wimlib-imagex")
 IMAGES = {
@@ -201,3 +218,103 @@ def test_the_verb_lists_it(wim: Path, tmp_path: Path) -> None:
     assert (told["kind"], [each["index"] for each in told["editions"]]) == ("installation", [1, 2])
     shown = CliRunner().invoke(app, ["iso", str(iso)]).stdout
     assert "SERVERSTANDARDCORE" in shown and "UEFI without a key" in shown
+
+
+def described(xml: str) -> bytes:
+    """A WIM that has nothing but its header and a description."""
+    data = b"\xff\xfe" + xml.encode("utf-16-le")
+    head = bytearray(208)
+    head[:8] = b"MSWIM\0\0\0"
+    struct.pack_into("<QQ", head, 72, len(data), 208)
+    return bytes(head) + data
+
+
+LAUGHS = (
+    "<!DOCTYPE W [<!ENTITY a 'ha'>" + "".join(f"<!ENTITY {n} '{20 * f'&{m};'}'>" for m, n in pairwise("abcdefgh"))
+    + "]><WIM><IMAGE INDEX='1'><NAME>&h;</NAME></IMAGE></WIM>"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<WIM><IMAGE INDEX='-1'/></WIM>",
+        "<WIM><IMAGE INDEX='one'/></WIM>",
+        "<WIM><IMAGE INDEX='1'><TOTALBYTES>x</TOTALBYTES></IMAGE></WIM>",
+        f"<WIM><IMAGE INDEX='{'9' * 5000}'/></WIM>",
+        f"<WIM>{'<IMAGE/>' * 300}</WIM>",
+        f"<WIM>{'<a>' * 5000}",
+    ],
+)
+def test_a_hostile_description_is_damaged(xml: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        installation(medium(tmp_path, {"sources/install.wim": described(xml)}))
+    assert caught.value.name == "wim-damaged" and caught.value.hint
+
+
+def test_entities_are_not_expanded(tmp_path: Path) -> None:
+    try:
+        (found,) = installation(medium(tmp_path, {"sources/install.wim": described(LAUGHS)})).editions
+    except UsageError as error:
+        assert error.name == "wim-damaged"
+    else:
+        assert len(found.name) < 300
+
+
+def test_names_of_a_medium_reach_no_terminal_as_escape_codes(tmp_path: Path) -> None:
+    names = ("x" * 900, "\u202e\u009b2J")
+    xml = "".join(f"<IMAGE INDEX='{index}'><NAME>{name}</NAME></IMAGE>" for index, name in enumerate(names))
+    first, second = installation(medium(tmp_path, {"sources/install.wim": described(f"<WIM>{xml}</WIM>")})).editions
+    assert first.name == "x" * 256 and second.name == "\\u202e\\x9b2J"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {"kind": "installation", "label": "x", "editions": [{}] * 300},
+        {"kind": "installation", "label": "x", "editions": [{"index": True}]},
+        {"kind": "installation", "label": "x", "editions": [{"index": 1, "name": ["x"]}]},
+        {"kind": "installation", "label": 5, "editions": []},
+        {"kind": "drivers", "label": "x", "drivers": {"../../x": []}},
+        {"kind": "drivers", "label": "x", "drivers": {"NetKVM": ["x"] * 999}},
+        {"kind": "other"},
+    ],
+)
+def test_an_answer_of_the_wrong_shape_is_refused(
+    value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was taken over may answer anything."""
+    path = tmp_path / "x.iso"
+    path.write_bytes(bytes(4096))
+    monkeypatch.setattr(sandbox, "ask", lambda *_, **__: Answer(value, (), {}))
+    with pytest.raises(DiskError) as caught:
+        recognize(path)
+    assert caught.value.name == "reader-lies"
+
+
+@pytest.mark.parametrize(
+    "value", [{"place": 4093, "sector": 1}, {"place": -1, "sector": 1}, {"place": 0, "sector": 3}, {"place": 0}]
+)
+def test_bytes_outside_of_the_medium_are_not_changed(
+    value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.iso"
+    path.write_bytes(bytes(4096))
+    monkeypatch.setattr(sandbox, "ask", lambda *_, **__: Answer(value, (), {}))
+    with pytest.raises(DiskError) as caught:
+        find_loader_swap(path)
+    assert caught.value.name == "reader-lies"
+
+
+def test_the_parent_does_not_read_media(wim: Path, tmp_path: Path) -> None:
+    """pycdlib and lxml's parser get a user's ISO in the worker: this process opens nothing with them."""
+    iso = medium(tmp_path, windows(wim))
+    script = (
+        "import sys; from pathlib import Path; from pipeline.offline import media;"
+        f"found = media.installation(Path({str(iso)!r})); assert media.find_loader_swap(Path({str(iso)!r}));"
+        "print(len(found.editions), sorted({'pycdlib', 'pipeline.offline.media_reader'} & set(sys.modules)))"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=here)
+    assert done.stdout.strip() == "2 []"
