@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.errors import HostError
         from pipeline.hypervisor import host
 
-        findings = [*host.examine(refresh=refresh), *_use()]
+        findings = [*host.examine(refresh=refresh), _sandbox(), *_use()]
         if json:
             print_json([asdict(finding) for finding in findings])
         else:
@@ -36,6 +37,44 @@ def register(app: typer.Typer) -> None:
         bad = [finding.name for finding in findings if finding.verdict == "fail"]
         if bad:
             raise HostError(f"this host is not fit: {', '.join(bad)}", name="host-unfit")
+
+
+def _sandbox() -> Finding:
+    """What confines the readers of disks that nobody vouches for."""
+    from pipeline.errors import GoldsmithError
+    from pipeline.hypervisor.host import SETUP, Finding
+    from pipeline.offline.probe import probe_confinement
+
+    try:
+        return judge_confinement(probe_confinement())
+    except GoldsmithError as error:
+        fix = f"{SETUP}, or apt-get install libseccomp2"
+        if "libseccomp.so" not in error.message:
+            fix = "a kernel with seccomp filters (CONFIG_SECCOMP_FILTER); in a container, a profile that allows them"
+        return Finding("sandbox", "fail", error.message, fix)
+
+
+def judge_confinement(applied: Mapping[str, Any]) -> Finding:
+    """`applied` is what a worker says of itself: namespaces, landlock (its version, 0: none), seccomp, missing."""
+    from pipeline.hypervisor.host import Finding
+
+    namespaces, landlock = sorted(applied.get("namespaces", ())), applied.get("landlock", 0)
+    missing = {str(name): str(why) for name, why in dict(applied.get("missing", {})).items()}
+    held = ["seccomp"] if applied.get("seccomp") else []
+    held += [f"landlock {landlock}"] if landlock else []
+    held += [f"namespaces {' '.join(namespaces)}"] if namespaces else []
+    text = ", ".join(held) or "nothing confines a reader"
+    if missing:
+        text += f"; not: {', '.join(f'{name} ({why})' for name, why in sorted(missing.items()))}"
+    facts = {
+        "seccomp": bool(applied.get("seccomp")), "landlock": landlock, "namespaces": namespaces, "missing": missing,
+    }  # fmt: skip
+    mend = "a kernel with landlock (lsm=...,landlock at its start), or the right to make namespaces: in a container "
+    mend += "CAP_SYS_ADMIN, for a user kernel.unprivileged_userns_clone=1"
+    if not facts["seccomp"] or not (landlock or "root" in namespaces):
+        # confined_exec starts no tool that could read every file of the host
+        return Finding("sandbox", "fail", f"{text}; qemu-img and other tools cannot be confined", mend, facts)
+    return Finding("sandbox", "warn" if missing else "ok", text, mend if missing else None, facts)
 
 
 def _use() -> list[Finding]:

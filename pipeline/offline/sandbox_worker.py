@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -156,8 +156,11 @@ def _begin_pid_namespace(applied: Applied) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def confine(limits: Limits) -> Applied:
-    """Give up everything. Raises OSError where the seccomp filter, the floor of it all, cannot be loaded."""
+def confine(limits: Limits, *, more_calls: Iterable[confinement.Rule] = ()) -> Applied:
+    """Give up everything but descriptors that are open, and the system calls of a reader and `more_calls`.
+
+    Raises OSError where the seccomp filter, the floor of it all, cannot be loaded.
+    """
     applied = Applied()
     confinement.load_seccomp()
     confinement.leave_namespaces(applied)
@@ -166,7 +169,7 @@ def confine(limits: Limits) -> Applied:
     confinement.change_root(applied)
     confinement.become_nobody()
     confinement.restrict_files(applied)
-    confinement.filter_calls(applied, allowed=confinement.READER_CALLS)
+    confinement.filter_calls(applied, allowed=(*confinement.READER_CALLS, *more_calls))
     return applied
 
 

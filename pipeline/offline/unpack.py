@@ -1,7 +1,7 @@
 """Unpacking a compressed disk: in a process of its own, as a stream, holes kept, with limits of size, space and time.
 
 What is compressed comes from strangers, and a few KiB may hold terabytes. The process has little memory and no
-rights but two open files.
+rights but two open files: it is confined as the sandbox's worker is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def unpacked(path: Path, folder: Path | None = None, *, limit: int = LIMIT) -> I
     """The unpacked file of a compressed one, in a scratch folder inside `folder` that goes with the block.
 
     A file that is not compressed is itself. `folder` is by default the system's for temporary files. Raises
-    DiskError: packed-damaged, packed-too-large, and `open_file`'s; HostError (no-space).
+    DiskError: packed-damaged, packed-too-large, and `open_file`'s; HostError (no-space, sandbox-unavailable).
     """
     kind = packed_kind(path)
     if not kind:
@@ -70,6 +70,7 @@ def _unpack(path: Path, kind: str, target: Path, limit: int) -> None:
         "target": str(target.absolute()),
         "limit": limit,
         "budget": budget,
+        "seconds": int(DEADLINE),
     }
     try:
         done = command.run(
@@ -81,7 +82,13 @@ def _unpack(path: Path, kind: str, target: Path, limit: int) -> None:
         )
     except command.CommandTimeout:
         raise _too_large(path, f"it was not unpacked after {DEADLINE:.0f} s") from None
-    name = done.stdout.strip().partition(" ")[0]
+    name, _, why = done.stdout.strip().partition(" ")
+    if name == "unfit":
+        raise HostError(
+            f"nothing that reads disks can be confined on this host: {one_line(why)[:300]}",
+            name="sandbox-unavailable",
+            hint="make setup installs libseccomp2; goldsmith doctor says what else is missing",
+        )
     if done.code == 0 and name == "done":
         return
     raise _error(path, name if done.code == 0 else "damaged", limit)

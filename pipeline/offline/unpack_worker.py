@@ -1,7 +1,7 @@
 """The process that unpacks: `python -m pipeline.offline.unpack_worker`, its order as JSON on stdin.
 
-It opens both files, gives up its rights, then reads a first byte. One word on stdout says how it ended: done,
-damaged, large, space.
+It opens both files, is confined as every reader of disks is, then reads a first byte. One word on stdout says how it
+ended: done, damaged, large, space; or unfit and why, where it cannot be confined: then nothing was read.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import errno
 import json
 import lzma
 import os
-import resource
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, Protocol
+
+from pipeline.offline.confinement import Limits, Rule
+from pipeline.offline.sandbox_worker import confine
 
 #: Bytes of a read of the source, of an output that is asked for, and of a block that may be a hole.
 _READ, _CHUNK, _BLOCK = 1 << 16, 1 << 20, 1 << 16
@@ -24,9 +25,10 @@ _READ, _CHUNK, _BLOCK = 1 << 16, 1 << 20, 1 << 16
 _READ_ZSTD = 1 << 10
 #: The dictionary of xz -9 has 64 MiB; `xz --memlimit` as Debian's package uses it has 128 MiB to spare.
 _XZ_MEMORY, _ZSTD_WINDOW = 192 << 20, 1 << 27
-#: Addresses of the whole process, libraries included.
-_ADDRESSES = 1 << 30
-_NOBODY = 65534
+#: Bytes beside what the process has when it begins: a decompressor's, and some MiB of input and output.
+_MEMORY = 320 << 20
+#: What a reader does not need: it has one file that it writes.
+_WRITES = (Rule("pwrite64"), Rule("ftruncate"))
 
 
 class Damaged(Exception):
@@ -161,27 +163,16 @@ def write_sparse(pieces: Iterator[bytes], fd: int, limit: int, budget: int) -> i
     return size
 
 
-def _give_up_rights() -> None:
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    for what, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_AS, _ADDRESSES),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, 64),
-    ):
-        with suppress(ValueError, OSError):
-            resource.setrlimit(what, (most, most))
-
-
 def _run(order: dict[str, Any]) -> str:
     source = os.open(order["source"], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     target = os.open(order["target"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     # what these load late would be out of reach without rights
     _DECODERS[order["kind"]]()
-    _give_up_rights()
+    limits = Limits(_MEMORY, order["seconds"], order["limit"], open_files=64)
+    try:
+        confine(limits, more_calls=_WRITES)
+    except OSError as error:
+        return f"unfit {error.strerror or error}"
     try:
         pieces = decompressed(order["kind"], lambda length: os.read(source, length))
         write_sparse(pieces, target, order["limit"], order["budget"])
@@ -197,4 +188,6 @@ def _run(order: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(_run(json.load(sys.stdin)))
+    print(_run(json.load(sys.stdin)), flush=True)
+    # what Python does at its end needs files
+    os._exit(0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,6 +16,7 @@ from pipeline.errors import HostError
 from pipeline.hypervisor import host
 from pipeline.hypervisor.accelerator import Verdict
 from pipeline.hypervisor.host import GIB, Finding, Firmware
+from pipeline.offline import sandbox
 
 CAPABILITIES = """
 <domainCapabilities>
@@ -130,7 +133,8 @@ def test_json_is_a_list_of_objects(app: typer.Typer, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
-    assert [set(row) for row in rows] == [{"name", "verdict", "text", "fix", "facts"}] * 2
+    assert [set(row) for row in rows] == [{"name", "verdict", "text", "fix", "facts"}] * 3
+    assert [row["name"] for row in rows] == ["libvirt", "disk", "sandbox"]
     assert rows[1]["fix"] == "goldsmith clean"
 
 
@@ -143,8 +147,8 @@ def test_what_the_store_holds_is_told(app: typer.Typer, tmp_path: Path, monkeypa
     record = {"key": "key", "stage": "provision", "image": None, "created": "?", "inputs": {}, "source": None}
     (layer / "record.json").write_text(json.dumps(record))
     rows = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
-    assert rows[0]["name"] == "store-use"
-    assert rows[0]["facts"]["layers"] >= 8192 and rows[0]["facts"]["saved_guests"] == 0
+    assert [row["name"] for row in rows] == ["sandbox", "store-use"]
+    assert rows[1]["facts"]["layers"] >= 8192 and rows[1]["facts"]["saved_guests"] == 0
 
 
 def test_a_failed_line_is_exit_code_3(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +158,53 @@ def test_a_failed_line_is_exit_code_3(app: typer.Typer, monkeypatch: pytest.Monk
     assert result.exception.exit_code == 3
     assert "fail  store         missing: /x\n" in result.stdout
     assert "-> make setup" in result.stdout
+
+
+ALL = ["ipc", "mount", "network", "pid", "root", "uts"]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "landlock", "seccomp", "missing", "verdict"),
+    [
+        (ALL, 7, True, {}, "ok"),
+        (ALL, 0, True, {"landlock": "Function not implemented"}, "warn"),
+        ([], 4, True, dict.fromkeys(("mount", "pid"), "Operation not permitted"), "warn"),
+        # no tool starts there
+        ([], 0, True, {"mount": "Operation not permitted", "landlock": "Function not implemented"}, "fail"),
+        (["mount"], 0, True, {"root": "Operation not permitted", "landlock": "not there"}, "fail"),
+        (ALL, 7, False, {}, "fail"),
+    ],
+)
+def test_what_confines_readers(
+    namespaces: list[str], landlock: int, seccomp: bool, missing: dict[str, str], verdict: str
+) -> None:
+    applied = {"namespaces": namespaces, "landlock": landlock, "seccomp": seccomp, "missing": missing}
+    finding = doctor.judge_confinement(applied)
+    assert (finding.name, finding.verdict, finding.fix is None) == ("sandbox", verdict, verdict == "ok")
+    assert finding.facts == applied
+    assert all(f"{name} ({why})" in finding.text for name, why in missing.items())
+
+
+def test_the_sandbox_of_this_host() -> None:
+    """A worker is started and asked for it; what it says is what a reader of disks gets."""
+    finding = doctor._sandbox()
+    assert finding.facts["seccomp"] and finding.text.startswith("seccomp")
+
+
+def test_a_host_without_libseccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of that name that is no library takes its place."""
+    (tmp_path / "libseccomp.so.2").write_text("no library")
+    monkeypatch.setattr(sandbox.command, "open_child", without_libseccomp(tmp_path))
+    finding = doctor._sandbox()
+    assert (finding.verdict, "libseccomp2" in str(finding.fix)) == ("fail", True)
+    assert "libseccomp.so.2" in finding.text
+
+
+def without_libseccomp(folder: Path) -> Any:
+    """The real door to child processes, whose children look for libraries in `folder` first."""
+    start = sandbox.command.open_child
+
+    def open_child(argv: Any, *, env: Mapping[str, str], **named: Any) -> Any:
+        return start(argv, env={**env, "LD_LIBRARY_PATH": str(folder)}, **named)
+
+    return open_child

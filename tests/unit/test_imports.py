@@ -131,8 +131,8 @@ def test_only_files_reads_records() -> None:
 #: Modules of `offline` that parse no disk: the door, what asks it (`media` for ISOs), what writes. Every other one
 #: is a reader and runs in the sandbox's worker; gpt and formats look at some KiB of headers, bounded.
 ASKERS = {
-    "__init__", "confined_exec", "confinement", "facts", "formats", "gpt", "mapping", "media", "questions", "sandbox",
-    "sandbox_worker", "scrub", "tools", "transfer", "unpack", "unpack_worker", "wire",
+    "__init__", "confined_exec", "confinement", "facts", "formats", "gpt", "mapping", "media", "probe", "questions",
+    "sandbox", "sandbox_worker", "scrub", "tools", "transfer", "unpack", "unpack_worker", "wire",
 }  # fmt: skip
 READERS = {
     "vhd.chain", "vhd.sparse", "guests.boot_files",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import lz4.frame
 import pytest
 import zstandard
 
+import pipeline
 from pipeline import scratch
 from pipeline.cli.app import app
 from pipeline.errors import GoldsmithError
@@ -141,3 +145,69 @@ def test_what_is_not_packed_is_itself(tmp_path: Path) -> None:
     with unpacked(plain) as same:
         assert same == plain
     assert scratch.PREFIX == ".goldsmith-"
+
+
+#: A decompressor that was taken over: what it could do is what comes out of the file.
+ATTACK = """
+import json, mmap, os, socket, sys
+from pipeline.offline import unpack_worker as worker
+low_open, other, order = os.open, sys.argv[1], json.loads(sys.argv[2])
+
+def can(what):
+    try:
+        what()
+        return True
+    except (OSError, MemoryError):
+        return False
+
+def connect():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("192.0.2.1", 9))
+
+class Attack:
+    ended, rest = True, b""
+    def feed(self, data):
+        yield json.dumps({
+            "source": data[:2] == b"\\x1f\\x8b",
+            "file": can(lambda: low_open(other, os.O_RDONLY)),
+            "folder": can(lambda: os.listdir("/")),
+            "new file": can(lambda: low_open("/tmp/x", os.O_WRONLY | os.O_CREAT)),
+            "network": can(connect),
+            "process": can(lambda: os.fork() or os._exit(0)),
+            "program": can(lambda: os.execv("/bin/true", ["true"])),
+            "signal": can(lambda: os.kill(1, 0)),
+            "executable memory": can(lambda: mmap.mmap(-1, 4096, prot=7)),
+            "much memory": can(lambda: bytearray(400 << 20)),
+            "root": os.getuid() == 0,
+        }).encode()
+
+worker._DECODERS["gz"] = Attack
+print(worker._run(order), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_decompressor_that_was_taken_over_has_no_rights(tmp_path: Path) -> None:
+    packed, out, secret = tmp_path / "x.gz", tmp_path / "x", tmp_path / "secret"
+    packed.write_bytes(gzip.compress(b"x"))
+    secret.write_text("x")
+    order = {"kind": "gz", "source": str(packed), "target": str(out), "limit": MIB, "budget": MIB, "seconds": 60}
+    done = subprocess.run(
+        [sys.executable, "-c", ATTACK, secret, json.dumps(order)],
+        env={**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "done", done.stderr
+    assert [what for what, could in json.loads(out.read_text()).items() if could] == ["source"]
+
+
+def test_nothing_is_unpacked_where_it_cannot_be_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a host without libseccomp: the worker finds another library of that name, which is none."""
+    (tmp_path / "libseccomp.so.2").write_text("no library")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    packed = tmp_path / "x.gz"
+    packed.write_bytes(gzip.compress(bytes(MIB)))
+    assert fault(packed) == "sandbox-unavailable"
+    assert list((tmp_path / "tmp").iterdir()) == []
