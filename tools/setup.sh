@@ -31,6 +31,7 @@ TEST_PACKAGES=(
     ntfs-3g wimtools genisoimage                # disks and media as Windows has them
     xfsprogs btrfs-progs exfatprogs f2fs-tools squashfs-tools  # file systems that are named, with blkid as the measure
     python3-hivex                               # registry hives, as the readers' measure
+    file xz-utils bzip2                         # packed files, and another opinion on what a file is
     strace                                      # what the sandbox's worker asks of the kernel
     grub-common grub-pc-bin kmod zstd fdisk     # a guest that plays Windows, NOT WINDOWS
     wine wine64 wixl                            # the answer file's commands run, with a real package
