@@ -91,10 +91,10 @@ def test_the_hosts_own_mirrors_and_proxies() -> None:
         'Acquire::https::Proxy "DIRECT";\nAcquire::http::Proxy::deb.example "10.0.0.6:8000";\n'
         'Acquire::http::Timeout "30";\n'
     )
-    sites = "http://deb.debian.org\nhttps://mirror.corp:8443\nfile:/srv/mirror\ncdrom:[Debian]\n\nhttp://[bad\n"
+    sites = "http://mirror.example.org\nhttps://mirror.corp:8443\nfile:/srv/mirror\ncdrom:[Debian]\n\nhttp://[bad\n"
     environment = {"http_proxy": "http://proxy.corp:3128", "HTTPS_PROXY": "", "no_proxy": "10.0.0.9", "PATH": "/bin"}
     assert endpoints(sites, dump, environment) == {
-        ("deb.debian.org", 80),
+        ("mirror.example.org", 80),
         ("mirror.corp", 8443),
         ("10.0.0.5", 3142),
         ("10.0.0.6", 8000),
