@@ -81,20 +81,20 @@ def list_versions(
         return
     rows = []
     for version in versions:
-        told = version.summary()
-        disk = told["disks"][0]
-        generations = ",".join(str(g) for g in told["generations"])
+        row = version.summary()
+        disk = row["disks"][0]
+        generations = ",".join(str(g) for g in row["generations"])
         shown = tuple("missing" if disk[key] is None else size(disk[key]) for key in ("size", "allocated"))
         rows.append(
             (
-                told["name"],
-                told["version"],
-                ",".join(told["channels"]),
-                told["state"] + ("" if told["signed_by"] else ", unsigned"),
+                row["name"],
+                row["version"],
+                ",".join(row["channels"]),
+                row["state"] + ("" if row["signed_by"] else ", unsigned"),
                 generations,
                 count(version.manifest.get("checks")).short,
                 *shown,
-                told["created"],
+                row["created"],
             )
         )
     table(rows, ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created"))
@@ -147,8 +147,8 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         print(f"           {_on_disk(told)}, {what}, caching {disk.caching}")
     print(f"  checks   {count(manifest.get('checks'))}")
     for cell, seen in manifest.get("prove", {}).items():
-        told = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
-        print(f"  {booted(cell, seen)}; {told}")
+        checks = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
+        print(f"  {booted(cell, seen)}; {checks}")
     for timing in manifest.get("timings", ()):
         print(f"  {timing['stage']:10} {timing.get('title') or '':28} {timing.get('seconds') or 0:7.1f} s")
     print(f"  run      {manifest.get('run', '?')}, created {manifest['created']}")

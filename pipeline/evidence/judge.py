@@ -86,18 +86,18 @@ def _odd_faults(
 
 def _sums_faults(folder: Path, manifest: Mapping[str, Any], files: Collection[str]) -> Iterator[str]:
     written = read_text(folder / SUMS, TEXT_LIMIT)
-    told = {name: digest for digest, _, name in (line.partition("  ") for line in written.split("\n")[:-1])}
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in written.split("\n")[:-1])}
     # an export's sums have the disks that were too large at capture
     known = {
-        name: flat or (flat_digest(folder / name) if name in told else None)
+        name: flat or (flat_digest(folder / name) if name in listed else None)
         for name, flat in flat_digests(manifest).items()
     }
     found = sums_of(folder, known, files)
-    for name in sorted(told.keys() - found.keys()):
+    for name in sorted(listed.keys() - found.keys()):
         yield f"{name} is missing"
-    for name in sorted(found.keys() - told.keys()):
+    for name in sorted(found.keys() - listed.keys()):
         yield f"{name} is not one of its files"
-    for name in sorted(name for name in told.keys() & found.keys() if told[name] != found[name]):
+    for name in sorted(name for name in listed.keys() & found.keys() if listed[name] != found[name]):
         yield f"{name} was changed"
     if written != "".join(f"{digest}  {name}\n" for name, digest in found.items()):
         yield f"{SUMS} was changed"
@@ -135,8 +135,8 @@ def _signature_faults(
 def subjects_of(folder: Path, manifest: Mapping[str, Any], files: Collection[str]) -> dict[str, statements.Digests]:
     """What the statements are about. A disk too large for a flat digest is named by that of its chunks'."""
     disks = {
-        name: {"sha256": told["sha256"]} if told["sha256"] else {"goldsmithTree": told["tree_sha256"]}
-        for name, told in disks_of(manifest).items()
+        name: {"sha256": disk["sha256"]} if disk["sha256"] else {"goldsmithTree": disk["tree_sha256"]}
+        for name, disk in disks_of(manifest).items()
     }
     bound: Collection[str] = (MANIFEST, SBOM)
     if manifest.get("evidence", 1) >= FORMAT:
@@ -145,7 +145,7 @@ def subjects_of(folder: Path, manifest: Mapping[str, Any], files: Collection[str
 
 
 def flat_digests(manifest: Mapping[str, Any]) -> dict[str, str | None]:
-    return {name: told["sha256"] for name, told in disks_of(manifest).items()}
+    return {name: disk["sha256"] for name, disk in disks_of(manifest).items()}
 
 
 def sums_of(folder: Path, disks: Mapping[str, str | None], files: Collection[str]) -> dict[str, str]:

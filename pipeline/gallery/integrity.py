@@ -74,8 +74,8 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
         manifest = manifest_of(path)
         if (manifest["version"], manifest["name"]) != (version, name):
             return f"its manifest is that of {manifest['name']} {manifest['version']}"
-        for file, told in disks_of(manifest).items():
-            if wrong := _judge_disk(path / file, told):
+        for file, record in disks_of(manifest).items():
+            if wrong := _judge_disk(path / file, record):
                 return wrong
         return judge(path, manifest)
     except RecordDamaged as error:
@@ -90,11 +90,11 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
         return f"cannot be read: {Path(str(error.filename)).name}: {error.strerror}"
 
 
-def _judge_disk(path: Path, told: Mapping[str, Any]) -> str:
-    return next(_disk_faults(path, told, "its disk" if path.name == DISK else path.name), "")
+def _judge_disk(path: Path, record: Mapping[str, Any]) -> str:
+    return next(_disk_faults(path, record, "its disk" if path.name == DISK else path.name), "")
 
 
-def _disk_faults(path: Path, told: Mapping[str, Any], whose: str) -> Iterator[str]:
+def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
     """What is wrong with a disk, cheapest first; nothing behind the first is looked at."""
     try:
         mode = path.lstat().st_mode
@@ -104,13 +104,13 @@ def _disk_faults(path: Path, told: Mapping[str, Any], whose: str) -> Iterator[st
     if not stat.S_ISREG(mode):
         yield f"{whose} is {kind_of(mode)}, not a file"
         return
-    expected = told["chunks_sha256"]
-    if told["chunk_size"] != CHUNK:
-        yield f"its manifest has digests of {told['chunk_size']} bytes each, and goldsmith's are of {CHUNK}"
-    if told.get("tree_sha256") not in (None, tree_of(expected)):
+    expected = record["chunks_sha256"]
+    if record["chunk_size"] != CHUNK:
+        yield f"its manifest has digests of {record['chunk_size']} bytes each, and goldsmith's are of {CHUNK}"
+    if record.get("tree_sha256") not in (None, tree_of(expected)):
         yield f"its manifest's tree_sha256 is not that of {whose}"
-    if path.stat().st_size != told["size"]:
-        yield f"{whose} has {path.stat().st_size} bytes, not {told['size']}"
+    if path.stat().st_size != record["size"]:
+        yield f"{whose} has {path.stat().st_size} bytes, not {record['size']}"
     found = chunk_digests(path)
     if len(found.chunks) != len(expected):
         yield f"its manifest has {len(expected)} digests of {whose}, not {len(found.chunks)}"
@@ -118,5 +118,5 @@ def _disk_faults(path: Path, told: Mapping[str, Any], whose: str) -> Iterator[st
     wrong = [n for n, (a, b) in enumerate(zip(found.chunks, expected, strict=True)) if a != b]
     if wrong:
         yield f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * CHUNK}"
-    if told["sha256"] is not None and flat_digest(path) != told["sha256"]:
+    if record["sha256"] is not None and flat_digest(path) != record["sha256"]:
         yield f"its manifest's sha256 is not that of {whose}"

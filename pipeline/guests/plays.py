@@ -18,22 +18,22 @@ _ALL_TAGS = ["all"]
 def verify_plays(report: Path) -> None:
     """Hold a playbook that ended well to having run something. Raises GuestError (step-empty) naming the play."""
     try:
-        told = json.loads(report.read_text(encoding="utf-8"))
+        summary = json.loads(report.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        told = {"plays": []}
-    if not told["plays"]:
+        summary = {"plays": []}
+    if not summary["plays"]:
         raise GuestError(
             "the playbook has no play",
             name="step-empty",
             hint="begin it with `- hosts: all` and tasks, or remove the step",
         )
-    for play in told["plays"]:
+    for play in summary["plays"]:
         if not play["matched"]:
             raise _empty(play, "matches no host: it was skipped", _hosts_hint(play["hosts"]))
         if play["check"]:
             raise _empty(play, "ran in check mode, which changes nothing", "remove check_mode from the play")
         if not play["tasks"] and not play["facts_only"]:
-            raise _empty(play, f"ran no task{_tags(told)}", _tasks_hint(told))
+            raise _empty(play, f"ran no task{_tags(summary)}", _tasks_hint(summary))
 
 
 def _empty(play: Mapping[str, Any], what: str, hint: str) -> GuestError:
@@ -48,16 +48,16 @@ def _hosts_hint(hosts: str) -> str:
     return "write `hosts: all`: the inventory has one host, guest, and no other group"
 
 
-def _tags(told: Mapping[str, Any]) -> str:
+def _tags(summary: Mapping[str, Any]) -> str:
     found = []
-    if told["tags"] != _ALL_TAGS and told["tags"]:
-        found.append(f"only those with the tags {', '.join(told['tags'])}")
-    if told["skip_tags"]:
-        found.append(f"none with the tags {', '.join(told['skip_tags'])}")
+    if summary["tags"] != _ALL_TAGS and summary["tags"]:
+        found.append(f"only those with the tags {', '.join(summary['tags'])}")
+    if summary["skip_tags"]:
+        found.append(f"none with the tags {', '.join(summary['skip_tags'])}")
     return f": asked for were {' and '.join(found)}" if found else ""
 
 
-def _tasks_hint(told: Mapping[str, Any]) -> str:
-    if _tags(told):
+def _tasks_hint(summary: Mapping[str, Any]) -> str:
+    if _tags(summary):
         return "ANSIBLE_RUN_TAGS or ANSIBLE_SKIP_TAGS is set in the environment: unset it"
     return "give it tasks or roles, or remove the play; a task with the tag `never` is not run"
