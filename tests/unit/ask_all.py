@@ -25,6 +25,7 @@ QUESTIONS: dict[str, Callable[[Path], object]] = {
     "volumes": lambda path: list_disk(path, what="volumes"),
     "extents": lambda path: len(mapping.chain_extents(path).extents),
     "boot": lambda path: [len(blob) for blob in sandbox.ask(threshold.BOOT_FILES, path).blobs],
+    "secrets": lambda path: [each.evidence for each in inspect_disk(path) if each.id == "secrets-searched"],
     "free": lambda path: len(scrub.free_extents(path)),
 }
 

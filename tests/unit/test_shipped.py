@@ -20,8 +20,8 @@ def shipped_files() -> tuple[dict[str, bytes], dict[str, bytes]]:
     files = {
         "usr/share/golang/testdata/server.pem": pem(),
         "etc/app/example.pem": pem(),
-        "usr/lib/python3/dist-packages/x/keys.py": b"KEY =  + pem() + b\n",
-        "usr/local/lib/python3.11/dist-packages/y/keys.py": b"KEY =  + pem() + b\n",
+        "usr/lib/python3/dist-packages/x/keys.py": b'KEY = """' + pem() + b'"""\n',
+        "usr/local/lib/python3.11/dist-packages/y/keys.py": b'KEY = """' + pem() + b'"""\n',
         "opt/app/node_modules/ssh/test/id_rsa.pem": pem(),
         "opt/apk/tests/key.pem": pem(),
     }
