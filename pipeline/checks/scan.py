@@ -69,14 +69,16 @@ def _is_public(shipped: Shipped, path: str | None) -> bool:
 
 def _read_as_files(root: Root, found: Found, where: dict[int, str]) -> Iterator[str]:
     """Compressed files that do not lie in one piece are read through their file system; what is not is a gap."""
-    streams = [(offset, kind, where[offset]) for offset, kind in found.broken if offset in where]
+    # one that lies in one piece ends early, wherever one reads it
+    streams = [
+        (offset, kind, path)
+        for offset, kind in found.broken
+        if (path := where.get(offset)) is not None and len(root.runs(path)) > 1
+    ]
     if len(streams) > FILES:
         yield f"more than {FILES} compressed files in several places: {streams[FILES][2]} was not unpacked"
     for offset, kind, path in streams[:FILES]:
         runs = root.runs(path)
-        if len(runs) < 2:
-            # it ends early, wherever one reads it
-            continue
         whole = root.read(path, FILE_LIMIT + 1) or b""
         if len(whole) > FILE_LIMIT:
             yield f"{path} has more than {FILE_LIMIT >> 20} MiB of {kind} in several places: not unpacked whole"

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import zstandard
 
-#: Bytes of a piece, and of memory that xz and zstandard may ask for.
-PIECE, MEMORY = 1 << 20, 64 << 20
+#: Bytes of a piece, and of memory that xz and zstandard may ask for. `xz -9` needs 65 MiB.
+PIECE, MEMORY = 1 << 20, 72 << 20
+#: How liblzma and zstandard name it when that is too little.
+_TOO_LITTLE = ("Memory usage limit", "too much memory")
 
 #: What compressed data begins with (in Hyperscan's syntax, with DOTALL), the length of that, and its name.
 MAGIC: tuple[tuple[bytes, int, str], ...] = (
@@ -27,11 +29,15 @@ _GIT = (b"blob ", b"commit ", b"tree ", b"tag ")
 
 
 class Broken(Exception):
-    """The data ends early or is no such data. `begun`: something was unpacked before."""
+    """The data ends early, is no such data or, with `too_large`, needs more than MEMORY.
 
-    def __init__(self, begun: bool) -> None:
+    `begun`: something was unpacked before.
+    """
+
+    def __init__(self, begun: bool, too_large: bool = False) -> None:
         super().__init__("broken")
         self.begun = begun
+        self.too_large = too_large
 
 
 def unpack(kind: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -42,8 +48,8 @@ def unpack(kind: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if piece:
                 begun = True
                 yield piece
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError, struct.error):
-        raise Broken(begun) from None
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError, struct.error) as error:
+        raise Broken(begun, any(words in str(error) for words in _TOO_LITTLE)) from None
 
 
 def _inflate(chunks: Iterator[bytes], bits: int) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from functools import cache, partial
 import hyperscan
 
 from pipeline.offline.disk import Disk
-from pipeline.offline.packed_data import MAGIC, Broken, unpack
+from pipeline.offline.packed_data import MAGIC, MEMORY, Broken, unpack
 from pipeline.offline.pattern_cache import compile_patterns
 from pipeline.offline.search import OVERLAP, windows
 from pipeline.secret_rules import Rule, rule_set
@@ -44,8 +44,11 @@ RUN_LIMIT, WIDE_BEFORE, WIDE_AFTER = 1 << 20, 2048, 8192
 WIDE_MANY = 1_000
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BREAKS = b"\r\n \t"
-#: Searched only where a file may begin: in the midst of one they are a program's or a kernel's own parts.
-_FILES, _SECTOR = frozenset({"zlib", "xz", "bzip2", "zstd"}), 512
+#: Searched only where a file may begin: in the midst of one they are a program's or a kernel's own parts. bzip2 is
+#: not among them: pbzip2 writes one stream behind the other, and ten bytes are no accident.
+_FILES, _SECTOR = frozenset({"zlib", "xz", "zstd"}), 512
+#: They give nothing before a whole block is there: that nothing came does not show that they are none.
+_BLOCKS = frozenset({"xz", "bzip2", "zstd"})
 _STEP = 256 << 10
 
 #: From a place in a buffer to the disk's offset.
@@ -265,7 +268,12 @@ class _Search:
                 self.look(tail + piece + b"\n", lambda _: at, (*layers, kind))
                 tail = piece[-OVERLAP:]
         except Broken as error:
-            if error.begun and not layers:
+            # zstandard's four bytes are found by accident in the midst of what was unpacked
+            if error.too_large and (kind == "xz" or not layers):
+                self.found.gaps.append(
+                    f"{kind} at byte {at} needs more than {MEMORY >> 20} MiB of memory: not unpacked"
+                )
+            elif not layers and (error.begun or kind in _BLOCKS):
                 self.found.broken.append((at, kind))
 
     def _decode_runs(self, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:

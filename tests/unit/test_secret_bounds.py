@@ -104,8 +104,40 @@ def scattered(folder: Path, data: bytes, step: int) -> tuple[Path, int]:
         return disk, len(opened.root.runs("/packed"))
 
 
-@pytest.mark.parametrize("kind", ["gzip", "xz"])
+@pytest.mark.parametrize("kind", sorted(PACK))
 def test_a_packed_file_in_several_extents_is_read_whole(kind: str, tmp_path: Path) -> None:
     disk, extents = scattered(tmp_path, PACK[kind](secret_text()), 8192)
     assert extents > 5
     assert findings(disk)["access-tokens"] == [f"github pat in /packed (inside {kind})"]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "zstd"])
+def test_a_second_stream_is_unpacked_too(kind: str, tmp_path: Path) -> None:
+    packed = PACK[kind](b"nothing is in here\n" * 500) + PACK[kind](secret_text())
+    assert findings(write(tmp_path, {"srv/packed": packed}))["access-tokens"] == [
+        f"github pat in /srv/packed (inside {kind})"
+    ]
+
+
+def test_the_highest_preset_of_xz_is_unpacked(tmp_path: Path) -> None:
+    disk = write(tmp_path, {"srv/packed": lzma.compress(secret_text(), preset=9)})
+    assert findings(disk)["access-tokens"] == ["github pat in /srv/packed (inside xz)"]
+
+
+def long_window() -> bytes:
+    """What `zstd --long=27` writes to a pipe."""
+    wanted = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+    packer = zstandard.ZstdCompressor(compression_params=wanted).compressobj()
+    return packer.compress(secret_text()) + packer.flush()
+
+
+def large_dictionary() -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 256 * MIB}]
+    return lzma.compress(secret_text(), filters=filters)
+
+
+@pytest.mark.parametrize(("kind", "make"), [("zstd", long_window), ("xz", large_dictionary)])
+def test_what_needs_too_much_memory_is_named(kind: str, make: Callable[[], bytes], tmp_path: Path) -> None:
+    gaps = findings(write(tmp_path, {"srv/packed": make()}))["secrets-searched"]
+    assert len(gaps) == 1 and gaps[0].startswith(f"{kind} at byte ")
+    assert gaps[0].endswith("needs more than 72 MiB of memory: not unpacked")
