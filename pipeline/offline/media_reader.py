@@ -120,10 +120,10 @@ def open_medium(path: Path) -> Iterator[Medium]:
     except (MemoryError, RecursionError):
         # the worker's own answer says that it takes too much
         raise
-    except Exception as error:
-        # a hostile input is judged: the library has no bound on what it raises for one
+    except Exception:
+        # a hostile input is judged: the library has no bound on what it raises for one, and its words reach nobody
         raise UsageError(
-            f"{path.name} is no medium that can be read: {error}",
+            f"{path.name} cannot be read as an installation medium",
             name="no-medium",
             hint="an .iso file as it was downloaded; is it whole?",
         ) from None
