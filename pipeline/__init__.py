@@ -18,6 +18,7 @@ The floors of the house; imports point down this list, never up:
     vhd          the format
     definition   YAML to a frozen typed model, every fault at once
     record       what happened: runs, stage records, timings
+    base         qemu-img and qemu-io, behind the package sh
     store        where things land
     scratch      the only maker of temporary files and folders, which `clean` finds again
     command      the only door to child processes

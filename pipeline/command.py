@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from pipeline.errors import BuildError, HostError
 
@@ -32,6 +32,19 @@ WATCH_EVERY = 0.25
 
 #: A program that was started and not waited for.
 Child = subprocess.Popen[bytes]
+#: What `Running.wait` raises after its timeout.
+StillRunning = subprocess.TimeoutExpired
+
+
+class Running(Protocol):
+    """A child in a session of its own, started by whatever means."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, below zero after a signal. Raises StillRunning after `timeout` seconds."""
+        ...
 
 
 class CommandFailed(BuildError):
@@ -94,11 +107,8 @@ class LineCutter:
 class _Lines(threading.Thread):
     """Reads a stream to its end: keeps the whole, and hands on each line. Calls `end` once, where it is too much."""
 
-    def __init__(
-        self, stream: IO[bytes] | None, on_line: Callable[[str], None] | None, end: Callable[[], None]
-    ) -> None:
+    def __init__(self, stream: IO[bytes], on_line: Callable[[str], None] | None, end: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        assert stream is not None
         self._stream = stream
         self._end = end
         self.too_much = False
@@ -155,33 +165,67 @@ def run(
     program is missing, CommandTimeout, CommandFailed, or BuildError(output-too-large).
     """
     words = [str(word) for word in argv]
+
+    def start_child() -> tuple[Running, IO[bytes], IO[bytes]]:
+        process = subprocess.Popen(
+            tied_argv(words),
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment(env),
+            start_new_session=True,
+        )
+        threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
+        assert process.stdout is not None and process.stderr is not None
+        return process, process.stdout, process.stderr
+
+    return follow(start_child, words, deadline=deadline, on_line=on_line, hint=hint, ok_codes=ok_codes, watch=watch)
+
+
+def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", **(added or {})}
+
+
+def tied_argv(words: Sequence[str]) -> list[str]:
+    """The argument list that runs `words` and ends with us. Raises HostError (tool-missing).
+
+    A SIGKILL of goldsmith must not leave qemu-img or mmdebstrap behind: the child asks the kernel to die with the
+    thread that started it.
+    """
     program = find(words[0])
     if program is None:
         raise HostError(f"{words[0]} is not installed", name="tool-missing", hint="make setup installs it")
-    # pdeathsig: a SIGKILL of goldsmith must not leave qemu-img or mmdebstrap behind
     setpriv = find("setpriv")
-    wrap = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    return [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), program, *words[1:]]
+
+
+def follow(
+    start_child: Callable[[], tuple[Running, IO[bytes], IO[bytes]]],
+    words: Sequence[str],
+    *,
+    deadline: float,
+    on_line: Callable[[str], None] | None = None,
+    hint: str | None = None,
+    ok_codes: Sequence[int] = (0,),
+    watch: Callable[[], None] | None = None,
+) -> Result:
+    """What `run` promises, of a child that `start_child` starts; it gives the child, its stdout and its stderr.
+
+    `words` name the program in errors. The other parameters and the errors are those of `run`.
+    """
     started = time.monotonic()
-    process = subprocess.Popen(
-        [*wrap, program, *words[1:]],
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
-        start_new_session=True,
-    )
+    process, stdout_pipe, stderr_pipe = start_child()
 
     def kill_all() -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    out, err = _Lines(process.stdout, on_line, kill_all), _Lines(process.stderr, on_line, kill_all)
-    feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
-    feeder.start()
+    out, err = _Lines(stdout_pipe, on_line, kill_all), _Lines(stderr_pipe, on_line, kill_all)
     try:
         code = _wait(process, started + deadline, watch)
-    except subprocess.TimeoutExpired:
+    except StillRunning:
         end(process)
         raise CommandTimeout(words, deadline) from None
     except BaseException:
@@ -218,7 +262,7 @@ def start(argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env=environment(),
             start_new_session=True,
             # Python ignores SIGXFSZ, and so does the child then: a log that is full costs it a write, not its life
             restore_signals=log_limit is None,
@@ -253,24 +297,24 @@ def kill(process: Child) -> int:
     return process.wait()
 
 
-def _wait(process: Child, until: float, watch: Callable[[], None] | None) -> int:
+def _wait(process: Running, until: float, watch: Callable[[], None] | None) -> int:
     while True:
         left = until - time.monotonic()
         try:
             return process.wait(timeout=min(left, WATCH_EVERY) if watch else left)
-        except subprocess.TimeoutExpired:
+        except StillRunning:
             if time.monotonic() >= until:
                 raise
             if watch:
                 watch()
 
 
-def end(process: Child) -> None:
+def end(process: Running) -> None:
     """End a child's whole session: SIGTERM, then SIGKILL after GRACE seconds. The child is reaped."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(StillRunning):
             process.wait(timeout=GRACE)
             if number == signal.SIGTERM:
                 # grandchildren that ignored SIGTERM

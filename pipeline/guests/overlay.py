@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import command
+from pipeline.base import qemu_img
 from pipeline.definition import DataDisk
 from pipeline.layers import Image
 
@@ -18,11 +19,7 @@ def create_overlay(path: Path, below: Image, size: int | None = None) -> Image:
 
 
 def _overlay(path: Path, below: Image, size: int | None = None) -> Image:
-    base_format = {"vhd": "vpc"}.get(below.format, below.format)
-    argv: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", base_format, "-b", below.path, path]
-    if size is not None:
-        argv.append(str(size))
-    command.run(argv, deadline=60)
+    qemu_img.create_overlay(path, below.path, qemu_img.DRIVERS[below.format], size)
     return Image(path, "qcow2", below)
 
 

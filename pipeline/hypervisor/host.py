@@ -16,6 +16,7 @@ from typing import Any, Literal
 from lxml import etree
 
 from pipeline import command
+from pipeline.base import qemu_img
 from pipeline.errors import GoldsmithError
 from pipeline.hypervisor import accelerator, connection
 from pipeline.store import Store
@@ -190,9 +191,9 @@ def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> 
 
 
 def _qemu_img() -> list[Finding]:
-    said = command.run(["qemu-img", "--version"], deadline=10).stdout
-    version = re.search(r"version (\S+)", said)
-    text = version.group(1) if version else said.strip()
+    line = qemu_img.version()
+    version = re.search(r"version (\S+)", line)
+    text = version.group(1) if version else line
     return [Finding("qemu-img", "ok", text, facts={"version": text})]
 
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast, get_args
 
 import pipeline
 from pipeline import command, scratch
+from pipeline.base import qemu_img
 from pipeline.errors import DiskError, HostError
 from pipeline.offline.confined_exec import UNFIT
 
@@ -109,7 +110,7 @@ def _seconds(files: Sequence[Path]) -> float:
 
 def _map(parameters: Mapping[str, Any], _: Path | None) -> Plan:
     files = _files(parameters)
-    argv = ["qemu-img", "map", "-f", _format(parameters), "--output=json", str(files[0])]
+    argv = qemu_img.map_argv(files[0], _format(parameters))
     return Plan(argv, files, seconds=_seconds(files))
 
 
@@ -118,18 +119,7 @@ def _unpack(parameters: Mapping[str, Any], output: Path | None) -> Plan:
     assert output is not None
     size = int(parameters["size"])
     budget = min(size, unpack_budget(files), shutil.disk_usage(output.parent).free - RESERVE)
-    argv = [
-        "qemu-img",
-        "convert",
-        "-f",
-        _format(parameters),
-        "-O",
-        "raw",
-        "-n",
-        "--target-is-zero",
-        str(files[0]),
-        str(output),
-    ]
+    argv = qemu_img.unpack_argv(files[0], _format(parameters), output)
     return Plan(argv, files, [output], file_size=size, budget=budget, seconds=_seconds(files))
 
 
@@ -150,11 +140,11 @@ def _journal(parameters: Mapping[str, Any], _: Path | None) -> Plan:
     return Plan(argv, files, error="journal-damaged", codes=(0, 1))
 
 
-def _format(parameters: Mapping[str, Any]) -> str:
+def _format(parameters: Mapping[str, Any]) -> qemu_img.Format:
     fmt = str(parameters["fmt"])
-    if fmt not in ("qcow2", "vhdx", "vmdk", "vpc", "raw"):
+    if fmt not in get_args(qemu_img.Format):
         raise DiskError(f"{fmt[:20]!r} is no format", name="disk-format", hint="qcow2, vhdx, vmdk, vpc or raw")
-    return fmt
+    return cast(qemu_img.Format, fmt)
 
 
 _TOOLS: dict[str, Callable[[Mapping[str, Any], Path | None], Plan]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import command, scratch
+from pipeline.base import qemu_img
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline import gpt, mapping
 from pipeline.offline.mapping import open_source as open_source  # noqa: PLC0414  callers know it from here
@@ -18,9 +19,6 @@ from pipeline.vhd.footer import DiskType, Footer, read_footer
 from pipeline.vhd.write import write_differencing, write_dynamic
 
 Progress = Callable[[int, int], None]
-
-#: Seconds for qemu-img to write a disk of another format.
-CONVERT_DEADLINE = 7200.0
 
 #: What can be written, and by which end of a name it is meant.
 KINDS = ("fixed", "dynamic", "raw", "qcow2", "vhdx", "vmdk")
@@ -110,10 +108,7 @@ def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool,
         raw.parent.mkdir()
         write_raw(source, raw, progress=progress)
         try:
-            command.run(
-                ["qemu-img", "convert", "-f", "raw", "-O", kind, "-t", "writeback", raw, draft],
-                deadline=CONVERT_DEADLINE,
-            )
+            qemu_img.convert(raw, "raw", draft, qemu_img.DRIVERS[kind])
         except command.CommandFailed as error:
             raise DiskError(
                 f"qemu-img cannot write {kind}: {error.message}", name="disk-map", hint="is the target's disk full?"

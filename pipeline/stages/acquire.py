@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import command
+from pipeline.base import qemu_img
 from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
@@ -113,7 +114,8 @@ def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> 
     _verify(job, source.path, source.sha256, "source.iso.sha256")
     _verify(job, source.drivers, source.drivers_sha256, "source.drivers.sha256")
     overlay = draft.path / DISK
-    command.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(definition.disk)], deadline=60)
+    assert definition.disk is not None, "the definition's rules: an installation says its disk's size"
+    qemu_img.create(overlay, "qcow2", definition.disk)
     return Made(_plain(draft), {"edition": edition.name, "build": edition.build, "suite": None}, edition.name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pipeline
 from pipeline import command
+from pipeline.base import qemu_img
 from pipeline.checks.verdict import count
 from pipeline.definition import MasterSource
 from pipeline.digests import CHUNK, FLAT_LIMIT, chunk_digests, flat_digest
@@ -174,9 +175,9 @@ def _extras(job: Job, source: Layer) -> list[tuple[str, Path]]:
 def tool_versions(job: Job) -> dict[str, str]:
     """The versions of what had a hand in the master."""
     versions = {"goldsmith": pipeline.__version__, "python": platform.python_version()}
-    for name, argv in {"qemu-img": ["qemu-img", "--version"], "mmdebstrap": ["mmdebstrap", "--version"]}.items():
-        if command.find(argv[0]):
-            versions[name] = command.run(argv, deadline=10).stdout.splitlines()[0].strip()
+    versions["qemu-img"] = qemu_img.version()
+    if command.find("mmdebstrap"):
+        versions["mmdebstrap"] = command.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
     versions["libvirt"] = job.connection.version
     versions["qemu"] = job.connection.qemu_version
     return versions

@@ -27,6 +27,7 @@ FLOORS = [
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},
     {"layers", "vhd", "definition"},
     {"record", "scratch"},
+    {"base"},
     {"store", "command", "digests", "secret_rules"},
     {"files"},
     {"errors", "printable"},
@@ -104,6 +105,18 @@ def test_only_the_doors_touch_libvirt_and_subprocess() -> None:
             assert "subprocess" not in names, path
 
 
+def test_only_one_module_names_qemu_img() -> None:
+    """An argument list that begins with qemu-img or qemu-io is made in one place."""
+    named = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List) and node.elts and isinstance(node.elts[0], ast.Constant)
+        if node.elts[0].value in ("qemu-img", "qemu-io")
+    }
+    assert named == {"base.qemu_img"}
+
+
 def test_only_scratch_makes_temporary_files() -> None:
     """What `clean` does not know of it cannot remove."""
     for path in FILES:
@@ -118,7 +131,7 @@ def test_only_scratch_makes_temporary_files() -> None:
 
 
 #: Who reads JSON that is no record of goldsmith's: answers of tools, of guests and of the sandbox.
-ANSWERS = {"fabric", "hypervisor", "offline", "guests", "checks"}
+ANSWERS = {"fabric", "hypervisor", "offline", "guests", "checks", "base"}
 
 
 def test_only_files_reads_records() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from pipeline import command
+from pipeline.base import qemu_img
 from pipeline.guests.access import write_iso
 from pipeline.layers import Image
 from pipeline.offline.media import find_loader_swap
@@ -21,13 +21,9 @@ def without_prompt(medium: Path, overlay: Path) -> Image | None:
     swap = find_loader_swap(medium)
     if swap is None:
         return None
-    command.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", medium, overlay], deadline=60)
-    writes = [
-        word
-        for index, byte in enumerate(struct.pack("<I", swap.sector))
-        for word in ("-c", f"write -P {byte:#04x} {swap.place + index} 1")
-    ]
-    command.run(["qemu-io", "-f", "qcow2", *writes, overlay], deadline=60)
+    qemu_img.create_overlay(overlay, medium, "raw")
+    changes = [(swap.place + index, byte) for index, byte in enumerate(struct.pack("<I", swap.sector))]
+    qemu_img.patch(overlay, "qcow2", changes)
     return Image(overlay, "qcow2", Image(medium, "raw"))
 
 
