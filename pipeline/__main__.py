@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import locale
 import os
 import signal
 import sys
@@ -24,6 +26,7 @@ def main() -> None:
 
         print(f"goldsmith {__version__}")
         return
+    _leave_the_callers_settings()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     from pipeline.cli.door import guard_output
@@ -34,6 +37,23 @@ def main() -> None:
     sys.stderr.flush()
     # threads of a broken-off proof and libvirt's event loop must not delay the end; all clean-up is done
     os._exit(code)
+
+
+def _leave_the_callers_settings() -> None:
+    """Set what an image or a key must not take from the caller: the file mode mask, and the encoding of text.
+
+    Python chooses the encoding of file names once, at its start: where the caller's locale is not UTF-8, goldsmith is
+    started again in UTF-8 mode.
+    """
+    from pipeline.command import UMASK
+
+    os.umask(UMASK)
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
+    # text of files without an encoding of its own is read by the locale, also where file names are UTF-8
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
 
 def _guarded() -> int:

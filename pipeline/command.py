@@ -1,13 +1,15 @@
 """The only door to child processes.
 
 Every call has a deadline, gives its whole stderr in the error, streams lines (also those ended by a carriage
-return, as qemu-img's progress is) and leaves no orphan: the child gets SIGKILL when goldsmith dies.
+return, as qemu-img's progress is) and leaves no orphan: the child gets SIGKILL when goldsmith dies. A child gets the
+environment that `environment` makes, never the caller's: what a shell or a CI job exports must not change an image.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -28,7 +30,21 @@ LARGEST_OUTPUT = 64 << 20
 LONGEST_LINE = 64 << 10
 #: Seconds between two calls of a `watch`.
 WATCH_EVERY = 0.25
-
+#: The file mode mask of goldsmith and all its children, whatever the caller's is.
+UMASK = 0o022
+#: What children get of the caller's environment beside PATH: where temporary files go.
+_KEPT = ("TMPDIR",)
+#: Variables of the caller that decide how a download is reached, not what it holds. Lower case counts as upper case.
+_DOWNLOADS = frozenset(
+    {
+        *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "SSH_AUTH_SOCK"),
+    }
+)
+#: Variables that goldsmith itself reads, for a goldsmith that goldsmith starts.
+_OWN = ("GOLDSMITH_HOME", "GOLDSMITH_KEY", "XDG_STATE_HOME", "HOME", "NO_COLOR")
+#: Where root's tools are; a user's PATH may lack them.
+_ROOT_TOOLS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 #: A program that was started and not waited for.
 Child = subprocess.Popen[bytes]
@@ -140,10 +156,38 @@ def _feed(pipe: IO[bytes] | None, data: str | bytes | None) -> None:
         pipe.close()
 
 
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The whole environment of a child process: the same for every caller, but for PATH and TMPDIR; `extra` is added.
+
+    HOME is the home folder in the user database: `sudo` and CI jobs set another one.
+    """
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:  # a container may run us under a user id without a name
+        home = "/"
+    kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
+    fixed = {"HOME": home, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    return {"PATH": _search_path(), **kept, **fixed, **(extra or {})}
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH') or os.defpath}:{_ROOT_TOOLS}"
+
+
+def download_variables() -> dict[str, str]:
+    """The caller's proxies, certificate files and ssh agent, for a program that downloads."""
+    return {name: value for name, value in os.environ.items() if name.upper() in _DOWNLOADS}
+
+
+def own_variables() -> dict[str, str]:
+    """What another goldsmith needs of the caller's environment to do what this one would do."""
+    own = {name: os.environ[name] for name in _OWN if name in os.environ}
+    return {**download_variables(), **own, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
 def find(program: str) -> str | None:
     """The path of `program`, looked for where root's tools are too, or None."""
-    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    return shutil.which(program, path=path)
+    return shutil.which(program, path=_search_path())
 
 
 def run(
@@ -160,8 +204,8 @@ def run(
 ) -> Result:
     """Run a program to its end.
 
-    `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to the
-    environment; `watch` is called four times a second and ends the child by raising. Raises HostError when the
+    `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to
+    `environment`; `watch` is called four times a second and ends the child by raising. Raises HostError when the
     program is missing, CommandTimeout, CommandFailed, or BuildError(output-too-large).
     """
     words = [str(word) for word in argv]
@@ -174,6 +218,7 @@ def run(
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=environment(env),
+            umask=UMASK,
             start_new_session=True,
         )
         threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
@@ -181,11 +226,6 @@ def run(
         return process, process.stdout, process.stderr
 
     return follow(start_child, words, deadline=deadline, on_line=on_line, hint=hint, ok_codes=ok_codes, watch=watch)
-
-
-def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", **(added or {})}
 
 
 def tied_argv(words: Sequence[str]) -> list[str]:
@@ -263,6 +303,7 @@ def start(argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None
             stdout=out,
             stderr=out,
             env=environment(),
+            umask=UMASK,
             start_new_session=True,
             # Python ignores SIGXFSZ, and so does the child then: a log that is full costs it a write, not its life
             restore_signals=log_limit is None,
@@ -285,6 +326,7 @@ def open_child(
         stderr=subprocess.PIPE,
         pass_fds=pass_fds,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **env},
+        umask=UMASK,
         start_new_session=True,
     )
 

@@ -116,6 +116,7 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
         command.run(
             argv,
             deadline=LONGEST,
+            env=command.own_variables(),
             on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
             watch=watch,
         )

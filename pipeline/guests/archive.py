@@ -154,7 +154,12 @@ def _download(wanted: Mapping[str, Path], deadline: float = 2 * INDEX_DEADLINE) 
     ]
     words = [word for address, file in wanted.items() for word in (address, file)]
     try:
-        answer = command.run([APT_HELPER, *options, "download-file", *words], deadline=deadline, ok_codes=(0, 100))
+        answer = command.run(
+            [APT_HELPER, *options, "download-file", *words],
+            deadline=deadline,
+            env=command.download_variables(),
+            ok_codes=(0, 100),
+        )
     except GoldsmithError:
         return None
     return answer.stdout + answer.stderr

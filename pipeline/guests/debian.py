@@ -217,8 +217,13 @@ def _assemble(
             deadline=deadline,
             on_line=watcher.line,
             cwd=work,
-            # a build must not depend on who runs it
-            env={"HOME": "/root", "TMPDIR": str(stage), "DEBIAN_FRONTEND": "noninteractive"},
+            # apt downloads the packages through the host's proxy
+            env={
+                **command.download_variables(),
+                "HOME": "/root",
+                "TMPDIR": str(stage),
+                "DEBIAN_FRONTEND": "noninteractive",
+            },
         )
     except command.CommandFailed as failed:
         target.unlink(missing_ok=True)

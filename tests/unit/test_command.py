@@ -106,3 +106,71 @@ def test_a_line_without_end_is_handed_on_in_pieces() -> None:
         cut.feed(b"x" * 65536)
     assert len(lines) >= 99
     assert max(len(line) for line in lines) <= command.LONGEST_LINE
+
+
+# ---- what a child gets of its caller -------------------------------------------------------------------------------
+
+#: What shells and CI jobs export, and what must not reach a child.
+CALLER = {
+    "ANSIBLE_RUN_TAGS": "none",
+    "ANSIBLE_FORCE_COLOR": "1",
+    "APT_CONFIG": "/tmp/apt.conf",
+    "DEBIAN_FRONTEND": "dialog",
+    "GIT_DIR": "/tmp/git",
+    "HOME": "/home/nobody-of-ours",
+    "LANG": "de_DE.ISO-8859-1",
+    "LC_ALL": "tr_TR.UTF-8",
+    "LD_PRELOAD": "",
+    "PYTHONSTARTUP": "/tmp/start.py",
+    "SOURCE_DATE_EPOCH": "1",
+    "SSH_AUTH_SOCK": "/tmp/agent",
+    "TZ": "Asia/Tokyo",
+    "https_proxy": "http://proxy.example:3128",
+}
+
+
+def test_a_child_gets_nothing_of_the_callers_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = command.run(["env"], deadline=10, env={"ONE": "1"}).stdout
+    for name, value in CALLER.items():
+        monkeypatch.setenv(name, value)
+    old = os.umask(0o077)
+    try:
+        after = command.run(["env"], deadline=10, env={"ONE": "1"}).stdout
+        made = command.run(["sh", "-c", "touch x; mkdir d; umask"], deadline=10, cwd=tmp_path).stdout
+        log = tmp_path / "log"
+        command.start(["env"], log).wait(10)
+    finally:
+        os.umask(old)
+    assert after == before and "ONE=1\n" in after
+    assert log.read_text() == after.replace("ONE=1\n", "")
+    assert made == "0022\n" and (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+    assert dict(line.split("=", 1) for line in after.splitlines())["LANG"] == "C.UTF-8"
+
+
+def test_a_download_gets_the_callers_proxy_and_certificates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in {**CALLER, "NO_PROXY": "localhost", "SSL_CERT_FILE": "/etc/ca.pem"}.items():
+        monkeypatch.setenv(name, value)
+    assert sorted(command.download_variables()) == ["NO_PROXY", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "https_proxy"]
+
+
+def test_goldsmith_itself_takes_neither_mask_nor_encoding_of_its_caller() -> None:
+    """A locale that is not UTF-8 would read names of files, and texts, as something else: other keys."""
+    script = (
+        "import sys; from pipeline import __main__ as m; m._guarded = lambda: ("
+        "print(sys.getfilesystemencoding(), open(0).encoding.lower(), __import__('os').umask(0)), 0)[1]; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(command.__file__).parents[1]),
+            **{"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
+        },
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["utf-8", "utf-8", str(command.UMASK)]

@@ -104,15 +104,28 @@ def test_each_play_is_judged(tmp_path: Path) -> None:
         assert caught.value.name == "step-empty" and caught.value.hint and said in caught.value.message
 
 
-@pytest.mark.parametrize(("variable", "value"), [("ANSIBLE_RUN_TAGS", "nginx"), ("ANSIBLE_SKIP_TAGS", "all")])
-def test_tags_that_select_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """Facts are gathered all the same: that is no task of the play. Callbacks of the environment change nothing."""
-    monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "minimal")
-    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(tmp_path))
-    facts = "  gather_subset: ['!all', '!min']\n"
-    told = empty(tmp_path, f"- hosts: all\n{facts}  tasks:\n{TASK}")
-    assert "ran no task" in told.message and value in told.message and variable in str(told.hint)
+def test_the_callers_ansible_variables_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags, check mode, callbacks, colours, inventories and strategies of a shell or a CI job."""
+    variables = {
+        "CALLBACK_PLUGINS": str(tmp_path),
+        "CHECK_MODE": "1",
+        "CONFIG": str(tmp_path / "none.cfg"),
+        "FORCE_COLOR": "1",
+        "INVENTORY": "localhost,",
+        "ROLES_PATH": str(tmp_path),
+        "RUN_TAGS": "nginx",
+        "SKIP_TAGS": "all",
+        "STDOUT_CALLBACK": "minimal",
+        "STRATEGY": "free",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ANSIBLE_{name}", value)
+    monkeypatch.setenv("PY_COLORS", "1")
+    lines = run(tmp_path, f"- hosts: all\n  gather_facts: false\n  tasks:\n{TASK}")
+    assert [line.split(" *")[0] for line in lines[1:3]] == ["TASK [ansible.builtin.command]", "changed: [guest]"]
+    failing = "- hosts: all\n  gather_facts: false\n  tasks:\n    - {name: it, ansible.builtin.command: 'false'}\n"
+    with pytest.raises(GuestError, match='task "it": non-zero return code'):
+        run(tmp_path, failing)
 
 
 def test_a_failed_task_is_still_told_as_such(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """An Ansible callback that reports which plays matched a host, and how many of their tasks were run there.
 
 The report is JSON at $GOLDSMITH_PLAYS, written anew after each event, so that it is whole whenever Ansible ends:
-{"tags": [...], "skip_tags": [...], "plays": [{"name", "hosts", "matched", "tasks", "facts_only", "check"}]}
+{"plays": [{"name", "hosts", "matched", "tasks", "facts_only", "check"}]}
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ansible import context
 from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
@@ -68,12 +67,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         path = os.environ.get("GOLDSMITH_PLAYS")
         if path is None:
             return
-        arguments = context.CLIARGS
-        report = {
-            "tags": list(arguments.get("tags") or ()),
-            "skip_tags": list(arguments.get("skip_tags") or ()),
-            "plays": self._plays,
-        }
         new = Path(f"{path}.new")
-        new.write_text(json.dumps(report), encoding="utf-8")
+        new.write_text(json.dumps({"plays": self._plays}), encoding="utf-8")
         new.replace(path)
