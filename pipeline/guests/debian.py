@@ -8,13 +8,14 @@ device, no mount of the disk: the file system is written by ``mke2fs -d`` straig
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,14 @@ _ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "
 
 
 def recipe() -> str:
-    """A digest of how the tree and the disk are made: this module and the texts it writes into the tree."""
-    whole = hashlib.sha256()
-    for module in (Path(__file__), Path(debian_tree.__file__), Path(archive.__file__)):
-        whole.update(module.read_bytes())
-    return whole.hexdigest()
+    """A digest of what makes the tree and the disk: calls, scripts and files, with names in place of a build's own.
+
+    The mirrors are the host's own business, and the packages stand beside this in the key.
+    """
+    numbers, sources = identity("recipe"), [("MIRROR", "SUITE")]
+    script = _script("SUITE", (), numbers, Path("TARGET"), Path("WORK"), 0, sources)
+    made = [_ALONE, script, sorted(debian_tree.texts(numbers, sources).items())]
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
 def identity(seed: str) -> dict[str, str]:
@@ -193,21 +197,7 @@ def _assemble(
     stage.mkdir()
     numbers = identity(seed)
     debian_tree.write(work, numbers, sources)
-    settings = {
-        **numbers,
-        "work": str(work),
-        "stage": str(stage),
-        "target": str(target),
-        "memory": str(memory),
-        "minimum": str(MINIMUM_MIB),
-    }
-    script = "\n".join(
-        [
-            *(f"{name}={shlex.quote(value)}" for name, value in settings.items()),
-            f"bootstrap() {{ {shlex.join(mmdebstrap_argv(suite, packages, stage / 'root', work, sources))}; }}",
-            debian_tree.INSIDE,
-        ]
-    )
+    script = _script(suite, packages, numbers, target, work, memory, sources)
     watcher = _Watcher(progress)
     watcher.phase("asking the archive")
     started = time.monotonic()
@@ -239,6 +229,30 @@ def _assemble(
         "in_memory": bool(memory),
         "seconds": {**watcher.seconds, "total": round(time.monotonic() - started, 2)},
     }
+
+
+def _script(
+    suite: str,
+    packages: Sequence[str],
+    numbers: Mapping[str, str],
+    target: Path,
+    work: Path,
+    memory: int,
+    sources: Sequence[tuple[str, str]],
+) -> str:
+    """What runs inside the namespaces: settings, mmdebstrap's call, and the making of the disk."""
+    stage = work / "stage"
+    settings = {
+        **numbers,
+        "work": str(work),
+        "stage": str(stage),
+        "target": str(target),
+        "memory": str(memory),
+        "minimum": str(MINIMUM_MIB),
+    }
+    argv = mmdebstrap_argv(suite, packages, stage / "root", work, sources)
+    lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    return "\n".join([*lines, f"bootstrap() {{ {shlex.join(argv)}; }}", debian_tree.INSIDE])
 
 
 #: (pattern, name, hint) of what apt, dpkg and the tools say when a bootstrap fails; the first that fits is told.

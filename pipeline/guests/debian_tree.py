@@ -259,17 +259,27 @@ def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
     return texts
 
 
+def texts(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dict[str, tuple[str, int]]:
+    """Everything that the script reads, by its path in the work folder: text, mode. The tree, hooks, boot menus."""
+    found = {
+        f"tree/{name}": (text, 0o755 if text.startswith("#!") else 0o644)
+        for name, text in files(numbers, sources).items()
+    }
+    return {
+        **found,
+        "essential.sh": (_ESSENTIAL, 0o755),
+        "customize.sh": (_CUSTOMIZE, 0o755),
+        "esp.cfg": (esp_config(numbers), 0o644),
+        "early.cfg": (early_config(numbers), 0o644),
+        "grub.cfg": (first_menu(numbers), 0o644),
+        "modules": ("".join(f"{name}\n" for name in INITRAMFS_MODULES), 0o644),
+    }
+
+
 def write(work: Path, numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> None:
-    """Write everything that the script reads into `work`: tree/, the hooks, the boot configurations."""
-    for name, text in files(numbers, sources).items():
-        path = work / "tree" / name
+    """Write `texts` into `work`."""
+    for name, (text, mode) in texts(numbers, sources).items():
+        path = work / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        path.chmod(0o755 if text.startswith("#!") else 0o644)
-    for name, text in (("essential.sh", _ESSENTIAL), ("customize.sh", _CUSTOMIZE)):
-        (work / name).write_text(text)
-        (work / name).chmod(0o755)
-    (work / "esp.cfg").write_text(esp_config(numbers))
-    (work / "early.cfg").write_text(early_config(numbers))
-    (work / "grub.cfg").write_text(first_menu(numbers))
-    (work / "modules").write_text("".join(f"{name}\n" for name in INITRAMFS_MODULES))
+        path.chmod(mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipeline import checks
 from pipeline.checks import CheckResult
 from pipeline.checks.model import Status
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
+from pipeline.checks.versions import inspection_inputs
 from pipeline.definition import DataDisk
 from pipeline.errors import CheckFailed
 from pipeline.job import Job, Made, Work
@@ -26,7 +26,7 @@ _NAMED = 8
 def plan(job: Job) -> tuple[Work, ...]:
     definition = job.definition
     inputs: dict[str, object] = {
-        "checks": _checks_digest(),
+        **inspection_inputs(definition.os),
         "waive": dict(definition.waive),
         "accounts": sorted(definition.accounts),
         "generations": sorted(definition.generations),
@@ -41,15 +41,6 @@ def plan(job: Job) -> tuple[Work, ...]:
 def _ports(job: Job) -> set[tuple[str, int]] | None:
     definition = job.definition
     return {(one.protocol, one.port) for one in definition.ports} if definition.os == "windows" else None
-
-
-def _checks_digest() -> str:
-    """Digest of the checks' own source: a new or mended check looks at every master again."""
-    whole = hashlib.sha256()
-    folder = Path(checks.__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return whole.hexdigest()
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:

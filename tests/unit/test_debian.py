@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -198,3 +199,22 @@ def test_the_recipe_is_one_text() -> None:
     """What the bootstrap writes into the tree is an input of its layer."""
     assert debian.recipe() == debian.recipe()
     assert len(debian.recipe()) == 64
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *((debian, name) for name in ("PACKAGES", "MINIMUM_MIB", "_ALONE")),
+        *(
+            (debian_tree, name)
+            for name in ("INSIDE", "_CUSTOMIZE", "_ESSENTIAL", "_NETWORK", "INITRAMFS_MODULES", "SERIAL")
+        ),
+    ],
+)
+def test_the_recipe_is_made_of_what_is_produced(
+    module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = debian.recipe()
+    value = getattr(module, name)
+    monkeypatch.setattr(module, name, value + {str: "#", tuple: ("another",), int: 1}[type(value)])
+    assert debian.recipe() != before

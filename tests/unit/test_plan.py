@@ -11,6 +11,7 @@ import pytest
 from pipeline import job
 from pipeline import plan as planning
 from pipeline.build import _sound
+from pipeline.checks import versions
 from pipeline.definition import load_named
 from pipeline.errors import UsageError
 from pipeline.gallery import DISK as MASTER
@@ -20,7 +21,7 @@ from pipeline.job import Job
 from pipeline.layers import DISK, Draft, Image, Layers
 from pipeline.plan import START, WARM, explain, plan
 from pipeline.record import NO_RUN
-from pipeline.stages import generalize, inspect, provision
+from pipeline.stages import generalize, provision
 from pipeline.store import Store
 from tests.unit.test_gallery import least_manifest
 
@@ -135,6 +136,11 @@ def patched(thing: object, name: str, value: object) -> Change:
     return lambda _project, patch: patch.setattr(thing, name, value)
 
 
+def raised(table: dict[str, int], name: str) -> Change:
+    """A module's version is raised."""
+    return lambda _project, patch: patch.setitem(table, name, table[name] + 1)
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "the suite": (define("bookworm", "trixie"), "bootstrap trixie"),
     "the base's packages": (define("[less]", "[less, tree]"), UNITS[0]),
@@ -158,7 +164,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "the agent": (define("expect:", "generalize: {agent: none}\nexpect:"), "generalize"),
     "the generalize script": (patched(linux, "generalize_script", lambda _agent, _installs: "another"), "generalize"),
     "the version of a stage": (patched(generalize, "VERSION", 99), "generalize"),
-    "a check": (patched(inspect, "_checks_digest", lambda: "another"), "checks"),
+    "a check": (raised(versions.BOTH, "checks.boot"), "checks"),
+    "the packages' reader": (raised(versions.LINUX, "offline.packages"), "checks"),
+    "the rules for secrets": (patched(versions, "RULES", versions.RULES[:1]), "checks"),
     "a waived check": (define("expect:", "waive: {apt-proxy: a reason}\nexpect:"), "checks"),
     "the cells": (define("expect:", "prove: [gen1]\nexpect:"), "gen1"),
     "an expectation": (define('"true"', '"false"'), "gen1, gen2"),
@@ -192,6 +200,7 @@ NOTHING: dict[str, Change] = {
     "another image's playbook": edit("playbooks/other.yml", "all", "web"),
     "a comment": define("disk: 8 GiB", "disk: 8 GiB  # enough"),
     "a deadline": define("network: none", "network: none\n    timeout: 5 min"),
+    "a reader of Windows' registry": raised(versions.WINDOWS, "offline.registry"),
     "the machine": define("expect:", "machine: {cpus: 4}\nexpect:"),
     "an index without news for this disk": lambda _project, patch: index(patch, "index two", []),
 }
