@@ -5,20 +5,18 @@ Where the digests that capture took are the same, the disks are not read: `galle
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from pipeline.checks import list_disk
+from pipeline.digests import BLOCK, unequal_blocks
 from pipeline.errors import UsageError
-from pipeline.gallery import Version, disks_of
+from pipeline.gallery import DISK, Version, digests_file, disks_of
 from pipeline.offline import transfer
 from pipeline.offline.transfer import Made
-
-#: Bytes of a block, as uploads and deduplicating file systems count.
-BLOCK = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def compare(old: Version, new: Version) -> Differences:
     theirs, ours = disks_of(old.manifest), disks_of(new.manifest)
     for name in theirs.keys() & ours.keys():
         with transfer.open_source(old.path / name) as before, transfer.open_source(new.path / name) as after:
-            runs = transfer.blocks_of(before, after, _suspects(theirs[name], ours[name]))
+            runs = transfer.blocks_of(before, after, _suspects(old, new, name))
         blocks += len({n for start, length in runs for n in range(start // BLOCK, -(-(start + length) // BLOCK))})
         changed += sum(length for _, length in runs)
     return Differences(
@@ -90,17 +88,32 @@ def delta(old: Version, new: Version, target: Path, *, timestamp: int, force: bo
             name="data-disks",
             hint="goldsmith vhd diff OLD NEW TARGET for each of them",
         )
-    within = _suspects(old.manifest["disk"], new.manifest["disk"])
+    within = _suspects(old, new, DISK)
     return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)
 
 
-def _suspects(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[int, int]] | None:
-    """(start, end) of the chunks whose digests are not the same; None where there are none to be held together."""
-    size, theirs, ours = new.get("chunk_size"), old.get("chunks_sha256"), new.get("chunks_sha256")
-    if not size or size != old.get("chunk_size") or not theirs or not ours:
+def _suspects(old: Version, new: Version, name: str) -> list[tuple[int, int]] | None:
+    """(start, end) of the pieces of a disk whose digests differ; None where only the disks themselves can say."""
+    before, after = disks_of(old.manifest)[name], disks_of(new.manifest)[name]
+    files = [version.path / digests_file(name) for version in (old, new)]
+    if all(told.get("digests") for told in (before, after)) and all(path.exists() for path in files):
+        return _joined(unequal_blocks(*files))
+    size, theirs, ours = after.get("chunk_size"), before.get("chunks_sha256"), after.get("chunks_sha256")
+    if not size or size != before.get("chunk_size") or not theirs or not ours:
         return None
     pairs = enumerate(zip_longest(theirs, ours))
     return [(number * size, (number + 1) * size) for number, (one, other) in pairs if one != other]
+
+
+def _joined(blocks: Iterable[int]) -> list[tuple[int, int]]:
+    """(start, end) in bytes of the runs that blocks make, which come in order."""
+    runs: list[tuple[int, int]] = []
+    for number in blocks:
+        start = number * BLOCK
+        if runs and runs[-1][1] == start:
+            start = runs.pop()[0]
+        runs.append((start, (number + 1) * BLOCK))
+    return runs
 
 
 def _packages(version: Version) -> dict[str, str]:

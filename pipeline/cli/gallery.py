@@ -294,7 +294,8 @@ def diff(
 ) -> None:
     """Say what one version has that another has not: packages, files, checks, blocks."""
     from pipeline.cli.show import print_json, size
-    from pipeline.compare import BLOCK, compare
+    from pipeline.compare import compare
+    from pipeline.digests import BLOCK
 
     gallery = _gallery()
     seen = compare(gallery.get(old), gallery.get(new))

@@ -14,7 +14,7 @@ from pipeline.evidence import statements
 from pipeline.evidence.signing import verified
 from pipeline.evidence.unsigned import EVIDENCE
 from pipeline.files import AnyObject, parse_json, read_text, regular_files
-from pipeline.gallery import MANIFEST, disks_of
+from pipeline.gallery import MANIFEST, digests_file, disks_of
 from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
 from pipeline.gallery.parcels import TEXT_LIMIT
 
@@ -79,7 +79,9 @@ def _odd_faults(
     """What a version cannot hold, found before anything is read."""
     for name, kind in odd.items():
         yield f"{name} is {kind}, not a file"
-    for name in sorted(set(files) - disks_of(manifest).keys()):
+    disks = disks_of(manifest)
+    # a disk's file of digests has the size that its disk gives it, and is judged with it
+    for name in sorted(set(files) - disks.keys() - {digests_file(disk) for disk in disks}):
         if (size := (folder / name).lstat().st_size) > (MANIFEST_LIMIT if name == MANIFEST else TEXT_LIMIT):
             yield f"{name} has {size} bytes, more than {TEXT_LIMIT}"
 

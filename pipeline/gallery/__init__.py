@@ -21,11 +21,10 @@ from filelock import FileLock, Timeout
 
 from pipeline.definition import DataDisk
 from pipeline.definition.rules import IMAGE_NAME
-from pipeline.digests import tree_of
 from pipeline.errors import GoldsmithError, HostError, UsageError
 from pipeline.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
-from pipeline.gallery.manifest import ManifestShape, manifest_of
+from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
 from pipeline.gallery.versions import next_version, parse
 from pipeline.layers import Image
 from pipeline.record import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
@@ -59,6 +58,11 @@ def mode_of(name: str) -> int:
 def data_file(lun: int) -> str:
     """The name of a version's data disk."""
     return f"data-{lun}.vhd"
+
+
+def digests_file(disk: str) -> str:
+    """The name of the file with the digests of a disk's blocks, by that of the disk."""
+    return f"{Path(disk).stem}.digests"
 
 
 def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -110,7 +114,7 @@ class Version:
     @property
     def digest(self) -> str:
         """What tells its disk from any other: the flat sha256, or the tree of its chunks' where there is none."""
-        return self.sha256 or f"tree:{tree_of(self.manifest['disk']['chunks_sha256'])}"
+        return self.sha256 or f"tree:{tree_of_disk(self.manifest['disk'])}"
 
     def summary(self) -> dict[str, Any]:
         """What `goldsmith gallery list --json` promises."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import CHUNK, chunk_digests, flat_digest, tree_of
+from pipeline.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.errors import GoldsmithError, HostError, UsageError
 from pipeline.files import RecordDamaged, kind_of
-from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, disks_of
+from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
 
@@ -104,13 +104,46 @@ def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[
     if not stat.S_ISREG(mode):
         yield f"{whose} is {kind_of(mode)}, not a file"
         return
-    expected = record["chunks_sha256"]
     if record["chunk_size"] != CHUNK:
         yield f"its manifest has digests of {record['chunk_size']} bytes each, and goldsmith's are of {CHUNK}"
-    if record.get("tree_sha256") not in (None, tree_of(expected)):
-        yield f"its manifest's tree_sha256 is not that of {whose}"
     if path.stat().st_size != record["size"]:
         yield f"{whose} has {path.stat().st_size} bytes, not {record['size']}"
+    faults = _chunk_faults if record.get("chunks_sha256") else _block_faults
+    yield from faults(path, record, whose)
+    if record["sha256"] is not None and flat_digest(path) != record["sha256"]:
+        yield f"its manifest's sha256 is not that of {whose}"
+
+
+def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
+    """A disk against its tree digest, and against the file of its blocks' digests, which says where it differs."""
+    blocks = path.with_name(digests_file(path.name))
+    if not record.get("digests"):
+        if chunk_digests(path).tree != record["tree_sha256"]:
+            yield f"{whose} was changed"
+        return
+    if record["digests"]["block_size"] != BLOCK:
+        yield f"{blocks.name} is of blocks of {record['digests']['block_size']} bytes, and goldsmith's are of {BLOCK}"
+    try:
+        found = compare_block_digests(path, blocks)
+    except FileNotFoundError:
+        yield f"{blocks.name} is missing"
+        return
+    except ValueError as error:
+        yield f"{blocks.name}: {error}"
+        return
+    if found.tree != record["tree_sha256"]:
+        first = found.first_changed
+        where = "" if first is None else f": {found.changed} blocks, the first at byte {first * BLOCK}"
+        yield f"{whose} was changed{where}"
+    elif found.changed:
+        yield f"{blocks.name} was changed: {found.changed} digests are not those of {whose}"
+
+
+def _chunk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
+    """A disk against the chunks' digests in a manifest of an older version."""
+    expected = record["chunks_sha256"]
+    if record.get("tree_sha256") not in (None, tree_of(expected)):
+        yield f"its manifest's tree_sha256 is not that of {whose}"
     found = chunk_digests(path)
     if len(found.chunks) != len(expected):
         yield f"its manifest has {len(expected)} digests of {whose}, not {len(found.chunks)}"
@@ -118,5 +151,3 @@ def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[
     wrong = [n for n, (a, b) in enumerate(zip(found.chunks, expected, strict=True)) if a != b]
     if wrong:
         yield f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * CHUNK}"
-    if record["sha256"] is not None and flat_digest(path) != record["sha256"]:
-        yield f"its manifest's sha256 is not that of {whose}"

@@ -6,6 +6,7 @@ is checked where it is there. Who asks for more than is required must say what t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.definition.rules import IMAGE_NAME
+from pipeline.digests import tree_of
 from pipeline.files import RecordDamaged, Shape, read_json
 from pipeline.gallery.versions import parse
 
@@ -42,15 +44,32 @@ def _version(text: str) -> str:
     return text
 
 
+class _BlocksShape(Shape):
+    """The file of digests beside a disk."""
+
+    file: Annotated[str, Field(pattern=r"^(disk|data-\d{1,2})\.digests$")]
+    block_size: Annotated[int, Field(gt=0, lt=1 << 40)]
+
+
 class DiskShape(Shape):
-    """One disk: `size` and `virtual_size` in bytes; `sha256` is null where the disk is too large to take it."""
+    """One disk: `size` and `virtual_size` in bytes; `sha256` is null where the disk is too large to take it.
+
+    Manifests of older versions hold the chunks' digests themselves; the first ones had no `tree_sha256`.
+    """
 
     size: Size
     virtual_size: Size
     sha256: Sha256 | None
     chunk_size: Annotated[int, Field(gt=0, lt=1 << 40)]
-    chunks_sha256: list[Sha256]
+    chunks_sha256: list[Sha256] | None = None
     tree_sha256: Sha256 | None = None
+    digests: _BlocksShape | None = None
+
+    @model_validator(mode="after")
+    def _it_is_known_by_something(self) -> DiskShape:
+        if self.tree_sha256 is None and self.chunks_sha256 is None:
+            raise ValueError("it has no tree_sha256")
+        return self
 
 
 class DataDiskShape(DiskShape):
@@ -153,6 +172,11 @@ class ManifestShape(Shape):
         return (
             "goldsmith gallery verify says what else is damaged; bring the version back from an export or the archive"
         )
+
+
+def tree_of_disk(told: Mapping[str, Any]) -> str:
+    """The digest that a disk is known by, from what a manifest says of it."""
+    return str(told.get("tree_sha256") or tree_of(told["chunks_sha256"]))
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

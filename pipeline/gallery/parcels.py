@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import command, scratch
-from pipeline.digests import chunk_digests, flat_digest
+from pipeline.digests import blocks_size, chunk_digests, flat_digest
 from pipeline.errors import CheckFailed, HostError, UsageError
 from pipeline.files import RecordDamaged, regular_files
-from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, disks_of, mode_of
+from pipeline.gallery import MANIFEST, NEW, TOMBSTONES, Gallery, Version, digests_file, disks_of, mode_of
 from pipeline.gallery.integrity import Judge, judge_folder
 from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
-from pipeline.gallery.manifest import manifest_of, read_manifest
+from pipeline.gallery.manifest import manifest_of, read_manifest, tree_of_disk
 from pipeline.record import remove_tree, sync_folder, sync_tree
 
 SUMS = "SHA256SUMS"
@@ -57,7 +57,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
         flat = {name: flat_digest(draft / name) for name in files}
         (draft / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in flat.items()))
         for name, told in disks_of(version.manifest).items():
-            same = chunk_digests(draft / name).chunks == tuple(told["chunks_sha256"])
+            same = chunk_digests(draft / name).tree == tree_of_disk(told)
             if not same or flat[name] != (told["sha256"] or flat[name]):
                 raise CheckFailed(
                     f"{version.path / name} is not what was captured", name="master-damaged", hint=_VERIFY
@@ -150,6 +150,7 @@ def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
     files, odd = regular_files(parcel)
     faults = [f"{name} is {kind}, not a file" for name, kind in odd.items()]
     disks = disks_of(manifest)
+    digests = {digests_file(name): told for name, told in disks.items() if told.get("digests")}
     if len(files) > MOST_FILES:
         faults.append(f"it has {len(files)} files, more than {MOST_FILES}")
     for name in files:
@@ -157,11 +158,14 @@ def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
         if name in disks:
             if size != disks[name]["size"]:
                 faults.append(f"{name} has {size} bytes, not {disks[name]['size']}")
+        elif name in digests:
+            if size != blocks_size(int(digests[name]["size"])):
+                faults.append(f"{name} has {size} bytes, not {blocks_size(int(digests[name]['size']))}")
         elif name not in (MANIFEST, SUMS) and not _EXTRA.fullmatch(name):
             faults.append(f"{name} is not one of a master's files")
         elif size > (MANIFEST_LIMIT if name == MANIFEST else TEXT_LIMIT):
             faults.append(f"{name} has {size} bytes, more than {TEXT_LIMIT}")
-    faults += [f"{name} is missing" for name in disks if name not in files and name not in odd]
+    faults += [f"{name} is missing" for name in (*disks, *digests) if name not in files and name not in odd]
     if faults:
         raise CheckFailed(f"{parcel}: {faults[0]}", name="master-damaged", hint=_AGAIN)
     return files
@@ -180,7 +184,7 @@ def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
 
 def _copy(source: Path, target: Path, mode: int) -> None:
     """A copy of a regular file, whatever has taken its place meanwhile."""
-    if source.suffix == ".vhd":
+    if source.suffix in (".vhd", ".digests"):
         command.run(
             ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE
         )

@@ -16,6 +16,7 @@ from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
 from pipeline.fetch import download
 from pipeline.gallery import Version, disks_of
+from pipeline.gallery.manifest import tree_of_disk
 from pipeline.guests import debian
 from pipeline.guests.overlay import create_data_disk, create_overlay
 from pipeline.guests.windows.preflight import preflight
@@ -189,7 +190,7 @@ def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> M
         raise BuildError(f"{master.disk} is gone", name="master-missing")
     job.progress("the parent's digests")
     for name, told in disks_of(master.manifest).items():
-        if chunk_digests(master.path / name).chunks != tuple(told["chunks_sha256"]):
+        if chunk_digests(master.path / name).tree != tree_of_disk(told):
             raise CheckFailed(
                 f"{master.path / name} is not what was captured",
                 name="master-damaged",

@@ -13,13 +13,13 @@ from pipeline import command
 from pipeline.base import qemu_img
 from pipeline.checks.verdict import count
 from pipeline.definition import MasterSource
-from pipeline.digests import CHUNK, FLAT_LIMIT, chunk_digests, flat_digest
+from pipeline.digests import BLOCK, CHUNK, FLAT_LIMIT, flat_digest, write_block_digests
 from pipeline.errors import BuildError, CheckFailed
 from pipeline.evidence import unsigned
 from pipeline.evidence.judge import FORMAT
 from pipeline.evidence.seal import Contents, seal
 from pipeline.evidence.signing import load, locate
-from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file
+from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
 from pipeline.record import now
@@ -38,12 +38,13 @@ def plan(job: Job) -> tuple[Work, ...]:
     return (Work(GOLDEN, inputs, _run),)
 
 
-def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
+def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     image = source.image
     files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}
     job.progress("digests")
-    told = {name: _told(name, path) for name, path in files.items()}
+    blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
+    told = {name: _describe_disk(name, path, blocks[digests_file(name)]) for name, path in files.items()}
     key = load(locate(), job.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
@@ -121,16 +122,21 @@ def _run(job: Job, source: Layer | None, _draft: Draft) -> Made:
     contents = Contents.of(image.path)
     job.progress("into the gallery")
     made = job.gallery.capture(
-        job.definition.name, files, _extras(job, source), manifest, partial(seal, contents=contents, key=key)
+        job.definition.name,
+        {**files, **blocks},
+        _extras(job, source),
+        manifest,
+        partial(seal, contents=contents, key=key),
     )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
 
 
-def _told(name: str, path: Path) -> dict[str, Any]:
-    """What the manifest says of a disk's file."""
-    digests = chunk_digests(path)
+def _describe_disk(name: str, path: Path, blocks: Path) -> dict[str, Any]:
+    """What the manifest says of a disk's file; the digests of its blocks go to the file `blocks`."""
+    digests = write_block_digests(path, blocks)
+    blocks.chmod(0o444)
     return {
         "file": name,
         "format": "fixed VHD",
@@ -140,7 +146,7 @@ def _told(name: str, path: Path) -> dict[str, Any]:
         "sha256": flat_digest(path) if digests.size <= FLAT_LIMIT else None,
         "tree_sha256": digests.tree,
         "chunk_size": CHUNK,
-        "chunks_sha256": list(digests.chunks),
+        "digests": {"file": blocks.name, "block_size": BLOCK},
     }
 
 

@@ -12,8 +12,9 @@ import pytest
 from test_listing import TREE, ntfs
 
 from pipeline.compare import compare, delta
-from pipeline.digests import CHUNK, chunk_digests
+from pipeline.digests import BLOCK, CHUNK, chunk_digests, write_block_digests
 from pipeline.errors import UsageError
+from pipeline.gallery import digests_file
 from pipeline.offline import transfer
 from pipeline.vhd.compare import _common
 
@@ -21,10 +22,15 @@ from pipeline.vhd.compare import _common
 ONE, OTHER = "one" * 400, "two" * 400
 
 
-def version(number: str, disk: Path, *, digests: bool = False) -> Any:
-    """As much of a version as is compared."""
+def version(number: str, disk: Path, *, digests: bool = False, older: bool = False) -> Any:
+    """As much of a version as is compared; an `older` one has its digests in the manifest."""
     folder = disk.parent
-    told = {"chunk_size": CHUNK, "chunks_sha256": list(chunk_digests(disk).chunks)} if digests else {}
+    told: dict[str, Any] = {}
+    if older:
+        told = {"chunk_size": CHUNK, "chunks_sha256": list(chunk_digests(disk).chunks)}
+    elif digests:
+        write_block_digests(disk, folder / digests_file(disk.name))
+        told = {"chunk_size": CHUNK, "digests": {"file": digests_file(disk.name), "block_size": BLOCK}}
     manifest: dict[str, Any] = {
         "disk": told,
         "checks": [{"id": "root-size", "status": "pass" if number == "1" else "warn"}],
@@ -85,11 +91,14 @@ def test_windows_disks(tmp_path: Path) -> None:
     assert not seen.files.added
 
 
-@pytest.mark.parametrize("digests", [True, False])
-def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool) -> None:
+@pytest.mark.parametrize(
+    ("digests", "older"), [(True, False), (False, True), (False, False)], ids=["blocks", "chunks", "none"]
+)
+def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool, older: bool) -> None:
     old = of_linux(tmp_path / "old", {"/etc/words": ONE, "/etc/gone": "x"})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER, "/etc/came": "x" * 3_000_000})
-    before, after = version("1", old, digests=digests), version("2", new, digests=digests)
+    before = version("1", old, digests=digests, older=older)
+    after = version("2", new, digests=digests, older=older)
     made = delta(before, after, tmp_path / "delta.vhd", timestamp=1_800_000_000)
     assert made.kind == "differencing"
     again = tmp_path / "again.vhd"
@@ -115,6 +124,14 @@ def test_what_digests_say_is_the_same_is_not_read(tmp_path: Path) -> None:
     told = {"chunk_size": CHUNK, "chunks_sha256": ["0" * 64] * len(chunk_digests(old).chunks)}
     before.manifest["disk"] = after.manifest["disk"] = told
     assert compare(before, after).blocks == 0
+
+
+def test_an_older_master_and_a_newer_one_are_read(tmp_path: Path) -> None:
+    """Neither's digests can be held against the other's: their local files are compared."""
+    old = of_linux(tmp_path / "old", {"/etc/words": ONE})
+    new = of_linux(tmp_path / "new", {"/etc/words": OTHER})
+    seen = compare(version("1", old, older=True), version("2", new, digests=True))
+    assert (seen.blocks, seen.changed_bytes) == _plainly(old, new)
 
 
 def test_a_delta_is_of_one_disk(tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ from lxml import etree
 from packageurl import PackageURL
 from referencing import Registry, Resource
 
-from pipeline.digests import chunk_digests, flat_digest
+from pipeline.digests import flat_digest, write_block_digests
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.evidence import signing
 from pipeline.evidence.seal import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
-from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file
+from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file, digests_file
 from pipeline.gallery.integrity import Judge, verify
 from pipeline.gallery.parcels import export, take_in
 
@@ -53,14 +53,16 @@ def noise(disk: Path, *, flat: bool) -> dict[str, Any]:
         file.truncate((6 << 20) + 512)
         file.seek(3 << 20)
         file.write(os.urandom(1 << 16))
-    digests = chunk_digests(disk)
+    blocks = disk.with_suffix(".digests")
+    blocks.unlink(missing_ok=True)
+    digests = write_block_digests(disk, blocks)
     return {
         "size": digests.size,
         "virtual_size": digests.size - 512,
         "sha256": flat_digest(disk) if flat else None,
         "tree_sha256": digests.tree,
         "chunk_size": 2 << 20,
-        "chunks_sha256": list(digests.chunks),
+        "digests": {"file": blocks.name.removeprefix("made-"), "block_size": 64 << 10},
     }
 
 
@@ -112,6 +114,7 @@ def captured(
     }
 
     complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
+    disks |= {digests_file(name): path.with_suffix(".digests") for name, path in disks.items()}
     made = gallery.capture("web", disks, extras, lambda version: {**manifest, "version": version}, complete)
     gallery.promote(made)
     return made
@@ -180,7 +183,7 @@ def test_statements_are_in_totos(gallery: Gallery, key: signing.SigningKey) -> N
         json_format.ParseDict(told, statement.pb)
         statement.validate()
         json_format.ParseDict(told["predicate"], message)
-    assert {s["name"] for s in told["subject"]} == {DISK, MANIFEST, SBOM, "template.json"}
+    assert {s["name"] for s in told["subject"]} == {DISK, "disk.digests", MANIFEST, SBOM, "template.json"}
     assert told["predicate"]["result"] == "WARNED"
     assert told["predicate"]["warnedTests"] == ["check proxy"]
     assert told["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]
@@ -435,3 +438,38 @@ def test_data_disks_travel_and_are_judged(gallery: Gallery, key: signing.Signing
     # a disk that is not there at all
     (taken.path / "data-3.vhd").unlink()
     assert wrong(other, key)
+
+
+# ---- digests of blocks -------------------------------------------------------------------------------------------
+
+
+def _overwrite(path: Path, offset: int, data: bytes) -> None:
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_verify_says_which_blocks_were_changed(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    _overwrite(version.path / DISK, (5 << 20) + 7, b"changed")
+    assert wrong(gallery, key) == [f"its disk was changed: 1 blocks, the first at byte {5 << 20}"]
+
+
+def test_digests_of_another_disk_are_damage(gallery: Gallery, key: signing.SigningKey) -> None:
+    version = captured(gallery, key)
+    _overwrite(version.path / "disk.digests", 0, b"lie")
+    assert wrong(gallery, key) == ["disk.digests was changed: 1 digests are not those of its disk"]
+    (version.path / "disk.digests").unlink()
+    assert wrong(gallery, key) == ["disk.digests is missing"]
+
+
+def test_digests_go_with_an_export(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
+    version = captured(gallery, key, luns=[3])
+    parcel = export(version, tmp_path / "parcel")
+    other = Gallery(tmp_path / "other")
+    made = take_in(other, parcel)
+    assert (made.path / "data-3.digests").read_bytes() == (version.path / "data-3.digests").read_bytes()
+    os.truncate(parcel / "disk.digests", 64)
+    with pytest.raises(CheckFailed, match=r"disk\.digests has 64 bytes"):
+        take_in(Gallery(tmp_path / "third"), parcel)
