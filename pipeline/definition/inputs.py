@@ -4,12 +4,15 @@ Ansible finds files in more ways than can be followed from outside, so this errs
 is drawn in needlessly costs one rebuild when it changes, a file that is missed would leave a stale layer.
 A playbook draws in, besides itself:
 
-- always, what Ansible reads unasked: group_vars/, host_vars/, library/, plugins, collections/, ansible.cfg;
+- always, what Ansible reads unasked: group_vars/, host_vars/, library/, plugins, collections/, ansible.cfg and the
+  folders with plugins, modules and collections that it names;
+- of the folders with roles that ansible.cfg names, the roles whose names are said;
 - every file whose name, or the name of a folder that it lies in (a role), is said in what is already drawn in,
   over and over until nothing new comes; a role comes whole;
 - where a file's name is computed (a Jinja expression, a lookup, a glob), every file that it could be.
 
-What lies outside of the project (roles installed for the user, an absolute path elsewhere) is not seen.
+What lies outside of the project (roles installed for the user, an absolute path elsewhere) is not seen. The password
+of a vault is left out: what it opens is in by its digest.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.definition.ansible_config import AnsibleConfig, read_config
 from pipeline.definition.model import CmdStep, CopyStep, MsiStep, PlaybookStep, PowershellStep, ScriptStep, Step
 
 #: Ansible reads these beside a playbook without being told to.
@@ -59,7 +63,7 @@ def step_inputs(step: Step) -> dict[str, str]:
         case PlaybookStep():
             inputs[f"playbook {step.playbook}"] = _file_digest(step.file, mode=False)
             inputs["vars"] = _digest(json.dumps(step.vars, sort_keys=True, ensure_ascii=False, allow_nan=False))
-            base = _playbooks_folder(step)
+            base = playbooks_folder(step)
             for path in sorted(_drawn_in(step, base)):
                 inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True)
         case ScriptStep() | PowershellStep():
@@ -70,10 +74,15 @@ def step_inputs(step: Step) -> dict[str, str]:
             inputs[f"msi {step.path}"] = _file_digest(step.file, mode=False)
             inputs["arguments"] = _digest(json.dumps(step.arguments))
         case CopyStep():
-            inputs[f"copy {step.copy_from}"] = _tree_digest(step.file)
+            inputs[f"copy {step.copy_from}"] = tree_digest(step.file)
             inputs["to"] = _digest(step.to)
             inputs["mode"] = _digest(step.mode or "")
     return inputs
+
+
+def config_of(step: PlaybookStep) -> AnsibleConfig:
+    """The ansible.cfg that the step's playbook is run with."""
+    return read_config(step.file, playbooks_folder(step).parent)
 
 
 def _digest(text: str) -> str:
@@ -87,7 +96,7 @@ def _file_digest(path: Path, *, mode: bool) -> str:
     return _digest(f"{path.stat().st_mode & 0o7777:o} {content}") if mode else content
 
 
-def _tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
+def tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
     """Of a file with its mode, or of a folder: names, modes, contents, empty folders too. A link is its target's
     name and what is behind it, for whether it is copied or followed is not known here."""
     if not root.is_dir():
@@ -99,7 +108,7 @@ def _tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
         if path.is_symlink():
             lines.append(f"link {name} {json.dumps(str(path.readlink()))}")
         if path.is_dir():
-            inside = "a loop" if path.resolve() in above else _tree_digest(path, above)
+            inside = "a loop" if path.resolve() in above else tree_digest(path, above)
             lines.append(f"folder {name} {inside}")
         elif path.is_file():
             lines.append(f"file {name} {_file_digest(path, mode=True)}")
@@ -108,7 +117,7 @@ def _tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
     return _digest("\n".join(lines))
 
 
-def _playbooks_folder(step: PlaybookStep) -> Path:
+def playbooks_folder(step: PlaybookStep) -> Path:
     """playbooks/ itself, also where the step names a playbook in a folder of it."""
     folder = step.file.parent
     for _ in Path(step.playbook).parts[:-1]:
@@ -118,9 +127,15 @@ def _playbooks_folder(step: PlaybookStep) -> Path:
 
 def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     """All files that the playbook may read, itself left out; absolute paths."""
-    candidates = {path for path in _files(base) if path != step.file}
-    found = {path for path in candidates if _is_unasked(path.relative_to(base))}
-    found |= {config for config in (base.parent / "ansible.cfg",) if config.is_file()}
+    candidates = {path: path.relative_to(base) for path in _files(base) if path != step.file}
+    found = {path for path, relative in candidates.items() if _is_unasked(relative)}
+    config = config_of(step)
+    found |= {config.path} if config.path else set()
+    found |= {path for tree in config.trees for path in _files(tree)}
+    for tree in config.role_trees:
+        candidates |= {path: path.relative_to(tree) for path in _files(tree) if path != step.file}
+    # the password itself must not be in a record, not even by its digest
+    candidates.pop(step.vault_password_file or Path(), None)
     waiting = [step.file, *found]
     said = json.dumps(step.vars, ensure_ascii=False)
     everything, any_playbook = False, False
@@ -130,11 +145,13 @@ def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
         text = re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
         computed, computed_include = _computes_names(path, text)
         everything, any_playbook = everything or computed, any_playbook or computed_include
-        fresh = {one for one in candidates - found if _is_said(one.relative_to(base), text)}
+        left = candidates.keys() - found
+        fresh = {one for one in left if _is_said(candidates[one], text)}
         if everything:
             # A playbook beside this one is another image's business unless an include's own name is computed.
-            fresh |= {one for one in candidates - found if any_playbook or one.parent != base}
+            fresh |= {one for one in left if any_playbook or one.parent != base}
         fresh |= _pointed_at(path, base, text) - found - {step.file}
+        fresh.discard(step.vault_password_file or Path())
         found |= fresh
         waiting.extend(fresh)
     return found

@@ -13,6 +13,7 @@ from pipeline.definition.across import across, format_of
 from pipeline.definition.destinations import destination
 from pipeline.definition.document import Document, missing_values, parse, spell
 from pipeline.definition.faults import DefinitionError, Fault, closest, shown
+from pipeline.definition.inputs import config_of
 from pipeline.definition.measures import GIB
 from pipeline.definition.model import (
     CmdStep,
@@ -225,7 +226,10 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
     _cycle(document, data, path, project)
     if shape is None or document.faults:
         return None
-    return _definition(shape, path, project)
+    definition = _definition(shape, path, project)
+    playbooks = [step for step in (*definition.steps, *definition.refresh.steps) if isinstance(step, PlaybookStep)]
+    document.faults.extend(fault for step in playbooks for fault in config_of(step).faults)
+    return definition
 
 
 # -- masters ------------------------------------------------------------------------------------------------
@@ -350,7 +354,10 @@ def _step(step: object, project: Path, definition: Path) -> Step:
     match step:
         case written.Playbook():
             file = (project / "playbooks" / step.playbook).resolve()
-            return PlaybookStep(file=file, playbook=step.playbook, vars=dict(step.vars), **shared)
+            vault = (project / step.vault_password_file).resolve() if step.vault_password_file else None
+            return PlaybookStep(
+                file=file, playbook=step.playbook, vars=dict(step.vars), vault_password_file=vault, **shared
+            )
         case written.Script():
             return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)
         case written.Powershell():

@@ -97,11 +97,15 @@ class StepBase:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaybookStep(StepBase):
-    """An Ansible playbook; `playbook` is as written, relative to playbooks/; `vars` go in as extra vars."""
+    """An Ansible playbook; `playbook` is as written, relative to playbooks/; `vars` go in as extra vars.
+
+    `vault_password_file` is absolute; its content is a secret and in no record.
+    """
 
     kind: ClassVar[str] = "playbook"
     playbook: str
     vars: Mapping[str, Any] = field(default_factory=dict)
+    vault_password_file: Path | None = None
     secrets: tuple[str, ...] = ()
 
     @property

@@ -128,6 +128,10 @@ class Playbook(StepPart):
     vars: Annotated[dict[str, Any], AfterValidator(rules.variables)] = Field(
         default={}, description="Extra variables for the playbook."
     )
+    vault_password_file: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
+        default=None,
+        description="A file with the password of what ansible-vault encrypted; it stays out of every record.",
+    )
     secrets: Annotated[list[Text], Later] | None = Field(
         default=None, description="Not built yet: names of secrets that the step may read."
     )

@@ -28,7 +28,7 @@ def verify_plays(report: Path) -> None:
         )
     for play in summary["plays"]:
         if not play["matched"]:
-            raise _empty(play, "matches no host: it was skipped", _hosts_hint(play["hosts"]))
+            raise _empty(play, "matches no host: it was skipped", hosts_hint(play["hosts"]))
         if play["check"]:
             raise _empty(play, "ran in check mode, which changes nothing", "remove check_mode from the play")
         if not play["tasks"] and not play["facts_only"]:
@@ -41,7 +41,7 @@ def _empty(play: Mapping[str, Any], what: str, hint: str) -> GuestError:
     return GuestError(f"{title} (hosts: {hosts}) {what}", name="step-empty", hint=hint)
 
 
-def _hosts_hint(hosts: str) -> str:
+def hosts_hint(hosts: str) -> str:
     if hosts in ("localhost", "127.0.0.1"):
         return "a play of the build host is never run: write `hosts: all`, and delegate_to: localhost in its tasks"
     return "write `hosts: all`: the inventory has one host, guest, and no other group"

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.guests.access import Access
+from pipeline.guests.ansible_run import AnsibleProject, ansible_program, explain_vault
 from pipeline.guests.plays import CALLBACKS, verify_plays
 
 
@@ -55,41 +56,29 @@ class Steps:
         file: Path,
         variables: Path | None,
         *,
-        ansible: Path,
+        ansible: AnsibleProject,
         deadline: float,
         on_line: Callable[[str], None],
     ) -> None:
         """Run an Ansible playbook against this guest.
 
-        Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing.
+        Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
+        vault-password-missing, vault-password-wrong.
         """
         home = self._access.folder / "private"
         report = home / "plays.json"
         report.unlink(missing_ok=True)
-        config = home / "ansible.cfg"
-        # empty: what stands in /etc or a home folder of the build host must not change a build
-        config.write_text("[defaults]\n")
-        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
         environment = {
-            "ANSIBLE_CONFIG": str(config),
-            "ANSIBLE_HOME": str(home / "ansible"),
-            "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
-            "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_NOCOWS": "1",
-            "ANSIBLE_RETRY_FILES_ENABLED": "0",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(home / "cp"),
-            "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=60s",
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            **ansible.environment(home),
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "GOLDSMITH_PLAYS": str(report),
-            "PYTHONUNBUFFERED": "1",
         }
         watcher = TaskWatcher(on_line)
-        argv: list[str | Path] = [ansible, "-i", self._access.inventory(), "-l", "guest", *extra, file]
+        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
+        argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", self._access.inventory(), "-l", "guest"]
         try:
             command.run(
-                argv,
+                [*argv, *ansible.arguments, *extra, file],
                 deadline=deadline,
                 on_line=watcher,
                 env=environment,
@@ -97,7 +86,9 @@ class Steps:
                 watch=self._alive,
             )
         except command.CommandFailed as error:
-            raise GuestError(watcher.reason(error), name="step-failed") from None
+            raise explain_vault(error.stdout + error.stderr) or GuestError(
+                watcher.reason(error), name="step-failed"
+            ) from None
         verify_plays(report)
 
 

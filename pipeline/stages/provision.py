@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,8 +14,11 @@ from typing import TextIO
 
 from pipeline import command
 from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
+from pipeline.definition.inputs import config_of, playbooks_folder
 from pipeline.errors import CheckFailed, GuestError, UsageError
 from pipeline.guests import errand
+from pipeline.guests.ansible_requirements import Installed, install_requirements
+from pipeline.guests.ansible_run import AnsibleProject, ansible_version
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
 from pipeline.guests.windows import oobe, updates
@@ -44,6 +45,8 @@ def plan(job: Job) -> tuple[Work, ...]:
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
         if isinstance(step, PlaybookStep):
             inputs["ansible-core"] = ansible_version()
+            if (installed := _installed(job, step)) is not None:
+                inputs["requirements"] = {"digest": installed.digest, "versions": dict(installed.versions)}
         if number == 1:
             inputs["disk size"] = job.definition.disk
         if step.network == "full":
@@ -184,25 +187,6 @@ def _file_name(step: Step) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", step.title)[:60]
 
 
-def ansible_version() -> str:
-    """The version of the ansible-core beside this Python; none where ansible-playbook comes from elsewhere."""
-    try:
-        return importlib.metadata.version("ansible-core")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def ansible_playbook() -> Path:
-    """The ansible-playbook beside this Python. Raises UsageError when ansible-core is not installed."""
-    path = Path(sys.executable).parent / "ansible-playbook"
-    if path.exists():
-        return path
-    found = command.find("ansible-playbook")
-    if found is None:
-        raise UsageError("ansible-playbook is not installed", name="tool-missing", hint="pip install ansible-core")
-    return Path(found)
-
-
 def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
     session = job.guest(source, draft)
@@ -214,7 +198,7 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
     job.progress(step.title)
     with log.open("a", encoding="utf-8") as file:
         try:
-            _do(step, session, _tell(job, file))
+            _do(step, session, job, _tell(job, file))
         except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
             raise _named(error, step, session, boot_before, log) from None
     # ansible's own reboot module may restart the guest in order; a guest that is down now is an error
@@ -225,13 +209,17 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
     return Made(session.disk, {"seconds": round(time.monotonic() - began, 2)}, step.title)
 
 
-def _do(step: Step, session: GuestSession, on_line: Callable[[str], None]) -> None:
+def _installed(job: Job, step: PlaybookStep) -> Installed | None:
+    return install_requirements(job.definition.project, playbooks_folder(step), config_of(step), job.store)
+
+
+def _do(step: Step, session: GuestSession, job: Job, on_line: Callable[[str], None]) -> None:
     if isinstance(step, PlaybookStep):
+        installed = _installed(job, step)
         variables = session.access.folder / "private" / "vars.json"
         variables.write_text(json.dumps(dict(step.vars)))
-        session.steps.playbook(
-            step.file, variables, ansible=ansible_playbook(), deadline=step.timeout, on_line=on_line
-        )
+        ansible = AnsibleProject.of(step, installed.folder if installed else None)
+        session.steps.playbook(step.file, variables, ansible=ansible, deadline=step.timeout, on_line=on_line)
     elif isinstance(step, ScriptStep):
         script: bytes | str = step.file.read_bytes()
         if len(script) > errand.LARGEST:

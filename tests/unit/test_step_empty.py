@@ -12,10 +12,12 @@ from test_plan import DEFINITION, FILES
 
 from pipeline import job as jobs
 from pipeline.definition import DefinitionError, load_named
+from pipeline.definition.ansible_config import AnsibleConfig
 from pipeline.errors import GuestError, UsageError
 from pipeline.gallery import Gallery
 from pipeline.guests import archive
 from pipeline.guests.access import Access
+from pipeline.guests.ansible_run import AnsibleProject
 from pipeline.guests.plays import verify_plays
 from pipeline.guests.steps import Steps
 from pipeline.job import Job
@@ -44,7 +46,7 @@ def run(folder: Path, playbook: str | Path) -> list[str]:
     if not isinstance(playbook, Path):
         file.write_text(playbook)
     lines: list[str] = []
-    ansible = Path(sys.executable).parent / "ansible-playbook"
+    ansible = AnsibleProject(AnsibleConfig())
     Steps(Here(folder, "root", 1), lambda: None).playbook(
         file, None, ansible=ansible, deadline=120, on_line=lines.append
     )

@@ -1,0 +1,287 @@
+"""Check playbooks before a guest exists: Ansible parses them with the variables and settings that a build would use.
+
+What ansible-playbook --syntax-check finds is found (broken YAML, unknown modules, missing roles, a vault without a
+password), and each play whose `hosts:` matches nothing. A playbook that passed is remembered in the store by the
+digest of all its inputs; one that failed is checked again each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import command, scratch
+from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, step_inputs
+from pipeline.definition.ansible_config import AnsibleConfig
+from pipeline.definition.inputs import config_of, playbooks_folder
+from pipeline.errors import BuildError, GoldsmithError
+from pipeline.guests.ansible_requirements import Installed, cache_folder, install_requirements
+from pipeline.guests.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
+from pipeline.guests.plays import hosts_hint
+from pipeline.layers import digest
+from pipeline.store import Store
+
+#: Counts up when this module, or its worker, finds more than before: what passed is checked again.
+_VERSION = 1
+#: Seconds for all playbooks of a project, and how many are remembered.
+_DEADLINE, _REMEMBERED = 600.0, 5000
+_WORKER = Path(__file__).with_name("ansible_worker.py")
+_PLAY = re.compile(
+    r"^  play #(?P<number>\d+) \((?P<hosts>.*?)\): .*\n    pattern: .*\n    hosts \(0\):", re.MULTILINE
+)
+_ERROR = re.compile(r"^(?:\[ERROR\]:|ERROR!) *(?P<text>.+?)(?=\n\s*\n|\nOrigin:|\Z)", re.MULTILINE | re.DOTALL)
+_ORIGIN = re.compile(r"^Origin: (?P<file>/.+?)(?::(?P<line>\d+)(?::(?P<column>\d+))?)?$", re.MULTILINE)
+_OLD_ORIGIN = re.compile(r"appears to be in '(?P<file>[^']+)': line (?P<line>\d+), column (?P<column>\d+)")
+_NAMED_FILE = re.compile(r"file '?(?P<file>/[^'\n]+?)'?(?=[:\n'])")
+_HINTS = (
+    (
+        r"couldn't resolve module/action '(\w+\.\w+)\.",
+        r"add the collection \1 to playbooks/requirements.yml, or correct the name",
+    ),
+    (
+        r"couldn't resolve module/action",
+        "correct the name; of a module that ansible-core does not bring, write its full name and add its collection"
+        " to playbooks/requirements.yml",
+    ),
+    (
+        r"the role '(.+?)' was not found",
+        r"put it into playbooks/roles/\1, name its folder in roles_path of ansible.cfg, or add it to"
+        " playbooks/requirements.yml",
+    ),
+    (r"no vault secrets", VAULT_HINT),
+    (r"Decryption failed", "the step's vault_password_file holds another password than it was encrypted with"),
+    (r"is undefined", "give the variable in the step's vars:, or a default in the playbook"),
+)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One playbook with its variables, and who runs it: (definition, step's number from 1)."""
+
+    definition: Definition
+    number: int
+    step: PlaybookStep
+    installed: Installed | None
+
+    @property
+    def ansible(self) -> AnsibleProject:
+        return AnsibleProject.of(self.step, self.installed.folder if self.installed else None)
+
+    @property
+    def key(self) -> str:
+        installed = self.installed.digest if self.installed else None
+        vault = self.step.vault_password_file is not None
+        return digest([_VERSION, ansible_version(), step_inputs(self.step), installed, vault, self.step.file.name])
+
+    def fault(self, file: Path, line: int, column: int, message: str, hint: str) -> Fault:
+        project = self.definition.project
+        shown = str(file.relative_to(project)) if file.is_relative_to(project) else str(file)
+        owner = f"step {self.number} of {self.definition.name}"
+        return Fault(shown, line, column, owner, message.replace(f"{project}/", ""), hint)
+
+
+def check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Path, tuple[Fault, ...]]:
+    """The faults of all playbooks of these definitions, by the definition's path; without faults it is not in it.
+
+    Installs what the projects require of Galaxy. Raises nothing of what is wrong with a playbook.
+    """
+    faults: dict[Path, list[Fault]] = {}
+    checks: dict[str, list[_Check]] = {}
+    installed: dict[object, Installed | tuple[Fault, ...] | None] = {}
+    for definition, number, step in _steps(definitions):
+        place = (definition.project, playbooks_folder(step), config_of(step))
+        # once for all: a server that does not answer takes long
+        source = (*place[:2], place[2].path)
+        if source not in installed:
+            installed[source] = _installed(*place, store)
+        there = installed[source]
+        if isinstance(there, tuple):
+            faults.setdefault(definition.path, []).extend(there)
+        else:
+            check = _Check(definition, number, step, there)
+            checks.setdefault(check.key, []).append(check)
+    passed = cache_folder(store) / "syntax"
+    left = {key: same for key, same in checks.items() if not _is_remembered(passed / key)}
+    for key, found in _run_all({key: same[0] for key, same in left.items()}).items():
+        for check in left[key]:
+            mine = list(_judge(check, *found))
+            if mine:
+                faults.setdefault(check.definition.path, []).extend(mine)
+            else:
+                _remember(passed, key)
+    return {path: tuple(dict.fromkeys(of)) for path, of in faults.items()}
+
+
+def require_good_playbooks(definitions: Sequence[Definition], store: Store) -> None:
+    """Raise DefinitionError with the faults that `check_playbooks` finds."""
+    faults = [fault for of in check_playbooks(definitions, store).values() for fault in of]
+    if faults:
+        raise DefinitionError(faults)
+
+
+def _steps(definitions: Sequence[Definition]) -> Iterator[tuple[Definition, int, PlaybookStep]]:
+    for definition in definitions:
+        for steps in (definition.steps, definition.refresh.steps):
+            for number, step in enumerate(steps, 1):
+                if isinstance(step, PlaybookStep):
+                    yield definition, number, step
+
+
+def _installed(
+    project: Path, playbooks: Path, config: AnsibleConfig, store: Store
+) -> Installed | tuple[Fault, ...] | None:
+    try:
+        return install_requirements(project, playbooks, config, store)
+    except DefinitionError as error:
+        return error.faults
+    except GoldsmithError as error:
+        file, _, message = error.message.partition(": ")
+        return (Fault(file, 1, 1, "", f"{message} ({error.name})", error.hint or ""),)
+
+
+# ---- what has passed -----------------------------------------------------------------------------------------------
+
+
+def _is_remembered(path: Path) -> bool:
+    if not path.exists():
+        return False
+    # the longest unused is forgotten first; a reader of another's store need not be able to say so
+    if os.access(path, os.W_OK):
+        os.utime(path)
+    return True
+
+
+def _remember(folder: Path, key: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / key).touch()
+    known = list(folder.iterdir())
+    if len(known) > _REMEMBERED:
+        for path in sorted(known, key=lambda each: each.stat().st_mtime)[: _REMEMBERED // 10]:
+            path.unlink(missing_ok=True)
+
+
+# ---- Ansible -------------------------------------------------------------------------------------------------------
+
+_Found = tuple[int, str, str]
+
+
+def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
+    """Exit code, stdout and stderr of each check, by its key; those with the same settings run in one process."""
+    found: dict[str, _Found] = {}
+    groups: dict[tuple[Path | None, Path | None], dict[str, _Check]] = {}
+    for key, check in checks.items():
+        group = (check.ansible.config.path, check.ansible.installed)
+        groups.setdefault(group, {})[key] = check
+    for group_checks in groups.values():
+        with scratch.folder(name="check") as home:
+            inventory = home / "inventory.json"
+            guest = {
+                "ansible_host": "127.0.0.1",
+                "ansible_python_interpreter": "/usr/bin/python3",
+                "ansible_become": True,
+            }
+            inventory.write_text(json.dumps({"all": {"hosts": {"guest": guest}}}), encoding="utf-8")
+            runs = []
+            for number, check in enumerate(group_checks.values()):
+                variables = home / f"{number}.json"
+                variables.write_text(json.dumps(dict(check.step.vars)), encoding="utf-8")
+                words = ["-i", inventory, "-l", "guest", "--list-hosts", "-e", f"@{variables}"]
+                runs.append([str(word) for word in (*words, *check.ansible.arguments, check.step.file)])
+            environment = next(iter(group_checks.values())).ansible.environment(home)
+            nothing = f":{home}/nothing"
+            for key, (code, out, err) in zip(group_checks, _run(runs, environment), strict=True):
+                found[key] = (code, out, err.replace(nothing, ""))
+    return found
+
+
+def _run(runs: list[list[str]], environment: Mapping[str, str]) -> list[_Found]:
+    if ansible_version() == "none":  # Ansible is not in this Python's own folders
+        argv = ansible_program("ansible-playbook")
+        done = [
+            command.run([argv, *words], deadline=_DEADLINE, env=environment, ok_codes=range(256)) for words in runs
+        ]
+        return [(each.code, each.stdout, each.stderr) for each in done]
+    order = {"processes": os.cpu_count() or 1, "runs": runs}
+    # -P: the worker's own folder has modules with the names of others
+    answer = command.run(
+        [sys.executable, "-P", _WORKER], stdin=json.dumps(order), deadline=_DEADLINE, env=environment
+    )
+    results: list[dict[str, Any]] = json.loads(answer.stdout)
+    if len(results) != len(runs):
+        raise BuildError("Ansible did not check all playbooks", name="playbook-check-failed", hint="try again")
+    return [(each["code"], each["stdout"], each["stderr"]) for each in results]
+
+
+# ---- what it found -------------------------------------------------------------------------------------------------
+
+
+def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
+    if code != 0:
+        yield _error(check, code, err)
+        return
+    plays = list(_plays(check.step.file, ()))
+    numbers = len(re.findall(r"^  play #\d+ \(", out, re.MULTILINE))
+    for play in _PLAY.finditer(out):
+        # a playbook whose plays cannot be counted from outside has its own first line
+        known = plays[int(play["number"]) - 1] if len(plays) == numbers else (check.step.file, 1, 1)
+        hosts = ", ".join(play["hosts"].split(","))
+        message = f"hosts: {hosts} matches no host, so that nothing of the play is run"
+        yield check.fault(*known, message, hosts_hint(hosts))
+    if check.step.vault_password_file is None:
+        for file in _vaulted_variables(check.step.file.parent):
+            yield check.fault(file, 1, 1, "is encrypted by ansible-vault, and the step names no password", VAULT_HINT)
+
+
+def _vaulted_variables(folder: Path) -> Iterator[Path]:
+    """Encrypted files of variables that Ansible reads for the guest unasked, but not while it parses a playbook."""
+    for place in ("group_vars/all", "group_vars/guest", "group_vars/ungrouped", "host_vars/guest"):
+        for path in (
+            *sorted((folder / place).rglob("*")),
+            *(folder / f"{place}{end}" for end in ("", ".yml", ".yaml")),
+        ):
+            if path.is_file():
+                with path.open("rb") as file:
+                    if file.read(15) == b"$ANSIBLE_VAULT;":
+                        yield path
+
+
+def _error(check: _Check, code: int, err: str) -> Fault:
+    found = _ERROR.search(err)
+    lines = [line.strip() for line in (found["text"] if found else err).splitlines() if line.strip()]
+    message = " ".join(lines)[:400] or f"ansible-playbook ended with {code}"
+    message = re.sub(r"(the role '.+?' was not found) in .*", r"\1", message)
+    hint = next(
+        (match.expand(text) for pattern, text in _HINTS if (match := re.search(pattern, err))),
+        "correct it there; ansible-playbook --syntax-check says the same",
+    )
+    where = _ORIGIN.search(err) or _OLD_ORIGIN.search(err) or _NAMED_FILE.search(err)
+    place = where.groupdict() if where else {}
+    file = Path(place.get("file") or check.step.file)
+    return check.fault(file, int(place.get("line") or 1), int(place.get("column") or 1), message, hint)
+
+
+def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
+    """File, line and column of the `hosts:` of each play, in the order in which Ansible numbers them."""
+    if file in above:
+        return
+    try:
+        document = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    for play in document.value if isinstance(document, yaml.SequenceNode) else ():
+        if not isinstance(play, yaml.MappingNode):
+            continue
+        values = {str(key.value).rpartition(".")[2]: value for key, value in play.value}
+        if "import_playbook" in values:
+            yield from _plays((file.parent / str(values["import_playbook"].value)).resolve(), (*above, file))
+        else:
+            mark = (values.get("hosts") or play).start_mark
+            yield file, mark.line + 1, mark.column + 1
