@@ -55,11 +55,13 @@ def build(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build images as far as something changed; what passes every check becomes golden."""
+    from pipeline.guests.playbook_check import require_good_playbooks
     from pipeline.store import Store
 
     need_root("build")
     store = Store.locate()
     chosen = choose(names or [], everything, store.gallery)
+    require_good_playbooks(chosen, store)
     if len(chosen) == 1:
         _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
@@ -233,10 +235,13 @@ def plan(
     """Say for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table
     from pipeline.definition import load_named
+    from pipeline.guests.playbook_check import require_good_playbooks
     from pipeline.plan import explain
     from pipeline.store import Store
 
-    rows = explain(load_named(context.project(), name), Store.locate(), warm=warm, again=from_stage)
+    definition = load_named(context.project(), name)
+    require_good_playbooks([definition], Store.locate())
+    rows = explain(definition, Store.locate(), warm=warm, again=from_stage)
     if as_json:
         print_json(rows)
         return

@@ -30,18 +30,26 @@ def validate(
 ) -> None:
     """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
     from pipeline.definition import DefinitionError, definition_files, load
+    from pipeline.guests.playbook_check import check_playbooks
+    from pipeline.store import Store
 
     targets = (
         [_target(name) for name in names] if names else [(path, project()) for path in definition_files(project())]
     )
     faults: list[Fault] = []
     verdicts: list[dict[str, object]] = []
+    judged: list[tuple[Path, Path, tuple[Fault, ...]]] = []
+    good = []
     for path, folder in targets:
-        found: tuple[Fault, ...] = ()
         try:
-            load(path, folder)
+            good.append(load(path, folder))
+            judged.append((path, folder, ()))
         except DefinitionError as error:
-            found = error.faults
+            judged.append((path, folder, error.faults))
+    # Ansible is started once for all playbooks
+    of_playbooks = check_playbooks(good, Store.locate())
+    for path, folder, own in judged:
+        found = own or of_playbooks.get(path.resolve(), ())
         shown = _shown(path, folder)
         faults.extend(found)
         verdicts.append({"file": shown, "ok": not found, "faults": [asdict(fault) for fault in found]})
@@ -52,7 +60,7 @@ def validate(
     elif not targets:
         typer.echo(f"no definitions in {project() / 'images'}")
     if faults:
-        raise DefinitionError(faults)
+        raise DefinitionError(list(dict.fromkeys(faults)))
 
 
 def schema() -> None:

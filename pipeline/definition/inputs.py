@@ -80,6 +80,19 @@ def step_inputs(step: Step) -> dict[str, str]:
     return inputs
 
 
+def playbook_texts(step: PlaybookStep) -> Iterator[str]:
+    """The texts that may name a collection or a role: of the playbook and what it draws in, and its variables.
+
+    Left out are lists of requirements, which name everything, and collections in the project, which name each other.
+    """
+    base = playbooks_folder(step)
+    yield _text(step.file)
+    yield json.dumps(step.vars, ensure_ascii=False)
+    for path in sorted(_drawn_in(step, base)):
+        if path.stem != "requirements" and "ansible_collections" not in path.parts:
+            yield _text(path)
+
+
 def config_of(step: PlaybookStep) -> AnsibleConfig:
     """The ansible.cfg that the step's playbook is run with."""
     return read_config(step.file, playbooks_folder(step).parent)

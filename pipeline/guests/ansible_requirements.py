@@ -20,9 +20,9 @@ import yaml
 from filelock import FileLock
 
 from pipeline import command, scratch
-from pipeline.definition import DefinitionError, Fault
+from pipeline.definition import DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import AnsibleConfig
-from pipeline.definition.inputs import tree_digest
+from pipeline.definition.inputs import config_of, playbook_texts, playbooks_folder, tree_digest
 from pipeline.errors import BuildError, GoldsmithError, HostError, UsageError
 from pipeline.files import Shape, read_usable
 from pipeline.guests.ansible_run import AnsibleProject, ansible_program, ansible_version
@@ -42,6 +42,11 @@ _UNREACHABLE = re.compile(
     r"urlopen error|Name or service not known|Temporary failure|timed out|Connection refused|Network is unreachable"
     r"|Could not resolve|unable to access|Tunnel connection failed|CERTIFICATE_VERIFY_FAILED|HTTP Code: (?:407|5\d\d)"
 )
+#: A name of three parts: a module, a plugin or a role of a collection.
+_FULL_NAME = re.compile(r"\b[a-z_]\w*\.[a-z_]\w*\.[a-z_]\w*", re.ASCII)
+#: The same as the key of a task.
+_MODULE = re.compile(r"^[\s-]*[\"']?([a-z_]\w*)\.([a-z_]\w*)\.[a-z_]\w*[\"']?\s*:", re.ASCII | re.MULTILINE)
+_COMPUTED_ROLE = re.compile(r"\b(?:role|name|roles)\b[^\n]*\{\{")
 _COLLECTION = re.compile(r"[a-z_]\w*\.[a-z_]\w*", re.ASCII)
 
 
@@ -81,19 +86,65 @@ def cache_folder(store: Store) -> Path:
     return Path(own) / "goldsmith" / "ansible"
 
 
-def install_requirements(project: Path, playbooks: Path, config: AnsibleConfig, store: Store) -> Installed | None:
-    """Install what the project requires, unless it is there; None where it requires nothing.
+def install_requirements(step: PlaybookStep, project: Path, store: Store) -> Installed | None:
+    """Install what the project requires, unless it is there; None where the playbook needs nothing of it.
 
     Raises DefinitionError (a list that cannot be read), HostError (galaxy-unreachable), UsageError
     (requirement-failed).
     """
-    wanted = [
-        found
-        for file in _lists(project, playbooks)
-        if (found := _without(read_requirements(file, project), playbooks, config))
-    ]
-    if not wanted:
-        return None
+    wanted = list(_wanted(step, project))
+    return _install_all(wanted, config_of(step), project, store) if wanted and _needs(step, wanted) else None
+
+
+def needs_requirements(step: PlaybookStep, project: Path) -> bool:
+    """Whether a playbook may use what the project requires and does not hold itself. Raises DefinitionError."""
+    wanted = list(_wanted(step, project))
+    return bool(wanted) and _needs(step, wanted)
+
+
+def _wanted(step: PlaybookStep, project: Path) -> Iterator[Requirements]:
+    """The lists, less what lies in the project in the version that is required."""
+    playbooks, config = playbooks_folder(step), config_of(step)
+    for file in _lists(project, playbooks):
+        found = _without(read_requirements(file, project), playbooks, config)
+        if found:
+            yield found
+
+
+def _needs(step: PlaybookStep, wanted: Sequence[Requirements]) -> bool:
+    """Whether a playbook may use what is required: where a name is not known, or is computed, it may."""
+    names = {_name_of(entry) for each in wanted for entry in (*each.collections, *each.roles)}
+    roles = any(each.roles for each in wanted)
+    for text in playbook_texts(step):
+        if any(_is_word(name, text) for name in names if name is not None):
+            return True
+        if None in names and any(not name.startswith("ansible.builtin.") for name in _FULL_NAME.findall(text)):
+            return True
+        # a module of a collection that another one brings along
+        if any(f"{found[1]}.{found[2]}" != "ansible.builtin" for found in _MODULE.finditer(text)):
+            return True
+        if roles and _COMPUTED_ROLE.search(text):
+            return True
+    return False
+
+
+def _is_word(name: str, text: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+def _name_of(entry: Mapping[str, Any]) -> str | None:
+    """The name of a collection or role as a playbook writes it; None where only the download tells."""
+    source, name = str(entry.get("src") or ""), str(entry.get("name") or "")
+    if entry.get("type") == "dir":
+        described = _mapping(Path(str(entry.get("source") or name)) / "galaxy.yml")
+        return f"{described.get('namespace')}.{described.get('name')}"
+    if source:
+        return name or re.sub(r"(\.git|\.tar\.gz)$", "", source.partition(",")[0].rpartition("/")[2]) or None
+    name = re.split("[:,]", name, maxsplit=1)[0]
+    return name if name and "/" not in name and not name.endswith(".gz") else None
+
+
+def _install_all(wanted: Sequence[Requirements], config: AnsibleConfig, project: Path, store: Store) -> Installed:
     cache = cache_folder(store)
     key = _key(wanted, config)
     target = cache / "requirements" / key
@@ -109,7 +160,9 @@ def install_requirements(project: Path, playbooks: Path, config: AnsibleConfig, 
             _write_record(folder)
             folder.rename(target)
     _remove_old(target.parent, key)
-    return _installed(target)
+    there = _installed(target)
+    assert there is not None
+    return there
 
 
 def _installed(target: Path) -> Installed | None:

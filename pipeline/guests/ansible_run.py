@@ -89,17 +89,17 @@ class AnsibleProject:
 
 def explain_vault(output: str) -> GuestError | None:
     """The error where Ansible could not open what ansible-vault has encrypted; None where that was not it."""
-    if "no vault secrets" in output:
-        return GuestError(
-            "the playbook reads a file that ansible-vault has encrypted, and the step names no password",
-            name="vault-password-missing",
-            hint=VAULT_HINT,
-        )
     if "Decryption failed" in output:
         return GuestError(
             "the step's vault_password_file does not open what ansible-vault has encrypted",
             name="vault-password-wrong",
             hint="put the password that it was encrypted with into that file: one line, nothing else",
+        )
+    if "no vault secrets" in output:
+        return GuestError(
+            "the playbook reads a file that ansible-vault has encrypted, and the step names no password",
+            name="vault-password-missing",
+            hint=VAULT_HINT,
         )
     return None
 

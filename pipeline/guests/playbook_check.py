@@ -20,10 +20,14 @@ import yaml
 
 from pipeline import command, scratch
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, step_inputs
-from pipeline.definition.ansible_config import AnsibleConfig
 from pipeline.definition.inputs import config_of, playbooks_folder
 from pipeline.errors import BuildError, GoldsmithError
-from pipeline.guests.ansible_requirements import Installed, cache_folder, install_requirements
+from pipeline.guests.ansible_requirements import (
+    Installed,
+    cache_folder,
+    install_requirements,
+    needs_requirements,
+)
 from pipeline.guests.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
 from pipeline.guests.plays import hosts_hint
 from pipeline.layers import digest
@@ -56,8 +60,8 @@ _HINTS = (
         r"put it into playbooks/roles/\1, name its folder in roles_path of ansible.cfg, or add it to"
         " playbooks/requirements.yml",
     ),
-    (r"no vault secrets", VAULT_HINT),
     (r"Decryption failed", "the step's vault_password_file holds another password than it was encrypted with"),
+    (r"no vault secrets", VAULT_HINT),
     (r"is undefined", "give the variable in the step's vars:, or a default in the playbook"),
 )
 
@@ -78,8 +82,8 @@ class _Check:
     @property
     def key(self) -> str:
         installed = self.installed.digest if self.installed else None
-        vault = self.step.vault_password_file is not None
-        return digest([_VERSION, ansible_version(), step_inputs(self.step), installed, vault, self.step.file.name])
+        vault = str(self.step.vault_password_file)
+        return digest([_VERSION, ansible_version(), step_inputs(self.step), installed, vault])
 
     def fault(self, file: Path, line: int, column: int, message: str, hint: str) -> Fault:
         project = self.definition.project
@@ -95,14 +99,9 @@ def check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Pat
     """
     faults: dict[Path, list[Fault]] = {}
     checks: dict[str, list[_Check]] = {}
-    installed: dict[object, Installed | tuple[Fault, ...] | None] = {}
+    failed: dict[object, tuple[Fault, ...]] = {}
     for definition, number, step in _steps(definitions):
-        place = (definition.project, playbooks_folder(step), config_of(step))
-        # once for all: a server that does not answer takes long
-        source = (*place[:2], place[2].path)
-        if source not in installed:
-            installed[source] = _installed(*place, store)
-        there = installed[source]
+        there = _installed(definition.project, step, store, failed)
         if isinstance(there, tuple):
             faults.setdefault(definition.path, []).extend(there)
         else:
@@ -136,15 +135,20 @@ def _steps(definitions: Sequence[Definition]) -> Iterator[tuple[Definition, int,
 
 
 def _installed(
-    project: Path, playbooks: Path, config: AnsibleConfig, store: Store
+    project: Path, step: PlaybookStep, store: Store, failed: dict[object, tuple[Fault, ...]]
 ) -> Installed | tuple[Fault, ...] | None:
+    """What the playbook requires, or why it cannot be had; `failed` remembers that, since a server takes its time."""
+    source = (project, playbooks_folder(step), config_of(step).path)
     try:
-        return install_requirements(project, playbooks, config, store)
+        if source in failed and needs_requirements(step, project):
+            return failed[source]
+        return install_requirements(step, project, store)
     except DefinitionError as error:
         return error.faults
     except GoldsmithError as error:
         file, _, message = error.message.partition(": ")
-        return (Fault(file, 1, 1, "", f"{message} ({error.name})", error.hint or ""),)
+        failed[source] = (Fault(file, 1, 1, "", f"{message} ({error.name})", error.hint or ""),)
+        return failed[source]
 
 
 # ---- what has passed -----------------------------------------------------------------------------------------------

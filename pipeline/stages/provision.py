@@ -14,7 +14,6 @@ from typing import TextIO
 
 from pipeline import command
 from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
-from pipeline.definition.inputs import config_of, playbooks_folder
 from pipeline.errors import CheckFailed, GuestError, UsageError
 from pipeline.guests import errand
 from pipeline.guests.ansible_requirements import Installed, install_requirements
@@ -210,7 +209,7 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
 
 
 def _installed(job: Job, step: PlaybookStep) -> Installed | None:
-    return install_requirements(job.definition.project, playbooks_folder(step), config_of(step), job.store)
+    return install_requirements(step, job.definition.project, job.store)
 
 
 def _do(step: Step, session: GuestSession, job: Job, on_line: Callable[[str], None]) -> None:
