@@ -10,9 +10,11 @@ zeros, so that the file has a hole where the disk has one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -217,17 +219,52 @@ def file_digest(path: Path) -> str:
 def flat_digest(path: Path) -> str:
     """sha256 of the whole file, holes read as zeros."""
     whole = hashlib.sha256()
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        size, done = os.fstat(fd).st_size, 0
-        for start in _data_chunks(fd, size):
-            for _ in range((start - done) // CHUNK):
-                whole.update(_ZEROS)
-            data = _chunk(fd, start, size)
+    with path.open("rb") as file:
+        for _, data in _whole_chunks(file.fileno()):
             whole.update(data)
-            done = start + len(data)
-        for _ in range((size - done) // CHUNK):
-            whole.update(_ZEROS)
-    finally:
-        os.close(fd)
     return whole.hexdigest()
+
+
+def _whole_chunks(fd: int) -> Iterator[tuple[bool, bytes]]:
+    """Each chunk of a file in order, whether it was read, and its bytes: what is one whole hole is not read."""
+    size, done = os.fstat(fd).st_size, 0
+    for start in _data_chunks(fd, size):
+        for _ in range((start - done) // CHUNK):
+            yield False, _ZEROS
+        data = _chunk(fd, start, size)
+        yield True, data
+        done = start + len(data)
+    for _ in range((size - done) // CHUNK):
+        yield False, _ZEROS
+
+
+class FlatDigest(threading.Thread):
+    """Takes a file's flat sha256 while others work. Of the same reading comes the tree, which says what it is of."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._stopped = threading.Event()
+        self._found: tuple[str, str] | None = None
+        self.start()
+
+    def run(self) -> None:
+        whole, chunks = hashlib.sha256(), []
+        # whoever wants the digest reads the file again where this could not, and gets the error
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            for read, data in _whole_chunks(file.fileno()):
+                whole.update(data)
+                chunks.append(hashlib.sha256(data).hexdigest() if read else _ZERO_DIGEST)
+                if self._stopped.is_set():
+                    return
+            self._found = whole.hexdigest(), tree_of(chunks)
+
+    def stop(self) -> None:
+        """Nobody wants it any more."""
+        self._stopped.set()
+        self.join()
+
+    def of(self, tree: str) -> str | None:
+        """The flat sha256 of the file whose tree this is, once it is taken; None where another was read, or none."""
+        self.join()
+        return self._found[0] if self._found is not None and self._found[1] == tree else None

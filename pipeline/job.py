@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.definition import DataDisk, Definition, MasterSource
+from pipeline.digests import FLAT_LIMIT, FlatDigest, flat_digest
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
 from pipeline.fabric.egress import Egress, host_addresses
 from pipeline.files import Shape, read_usable
@@ -99,6 +100,7 @@ class Job:
     made: list[tuple[str, Layer]] = field(default_factory=list)
     _indexes: dict[str, str | None] = field(default_factory=dict)
     _outdated: dict[str, list[str] | None] = field(default_factory=dict)
+    _flat: dict[Path, FlatDigest] = field(default_factory=dict)
     _save: FileLock | None = None
     _egress: Egress | None = None
 
@@ -187,6 +189,19 @@ class Job:
 
     def line(self, text: str) -> None:
         self.run.emit("line", self.stage, text)
+
+    def begin_flat_digests(self, image: Image) -> None:
+        """Take the flat sha256 of the disks that will ship while they are inspected and proven: capture wants it."""
+        for path in (image.path, *(disk.path for _, disk in image.data)):
+            if path not in self._flat and path.stat().st_size <= FLAT_LIMIT:
+                self._flat[path] = FlatDigest(path)
+
+    def flat_digest(self, path: Path, tree: str) -> str | None:
+        """The flat sha256 of a disk whose tree is known; None where the disk is too large for one to be taken."""
+        if path.stat().st_size > FLAT_LIMIT:
+            return None
+        begun = self._flat.get(path)
+        return (begun.of(tree) if begun else None) or flat_digest(path)
 
     # ---- the build's guest ---------------------------------------------------------------------------------------
 
@@ -324,6 +339,9 @@ class Job:
 
     def close(self) -> None:
         """Leave no guest, no key, no seed behind."""
+        for digest in self._flat.values():
+            digest.stop()
+        self._flat.clear()
         try:
             if self.session is not None:
                 self.session.close()

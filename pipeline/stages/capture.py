@@ -13,7 +13,7 @@ from pipeline import command
 from pipeline.base import qemu_img
 from pipeline.checks.verdict import count
 from pipeline.definition import MasterSource
-from pipeline.digests import BLOCK, CHUNK, FLAT_LIMIT, flat_digest, write_block_digests
+from pipeline.digests import BLOCK, CHUNK, write_block_digests
 from pipeline.errors import BuildError, CheckFailed
 from pipeline.evidence import unsigned
 from pipeline.evidence.judge import FORMAT
@@ -44,7 +44,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}
     job.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
-    told = {name: _describe_disk(name, path, blocks[digests_file(name)]) for name, path in files.items()}
+    told = {name: _describe_disk(job, name, path, blocks[digests_file(name)]) for name, path in files.items()}
     key = load(locate(), job.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
@@ -133,7 +133,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
 
 
-def _describe_disk(name: str, path: Path, blocks: Path) -> dict[str, Any]:
+def _describe_disk(job: Job, name: str, path: Path, blocks: Path) -> dict[str, Any]:
     """What the manifest says of a disk's file; the digests of its blocks go to the file `blocks`."""
     digests = write_block_digests(path, blocks)
     blocks.chmod(0o444)
@@ -143,7 +143,7 @@ def _describe_disk(name: str, path: Path, blocks: Path) -> dict[str, Any]:
         "size": digests.size,
         "virtual_size": digests.size - 512,
         "allocated": digests.allocated,
-        "sha256": flat_digest(path) if digests.size <= FLAT_LIMIT else None,
+        "sha256": job.flat_digest(path, digests.tree),
         "tree_sha256": digests.tree,
         "chunk_size": CHUNK,
         "digests": {"file": blocks.name, "block_size": BLOCK},

@@ -45,6 +45,7 @@ def _ports(job: Job) -> set[tuple[str, int]] | None:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
+    job.begin_flat_digests(source.image)
     definition = job.definition
     # what comes out of a guest is not trusted: its disk is read in a process without rights
     results = checks.inspect_disk(

@@ -30,6 +30,7 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
+    job.begin_flat_digests(source.image)
     verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)
     told = " and ".join(v.told for v in verdicts)
     return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)

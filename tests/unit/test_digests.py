@@ -12,9 +12,12 @@ from test_gallery import sparse
 from pipeline.digests import (
     BLOCK,
     CHUNK,
+    FlatDigest,
     blocks_size,
     chunk_digests,
     compare_block_digests,
+    flat_digest,
+    tree_of,
     unequal_blocks,
     write_block_digests,
 )
@@ -93,3 +96,25 @@ def test_a_longer_disk_differs_in_what_it_has_more(disk: Path, tmp_path: Path) -
     write_block_digests(disk, other)
     # the last block was not a whole one
     assert list(unequal_blocks(one, other)) == [SIZE // BLOCK, 8 * CHUNK // BLOCK]
+
+
+def test_a_flat_digest_is_taken_beside_other_work(disk: Path) -> None:
+    begun = FlatDigest(disk)
+    assert begun.of(chunk_digests(disk).tree) == hashlib.sha256(disk.read_bytes()).hexdigest() == flat_digest(disk)
+    assert begun.of("0" * 64) is None
+
+
+def test_a_file_that_changed_meanwhile_has_no_flat_digest(disk: Path) -> None:
+    begun = FlatDigest(disk)
+    begun.join()
+    with disk.open("r+b") as file:
+        file.write(b"changed")
+    assert begun.of(chunk_digests(disk).tree) is None
+
+
+def test_a_flat_digest_can_be_stopped(tmp_path: Path) -> None:
+    large = sparse(tmp_path / "large", 1 << 40, {})
+    begun = FlatDigest(large)
+    begun.stop()
+    assert not begun.is_alive() and begun.of(tree_of([])) is None
+    assert FlatDigest(tmp_path / "none").of("") is None
