@@ -15,10 +15,6 @@ from pipeline.checks.verdict import count
 from pipeline.definition import MasterSource
 from pipeline.digests import BLOCK, CHUNK, write_block_digests
 from pipeline.errors import BuildError, CheckFailed
-from pipeline.evidence import unsigned
-from pipeline.evidence.judge import FORMAT
-from pipeline.evidence.seal import Contents, seal
-from pipeline.evidence.signing import load, locate
 from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
@@ -39,6 +35,12 @@ def plan(job: Job) -> tuple[Work, ...]:
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+    # a plan needs none of these
+    from pipeline.evidence import unsigned
+    from pipeline.evidence.judge import FORMAT
+    from pipeline.evidence.seal import Contents, seal
+    from pipeline.evidence.signing import load, locate
+
     assert source is not None
     image = source.image
     files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.checks.windows_state import GENERALIZED
 from pipeline.definition import IsoSource
 from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
@@ -120,6 +119,8 @@ def _proven(job: Job, disk: Image) -> None:
             f"the disk does not tell whether it is generalized: {error.message}", name="sysprep-not-generalized"
         ) from None
     state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
+    from pipeline.checks.windows_state import GENERALIZED
+
     if state != GENERALIZED:
         raise GuestError(
             f"the machine has powered off, and is not generalized: its image state is {state}",

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Layer
-from pipeline.proof import prove
 
 NAME = "prove"
 VERSION = 3
@@ -30,6 +29,8 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
+    from pipeline.proof import prove
+
     job.begin_flat_digests(source.image)
     verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)
     told = " and ".join(v.told for v in verdicts)
