@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast, get_args
 
 import pipeline
-from pipeline import command, scratch
+from pipeline import command
 from pipeline.base import qemu_img
 from pipeline.errors import DiskError, HostError
 from pipeline.offline.confined_exec import UNFIT
@@ -184,6 +184,9 @@ class Local:
             ) from None
 
     def _output(self, cleanup: ExitStack, size: int) -> Path:
+        # the parent's own: each worker imports this module, and what reads records takes most of a worker's start
+        from pipeline import scratch
+
         folder = cleanup.enter_context(scratch.folder(self.scratch, "unpacked"))
         path = folder / "disk.raw"
         with path.open("xb") as file:
