@@ -15,12 +15,13 @@ from pipeline.definition import Definition
 from pipeline.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.keeping import withdrawn
+from pipeline.guests.playbook_check import require_good_playbooks
 from pipeline.hypervisor.roster import mark_kept
 from pipeline.job import Job
 from pipeline.layers import Draft, Image, Layer, Layers
 from pipeline.plan import START, WARM, Unit, begin_of, check_word, end_of, plan, standing
 from pipeline.record import Run, Stopwatch, now, write_json
-from pipeline.stages import capture, convert, inspect, prove
+from pipeline.stages import capture, convert, inspect, prove, provision
 from pipeline.store import Store
 
 #: Seconds that a build waits for another build of the same image.
@@ -131,6 +132,8 @@ def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: 
         if end == len(units) and not job.warm:
             _point_golden(job, units[-1])
         return True
+    if any(unit.stage == provision.NAME for unit in units[begin:end]):
+        require_good_playbooks([job.definition], job.store)
     _ = job.verdict  # said before the first stage, refused before anything starts
     source = job.made[-1][1] if begin else None
     draft: Draft | None = None

@@ -144,7 +144,8 @@ def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     found = {path for path, relative in candidates.items() if _is_unasked(relative)}
     config = config_of(step)
     found |= {config.path} if config.path else set()
-    found |= {path for tree in config.trees for path in _files(tree)}
+    found |= {path for tree in config.trees for path in ((tree,) if tree.is_file() else _files(tree))}
+    found.discard(step.vault_password_file or Path())
     for tree in config.role_trees:
         candidates |= {path: path.relative_to(tree) for path in _files(tree) if path != step.file}
     # the password itself must not be in a record, not even by its digest

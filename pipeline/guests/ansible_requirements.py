@@ -44,8 +44,14 @@ _UNREACHABLE = re.compile(
 )
 #: A name of three parts: a module, a plugin or a role of a collection.
 _FULL_NAME = re.compile(r"\b[a-z_]\w*\.[a-z_]\w*\.[a-z_]\w*", re.ASCII)
-#: The same as the key of a task.
-_MODULE = re.compile(r"^[\s-]*[\"']?([a-z_]\w*)\.([a-z_]\w*)\.[a-z_]\w*[\"']?\s*:", re.ASCII | re.MULTILINE)
+#: Such a name where a playbook uses it: the key of a task, an item of a list of roles, the value of a key that names
+#: a module, role or playbook, a filter, a test, a lookup.
+_USED = re.compile(
+    r"(?:^[\s-]*[\"']?(?=\S+[\"']?\s*(?::|$))|[{,]\s*[\"']?(?=\S+:)|\broles:\s*\[\s*"
+    r"|\b(?:role|name|action|local_action|module|import_playbook)[:=]\s*[\"']?|\|\s*|\bis\s+(?:not\s+)?"
+    r"|\b(?:lookup|query|q)\s*\(\s*[\"'])([a-z_]\w*\.[a-z_]\w*)\.[a-z_]\w*",
+    re.ASCII | re.MULTILINE,
+)
 _COMPUTED_ROLE = re.compile(r"\b(?:role|name|roles)\b[^\n]*\{\{")
 _COLLECTION = re.compile(r"[a-z_]\w*\.[a-z_]\w*", re.ASCII)
 
@@ -121,7 +127,7 @@ def _needs(step: PlaybookStep, wanted: Sequence[Requirements]) -> bool:
         if None in names and any(not name.startswith("ansible.builtin.") for name in _FULL_NAME.findall(text)):
             return True
         # a module of a collection that another one brings along
-        if any(f"{found[1]}.{found[2]}" != "ansible.builtin" for found in _MODULE.finditer(text)):
+        if any(name != "ansible.builtin" for name in _USED.findall(text)):
             return True
         if roles and _COMPUTED_ROLE.search(text):
             return True

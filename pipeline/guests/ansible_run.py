@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class AnsibleProject:
 
 def explain_vault(output: str) -> GuestError | None:
     """The error where Ansible could not open what ansible-vault has encrypted; None where that was not it."""
-    if "Decryption failed" in output:
+    if re.search(r"Decryption failed \(no vault secrets", output):
         return GuestError(
             "the step's vault_password_file does not open what ansible-vault has encrypted",
             name="vault-password-wrong",

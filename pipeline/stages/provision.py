@@ -45,7 +45,8 @@ def plan(job: Job) -> tuple[Work, ...]:
         if isinstance(step, PlaybookStep):
             inputs["ansible-core"] = ansible_version()
             if (installed := _installed(job, step)) is not None:
-                inputs["requirements"] = {"digest": installed.digest, "versions": dict(installed.versions)}
+                inputs["requirements"] = installed.digest
+                inputs["required versions"] = dict(installed.versions)
         if number == 1:
             inputs["disk size"] = job.definition.disk
         if step.network == "full":

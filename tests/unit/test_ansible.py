@@ -19,7 +19,7 @@ from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import read_config
 from pipeline.errors import GuestError, UsageError
 from pipeline.guests import playbook_check
-from pipeline.guests.ansible_requirements import install_requirements
+from pipeline.guests.ansible_requirements import install_requirements, needs_requirements
 from pipeline.guests.ansible_run import AnsibleProject, ansible_program
 from pipeline.guests.playbook_check import check_playbooks, require_good_playbooks
 from pipeline.guests.steps import Steps
@@ -251,6 +251,37 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
     (vendored / "galaxy.yml").write_text("namespace: acme\nname: tools\nversion: 1.0.0\n")
     assert install_requirements(step_of(folder, "site"), folder, Store(tmp_path / "store")) is None
     assert faults(folder, "site") == []
+
+
+USES = (
+    "    - other.tools.look:\n",
+    "    - {other.tools.look: {}, name: it}\n",
+    "    - name: it\n      'other.tools.look': {}\n",
+    "  roles:\n    - other.tools.web\n",
+    "  roles: [other.tools.web]\n",
+    "    - include_role: {name: other.tools.web}\n",
+    "    - action: other.tools.look x=1\n",
+    "- import_playbook: other.tools.site\n",
+    '    - debug: {msg: "{{ x | other.tools.change }}"}\n',
+    "      when: x is not other.tools.good\n",
+    "    - debug: {msg: \"{{ lookup('other.tools.find', 'x') }}\"}\n",
+    "    - debug: {msg: acme.tools is here}\n",
+)
+USES_NOT = (
+    "    - ansible.builtin.command: x\n      when: it.stat.exists and ansible_facts.packages.nginx\n",
+    "    - copy: {src: a.conf.j2, dest: /etc/x.y.z}\n",
+    '    - debug: {msg: "{{ result.stdout.lines }} {{ x | ansible.builtin.b64encode }}"}\n',
+)
+
+
+@pytest.mark.parametrize("text", [*USES, *USES_NOT])
+def test_what_may_use_a_requirement(tmp_path: Path, text: str) -> None:
+    """A module of another collection may come with one that is listed."""
+    required = "collections: [acme.tools]\nroles: [acme.web]\n"
+    folder = project(
+        tmp_path, {"playbooks/site.yml": f"- hosts: all\n{text}", "playbooks/requirements.yml": required}
+    )
+    assert needs_requirements(step_of(folder, "site"), folder) is (text in USES)
 
 
 def test_a_requirement_that_does_not_exist(tmp_path: Path) -> None:
