@@ -1,8 +1,8 @@
 """Check playbooks before a guest exists: Ansible parses them with the variables and settings that a build would use.
 
 What ansible-playbook --syntax-check finds is found (broken YAML, unknown modules, missing roles, a vault without a
-password), and each play whose `hosts:` matches nothing. A playbook that passed is remembered in the store by the
-digest of all its inputs; one that failed is checked again each time.
+password), and each play whose `hosts:` matches nothing or that has no task. A playbook that passed is remembered in
+the store by the digest of all its inputs; one that failed is checked again each time.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ from pipeline.guests.ansible_requirements import (
     needs_requirements,
 )
 from pipeline.guests.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
-from pipeline.guests.plays import hosts_hint
+from pipeline.guests.plays import TASKS_HINT, hosts_hint
 from pipeline.layers import digest
 from pipeline.store import Store
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
-_VERSION = 1
+_VERSION = 2
 #: Seconds for all playbooks of a project, and how many are remembered.
 _DEADLINE, _REMEMBERED = 600.0, 5000
 _WORKER = Path(__file__).with_name("ansible_worker.py")
+#: A play in the list of hosts and tasks: how many hosts it matches, and its tasks, one a line.
 _PLAY = re.compile(
-    r"^  play #(?P<number>\d+) \((?P<hosts>.*?)\): .*\n    pattern: .*\n    hosts \(0\):", re.MULTILINE
+    r"^  play #(?P<number>\d+) \((?P<hosts>.*?)\): .*\n    pattern: .*\n    hosts \((?P<count>\d+)\):.*"
+    r"(?:\n {6}\S.*)*\n    tasks:(?P<tasks>(?:\n {6}\S.*)*)",
+    re.MULTILINE,
 )
 _ERROR = re.compile(r"^(?:\[ERROR\]:|ERROR!) *(?P<text>.+?)(?=\n\s*\n|\nOrigin:|\Z)", re.MULTILINE | re.DOTALL)
 _ORIGIN = re.compile(r"^Origin: (?P<file>/.+?)(?::(?P<line>\d+)(?::(?P<column>\d+))?)?$", re.MULTILINE)
@@ -197,7 +200,7 @@ def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
             for number, check in enumerate(group_checks.values()):
                 variables = home / f"{number}.json"
                 variables.write_text(json.dumps(dict(check.step.vars)), encoding="utf-8")
-                words = ["-i", inventory, "-l", "guest", "--list-hosts", "-e", f"@{variables}"]
+                words = ["-i", inventory, "-l", "guest", "--list-hosts", "--list-tasks", "-e", f"@{variables}"]
                 runs.append([str(word) for word in (*words, *check.ansible.arguments, check.step.file)])
             environment = next(iter(group_checks.values())).ansible.environment(home)
             nothing = f":{home}/nothing"
@@ -232,13 +235,16 @@ def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
         yield _error(check, code, err)
         return
     plays = list(_plays(check.step.file, ()))
-    numbers = len(re.findall(r"^  play #\d+ \(", out, re.MULTILINE))
-    for play in _PLAY.finditer(out):
+    listed = list(_PLAY.finditer(out))
+    for play in listed:
         # a playbook whose plays cannot be counted from outside has its own first line
-        known = plays[int(play["number"]) - 1] if len(plays) == numbers else (check.step.file, 1, 1)
+        place = plays[int(play["number"]) - 1] if len(plays) == len(listed) else _Place(check.step.file)
         hosts = ", ".join(play["hosts"].split(","))
-        message = f"hosts: {hosts} matches no host, so that nothing of the play is run"
-        yield check.fault(*known, message, hosts_hint(hosts))
+        if play["count"] == "0":
+            message = f"hosts: {hosts} matches no host, so that nothing of the play is run"
+            yield check.fault(place.file, place.line, place.column, message, hosts_hint(hosts))
+        elif not play["tasks"] and not place.asks_for_facts:
+            yield check.fault(place.file, place.line, place.column, "the play has no task that is run", TASKS_HINT)
     if check.step.vault_password_file is None:
         for file in _vaulted_variables(check.step.file.parent):
             yield check.fault(file, 1, 1, "is encrypted by ansible-vault, and the step names no password", VAULT_HINT)
@@ -272,8 +278,18 @@ def _error(check: _Check, code: int, err: str) -> Fault:
     return check.fault(file, int(place.get("line") or 1), int(place.get("column") or 1), message, hint)
 
 
-def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
-    """File, line and column of the `hosts:` of each play, in the order in which Ansible numbers them."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a play's `hosts:` is, and whether the play says that it gathers facts."""
+
+    file: Path
+    line: int = 1
+    column: int = 1
+    asks_for_facts: bool = False
+
+
+def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[_Place]:
+    """The plays of a playbook, in the order in which Ansible numbers them."""
     if file in above:
         return
     try:
@@ -288,4 +304,5 @@ def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, int, int
             yield from _plays((file.parent / str(values["import_playbook"].value)).resolve(), (*above, file))
         else:
             mark = (values.get("hosts") or play).start_mark
-            yield file, mark.line + 1, mark.column + 1
+            facts = str(getattr(values.get("gather_facts"), "value", "")).lower() in ("true", "yes")
+            yield _Place(file, mark.line + 1, mark.column + 1, facts)

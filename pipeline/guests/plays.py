@@ -11,7 +11,7 @@ from pipeline.errors import GuestError
 
 #: The folder that Ansible is given to load the report's callback from.
 CALLBACKS = Path(__file__).parent / "callbacks"
-_NEVER = "a task with the tag `never` is not run"
+TASKS_HINT = "give it tasks or roles, or remove the play; a task with the tag `never` is not run"
 
 
 def verify_plays(report: Path) -> None:
@@ -32,7 +32,7 @@ def verify_plays(report: Path) -> None:
         if play["check"]:
             raise _empty(play, "ran in check mode, which changes nothing", "remove check_mode from the play")
         if not play["tasks"] and not play["facts_only"]:
-            raise _empty(play, "ran no task", "give it tasks or roles, or remove the play; " + _NEVER)
+            raise _empty(play, "ran no task", TASKS_HINT)
 
 
 def _empty(play: Mapping[str, Any], what: str, hint: str) -> GuestError:

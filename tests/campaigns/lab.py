@@ -32,6 +32,9 @@ class Lab:
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
         self.home = home
+        #: What the caller's shell exports beside this process's environment, and its file mode mask (-1: as ours).
+        self.caller: dict[str, str] = {}
+        self.umask = -1
         (folder / "images").mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, text: str) -> Path:
@@ -42,7 +45,7 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "GOLDSMITH_HOME": str(self.home)}
+        return {**os.environ, **self.caller, "GOLDSMITH_HOME": str(self.home)}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         argv = [str(GOLDSMITH), "--project", str(self.folder), *words]
@@ -55,7 +58,13 @@ class Lab:
         argv = [str(GOLDSMITH), "--project", str(self.folder), *words]
         began = time.monotonic()
         done = subprocess.run(
-            argv, capture_output=True, text=True, env=self.environment, timeout=deadline, check=False
+            argv,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            umask=self.umask,
+            timeout=deadline,
+            check=False,
         )
         print(f"$ goldsmith {' '.join(words)}   [{done.returncode}, {time.monotonic() - began:.1f} s]")
         print(done.stdout + done.stderr)

@@ -360,7 +360,19 @@ BROKEN = {
     "variable": ("- hosts: '{{ where }}'\n", "1:10", "'where' is undefined", "vars:"),
     "group": (f"{GOOD}- hosts: web\n  tasks: []\n", "5:10", "hosts: web matches no host", "hosts: all"),
     "host": ("- hosts: localhost\n  tasks: [ping: ]\n", "1:10", "hosts: localhost matches no host", "never run"),
-    "several": (f"- import_playbook: good.yml\n{GOOD}- hosts: [db, web]\n", "6:10", "db, web matches no", "all"),
+    "empty": (
+        "- hosts: all\n  gather_facts: true\n- hosts: all\n  tasks: []\n",
+        "3:10",
+        "has no task",
+        "give it tasks",
+    ),
+    "never": ("- hosts: all\n  tasks: [{ping: , tags: never}]\n", "1:10", "has no task", "tag `never`"),
+    "several": (
+        f"- import_playbook: good.yml\n{GOOD}- hosts: [db, web]\n  tasks: [ping: ]\n",
+        "6:10",
+        "db, web matches no",
+        "all",
+    ),
 }
 
 

@@ -50,9 +50,24 @@ def shop(lab: Lab, weed: str) -> None:
         lab.write(name, (ROOT / source).read_text()).chmod(0o755)
 
 
+#: What a CI job may export: each would change a step, were it to reach Ansible, ssh or the guest.
+CI_JOB = {
+    "ANSIBLE_CHECK_MODE": "1",
+    "ANSIBLE_FORCE_COLOR": "1",
+    "ANSIBLE_RUN_TAGS": "none",
+    "ANSIBLE_STDOUT_CALLBACK": "minimal",
+    "DEBIAN_FRONTEND": "dialog",
+    "LANG": "de_DE.UTF-8",
+    "TZ": "Asia/Tokyo",
+}
+
+
 def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
     shop(lab, "#!/bin/sh\necho nothing is weeded; exit 3\n")
+    # a CI job builds, a person resumes: the layers are the same ones
+    lab.caller, lab.umask = CI_JOB, 0o077
     failed = lab.run("build", "shop")
+    lab.caller, lab.umask = {}, -1
     assert failed.returncode == 4
     assert "weed.sh" in failed.stderr and "goldsmith build shop" in failed.stderr
     record = lab.last_run()
