@@ -23,6 +23,7 @@ The floors of the house; imports point down this list, never up:
     scratch      the only maker of temporary files and folders, which `clean` finds again
     command      the only door to child processes
     files        records written whole, and read as if somebody had tampered with them
+    file_errors  errors of the file system in words: which file, whose it is, what to do
     printable    foreign text made harmless for terminals and logs
     errors       one error with a hint and evidence, and a handful of kinds
 """

@@ -9,14 +9,24 @@ import signal
 import sys
 from types import FrameType
 
-from pipeline.errors import GoldsmithError, HostError, Interrupted
+from pipeline.errors import GoldsmithError, Interrupted
+
+#: Each of these ends a command in order; a second one must not break the clean-up that the first one started.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What a shell reports of a program that wrote to a pipe without a reader.
+_NO_READER = 128 + signal.SIGPIPE
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    # a second signal must not break the clean-up that the first one started
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    from pipeline.cli import door
+
+    _ignore_signals()
+    raise Interrupted(signal.SIGPIPE if door.reader_is_gone() else number)
+
+
+def _ignore_signals() -> None:
+    for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(number)
 
 
 def main() -> None:
@@ -27,14 +37,12 @@ def main() -> None:
         print(f"goldsmith {__version__}")
         return
     _leave_the_callers_settings()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     from pipeline.cli.door import guard_output
 
     guard_output()
-    code = _guarded()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for number in _ENDING:
+        signal.signal(number, _interrupt)
+    code = _run()
     # threads of a broken-off proof and libvirt's event loop must not delay the end; all clean-up is done
     os._exit(code)
 
@@ -49,42 +57,82 @@ def _leave_the_callers_settings() -> None:
 
     os.umask(UMASK)
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
-        sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
     # text of files without an encoding of its own is read by the locale, also where file names are UTF-8
     with contextlib.suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
 
-def _guarded() -> int:
-    from pipeline.cli.app import app
-    from pipeline.cli.show import print_error
+def _run() -> int:
+    from pipeline.cli import door
 
     try:
-        result = app(standalone_mode=False)
+        code = _guarded()
+    except Interrupted as error:
+        code = error.exit_code  # it came behind the end of the verb, or while an error was printed
+    _ignore_signals()
+    code = _flush_output() or code if code == 0 else code
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return _NO_READER if door.reader_is_gone() and code == 0 else code
+
+
+def _flush_output() -> int:
+    """Bring what was printed to whoever reads it; 0, or the exit code of the error that this ended in."""
+    from pipeline.cli.door import drop_output
+    from pipeline.cli.show import print_error
+    from pipeline.file_errors import describe_os_error
+
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        named = describe_os_error(error)
+        named.message = f"the output could not be written: {named.message}"
+        print_error(named)
+        return named.exit_code
+    return 0
+
+
+def _guarded() -> int:
+    from pipeline.cli import door
+    from pipeline.cli.app import app
+    from pipeline.cli.completion import VARIABLE, enable_completion
+    from pipeline.cli.show import print_error
+    from pipeline.file_errors import describe_os_error
+
+    if VARIABLE in os.environ:
+        enable_completion()
+    try:
+        result = app(standalone_mode=False, prog_name="goldsmith")
     except GoldsmithError as error:
-        print_error(error)
+        if not door.reader_is_gone():
+            print_error(error)
         return error.exit_code
-    except BrokenPipeError:
-        return 141
     except OSError as error:
         # what no part of goldsmith has foreseen of the host's files: named all the same
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print_error(HostError(what, name="host-file-error", hint="is there space, and may you read and write it?"))
-        return HostError.exit_code
+        named = describe_os_error(error)
+        print_error(named)
+        return named.exit_code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except Exception as error:
-        return _click_error(error)
+        return _usage_error(error)
     return result if isinstance(result, int) else 0
 
 
-def _click_error(error: Exception) -> int:
+def _usage_error(error: Exception) -> int:
     """Usage errors of the command line parser; anything else is a fault of goldsmith and shows its traceback."""
-    show = getattr(error, "show", None)
-    if callable(show):
-        show()
+    from pipeline.cli.show import print_error
+    from pipeline.cli.usage import describe_usage_error
+
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
         return 2
+    if (named := describe_usage_error(error)) is not None:
+        print_error(named)
+        return named.exit_code
     if type(error).__name__ == "Abort":
         return 130
     raise error

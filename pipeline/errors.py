@@ -1,8 +1,8 @@
 """Every error that goldsmith raises on purpose.
 
 A library raises; only ``__main__`` turns an error into an exit code. The codes are a promise to scripts:
-0 done, 1 a check, gate or comparison failed, 2 wrong usage or definition, 3 the host is not fit,
-4 the build or guest failed, 130 and 143 interrupted.
+0 done, 1 a check, gate or comparison failed, or the gallery has no such thing, 2 wrong usage or definition, 3 the
+host is not fit, 4 the build or guest failed, 130, 141 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ class GoldsmithError(Exception):
     """
 
     exit_code = 4
+    #: Whether each line of the message begins with its own place, file:line:column.
+    has_places = False
 
     def __init__(
         self,
@@ -43,6 +45,12 @@ class UsageError(GoldsmithError):
     """The command line or a definition is wrong; nothing was started."""
 
     exit_code = 2
+
+
+class NotFound(UsageError):
+    """The gallery has no such image, version, channel, lease or refusal."""
+
+    exit_code = 1
 
 
 class HostError(GoldsmithError):

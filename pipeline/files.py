@@ -246,8 +246,20 @@ def _write_once(path: Path, data: object) -> None:
             raise
 
 
-def sweep_unfinished(folder: Path) -> list[Path]:
-    """Remove what `write_json` left in `folder` when its process died; the paths removed."""
+def disk_bytes(path: Path) -> int:
+    """Bytes that a file, or all files in a folder, take on the disk; a file with two names in it counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for each in (path, *path.rglob("*")):
+        try:
+            status = each.lstat()
+        except OSError:
+            continue  # gone meanwhile, or not ours to look at
+        seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
+
+
+def sweep_unfinished(folder: Path, *, dry: bool = False) -> list[Path]:
+    """Remove what `write_json` left in `folder` when its process died; the paths removed (`dry`: only named)."""
     gone = []
     for path in _unfinished(folder):
         with path.open("rb") as file:
@@ -255,7 +267,8 @@ def sweep_unfinished(folder: Path) -> list[Path]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 continue  # somebody is writing it
-            path.unlink(missing_ok=True)
+            if not dry:
+                path.unlink(missing_ok=True)
             gone.append(path)
     return gone
 

@@ -324,7 +324,7 @@ class Layers:
             if layer := self.get(folder.name):
                 yield layer
 
-    def sweep(self) -> list[str]:
+    def sweep(self, *, dry: bool = False) -> list[str]:
         """Remove scratch that nobody fills; the keys removed. Each under its own lock: nobody begins it meanwhile."""
         swept = []
         for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
@@ -337,7 +337,8 @@ class Layers:
                 continue  # somebody fills it, or it is gone
             try:
                 if not (folder / RECORD).exists():
-                    remove_tree(folder)
+                    if not dry:
+                        remove_tree(folder)
                     swept.append(folder.name)
             finally:
                 lock.release()

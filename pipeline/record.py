@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from pipeline.errors import GoldsmithError, UsageError
+from pipeline.file_errors import user_name
 from pipeline.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, sync_tree, write_json
 
 __all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to files; many import them from here
@@ -100,6 +102,8 @@ class Run:
             "image": image,
             "command": command,
             "pid": os.getpid(),
+            "user": user_name(os.geteuid()),
+            "host": socket.gethostname(),
             "started": now(),
             "ended": None,
             "outcome": "running",
@@ -202,6 +206,9 @@ class RunShape(Shape):
     ended: str | None
     stages: list[_Stage]
     error: _Failure | None = None
+    pid: int | None = None
+    user: str | None = None
+    host: str | None = None
     guest: _Guest | None = None
     kept_guest: _Guest | None = None
     layers: list[str] = Field(default_factory=list)
@@ -244,6 +251,11 @@ def list_runs(runs: Path) -> list[dict[str, Any]]:
     return [load_run(folder) for folder in sorted(_folders(runs), key=_number, reverse=True)]
 
 
+def run_ids(runs: Path) -> list[str]:
+    """The ids of all runs, newest first."""
+    return [folder.name for folder in sorted(_folders(runs), key=_number, reverse=True)]
+
+
 def _folders(runs: Path) -> list[Path]:
     return [path for path in runs.glob("R*") if _RUN_ID.fullmatch(path.name)]
 
@@ -260,8 +272,8 @@ def find_run(runs: Path, run_id: str) -> dict[str, Any]:
     return load_run(folder)
 
 
-def drop_unrecorded(folder: Path) -> bool:
-    """Remove the folder of a run whose process was killed before there was anything to record."""
+def drop_unrecorded(folder: Path, *, dry: bool = False) -> bool:
+    """Remove the folder of a run whose process was killed before there was anything to record (`dry`: only look)."""
     if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
         return False
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
@@ -272,6 +284,21 @@ def drop_unrecorded(folder: Path) -> bool:
     try:
         if {path.name for path in folder.iterdir()} - {LOCK}:
             return False
+        if not dry:
+            remove_tree(folder)
+    finally:
+        lock.release()
+    return True
+
+
+def drop_run(folder: Path) -> bool:
+    """Remove the folder of a run that has ended; False where a live process holds it."""
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (Timeout, FileNotFoundError):
+        return False
+    try:
         remove_tree(folder)
     finally:
         lock.release()

@@ -98,7 +98,9 @@ def refresh(
             # after each image: who looks in the middle of the night, or after a crash, sees how far it came
             write_json(night.path, night.to_json())
         if keep is not None:
-            night.layers = care.prune(store, keep)
+            night.layers = [
+                f"{each.bytes / 2**20:8.1f} MiB  {each.name}, {each.why}" for each in care.prune(store, keep)
+            ]
         night.seconds = round(watch.seconds, 2)
         night.ended = now()
         write_json(night.path, night.to_json())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.care import in_use, planning
 from pipeline.definition import Keep
-from pipeline.gallery import Gallery, Version, archive
+from pipeline.errors import CheckFailed, NotFound
+from pipeline.files import RecordDamaged, disk_bytes
+from pipeline.gallery import GOLDEN, Gallery, Version, archive
+from pipeline.gallery.channels import list_channels
 from pipeline.gallery.integrity import Judge
-from pipeline.gallery.keeping import Going, prune
+from pipeline.gallery.keeping import Going, delete_with_tombstone, leases, prune
 from pipeline.layers import Layer, Layers
 from pipeline.store import Store
 
@@ -51,6 +55,95 @@ def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> 
             if not dry and not one.held:
                 _drop_above(layers, one.version)
     return going
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One version that goes by hand: bytes on disk, its channels, what speaks against it, layers that go too."""
+
+    image: str
+    version: str
+    size: int
+    channels: tuple[str, ...]
+    objections: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def remove_master(
+    store: Store, image: str, number: str, why: str, *, force: bool = False, dry: bool = False
+) -> Removal:
+    """Remove one version, damaged or not, its channels, and the layers that hold its disk or stand on it.
+
+    Raises NotFound, CheckFailed: version-protected for what is leased, in a channel or a parent, where `force` is not
+    set; version-in-use for what a running build stands on, in any case.
+    """
+    gallery, layers = Gallery(store.gallery), Layers(store.layers)
+    with users_of(store) as used, gallery.hold(image) as folder:
+        path = folder / number
+        if path.is_symlink() or not path.is_dir():
+            raise NotFound(
+                f"no {image} {number} in the gallery", name="gallery-unknown", hint=_others(gallery, image)
+            )
+        try:
+            version: Version | None = gallery.get(f"{image}@{number}")
+        except RecordDamaged:
+            version = None  # what is damaged must be removable too
+        if version is not None and (by := used(version)):
+            hint = "wait for the build, or stop it (goldsmith runs list)"
+            raise CheckFailed(f"{image} {number} is in use: {by}", name="version-in-use", hint=hint)
+        channels = tuple(each.name for each in list_channels(gallery, image) if each.version == number)
+        objections = tuple(_objections(gallery, image, number, channels))
+        if objections and not force:
+            hint = "--force removes it all the same"
+            if GOLDEN in channels:
+                hint = f"goldsmith gallery rollback {image} makes the version before golden; {hint}"
+            told = "; ".join(objections)
+            raise CheckFailed(f"{image} {number} is kept: {told}", name="version-protected", hint=hint)
+        above = {layer.key for disk in path.glob("*.vhd") for layer in _layers_of(layers, disk)}
+        found = Removal(image, number, disk_bytes(path), channels, objections, tuple(sorted(above)))
+        if not dry:
+            # a channel must never point at nothing, whenever this ends
+            for channel in channels:
+                (folder / channel).unlink()
+            delete_with_tombstone(folder, number, version.digest if version else None, why)
+            for key in found.layers:
+                layers.drop(key)
+    return found
+
+
+def _others(gallery: Gallery, image: str) -> str:
+    return f"versions of {image}: {', '.join(each.version for each in gallery.versions(image)) or 'none'}"
+
+
+def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[str]) -> Iterator[str]:
+    """Why a version should stay: channels, leases, versions of other images that were built on it."""
+    for channel in channels:
+        yield f"it is {image}@{channel}"
+    for lease in leases(gallery, image):
+        if lease.version == number:
+            yield f"leased ({lease.id}): {lease.why}"
+    for name in gallery.names():
+        for child in gallery.versions(name):
+            if _parent_of(child) == (image, number):
+                yield f"it is the parent of {child.name} {child.version}"
+
+
+def _parent_of(version: Version) -> tuple[str, str] | None:
+    """The image and number that a version was built or patched on, None where it began otherwise."""
+    if patched := version.manifest.get("patched_from"):
+        return version.name, str(patched)
+    units = version.manifest.get("inputs", ())
+    begin = units[0]["inputs"] if units else {}
+    return (str(begin.get("image")), str(begin.get("version"))) if begin.get("source") == "master" else None
+
+
+def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
+    """Layers that have a version's disk as their own (a hard link), and those that stand on it."""
+    yield from standing(layers)[disk]
+    for layer in layers.all():
+        image = layer.image.path if layer.record.get("image") else None
+        if image is not None and image.exists() and image.samefile(disk):
+            yield layer
 
 
 def put_away(store: Store, version: Version, repository: Path, judge: Judge) -> None:

@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.errors import GoldsmithError, HostError, UsageError
+from pipeline.file_errors import describe_os_error
 from pipeline.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder
 from pipeline.store import Store
 
@@ -220,9 +221,9 @@ def _sync_file(path: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError) -> HostError:
-    return HostError(
-        f"cannot write to {folder}: {error.strerror}", name="cannot-write", hint="is it yours to write, and not full?"
-    )
+    error.filename = error.filename or str(folder / "x")
+    hint = describe_os_error(error).hint
+    return HostError(f"cannot write to {folder}: {error.strerror}", name="cannot-write", hint=hint)
 
 
 @contextlib.contextmanager
@@ -251,33 +252,35 @@ def _exists(target: Path) -> UsageError:
 # ---- afterwards --------------------------------------------------------------------------------------------------
 
 
-def sweep() -> list[str]:
+def sweep(*, dry: bool = False) -> list[str]:
     """Remove what dead processes left, wherever it lies; the paths removed. What cannot be removed is named.
 
-    A living process holds the lock of its entry: its files stay.
+    A living process holds the lock of its entry: its files stay. With `dry` nothing is removed.
     """
     gone = []
     for journal in journals():
         for entry in sorted(journal.glob("*.json")) if journal.is_dir() else ():
             if _TOKEN.fullmatch(entry.stem):
-                gone += _sweep_entry(entry)
+                gone += _sweep_entry(entry, dry)
     return gone
 
 
-def _sweep_entry(entry: Path) -> list[str]:
+def _sweep_entry(entry: Path, dry: bool) -> list[str]:
     try:
         fd = os.open(entry, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except IsADirectoryError:
-        shutil.rmtree(entry)
+        if not dry:
+            shutil.rmtree(entry)
         return [str(entry)]
     except OSError:
         return []
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         left = _left_by(entry)
-        for path in left:
-            remove_tree(path)
-        entry.unlink(missing_ok=True)
+        if not dry:
+            for path in left:
+                remove_tree(path)
+            entry.unlink(missing_ok=True)
     except BlockingIOError:
         return []  # its owner lives
     except OSError as error:

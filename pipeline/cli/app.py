@@ -11,6 +11,7 @@ from pipeline import __version__
 from pipeline.cli import (
     build,
     capture,
+    completion,
     context,
     definitions,
     doctor,
@@ -23,9 +24,12 @@ from pipeline.cli import (
     runs,
     vhd,
 )
+from pipeline.cli.usage import CONTEXT, VerbGroup
 
 app = typer.Typer(
     name="goldsmith",
+    cls=VerbGroup,
+    context_settings=CONTEXT,
     help="Builds, generalizes, proves and keeps golden master images as fixed VHDs.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,5 +60,14 @@ def root(
     context.set_project(project)
 
 
-for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, iso, runs, vhd, doctor):
+for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, iso, runs, vhd, doctor, completion):
     noun.register(app)
+
+
+@app.command("help")
+def show_help(
+    context: typer.Context,
+    verb: Annotated[Optional[list[str]], typer.Argument(metavar="[VERB]...", help="Such as: gallery list.")] = None,  # noqa: UP045
+) -> None:
+    """Show the help of a verb, as VERB --help does."""
+    app([*(verb or []), "--help"], standalone_mode=False, prog_name=context.find_root().info_name)

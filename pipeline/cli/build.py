@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli import context
+from pipeline.cli.usage import json_option
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def plan(
         typer.Option("--from", metavar="STAGE|STEP", help="As if run again from this stage, or this step, on."),
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="As if built from a saved guest.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Say for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table

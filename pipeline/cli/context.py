@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from pipeline.errors import UsageError
@@ -29,12 +30,28 @@ def project() -> Path:
     return find_project(told_project())
 
 
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNITS = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def to_bytes(text: str) -> int:
-    """'8 GiB', '20G', '512 MiB' or plain bytes; all units are of 1024. Raises UsageError (bad-size)."""
-    found = re.fullmatch(r"(\d+)\s*([KMGT]?)(iB|B)?", text.strip(), re.IGNORECASE)
+    """'8 GiB', '20G', '1.5G', '4096B'; all units are of 1024. Raises UsageError (bad-size) for a number alone too."""
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(?:([KMGT])(?:iB|B)?|B)?", text.strip(), re.IGNORECASE)
     if not found:
-        raise UsageError(f"{text!r} is no size", name="bad-size", hint="'8 GiB', '20G', '512 MiB' or bytes")
-    return int(found[1]) << _UNITS[found[2].upper()]
+        raise UsageError(
+            f"{text!r} is not a size", name="bad-size", hint="write '20G', '8 GiB', '512 MiB' or '4096B'"
+        )
+    number = found[1]
+    if found[0] == number:
+        raise UsageError(
+            f"{text!r} is a number without a unit",
+            name="bad-size",
+            hint=f"write {number}G, {number}M or {number}B (bytes)",
+        )
+    size = Decimal(number) * (1 << _UNITS[(found[2] or "B").upper()])
+    if size != int(size):
+        raise UsageError(
+            f"{text!r} is not a whole number of bytes",
+            name="bad-size",
+            hint="write it in a smaller unit, such as 512M",
+        )
+    return int(size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.context import project, told_project
+from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
     from pipeline.definition import Fault
@@ -26,9 +27,10 @@ def validate(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME|PATH]...", help="Images, or files; by default all.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects instead of lines.")] = False,
+    as_json: Annotated[bool, json_option("A list of objects instead of lines.")] = False,
 ) -> None:
     """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
+    from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, load
     from pipeline.guests.playbook_check import check_playbooks
     from pipeline.store import Store
@@ -56,7 +58,7 @@ def validate(
         if not found and not as_json:
             typer.echo(f"{shown}: ok")
     if as_json:
-        typer.echo(json.dumps(verdicts, indent=2))
+        print_json(verdicts)
     elif not targets:
         typer.echo(f"no definitions in {project() / 'images'}")
     if faults:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.usage import json_option
+
 if TYPE_CHECKING:
     from pipeline.hypervisor.host import Finding
 
@@ -14,9 +16,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     @app.command()
     def doctor(
-        json: Annotated[
-            bool, typer.Option("--json", help="A list of objects: name, verdict, text, fix, facts.")
-        ] = False,
+        json: Annotated[bool, json_option("A list of objects: name, verdict, text, fix, facts.")] = False,
         refresh: Annotated[bool, typer.Option("--refresh", help="Measure the accelerator again.")] = False,
     ) -> None:
         """Say what this host has and lacks, line by line, with the fix. Exit code 3 when something must be mended."""

@@ -7,10 +7,15 @@ each process, which nobody else can know.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import io
+import os
 import re
 import secrets
+import signal
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline.printable import printable
@@ -26,14 +31,64 @@ class GuardedStream(io.TextIOWrapper):
         parts = _OWN.split(text)
         # every second part is what the mark holds: goldsmith's own code
         safe = [part if index % 2 else printable(part) for index, part in enumerate(parts)]
-        super().write("".join(safe))
+        try:
+            super().write("".join(safe))
+        except BrokenPipeError:
+            _note_missing_reader(self)
         return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            _note_missing_reader(self)
+
+
+_gone: list[GuardedStream] = []
+
+
+def reader_is_gone() -> bool:
+    """Whether whoever read the output has closed it: `goldsmith ... | head -1`."""
+    return bool(_gone)
+
+
+def _note_missing_reader(stream: GuardedStream) -> None:
+    """From now on write to nowhere, and interrupt the main thread as a signal would: nobody waits for the result."""
+    _drop(stream)
+    if not _gone:
+        _gone.append(stream)
+        # the handler of `__main__` asks `reader_is_gone`; whatever thread wrote, the main one ends the command
+        _thread.interrupt_main(signal.SIGHUP)
+
+
+def _drop(stream: TextIO) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def drop_output() -> None:
+    """Write what is left of stdout to nowhere: it cannot be written where it should go."""
+    _drop(sys.stdout)
 
 
 def guard_output() -> None:
     """Put the door before stdout and stderr. For `__main__` alone, and once."""
+    _open_closed_streams()
     sys.stdout = _guarded(sys.stdout)
     sys.stderr = _guarded(sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Give each of the three streams that the caller has closed a place: no file of ours must get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    # Python has None for a stream that was closed when it started
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _guarded(stream: TextIO) -> TextIO:
@@ -58,8 +113,16 @@ def own(code: str, stream: TextIO | None = None) -> str:
     return f"\x1b{_MARK}<{code}>" if isinstance(stream, GuardedStream) else code
 
 
+def has_colour(stream: TextIO | None = None) -> bool:
+    """Whether `stream` (stdout) is a terminal whose owner wants colours: https://no-color.org, and TERM=dumb."""
+    stream = stream or sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def paint(text: str, colour: str) -> str:
-    """`text` in a colour of ISO 6429 ('32' is green), on a terminal only."""
+    """`text` in a colour of ISO 6429 ('32' is green), where colours are wanted."""
+    if not has_colour():
+        return text
     begin, end = own(f"\x1b[{colour}m"), own("\x1b[0m")
     return f"{begin}{text}{end}"
 
@@ -67,3 +130,24 @@ def paint(text: str, colour: str) -> str:
 def unguarded() -> TextIO:
     """stdout without the door, for a drawing library alone; its texts must have been made printable before."""
     return sys.__stdout__ or sys.stdout
+
+
+# ---- JSON alone on stdout ----------------------------------------------------------------------------------------
+
+_document: list[TextIO] = []
+
+
+@contextlib.contextmanager
+def document_only() -> Iterator[None]:
+    """Until the block ends whatever is printed goes to stderr, and stdout is for `document_stream` alone."""
+    _document.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _document.pop()
+
+
+def document_stream() -> TextIO:
+    """Where a verb's JSON goes: the real stdout."""
+    return _document[-1] if _document else sys.stdout

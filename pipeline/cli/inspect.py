@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.usage import json_option
+
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
 
@@ -20,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     disk: Annotated[Path, typer.Argument(metavar="DISK", help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
     profile: Annotated[
         str, typer.Option("--profile", help="azure-linux, azure-windows, hyper-v or any.")
     ] = "azure-linux",
@@ -140,7 +142,7 @@ def _print(results: Sequence[CheckResult]) -> None:
 
 
 def checks(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
     profile: Annotated[str, typer.Option("--profile", help="Only the checks of this profile.")] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/checks.md.")] = False,
 ) -> None:

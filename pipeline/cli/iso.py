@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from pipeline.cli.usage import json_option
+
 
 def register(app: typer.Typer) -> None:
     app.command("iso")(iso)
@@ -14,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def iso(
     medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win's.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
     answers: Annotated[
         str, typer.Option("--answers", metavar="EDITION", help="Print the answer file to install this edition by.")
     ] = "",

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.usage import VerbGroup, json_option
 from pipeline.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="The key that signs masters.", no_args_is_help=True, rich_markup_mode=None)
+    noun = typer.Typer(help="The key that signs masters.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
     noun.command("make")(make)
     noun.command("show")(show)
     app.add_typer(noun, name="key")
@@ -30,7 +31,7 @@ def make() -> None:
     print(f"id       {made.id}")
 
 
-def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def show(as_json: Annotated[bool, json_option()] = False) -> None:
     """Print the public half, which others need to verify."""
     from pipeline.cli.show import print_json
     from pipeline.evidence import signing

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli import context
 from pipeline.cli.build import need_root
+from pipeline.cli.usage import json_option
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def prove(
     cell: Annotated[
         list[str], typer.Option("--cell", metavar="CELL", help="Only this cell of the matrix; repeatable.")
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
 ) -> None:
     """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
     from pipeline import build as builder

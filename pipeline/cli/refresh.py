@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import context
 from pipeline.cli.build import choose, need_root
+from pipeline.cli.usage import json_option
 from pipeline.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def refresh(
             "--keep", metavar="SIZE", help="Then prune layers and saved guests, longest unused first: 20G, 500M..."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""

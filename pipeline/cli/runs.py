@@ -8,11 +8,14 @@ from typing import Annotated, Optional
 import typer
 
 from pipeline.cli import context
+from pipeline.cli.usage import VerbGroup, json_option
 from pipeline.errors import HostError, UsageError
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="Every run, its record and its black box.", no_args_is_help=True, rich_markup_mode=None)
+    noun = typer.Typer(
+        help="Every run, its record and its black box.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
+    )
     noun.command("list")(list_all)
     noun.command("show")(show)
     app.add_typer(noun, name="runs")
@@ -20,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("clean")(clean)
 
 
-def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
     """List the runs, newest first."""
     from pipeline.cli.show import print_json, table
     from pipeline.record import list_runs
@@ -46,7 +49,7 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
 
 def show(
     run_id: Annotated[str, typer.Argument(metavar="RUN")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Show one run: its stages, its error, its files."""
     from pathlib import Path

@@ -28,7 +28,10 @@ def print_error(error: GoldsmithError) -> None:
     # a disk's text must not forge a line; a definition has a line for each fault
     foreign = isinstance(error, DiskError)
     lines = [one_line(error.message)] if foreign else printable(error.message).rstrip("\n").split("\n")
-    out = [f"goldsmith: {lines[0]}", *lines[1:]]
+    # lines with a place of their own are bare, so that an editor jumps there
+    out = list(lines) if error.has_places else [f"goldsmith: {lines[0]}", *lines[1:]]
+    if error.has_places:
+        out.append(f"goldsmith: {len(lines)} fault{'s' if len(lines) > 1 else ''}")
     if error.evidence:
         out.append(f"  look   {one_line(error.evidence)}")
     if error.hint:
@@ -61,7 +64,8 @@ def show_damage() -> None:
 
 
 def print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, default=str))
+    """One document on stdout, also where `--json` has sent all else to stderr."""
+    print(json.dumps(data, indent=2, default=str), file=door.document_stream())
 
 
 def booted(cell: str, seen: Mapping[str, Any]) -> str:
@@ -75,9 +79,11 @@ def seal(digest: str) -> str:
     return digest if digest.startswith("tree:") else f"sha256 {digest}"
 
 
-def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
-    """Aligned columns; a header only where there are rows."""
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, empty: str = "") -> None:
+    """Aligned columns; where there are no rows nothing but `empty`, on stderr."""
     if not rows:
+        if empty:
+            print(empty, file=sys.stderr)
         return
     cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]

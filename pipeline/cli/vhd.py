@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pipeline.cli import context
+from pipeline.cli.usage import VerbGroup, json_option
 from pipeline.printable import one_line
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.offline.transfer import Made
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, json_option()]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 Parent = Annotated[Optional[Path], typer.Option("--parent", help="Where the parent stands now.")]  # noqa: UP045
 AnyTime = Annotated[bool, typer.Option("--any-time", help="The parent's time may differ (it was copied).")]
@@ -27,7 +28,7 @@ Unpack = Annotated[bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="VHDs of every kind.", no_args_is_help=True, rich_markup_mode=None)
+    noun = typer.Typer(help="VHDs of every kind.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
     verbs: dict[str, Callable[..., None]] = {
         "info": info,
         "verify": verify,
@@ -276,7 +277,7 @@ def diff(
     target: Annotated[Optional[Path], typer.Argument(help="The differencing VHD; none with --json.")] = None,  # noqa: UP045
     fmt: Format = "",
     force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the list of changed blocks.")] = False,
+    as_json: Annotated[bool, json_option("Print the list of changed blocks.")] = False,
 ) -> None:
     """Write what changed as a differencing VHD on OLD, or list it."""
     from pipeline.cli.show import print_json

@@ -33,6 +33,8 @@ class Fault:
 class DefinitionError(UsageError):
     """One or more definitions are wrong; the message is all fault lines, in the order of the files."""
 
+    has_places = True
+
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults), name="definition")

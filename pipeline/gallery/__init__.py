@@ -7,6 +7,7 @@ swapped atomically.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from pipeline.definition import DataDisk
 from pipeline.definition.rules import IMAGE_NAME
-from pipeline.errors import GoldsmithError, HostError, UsageError
+from pipeline.errors import GoldsmithError, HostError, NotFound, UsageError
+from pipeline.file_errors import describe_os_error
 from pipeline.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
@@ -45,7 +47,7 @@ LOCK = ".lock"
 #: Why the newest candidate is no version.
 REFUSED = "refused.json"
 #: A channel's name: one that an option, a path and a message can hold.
-_CHANNEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
+CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
 PATIENCE = 900.0
 
@@ -200,6 +202,21 @@ class Gallery:
                     found.append(error)
         return found
 
+    def unknown(self, name: str) -> NotFound:
+        """The error for an image that is not in the gallery, with the name that may be meant."""
+        near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
+        meant = f"did you mean {near[0]}? " if near else ""
+        return NotFound(
+            f"no image {name} in the gallery",
+            name="gallery-unknown",
+            hint=f"{meant}goldsmith gallery list shows all; goldsmith build {name} makes a version",
+        )
+
+    def refuse_unknown(self, name: str) -> None:
+        """Raise NotFound for an image that has no folder here; one that was only refused has one."""
+        if name not in self.names():
+            raise self.unknown(name)
+
     def _usable(self, name: str, path: Path) -> Version | None:
         """The version in a folder, None where there is none, or where it cannot be read: then it is named."""
         try:
@@ -229,7 +246,7 @@ class Gallery:
     def _path(self, name: str, which: str) -> Path | None:
         """The folder that a version's number or a channel means, None where it means none."""
         folder = self.root / name
-        if not IMAGE_NAME.fullmatch(name) or not (parse(which) or _CHANNEL.fullmatch(which)):
+        if not IMAGE_NAME.fullmatch(name) or not (parse(which) or CHANNEL_NAME.fullmatch(which)):
             raise UsageError(
                 f"{name}@{which} is not a gallery name", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
             )
@@ -244,13 +261,13 @@ class Gallery:
         return path if parse(which) else None
 
     def get(self, reference: str) -> Version:
-        """A version by NAME[@VERSION|CHANNEL]. Raises UsageError when there is none, RecordDamaged for a bad one."""
+        """A version by NAME[@VERSION|CHANNEL]. Raises NotFound when there is none, RecordDamaged for a bad one."""
         name, _, which = reference.partition("@")
         path = self._path(name, which or GOLDEN)
         found = self._load(name, path) if path is not None else None
         if found is None:
             known = ", ".join(v.version for v in self.versions(name)) or "none"
-            raise UsageError(
+            raise NotFound(
                 f"no {name}@{which or GOLDEN} in the gallery",
                 name="gallery-unknown",
                 hint=f"versions of {name}: {known}; goldsmith build {name} makes one",
@@ -269,9 +286,7 @@ class Gallery:
             if make:
                 folder.mkdir(parents=True, exist_ok=True)
             if not folder.is_dir():
-                raise UsageError(
-                    f"no image {name} in the gallery", name="gallery-unknown", hint="goldsmith gallery list"
-                )
+                raise self.unknown(name)
             lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
             try:
                 lock.acquire()
@@ -284,8 +299,9 @@ class Gallery:
             except OSError as error:
                 if not folder.is_dir():
                     continue  # `clean` took the folder, which was empty
+                named = describe_os_error(error)
                 raise HostError(
-                    f"{folder / LOCK} cannot be locked: {error.strerror}", name="gallery-locked", hint="is it yours?"
+                    f"{folder / LOCK} cannot be locked: {error.strerror}", name="gallery-locked", hint=named.hint
                 ) from None
             if (folder / LOCK).exists():
                 break
@@ -322,7 +338,7 @@ class Gallery:
     def promote(self, version: Version, channel: str = GOLDEN) -> None:
         """Point a channel at a version, atomically."""
         folder = version.path.parent
-        if not _CHANNEL.fullmatch(channel):
+        if not CHANNEL_NAME.fullmatch(channel):
             raise UsageError(
                 f"{channel!r} cannot be a channel's name",
                 name="channel-name",
@@ -351,6 +367,12 @@ class Gallery:
     def refused(self, name: str) -> Mapping[str, Any] | None:
         """Why the newest candidate did not become a version; None where it did."""
         return read_usable(self.root / name / REFUSED, RefusedShape)
+
+    def dismiss(self, name: str) -> None:
+        """Forget why the newest candidate was refused; the folder of an image without a version goes, too."""
+        with self.hold(name) as folder:
+            remove_tree(folder / REFUSED)
+            self.drop_empty(name)
 
     def capture(
         self,

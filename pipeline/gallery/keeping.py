@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.errors import CheckFailed, UsageError
-from pipeline.files import RecordDamaged, Shape, read_json, read_usable, skip, sweep_unfinished
+from pipeline.errors import CheckFailed, NotFound, UsageError
+from pipeline.files import RecordDamaged, Shape, disk_bytes, read_json, read_usable, skip, sweep_unfinished
 from pipeline.gallery import GOLDEN, GONE, NEW, POINT, TOMBSTONES, Gallery, Version
 from pipeline.record import now, remove_tree, sync_folder, write_json
 
@@ -100,9 +100,7 @@ def give_back(gallery: Gallery, name: str, lease_id: str) -> None:
     """End a lease. Raises UsageError when there is none of that id."""
     path = gallery.root / name / LEASES / f"{lease_id}.json"
     if "/" in lease_id or not path.exists():
-        raise UsageError(
-            f"no lease {lease_id} on {name}", name="lease-unknown", hint=f"goldsmith gallery show {name}"
-        )
+        raise NotFound(f"no lease {lease_id} on {name}", name="lease-unknown", hint=f"goldsmith gallery show {name}")
     remove_tree(path)
 
 
@@ -188,11 +186,12 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
 
 @dataclass(frozen=True)
 class Going:
-    """A version that retention lets go, and why; `held` says what keeps it all the same."""
+    """A version that retention lets go, and why; `held` says what keeps it all the same. `size`: bytes on disk."""
 
     version: Version
     why: str
     held: str = ""
+    size: int = 0
 
 
 def surplus(
@@ -237,7 +236,7 @@ def prune(
         for version, why in going:
             lease = held.get(version.version)
             by = ", ".join(version.channels) or (f"leased: {lease.why}" if lease else used(version))
-            found.append(Going(version, why, by))
+            found.append(Going(version, why, by, disk_bytes(version.path)))
             if not by and not dry:
                 bury(folder, version, why)
     return found
@@ -245,27 +244,35 @@ def prune(
 
 def bury(folder: Path, version: Version, why: str) -> None:
     """Remove a version: first the word about it, then its name in one rename, then its files. The lock is held."""
+    delete_with_tombstone(folder, version.version, version.digest, why)
+
+
+def delete_with_tombstone(folder: Path, number: str, digest: str | None, why: str) -> None:
+    """As `bury`, by the version's number; `digest` is None where its manifest cannot be read any more."""
     (folder / TOMBSTONES).mkdir(exist_ok=True)
-    word = {"version": version.version, "why": why, "when": now(), "digest": version.digest}
-    write_json(folder / TOMBSTONES / f"{version.version}.json", word)
-    scratch = folder / f"{GONE}{version.version}-{secrets.token_hex(4)}"
-    version.path.rename(scratch)
+    word = {"version": number, "why": why, "when": now(), "digest": digest}
+    write_json(folder / TOMBSTONES / f"{number}.json", word)
+    scratch = folder / f"{GONE}{number}-{secrets.token_hex(4)}"
+    (folder / number).rename(scratch)
     sync_folder(folder)
     remove_tree(scratch)
-    remove_tree(folder / WITHDRAWN / f"{version.version}.json")
+    remove_tree(folder / WITHDRAWN / f"{number}.json")
 
 
-def sweep(folder: Path) -> list[str]:
+def sweep(folder: Path, *, dry: bool = False) -> list[str]:
     """Remove what dead processes left in an image's folder, and leases that hold no more. The lock is held.
 
-    Returns the names removed, of leases that just ended none.
+    Returns the names removed, of leases that just ended none; with `dry` nothing is removed.
     """
     gone = [path for what in (NEW, GONE, POINT) for path in folder.glob(f"{what}*")]
+    inner = [folder / each for each in ("", LEASES, WITHDRAWN, TOMBSTONES)]
+    if dry:
+        return [path.name for path in gone] + [p.name for each in inner for p in sweep_unfinished(each, dry=True)]
     for path in gone:
         remove_tree(path)
     for path in (folder / LEASES).glob("[!.]*.json"):
         lease = _read_lease(path)
         if lease is not None and not lease.live:
             remove_tree(path)
-    gone += [path for inner in ("", LEASES, WITHDRAWN, TOMBSTONES) for path in sweep_unfinished(folder / inner)]
+    gone += [path for each in inner for path in sweep_unfinished(each)]
     return [path.name for path in gone]

@@ -110,7 +110,8 @@ def test_create_and_refusals(tmp_path: Path) -> None:
     call("create", disk, "--size", "31 MiB", "--to", "dynamic", "--force")
     subprocess.run(["qemu-img", "info", "-f", "vpc", str(disk)], check=True, capture_output=True)
     assert fault("create", tmp_path / "x.vhd", "--size", "2041 GiB").name == "vhd-too-large"
-    assert fault("create", tmp_path / "x.vhd", "--size", "100").name == "vhd-not-whole-mib"
+    assert fault("create", tmp_path / "x.vhd", "--size", "100B").name == "vhd-not-whole-mib"
+    assert fault("create", tmp_path / "x.vhd", "--size", "100").name == "bad-size"
     assert isinstance(fault("create", tmp_path / "x.vhd", "--size", "many"), UsageError)
     assert fault("convert", disk, tmp_path / "x.iso").name == "unknown-kind"
     assert [path.name for path in tmp_path.iterdir()] == ["disk.vhd"]

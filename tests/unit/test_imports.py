@@ -30,6 +30,7 @@ FLOORS = [
     {"base"},
     {"store", "command", "digests", "secret_rules"},
     {"files"},
+    {"file_errors"},
     {"errors", "printable"},
 ]
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}

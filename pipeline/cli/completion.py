@@ -1,0 +1,177 @@
+"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, checks.
+
+The parser library makes the shells' scripts; a shell asks goldsmith itself for the words. A completion never
+fails and never prints an error: what cannot be read has no words.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import GoldsmithError
+
+if TYPE_CHECKING:
+    from pipeline.gallery import Gallery
+
+#: What a shell asks with; the library makes it of the program's name.
+VARIABLE = "_GOLDSMITH_COMPLETE"
+
+
+#: As the library's script for bash, but bash itself breaks words at @: the words are taken from the line, and of each
+#: answer bash gets what is behind the last @.
+_BASH = f"""\
+_goldsmith_completion() {{
+    local IFS=$' \\t' line="${{COMP_LINE:0:COMP_POINT}}" words count current
+    read -ra words <<< "$line"
+    count=$(( ${{#words[@]}} - 1 ))
+    [[ "$line" == *[[:space:]] ]] && count=$(( count + 1 ))
+    current="${{words[count]}}"
+    IFS=$'\\n'
+    COMPREPLY=( $( env COMP_WORDS="$line" COMP_CWORD="$count" {VARIABLE}=complete_bash "$1" ) )
+    if [[ "$current" == *@* && "$COMP_WORDBREAKS" == *@* ]]; then
+        COMPREPLY=( "${{COMPREPLY[@]#"${{current%@*}}@"}}" )
+    fi
+    return 0
+}}
+
+complete -o default -F _goldsmith_completion goldsmith
+"""
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("completion")(completion)
+
+
+def completion(
+    context: typer.Context,
+    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")],
+) -> None:
+    """Print the script that completes verbs, options and names in a shell (docs/command-line.md)."""
+    from typer.completion import shell_complete
+
+    if shell is Shell.BASH:
+        print(_BASH, end="")
+        return
+    enable_completion()
+    root = context.find_root()
+    shell_complete(root.command, {}, "goldsmith", VARIABLE, f"source_{shell.value}")
+
+
+def enable_completion() -> None:
+    """Make the library know its shells: it does so only where it is to add options of its own to the root command."""
+    from typer.completion import get_completion_inspect_parameters
+
+    get_completion_inspect_parameters()
+
+
+def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
+    """`find` gets what was typed so far; its words that begin so are offered, none where it fails."""
+
+    @functools.wraps(find)
+    def complete(incomplete: str) -> list[str]:
+        import logging
+
+        # a damaged record is skipped without a word: this is not the place to report it
+        logging.getLogger("goldsmith.records").setLevel(logging.CRITICAL)
+        try:
+            return sorted({word for word in find(incomplete) if word.startswith(incomplete)})
+        except (GoldsmithError, OSError):
+            return []
+
+    # the library looks at the parameters' names and types to know what to hand over
+    complete.__annotations__ = {"incomplete": str, "return": list[str]}
+    del complete.__wrapped__
+    return complete
+
+
+@_quiet
+def complete_definition(_incomplete: str) -> Iterable[str]:
+    """Images of the project."""
+    from pipeline.cli import context
+    from pipeline.definition import definition_files
+
+    return [path.stem for path in definition_files(context.project())]
+
+
+@_quiet
+def complete_image(_incomplete: str) -> Iterable[str]:
+    """Images of the gallery."""
+    return _gallery().names()
+
+
+@_quiet
+def complete_reference(incomplete: str) -> Iterable[str]:
+    """NAME, and behind the @ that image's versions and channels."""
+    from pipeline.gallery.versions import parse
+
+    gallery = _gallery()
+    name, at, _ = incomplete.partition("@")
+    if not at:
+        return gallery.names()
+    if name not in gallery.names():
+        return []
+    folder = gallery.root / name
+    return [f"{name}@{each.name}" for each in folder.iterdir() if parse(each.name) or each.is_symlink()]
+
+
+@_quiet
+def complete_channel(_incomplete: str) -> Iterable[str]:
+    """Channels of any image."""
+    from pipeline.gallery import CANDIDATE, GOLDEN
+    from pipeline.gallery.channels import channel_names
+
+    return {GOLDEN, CANDIDATE, *channel_names(_gallery())}
+
+
+@_quiet
+def complete_run(_incomplete: str) -> Iterable[str]:
+    from pipeline.record import run_ids
+    from pipeline.store import Store
+
+    return run_ids(Store.locate().runs)
+
+
+@_quiet
+def complete_stage(_incomplete: str) -> Iterable[str]:
+    from pipeline.plan import STAGE_NAMES
+
+    return STAGE_NAMES
+
+
+@_quiet
+def complete_check(_incomplete: str) -> Iterable[str]:
+    from pipeline.checks import all_checks
+
+    return [check.id for check in all_checks(None)]
+
+
+@_quiet
+def complete_profile(_incomplete: str) -> Iterable[str]:
+    from pipeline.checks import all_checks
+
+    return {profile for check in all_checks(None) for profile in check.profiles}
+
+
+@_quiet
+def complete_cell(_incomplete: str) -> Iterable[str]:
+    from pipeline.definition import CELL_GENERATION
+
+    return list(CELL_GENERATION)
+
+
+def _gallery() -> Gallery:
+    from pipeline.gallery import Gallery
+    from pipeline.store import Store
+
+    return Gallery(Store.locate().gallery)

@@ -1,0 +1,112 @@
+"""The verbs that move channels: promote, rollback, channel list, channel remove."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.gallery.options import AsJson, DryRun, Image, Reference, evidence_judge, open_gallery
+from pipeline.cli.removals import Row, print_removals
+from pipeline.errors import CheckFailed, UsageError
+
+
+def promote(
+    reference: Reference,
+    channel: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHANNEL",
+            help="golden, candidate, or a name of your own.",
+            autocompletion=completion.complete_channel,
+        ),
+    ] = "golden",
+    create: Annotated[bool, typer.Option("--create", help="CHANNEL may be new.")] = False,
+) -> None:
+    """Point a channel at a version. Golden takes only what passed its gates."""
+    from pipeline.gallery import GOLDEN
+    from pipeline.gallery.channels import refuse_new_channel
+    from pipeline.gallery.keeping import promote as point
+
+    gallery = open_gallery()
+    version = gallery.get(reference)
+    if not create:
+        refuse_new_channel(gallery, channel)
+    # its disks are not read again: `verify` does that
+    if channel == GOLDEN and (wrong := evidence_judge([])(version.path, version.manifest)):
+        raise CheckFailed(
+            f"{version.name} {version.version} cannot be golden: {wrong}",
+            name="evidence-damaged",
+            hint="goldsmith gallery verify says more; `gallery import --allow-unsigned` takes an unsigned one",
+        )
+    point(gallery, version, channel)
+    print(f"{version.name}@{channel} is {version.version}")
+
+
+def rollback(
+    name: Image,
+    channel: Annotated[
+        str,
+        typer.Option("--channel", help="The channel to move back.", autocompletion=completion.complete_channel),
+    ] = "golden",
+    why: Annotated[str, typer.Option("--why", help="What was wrong; it is kept.")] = "rolled back by hand",
+) -> None:
+    """Move a channel back to the previous good version. No build promotes the withdrawn version again."""
+    from pipeline.gallery.keeping import roll_back
+
+    before, now = roll_back(open_gallery(), name, channel, why)
+    print(f"{name}@{channel} is {now.version} again; {before.version} was taken back: {why}")
+
+
+def list_all(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="NAME", help="Only this image.", autocompletion=completion.complete_image),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the channels of each image, and the versions that they point at."""
+    from pipeline.cli.show import print_json, table
+    from pipeline.gallery.channels import list_channels
+
+    gallery = open_gallery()
+    if name is not None:
+        gallery.refuse_unknown(name)
+    found = [each for image in ([name] if name else gallery.names()) for each in list_channels(gallery, image)]
+    if as_json:
+        rows = [{"image": c.image, "channel": c.name, "version": c.version, "broken": c.is_broken} for c in found]
+        print_json(rows)
+        return
+    shown = [(c.image, c.name, c.version, "its version is not there" if c.is_broken else "") for c in found]
+    table(shown, ("image", "channel", "version", ""), empty="no channels")
+
+
+def remove(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The image, or NAME@CHANNEL.", autocompletion=completion.complete_reference
+        ),
+    ],
+    channel: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="CHANNEL", autocompletion=completion.complete_channel),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also golden.")] = False,
+    dry: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a channel of an image. The version that it points at stays."""
+    from pipeline.gallery.channels import remove_channel
+
+    image, at, named = name.partition("@")
+    if bool(at) == (channel is not None):
+        raise UsageError(
+            "name one image and one channel", name="usage", hint="goldsmith gallery channel remove NAME CHANNEL"
+        )
+    gallery = open_gallery()
+    gallery.refuse_unknown(image)
+    gone = remove_channel(gallery, image, channel or named, force=force, dry=dry)
+    row = Row("channel", f"{gone.image}@{gone.name}", 0, f"it pointed at {gone.version}, which stays")
+    print_removals([row], dry=dry, as_json=as_json)

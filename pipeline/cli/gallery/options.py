@@ -1,0 +1,68 @@
+"""What the gallery's verbs share: their arguments and options, the gallery itself, and who judges its evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.usage import json_option
+
+if TYPE_CHECKING:
+    from pipeline.gallery import Gallery
+    from pipeline.gallery.integrity import Judge
+
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]", autocompletion=completion.complete_reference)
+]
+Image = Annotated[str, typer.Argument(metavar="NAME", help="The image.", autocompletion=completion.complete_image)]
+SomeNames = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="NAME...", help="Only these images.", autocompletion=completion.complete_image),
+]
+AsJson = Annotated[bool, json_option()]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+Keys = Annotated[
+    list[Path],
+    typer.Option("--key", metavar="FILE", help="A public key: what it did not sign is damaged; repeatable."),
+]
+Repository = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--archive", metavar="FOLDER", help="Where the archive is; by default in the store."),
+]
+AllowUnsigned = Annotated[
+    bool,
+    typer.Option("--allow-unsigned", help="Take it without a signature of a trusted key; it is shown as unsigned."),
+]
+
+
+def open_gallery() -> Gallery:
+    """The gallery of the store."""
+    from pipeline.gallery import Gallery
+    from pipeline.store import Store
+
+    return Gallery(Store.locate().gallery)
+
+
+def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | None = None) -> Judge:
+    """What holds a master's evidence to the keys that are trusted: those given, else those beside this host's own.
+
+    A signature is demanded of what this host makes, and of what is `arriving`; `admit` is the digest of a manifest
+    that needs none.
+    """
+    from functools import partial
+
+    from pipeline.evidence import signing, unsigned
+    from pipeline.evidence.judge import judge
+
+    key = signing.locate()
+    trusted = keys or signing.trusted(key)
+    demanded = bool(keys) or arriving or signing.signs(key)
+    admitted = (
+        set() if keys or not demanded else set(unsigned.admitted(unsigned.register_beside(key), open_gallery()))
+    )
+    if admit is not None:
+        admitted.add(admit)
+    return partial(judge, keys=[signing.load_public(path) for path in trusted], demanded=demanded, admitted=admitted)

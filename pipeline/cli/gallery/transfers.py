@@ -1,0 +1,146 @@
+"""The verbs that move masters: delta, lease, export, import, archive, restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.cli.gallery.options import AllowUnsigned, Keys, Reference, Repository, evidence_judge, open_gallery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from pipeline.gallery import Version
+
+
+def delta(
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.vhd")],
+    force: Annotated[bool, typer.Option("--force", help="Write over FILE.vhd.")] = False,
+) -> None:
+    """Write a differencing VHD that gives NEW's disk back from OLD's, bit for bit (goldsmith vhd apply)."""
+    import time
+
+    from pipeline.cli.show import size
+    from pipeline.compare import delta as write
+
+    gallery = open_gallery()
+    before, after = gallery.get(old), gallery.get(new)
+    made = write(before, after, target, timestamp=int(time.time()), force=force)
+    print(f"{made.path}  {size(made.allocated)} on disk, for {after.name} {after.version} on {before.version}")
+    print(f"\n  goldsmith vhd apply {made.path} NEW.vhd --parent {before.disk} --to fixed\n")
+
+
+def lease(
+    reference: Reference,
+    why: Annotated[str, typer.Option("--why", help="What for.")] = "by hand",
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="When it ends by itself.")] = 24.0,
+    release: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--release", metavar="ID", help="End this lease."),
+    ] = None,
+) -> None:
+    """Keep a version from being pruned while something uses it: an upload, a clone, another host."""
+    from pipeline.gallery.keeping import give_back, take_lease
+
+    gallery = open_gallery()
+    version = gallery.get(reference)
+    if release is not None:
+        give_back(gallery, version.name, release)
+        print(f"{release} has ended")
+        return
+    taken = take_lease(gallery, version, why, seconds=hours * 3600)
+    print(taken.id)
+
+
+def export(
+    reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
+) -> None:
+    """Copy a master to a folder, with its manifest and SHA256SUMS."""
+    from pipeline.gallery.keeping import leased
+    from pipeline.gallery.parcels import export as send
+
+    gallery = open_gallery()
+    version = gallery.get(reference)
+    with leased(gallery, version, f"export to {target}"):
+        print(send(version, target.absolute(), judge=evidence_judge([])))
+
+
+def take_in(
+    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")],
+    key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
+    allow_unsigned: AllowUnsigned = False,
+) -> None:
+    """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
+    from pipeline.evidence.seal import settle
+    from pipeline.gallery.parcels import take_in as receive
+    from pipeline.store import Store
+
+    Store.locate().ensure()
+    admit = _manifest_digest(parcel) if allow_unsigned else None
+    made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
+    _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
+    print(f"{made.name} {made.version}  {made.disk}")
+    print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+
+
+def _manifest_digest(parcel: Path) -> str | None:
+    """The digest of a parcel's manifest, None where it has none: then the import says so."""
+    from pipeline.digests import file_digest
+    from pipeline.gallery import MANIFEST
+
+    manifest = parcel / MANIFEST
+    return file_digest(manifest) if manifest.is_file() and not manifest.is_symlink() else None
+
+
+def _admit(version: Version, digest: str | None, why: str) -> None:
+    """Remember that a version may be without a signature, where somebody has let it in so."""
+    from pipeline.evidence import signing, unsigned
+
+    if digest is not None:
+        unsigned.admit(unsigned.register_beside(signing.locate()), version, why)
+        print(f"{version.name} {version.version} is here without a signature: nobody vouches for what it holds")
+
+
+def archive(
+    references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...")],
+    repository: Repository = None,
+) -> None:
+    """Move old masters into a deduplicating archive (borg); each is read back and compared before it goes."""
+    from pipeline.retention import put_away
+    from pipeline.store import Store
+
+    store, judge = Store.locate().ensure(), evidence_judge([])
+    place = (repository or store.root / "archive").absolute()
+    for reference in references:
+        version = open_gallery().get(reference)
+        put_away(store, version, place, judge)
+        print(f"{version.name} {version.version} is in {place}")
+
+
+def restore(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    repository: Repository = None,
+    allow_unsigned: AllowUnsigned = False,
+) -> None:
+    """Bring a master back from the archive. No channel moves."""
+    from pipeline.evidence.seal import settle
+    from pipeline.gallery.archive import bring_back
+    from pipeline.store import Store
+
+    store = Store.locate().ensure()
+    name, _, version = reference.partition("@")
+    place = (repository or store.root / "archive").absolute()
+    digests: list[str | None] = []
+
+    def judge(folder: Path, manifest: Mapping[str, Any]) -> str:
+        digests.append(_manifest_digest(folder) if allow_unsigned else None)
+        return evidence_judge([], admit=digests[-1])(folder, manifest)
+
+    made = bring_back(open_gallery(), name, version, place, store.tmp, judge=judge, complete=settle)
+    _admit(made, digests[-1] if digests else None, "restored from the archive with --allow-unsigned")
+    print(f"{made.name} {made.version}  {made.disk}")

@@ -1,0 +1,205 @@
+"""The verbs that look at masters: list, show, verify, diff."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.gallery.options import AsJson, Keys, Reference, SomeNames, evidence_judge, open_gallery
+from pipeline.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pipeline.compare import Changes
+    from pipeline.gallery import Gallery, Version
+
+
+#: How many names of a kind `diff` shows a person.
+SHOWN = 12
+
+
+def list_versions(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="NAME", help="Only this image.", autocompletion=completion.complete_image),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also which candidates were refused, and why.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the masters, oldest first."""
+    from pipeline.checks.verdict import count
+    from pipeline.cli.show import print_json, table
+
+    gallery = open_gallery()
+    if name is not None:
+        gallery.refuse_unknown(name)
+    names = [name] if name else gallery.names()
+    versions = [v for image in names for v in gallery.versions(image)]
+    damaged = [f"{error.path}: {error.why}" for image in names for error in gallery.damaged(image)]
+    damaged += [f"{v.path / disk}: it is missing" for v in versions for disk in v.missing()]
+    if as_json:
+        print_json([{**v.summary(), "verdict": count(v.manifest.get("checks")).to_json()} for v in versions])
+        _refuse_damaged(damaged)
+        return
+    columns = ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created")
+    table([_row(version) for version in versions], columns, empty="no versions; goldsmith build NAME makes one")
+    _print_refusals(gallery, names, everything)
+    _refuse_damaged(damaged)
+
+
+def _row(version: Version) -> tuple[str, ...]:
+    from pipeline.checks.verdict import count
+    from pipeline.cli.show import size
+
+    row = version.summary()
+    disk = row["disks"][0]
+    return (
+        row["name"],
+        row["version"],
+        ",".join(row["channels"]),
+        row["state"] + ("" if row["signed_by"] else ", unsigned"),
+        ",".join(str(generation) for generation in row["generations"]),
+        count(version.manifest.get("checks")).short,
+        *("missing" if disk[key] is None else size(disk[key]) for key in ("size", "allocated")),
+        row["created"],
+    )
+
+
+def _print_refusals(gallery: Gallery, names: Sequence[str], everything: bool) -> None:
+    """Which candidates were refused: in one line on stderr, or with `everything` a line each."""
+    refusals = {image: refused for image in names if (refused := gallery.refused(image))}
+    if everything:
+        for image, refused in refusals.items():
+            when, run = refused.get("when", "?"), refused.get("run", "?")
+            print(f"{image}: refused by {refused['gate']} on {when} ({run}): {refused['why']}")
+    elif refusals:
+        shown = ", ".join(list(refusals)[:SHOWN]) + (", ..." if len(refusals) > SHOWN else "")
+        what = "the newest candidate" if len(refusals) == 1 else f"the newest candidates of {len(refusals)} images"
+        print(f"refused: {what} ({shown}); goldsmith gallery list --all says why", file=sys.stderr)
+
+
+def _refuse_damaged(damaged: list[str]) -> None:
+    """The end of a list that is not whole: what is good was shown, and this is what was not."""
+    if damaged:
+        raise CheckFailed(
+            f"{len(damaged)} damaged: {'; '.join(damaged)}",
+            name="gallery-damaged",
+            hint="goldsmith gallery verify says more; bring a version back from an export or the archive",
+        )
+
+
+def show(reference: Reference, as_json: AsJson = False) -> None:
+    """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
+    from pipeline.checks.verdict import count
+    from pipeline.cli.show import booted, print_json, seal
+    from pipeline.gallery.keeping import leases, withdrawn
+
+    gallery = open_gallery()
+    version = gallery.get(reference)
+    manifest = version.manifest
+    held = [one for one in leases(gallery, version.name) if one.version == version.version]
+    why = withdrawn(gallery, version.name).get(version.version)
+    if as_json:
+        more = {"leases": [vars(one) for one in held], "withdrawn": why}
+        print_json({**version.summary(), **more, "manifest": manifest})
+        return
+    disk = manifest["disk"]
+    print(f"{version.name} {version.version}  {' '.join(version.channels)}")
+    print(f"  {manifest.get('summary', '')}")
+    if why:
+        print(f"  taken back: {why}")
+    for one in held:
+        print(f"  leased   {one.id}: {one.why}")
+    print(f"  disk     {version.disk}")
+    shown = version.summary()["disks"]
+    print(f"           {_on_disk(shown[0])}, {seal(version.digest)}")
+    print(f"  signed   {'by key ' + manifest['signed_by'] if manifest.get('signed_by') else 'by nobody'}")
+    for told, disk in zip(shown[1:], version.data_disks, strict=True):
+        what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"
+        print(f"  LUN {disk.lun:<4} {told['path']}")
+        print(f"           {_on_disk(told)}, {what}, caching {disk.caching}")
+    print(f"  checks   {count(manifest.get('checks'))}")
+    for cell, seen in manifest.get("prove", {}).items():
+        checks = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
+        print(f"  {booted(cell, seen)}; {checks}")
+    for timing in manifest.get("timings", ()):
+        print(f"  {timing['stage']:10} {timing.get('title') or '':28} {timing.get('seconds') or 0:7.1f} s")
+    print(f"  run      {manifest.get('run', '?')}, created {manifest['created']}")
+
+
+def _on_disk(disk: Mapping[str, Any]) -> str:
+    from pipeline.cli.show import size
+
+    if disk["size"] is None:
+        return "it is missing"
+    return f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
+
+
+def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Read every master again and compare it with what was captured. NAME may be NAME@VERSION."""
+    from pipeline.cli.show import print_json
+    from pipeline.gallery.integrity import verify as look
+
+    gallery, judge = open_gallery(), evidence_judge(key)
+    found = []
+    for reference in names or gallery.names():
+        name, _, which = reference.partition("@")
+        only = _number(gallery, name, which) if which else None
+        if not gallery.versions(name):
+            gallery.refuse_unknown(name)
+        for one in look(gallery, name, only, judge=judge):
+            found.append(one)
+            word = "scratch" if one.scratch else "BAD" if one.wrong else "unsigned" if one.unsigned else "good"
+            if not as_json:
+                print(f"{word:8} {one.what}  {one.wrong}".rstrip())
+    if as_json:
+        print_json([vars(one) for one in found])
+    bad = [one.what for one in found if one.wrong and not one.scratch]
+    if bad:
+        raise CheckFailed(f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}", name="gallery-damaged")
+
+
+def _number(gallery: Gallery, name: str, which: str) -> str:
+    """The number of a version that may be damaged, by its number or by a channel. Raises UsageError."""
+    from pipeline.gallery.versions import parse
+
+    there = parse(which) and (gallery.root / name / which).is_dir()
+    return which if there else gallery.get(f"{name}@{which}").version
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what one version has that another has not: packages, files, checks, blocks."""
+    from pipeline.cli.show import print_json, size
+    from pipeline.compare import compare
+    from pipeline.digests import BLOCK
+
+    gallery = open_gallery()
+    seen = compare(gallery.get(old), gallery.get(new))
+    if as_json:
+        print_json(seen.to_json())
+        return
+    print(f"{seen.old} -> {seen.new}")
+    for what, changes in (("packages", seen.packages), ("checks", seen.checks), ("files", seen.files)):
+        _print_changes(what, changes)
+    print(f"blocks    {seen.blocks} of {BLOCK >> 10} KiB, {size(seen.changed_bytes)} in sectors")
+
+
+def _print_changes(what: str, changes: Changes) -> None:
+    counts = f"{len(changes.added)} added, {len(changes.removed)} removed, {len(changes.changed)} changed"
+    print(f"{what:9} {counts}")
+    lines = [f"+ {name} {value}" for name, value in changes.added.items()]
+    lines += [f"- {name} {value}" for name, value in changes.removed.items()]
+    lines += [f"  {name} {before} -> {after}" for name, (before, after) in changes.changed.items()]
+    for line in lines[:SHOWN]:
+        print(f"          {line}")
+    if len(lines) > SHOWN:
+        print(f"          ... {len(lines) - SHOWN} more, with --json")

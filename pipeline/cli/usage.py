@@ -1,0 +1,49 @@
+"""The parser's own errors in goldsmith's form, help that is not cut, and how `--json` keeps stdout clean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.cli import door
+from pipeline.errors import UsageError
+
+#: Both of them, for every verb.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class VerbGroup(TyperGroup):
+    """A group of verbs whose list has the whole first sentence of each, on as many lines as it needs."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for verb in self.commands.values():
+            paragraph = (verb.help or "").split("\n\n")[0]
+            verb.short_help = verb.short_help or " ".join(paragraph.split())
+
+
+def json_option(text: str = "Print JSON.") -> Any:
+    """The option `--json`: one JSON document on stdout, and everything else on stderr."""
+    return typer.Option("--json", callback=_keep_stdout_clean, help=text)
+
+
+def _keep_stdout_clean(context: typer.Context, value: bool) -> bool:
+    if value and not context.resilient_parsing:
+        context.with_resource(door.document_only())
+    return value
+
+
+def describe_usage_error(error: Exception) -> UsageError | None:
+    """The parser's error as ours; None for an error that is not the parser's.
+
+    The parser's classes are the bundled ones or click's own, by the version of typer; both know `format_message`.
+    """
+    format_message = getattr(error, "format_message", None)
+    if not callable(format_message):
+        return None
+    message = str(format_message()).strip()
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "goldsmith"
+    return UsageError(message[:1].lower() + message[1:], name="usage", hint=f"{where} --help")
