@@ -23,7 +23,7 @@ golden: setup ## build IMAGE: a proven golden master in the gallery
 	@$(BIN)/goldsmith build $(IMAGE)
 
 nightly: setup ## refresh every image whose inputs changed: build, prove, promote, let the oldest go, layers beyond LAYERS too
-	@$(BIN)/goldsmith refresh --all --keep $(LAYERS)
+	@$(BIN)/goldsmith refresh --all --max-size $(LAYERS)
 
 prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)

@@ -71,27 +71,21 @@ def _run() -> int:
     except Interrupted as error:
         code = error.exit_code  # it came behind the end of the verb, or while an error was printed
     _ignore_signals()
-    code = _flush_output() or code if code == 0 else code
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    flushed = _flush_output()
+    code = code or flushed
     return _NO_READER if door.reader_is_gone() and code == 0 else code
 
 
 def _flush_output() -> int:
     """Bring what was printed to whoever reads it; 0, or the exit code of the error that this ended in."""
-    from pipeline.cli.door import drop_output
     from pipeline.cli.show import print_error
-    from pipeline.file_errors import describe_os_error
 
     try:
         sys.stdout.flush()
-    except OSError as error:
-        drop_output()
-        named = describe_os_error(error)
-        named.message = f"the output could not be written: {named.message}"
-        print_error(named)
-        return named.exit_code
+        sys.stderr.flush()
+    except GoldsmithError as error:
+        print_error(error)
+        return error.exit_code
     return 0
 
 

@@ -6,29 +6,36 @@ Masters are never touched here, and nothing that a running build stands on.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from pipeline import scratch
+from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import UsageError
 from pipeline.fabric import sweep_networks
-from pipeline.files import sweep_unfinished
+from pipeline.files import disk_bytes, sweep_unfinished
 from pipeline.gallery import Gallery
 from pipeline.gallery.keeping import sweep as sweep_image
+from pipeline.gallery.versions import parse
 from pipeline.guests import saved
 from pipeline.guests.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.roster import domains, sweep
 from pipeline.job import Job
 from pipeline.layers import RECORD, Layer, Layers
-from pipeline.record import alive, drop_unrecorded, held, list_runs, remove_tree
+from pipeline.record import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
 from pipeline.store import Store
 
 #: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
 FRESH = 600.0
+#: How many runs of each image keep their records, unless `goldsmith runs prune --keep` says otherwise. A run's folder
+#: takes some 350 KiB; a failed one, with what was gathered of its guest, a few MiB.
+KEPT_RUNS = 100
 
 
 def planning(store: Store) -> FileLock:
@@ -36,33 +43,65 @@ def planning(store: Store) -> FileLock:
     return FileLock(store.tmp / "layers.lock", thread_local=False)
 
 
-def sweep_dead(store: Store, job: Job | None = None) -> list[str]:
-    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed."""
+@dataclass(frozen=True)
+class Removed:
+    """One thing that care removed, or would remove. `bytes`: on the disk, 0 where it is no file."""
+
+    kind: str
+    name: str
+    bytes: int = 0
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def sweep_dead(store: Store, job: Job | None = None, *, dry: bool = False) -> list[Removed]:
+    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed.
+
+    With `dry` nothing is removed.
+    """
     connection = job.connection if job else connect()
     kept = {run for _, run, role in domains(connection) if role == "kept"}
+    dead: set[str] = set()
 
     def wanted(label: str) -> bool:
         """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
         run = store.own_run(label)
-        return run is None or label in kept or alive(store.runs, run)
+        if run is None or label in kept or alive(store.runs, run):
+            return True
+        dead.add(label)
+        return dry  # what is wanted stays
 
-    gone = [f"scratch {path}" for path in scratch.sweep()]
-    gone += [f"scratch {name}" for name in _sweep_store(store)]
-    gone += [f"domain {name}" for name in sweep(connection, wanted)]
-    gone += [f"access {name}" for name in sweep_access(wanted)]
-    gone += [f"network {name}" for name in sweep_networks(wanted)]
-    gone += [f"layer {key}" for key in Layers(store.layers).sweep()]
+    gone = [_scratch(Path(path)) for path in scratch.sweep(dry=dry)]
+    gone += [Removed("scratch", name) for name in _sweep_store(store, dry=dry)]
+    sweeps: dict[str, Callable[[], Sequence[str]]] = {
+        "domain": lambda: sweep(connection, wanted),
+        "access": lambda: sweep_access(wanted),
+        "network": lambda: sweep_networks(wanted),
+    }
+    for kind, find in sweeps.items():
+        dead.clear()
+        names = find()
+        gone += [Removed(kind, name) for name in (sorted(dead) if dry else names)]
+    gone += [Removed("layer", key, why="unfinished") for key in Layers(store.layers).sweep(dry=dry)]
     for path in sorted(store.tmp.iterdir()):
         run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
         if run is not None and not alive(store.runs, run):
-            remove_tree(path)
-            gone.append(f"scratch {path.name}")
+            gone.append(_scratch(path, path.name))
+            if not dry:
+                remove_tree(path)
+    gone += prune_runs(store, dry=dry)
     if job is not None and gone:
-        job.run.emit("note", "", f"removed what a dead run left: {', '.join(gone)}")
+        job.run.emit("note", "", f"removed what a dead run left: {', '.join(map(str, gone))}")
     return gone
 
 
-def _sweep_store(store: Store) -> list[str]:
+def _scratch(path: Path, name: str = "") -> Removed:
+    return Removed("scratch", name or str(path), disk_bytes(path) if path.exists() else 0)
+
+
+def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
     """What dead processes left in the gallery, beside records, and of scratch made before there was a journal.
 
     An image whose folder somebody holds is left to them: whoever captures or imports sweeps it too.
@@ -72,41 +111,101 @@ def _sweep_store(store: Store) -> list[str]:
     for name in gallery.names():
         with gallery.hold_now(name) as folder:
             if folder is not None:
-                gone += [f"{name}/{each}" for each in sweep_image(folder)]
-                gone += [name] if gallery.drop_empty(name) else []
-    gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder)]
+                gone += [f"{name}/{each}" for each in sweep_image(folder, dry=dry)]
+                gone += [name] if not dry and gallery.drop_empty(name) else []
+    gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
     folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
-    gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder)]
+    gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder, dry=dry)]
     old = time.time() - FRESH
     for path in sorted([*store.tmp.glob("unpacked-*"), *store.tmp.glob("capture-*")]):
         # made by an older goldsmith, which noted no owner
         if path.stat().st_mtime < old:
-            remove_tree(path)
+            if not dry:
+                remove_tree(path)
             gone.append(path.name)
     return gone
 
 
-def clean_up(store: Store, *, layers: bool) -> list[str]:
+def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
     """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
 
     A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
     """
+    if layers:
+        _refuse_running(store)
     connection = connect()
     gone = []
     for domain, label, role in domains(connection):
         if role == "kept" and store.own_run(label) is not None:
-            gone.append(f"kept guest {domain.name()}")
-            with translated(f"ending {domain.name()}"):
-                domain.destroy()
-    gone += sweep_dead(store)
+            gone.append(Removed("kept guest", domain.name(), why="--keep-failed kept it"))
+            if not dry:
+                with translated(f"ending {domain.name()}"):
+                    domain.destroy()
+    gone += sweep_dead(store, dry=dry)
     if layers:
-        for path in sorted(store.tmp.glob("build-*.lock")):
-            if held(path):
-                raise UsageError(f"{path.stem[6:]} is being built: its layers are in use", name="image-locked")
-        for layer in list(Layers(store.layers).all()):
-            Layers(store.layers).drop(layer.key)
-            gone.append(f"layer {layer.key} ({layer.record['stage']})")
+        _refuse_running(store)
+        for holding in holdings(Layers(store.layers)):
+            gone.append(removed_layer(holding))
+            if not dry:
+                Layers(store.layers).drop(holding.layer.key)
     return gone
+
+
+def _refuse_running(store: Store) -> None:
+    for path in sorted(store.tmp.glob("build-*.lock")):
+        if held(path):
+            raise UsageError(
+                f"{path.stem[6:]} is being built: its layers are in use",
+                name="image-locked",
+                hint="wait for the build (goldsmith runs list), then clean again",
+            )
+
+
+# ---- records of runs ---------------------------------------------------------------------------------------------
+
+
+def prune_runs(
+    store: Store, keep: int = KEPT_RUNS, names: Collection[str] = (), *, dry: bool = False
+) -> list[Removed]:
+    """Remove the records of runs beyond the newest `keep` of each image (of `names`, or of all). Says what went.
+
+    A run stays while it lives, while a guest of its is kept, and as long as the version that it made, or the
+    refusal that it ended in, is in the gallery.
+    """
+    if len(run_ids(store.runs)) <= keep:
+        return []
+    gallery = Gallery(store.gallery)
+    seen: Counter[str] = Counter()
+    gone = []
+    refused = {str(word.get("run")) for name in gallery.names() if (word := gallery.refused(name))}
+    for run in list_runs(store.runs):
+        image, folder = str(run["image"]).partition(" ")[0], Path(run["folder"])
+        seen[image] += 1
+        if seen[image] <= keep or (names and image not in names):
+            continue
+        if run["outcome"] == "running" or run["id"] in refused or _has_guest(run) or _has_version(gallery, run):
+            continue
+        why = f"{image}, {run['outcome']} {run['started'] or ''}".strip()
+        found = Removed("run", run["id"], disk_bytes(folder), why)
+        if dry or drop_run(folder):
+            gone.append(found)
+    return gone
+
+
+def _has_guest(run: Mapping[str, Any]) -> bool:
+    """Whether a guest of the run was kept, and its key is still there."""
+    kept = run.get("kept_guest") or {}
+    return bool(kept.get("folder")) and Path(str(kept["folder"])).exists()
+
+
+def _has_version(gallery: Gallery, run: Mapping[str, Any]) -> bool:
+    """Whether the version that the run captured is still in the gallery; its record says 'NAME VERSION'."""
+    for stage in run["stages"]:
+        name, _, number = str(stage["detail"]).partition(" ")
+        captured = stage["stage"] == "capture" and IMAGE_NAME.fullmatch(name) and parse(number)
+        if captured and (gallery.root / name / number).is_dir():
+            return True
+    return False
 
 
 # ---- size and age ------------------------------------------------------------------------------------------------
@@ -162,14 +261,14 @@ def surplus(holdings: Iterable[Holding], keep: int, in_use: frozenset[str], fres
     return gone
 
 
-def prune(store: Store, keep: int) -> list[str]:
+def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
     """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
     layers = Layers(store.layers)
     with planning(store):
         gone = surplus(holdings(layers), keep, in_use(store), time.time() - FRESH)
-        for holding in gone:
+        for holding in gone if not dry else ():
             layers.drop(holding.layer.key)
-    return [_told(holding) for holding in gone]
+    return [removed_layer(holding) for holding in gone]
 
 
 def in_use(store: Store) -> frozenset[str]:
@@ -179,11 +278,12 @@ def in_use(store: Store) -> frozenset[str]:
     return frozenset(keys)
 
 
-def _told(holding: Holding) -> str:
+def removed_layer(holding: Holding) -> Removed:
+    """A layer as a person knows it: its image, stage and title."""
     record = holding.layer.record
     age = (time.time() - holding.used) / 86400
-    what = " ".join(str(record.get(word, "")) for word in ("name", "stage", "title")).strip()
-    return f"{holding.size / 2**20:8.1f} MiB  {what}, last used {age:.1f} days ago"
+    what = " ".join(str(record.get(word) or "") for word in ("name", "stage", "title")).strip()
+    return Removed("saved guest" if holding.is_save else "layer", what, holding.size, f"last used {age:.1f} days ago")
 
 
 def disk_use(store: Store) -> dict[str, int]:

@@ -30,10 +30,10 @@ def standing(layers: Layers) -> dict[Path, list[Layer]]:
 
 
 @contextlib.contextmanager
-def users_of(store: Store) -> Iterator[Callable[[Version], str]]:
-    """Who of the running builds stands on a version, as long as this is held."""
+def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version], str]]:
+    """Who of the running builds stands on a version, as long as this is held; with `dry` it is only looked at."""
     layers = Layers(store.layers)
-    with planning(store):
+    with contextlib.nullcontext() if dry else planning(store):
         busy, above = in_use(store), standing(layers)
 
         def used(version: Version) -> str:
@@ -49,7 +49,7 @@ def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> 
     One that a running build stands on stays. With a version go the layers on top of it: nothing can use them.
     """
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
-    with users_of(store) as used:
+    with users_of(store, dry=dry) as used:
         going = prune(gallery, name, keep.versions, keep.days, used=used, dry=dry)
         for one in going:
             if not dry and not one.held:
@@ -78,7 +78,7 @@ def remove_master(
     set; version-in-use for what a running build stands on, in any case.
     """
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
-    with users_of(store) as used, gallery.hold(image) as folder:
+    with users_of(store, dry=dry) as used, gallery.hold(image, dry=dry) as folder:
         path = folder / number
         if path.is_symlink() or not path.is_dir():
             raise NotFound(

@@ -55,3 +55,9 @@ def to_bytes(text: str) -> int:
             hint="write it in a smaller unit, such as 512M",
         )
     return int(size)
+
+
+def chosen_size(size: str | None, old: str | None) -> int | None:
+    """The bytes of an option, or of the name that it had before; None where neither was given."""
+    text = size if size is not None else old
+    return to_bytes(text) if text is not None else None

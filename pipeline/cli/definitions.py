@@ -74,15 +74,16 @@ def schema() -> None:
 
 def init(
     name: Annotated[str, typer.Argument(help="The new image's name.")],
-    master: Annotated[
-        str | None, typer.Option("--from", metavar="IMAGE", help="Begin with this image's golden master.")
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="IMAGE", help="Begin with this image's golden master.")
     ] = None,
+    base_old: Annotated[str | None, typer.Option("--from", metavar="IMAGE", hidden=True)] = None,
 ) -> None:
     """Write a commented definition and its playbook; what is there already is left alone."""
     from pipeline.definition.template import write_new
 
     folder = told_project() or _project_or_here()
-    written = write_new(folder, name, master)
+    written = write_new(folder, name, base or base_old)
     typer.echo(f"wrote {', '.join(str(path.relative_to(folder.resolve())) for path in written)}")
 
 

@@ -7,7 +7,6 @@ each process, which nobody else can know.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import io
 import os
@@ -15,9 +14,11 @@ import re
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TextIO
 
+from pipeline.errors import HostError
 from pipeline.printable import printable
 
 _MARK = secrets.token_hex(8)
@@ -28,20 +29,22 @@ class GuardedStream(io.TextIOWrapper):
     """A text stream that escapes what a terminal would obey, and bytes of file names that are not UTF-8."""
 
     def write(self, text: str) -> int:
+        if text == "":
+            return 0  # a library that only tries what kind of stream this is must not meet a full disk
         parts = _OWN.split(text)
         # every second part is what the mark holds: goldsmith's own code
         safe = [part if index % 2 else printable(part) for index, part in enumerate(parts)]
         try:
             super().write("".join(safe))
-        except BrokenPipeError:
-            _note_missing_reader(self)
+        except OSError as error:
+            _judge_failure(self, error)
         return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            _note_missing_reader(self)
+        except OSError as error:
+            _judge_failure(self, error)
 
 
 _gone: list[GuardedStream] = []
@@ -52,24 +55,23 @@ def reader_is_gone() -> bool:
     return bool(_gone)
 
 
-def _note_missing_reader(stream: GuardedStream) -> None:
-    """From now on write to nowhere, and interrupt the main thread as a signal would: nobody waits for the result."""
-    _drop(stream)
-    if not _gone:
-        _gone.append(stream)
-        # the handler of `__main__` asks `reader_is_gone`; whatever thread wrote, the main one ends the command
-        _thread.interrupt_main(signal.SIGHUP)
-
-
-def _drop(stream: TextIO) -> None:
+def _judge_failure(stream: GuardedStream, error: OSError) -> None:
+    """From now on write to nowhere. Without a reader the main thread is interrupted as by a signal: nobody waits for
+    the result. Raises HostError (output-not-written) for all other failures, such as a full disk.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
-
-
-def drop_output() -> None:
-    """Write what is left of stdout to nowhere: it cannot be written where it should go."""
-    _drop(sys.stdout)
+    if not isinstance(error, BrokenPipeError):
+        raise HostError(
+            f"the output could not be written: {error.strerror}",
+            name="output-not-written",
+            hint="make space where it goes, or send it elsewhere",
+        ) from None
+    if not _gone:
+        _gone.append(stream)
+        # the handler of `__main__` asks `reader_is_gone`; whatever thread wrote, the main one ends the command
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
 
 
 def guard_output() -> None:

@@ -47,7 +47,10 @@ def inspect(
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")
     ] = False,
-    key: Annotated[str, typer.Option("--key", help=r"The key to list, such as 'SYSTEM\\Setup'.")] = "",
+    registry_key: Annotated[
+        str, typer.Option("--registry-key", metavar="KEY", help=r"The key to list, such as 'SYSTEM\\Setup'.")
+    ] = "",
+    registry_key_old: Annotated[str, typer.Option("--key", hidden=True)] = "",
 ) -> None:
     """Prove a disk at rest, without mount or root: 0 proven, 1 a check failed or could not look, 2 unreadable."""
     from contextlib import nullcontext
@@ -60,6 +63,7 @@ def inspect(
     if as_json and as_html:
         raise UsageError("--json or --html, not both", name="two-outputs")
     opened = unpacked(disk) if unpack else nullcontext(disk)
+    key = registry_key or registry_key_old
     if what or key:
         with opened as plain:
             _list(plain, fmt or None, what or "registry", key, as_json)

@@ -28,12 +28,15 @@ def refresh(
     patch: Annotated[
         bool, typer.Option("--patch", help="Update golden itself where only packages have changed.")
     ] = False,
-    keep: Annotated[
+    max_size: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--keep", metavar="SIZE", help="Then prune layers and saved guests, longest unused first: 20G, 500M..."
+            "--max-size",
+            metavar="SIZE",
+            help="Then remove layers and saved guests, longest unused first, until the rest fits: 20G, 500M.",
         ),
     ] = None,
+    max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
@@ -44,8 +47,8 @@ def refresh(
     from pipeline.cli.show import Progress, print_error, print_json
     from pipeline.store import Store
 
+    size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
-    size = context.to_bytes(keep) if keep is not None else None
     store = Store.locate().ensure()
     chosen = choose(names or [], everything, store.gallery)
     if patch:

@@ -37,7 +37,8 @@ def print_removals(rows: Sequence[Row], *, dry: bool, as_json: bool) -> None:
     if not gone:
         print("nothing to remove", file=sys.stderr)
         return
-    print(f"{'would remove' if dry else 'removed'} {count_of(len(gone), 'item')}, {size(total)}")
+    taking = f", {size(total)}" if total else ""
+    print(f"{'would remove' if dry else 'removed'} {count_of(len(gone), 'item')}{taking}")
 
 
 def count_of(number: int, word: str) -> str:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Optional
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from pipeline.cli import context
+from pipeline.cli import completion, context
+from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.usage import VerbGroup, json_option
 from pipeline.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.care import Removed
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +25,7 @@ def register(app: typer.Typer) -> None:
     )
     noun.command("list")(list_all)
     noun.command("show")(show)
+    noun.command("prune")(prune)
     app.add_typer(noun, name="runs")
     app.command("shell")(shell)
     app.command("clean")(clean)
@@ -44,11 +52,11 @@ def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
         )
         for run in runs
     ]
-    table(rows, ("run", "image", "outcome", "started", "took", "error"))
+    table(rows, ("run", "image", "outcome", "started", "took", "error"), empty="no runs yet")
 
 
 def show(
-    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Show one run: its stages, its error, its files."""
@@ -66,10 +74,13 @@ def show(
     if as_json:
         print_json({**run, "files": files})
         return
-    print(f"{run['id']}  {run['image']}  {run['outcome']}  {run['started']} to {run['ended'] or '-'}")
+    by = "".join(f"  {word} {run[key]}" for key, word in (("user", "by"), ("host", "on")) if run.get(key))
+    print(f"{run['id']}  {run['image']}  {run['outcome']}  {run['started']} to {run['ended'] or '-'}{by}")
     print(f"  {run['command']}")
     for stage in run["stages"]:
-        what = " ".join(filter(None, (stage.get("title"), stage["detail"])))
+        title, detail = stage.get("title") or "", stage["detail"]
+        # the detail of a step is its title
+        what = detail if title in detail else f"{title} {detail}".strip()
         print(f"  {stage['stage']:12} {stage['state']:12} {stage['seconds']:7.1f} s  {what}")
     if error := run.get("error"):
         print(f"  error  {error['name']}: {error['message']}")
@@ -80,7 +91,9 @@ def show(
         print(f"         {name}")
 
 
-def shell(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+def shell(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
+) -> None:
     """Open a shell in a guest that is building, or that --keep-failed kept. Leaving it does not end it."""
     from pipeline.guests.access import Access
     from pipeline.record import find_run
@@ -88,45 +101,101 @@ def shell(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 
     run = find_run(Store.locate().runs, run_id)
     kept = run.get("kept_guest") or run.get("guest")
-    if not kept or not Access.from_json(kept).key.exists():
+    if not kept or not kept.get("folder") or not Access.from_json(kept).key.exists():
         raise UsageError(
             f"{run_id} has no guest to log in to",
             name="guest-gone",
             hint="only a running build, or one that failed under --keep-failed, has one",
         )
-    argv = Access.from_json(kept).ssh(tty=True)
+    access = Access.from_json(kept)
+    print(describe_shell(run, access.user), file=sys.stderr, flush=True)
+    argv = access.ssh(tty=True)
     # the shell takes this process's place: it must own the terminal
     os.execvp(argv[0], argv)  # noqa: S606
 
 
-def clean(
-    keep: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--keep", metavar="SIZE", help="Prune layers and saved guests, longest unused first, down to 20G, 500M..."
+def describe_shell(run: Mapping[str, Any], user: str) -> str:
+    """What whoever enters a run's guest has to know: who they are, how they become root, how the guest ends."""
+    ends = "it runs until `goldsmith clean`" if run.get("kept_guest") else "its build goes on, and ends it"
+    lines = [
+        f"{run['id']}, a guest of {run['image']}: you are {user}; sudo -i makes you root, without a password",
+        f"exit leaves the guest: {ends}",
+    ]
+    if run.get("kept_guest"):
+        lines.append("do not restart it: it was started by goldsmith's own kernel and would not come back")
+    return "\n".join(lines)
+
+
+def prune(
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="NAME...", help="Only runs of these images.", autocompletion=completion.complete_image
         ),
     ] = None,
+    keep: Annotated[int, typer.Option("--keep", min=0, metavar="N", help="So many runs of each image.")] = 100,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
+) -> None:
+    """Remove the records of old runs; those that are running or made a version of the gallery stay.
+
+    Every build does so for all but the newest 100 runs of each image.
+    """
+    from pipeline.care import prune_runs
+    from pipeline.errors import NotFound
+    from pipeline.record import list_runs
+    from pipeline.store import Store
+
+    store = Store.locate()
+    known = {str(run["image"]).partition(" ")[0] for run in list_runs(store.runs)} if names else set()
+    for name in names or ():
+        if name not in known:
+            raise NotFound(
+                f"no run of an image {name}", name="run-unknown", hint="goldsmith runs list shows the runs"
+            )
+    gone = prune_runs(store, keep, names or (), dry=dry)
+    print_removals([_row(each) for each in gone], dry=dry, as_json=as_json)
+
+
+def _row(removed: Removed) -> Row:
+    return Row(removed.kind, removed.name, removed.bytes, removed.why)
+
+
+def clean(
+    max_size: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            help="Also remove layers and saved guests, longest unused first, until the rest fits: 20G, 500M.",
+        ),
+    ] = None,
+    max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also forget all layers: the next build starts over.")
+        bool, typer.Option("--layers", help="Also remove all layers: the next build starts over.")
     ] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Remove what dead runs left: guests (kept ones too), keys, scratch. Masters are never touched."""
     from pipeline import scratch
-    from pipeline.care import clean_up, prune
+    from pipeline.care import clean_up
+    from pipeline.care import prune as prune_layers
     from pipeline.store import Store
 
+    # a size that cannot be meant is refused before anything goes
+    wanted = context.chosen_size(max_size, max_size_old)
     if os.geteuid() != 0:
-        for path in scratch.sweep():
-            print(f"scratch {path}")
+        mine = [Row("scratch", path) for path in scratch.sweep(dry=dry)]
+        if mine or as_json:
+            print_removals(mine, dry=dry, as_json=as_json)
         raise HostError(
             "goldsmith clean needs root for all but your own scratch files",
             name="root-needed",
-            hint="sudo make clean",
+            hint="sudo goldsmith clean: it ends guests and removes what belongs to root",
         )
-    wanted = context.to_bytes(keep) if keep is not None else None
     store = Store.locate().ensure()
-    gone = clean_up(store, layers=layers)
-    if wanted is not None:
-        gone += prune(store, wanted)
-    for line in gone or ["nothing to remove"]:
-        print(line)
+    gone = clean_up(store, layers=layers, dry=dry)
+    if wanted is not None and not layers:
+        gone += prune_layers(store, wanted, dry=dry)
+    print_removals([_row(each) for each in gone], dry=dry, as_json=as_json)

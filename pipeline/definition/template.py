@@ -93,7 +93,7 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
     if master is not None:
         if not rules.IMAGE_NAME.fullmatch(master):
             message = f"{master!r} is not the name of an image"
-            raise UsageError(message, name="image-name", hint="a name alone: --from debian-12")
+            raise UsageError(message, name="image-name", hint="a name alone: --base debian-12")
         known = [path.stem for path in images.glob("*.yaml")]
         if master not in known and (near := closest(master, known)):
             raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)

@@ -266,6 +266,7 @@ class Gallery:
         path = self._path(name, which or GOLDEN)
         found = self._load(name, path) if path is not None else None
         if found is None:
+            self.refuse_unknown(name)
             known = ", ".join(v.version for v in self.versions(name)) or "none"
             raise NotFound(
                 f"no {name}@{which or GOLDEN} in the gallery",
@@ -275,13 +276,18 @@ class Gallery:
         return found
 
     @contextlib.contextmanager
-    def hold(self, name: str, *, make: bool = False) -> Iterator[Path]:
+    def hold(self, name: str, *, make: bool = False, dry: bool = False) -> Iterator[Path]:
         """The image's folder, held against every other process, on other hosts too where the file system can.
 
-        `make` makes the folder where there is none. Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError
+        `make` makes the folder where there is none. With `dry` nothing is held: who only looks may have no right to
+        write the lock. Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError
         where there is no such image, HostError where the lock cannot be had at all.
         """
         folder = self.root / name
+        if dry:
+            self.refuse_unknown(name)
+            yield folder
+            return
         while True:
             if make:
                 folder.mkdir(parents=True, exist_ok=True)

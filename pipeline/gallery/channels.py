@@ -62,7 +62,7 @@ def remove_channel(gallery: Gallery, image: str, channel: str, *, force: bool = 
 
     Raises NotFound (channel-unknown), CheckFailed (channel-protected) for golden without `force`.
     """
-    with gallery.hold(image) as folder:
+    with gallery.hold(image, dry=dry) as folder:
         channels = list_channels(gallery, image)
         found = next((each for each in channels if each.name == channel), None)
         if found is None:

@@ -228,7 +228,7 @@ def prune(
     Each that goes leaves a tombstone. `dry` only says what would go.
     """
     found: list[Going] = []
-    with gallery.hold(name) as folder:
+    with gallery.hold(name, dry=dry) as folder:
         if not dry:
             sweep(folder)
         held = {lease.version: lease for lease in leases(gallery, name)}

@@ -74,7 +74,7 @@ def test_registry(tmp_path: Path) -> None:
         ["Blob", "hex:0102030405"],
         ["Many", "a; b"],
     ]
-    assert "Setup\\" in call("inspect", disk, "--key", "SYSTEM")
+    assert "Setup\\" in call("inspect", disk, "--registry-key", "SYSTEM")
     for key, name in {"SOFTWARE\\Microsoft": "hive-dirty", "SYSTEM\\No": "no-such-key", "SAM": "no-such-key"}.items():
         with pytest.raises(DiskError) as caught:
             list_disk(disk, what="registry", key=key)

@@ -50,7 +50,9 @@ def rollback(
         str,
         typer.Option("--channel", help="The channel to move back.", autocompletion=completion.complete_channel),
     ] = "golden",
-    why: Annotated[str, typer.Option("--why", help="What was wrong; it is kept.")] = "rolled back by hand",
+    why: Annotated[
+        str, typer.Option("--why", metavar="TEXT", help="What was wrong; it is kept.")
+    ] = "rolled back by hand",
 ) -> None:
     """Move a channel back to the previous good version. No build promotes the withdrawn version again."""
     from pipeline.gallery.keeping import roll_back

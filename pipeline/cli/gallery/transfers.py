@@ -37,7 +37,7 @@ def delta(
 
 def lease(
     reference: Reference,
-    why: Annotated[str, typer.Option("--why", help="What for.")] = "by hand",
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="What for.")] = "by hand",
     hours: Annotated[float, typer.Option("--hours", min=0.01, help="When it ends by itself.")] = 24.0,
     release: Annotated[
         Optional[str],  # noqa: UP045

@@ -36,8 +36,10 @@ def list_versions(
     from pipeline.cli.show import print_json, table
 
     gallery = open_gallery()
-    if name is not None:
-        gallery.refuse_unknown(name)
+    if name is not None and name not in gallery.names():
+        if as_json:
+            print_json([])
+        raise gallery.unknown(name)
     names = [name] if name else gallery.names()
     versions = [v for image in names for v in gallery.versions(image)]
     damaged = [f"{error.path}: {error.why}" for image in names for error in gallery.damaged(image)]
