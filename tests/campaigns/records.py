@@ -267,7 +267,7 @@ def verbs(bench: Bench) -> dict[str, Callable[[], Outcome]]:
         "gallery show golden": ("gallery", "show", "web", "--json"),
         "gallery show other": ("gallery", "show", "db"),
         "gallery verify": ("gallery", "verify"),
-        "gallery promote": ("gallery", "promote", f"web@{version}", "stable"),
+        "gallery promote": ("gallery", "promote", f"web@{version}", "stable", "--create"),
         "gallery promote golden": ("gallery", "promote", f"web@{version}"),
         "gallery rollback": ("gallery", "rollback", "web"),
         "gallery lease": ("gallery", "lease", f"web@{version}"),
