@@ -183,6 +183,8 @@ class Access:
         path = self.folder / "private" / "inventory.json"
         options = " ".join(["-F /dev/null", *self.ssh_options])
         host = {
+            # a variable goes before a play's `connection: local`, which would do its tasks to the build host
+            "ansible_connection": "ssh",
             "ansible_host": "127.0.0.1",
             "ansible_port": self.ssh_port,
             "ansible_user": self.user,

@@ -42,6 +42,9 @@ _UNREACHABLE = re.compile(
     r"urlopen error|Name or service not known|Temporary failure|timed out|Connection refused|Network is unreachable"
     r"|Could not resolve|unable to access|Tunnel connection failed|CERTIFICATE_VERIFY_FAILED|HTTP Code: (?:407|5\d\d)"
 )
+_SERVER_ACCESS = re.compile(
+    r"ANSIBLE_GALAXY_SERVER_\w+_(?:TOKEN|USERNAME|PASSWORD|CLIENT_ID|CLIENT_SECRET)", re.ASCII
+)
 #: A name of three parts: a module, a plugin or a role of a collection.
 _FULL_NAME = re.compile(r"\b[a-z_]\w*\.[a-z_]\w*\.[a-z_]\w*", re.ASCII)
 #: Such a name where a playbook uses it: the key of a task, an item of a list of roles, the value of a key that names
@@ -305,6 +308,8 @@ def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, pr
         environment = {
             **AnsibleProject(config).environment(home),
             **command.download_variables(),
+            # who may download from a server that the project's ansible.cfg names
+            **{name: value for name, value in os.environ.items() if _SERVER_ACCESS.fullmatch(name)},
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
             "ANSIBLE_ROLES_PATH": str(folder / "roles"),
             # git's user names and passwords are in the home folder; its line ends are ours

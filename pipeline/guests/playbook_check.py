@@ -123,7 +123,9 @@ def check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Pat
 
 
 def require_good_playbooks(definitions: Sequence[Definition], store: Store) -> None:
-    """Raise DefinitionError with the faults that `check_playbooks` finds."""
+    """Raise DefinitionError with the faults that `check_playbooks` finds, or why a requirement cannot be had."""
+    for definition, _, step in _steps(definitions):
+        install_requirements(step, definition.project, store)
     faults = [fault for of in check_playbooks(definitions, store).values() for fault in of]
     if faults:
         raise DefinitionError(faults)
@@ -211,19 +213,23 @@ def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
 
 def _run(runs: list[list[str]], environment: Mapping[str, str]) -> list[_Found]:
     if ansible_version() == "none":  # Ansible is not in this Python's own folders
-        argv = ansible_program("ansible-playbook")
+        program = ansible_program("ansible-playbook")
         done = [
-            command.run([argv, *words], deadline=_DEADLINE, env=environment, ok_codes=range(256)) for words in runs
+            command.run([program, *words], deadline=_DEADLINE, env=environment, ok_codes=range(256)) for words in runs
         ]
         return [(each.code, each.stdout, each.stderr) for each in done]
     order = {"processes": os.cpu_count() or 1, "runs": runs}
     # -P: the worker's own folder has modules with the names of others
-    answer = command.run(
-        [sys.executable, "-P", _WORKER], stdin=json.dumps(order), deadline=_DEADLINE, env=environment
-    )
+    argv: list[str | Path] = [sys.executable, "-P", _WORKER]
+    try:
+        answer = command.run(argv, stdin=json.dumps(order), deadline=_DEADLINE, env=environment)
+    except (command.CommandFailed, command.CommandTimeout) as error:
+        raise BuildError(
+            f"Ansible cannot check the playbooks: {error.message}",
+            name="playbook-check-failed",
+            hint="does ansible-playbook --syntax-check run on this host? make setup installs ansible-core",
+        ) from None
     results: list[dict[str, Any]] = json.loads(answer.stdout)
-    if len(results) != len(runs):
-        raise BuildError("Ansible did not check all playbooks", name="playbook-check-failed", hint="try again")
     return [(each["code"], each["stdout"], each["stderr"]) for each in results]
 
 

@@ -130,6 +130,20 @@ def test_the_callers_ansible_variables_change_nothing(tmp_path: Path, monkeypatc
         run(tmp_path, failing)
 
 
+def test_a_play_that_asks_for_the_build_host_is_not_run_there(tmp_path: Path) -> None:
+    """`connection: local` would do a guest's tasks to the host; here no guest answers."""
+    text = (
+        f"- hosts: all\n  gather_facts: false\n  connection: local\n  tasks:\n    - command: touch {tmp_path}/here\n"
+    )
+    (tmp_path / "private").mkdir()
+    (tmp_path / "site.yml").write_text(text)
+    with pytest.raises(GuestError, match="port 1: Connection refused"):
+        Steps(Access(tmp_path, "nobody", 1), lambda: None).playbook(
+            tmp_path / "site.yml", None, ansible=AnsibleProject(AnsibleConfig()), deadline=120, on_line=lambda _: None
+        )
+    assert not (tmp_path / "here").exists()
+
+
 def test_a_failed_task_is_still_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(GuestError) as caught:
         run(tmp_path, "- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.command: 'false'\n")
