@@ -17,6 +17,7 @@ The floors of the house; imports point down this list, never up:
     layers       content-keyed qcow2 layers: commit by rename, lock, sweep
     vhd          the format
     definition   YAML to a frozen typed model, every fault at once
+    locks        who holds a lock, and waiting for it in words
     record       what happened: runs, stage records, timings
     base         qemu-img and qemu-io, behind the package sh
     store        where things land

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from pipeline import proof
+from pipeline import locks, proof
 from pipeline.care import planning, sweep_dead
 from pipeline.definition import Definition
 from pipeline.errors import BuildError, GoldsmithError, Interrupted
+from pipeline.file_errors import describe_os_error
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.keeping import withdrawn
 from pipeline.guests.playbook_check import require_good_playbooks
@@ -72,7 +73,15 @@ def build(
     job = Job(definition, store, run, layers, gallery, keep_failed=keep_failed)
     lock = FileLock(store.tmp / f"build-{definition.name}.lock", thread_local=False)
     try:
-        _take(lock, run)
+        locks.acquire(
+            lock,
+            f"another build of {definition.name}",
+            deadline=PATIENCE,
+            name="image-locked",
+            runs=store.runs,
+            image=definition.name,
+            on_wait=lambda text: run.emit("note", "", text),
+        )
         sweep_dead(store, job)
         unchanged = _run(job, from_stage, until, warm, cold)
     except GoldsmithError as error:
@@ -80,7 +89,8 @@ def build(
         raise
     except OSError as error:
         # the disk is full, or a file of the project has gone while it was built
-        named = BuildError(str(error), name="host-file-error", hint="is there space, and is the project unchanged?")
+        told = describe_os_error(error)
+        named = BuildError(told.message, name="host-file-error", hint=told.hint)
         _fail(job, named)
         raise named from error
     except BaseException as error:
@@ -97,17 +107,6 @@ def build(
     run.emit("saved", "", str(run.folder))
     keys = tuple(layer.key for _, layer in job.made)
     return Outcome(run.id, version, unchanged, watch.seconds, shipped, keys)
-
-
-def _take(lock: FileLock, run: Run) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        run.emit("note", "", "waiting for another build of this image")
-        try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            raise BuildError(f"another build has held this image for {PATIENCE:.0f} s", name="image-locked") from None
 
 
 def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:

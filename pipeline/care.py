@@ -5,16 +5,17 @@ Masters are never touched here, and nothing that a running build stands on.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pipeline import scratch
+from pipeline import locks, scratch
 from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import UsageError
 from pipeline.fabric import sweep_networks
@@ -33,14 +34,25 @@ from pipeline.store import Store
 
 #: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
 FRESH = 600.0
+#: Seconds to wait for whoever plans or prunes: galaxy may be asked for collections meanwhile.
+PATIENCE = 1800.0
 #: How many runs of each image keep their records, unless `goldsmith runs prune --keep` says otherwise. A run's folder
 #: takes some 350 KiB; a failed one, with what was gathered of its guest, a few MiB.
 KEPT_RUNS = 100
 
 
-def planning(store: Store) -> FileLock:
-    """Held while a build finds out what it stands on and says so, and while layers are pruned."""
-    return FileLock(store.tmp / "layers.lock", thread_local=False)
+@contextlib.contextmanager
+def planning(store: Store) -> Iterator[None]:
+    """Held while a build finds out what it stands on and says so, and while layers are pruned.
+
+    Raises BuildError (layers-locked) after PATIENCE seconds.
+    """
+    lock = FileLock(store.tmp / "layers.lock", thread_local=False)
+    locks.acquire(lock, "the plan of another build", deadline=PATIENCE, name="layers-locked", runs=store.runs)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

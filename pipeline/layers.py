@@ -22,8 +22,8 @@ from typing import Annotated, Any
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from pipeline import locks
 from pipeline.digests import chunk_digests
-from pipeline.errors import BuildError
 from pipeline.files import RecordDamaged, Shape, read_json, skip
 from pipeline.record import now, remove_tree, sync_folder, write_json
 
@@ -293,14 +293,16 @@ class Layers:
             if layer := self.get(key):
                 return layer
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+            lock = FileLock(folder / LOCK, thread_local=False)
             try:
-                lock.acquire()
-            except Timeout:
-                raise BuildError(
-                    f"another build has been making layer {key} for {PATIENCE:.0f} s", name="layer-locked"
-                ) from None
-            except OSError:
+                locks.acquire(
+                    lock,
+                    f"another build that makes layer {key[:12]}",
+                    deadline=PATIENCE,
+                    name="layer-locked",
+                    runs=self.root.parent / "runs",
+                )
+            except FileNotFoundError:
                 continue  # a sweep took the folder between mkdir and lock
             if layer := self.get(key):
                 lock.release()

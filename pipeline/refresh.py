@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import build as builder
-from pipeline import care, patching, truth
+from pipeline import care, locks, patching, truth
 from pipeline.definition import Definition, MasterSource
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
+from pipeline.file_errors import describe_os_error
 from pipeline.gallery import Gallery, Version
 from pipeline.layers import Layers
 from pipeline.plan import explain
@@ -86,8 +87,9 @@ def refresh(
     try:
         lock.acquire()
     except Timeout:
+        holder = locks.describe_holder(store.tmp / LOCK, store.runs)
         raise CheckFailed(
-            "another refresh is under way in this store", name="refresh-locked", hint="goldsmith runs list"
+            f"another refresh is under way in this store: {holder}", name="refresh-locked", hint="goldsmith runs list"
         ) from None
     night, watch = Night(store.root / SUMMARY), Stopwatch()
     try:
@@ -138,13 +140,18 @@ def _one(
     except Interrupted:
         raise
     except (GoldsmithError, OSError) as error:
-        named = error if isinstance(error, GoldsmithError) else BuildError(str(error), name="host-file-error")
+        named = error if isinstance(error, GoldsmithError) else _named(error)
         failed(named)
         return _failure(definition.name, had, round(watch.seconds, 2), named)
     now_golden = after.version if after else None
     state = UNCHANGED if outcome.unchanged and now_golden == had else PROMOTED
     why = "" if outcome.unchanged else why
     return Image(definition.name, state, now_golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
+
+
+def _named(error: OSError) -> BuildError:
+    told = describe_os_error(error)
+    return BuildError(told.message, name="host-file-error", hint=told.hint)
 
 
 def _wanted(definition: Definition, golden: Version | None, store: Store) -> tuple[Definition, str, str | None]:

@@ -54,9 +54,10 @@ def root(
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    from pipeline.cli.show import show_damage
+    from pipeline.cli.show import show_damage, show_waits
 
     show_damage()
+    show_waits()
     context.set_project(project)
 
 

@@ -56,6 +56,20 @@ class _DamageShown(logging.Handler):
             print(f"  hint   {error.hint}", file=sys.stderr)
 
 
+class _WaitShown(logging.Handler):
+    """Prints on stderr what a command waits for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"goldsmith: {one_line(record.getMessage())}", file=sys.stderr, flush=True)
+
+
+def show_waits() -> None:
+    """From now on say which process a command waits for."""
+    log = logging.getLogger("goldsmith.waits")
+    log.handlers = [_WaitShown()]
+    log.propagate = False
+
+
 def show_damage() -> None:
     """From now on say which damaged records are skipped."""
     log = logging.getLogger("goldsmith.records")

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline import locks
 from pipeline.definition import DataDisk
 from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import GoldsmithError, HostError, NotFound, UsageError
@@ -293,15 +294,15 @@ class Gallery:
                 folder.mkdir(parents=True, exist_ok=True)
             if not folder.is_dir():
                 raise self.unknown(name)
-            lock = FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+            lock = FileLock(folder / LOCK, thread_local=False)
             try:
-                lock.acquire()
-            except Timeout:
-                raise GoldsmithError(
-                    f"{folder} has been held for {PATIENCE:.0f} s",
+                locks.acquire(
+                    lock,
+                    f"a capture, import or promotion of {name}",
+                    deadline=PATIENCE,
                     name="gallery-locked",
-                    hint="a capture or an import of this image is at work",
-                ) from None
+                    runs=self.root.parent / "runs",
+                )
             except OSError as error:
                 if not folder.is_dir():
                     continue  # `clean` took the folder, which was empty

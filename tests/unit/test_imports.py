@@ -26,6 +26,7 @@ FLOORS = [
     {"guests"},
     {"fetch", "gallery", "fabric", "offline", "hypervisor"},
     {"layers", "vhd", "definition"},
+    {"locks"},
     {"record", "scratch"},
     {"base"},
     {"store", "command", "digests", "secret_rules"},
