@@ -7,6 +7,7 @@ taken out of the archive again and found to be what was captured.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -149,6 +150,7 @@ def _list(repository: Path) -> list[str]:
 
 
 def _borg(words: list[str], cwd: Path | None = None) -> str:
-    # the archive moves with its store, and nobody is there to be asked
-    env = dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
+    # the archive moves with its store, and nobody is there to be asked; how to open it is in the caller's environment
+    env = {name: value for name, value in os.environ.items() if name.startswith("BORG_")}
+    env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
     return command.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout

@@ -250,7 +250,6 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
     (vendored / "plugins/modules/look.py").write_text(MODULE)
     (vendored / "galaxy.yml").write_text("namespace: acme\nname: tools\nversion: 1.0.0\n")
     assert install_requirements(step_of(folder, "site"), folder, Store(tmp_path / "store")) is None
-    assert faults(folder, "site") == []
 
 
 USES = (
@@ -337,17 +336,6 @@ def test_a_vault_is_opened_by_the_step_s_password_file(tmp_path: Path) -> None:
     assert SECRET not in json.dumps(inputs)
 
 
-def test_the_case_of_a_vault_without_a_password(tmp_path: Path) -> None:
-    texts = {name: case(f"projects/playbooks/{name}").read_text() for name in ("vault.yml", "vaulted.yml")}
-    folder = project(tmp_path / "project", {f"playbooks/{name}": text for name, text in texts.items()})
-    (fault,) = faults(folder, "vault")
-    assert (fault.file, fault.line) == ("playbooks/vaulted.yml", 1) and "vault_password_file" in fault.hint
-    # the variables of a group are read only once there is a guest
-    group = {"playbooks/site.yml": GOOD, "playbooks/group_vars/all/vault.yml": texts["vaulted.yml"]}
-    (fault,) = faults(project(tmp_path / "group", group), "site")
-    assert fault.file == "playbooks/group_vars/all/vault.yml" and "vault_password_file" in fault.hint
-
-
 # ---- the check -----------------------------------------------------------------------------------------------------
 
 #: Playbooks with what is said of them: line and column, words, words of the hint.
@@ -400,14 +388,21 @@ def test_every_fault_of_every_playbook_is_found_in_one_process(
 
 
 def test_the_cases_that_end_at_validate(tmp_path: Path) -> None:
-    """A group that the inventory does not have; a role in a folder that ansible.cfg names; one that only fails."""
-    names = ("nohosts.yml", "roles-site.yml", "fails.yml")
+    """A group that the inventory lacks, a role in a folder that ansible.cfg names, a vault, one that only fails."""
+    names = ("nohosts.yml", "roles-site.yml", "vault.yml", "vaulted.yml", "fails.yml")
     files = {f"playbooks/{name}": case(f"projects/playbooks/{name}").read_text() for name in names}
     for name in ("ansible.cfg", "shared-roles/motd/tasks/main.yml"):
         files[name] = case(f"projects/{name}").read_text()
+    # what belongs to a host is read only once there is a guest
+    files["playbooks/host_vars/guest.yml"] = files["playbooks/vaulted.yml"]
     folder = project(tmp_path / "project", files)
-    (fault,) = faults(folder, *(name.removesuffix(".yml") for name in names))
-    assert str(fault).startswith("playbooks/nohosts.yml:2:10: step 1 of nohosts: hosts: webservers matches no host")
+    found = faults(folder, "nohosts", "roles-site", "vault", "fails")
+    assert str(found[0]).startswith(
+        "playbooks/nohosts.yml:2:10: step 1 of nohosts: hosts: webservers matches no host"
+    )
+    vaulted = {(fault.file, fault.line) for fault in found if "vault_password_file" in fault.hint}
+    assert vaulted == {("playbooks/vaulted.yml", 1), ("playbooks/host_vars/guest.yml", 1)}
+    assert len(found) == 1 + 1 + 3, "each of the others reads the variables of the host"
 
 
 # ---- three callers -------------------------------------------------------------------------------------------------
