@@ -119,7 +119,7 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
         command.run(
             argv,
             deadline=LONGEST,
-            env=command.own_variables(),
+            env=_variables(definition),
             on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
             watch=watch,
         )
@@ -127,6 +127,16 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
         told = BuildError(f"{definition.name} failed", name="image-failed")
         told.exit_code = error.code
         raise told from None
+
+
+def _variables(definition: Definition) -> dict[str, str]:
+    """What another goldsmith needs to build the image: its own variables, and those that the definition names."""
+    from pipeline import command
+    from pipeline.definition import PlaybookStep
+
+    steps = (*definition.steps, *definition.refresh.steps)
+    named = [step.environment for step in steps if isinstance(step, PlaybookStep)]
+    return {**{name: value for each in named for name, value in each.items()}, **command.own_variables()}
 
 
 def _one(

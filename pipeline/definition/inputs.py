@@ -63,6 +63,8 @@ def step_inputs(step: Step) -> dict[str, str]:
         case PlaybookStep():
             inputs[f"playbook {step.playbook}"] = _file_digest(step.file, mode=False)
             inputs["vars"] = _digest(json.dumps(step.vars, sort_keys=True, ensure_ascii=False, allow_nan=False))
+            for name, value in step.environment.items():
+                inputs[f"environment {name}"] = _digest(value)
             base = playbooks_folder(step)
             for path in sorted(_drawn_in(step, base)):
                 inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True)
@@ -80,17 +82,15 @@ def step_inputs(step: Step) -> dict[str, str]:
     return inputs
 
 
-def playbook_texts(step: PlaybookStep) -> Iterator[str]:
-    """The texts that may name a collection or a role: of the playbook and what it draws in, and its variables.
+def playbook_texts(step: PlaybookStep) -> Iterator[tuple[Path, str]]:
+    """The files that may name a collection, a role or a variable: the playbook and what it draws in; and their texts.
 
     Left out are lists of requirements, which name everything, and collections in the project, which name each other.
     """
-    base = playbooks_folder(step)
-    yield _text(step.file)
-    yield json.dumps(step.vars, ensure_ascii=False)
-    for path in sorted(_drawn_in(step, base)):
+    yield step.file, _text(step.file)
+    for path in sorted(_drawn_in(step, playbooks_folder(step))):
         if path.stem != "requirements" and "ansible_collections" not in path.parts:
-            yield _text(path)
+            yield path, _text(path)
 
 
 def config_of(step: PlaybookStep) -> AnsibleConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -356,7 +357,12 @@ def _step(step: object, project: Path, definition: Path) -> Step:
             file = (project / "playbooks" / step.playbook).resolve()
             vault = (project / step.vault_password_file).resolve() if step.vault_password_file else None
             return PlaybookStep(
-                file=file, playbook=step.playbook, vars=dict(step.vars), vault_password_file=vault, **shared
+                file=file,
+                playbook=step.playbook,
+                vars=dict(step.vars),
+                vault_password_file=vault,
+                environment={name: os.environ[name] for name in step.environment},
+                **shared,
             )
         case written.Script():
             return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)

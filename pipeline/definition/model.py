@@ -99,13 +99,15 @@ class StepBase:
 class PlaybookStep(StepBase):
     """An Ansible playbook; `playbook` is as written, relative to playbooks/; `vars` go in as extra vars.
 
-    `vault_password_file` is absolute; its content is a secret and in no record.
+    `vault_password_file` is absolute; its content is a secret and in no record. `environment` holds the variables of
+    the caller that the definition names, and no others.
     """
 
     kind: ClassVar[str] = "playbook"
     playbook: str
     vars: Mapping[str, Any] = field(default_factory=dict)
     vault_password_file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
 
     @property

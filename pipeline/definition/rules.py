@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -158,6 +159,17 @@ def variables(value: dict[str, Any]) -> dict[str, Any]:
     for key in value:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
             raise Wrong(f"{shown(key)} is not a name that Ansible takes for a variable", "letters, digits and _")
+    return value
+
+
+def environment_variable(value: str) -> str:
+    """A variable that is set where goldsmith runs, and that is not goldsmith's own to set."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII):
+        raise Wrong(f"{shown(value)} is not the name of a variable of the environment", "letters, digits and _")
+    if re.match(r"ANSIBLE_|PYTHON|LD_|LC_|GIT_|SSH_", value) or value in ("HOME", "LANG", "PATH", "TMPDIR", "TZ"):
+        raise Wrong(f"{value} is set by goldsmith itself: it decides how Ansible runs", "remove it")
+    if value not in os.environ:
+        raise Wrong(f"{value} is not set in the environment", f"export {value}=..., or write the value in vars:")
     return value
 
 

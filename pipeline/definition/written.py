@@ -132,6 +132,10 @@ class Playbook(StepPart):
         default=None,
         description="A file with the password of what ansible-vault encrypted; it stays out of every record.",
     )
+    environment: Annotated[list[Annotated[Text, AfterValidator(rules.environment_variable)]], Unique] = Field(
+        default=[],
+        description="Variables of the caller's environment that the playbook may read; their values are inputs.",
+    )
     secrets: Annotated[list[Text], Later] | None = Field(
         default=None, description="Not built yet: names of secrets that the step may read."
     )

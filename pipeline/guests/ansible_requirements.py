@@ -124,7 +124,7 @@ def _needs(step: PlaybookStep, wanted: Sequence[Requirements]) -> bool:
     """Whether a playbook may use what is required: where a name is not known, or is computed, it may."""
     names = {_name_of(entry) for each in wanted for entry in (*each.collections, *each.roles)}
     roles = any(each.roles for each in wanted)
-    for text in playbook_texts(step):
+    for text in (json.dumps(step.vars), *(text for _, text in playbook_texts(step))):
         if any(_is_word(name, text) for name in names if name is not None):
             return True
         if None in names and any(not name.startswith("ansible.builtin.") for name in _FULL_NAME.findall(text)):

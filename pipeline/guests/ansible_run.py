@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import command
@@ -45,16 +45,17 @@ _FIXED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class AnsibleProject:
-    """What a playbook takes from its project: its ansible.cfg, the password of its vault, and `installed`, the folder
-    with roles/ and collections/ that Galaxy was asked for."""
+    """What a playbook takes from its project: its ansible.cfg, the password of its vault, the variables of the caller
+    that the step names, and `installed`, the folder with roles/ and collections/ that Galaxy was asked for."""
 
     config: AnsibleConfig
     installed: Path | None = None
     vault_password_file: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: PlaybookStep, installed: Path | None) -> AnsibleProject:
-        return cls(config_of(step), installed, step.vault_password_file)
+        return cls(config_of(step), installed, step.vault_password_file, step.environment)
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables that Ansible is run with; `home` is a private folder, which it may fill."""
@@ -66,6 +67,7 @@ class AnsibleProject:
         nothing = str(home / "nothing")
         plugins = {variable: nothing for name, variable in PLUGIN_PATHS.items() if name not in self.config.folders}
         return {
+            **self.variables,
             **_FIXED,
             **plugins,
             "ANSIBLE_CONFIG": str(path),

@@ -20,7 +20,7 @@ import yaml
 
 from pipeline import command, scratch
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, step_inputs
-from pipeline.definition.inputs import config_of, playbooks_folder
+from pipeline.definition.inputs import config_of, playbook_texts, playbooks_folder
 from pipeline.errors import BuildError, GoldsmithError
 from pipeline.guests.ansible_requirements import (
     Installed,
@@ -34,7 +34,7 @@ from pipeline.layers import digest
 from pipeline.store import Store
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
-_VERSION = 2
+_VERSION = 3
 #: Seconds for all playbooks of a project, and how many are remembered.
 _DEADLINE, _REMEMBERED = 600.0, 5000
 _WORKER = Path(__file__).with_name("ansible_worker.py")
@@ -48,6 +48,13 @@ _ERROR = re.compile(r"^(?:\[ERROR\]:|ERROR!) *(?P<text>.+?)(?=\n\s*\n|\nOrigin:|
 _ORIGIN = re.compile(r"^Origin: (?P<file>/.+?)(?::(?P<line>\d+)(?::(?P<column>\d+))?)?$", re.MULTILINE)
 _OLD_ORIGIN = re.compile(r"appears to be in '(?P<file>[^']+)': line (?P<line>\d+), column (?P<column>\d+)")
 _NAMED_FILE = re.compile(r"file '?(?P<file>/[^'\n]+?)'?(?=[:\n'])")
+#: A lookup of a variable of the environment that has no default of its own.
+_READS_VARIABLE = re.compile(
+    r"\b(?:lookup|query|q)\(\s*[\"'](?:ansible\.builtin\.)?env[\"']\s*,(?P<names>(?:\s*[\"']\w+[\"']\s*,?)+)\)"
+    r"(?!\s*\|\s*(?:ansible\.builtin\.)?(?:default|d)\()"
+)
+#: Variables that are the same for everybody.
+_SET = frozenset({"LANG", "LC_ALL", "TZ"})
 _HINTS = (
     (
         r"couldn't resolve module/action '(\w+\.\w+)\.",
@@ -185,9 +192,9 @@ _Found = tuple[int, str, str]
 def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
     """Exit code, stdout and stderr of each check, by its key; those with the same settings run in one process."""
     found: dict[str, _Found] = {}
-    groups: dict[tuple[Path | None, Path | None], dict[str, _Check]] = {}
+    groups: dict[object, dict[str, _Check]] = {}
     for key, check in checks.items():
-        group = (check.ansible.config.path, check.ansible.installed)
+        group = (check.ansible.config.path, check.ansible.installed, *check.step.environment.items())
         groups.setdefault(group, {})[key] = check
     for group_checks in groups.values():
         with scratch.folder(name="check") as home:
@@ -251,9 +258,26 @@ def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
             yield check.fault(place.file, place.line, place.column, message, hosts_hint(hosts))
         elif not play["tasks"] and not place.asks_for_facts:
             yield check.fault(place.file, place.line, place.column, "the play has no task that is run", TASKS_HINT)
+    yield from _unset_variables(check)
     if check.step.vault_password_file is None:
         for file in _vaulted_variables(check.step.file.parent):
             yield check.fault(file, 1, 1, "is encrypted by ansible-vault, and the step names no password", VAULT_HINT)
+
+
+def _unset_variables(check: _Check) -> Iterator[Fault]:
+    """Variables of the caller that a playbook reads without its step naming them: they would be empty."""
+    for path, text in playbook_texts(check.step):
+        for found in _READS_VARIABLE.finditer(text):
+            for name in re.findall(r"[\"'](\w+)[\"']", found["names"]):
+                if name in check.step.environment or name in _SET:
+                    continue
+                line = text.count("\n", 0, found.start()) + 1
+                column = found.start() - (text.rfind("\n", 0, found.start()) + 1) + 1
+                message = f"{name} of the caller's environment does not reach the playbook: it would be empty"
+                hint = (
+                    f"write environment: [{name}] in the step, or the value in its vars:, or | default('...', true)"
+                )
+                yield check.fault(path, line, column, message, hint)
 
 
 def _vaulted_variables(folder: Path) -> Iterator[Path]:

@@ -405,6 +405,26 @@ def test_the_cases_that_end_at_validate(tmp_path: Path) -> None:
     assert len(found) == 1 + 1 + 3, "each of the others reads the variables of the host"
 
 
+def test_a_variable_that_the_step_names_reaches_the_playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = "goldsmith: 1\nsource: {debian: {suite: bookworm}}\nsteps:\n  - playbook: site.yml\n"
+    shows = "    - debug: {msg: \"number {{ lookup('env', 'BUILD_NUMBER') }}\"}\n"
+    folder = project(
+        tmp_path / "project",
+        {"images/site.yaml": f"{definition}    environment: [BUILD_NUMBER]\n", "playbooks/site.yml": GOOD + shows},
+    )
+    with pytest.raises(DefinitionError, match=r"environment\[0\]: BUILD_NUMBER is not set in the environment"):
+        image(folder, "site")
+    monkeypatch.setenv("BUILD_NUMBER", "42")
+    assert any("number 42" in line for line in run(folder, "site"))
+    before = step_inputs(step_of(folder, "site"))
+    monkeypatch.setenv("BUILD_NUMBER", "43")
+    after = step_inputs(step_of(folder, "site"))
+    assert {name for name in after if after[name] != before.get(name)} == {"environment BUILD_NUMBER"}
+    (folder / "images/site.yaml").write_text(f"{definition}    environment: [ANSIBLE_RUN_TAGS]\n")
+    with pytest.raises(DefinitionError, match="is set by goldsmith itself"):
+        image(folder, "site")
+
+
 # ---- three callers -------------------------------------------------------------------------------------------------
 
 CALLERS: tuple[dict[str, str], ...] = (
