@@ -109,7 +109,7 @@ def waagent_config(subject: Subject) -> Iterator[str]:
     "waagent-enabled",
     "The Azure agent starts at boot",
     why="A machine whose agent does not start stays 'creating' until Azure gives up.",
-    remedy="systemctl enable walinuxagent",
+    remedy="systemctl unmask walinuxagent; systemctl enable walinuxagent (waagent where the unit is called so).",
     source=AZURE_DOC,
     profiles=AZURE,
 )
@@ -127,7 +127,7 @@ def waagent_enabled(subject: Subject) -> Iterator[str]:
     "cloud-init-installed",
     "cloud-init is installed, enabled and not switched off",
     why="It makes the user, the keys and the host name; without it waagent must be told to, and nobody can log in.",
-    remedy="apt-get install cloud-init; rm /etc/cloud/cloud-init.disabled; systemctl enable cloud-init.",
+    remedy="apt-get install cloud-init; rm -f /etc/cloud/cloud-init.disabled; systemctl unmask and enable its units.",
     source=CLOUD_INIT,
     profiles=AZURE,
 )
@@ -177,7 +177,8 @@ def cloud_init_datasource(subject: Subject) -> Iterator[str]:
     "cloud-init-seed",
     "No data source of the build is left behind",
     why="A seed on the disk wins over Azure: every clone becomes the build machine again.",
-    remedy="cloud-init clean --seed; rm /etc/cloud/cloud.cfg.d/ of the build; no ds=nocloud on the command line.",
+    remedy="cloud-init clean --seed; remove the named file of /etc/cloud/cloud.cfg.d, not the folder; take ds= out "
+    "of GRUB_CMDLINE_LINUX and run update-grub; take the seed's partition off the disk.",
     source=CLOUD_INIT,
 )
 def cloud_init_seed(subject: Subject) -> Iterator[str]:

@@ -135,7 +135,8 @@ def boot_efi(subject: Subject) -> Iterator[str]:
     "boot-efi-signed",
     "The boot loader at the fallback path is the signed shim",
     why="Secure Boot and trusted launch run only signed loaders; an unsigned image boots until they are on.",
-    remedy="Install shim-signed and grub-efi-amd64-signed, and copy shimx64.efi to EFI/BOOT/BOOTX64.EFI.",
+    remedy="Install shim-signed and grub-efi-amd64-signed; copy /usr/lib/shim/shimx64.efi.signed to "
+    "/boot/efi/EFI/BOOT/BOOTX64.EFI and /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed to EFI/BOOT/grubx64.efi.",
     source="Debian: SecureBoot; Azure: trusted launch",
     profiles=CLOUD,
     needs_root=False,
@@ -160,7 +161,9 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
     "boot-efi-config",
     "GRUB on the EFI system partition finds its configuration",
     why="Signed GRUB looks only in the folder that it was built for (EFI/debian); otherwise it stops at its prompt.",
-    remedy="Write EFI/debian/grub.cfg: search.fs_uuid UUID root; set prefix=($root)/boot/grub; configfile.",
+    remedy="Write three lines into /boot/efi/EFI/debian/grub.cfg (the folder of your distribution): "
+    "search.fs_uuid UUID root; set prefix=($root)'/boot/grub'; configfile $prefix/grub.cfg. "
+    "UUID is that of the file system with /boot (findmnt -no UUID -T /boot).",
     source="Debian: grub-efi-amd64-signed",
     profiles=CLOUD,
     needs_root=False,

@@ -197,7 +197,8 @@ def _leading_breaks(text: bytes, at: int) -> int:
     "mail-left",
     "No mail of the build",
     why="Mail of cron and of services names machines and people, and often has passwords of new accounts in it.",
-    remedy="truncate -s 0 /var/mail/*, with the spool of the mail server emptied (postsuper -d ALL).",
+    remedy="find /var/mail /var/spool/mail -type f -exec truncate -s 0 {} +; empty the mail server's spool "
+    "(postsuper -d ALL, or exim4's) and mbox and Maildir of each home.",
     source=HOUSE,
     profiles=LINUX,
 )

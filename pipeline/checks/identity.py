@@ -19,7 +19,7 @@ _FIRST_USER, _LAST_USER = 1000, 59999
     "machine-id",
     "The machine id is empty",
     why="Clones with one id share DHCP leases, journal names and every id derived from it.",
-    remedy="truncate -s 0 /etc/machine-id; make /var/lib/dbus/machine-id a link to it.",
+    remedy="truncate -s 0 /etc/machine-id; ln -sf /etc/machine-id /var/lib/dbus/machine-id (where that file exists).",
     source=SYSTEMD,
 )
 def machine_id(subject: Subject) -> Iterator[str]:
@@ -36,7 +36,9 @@ def machine_id(subject: Subject) -> Iterator[str]:
     "ssh-host-keys",
     "No ssh host keys",
     why="Clones with one host key can be impersonated by each other, and by whoever reads the image.",
-    remedy="rm /etc/ssh/ssh_host_*; cloud-init or waagent makes new ones (RegenerateSshHostKeyPair=y).",
+    remedy="rm -f /etc/ssh/ssh_host_*key* /etc/dropbear/*host_key*; cloud-init or waagent makes new ones "
+    "(RegenerateSshHostKeyPair=y). Where neither is installed sshd would not start: run ssh-keygen -A at the first "
+    "boot.",
     source=WAAGENT,
 )
 def ssh_host_keys(subject: Subject) -> Iterator[str]:
@@ -66,7 +68,8 @@ def _shadow(subject: Subject, path: str) -> Iterator[tuple[str, str]]:
     "password-hash",
     "No password in any account",
     why="Whoever reads the image can crack it, and every clone has it.",
-    remedy="usermod -p '*' USER locks the account and removes the hash; delete /etc/shadow- too.",
+    remedy="usermod -p '*' USER locks the account and removes the hash; rm -f /etc/passwd- /etc/shadow- "
+    "/etc/gshadow- /etc/security/opasswd, which keep old ones.",
     source=LISA,
 )
 def password_hash(subject: Subject) -> Iterator[str]:
@@ -105,7 +108,7 @@ def empty_password(subject: Subject) -> Iterator[str]:
     "authorized-keys",
     "No authorized ssh key but those of declared accounts",
     why="Whoever holds that key gets into every clone.",
-    remedy="rm ~/.ssh/authorized_keys, or list the account under `accounts` if it is meant to ship.",
+    remedy="Remove the named file, or list the account under `accounts` if it is meant to ship.",
     source=LISA,
 )
 def authorized_keys(subject: Subject) -> Iterator[str]:
@@ -245,7 +248,8 @@ def sudoers_targetpw(subject: Subject) -> Iterator[str]:
     "random-seed",
     "No random seed is shipped",
     why="Clones that start from one seed make the same keys on their first boot.",
-    remedy="rm /var/lib/systemd/random-seed /boot/efi/loader/random-seed",
+    remedy="systemctl stop systemd-random-seed.service, which writes it at each shutdown; then rm -f "
+    "/var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/random-seed /boot/efi/loader/random-seed",
     source=SYSTEMD,
 )
 def random_seed(subject: Subject) -> Iterator[str]:
@@ -262,7 +266,7 @@ def random_seed(subject: Subject) -> Iterator[str]:
     "credential-secret",
     "systemd's credential secret is not shipped",
     why="It encrypts each machine's credentials: shared, every clone can read every other's.",
-    remedy="rm /var/lib/systemd/credential.secret",
+    remedy="rm -f /var/lib/systemd/credential.secret",
     source=SYSTEMD,
 )
 def credential_secret(subject: Subject) -> Iterator[str]:

@@ -23,7 +23,8 @@ _NO_LOGS = ("README", "*/README", "lastlog", "faillog", "journal/*", "private/*"
     "shell-history",
     "No shell history",
     why="Commands of the build hold names, addresses and often passwords.",
-    remedy="rm -f /root/.*_history /home/*/.*_history, with HISTFILE unset in the last session.",
+    remedy="rm -f .*_history .lesshst .viminfo .local/share/fish/fish_history in each home, with HISTFILE unset in "
+    "the last session.",
     source=LISA,
 )
 def shell_history(subject: Subject) -> Iterator[str]:
@@ -41,7 +42,8 @@ def shell_history(subject: Subject) -> Iterator[str]:
     "dhcp-leases",
     "No DHCP leases",
     why="A clone asks for the build machine's address first.",
-    remedy="rm /var/lib/dhcp/* /var/lib/systemd/network/* /var/lib/NetworkManager/*.lease",
+    remedy="rm -f /var/lib/dhcp/* /var/lib/dhclient/*lease* /var/lib/dhcpcd*/*.lease* "
+    "/var/lib/NetworkManager/*lease* /var/lib/systemd/network/*",
     source=WAAGENT,
 )
 def dhcp_leases(subject: Subject) -> Iterator[str]:
@@ -79,7 +81,8 @@ def cloud_instance(subject: Subject) -> Iterator[str]:
     "waagent-state",
     "The Azure agent has no state of another machine",
     why="ovf-env.xml holds the build's user and password; certificates and goal states belong to one machine.",
-    remedy="waagent -force -deprovision+user; rm -rf /var/lib/waagent/*",
+    remedy="waagent -force -deprovision+user; rm -rf /var/lib/waagent/*. It deletes /etc/resolv.conf: where that was "
+    "systemd-resolved's link, ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
     source=WAAGENT,
 )
 def waagent_state(subject: Subject) -> Iterator[str]:
@@ -103,7 +106,8 @@ def _logs(subject: Subject) -> Iterator[tuple[str, bool]]:
     "build-logs",
     "No logs of the build",
     why="They name hosts, users and addresses of the build, and hide the clone's own first boot among them.",
-    remedy="cloud-init clean --logs; truncate or delete what lies in /var/log as the last step.",
+    remedy="Stop what writes logs; cloud-init clean --logs; find /var/log -type f -exec truncate -s 0 {} + (the "
+    "folders stay: services do not start without theirs).",
     source=HOUSE,
 )
 def build_logs(subject: Subject) -> Iterator[str]:
@@ -114,7 +118,8 @@ def build_logs(subject: Subject) -> Iterator[str]:
     "package-logs",
     "No logs of the package tools",
     why="They say when and with what the image was made; no clone needs them.",
-    remedy="truncate -s 0 /var/log/dpkg.log /var/log/apt/*.log /var/log/alternatives.log",
+    remedy="find /var/log/apt /var/log/unattended-upgrades /var/log/dpkg.log* /var/log/alternatives.log* "
+    "/var/log/bootstrap.log* /var/log/fontconfig.log* -type f -exec truncate -s 0 {} +",
     source=HOUSE,
     severity="warn",
 )
@@ -126,7 +131,8 @@ def package_logs(subject: Subject) -> Iterator[str]:
     "journal",
     "No journal of the build",
     why="It holds everything the build machine said, under that machine's id.",
-    remedy="journalctl --rotate --vacuum-time=1s, then rm -rf /var/log/journal/*",
+    remedy="Let journald write to memory (Storage=volatile in a file of /run/systemd/journald.conf.d, systemctl "
+    "restart systemd-journald), then rm -rf /var/log/journal/*",
     source=SYSTEMD,
 )
 def journal(subject: Subject) -> Iterator[str]:
@@ -156,7 +162,7 @@ def package_cache(subject: Subject) -> Iterator[str]:
     "build-tools-left",
     "Nothing of goldsmith or Ansible stays inside",
     why="Temporary modules and facts hold variables of the build, secrets among them.",
-    remedy="rm -rf ~/.ansible /etc/ansible/facts.d of the build; goldsmith's own steps do it.",
+    remedy="rm -rf ~/.ansible ~/.ansible_async ~/.goldsmith, and the other files named; goldsmith's own steps do it.",
     source=HOUSE,
 )
 def build_tools_left(subject: Subject) -> Iterator[str]:

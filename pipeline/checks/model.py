@@ -12,6 +12,7 @@ from pipeline.offline.disk import Disk
 from pipeline.offline.packages import Package, packages
 from pipeline.offline.partitions import ESP
 from pipeline.offline.root import Root
+from pipeline.offline.units import services
 from pipeline.offline.volumes import Volume
 from pipeline.offline.windows import Windows
 
@@ -123,6 +124,13 @@ class Subject:
         if not found:
             raise CannotLook("no record of installed packages is found")
         return found
+
+    @cached_property
+    def started(self) -> frozenset[str]:
+        """The services that start at boot, by name without .service. Raises DiskError (no-services)."""
+        return frozenset(
+            unit.name.removesuffix(".service") for unit in services(self.root) if unit.state == "enabled"
+        )
 
     def lines(self, path: str, comments: str = "#") -> Iterator[str]:
         """The lines of a file that say something."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
 from pipeline.checks.model import AZURE_DOC, CLOUD_INIT, HOUSE, Subject, check
 
 _MAC = re.compile(r"\b(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}\b")
-_BUILDERS = ("goldsmith", "packer", "debian-build")
 
 
 def _configurations(subject: Subject) -> Iterator[str]:
@@ -27,7 +27,8 @@ def _configurations(subject: Subject) -> Iterator[str]:
     "netplan-cloud-init",
     "cloud-init's network file of the build is gone",
     why="It names the build machine's card; the clone then waits for a card that does not exist.",
-    remedy="rm /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init",
+    remedy="rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* "
+    "/etc/systemd/network/*cloud-init*",
     source=CLOUD_INIT,
 )
 def netplan_cloud_init(subject: Subject) -> Iterator[str]:
@@ -76,28 +77,50 @@ def network_static_address(subject: Subject) -> Iterator[str]:
     "resolv-conf",
     "The name servers of the build are not shipped",
     why="A clone would ask a server of the build's network until DHCP corrects it, or for ever.",
-    remedy="Empty /etc/resolv.conf, or make it a link to systemd-resolved's.",
+    remedy="Remove the nameserver and search lines; where systemd-resolved starts, make /etc/resolv.conf a link: "
+    "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
     source=HOUSE,
     severity="warn",
 )
 def resolv_conf(subject: Subject) -> Iterator[str]:
-    if subject.root.read_link("/etc/resolv.conf") is not None:
-        return
-    for line in subject.lines("/etc/resolv.conf", "#;"):
-        if line.startswith(("nameserver", "search", "domain")):
-            yield f"/etc/resolv.conf: {line}"
-
-
-@check(
-    "host-name",
-    "The build's host name is not shipped",
-    why="Clones would announce it to DHCP before they are named.",
-    remedy="echo localhost > /etc/hostname; drop the name's line from /etc/hosts.",
-    source=HOUSE,
-    severity="warn",
-)
-def host_name(subject: Subject) -> Iterator[str]:
-    for path in ("/etc/hostname", "/etc/hosts", "/etc/mailname"):
-        for line in subject.lines(path):
-            if any(name in line.lower() for name in _BUILDERS):
+    if subject.root.read_link("/etc/resolv.conf") is None:
+        for line in subject.lines("/etc/resolv.conf", "#;"):
+            words = line.split()
+            if words[0] in ("search", "domain") or (words[0] == "nameserver" and not _is_anybodys(words[-1])):
+                yield f"/etc/resolv.conf: {line}"
+    for path in _resolver_settings(subject):
+        for line in subject.lines(path, "#;"):
+            found = _SERVERS.match(line)
+            if found and any(_is_private(word) for word in re.findall(r"[0-9a-fA-F.:]{3,}", found[1])):
                 yield f"{path}: {line}"
+
+
+#: Lines that name servers: of resolved.conf and .network, keyfiles, ifcfg, interfaces, dhclient, netconfig.
+_SERVERS = re.compile(
+    r"(?:DNS|FallbackDNS|dns|DNS\d|dns-nameservers?|nameserver|NETCONFIG_DNS_STATIC_SERVERS"
+    r"|(?:supersede|prepend|append)\s+domain-name-servers)[\s=]+(.*)"
+)
+#: Azure's resolver, the same on each of its machines.
+_AZURE_RESOLVER = "168.63.129.16"
+
+
+def _resolver_settings(subject: Subject) -> Iterator[str]:
+    yield from ("/etc/systemd/resolved.conf", "/etc/dhcp/dhclient.conf", "/etc/dhclient.conf")
+    yield from ("/etc/sysconfig/network/config", "/etc/resolvconf/resolv.conf.d/head")
+    yield from ("/etc/resolvconf/resolv.conf.d/base", "/etc/resolvconf/resolv.conf.d/tail")
+    yield from subject.files_in("/etc/systemd/resolved.conf.d", ".conf")
+    yield from _configurations(subject)
+
+
+def _is_anybodys(address: str) -> bool:
+    """An address of the loopback (see the check `resolver`), or the cloud's own."""
+    return address == _AZURE_RESOLVER or address.startswith("127.") or address == "::1"
+
+
+def _is_private(word: str) -> bool:
+    """An address of a private network, the build's most likely."""
+    try:
+        address = ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return address.is_private and not address.is_loopback and not address.is_unspecified

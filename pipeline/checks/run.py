@@ -10,12 +10,17 @@ from pipeline.checks import (
     boot,
     config_files,
     container,
+    host_name,
     identity,
     kernel,
     leftovers,
     network,
+    network_names,
+    resolver,
+    resume,
     scan,
     secrets,
+    service_identity,
     system,
     table,
     windows_access,
@@ -31,8 +36,9 @@ from pipeline.offline.questions import clean_text
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, system, network, agents, identity, leftovers, secrets, config_files, scan,
-            windows_state, windows_secrets, windows_boot, windows_access)  # fmt: skip
+_MODULES = (table, container, boot, kernel, resume, system, network, network_names, resolver, host_name, agents,
+            identity, service_identity, leftovers, secrets, config_files, scan, windows_state, windows_secrets,
+            windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.checks.config_files import credential_paths, shipped_of, system_root
-from pipeline.checks.model import ALL, HOUSE, Subject, check
+from pipeline.checks.model import ALL, HOUSE, WINDOWS, Subject, check
+from pipeline.checks.service_identity import identity_paths
 from pipeline.offline.root import Root
 from pipeline.offline.search import owners
 from pipeline.offline.secret_search import Found, Hit, search, search_packed
@@ -123,12 +124,16 @@ def _text(hit: Hit, path: str | None) -> str:
     "private-keys",
     "No private key anywhere on the disk",
     why="Whoever gets the image gets the key, from freed blocks too.",
-    remedy="Remove the file before the disk is trimmed, and withdraw the key: others may have read the disk.",
+    remedy="Remove the file before the disk is trimmed, and withdraw the key: others may have read the disk. Where a "
+    "service needs a key to start, have its first boot make one.",
     source=HOUSE,
     profiles=ALL,
 )
 def private_keys(subject: Subject) -> Iterator[str]:
-    known = credential_paths(subject)
+    known = set(credential_paths(subject))
+    if subject.profile not in WINDOWS:
+        # a key that a service made for this machine has a check that says what to do about that service
+        known |= identity_paths(subject.root).keys()
     for secret in secret_scan(subject).secrets:
         if secret.kind == "key" and secret.path not in known and not _ELSEWHERE.match(secret.path):
             yield secret.text

@@ -33,7 +33,7 @@ def _hidden(line: str) -> str:
     "apt-proxy",
     "apt uses no proxy",
     why="On a clone every update waits for a proxy that only the build could reach.",
-    remedy="rm the Acquire::*::Proxy lines from /etc/apt/apt.conf and apt.conf.d.",
+    remedy="Remove the Acquire::*::Proxy lines from /etc/apt/apt.conf and apt.conf.d.",
     source=HOUSE,
 )
 def apt_proxy(subject: Subject) -> Iterator[str]:
@@ -92,7 +92,8 @@ def apt_trust(subject: Subject) -> Iterator[str]:
     "pip-config",
     "pip uses no proxy and no index of the build",
     why="Installs on a clone fail or leak the password in the index's address.",
-    remedy="rm /etc/pip.conf ~/.config/pip ~/.pip",
+    remedy="Remove the named lines; or the file, /etc/pip.conf, ~/.config/pip/pip.conf or ~/.pip/pip.conf, with all "
+    "that it says.",
     source=HOUSE,
 )
 def pip_config(subject: Subject) -> Iterator[str]:

@@ -7,9 +7,22 @@ from collections.abc import Iterator
 
 from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, CannotLook, Skip, Subject, check
 from pipeline.offline.packages import dpkg_packages
+from pipeline.offline.volumes import HOLDERS
 
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "cgroup2", "efivarfs", "securityfs", "debugfs", "overlay")
 _RULES = ("/etc/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d")
+
+
+#: Names below /dev that mean the same disk whatever its controller: links by what is on it, by Azure's LUN (the link
+#: of cloud-init's own line for the resource disk too), and names of LVM and device mapper.
+_STABLE = re.compile(
+    r"/dev/(disk/by-(uuid|label|partuuid|partlabel|azure)/|disk/(azure|cloud)/|mapper/|(?!disk/|cciss/|ida/)[\w.+-]+/[\w.+-]+$)"
+)
+
+
+def _options(words: list[str]) -> list[str]:
+    """The mount options of a line of fstab."""
+    return words[3].split(",") if len(words) > 3 else []
 
 
 def _fstab(subject: Subject) -> Iterator[tuple[str, list[str]]]:
@@ -28,9 +41,10 @@ def _fstab(subject: Subject) -> Iterator[tuple[str, list[str]]]:
 )
 def fstab_by_uuid(subject: Subject) -> Iterator[str]:
     for line, words in _fstab(subject):
-        if words[2] in (*_PSEUDO, "swap"):
+        # what is not mounted at boot cannot stop it: a CD-ROM drive is always called by its device
+        if words[2] in (*_PSEUDO, "swap") or "noauto" in _options(words):
             continue
-        if re.match(r"/dev/(?!disk/by-(uuid|label|partuuid|partlabel|azure)/|disk/azure/|mapper/)", words[0]):
+        if words[0].startswith("/dev/") and not _STABLE.match(words[0]):
             yield f"/etc/fstab: {line}"
 
 
@@ -46,30 +60,42 @@ def fstab_targets(subject: Subject) -> Iterator[str]:
     here |= {f"LABEL={volume.label.lower()}" for volume in subject.disk.filesystems if volume.label}
     here |= {f"PARTUUID={p.uuid.lower()}" for p in subject.disk.partitions if p.uuid}
     here |= {f"PARTLABEL={p.name.lower()}" for p in subject.disk.partitions if p.name}
+    closed = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
+    hidden = []
     for line, words in _fstab(subject):
         key, equals, value = words[0].partition("=")
-        if not equals or words[2] == "swap" or "nofail" in words[3:4] or "nofail" in "".join(words[3:4]).split(","):
+        if not equals or words[2] == "swap" or {"nofail", "noauto"} & set(_options(words)):
             continue
-        if f"{key}={value.strip(chr(34)).lower()}" not in here:
+        if f"{key}={value.strip(chr(34)).lower()}" in here:
+            continue
+        if closed and key in ("UUID", "LABEL"):
+            hidden.append(line)
+        else:
             yield f"/etc/fstab: {line}"
+    if hidden:
+        raise CannotLook(f"/etc/fstab: {'; '.join(hidden)}: what is in {', '.join(closed)} cannot be read")
 
 
 @check(
     "persistent-net-rules",
     "No udev rule ties a network name to a card",
     why="The clone's card has another address, so it becomes eth1 and gets no network.",
-    remedy="rm /etc/udev/rules.d/70-persistent-net.rules /etc/udev/rules.d/75-persistent-net-generator.rules",
+    remedy="rm -f /etc/udev/rules.d/70-persistent-net.rules; "
+    "ln -sf /dev/null /etc/udev/rules.d/75-persistent-net-generator.rules",
     source=LISA,
 )
 def persistent_net_rules(subject: Subject) -> Iterator[str]:
+    # a link to /dev/null is how a rule below /usr is switched off: the folder in /etc goes before
+    off = {name for name in subject.root.listdir(_RULES[0])
+           if subject.root.read_link(f"{_RULES[0]}/{name}") == "/dev/null"}  # fmt: skip
     for folder in _RULES:
         for path in subject.files_in(folder, ".rules"):
+            if path.rsplit("/", 1)[-1] in off:
+                continue
             if re.search(r"/7[05]-persistent-net(-generator)?\.rules$", path):
-                # a link to /dev/null is how the generator is switched off
-                if subject.root.read_link(path) != "/dev/null":
-                    yield f"{path} is there"
+                yield f"{path} is there"
             elif folder.startswith("/etc") and re.search(
-                r"ATTR\{address\}==\"[0-9a-fA-F:]{17}\"", subject.root.text(path)
+                r"ATTRS?\{address\}==\"[0-9a-fA-F:]{17}\"", subject.root.text(path)
             ):
                 yield f"{path} names a hardware address"
 
@@ -259,7 +285,7 @@ def clock_utc(subject: Subject) -> Iterator[str]:
     "temporary-files",
     "Nothing lies in /tmp and /var/tmp",
     why="Scripts and archives of the build often do, with what they contained.",
-    remedy="rm -rf /tmp/* /var/tmp/* as the last step.",
+    remedy="find /tmp /var/tmp -mindepth 1 -delete, as the last step.",
     source=HOUSE,
     severity="warn",
 )
@@ -274,7 +300,7 @@ def temporary_files(subject: Subject) -> Iterator[str]:
     "core-dumps",
     "No core dump and no crash report",
     why="They hold memory of the build, keys included.",
-    remedy="rm -rf /var/crash/* /var/lib/systemd/coredump/*; find out what crashed.",
+    remedy="rm -rf /var/crash/* /var/lib/systemd/coredump/* /var/lib/apport/coredump/* /core; find out what crashed.",
     source=HOUSE,
 )
 def core_dumps(subject: Subject) -> Iterator[str]:
@@ -287,7 +313,7 @@ def core_dumps(subject: Subject) -> Iterator[str]:
     "failed-boot-marks",
     "No file makes the next boot a special one",
     why="/forcefsck, /fastboot or a stale default target make each clone's first boot behave unlike the tested one.",
-    remedy="Remove the file; systemctl set-default multi-user.target.",
+    remedy="rm -f /forcefsck /fastboot /nologin /etc/nologin /.autorelabel; systemctl set-default multi-user.target.",
     source="systemd: bootup(7)",
     severity="warn",
 )

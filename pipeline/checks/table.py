@@ -293,7 +293,8 @@ def free_space(subject: Subject) -> Iterator[str]:
     "swap",
     "No swap on the OS disk",
     why="Azure gives swap to the resource disk; swap on the OS disk is slow, costs transactions and ships memory.",
-    remedy="Remove swap partitions, files and their fstab lines; use cloud-init or waagent on the resource disk.",
+    remedy="swapoff -a; remove swap partitions, files, units and their fstab lines, and what resumes from them (see "
+    "resume-device); use cloud-init or waagent on the resource disk.",
     source=AZURE_DOC,
 )
 def swap(subject: Subject) -> Iterator[str]:

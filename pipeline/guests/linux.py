@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.guests.access import BUILD_USER
+from pipeline.guests.identity_removal import removal_script
 
 
 def build_user_data(public_key: str) -> dict[str, Any]:
@@ -74,6 +75,8 @@ def generalize_script(agent: str, installs: str = "") -> str:
             _TRACES,
             *([_WAAGENT_DONE] if agent == "waagent" else []),
             _IDENTITY,
+            removal_script(),
+            _HOST_NAME,
             _ACCOUNTS,
             *([installs] if installs else []),
             _TRIM,
@@ -131,6 +134,31 @@ fi
 rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /boot/efi/loader/random-seed
 rm -f /var/lib/dhcp/* /var/lib/NetworkManager/*.lease /var/lib/dhcpcd/*.lease /var/lib/systemd/network/* || true
 rm -f /etc/udev/rules.d/70-persistent-net.rules /etc/udev/rules.d/75-persistent-net-generator.rules
+"""
+
+#: Who provisions a clone names it. A name of the build would be announced until then, and for ever where nobody does.
+_HOST_NAME = r"""
+name=$(head -n 1 /etc/hostname 2>/dev/null | tr -d ' \t\r' || true)
+case "$name" in
+  ""|localhost|localhost.*) name= ;;
+  *) echo localhost > /etc/hostname; say "removed the host name $name: who provisions a clone names it" ;;
+esac
+# 127.0.1.1 is Debian's line for the machine's own name (Debian reference 5.1.1); waagent leaves it behind
+if [ -f /etc/hosts ] && command -v awk >/dev/null; then
+  kept=$(awk -v name="$name" '
+    BEGIN { split(name, part, ".") }
+    $1 !~ /^(127\.|::1$)/ { print; next }
+    { line = $1; left = gone = 0
+      for (i = 2; i <= NF; i++)
+        if (($1 == "127.0.1.1" && $i !~ /^localhost/) || (name != "" && ($i == name || $i == part[1]))) gone++
+        else { line = line " " $i; left++ }
+      if (!gone) print; else if (left) print line }' /etc/hosts)
+  if [ "$kept" != "$(cat /etc/hosts)" ]; then
+    # in place: the file may be a link, or mounted
+    printf '%s\n' "$kept" > /etc/hosts
+    say "removed the build's own name from /etc/hosts"
+  fi
+fi
 """
 
 _ACCOUNTS = r"""

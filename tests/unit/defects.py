@@ -67,6 +67,19 @@ def sgdisk(*words: str) -> Change:
     return change
 
 
+def service(name: str) -> Change:
+    """A service that starts at boot."""
+    unit = f"/usr/lib/systemd/system/{name}.service"
+    return several(
+        put(unit, "[Install]\nWantedBy=multi-user.target\n"),
+        fs(f"symlink /etc/systemd/system/multi-user.target.wants/{name}.service {unit}"),
+    )
+
+
+def masked(unit: str) -> Change:
+    return fs(f"symlink /etc/systemd/system/{unit} /dev/null")
+
+
 def tear_second_fat(disk: Path, _: Path) -> None:
     """Change one entry in the second copy of the ESP's allocation table."""
     with disk.open("r+b") as file:
@@ -124,6 +137,8 @@ def several(*changes: Change) -> Change:
 def void(_: object) -> None:
     return None
 
+
+CLOUD_NETWORK_OFF = put("/etc/cloud/cloud.cfg.d/99-net.cfg", "network: {config: disabled}\n")
 
 DEFECTS: dict[str, tuple[str, Change]] = {
     # the container
@@ -230,7 +245,96 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         put("/etc/network/interfaces", "iface eth0 inet static\n  address 10.0.0.2\n"),
     ),
     "a name server": ("resolv-conf", put("/etc/resolv.conf", "nameserver 192.0.2.1\n")),
+    "a name server of the build's network": (
+        "resolv-conf",
+        put("/etc/systemd/resolved.conf.d/corp.conf", "[Resolve]\nDNS=10.1.2.3\n"),
+    ),
+    "systemd-resolved is masked": ("resolver", masked("systemd-resolved.service")),
+    "systemd-resolved does not start": (
+        "resolver",
+        fs("rm /etc/systemd/system/sysinit.target.wants/systemd-resolved.service"),
+    ),
+    "systemd-resolved is not installed": ("resolver", fs("rm /usr/lib/systemd/system/systemd-resolved.service")),
+    "a resolver's link that leads nowhere": (
+        "resolver",
+        fs("rm /etc/resolv.conf", "symlink /etc/resolv.conf ../var/lib/old/resolv.conf"),
+    ),
+    "a resolver's link into a NetworkManager that is not there": (
+        "resolver",
+        fs("rm /etc/resolv.conf", "symlink /etc/resolv.conf /run/NetworkManager/resolv.conf"),
+    ),
+    "a resolver's link into a resolvconf that is not there": (
+        "resolver",
+        fs("rm /etc/resolv.conf", "symlink /etc/resolv.conf /etc/resolvconf/run/resolv.conf"),
+    ),
+    "no resolv.conf, as waagent leaves it": ("resolver", fs("rm /etc/resolv.conf")),
+    "a name server on the loopback that nobody serves": (
+        "resolver",
+        put("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+    ),
+    "netplan for one card": (
+        "network-pinned",
+        put("/etc/netplan/00-installer-config.yaml", "network: {version: 2, ethernets: {ens33: {dhcp4: true}}}\n"),
+    ),
+    "cloud-init's network is off, and nothing else is there": (
+        "network-pinned",
+        several(CLOUD_NETWORK_OFF, fs("rm /etc/systemd/network/10-eth.network")),
+    ),
+    "systemd-networkd for one card": (
+        "network-pinned",
+        several(CLOUD_NETWORK_OFF, put("/etc/systemd/network/10-eth.network", "[Match]\nName=ens33\n")),
+    ),
+    "interfaces for one card, and ifupdown alone": (
+        "network-pinned",
+        several(
+            CLOUD_NETWORK_OFF,
+            fs("rm /etc/systemd/system/multi-user.target.wants/systemd-networkd.service"),
+            service("networking"),
+            put("/etc/network/interfaces", "auto lo\niface lo inet loopback\nauto enp0s3\niface enp0s3 inet dhcp\n"),
+        ),
+    ),
+    "a keyfile for one card": (
+        "network-pinned",
+        several(
+            CLOUD_NETWORK_OFF,
+            fs("rm /etc/systemd/system/multi-user.target.wants/systemd-networkd.service"),
+            service("NetworkManager"),
+            put("/etc/NetworkManager/conf.d/00-server.conf", "[main]\nno-auto-default=*\n"),
+            put(
+                "/etc/NetworkManager/system-connections/ens160.nmconnection",
+                "[connection]\nid=ens160\ntype=ethernet\ninterface-name=ens160\n",
+            ),
+        ),
+    ),
+    "an ifcfg for one card": (
+        "network-pinned",
+        several(
+            CLOUD_NETWORK_OFF,
+            fs("rm /etc/systemd/system/multi-user.target.wants/systemd-networkd.service"),
+            service("network"),
+            put("/etc/sysconfig/network-scripts/ifcfg-ens192", "DEVICE=ens192\nBOOTPROTO=dhcp\nONBOOT=yes\n"),
+        ),
+    ),
     "the build's name": ("host-name", put("/etc/hostname", "goldsmith-R7\n")),
+    "a template's name": ("host-name", put("/etc/hostname", "golden-template01\n")),
+    "a template's name in hosts": (
+        "host-name",
+        add("etc/hosts", "127.0.1.1 golden-template01.corp.example golden-template01\n"),
+    ),
+    "a name that is kept": ("host-name", put("/etc/cloud/cloud.cfg.d/99-keep.cfg", "preserve_hostname: true\n")),
+    "a name that cloud-init gives every clone": (
+        "host-name",
+        put("/etc/cloud/cloud.cfg.d/99-name.cfg", "hostname: golden-template01\n"),
+    ),
+    "RESUME of a swap that is gone": (
+        "resume-device",
+        put("/etc/initramfs-tools/conf.d/resume", "RESUME=UUID=6a3f3a55-1111-2222-3333-444455556666\n"),
+    ),
+    "resume= of a swap that is gone": ("resume-device", edit(GRUB, " ro ", " ro resume=/dev/mapper/vg-swap ")),
+    "resume= in GRUB's defaults": (
+        "resume-device",
+        put("/etc/default/grub.d/50-resume.cfg", 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX resume=UUID=6a3f3a55-1"\n'),
+    ),
     # the agents
     "no waagent": ("waagent-installed", fs("rm /usr/sbin/waagent")),
     "provisioning by nobody": (
@@ -318,6 +422,17 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         put("/etc/apt/sources.list.d/x.list", "deb [trusted=yes] http://debian.example.org/debian x main\n"),
     ),
     "a proxy of pip": ("pip-config", put("/etc/pip.conf", "[global]\nproxy = http://10.0.0.1:3128\n")),
+    # identities of services: test_left_behind.py has the others
+    "an iSCSI initiator's name": (
+        "service-identity",
+        put("/etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.x:1\n"),
+    ),
+    "a minion's key": ("service-identity", put("/etc/salt/pki/minion/minion.pem", PEM)),
+    "a fixed name in an agent's configuration": (
+        "service-identity",
+        put("/etc/zabbix/zabbix_agentd.conf", "Hostname=golden-template01\n"),
+    ),
+    "ssl-cert's own key": ("service-identity", put("/etc/ssl/private/ssl-cert-snakeoil.key", PEM)),
     "a proxy of shells": ("shell-proxy", put("/etc/environment", "https_proxy=http://10.0.0.1:3128\n")),
     "a netrc": ("credential-files", put("/root/.netrc", "machine x login y password z\n")),
     "a private key of root": ("credential-files", put("/root/.ssh/id_ed25519", "x\n")),
@@ -362,7 +477,69 @@ GOOD: dict[str, Change] = {
             "Types: deb\nURIs: https://debian.example.org/debian\nSuites: bookworm\nComponents: main\n"
             "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
         ),
-        fs("symlink /etc/resolv.conf ../run/systemd/resolve/stub-resolv.conf"),
+    ),
+    "a drive for CDs, and cloud-init's own line for the resource disk": several(
+        put(
+            "/etc/fstab",
+            FILES["etc/fstab"]
+            + "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n"
+            + "UUID=0000-1111 /media/usb0 auto rw,user,noauto 0 0\n"
+            + "/dev/vg0/data /data ext4 defaults,nofail 0 2\n"
+            + "/dev/disk/cloud/azure_resource-part1\t/mnt\tauto\t"
+            + "defaults,nofail,x-systemd.requires=cloud-init.service,_netdev,comment=cloudconfig\t0\t2\n",
+        ),
+    ),
+    "what services have before their first start": several(
+        put("/etc/iscsi/initiatorname.iscsi", "GenerateName=yes\n"),
+        put("/etc/nvme/hostid", ""),
+        put("/etc/zabbix/zabbix_agentd.conf", "# Hostname=a\nHostname=Zabbix server\n"),
+        put("/etc/telegraf/telegraf.conf", '[agent]\n  hostname = ""\n'),
+        put("/etc/salt/minion", "#id:\nmaster: salt\nid:   # the host's\n"),
+        put("/etc/mailname", "localhost.localdomain\n"),
+        put("/etc/postfix/main.cf", "myhostname = localhost\nmydestination = $myhostname, localhost\n"),
+        put("/etc/wireguard/wg0.conf", "[Interface]\nPostUp = wg set %i private-key /run/wg.key\n"),
+        put("/var/lib/snmp/snmpd.conf", "setserialno 1\n"),
+        put("/etc/ipsec.secrets", "# : PSK\ninclude /var/lib/strongswan/ipsec.secrets.inc\n"),
+    ),
+    "names that are nobody's, and a mail domain": several(
+        put("/etc/hostname", "debian\n"),
+        put("/etc/hosts", "127.0.0.1 localhost app.local\n127.0.1.1 debian.localdomain debian\n10.0.0.7 db.corp\n"),
+        put("/etc/mailname", "example.org\n"),
+        put("/etc/cloud/cloud.cfg.d/10-name.cfg", "preserve_hostname: false\n"),
+    ),
+    "NetworkManager writes resolv.conf": several(
+        masked("systemd-resolved.service"),
+        service("NetworkManager"),
+        fs("rm /etc/resolv.conf", "symlink /etc/resolv.conf ../run/NetworkManager/resolv.conf"),
+    ),
+    "ifupdown and dhclient, eth0": several(
+        CLOUD_NETWORK_OFF,
+        fs(
+            "rm /etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
+            "rm /etc/systemd/system/sysinit.target.wants/systemd-resolved.service",
+            "rm /etc/resolv.conf",
+        ),
+        service("networking"),
+        put("/usr/sbin/dhclient", "\x7fELF"),
+        put("/etc/network/interfaces", "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet dhcp\n"),
+    ),
+    "a local resolver of its own": several(
+        masked("systemd-resolved.service"),
+        service("unbound"),
+        put("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+    ),
+    "netplan for every card, and a second card that may be missing": put(
+        "/etc/netplan/90-default.yaml",
+        "network:\n  version: 2\n  ethernets:\n    all: {match: {name: 'e*'}, dhcp4: true}\n"
+        "    ens34: {dhcp4: true, optional: true}\n",
+    ),
+    "no suspended system": several(
+        put("/etc/initramfs-tools/conf.d/resume", "RESUME=none\n"),
+        put("/etc/default/grub.d/50-resume.cfg", 'GRUB_CMDLINE_LINUX="noresume"\n'),
+    ),
+    "the generator of persistent names is switched off": several(
+        put("/usr/lib/udev/rules.d/75-persistent-net-generator.rules", "x\n"),
+        fs("symlink /etc/udev/rules.d/75-persistent-net-generator.rules /dev/null"),
     ),
     "drivers built into the kernel": several(
         put(INITRD, phony.initramfs(tuple(name for name in MODULES if name not in ("hv_vmbus", "nvme")))),

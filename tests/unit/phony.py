@@ -73,6 +73,8 @@ FILES: dict[str, str] = {
     "usr/lib/systemd/system/walinuxagent.service": "[Install]\nWantedBy=multi-user.target\n",
     "usr/lib/systemd/system/ssh.service": "[Install]\nWantedBy=multi-user.target\n",
     "usr/lib/systemd/system/cloud-init.service": "[Install]\nWantedBy=cloud-init.target\n",
+    "usr/lib/systemd/system/systemd-networkd.service": "[Install]\nWantedBy=multi-user.target\n",
+    "usr/lib/systemd/system/systemd-resolved.service": "[Install]\nWantedBy=sysinit.target\n",
     "usr/share/zoneinfo/Etc/UTC": "TZif2",
     "var/lib/dpkg/status": "\n".join(
         f"Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n"
@@ -94,6 +96,11 @@ LINKS = {
     "etc/os-release": "../usr/lib/os-release",
     "etc/localtime": "/usr/share/zoneinfo/Etc/UTC",
     "etc/mtab": "../proc/self/mounts",
+    "etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf",
+    "etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/"
+    "systemd-networkd.service",
+    "etc/systemd/system/sysinit.target.wants/systemd-resolved.service": "/lib/systemd/system/"
+    "systemd-resolved.service",
     "usr/bin/python3": "python3.11",
     "var/lock": "/run/lock",
     "etc/systemd/system/multi-user.target.wants/walinuxagent.service": "/lib/systemd/system/walinuxagent.service",
@@ -153,6 +160,12 @@ GRUB_TEXT = b"sbat,1,SBAT Version,sbat,1,x\ngrub,4,Free Software Foundation,grub
 
 def build(folder: Path) -> Path:
     """The good disk, raw: GPT, BIOS boot, ESP, ext4 root."""
+    plant(folder)
+    return pack(folder)
+
+
+def plant(folder: Path) -> Path:
+    """The good disk's root as a tree of files, `folder`/tree."""
     tree = folder / "tree"
     for name in FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
@@ -168,6 +181,12 @@ def build(folder: Path) -> Path:
             shutil.copytree(path, tree / target, dirs_exist_ok=True)
             shutil.rmtree(path)
         path.symlink_to(target)
+    return tree
+
+
+def pack(folder: Path) -> Path:
+    """The disk whose root is `folder`/tree."""
+    tree = folder / "tree"
     disk = folder / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(SIZE)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.cli.app import app
+from pipeline.command import find
 from pipeline.errors import DiskError, UsageError
 from pipeline.guests.windows.preflight import preflight
 from pipeline.guests.windows.vocabulary import validate
@@ -32,7 +33,6 @@ from pipeline.offline.media import (
 )
 from pipeline.offline.media_reader import open_medium
 from pipeline.offline.questions import Answer
-from tests.tools import skip_without
 
 TOOLS = ("genisoimage", "wimlib-imagex")
 IMAGES = {
@@ -43,7 +43,9 @@ IMAGES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _tools() -> None:
-    skip_without(*TOOLS)
+    missing = [name for name in TOOLS if find(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
 
 
 def run(*words: object) -> None:

@@ -87,6 +87,8 @@ ABSENCE_IS_RIGHT = {
     "network-static-address": "no file gives an address",
     "resolv-conf": "no name server",
     "host-name": "no name",
+    "resume-device": "no file and no entry names a device",
+    "service-identity": "no service has one",
     "cloud-init-seed": "no seed",
     "ssh-host-keys": "no key",
     "random-seed": "no seed",
