@@ -30,7 +30,7 @@ prove: setup ## clones of the golden master of IMAGE on every machine of the mat
 
 test: check ## lint, types and all tests, those with virtual machines included
 	@tools/setup.sh tests
-	@$(BIN)/pytest -n 2 -m "not vm"
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not vm"
 	@$(BIN)/pytest -n 2 --dist loadgroup -m vm
 
 check: setup ## lint and types

@@ -137,7 +137,7 @@ class Bench:
 
 
 def _goes(path: Path) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while path.exists() and time.monotonic() < until:
         time.sleep(0.1)
     return not path.exists()

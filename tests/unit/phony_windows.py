@@ -16,12 +16,11 @@ from typing import Any
 
 import phony
 import phony_hive
-import pytest
 
-from pipeline.command import find
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import MIB
+from tests.tools import skip_without
 
 SIZE = 64 * MIB
 ESP_AT, ESP_SIZE = 1 * MIB, 16 * MIB
@@ -295,9 +294,7 @@ def tool(*words: object) -> bytes:
 
 
 def need_tools() -> None:
-    missing = [name for name in ("mkfs.ntfs", "wimlib-imagex", "sgdisk", "mcopy") if find(name) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (ntfs-3g, wimtools, gdisk, mtools)")
+    skip_without("mkfs.ntfs", "wimlib-imagex", "sgdisk", "mcopy")
 
 
 def hive(tree: Tree, name: str, *, dirty: bool = False) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from pipeline.errors import HostError
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.accelerator import Count, Verdict, judge, payload, rate_of, rom, spoken
+from tests.tools import needs_tool
 
 TCG = Count(700e6, True)
 
@@ -70,7 +70,7 @@ def test_rom_is_64_kib_with_a_jump_at_the_reset_vector() -> None:
     assert made.startswith(payload())
 
 
-@pytest.mark.skipif(not (shutil.which("as") and shutil.which("ld")), reason="needs binutils")
+@needs_tool("as", "ld")
 def test_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
     source = resources.files("pipeline.hypervisor").joinpath("probe.S").read_text()
     (tmp_path / "probe.S").write_text(source)
@@ -79,7 +79,7 @@ def test_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
     assert (tmp_path / "probe.bin").read_bytes() == payload()
 
 
-@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs QEMU")
+@needs_tool("qemu-system-x86_64")
 def test_tcg_reaches_the_end_at_a_credible_rate(tmp_path: Path) -> None:
     image = tmp_path / "probe.rom"
     image.write_bytes(rom(payload()))

@@ -76,6 +76,7 @@ def test_info_and_verify(raw: Path, tmp_path: Path) -> None:
     assert isinstance(fault("info", raw), DiskError)
 
 
+@pytest.mark.slow
 def test_diff_apply_merge(raw: Path, tmp_path: Path) -> None:
     old, new, child = tmp_path / "old.vhd", tmp_path / "new.raw", tmp_path / "child.vhd"
     call("convert", raw, old)

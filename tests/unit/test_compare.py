@@ -94,6 +94,7 @@ def test_windows_disks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("digests", "older"), [(True, False), (False, True), (False, False)], ids=["blocks", "chunks", "none"]
 )
+@pytest.mark.slow
 def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool, older: bool) -> None:
     old = of_linux(tmp_path / "old", {"/etc/words": ONE, "/etc/gone": "x"})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER, "/etc/came": "x" * 3_000_000})

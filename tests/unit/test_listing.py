@@ -16,8 +16,8 @@ from pipeline.checks import list_disk
 from pipeline.checks.html import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.app import app
-from pipeline.command import find
 from pipeline.errors import DiskError, UsageError
+from tests.tools import skip_without
 
 
 def call(*words: object) -> str:
@@ -35,8 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ntfs(folder: Path, hives: dict[str, bytes]) -> Path:
     """An NTFS disk with hives where Windows has them, made without mounting."""
-    if not (find("mkfs.ntfs") and find("wimlib-imagex")):
-        pytest.skip("mkfs.ntfs and wimlib-imagex are not installed")
+    skip_without("mkfs.ntfs", "wimlib-imagex")
     tree = folder / "windows" / "Windows/System32/config"
     tree.mkdir(parents=True)
     for name, data in hives.items():

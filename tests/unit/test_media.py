@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.cli.app import app
-from pipeline.command import find
 from pipeline.errors import DiskError, UsageError
 from pipeline.guests.windows.preflight import preflight
 from pipeline.guests.windows.vocabulary import validate
@@ -33,6 +32,7 @@ from pipeline.offline.media import (
 )
 from pipeline.offline.media_reader import open_medium
 from pipeline.offline.questions import Answer
+from tests.tools import skip_without
 
 TOOLS = ("genisoimage", "wimlib-imagex")
 IMAGES = {
@@ -43,9 +43,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _tools() -> None:
-    missing = [name for name in TOOLS if find(name) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed")
+    skip_without(*TOOLS)
 
 
 def run(*words: object) -> None:

@@ -199,6 +199,7 @@ def test_files_that_are_no_disks(tmp_path: Path) -> None:
     assert fault("vhd", "convert", tmp_path / "text", tmp_path / "x.vhd", "--format", "vdi").name == "unknown-format"
 
 
+@pytest.mark.slow
 def test_files_shorter_than_a_footer(tmp_path: Path) -> None:
     """Every length of a file that begins with a VHD's cookie: a named error, never a traceback."""
     footer = Footer.build(MIB, disk_type=DiskType.DYNAMIC, unique_id=uuid.UUID(int=1), timestamp=946684800).pack()

@@ -9,21 +9,19 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.command import find
 from pipeline.errors import DiskError
 from pipeline.offline import open_disk
 from pipeline.offline.disk import Disk
 from pipeline.offline.filesystem import FileSystem
 from pipeline.offline.ntfs import NtfsFileSystem
+from tests.tools import skip_without
 
 MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
 def tools() -> None:
-    for name in ("mkfs.ntfs", "ntfscp"):
-        if not find(name):
-            pytest.skip(f"{name} is not installed")
+    skip_without("mkfs.ntfs", "ntfscp")
 
 
 def made(folder: Path, size: int, *words: str) -> Path:

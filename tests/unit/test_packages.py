@@ -16,6 +16,7 @@ from pipeline.errors import DiskError
 from pipeline.offline import open_disk
 from pipeline.offline.packages import packages, parse_rpmdb
 from pipeline.offline.units import units
+from tests.tools import needs_tool, skip_without
 
 TEXT, NUMBER = 6, 4
 BASH = {1000: "bash", 1001: "5.2.26", 1002: "4.el10", 1022: "x86_64"}
@@ -75,9 +76,8 @@ def test_damaged_databases_have_a_name(tmp_path: Path) -> None:
         assert caught.value.name == "rpm-database-damaged"
 
 
+@needs_tool("rpm", "rpmbuild")
 def test_rpm_itself_wrote_it(tmp_path: Path) -> None:
-    if not (find("rpm") and find("rpmbuild")):
-        pytest.skip("rpm and rpmbuild are not installed")
     spec, base = tmp_path / "thing.spec", tmp_path / "base"
     spec.write_text(
         "Name: thing\nVersion: 1.2\nRelease: 3\nEpoch: 4\nSummary: x\nLicense: x\nBuildArch: noarch\n"
@@ -166,7 +166,7 @@ def test_what_is_named_and_not_read(tmp_path: Path, kind: str, tool: str) -> Non
     if tool and find(tool):
         subprocess.run([find(tool) or "", "-q", str(disk)], check=True, capture_output=True)
     elif kind == "btrfs":
-        pytest.skip("mkfs.btrfs is not installed")
+        skip_without("mkfs.btrfs")
     with open_disk(disk) as opened:
         (volume,) = opened.filesystems
         assert volume.kind == kind

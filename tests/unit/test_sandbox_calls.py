@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.checks import inspect_disk, list_disk
 from pipeline.errors import DiskError
 from pipeline.guests import threshold
 from pipeline.offline import sandbox
+from tests.tools import needs_tool
 
 #: Calls that make something: a file opened, a socket, a process, a program. None may come after the filter.
 MAKES = (
@@ -23,7 +23,7 @@ MAKES = (
 #: A line of strace -f -o: the process, the call, what follows.
 LINE = re.compile(r"^(\d+)\s+(\w+)\((.*)$")
 
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = needs_tool("strace")
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def ask(disk: Path, question: str) -> None:
         pass  # that it is named is another test's
 
 
+@pytest.mark.slow
 @needs_strace
 def test_no_file_and_no_socket_on_twenty_hostile_disks(tmp_path: Path, logs: Path) -> None:
     template = hostile.template(tmp_path)

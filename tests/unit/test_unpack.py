@@ -204,9 +204,15 @@ def test_a_decompressor_that_was_taken_over_has_no_rights(tmp_path: Path) -> Non
 
 
 def test_nothing_is_unpacked_where_it_cannot_be_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a host without libseccomp: the worker finds another library of that name, which is none."""
-    (tmp_path / "libseccomp.so.2").write_text("no library")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    """As on a host without libseccomp: the worker, which inherits only Python's path, cannot load it."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/sitecustomize.py").write_text(
+        "import ctypes\n\n\nclass Without(ctypes.CDLL):\n    def __init__(self, name, *more, **words):\n"
+        "        if name and 'libseccomp' in name:\n            raise OSError('no such library')\n"
+        "        super().__init__(name, *more, **words)\n\n\n"
+        "ctypes.CDLL = Without\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
     packed = tmp_path / "x.gz"
     packed.write_bytes(gzip.compress(bytes(MIB)))
     assert fault(packed) == "sandbox-unavailable"

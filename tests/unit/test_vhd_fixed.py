@@ -186,13 +186,16 @@ def test_shared_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupt_ends_the_copy(tmp_path: Path) -> None:
     raw = sparse(tmp_path / "disk.raw", 40 * MIB, {0: os.urandom(30 * MIB)})
+    before = set(threading.enumerate())
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_raw(file_extents(raw), tmp_path / "copy.raw", progress=interrupt)
-    assert not (tmp_path / "copy.raw").exists() and threading.active_count() == 1
+    assert not (tmp_path / "copy.raw").exists()
+    # one that an earlier test has left may end meanwhile
+    assert set(threading.enumerate()) <= before
 
 
 def test_failures_leave_nothing_and_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

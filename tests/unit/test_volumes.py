@@ -12,10 +12,10 @@ import pytest
 from cases import unpacked
 
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.command import find
 from pipeline.errors import DiskError
 from pipeline.offline import open_disk
 from pipeline.offline.volumes import Volume
+from tests.tools import skip_without
 
 MIB = 1 << 20
 #: What blkid calls the kinds that goldsmith has shorter words for.
@@ -81,8 +81,7 @@ MAKERS = {
 def test_kind_label_and_uuid_are_blkids(name: str, tmp_path: Path) -> None:
     size, words = MAKERS[name]
     disk = empty(tmp_path / "disk.raw", size * MIB)
-    if not (find(words.split()[0]) and find("blkid")):
-        pytest.skip(f"{words.split()[0]} is not installed")
+    skip_without(words.split()[0], "blkid")
     phony.tool(*[disk if word == "DISK" else word for word in words.split()])
     found = volume(disk)
     assert (found.kind, found.label, found.uuid) == by_blkid(disk) and found.kind
@@ -101,8 +100,7 @@ def test_kinds_made_from_a_folder(name: str, tmp_path: Path) -> None:
         "iso9660": "genisoimage -quiet -V ILABEL -o DISK TREE",
         "iso and udf": "genisoimage -quiet -udf -V ILABEL -o DISK TREE",
     }[name].split()
-    if not (find(words[0]) and find("blkid")):
-        pytest.skip(f"{words[0]} is not installed")
+    skip_without(words[0], "blkid")
     tree, disk = tmp_path / "tree", tmp_path / "disk.raw"
     tree.mkdir()
     (tree / "file").write_bytes(os.urandom(100_000))

@@ -17,6 +17,7 @@ goldsmith: 1
 summary: with two data disks
 os: linux
 source: {master: debian-12@golden}
+machine: {cpus: 1}
 steps:
   - {script: scripts/fill.sh, network: none}
   - {script: scripts/more.sh, network: none}
@@ -32,6 +33,7 @@ goldsmith: 1
 summary: one more
 os: linux
 source: {master: parent@golden}
+machine: {cpus: 1}
 steps:
   - {script: scripts/child.sh, network: none}
 data_disks:

@@ -16,17 +16,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "test_standin" in str(item.path):
             item.add_marker(pytest.mark.vm)
+            item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="guests are built as root"))
 
 
 @pytest.fixture(scope="session")
-def stand() -> Iterator[Stand]:
+def stand(packages: Path) -> Iterator[Stand]:
     kept = os.environ.get("GOLDSMITH_TEST_HOME")
     home = Path(kept) if kept else new_home("test-windows")
     project = new_home("project-windows")
     try:
-        yield Stand.build(home, project)
+        yield Stand.build(home, project, packages)
     finally:
         remove(project)
         if not kept:

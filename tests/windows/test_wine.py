@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from pipeline.command import find
 from pipeline.guests.windows.answers import Machine, Wishes, installation
+from tests.tools import skip_without
 
 NS = "{urn:schemas-microsoft-com:unattend}"
 WINLOGON = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon"
@@ -94,9 +94,7 @@ class Wine:
 
 @pytest.fixture(scope="module")
 def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wine]:
-    missing = [name for name in ("wine", "wixl") if find(name) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (make test installs them)")
+    skip_without("wine", "wixl")
     made = Wine(tmp_path_factory.mktemp("wine"))
     made.run("cmd", "/c", "ver")
     yield made
@@ -126,6 +124,7 @@ def commands(which: str) -> list[str]:
     return [element.text or "" for element in file.iter(f"{NS}{which}")]
 
 
+@pytest.mark.slow
 def test_the_first_logon_brings_the_agent_and_takes_the_password(wine: Wine, medium: Path) -> None:
     for name, value in {"DefaultPassword": "secret", "AutoAdminLogon": "1", "AutoLogonCount": "1"}.items():
         wine.run("reg", "add", WINLOGON, "/v", name, "/d", value, "/f")
@@ -144,6 +143,7 @@ def test_the_first_logon_brings_the_agent_and_takes_the_password(wine: Wine, med
     assert sorted(path.name for path in panther.rglob("*") if path.is_file()) == ["setupact.log"]
 
 
+@pytest.mark.slow
 def test_what_runs_before_the_first_logon(wine: Wine) -> None:
     lines = commands("Path")
     lines = [line for line in lines if line.startswith("reg ")]

@@ -6,18 +6,31 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from filelock import FileLock
 
 from pipeline.command import find
+from tests.tools import skip_without
 
 PACKAGES = ("shim-signed", "grub-efi-amd64-signed", "qemu-guest-agent", "busybox-static")
 #: Programs of this host that go into the guest, with the libraries that they want.
 PROGRAMS = ("/usr/bin/python3.11", "mkfs.ntfs", "ntfs-3g", "mkfs.fat", "sfdisk", "wimlib-imagex")
 #: What the tests themselves call.
-TOOLS = ("mkfs.ntfs", "mkfs.fat", "sfdisk", "wimlib-imagex", "genisoimage", "grub-mkimage", "zstd", "cpio", "mcopy")
+TOOLS = (
+    "mkfs.ntfs",
+    "mkfs.fat",
+    "sfdisk",
+    "wimlib-imagex",
+    "genisoimage",
+    "grub-mkimage",
+    "zstd",
+    "cpio",
+    "mcopy",
+    "depmod",
+)
 MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "ahci", "ata_piix", "sr_mod", "isofs", "udf"),
     *(
@@ -58,25 +71,31 @@ class Parts:
 
 
 def need_tools() -> None:
-    missing = [name for name in TOOLS if find(name) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (make test installs them)")
+    skip_without(*TOOLS)
 
 
 def gather(folder: Path) -> Parts:
-    """The parts in `folder`, fetched by the host's apt where they are not there yet."""
+    """The parts in `folder`, which processes may share; the host's apt fetches what is not there yet."""
     root = folder / "root"
-    if not root.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / "root.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        _download(folder)
-        for package in sorted(folder.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", package, fresh], check=True)
-        fresh.rename(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not root.exists():
+            fresh = folder / "root.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            _download(folder)
+            for package in sorted(folder.glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", package, fresh], check=True)
+            _list_modules(fresh)
+            fresh.rename(root)
     (kernel,) = (path.name for path in (root / "lib/modules").iterdir())
     return Parts(root, kernel)
+
+
+def _list_modules(root: Path) -> None:
+    """Write what each kernel module depends on, as the package's installation would."""
+    (kernel,) = (path.name for path in (root / "lib/modules").iterdir())
+    subprocess.run([find("depmod") or "depmod", "-b", root, kernel], check=True)
 
 
 def _download(folder: Path) -> None:
@@ -108,10 +127,10 @@ def initramfs(parts: Parts, guest: Path, extra: dict[str, Path], work: Path, tar
     programs = [Path(find(name) or name) for name in PROGRAMS]
     for program in [*programs, parts.root / "usr/sbin/qemu-ga"]:
         shutil.copy(program, root / "bin" / program.name)
-        _libraries(program, root)
+        copy_libraries(program, root)
     (root / "bin/python3").symlink_to("python3.11")
     _python(root)
-    _modules(parts, root)
+    copy_modules(parts, root, MODULES)
     for path in guest.iterdir():
         if path.is_file():
             shutil.copy(path, root / "standin" / path.name)
@@ -123,18 +142,22 @@ def initramfs(parts: Parts, guest: Path, extra: dict[str, Path], work: Path, tar
         'NAME="NOT WINDOWS"\nID=mswindows\nVERSION_ID=2022\nVERSION="a stand-in for tests"\n'
         'PRETTY_NAME="NOT WINDOWS (a stand-in for tests)"\nVARIANT_ID=server\n'
     )
+    subprocess.run(["zstd", "-q", "-f", "-10", "-o", target], input=pack_initramfs(root), check=True)
+
+
+def pack_initramfs(root: Path) -> bytes:
+    """A folder as a cpio archive in the form that kernels read."""
     listed = subprocess.run(["find", ".", "-print0"], cwd=root, check=True, capture_output=True).stdout
-    packed = subprocess.run(
+    return subprocess.run(
         ["cpio", "--null", "-o", "-H", "newc", "-R", "0:0", "--quiet"],
         cwd=root,
         input=listed,
         check=True,
         capture_output=True,
     ).stdout
-    subprocess.run(["zstd", "-q", "-f", "-10", "-o", target], input=packed, check=True)
 
 
-def _libraries(program: Path, root: Path) -> None:
+def copy_libraries(program: Path, root: Path) -> None:
     """What the loader would load, at the same paths."""
     told = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
     for found in re.findall(r"(/\S+\.so\S*)", told):
@@ -160,20 +183,15 @@ def _python(root: Path) -> None:
             path.unlink()
 
 
-def _modules(parts: Parts, root: Path) -> None:
+def copy_modules(parts: Parts, root: Path, names: Iterable[str]) -> None:
     """The modules that are asked for, and what they depend on."""
     above = parts.root / "lib/modules" / parts.kernel
-    if not (above / "modules.dep").exists():
-        depmod = find("depmod")
-        if depmod is None:
-            pytest.skip("depmod is not installed (kmod)")
-        subprocess.run([depmod, "-b", parts.root, parts.kernel], check=True)
     depends = {}
     for line in (above / "modules.dep").read_text().splitlines():
         path, _, needs = line.partition(":")
         depends[Path(path).name.partition(".")[0].replace("-", "_")] = [path, *needs.split()]
     target = root / "lib/modules" / parts.kernel
-    for name in MODULES:
+    for name in names:
         for path in depends.get(name, []):
             place = target / path
             place.parent.mkdir(parents=True, exist_ok=True)

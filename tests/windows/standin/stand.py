@@ -27,11 +27,11 @@ class Stand:
     virtio: Path
 
     @classmethod
-    def build(cls, home: Path, project: Path) -> Stand:
-        """Make the media. Skips the test where a tool is missing."""
+    def build(cls, home: Path, project: Path, packages: Path | None = None) -> Stand:
+        """Make the media, of parts in `packages` (by default in the store). Skips where a tool is missing."""
         parts.need_tools()
         (home / "tmp").mkdir(parents=True, exist_ok=True)
-        found = parts.gather(home / "stand-in")
+        found = parts.gather(packages or home / "stand-in")
         initrd = project / "initrd"
         parts.initramfs(found, media.GUEST, {"phony_hive.py": media.HIVES}, project / "work", initrd)
         server = media.installation(found, initrd, project)

@@ -1,0 +1,148 @@
+"""The two guests of tests/fakes on the real libvirt: power, agent, fabric, HTTP, and how long each takes."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import GuestError
+from pipeline.fabric import Fabric
+from pipeline.hypervisor.connection import Connection, connect
+from pipeline.hypervisor.domain import Forward, Kernel, Spec, attached
+from pipeline.hypervisor.machine import Machine, own
+from pipeline.layers import Image
+from tests.campaigns.lab import new_home, remove
+from tests.fakes import small_linux
+from tests.fakes.power import BUTTON, OFF, READY, RESTART, Behaviour, power_disk
+from tests.tools import skip_without
+from tests.windows.standin import parts
+
+LABEL = "smallguests-R1"
+MIB = 1 << 20
+#: Seconds for what takes one on a quiet host.
+SOON = 30.0
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Connection]:
+    opened = connect()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that libvirt's qemu can reach."""
+    made = new_home("small-guests")
+    yield made
+    remove(made)
+
+
+@pytest.fixture(scope="module")
+def kernel(packages: Path) -> Iterator[Kernel]:
+    skip_without("cpio", "depmod", "dpkg-deb")
+    made = new_home("small-linux")
+    yield small_linux.make_small_linux(parts.gather(packages), made)
+    remove(made)
+
+
+def machine(connection: Connection, folder: Path, disk: Image, **more: object) -> Machine:
+    own(disk.path, connection)
+    spec = Spec(
+        name="goldsmith-smallguests-R1-guest",
+        run=LABEL,
+        role="test",
+        kvm=False,
+        cpus=1,
+        memory=256 * MIB,
+        disks=attached(disk),
+        serial_log=folder / "serial.log",
+    )
+    return Machine(connection, replace(spec, **more), folder)  # type: ignore[arg-type]
+
+
+def says(guest: Machine, text: bytes, count: int = 1) -> None:
+    guest.wait(repr(text), lambda: guest.serial().count(text) >= count or None, deadline=SOON, name="late")
+
+
+@pytest.mark.parametrize("kind", ["pc", "q35"])
+def test_a_button_ends_the_guest_that_looks_at_it(connection: Connection, folder: Path, kind: str) -> None:
+    began = time.monotonic()
+    with machine(connection, folder, power_disk(folder / "disk.raw", Behaviour.BUTTON), machine=kind) as guest:
+        says(guest, READY)
+        print(f"up after {time.monotonic() - began:.1f} s")
+        assert guest.press_power(SOON)
+        assert guest.serial() == READY + BUTTON + OFF
+        assert not guest.running
+
+
+def test_a_deaf_guest_does_not_go_off(connection: Connection, folder: Path) -> None:
+    with machine(connection, folder, power_disk(folder / "disk.raw", Behaviour.DEAF)) as guest:
+        says(guest, READY)
+        assert not guest.press_power(2)
+        assert guest.running
+        guest.destroy()
+        assert not guest.running
+
+
+def test_a_guest_that_goes_off_by_itself_is_named(connection: Connection, folder: Path) -> None:
+    with (
+        machine(connection, folder, power_disk(folder / "disk.raw", Behaviour.POWERS_OFF, 1)) as guest,
+        pytest.raises(GuestError) as caught,
+    ):
+        guest.wait("a word that does not come", lambda: None, deadline=SOON, name="late")
+    assert caught.value.name == "guest-powered-off"
+
+
+def test_restarts_are_counted(connection: Connection, folder: Path) -> None:
+    with machine(connection, folder, power_disk(folder / "disk.raw", Behaviour.RESTARTS, 1)) as guest:
+        says(guest, RESTART, 2)
+        assert guest.reboots >= 2
+
+
+def test_the_small_linux_is_ready_for_its_fabric_and_its_agent(
+    connection: Connection, folder: Path, kernel: Kernel
+) -> None:
+    """What takes a Debian a minute: Ready, an agent that answers, a page, and off by the agent."""
+    empty = power_disk(folder / "disk.raw", Behaviour.DEAF)
+    port = _free_port()
+    with Fabric(LABEL) as fabric:
+        guest = fabric.attach("small", "azureuser", "ssh-ed25519 AAAA", folder)
+        fabric.forward(guest, port, 80)
+        guest.begin()
+        told = guest.instance
+        began = time.monotonic()
+        words = {"kernel": kernel, "azure": True, "bridge": guest.bridge, "access_mac": told.mac, "uuid": told.vm_id}
+        with machine(connection, folder, empty, **words) as running:
+            says(running, small_linux.UP)
+            print(f"up after {time.monotonic() - began:.1f} s: {running.serial().decode(errors='replace')[-300:]}")
+            assert guest.report is not None and guest.report.ready
+            agent = running.wait_agent(SOON, SOON)
+            assert told.address in agent.addresses()
+            assert agent.execute(["/bin/cat", "/etc/os-release"], deadline=SOON).stdout.startswith(
+                'NAME="small linux"'
+            )
+            page = http.client.HTTPConnection("127.0.0.1", port, timeout=SOON)
+            page.request("GET", "/index.html")
+            assert page.getresponse().read().decode() == small_linux.PAGE
+            running.shutdown(SOON)
+            assert not running.running
+
+
+def test_the_small_linux_goes_off_by_its_button(connection: Connection, folder: Path, kernel: Kernel) -> None:
+    forward = Forward(_free_port(), 80)
+    empty = power_disk(folder / "disk.raw", Behaviour.DEAF)
+    with machine(connection, folder, empty, kernel=kernel, forwards=(forward,)) as running:
+        says(running, b"small linux: address")
+        assert running.press_power(SOON)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
