@@ -54,7 +54,7 @@ _READS_VARIABLE = re.compile(
     r"(?!\s*\|\s*(?:ansible\.builtin\.)?(?:default|d)\()"
 )
 #: Variables that are the same for everybody.
-_SET = frozenset({"LANG", "LC_ALL", "TZ"})
+_SET = frozenset({"HOME", "LANG", "LC_ALL", "PATH", "TZ"})
 _HINTS = (
     (
         r"couldn't resolve module/action '(\w+\.\w+)\.",
@@ -265,8 +265,14 @@ def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
 
 
 def _unset_variables(check: _Check) -> Iterator[Fault]:
-    """Variables of the caller that a playbook reads without its step naming them: they would be empty."""
+    """Variables of the caller that a playbook reads without its step naming them: they would be empty.
+
+    Roles are left out: those of others read what they can do without, and their tests are drawn in with them.
+    """
+    roles = (playbooks_folder(check.step) / "roles", *check.ansible.config.role_trees)
     for path, text in playbook_texts(check.step):
+        if any(path.is_relative_to(tree) for tree in roles):
+            continue
         for found in _READS_VARIABLE.finditer(text):
             for name in re.findall(r"[\"'](\w+)[\"']", found["names"]):
                 if name in check.step.environment or name in _SET:

@@ -410,12 +410,17 @@ def test_a_variable_that_the_step_names_reaches_the_playbook(tmp_path: Path, mon
     shows = "    - debug: {msg: \"number {{ lookup('env', 'BUILD_NUMBER') }}\"}\n"
     folder = project(
         tmp_path / "project",
-        {"images/site.yaml": f"{definition}    environment: [BUILD_NUMBER]\n", "playbooks/site.yml": GOOD + shows},
+        {
+            "images/site.yaml": f"{definition}    environment: [BUILD_NUMBER]\n",
+            "playbooks/site.yml": f"{GOOD}{shows}  roles: [web]\n",
+            "playbooks/roles/web/defaults/main.yml": "proxy: \"{{ lookup('env', 'HTTP_PROXY') }}\"\n",
+        },
     )
     with pytest.raises(DefinitionError, match=r"environment\[0\]: BUILD_NUMBER is not set in the environment"):
         image(folder, "site")
     monkeypatch.setenv("BUILD_NUMBER", "42")
     assert any("number 42" in line for line in run(folder, "site"))
+    assert faults(folder, "site") == [], "a role of others does without what it does not find"
     before = step_inputs(step_of(folder, "site"))
     monkeypatch.setenv("BUILD_NUMBER", "43")
     after = step_inputs(step_of(folder, "site"))
