@@ -18,7 +18,10 @@ sys.path.insert(0, str(ROOT / "tests" / "unit"))
 Row = dict[str, object]
 
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
-GUESTS = ("boots", "crowd", "faults", "fourteen", "kill", "moments", "nights", "suites", "standin", "ten", "weather")
+GUESTS = (
+    *("boots", "crowd", "faults", "fourteen", "kill", "moments", "nights", "projects", "suites", "standin", "ten"),
+    "weather",
+)
 
 
 def main() -> int:
