@@ -7,10 +7,17 @@ from typing import Any
 from pipeline.checks.listing import listing
 from pipeline.checks.run import run_checks
 from pipeline.offline.questions import Asked, pack_rows
+from pipeline.offline.secret_search import Found, search
+
+
+def search_part(asked: Asked) -> dict[str, Any]:
+    """What the search for secrets finds in one of several parts of the disk."""
+    with asked.disk() as disk:
+        return search(disk, int(asked.parameters["number"]), int(asked.parameters["parts"])).to_json()
 
 
 def inspect(asked: Asked) -> list[dict[str, Any]]:
-    """The result of each check of a profile."""
+    """The result of each check of a profile; `searches` says whether of those that search the whole disk or not."""
     order = asked.parameters
     ports = order["ports"]
     with asked.disk() as disk:
@@ -20,6 +27,8 @@ def inspect(asked: Asked) -> list[dict[str, Any]]:
             accounts=order["accounts"],
             generations=order["generations"],
             ports=None if ports is None else [(str(protocol), int(port)) for protocol, port in ports],
+            searches=order.get("searches"),
+            found=Found.of_parts(order["found"]) if "found" in order else None,
         )
     return [{"id": each.id, "status": each.status, "evidence": each.evidence} for each in results]
 

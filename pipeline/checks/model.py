@@ -75,6 +75,8 @@ class Subject:
     drivers: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Keys and tokens with their places, files of credentials, whose a file is: the disk is searched once.
     secrets: Any = None
+    #: What a search of the disk has found already, where others have searched it.
+    found: Any = None
     credentials: frozenset[str] | None = None
     shipped: Any = None
     files: tuple[str, ...] | None = None

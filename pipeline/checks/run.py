@@ -33,6 +33,7 @@ from pipeline.checks.verdict import UNCHECKED
 from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
 from pipeline.offline.questions import clean_text
+from pipeline.offline.secret_search import Found
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
@@ -58,8 +59,12 @@ def run_checks(
     waive: Mapping[str, str] | None = None,
     generations: Collection[int] = (1, 2),
     ports: Collection[tuple[str, int]] | None = None,
+    searches: bool | None = None,
+    found: Found | None = None,
 ) -> list[CheckResult]:
-    """Run every check of a profile.
+    """Run every check of a profile; those that search the whole disk alone, or the others, where `searches` says so.
+
+    `found` is what a search has found already.
 
     `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
     a finding is accepted. Raises UsageError (unknown-profile, unknown-check, waive-not-possible), DiskError
@@ -68,9 +73,10 @@ def run_checks(
     waived = prepare(profile, waive)
     _need_something(disk)
     declared = None if ports is None else frozenset(ports)
-    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared)
+    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared, found=found)
     missing = _why_no_root(disk, profile)
-    return [waived(_run(check, subject, missing)) for check in all_checks(profile)]
+    wanted = [each for each in all_checks(profile) if searches in (None, each.run.__module__ == scan.__name__)]
+    return [waived(_run(check, subject, missing)) for check in wanted]
 
 
 def _need_something(disk: Disk) -> None:

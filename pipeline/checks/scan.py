@@ -49,7 +49,7 @@ def secret_scan(subject: Subject) -> SecretScan:
 
 def _scan(subject: Subject) -> SecretScan:
     root = system_root(subject)
-    found = search(subject.disk)
+    found: Found = subject.found if subject.found is not None else search(subject.disk)
     where = owners(root, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
     gaps = [*found.gaps, *_read_as_files(root, found, where)]
     shipped = shipped_of(subject)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipeline.offline.disk import Disk
 from pipeline.offline.root import Root
@@ -25,11 +26,27 @@ class Window:
     data: bytes
 
 
-def windows(disk: Disk) -> Iterator[Window]:
-    """The disk's data in order, neighbours joined; each window repeats the end of the one before it."""
+def parts_of(disk: Disk, count: int) -> list[tuple[int, int]]:
+    """(begin, end) of `count` parts of the disk that have about the same amount of data."""
+    share = max(1, -(-disk.source.data_bytes // count))
+    cuts, seen = [0], 0
+    for begin, stop in _joined(disk):
+        while len(cuts) < count and seen + stop - begin >= share * len(cuts):
+            cuts.append(begin + share * len(cuts) - seen)
+        seen += stop - begin
+    cuts += [disk.size] * (count + 1 - len(cuts))
+    return list(pairwise(cuts))
+
+
+def windows(disk: Disk, part: tuple[int, int] | None = None) -> Iterator[Window]:
+    """The disk's data in order, neighbours joined; each window repeats the end of the one before it.
+
+    Of a part (begin, end), the first window begins OVERLAP before the part does.
+    """
+    first, last = part or (0, disk.size)
     end = 0
     carried = b""
-    for begin, stop in _joined(disk):
+    for begin, stop in _within(_joined(disk), max(0, first - OVERLAP), last):
         at = begin
         if begin != end:
             carried = b""
@@ -41,6 +58,12 @@ def windows(disk: Disk) -> Iterator[Window]:
             at += len(data)
             carried = data[-OVERLAP:]
         end = at
+
+
+def _within(pieces: Iterator[tuple[int, int]], first: int, last: int) -> Iterator[tuple[int, int]]:
+    for begin, stop in pieces:
+        if stop > first and begin < last:
+            yield max(begin, first), min(stop, last)
 
 
 def _joined(disk: Disk) -> Iterator[tuple[int, int]]:

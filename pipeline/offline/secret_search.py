@@ -12,16 +12,17 @@ import binascii
 import hashlib
 import operator
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import hyperscan
 
 from pipeline.offline.disk import Disk
 from pipeline.offline.packed_data import MAGIC, MEMORY, Broken, unpack
 from pipeline.offline.pattern_cache import compile_patterns
-from pipeline.offline.search import OVERLAP, windows
+from pipeline.offline.search import OVERLAP, parts_of, windows
 from pipeline.secret_rules import Rule, rule_set
 from pipeline.secret_rules.key_formats import FORMS, key_length
 from pipeline.secret_rules.rules import AFTER, BEFORE, key_digest
@@ -75,6 +76,28 @@ class Found:
     gaps: list[str] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, list[Any]]:
+        hits = [[h.offset, h.rule, h.title, h.kind, list(h.layers), h.digest.hex()] for h in self.hits]
+        return {"hits": hits, "gaps": self.gaps, "broken": [list(each) for each in self.broken]}
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Mapping[str, Any]]) -> Found:
+        """What `to_json` gave of each part of a disk, as one. Raises ValueError, KeyError, TypeError."""
+        found = cls()
+        seen: set[tuple[int, str, bytes]] = set()
+        for part in parts:
+            for offset, rule, title, kind, layers, digest in part["hits"]:
+                hit = Hit(
+                    int(offset), str(rule), str(title), str(kind), tuple(map(str, layers)), bytes.fromhex(digest)
+                )
+                # what lies where two parts meet is found in both
+                if (key := (hit.offset, hit.rule, hit.digest)) not in seen:
+                    seen.add(key)
+                    found.hits.append(hit)
+            found.gaps += map(str, part["gaps"])
+            found.broken += [(int(offset), str(kind)) for offset, kind in part["broken"]]
+        return found
+
 
 @dataclass(frozen=True)
 class _Matcher:
@@ -109,10 +132,11 @@ def matcher() -> _Matcher:
     return _Matcher(database, rules, forms, magic, base64, keywords_at, tuple(map(len, wide)))
 
 
-def search(disk: Disk) -> Found:
-    """Every secret on a disk, and what could not be searched."""
-    running = _Search(disk)
-    for window in windows(disk):
+def search(disk: Disk, number: int = 0, parts: int = 1) -> Found:
+    """Every secret on a disk, or on one of `parts` parts of it, and what could not be searched."""
+    part = parts_of(disk, parts)[number]
+    running = _Search(disk, part[0])
+    for window in windows(disk, part):
         try:
             running.look(window.data, partial(operator.add, window.start), ())
         except _TooMany as error:
@@ -138,8 +162,10 @@ class _TooMany(Exception):
 class _Search:
     """`place` gives the disk's offset of a place in a buffer; in a layer, of where its outermost layer begins."""
 
-    def __init__(self, disk: Disk | None) -> None:
+    def __init__(self, disk: Disk | None, first: int = 0) -> None:
         self.found = Found()
+        #: Where the part begins; compressed data that begins before it is another part's.
+        self._first = first
         self._disk = disk
         self._matcher = matcher()
         self._rules = rule_set()
@@ -239,7 +265,7 @@ class _Search:
                     self.unpack(kind, iter([data[begin:]]), place(begin), layers)
                 continue
             at = place(begin)
-            if at not in self._opened and (kind not in _FILES or at % _SECTOR == 0):
+            if at >= self._first and at not in self._opened and (kind not in _FILES or at % _SECTOR == 0):
                 self._opened.add(at)
                 self.unpack(kind, self._chunks(data, begin, at), at, ())
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import string
 from pathlib import Path
 
 import phony
 import pytest
 from secret_forms import FORMS, FREED, Form
 
+from pipeline.checks import inspect_disk, sandbox
 from pipeline.checks.model import REGISTRY, Subject
 from pipeline.checks.run import all_checks
+from pipeline.errors import DiskError
 from pipeline.offline import open_disk
+from pipeline.offline.secret_search import Found, search
 
 CHECKS = ("private-keys", "access-tokens", "credential-files", "config-passwords", "mail-left", "secrets-searched")
 
@@ -89,3 +94,46 @@ def test_nothing_else_is_found(seeded: dict[str, list[str]]) -> None:
     lines = [line for lines in seeded.values() for line in lines]
     assert [line for line in lines if not known & set(line.replace(",", " ").replace(")", " ").split())] == []
     assert {check.id for check in all_checks("azure-linux")} >= set(CHECKS)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_a_search_in_parts_finds_what_one_search_finds(tmp_path: Path, parts: int) -> None:
+    disk = write(tmp_path, {form.path: form.data for form in FORMS})
+    with open_disk(disk, "raw") as opened:
+        whole = search(opened)
+        found = Found.of_parts(search(opened, number, parts).to_json() for number in range(parts))
+    assert {(hit.offset, hit.rule, hit.digest) for hit in found.hits} == {
+        (hit.offset, hit.rule, hit.digest) for hit in whole.hits
+    }
+    assert (sorted(found.broken), found.gaps) == (sorted(whole.broken), whole.gaps)
+
+
+def test_a_secret_where_two_parts_meet_is_found(tmp_path: Path) -> None:
+    """The cut is moved over the whole of a token, byte by byte."""
+    token = b"ghp_" + bytes(random.Random(7).choices(string.ascii_letters.encode() + string.digits.encode(), k=36))
+    data = bytearray(random.Random(1).randbytes(1 << 16).replace(b"ghp", b"...") * 2)
+    middle = len(data) // 2
+    for begin in range(middle - len(token) - 2, middle + 2):
+        disk = tmp_path / "disk.raw"
+        disk.write_bytes(bytes(data[: begin - 1]) + b" " + token + b" " + bytes(data[begin + len(token) + 1 :]))
+        with open_disk(disk, "raw") as opened:
+            found = Found.of_parts(search(opened, number, 2).to_json() for number in range(2))
+        assert [hit.offset for hit in found.hits if hit.rule.startswith("github")] == [begin], begin
+
+
+def test_an_inspection_by_several_workers_says_what_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = phony.as_vhd(phony.build(tmp_path), tmp_path / "disk.vhd")
+    phony.put(
+        disk,
+        "/root/notes",
+        f"AWS_SECRET_ACCESS_KEY={'wJalrXUtnFEMI' * 3}+\n-----BEGIN RSA PRIVATE KEY-----\n",
+        tmp_path,
+    )
+    alone = inspect_disk(disk, "vpc")
+    monkeypatch.setattr(sandbox, "PARALLEL", 0)
+    monkeypatch.setattr(sandbox, "PROCESSORS", 2)
+    assert inspect_disk(disk, "vpc") == alone
+    (tmp_path / "none.vhd").write_bytes(bytes(512 * 9))
+    with pytest.raises(DiskError) as caught:
+        inspect_disk(tmp_path / "none.vhd", "raw")
+    assert caught.value.name == "nothing-to-inspect"
