@@ -177,12 +177,16 @@ class Job:
     def outdated(self, layer: Layer) -> list[str] | None:
         """The packages on a layer's disk of which the archive has a newer version; None where that is not known."""
         if layer.key not in self._outdated:
-            self._outdated[layer.key] = None
-            if self.suite is not None:
-                with contextlib.suppress(GoldsmithError, OSError):
-                    found = dpkg_versions(layer.image.path, layer.image.format, within=self.store.root)
-                    self._outdated[layer.key] = archive.newer(self.suite, found) if found else None
+            self._outdated[layer.key] = self.outdated_packages(layer.image)
         return self._outdated[layer.key]
+
+    def outdated_packages(self, image: Image) -> list[str] | None:
+        """The packages on a disk of which the archive has a newer version; None where that is not known."""
+        if self.suite is not None:
+            with contextlib.suppress(GoldsmithError, OSError):
+                found = dpkg_versions(image.path, image.format, within=self.store.root)
+                return archive.newer(self.suite, found) if found else None
+        return None
 
     def progress(self, text: str) -> None:
         self.run.emit("progress", self.stage, text)

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from pipeline.definition import Definition
 from pipeline.errors import UsageError
-from pipeline.gallery import Gallery
+from pipeline.gallery import Gallery, Version
 from pipeline.job import Job, Work
 from pipeline.layers import Layer, Layers, digest, layer_key
 from pipeline.record import NO_RUN
@@ -70,6 +70,43 @@ def plan(job: Job, *, warm: bool = False, again: str | None = None, cold: str | 
             units.append(unit)
             source = unit.key
     return units
+
+
+def golden_stands(job: Job) -> Version | None:
+    """The golden master, where its own record says that a build would make the very same: no layer has to be left.
+
+    Every unit's key is that of the record. The state of the archive is an input only where it has something newer for
+    the disk: the state that golden was made with stands for it. None for a golden master that was patched since, or
+    made from a saved guest, and where there is none.
+    """
+    golden = job.gallery.find(job.definition.name)
+    if golden is None or golden.manifest.get("patched_from") or golden.manifest.get("start") == WARM:
+        return None
+    recorded = [(str(unit["stage"]), unit.get("title"), unit) for unit in golden.manifest.get("inputs", ())]
+    if not recorded or not _is_described(job, golden):
+        return None
+    works = [(stage, work) for stage in STAGES[: STAGES.index(capture)] for work in stage.plan(job)]
+    if [(stage.NAME, work.title) for stage, work in works] != [entry[:2] for entry in recorded]:
+        return None
+    source: str | None = None
+    older_index = False
+    for (stage, work), (_, _, before) in zip(works, recorded, strict=True):
+        inputs = dict(work.inputs)
+        if INDEX in inputs and before["inputs"].get(INDEX) not in (None, inputs[INDEX]):
+            inputs[INDEX] = before["inputs"][INDEX]
+            older_index = True
+        source = layer_key(stage.NAME, stage.VERSION, inputs, source)
+        if source != before.get("key"):
+            return None
+    return None if older_index and job.outdated_packages(golden.image) != [] else golden
+
+
+def _is_described(job: Job, golden: Version) -> bool:
+    """Whether what capture alone writes down is what the definition says."""
+    caching = {disk.lun: disk.caching for disk in golden.data_disks}
+    return golden.manifest.get("summary") == job.definition.summary and caching == {
+        disk.lun: disk.caching for disk in job.data_disks
+    }
 
 
 def _unit(stage: ModuleType, work: Work, source: str | None) -> Unit:
@@ -162,6 +199,9 @@ def explain(
     if again is not None:
         begin = min(begin, begin_of(units, again))
     former = _latest(job)
+    if again is None and not warm and begin < len(units) and golden_stands(job):
+        # its layers are gone, and nothing would come of making them anew
+        begin = len(units)
     rows = []
     for position, unit in enumerate(units):
         action = "keep" if position < begin else "run"

@@ -161,7 +161,7 @@ def _wanted(definition: Definition, golden: Version | None, store: Store) -> tup
             return definition, f"built anew after {definition.refresh.cold_days} days", now()
         return *patching.due(definition, golden, store), None
     rows = explain(definition, store)
-    if golden is not None and _is_current(rows, store, golden.version):
+    if golden is not None and _is_current(rows, store, golden):
         return definition, "", None
     return definition, _reason(rows) or "golden is another version", None
 
@@ -186,12 +186,13 @@ def _parent(definition: Definition) -> str | None:
     return source.image if isinstance(source, MasterSource) and source.is_channel else None
 
 
-def _is_current(rows: Sequence[Mapping[str, str]], store: Store, golden: str) -> bool:
+def _is_current(rows: Sequence[Mapping[str, str]], store: Store, golden: Version) -> bool:
     """Whether nothing has to run, and what was made last is golden: then a build would only look once more."""
     if not rows or any(row["action"] == "run" for row in rows):
         return False
     captured = Layers(store.layers).get(rows[-1]["key"])
-    return captured is not None and captured.facts.get("version") == golden
+    # without a layer it was golden's own record that said so
+    return captured is None or captured.facts.get("version") == golden.version
 
 
 def _reason(rows: Sequence[Mapping[str, str]]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import job
 from pipeline import plan as planning
-from pipeline.build import _sound
+from pipeline.build import _run, _sound
 from pipeline.checks import versions
 from pipeline.definition import load_named
 from pipeline.errors import UsageError
@@ -19,8 +21,9 @@ from pipeline.gallery import Gallery
 from pipeline.guests import adapter, archive, debian, linux
 from pipeline.job import Job
 from pipeline.layers import DISK, Draft, Image, Layers
-from pipeline.plan import START, WARM, explain, plan
+from pipeline.plan import START, WARM, explain, golden_stands, plan
 from pipeline.record import NO_RUN
+from pipeline.refresh import _is_current
 from pipeline.stages import generalize, provision
 from pipeline.store import Store
 from tests.unit.test_gallery import least_manifest
@@ -321,3 +324,58 @@ def test_the_plan_is_json(project: Path) -> None:
     rows = explain(load_named(project, "site"), store_of(project))
     assert {"stage", "title", "action", "why", "key"} == set(json.loads(json.dumps(rows))[0])
     assert planning.STAGE_NAMES[0] == rows[0]["stage"]
+
+
+# ---- golden stands without its layers ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_layers(project: Path) -> Path:
+    """Golden was captured; then every layer went, as a night's `--keep` may have it."""
+    made = job_of(project)
+    inputs = [
+        {"stage": unit.stage, "title": unit.work.title, "key": unit.key, "inputs": unit.inputs}
+        for unit in plan(made)
+        if unit.stage != "capture"
+    ]
+    (project.parent / "shipped.vhd").write_bytes(os.urandom(4096))
+
+    def manifest(version: str) -> dict[str, Any]:
+        least = least_manifest("site", version, project.parent / "shipped.vhd")
+        return {**least, "inputs": inputs, "summary": made.definition.summary, "start": "cold"}
+
+    made.gallery.promote(made.gallery.capture("site", {MASTER: project.parent / "shipped.vhd"}, [], manifest))
+    for layer in list(made.layers.all()):
+        made.layers.drop(layer.key)
+    return project
+
+
+def test_golden_stands_whatever_layers_are_left(without_layers: Path) -> None:
+    assert run_of(without_layers) == []
+    made = job_of(without_layers)
+    assert golden_stands(made) is not None
+    assert _run(made, None, None, False, None) is True  # a build of it boots nothing
+    rows = explain(load_named(without_layers, "site"), store_of(without_layers))
+    assert _is_current(rows, store_of(without_layers), made.gallery.get("site"))
+
+
+@pytest.mark.parametrize("what", [what for what in CHANGES if what != "the package index"])
+def test_what_changed_is_built_where_layers_are_gone(
+    what: str, without_layers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CHANGES[what][0](without_layers, monkeypatch)
+    assert run_of(without_layers) != []
+
+
+@pytest.mark.parametrize(("newer", "stands"), [([], True), (["bash 5.3"], False), (None, False)])
+def test_an_index_that_moved_asks_goldens_own_disk(
+    without_layers: Path, monkeypatch: pytest.MonkeyPatch, newer: list[str] | None, stands: bool
+) -> None:
+    index(monkeypatch, "index two", newer)
+    monkeypatch.setattr(Job, "outdated_packages", lambda _job, _image: newer)
+    assert (golden_stands(job_of(without_layers)) is not None) is stands
+
+
+def test_what_is_asked_for_is_run_where_layers_are_gone(without_layers: Path) -> None:
+    rows = explain(load_named(without_layers, "site"), store_of(without_layers), again="prove")
+    assert all(row["action"] == "run" for row in rows)
