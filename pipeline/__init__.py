@@ -27,6 +27,7 @@ The floors of the house; imports point down this list, never up:
     file_errors  errors of the file system in words: which file, whose it is, what to do
     printable    foreign text made harmless for terminals and logs
     errors       one error with a hint and evidence, and a handful of kinds
+    hints        what to do, by an error's name
 """
 
 __version__ = "0.1.0"

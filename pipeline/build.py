@@ -199,7 +199,7 @@ def _unit(
     """Make one layer. `draft` is there already when the running guest writes into it."""
     job.stage = unit.stage
     job.warm = job.warm or unit.inputs.get(START) == WARM
-    watch = Stopwatch()
+    watch = job.watch = Stopwatch()
     job.run.emit("start", unit.stage, unit.work.title)
     begun = draft or job.layers.begin(unit.key)
     if isinstance(begun, Layer):
@@ -269,8 +269,9 @@ def _fail(job: Job, error: GoldsmithError) -> None:
     error.evidence = error.evidence or job.run.folder
     interrupted = isinstance(error, Interrupted)
     if job.stage:
-        job.run.stage(job.stage, "interrupted" if interrupted else "failed", seconds=0.0, detail=error.name)
-        job.run.emit("end", job.stage, f"failed\t{error.name}")
+        state = "interrupted" if interrupted else "failed"
+        job.run.stage(job.stage, state, seconds=job.watch.seconds, detail=error.name)
+        job.run.emit("end", job.stage, f"{state}\t{error.name}", job.watch.seconds)
     job.run.finish("interrupted" if interrupted else "failed", error)
     write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
     shipped = next((layer for stage, layer in reversed(job.made) if stage == convert.NAME), None)

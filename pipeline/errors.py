@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.hints import HINTS
+
 
 class GoldsmithError(Exception):
     """What went wrong, what to do about it (`hint`), where to look (`evidence`), and a stable `name`.
 
-    The name is what scripts and tests match on: lower case words joined by hyphens.
+    Where a raise site gives no hint, `hints` has one for the name. The name is what scripts and tests match on: lower
+    case words joined by hyphens.
     """
 
     exit_code = 4
@@ -31,7 +34,7 @@ class GoldsmithError(Exception):
         super().__init__(message)
         self.message = message
         self.name = name
-        self.hint = hint
+        self.hint = hint or HINTS.get(name)
         self.evidence = evidence
 
 

@@ -36,8 +36,18 @@ from pipeline.offline.facts import dpkg_versions
 from pipeline.record import Run, Stopwatch, now, write_json
 from pipeline.store import Store
 
+#: The failure of a boot that is tried once more.
+HUNG = "guest-kernel-hung"
 #: Seconds for which the archive's state is taken for granted: Debian's changes four times a day.
 INDEX_AGE = 300.0
+
+
+def keep_console(console: Path, kept: Path) -> str | None:
+    """Move a console's log away from where the next guest writes its own. The new name, None where there is none."""
+    if not console.exists():
+        return None
+    console.replace(kept)
+    return kept.name
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
     session: GuestSession | WindowsSession | None = None
     stage: str = ""
+    #: Runs since the unit that is being made was begun.
+    watch: Stopwatch = field(default_factory=Stopwatch)
     #: Whether the guest is to be restored from a save. The runner says so from a unit's inputs.
     warm: bool = False
     #: What this build stands on so far: each unit's stage and layer, in order.
@@ -213,7 +225,19 @@ class Job:
         """The build's running guest, writing into `draft`; started on an overlay of `source` when none runs."""
         if isinstance(self.session, GuestSession):
             return self.session
+        spec, access = self._spec()
+        if not (self.warm and self._start_warm(spec, access, source, draft)):
+            self._start_cold(spec, access, source, draft)
+        assert isinstance(self.session, GuestSession)
+        return self.session
+
+    def _spec(self) -> tuple[Spec, Access]:
+        """The machine that the build's guest runs on, of the generation that the image is for, and a way into it.
+
+        An image for both generations is built on the first: what both have is what its steps find.
+        """
         access = Access.create(self.label, "build", BUILD_USER)
+        efi = self.definition.generations == (2,)
         spec = Spec(
             name=f"goldsmith-{self.label}-{self.definition.name}",
             run=self.label,
@@ -225,18 +249,47 @@ class Job:
             serial_log=self.run.log("serial.log"),
             forwards=(access.forward,),
             outside=self._way_out(),
+            firmware="efi" if efi else "bios",
+            machine="q35" if efi else "pc",
+            nvram=access.nvram if efi else None,
         )
         self.run.note(guest={"domain": spec.name, **access.to_json()})
-        if not (self.warm and self._start_warm(spec, access, source, draft)):
-            entry = threshold.find(source.image, self.store.root)
-            session = self._prepare(spec, access, source, draft)
-            if entry is None:
-                session.open(linux.build_user_data(access.public_key), "goldsmith-build")
-            else:
-                session.open_threshold(entry.write(access.folder))
-                session.enter(new_addresses=False)
-        assert isinstance(self.session, GuestSession)
-        return self.session
+        return spec, access
+
+    def _start_cold(self, spec: Spec, access: Access, source: Layer, draft: Draft) -> None:
+        """Boot the guest; once more from the same layer where its kernel hangs, which emulated ones seldom do."""
+        entry = threshold.find(source.image, self.store.root)
+        try:
+            self._boot(spec, access, source, draft, entry)
+        except GuestError as error:
+            if error.name != HUNG or self.session is None:
+                raise
+            self._put_hung_aside(error, draft)
+            self._boot(*self._spec(), source, draft, entry)
+
+    def _boot(
+        self, spec: Spec, access: Access, source: Layer, draft: Draft, entry: threshold.Threshold | None
+    ) -> None:
+        session = self._prepare(spec, access, source, draft)
+        if entry is None:
+            session.open(linux.build_user_data(access.public_key), "goldsmith-build")
+        else:
+            session.open_threshold(entry.write(access.folder))
+            session.enter(new_addresses=False)
+
+    def _put_hung_aside(self, error: GuestError, draft: Draft) -> None:
+        """End a guest whose kernel hangs; its console and its screen stay in the run, and the record says so."""
+        assert self.session is not None
+        self.session.machine.screenshot(self.run.log("hung-screen.png"))
+        self.session.close()
+        self.session = None
+        console = self.run.log("serial.log")
+        kept = keep_console(console, self.run.log("hung-serial.log"))
+        for overlay in draft.path.glob("*.qcow2"):
+            overlay.unlink()
+        told = {"name": error.name, "message": error.message, "stage": self.stage, "console": kept}
+        self.run.note(boots_again=[*self.run.record.get("boots_again", []), told])
+        self.run.emit("note", "", f"{error.message}: booting once more from the same layer")
 
     def _prepare(self, spec: Spec, access: Access, below: Layer, draft: Draft) -> GuestSession:
         """A session, not started yet, on a fresh overlay."""

@@ -152,7 +152,7 @@ def file_beside(target: Path, *, force: bool = False, named: bool = False) -> It
 def refuse_target(target: Path, *, force: bool) -> None:
     """Raise UsageError (target-exists) or HostError (cannot-write) where a file cannot come to be at `target`."""
     if target.is_dir():
-        raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file")
+        raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file in it, or another place")
     if target.exists() and not target.is_file():
         # a rename would put a file in a device's place
         raise UsageError(f"{target} is no file", name="target-not-a-file", hint="name a file that is to be made")

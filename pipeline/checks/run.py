@@ -61,10 +61,11 @@ def run_checks(
     ports: Collection[tuple[str, int]] | None = None,
     searches: bool | None = None,
     found: Found | None = None,
+    only: Collection[str] | None = None,
 ) -> list[CheckResult]:
     """Run every check of a profile; those that search the whole disk alone, or the others, where `searches` says so.
 
-    `found` is what a search has found already.
+    `found` is what a search has found already; `only` names the checks where not all are wanted.
 
     `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
     a finding is accepted. Raises UsageError (unknown-profile, unknown-check, waive-not-possible), DiskError
@@ -76,6 +77,7 @@ def run_checks(
     subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared, found=found)
     missing = _why_no_root(disk, profile)
     wanted = [each for each in all_checks(profile) if searches in (None, each.run.__module__ == scan.__name__)]
+    wanted = [each for each in wanted if only is None or each.id in only]
     return [waived(_run(check, subject, missing)) for check in wanted]
 
 

@@ -65,7 +65,7 @@ def state_ini(subject: Subject) -> Iterator[str]:
     "win-sysprep-tag",
     "Sysprep says that it succeeded",
     why="Its exit code and the power-off come either way; this file only after the last provider.",
-    remedy=r"See Sysprep\Panther\setuperr.log, mend the cause, generalize again.",
+    remedy=r"Its first error stands in Sysprep\Panther\setuperr.log; correct what it names, generalize again.",
     source=SYSPREP,
 )
 def sysprep_tag(subject: Subject) -> Iterator[str]:

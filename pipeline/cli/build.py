@@ -179,7 +179,7 @@ def _one(
 def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
     run = error.evidence.name if error.evidence else ""
     shell = f"\n  shell  goldsmith shell {run}" if keep_failed else ""
-    hint = error.hint or "mend the cause"
+    hint = error.hint or f"serial.log, journal.log and the logs of its stages are in {error.evidence}"
     error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (goes on from the last good layer)"
 
 

@@ -44,4 +44,8 @@ def _openssl(*words: str | Path) -> None:
     try:
         command.run(["openssl", *words], deadline=DEADLINE)
     except command.CommandFailed as error:
-        raise GoldsmithError(f"openssl {words[0]}: {error.message}") from None
+        raise GoldsmithError(
+            f"openssl {words[0]}: {error.message}",
+            name="openssl-failed",
+            hint="is openssl 3 installed, and is there space in TMPDIR? goldsmith doctor looks at both",
+        ) from None

@@ -157,26 +157,35 @@ class Access:
             "IdentityFile": str(self.key),
             "BatchMode": "yes",
             "ConnectTimeout": "30",
-            "ServerAliveInterval": "15",
-            "ServerAliveCountMax": "8",
+            # a connection that is dead is given up after a minute; Ansible takes these options too (`inventory`)
+            "ServerAliveInterval": "10",
+            "ServerAliveCountMax": "6",
             "LogLevel": "ERROR",
             # on the loopback nobody listens, and the default's post-quantum half is slow in an emulated guest
             "KexAlgorithms": "^curve25519-sha256",
         }
         return [word for k, v in pairs.items() for word in ("-o", f"{k}={v}")]
 
-    def ssh(self, *remote: str, tty: bool = False) -> list[str]:
-        """The argv of an ssh to the guest."""
+    def ssh(self, *remote: str, tty: bool = False, shared: bool = True) -> list[str]:
+        """The argv of an ssh to the guest, over the session's shared connection, or over a new one of its own."""
         where = ["-p", str(self.ssh_port), *(["-t"] if tty else []), f"{self.user}@127.0.0.1"]
-        shared = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.control}", "-o", "ControlPersist=yes"]
-        return ["ssh", "-F", "/dev/null", *self.ssh_options, *([] if tty else shared), *where, *remote]
+        control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self.control}", "-o", "ControlPersist=yes"]
+        if tty or not shared:
+            control = ["-o", "ControlPath=none"]
+        return ["ssh", "-F", "/dev/null", *self.ssh_options, *control, *where, *remote]
+
+    @property
+    def ansible_controls(self) -> Path:
+        """The folder where Ansible's ssh keeps its shared connections."""
+        return self.folder / "private" / "cp"
 
     def hang_up(self) -> None:
-        """End the shared connection. A guest that dies takes it along."""
-        if self.control.exists():
-            with contextlib.suppress(GoldsmithError):
-                argv = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={self.control}", "-O", "exit", "guest"]
-                command.run(argv, deadline=10, ok_codes=(0, 255))
+        """End the shared connections. A guest that dies takes them along; one that restarts leaves them dead."""
+        for control in (self.control, *sorted(self.ansible_controls.glob("*"))):
+            if control.is_socket():
+                with contextlib.suppress(GoldsmithError):
+                    argv = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={control}", "-O", "exit", "guest"]
+                    command.run(argv, deadline=10, ok_codes=(0, 255))
 
     def inventory(self) -> Path:
         """An Ansible inventory with the one host `guest`."""

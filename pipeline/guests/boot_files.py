@@ -12,6 +12,8 @@ from pipeline.offline.root import Root
 #: Bytes of a kernel or an initramfs at most: Debian 12's are 8 and 40 MiB.
 LARGEST = 512 << 20
 
+#: Units that the direct boot needs; a link in their place masks them.
+_UNITS = ("systemd-networkd", "qemu-guest-agent")
 _ENTRY = re.compile(r"^menuentry .*?^}", re.MULTILINE | re.DOTALL)
 _LINUX = re.compile(r"^\s*linux\s+(/\S+)\s+(.*)$", re.MULTILINE)
 _INITRD = re.compile(r"^\s*initrd\s+(/\S+)\s*$", re.MULTILINE)
@@ -92,8 +94,13 @@ def boot_files(asked: Asked) -> str | None:
     return command_line(words)
 
 
+def boots_directly(root: Root) -> bool:
+    """Whether a disk's own kernel can be started without its boot loader."""
+    return _boot_files(root) is not None
+
+
 def _boot_files(root: Root) -> tuple[bytes, bytes, str] | None:
-    masked = root.read_link("/etc/systemd/system/systemd-networkd.service") is not None
+    masked = any(root.read_link(f"/etc/systemd/system/{unit}.service") is not None for unit in _UNITS)
     if masked or not all(root.exists(path, follow=False) for path in NEEDED):
         return None
     entry = _ENTRY.search(root.text("/boot/grub/grub.cfg"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report
+from pipeline.guests.sshd_log import sshd_reason
 from pipeline.hypervisor.host import UNFILTER, bridges_are_filtered
 from pipeline.layers import Image
 from pipeline.offline.facts import read_files
@@ -37,10 +38,6 @@ _LISTENS, _ENDS = re.compile(r"\bsshd\[\d+\]: Server listening"), re.compile(r"\
 _BUTTON = re.compile(r"\bsystemd-logind\[\d+\]: (Power key pressed|Powering off|System is powering down)")
 #: What the network's own words are.
 _NETWORK = re.compile(r"\b(?:systemd-networkd(?:-wait-online)?|NetworkManager|dhclient|dhcpcd)\[\d+\]: (.*)")
-_COMPLAINT = re.compile(
-    r"\bsshd(-session)?\[\d+\]: (.*(no hostkeys|[Bb]ad configuration|terminating|fatal|error|line \d+|not allowed|"
-    r"Failed|Invalid user|Connection (closed|reset) by (authenticating|invalid)).*)"
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def diagnose(evidence: Evidence) -> GuestError:
     if name == "guest-unreachable":
         words = _networks_words(journal)
     else:
-        words = (name in _SSHD and _sshds_words(journal)) or _agents_words(evidence)
+        words = (name in _SSHD and sshd_reason(journal)) or _agents_words(evidence)
     told = f"{text}: {words}" if words else text
     # a guest that asks in vain and one that never asked look the same from behind a firewall
     hint = UNFILTER if name in ("guest-no-dhcp", "guest-no-lease") and bridges_are_filtered() else None
@@ -139,12 +136,6 @@ def _networks_words(journal: str) -> str:
     """The last that the guest's network service said of itself, in its own words."""
     found = [match[0] for line in journal.splitlines() if (match := _NETWORK.search(line))]
     return "; ".join(found[-2:])[:WORDS] or "no network service has said a word"
-
-
-def _sshds_words(journal: str) -> str:
-    """sshd's last complaint, in its own words."""
-    found = [match[2] for line in journal.splitlines() if (match := _COMPLAINT.search(line))]
-    return f"sshd: {found[-1].strip()[:WORDS]}" if found else ""
 
 
 def _agents_words(evidence: Evidence) -> str:

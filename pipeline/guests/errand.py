@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 from pipeline import command
 from pipeline.errors import GuestError
@@ -32,6 +33,11 @@ QUICK, SLOW = 0.05, 0.4
 _CODE = re.compile(r"[0-9]{1,3}", re.ASCII)
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
+#: Seconds that a guest which shuts down waits for a script that called for that and has not ended yet.
+STOP = 20
+
+# A script that has ended well is removed, and only then: the guest's memory, where its exit code lies, does not
+# outlive a restart that it has called for as its last command. systemd ends the unit meanwhile, hence the trap.
 _START = rf"""
 set -eu
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -39,16 +45,23 @@ rm -rf {FOLDER}
 mkdir -m 700 {FOLDER}
 for name in out err code; do : >{FOLDER}/$name; done
 script=$1
-if [ -z "$script" ]; then
-    script=$(mktemp /var/tmp/goldsmith-step.XXXXXX)
-    cat >"$script"
+if [ "$2" = stdin ]; then
+    (umask 077; cat >"$script")
     chmod 700 "$script"
 fi
-exec systemd-run --quiet --collect --working-directory=/root -p KillMode=process \
+exec systemd-run --quiet --collect --working-directory=/root -p KillMode=process -p TimeoutStopSec={STOP} \
     -E HOME=/root -E USER=root -E LOGNAME=root -E SHELL=/bin/sh -E "PATH=$PATH" \
-    /bin/sh -c '"$1" </dev/null >{FOLDER}/out 2>{FOLDER}/err; code=$?; rm -f "$1"; echo "$code" >{FOLDER}/code' \
+    /bin/sh -c 'trap : TERM; "$1" </dev/null >{FOLDER}/out 2>{FOLDER}/err; code=$?
+        if [ "$code" = 0 ]; then rm -f "$1"; fi; echo "$code" >{FOLDER}/code' \
     sh "$script"
 """
+
+
+class _End(Enum):
+    """How following a script ended: with its exit code, or with a restart of its guest."""
+
+    ENDED = "ended"
+    RESTARTED = "restarted"
 
 
 @dataclass
@@ -76,46 +89,73 @@ class _Stream:
 
 
 def new_place() -> str:
-    """A path in the guest for a script that is too large to go along; nobody there can guess it."""
+    """A path in the guest for a script; nobody there can guess it."""
     return f"/var/tmp/goldsmith-step.{secrets.token_hex(8)}"  # noqa: S108  not on this host
 
 
 class Errand:
     """The way to run scripts in one guest. `alive` is called while waiting, and raises when the guest is lost."""
 
-    def __init__(self, agent: Agent, alive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        alive: Callable[[], None],
+        *,
+        restarts: Callable[[], int] = lambda: 0,
+        boot_time: float = SILENCE,
+    ) -> None:
+        """`restarts` counts the guest's restarts, which take `boot_time` seconds at most."""
         self._agent = agent
         self._alive = alive
+        self._restarts = restarts
+        self._boot_time = boot_time
 
     def run(
         self, script: bytes | str, *, deadline: float, on_line: Callable[[str], None] = lambda _line: None
     ) -> None:
-        """Run a script (or the file of this path in the guest) as root, by its own `#!` line; it is removed after.
+        """Run a script (or the file of this path in the guest) as root, by its own `#!` line.
 
+        It is removed where it ended well. One that has restarted the guest as its last command has ended well too.
         `on_line` gets each line of stdout and stderr as it comes. Raises CommandFailed, CommandTimeout after
-        `deadline` seconds, GuestError(step-failed) when the guest lost it, or what `alive` raises.
+        `deadline` seconds, GuestError(step-failed) when the guest lost it, GuestError(guest-rebooted) when the guest
+        restarted before its end, or what `alive` raises.
         """
         until = time.monotonic() + deadline
         boot = self._agent.read(_BOOT_ID, 64)
-        path, data = (script, b"") if isinstance(script, str) else ("", script)
+        path, data = (script, b"") if isinstance(script, str) else (new_place(), script)
         if data and not data.startswith(b"#!"):
             data = b"#!/bin/sh\nset -e\n" + data
         started = self._agent.execute(
-            ["/bin/sh", "-c", _START, "sh", path], stdin=data, deadline=min(deadline, SILENCE), check=self._alive
+            ["/bin/sh", "-c", _START, "sh", path, "stdin" if data else "file"],
+            stdin=data,
+            deadline=min(deadline, SILENCE),
+            check=self._alive,
         )
         if started.code != 0:
             raise command.CommandFailed(["script"], started.code, started.stdout, started.stderr, None)
         streams = [_Stream("out", on_line), _Stream("err", on_line), _Stream("code", None)]
         out, err, code = streams
-        self._follow(streams, boot, until, deadline)
+        if self._follow(streams, boot, until, deadline) is _End.RESTARTED:
+            self._judge_restarted(path)
+            return
         if not _CODE.fullmatch(code.text.strip()):
             refuse("guest-file-read", "the script's exit code is not a number")
         if (number := int(code.text)) != 0:
             raise command.CommandFailed(["script"], number, out.text, err.text, None)
 
-    def _follow(self, streams: list[_Stream], boot: bytes, until: float, deadline: float) -> None:
-        """Read until the exit code is there, and all that was said before it."""
-        pause, heard = QUICK, time.monotonic()
+    def _judge_restarted(self, path: str) -> None:
+        """Whether the script had ended well before the guest restarted. Raises GuestError (guest-rebooted)."""
+        there = self._agent.execute(["/bin/sh", "-c", '[ -e "$1" ]', "sh", path], deadline=SILENCE, check=self._alive)
+        if there.code == 0:
+            raise GuestError(
+                "the guest restarted before the script had ended",
+                name="guest-rebooted",
+                hint="make `reboot` the script's last command, and what comes after the restart the next step",
+            )
+
+    def _follow(self, streams: list[_Stream], boot: bytes, until: float, deadline: float) -> _End:
+        """Read until the exit code is there and all that was said before it, or the guest has restarted."""
+        pause, heard, restarts = QUICK, time.monotonic(), self._restarts()
         *said, code = streams
         while True:
             self._alive()
@@ -128,12 +168,15 @@ class Errand:
             except GuestError as error:
                 if error.name == MALFORMED:
                     raise
-                self._again(streams, boot, error, heard)
+                if self._restarts() != restarts:
+                    restarts, heard = self._restarts(), time.monotonic() + self._boot_time - SILENCE
+                if self._again(streams, boot, error, heard) is _End.RESTARTED:
+                    return _End.RESTARTED
                 continue
             if ended and not any(came):
                 for stream in said:
                     stream.cut.end()
-                return
+                return _End.ENDED
             if time.monotonic() > until:
                 raise command.CommandTimeout(["script"], deadline)
             pause = QUICK if any(came) else min(pause * 1.5, SLOW)
@@ -157,19 +200,27 @@ class Errand:
             stream.freed = stream.read
         return len(data)
 
-    def _again(self, streams: list[_Stream], boot: bytes, error: GuestError, heard: float) -> None:
+    def _again(self, streams: list[_Stream], boot: bytes, error: GuestError, heard: float) -> _End | None:
         """After a call that failed: the agent was restarted, is busy, or is another boot's."""
         self._alive()
         if time.monotonic() - heard > SILENCE:
-            raise GuestError(f"not heard of for {SILENCE:.0f} s: {error.message}", name="step-failed")
+            raise GuestError(
+                f"the guest's agent has not answered for {SILENCE:.0f} s: {error.message}",
+                name="step-failed",
+                hint="has the step stopped qemu-guest-agent, or used up the guest's memory? Its journal is in the "
+                "run's folder",
+            )
         time.sleep(SLOW)
         try:
             same = self._agent.read(_BOOT_ID, 64) == boot
         except GuestError as failure:
             if failure.name == MALFORMED:
                 raise
-            return
+            return None
         if not same:
-            raise GuestError("the guest has booted anew", name="step-failed")
+            for stream in streams:
+                stream.cut.end()
+            return _End.RESTARTED
         for stream in streams:
             stream.handle = -1
+        return None

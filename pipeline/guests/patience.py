@@ -20,13 +20,31 @@ class Patience:
     silent: float
     #: From the power button to the end of a guest that has failed, whose journal is in its memory until then.
     button: float
+    #: For sshd's banner after a step, which may have restarted sshd or the network.
+    greeting: float
 
     @classmethod
     def for_kind(cls, kvm: bool) -> Patience:
         if kvm:
             return cls(
-                boot=180, login_grace=30, ssh=60, command=120, shutdown=120, ready_grace=60, silent=60, button=15
+                boot=180,
+                login_grace=30,
+                ssh=60,
+                command=120,
+                shutdown=120,
+                ready_grace=60,
+                silent=60,
+                button=15,
+                greeting=15,
             )
         return cls(
-            boot=420, login_grace=60, ssh=300, command=300, shutdown=240, ready_grace=180, silent=180, button=60
+            boot=420,
+            login_grace=60,
+            ssh=300,
+            command=300,
+            shutdown=240,
+            ready_grace=180,
+            silent=180,
+            button=60,
+            greeting=30,
         )

@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import command
 from pipeline.errors import GoldsmithError, GuestError
 from pipeline.guests import linux, threshold
 from pipeline.guests.access import Access
 from pipeline.guests.errand import Errand
 from pipeline.guests.journal import read_journal
 from pipeline.guests.patience import Patience
+from pipeline.guests.ssh_reach import SshWatch, ask_guest, explain_silence, unexplained_silence
 from pipeline.guests.steps import Steps
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.answers import refuse
@@ -47,7 +49,11 @@ class GuestSession:
         self.patience = Patience.for_kind(spec.kvm)
         self.logs = logs
         self.machine = Machine(connection, spec, logs, cancelled)
-        self.steps = Steps(access, self.machine.check)
+        self.steps = Steps(access, self._alive)
+        #: Asks for sshd while a step runs that needs it.
+        self.watch: SshWatch | None = None
+        #: How often steps have restarted the guest.
+        self.restarts = 0
         self._connection = connection
         self._progress = progress
         self.seconds: dict[str, float] = {}
@@ -58,7 +64,19 @@ class GuestSession:
 
     @property
     def errand(self) -> Errand:
-        return Errand(self.agent, self.machine.check)
+        return Errand(
+            self.agent, self.machine.check, restarts=lambda: self.machine.reboots, boot_time=self.patience.boot
+        )
+
+    def _alive(self) -> None:
+        self.machine.check()
+        if self.watch is not None:
+            self.watch.look()
+
+    def watch_ssh(self) -> SshWatch:
+        """Watch over sshd from now on, until `watch` is set to None."""
+        self.watch = SshWatch(self.access.greets, lambda: self.agent, self.access.user)
+        return self.watch
 
     @property
     def spec(self) -> Spec:
@@ -199,33 +217,34 @@ class GuestSession:
     def _cloud_init_finished(self) -> bool:
         return self.agent.execute(["/usr/bin/test", "-e", "/run/cloud-init/result.json"], deadline=60).code == 0
 
-    def unreachable(self) -> GuestError | None:
-        """Why sshd does not greet any more, or None when it does."""
-        return None if self.access.greets() else self._diagnose()
+    def unreachable(self, within: float) -> GuestError | None:
+        """Why sshd sends no banner within so many seconds, or None when it does. Raises what `check` finds."""
 
-    def stopping(self) -> bool:
-        """Whether the guest is on its way down. Raises GuestError when its agent is gone already."""
-        said = self.agent.execute(["/bin/sh", "-c", "systemctl is-system-running; true"], deadline=30)
-        return said.stdout.strip() == "stopping"
+        def greeted() -> bool | None:
+            return self.access.greets() or None
+
+        try:
+            self.machine.wait("sshd's banner", greeted, deadline=within, name="guest-sshd-dead")
+        except GuestError as error:
+            if error.name == "guest-sshd-dead":
+                return self._diagnose()
+            raise
+        return None
+
+    def log_in_anew(self) -> None:
+        """Log in over a new connection. Raises CommandFailed or CommandTimeout where that does not go."""
+        command.run(self.access.ssh("true", shared=False), deadline=self.patience.ssh, watch=self.machine.check)
+
+    def sshd_journal(self) -> str:
+        """What sshd has written since the boot, or "" where the guest does not tell."""
+        with contextlib.suppress(GoldsmithError):
+            return ask_guest(self.agent).journal
+        return ""
 
     def _diagnose(self) -> GuestError:
         """Why the guest cannot be reached though its agent answers."""
-        addresses = self.agent.addresses()
-        if not addresses:
-            return GuestError(
-                "the guest has no network: no interface has an IPv4 address",
-                name="guest-no-network",
-                hint="look at the guest's netplan or systemd-networkd configuration in the black box's journal",
-            )
-        state = self.agent.execute(
-            ["/bin/sh", "-c", "systemctl is-active ssh.service sshd.service ssh.socket 2>/dev/null | tr '\\n' ' '"],
-            deadline=60,
-        ).stdout.strip()
-        return GuestError(
-            f"sshd does not answer in the guest (addresses {', '.join(addresses)}; unit state: {state})",
-            name="guest-sshd-dead",
-            hint="a step may have stopped or misconfigured sshd; the journal in the black box tells",
-        )
+        reach = ask_guest(self.agent)
+        return explain_silence(reach) or unexplained_silence(reach)
 
     def boot_id(self) -> str:
         return self.agent.read("/proc/sys/kernel/random/boot_id", 64).decode("ascii", "replace").strip()

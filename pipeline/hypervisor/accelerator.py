@@ -23,8 +23,9 @@ Kind = Literal["kvm", "tcg"]
 
 QEMU = "qemu-system-x86_64"
 KVM = Path("/dev/kvm")
-#: Seconds that a run may take. TCG needs 0.3 s, a real KVM 0.1 s.
-LIMIT = 3
+#: Seconds that a run may take. TCG needs 0.3 s, a real KVM 0.1 s; where TCG takes longer, the host is slow or busy,
+#: and KVM gets TIMES as long as TCG took. (Seen: more than 3 s on a host that is emulated itself.)
+LIMIT, TIMES, TCG_LIMIT = 3, 4, 90
 #: QEMU's code when the program reached its end (isa-debug-exit, 2 * 16 + 1).
 REACHED_END = 33
 #: The first letter comes after this many rounds, each next one after twice as many; a round is two instructions.
@@ -41,6 +42,9 @@ class Count:
     rate: float | None
     ended: bool
     said: str = ""
+    seconds: float = 0.0
+    limit: int = LIMIT
+    cut: bool = False  # it was still running at its limit
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ def judge(kvm: Count | str, tcg: Count) -> Verdict:
         return Verdict("tcg", None, tcg.rate, f"{kvm}; TCG runs {spoken(tcg.rate)} instructions/s")
     rates = f"/dev/kvm runs {spoken(kvm.rate)} instructions/s, TCG {spoken(tcg.rate)}"
     if kvm.rate is None:
-        rates = f"/dev/kvm: {kvm.said or f'no progress in {LIMIT} s'}; TCG runs {spoken(tcg.rate)} instructions/s"
+        rates = f"/dev/kvm: {kvm.said or f'no progress in {kvm.limit} s'}; TCG runs {spoken(tcg.rate)} instructions/s"
     real = kvm.ended and kvm.rate is not None and kvm.rate >= LEAST_SHARE * (tcg.rate or 0.0)
     return Verdict("kvm" if real else "tcg", kvm.rate, tcg.rate, rates)
 
 
-def _count(kind: Kind, image: Path) -> Count:
+def _count(kind: Kind, image: Path, limit: int) -> Count:
     times: dict[str, float] = {}
 
     def on_line(line: str) -> None:
@@ -107,32 +111,48 @@ def _count(kind: Kind, image: Path) -> Count:
     ends = "-display none -monitor none -serial stdio -device isa-debug-exit,iobase=0x501,iosize=1"
     result = command.run(
         # SIGKILL at once: a QEMU whose processor is stuck in KVM does not heed SIGTERM
-        ["timeout", "--signal=KILL", str(LIMIT), QEMU, *machine.split(), *ends.split(), "-bios", image],
-        deadline=LIMIT + 5.0,
+        ["timeout", "--signal=KILL", str(limit), QEMU, *machine.split(), *ends.split(), "-bios", image],
+        deadline=limit + 30.0,
         on_line=on_line,
         # also a QEMU that ends by an assertion is an answer
         ok_codes=range(-64, 256),
     )
     said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    return Count(rate_of(times), result.code == REACHED_END and "ok" in times, said[-1] if said else "")
+    ended = result.code == REACHED_END and "ok" in times
+    cut = not ended and result.seconds >= limit
+    return Count(rate_of(times), ended, said[-1] if said else "", result.seconds, limit, cut)
+
+
+def judge_tcg(tcg: Count) -> None:
+    """Whether QEMU can emulate here. Raises HostError: qemu-unusable; host-too-slow where it only takes too long."""
+    if tcg.ended:
+        return
+    if tcg.cut:
+        rate = f"{spoken(tcg.rate)} instructions/s" if tcg.rate else "not one letter of its output"
+        raise HostError(
+            f"QEMU runs, but too slowly for any guest: the probe was not done after {tcg.limit} s ({rate})",
+            name="host-too-slow",
+            hint="end what else runs on this host, or take a host with hardware virtualization; then "
+            "goldsmith doctor --refresh",
+        )
+    raise HostError(
+        f"QEMU does not run: {tcg.said or 'it ended before the probe did'}",
+        name="qemu-unusable",
+        hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows what it says",
+    )
 
 
 def _measure() -> Verdict:
     with scratch.folder(name="probe") as folder:
         image = folder / "probe.rom"
         image.write_bytes(rom(payload()))
-        tcg = _count("tcg", image)
-        if not tcg.ended:
-            raise HostError(
-                f"QEMU does not run: {tcg.said or 'the probe did not come to its end'}",
-                name="qemu-unusable",
-                hint="make setup installs qemu-system-x86",
-            )
+        tcg = _count("tcg", image, TCG_LIMIT)
+        judge_tcg(tcg)
         if not KVM.exists():
             return judge("/dev/kvm is missing", tcg)
         if not os.access(KVM, os.R_OK | os.W_OK):
             return judge("/dev/kvm may not be opened by this user", tcg)
-        return judge(_count("kvm", image), tcg)
+        return judge(_count("kvm", image, max(LIMIT, round(TIMES * tcg.seconds))), tcg)
 
 
 def _key() -> dict[str, Any]:
@@ -192,7 +212,8 @@ def _remember(key: dict[str, Any], verdict: Verdict) -> None:
 def probe(*, refresh: bool = False) -> Verdict:
     """Measure, or take this boot's measurement from the store; `refresh` measures anyway.
 
-    Takes about 3.5 s where KVM is not real, 0.5 s where it is or is missing. Raises HostError without QEMU.
+    Takes about 3.5 s where KVM is not real, 0.5 s where it is or is missing; longer on a slow host. Raises HostError
+    (qemu-unusable, host-too-slow, tool-missing).
     """
     key = _key()
     if not refresh and (kept := _remembered(key)):

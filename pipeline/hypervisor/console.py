@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: Where UEFI firmware ends that finds nothing to start. It may where Windows is installed: nobody pressed a key.
+FIRMWARE = re.compile(rb"(UEFI Interactive Shell|No bootable option or device was found)")
 #: What is shown when a guest is lost, and the failure's name. GRUB also misses modules that it can do
 #: without (trixie's bli.mod); without its kernel it can do nothing.
 DISASTERS = (
@@ -17,8 +19,24 @@ DISASTERS = (
         "guest-no-boot",
         "nothing bootable",
     ),
+    (FIRMWARE, "guest-no-boot", "nothing bootable"),
+    (re.compile(rb"(reboot: System halted)"), "guest-halted", "the guest halted"),
     (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
 )
+#: What to do about each of these failures, and about what `progress` finds.
+HINTS = {
+    "guest-kernel-panic": "serial.log in the run's folder has the kernel's last words: an initramfs without the "
+    "disk's driver, or a step that broke the kernel or its modules",
+    "guest-emergency": "serial.log in the run's folder names the unit that failed: most often a line of /etc/fstab "
+    "for a disk that is not there (give it `nofail`)",
+    "guest-no-boot": "does the disk boot in these `generations`? 1 needs a BIOS boot loader, 2 an EFI system "
+    "partition with \\EFI\\BOOT\\BOOTX64.EFI; `goldsmith inspect DISK` says which (boot-bios, boot-efi)",
+    "guest-halted": "a halted guest never powers off: use `reboot` to restart it; goldsmith powers it off itself",
+    "guest-no-root": "the kernel waits for a root file system that is not on this disk: compare root= in serial.log "
+    "with the disk's UUIDs (`goldsmith inspect DISK --list volumes`), or an initramfs lacks the disk's driver",
+    "guest-kernel-hung": "build again: nothing made so far is lost. Where it hangs each time, `machine: {cpus: 1}` "
+    "avoids most hangs of emulated processors; its console's log is in the run's folder",
+}
 LOGIN = re.compile(rb"[\w.-]+ login: ")
 
 
@@ -28,7 +46,7 @@ def disaster(text: bytes, since: int, *, windows: bool) -> tuple[str, str] | Non
     Of these, Windows' console has its firmware's words only.
     """
     for pattern, name, what in DISASTERS:
-        if windows and name != "guest-no-boot":
+        if windows and (name != "guest-no-boot" or pattern is FIRMWARE):
             continue
         if found := pattern.search(text, since):
             return name, f"{what}: {found.group(found.lastindex or 0).decode(errors='replace').strip()}"

@@ -18,7 +18,7 @@ from lxml import etree
 from pipeline import command
 from pipeline.base import qemu_img
 from pipeline.errors import GoldsmithError
-from pipeline.hypervisor import accelerator, connection
+from pipeline.hypervisor import accelerator, connection, privileges
 from pipeline.store import Store
 
 GIB = 1 << 30
@@ -54,6 +54,10 @@ class Finding:
     text: str
     fix: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict != "ok" and not self.fix:
+            raise ValueError(f"{self.name} is not ok, and nothing says what to do: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,7 @@ def _kvm_device() -> list[Finding]:
     if not path.exists():
         return []
     status = path.stat()
-    try:
-        group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:
-        group = str(status.st_gid)
-    finding = judge_kvm_device(group, status.st_mode & 0o777)
+    finding = judge_kvm_device(_group_name(status.st_gid), status.st_mode & 0o777)
     return [finding] if finding else []
 
 
@@ -253,9 +253,30 @@ def _sizes() -> list[Finding]:
 
 
 def _rights() -> list[Finding]:
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    groups = [grp.getgrgid(number).gr_name for number in os.getgroups()]
-    return [judge_rights(user, os.geteuid() == 0, groups)]
+    is_root = os.geteuid() == 0
+    found = [judge_rights(_user_name(os.geteuid()), is_root, [_group_name(number) for number in os.getgroups()])]
+    if is_root:
+        # each thing is tried: root in a container may lack any of it
+        found += [Finding(lack.name, "fail", lack.text, lack.fix) for lack in privileges.find_lacks()]
+        if why := privileges.log_daemon_refused():
+            text = f"virtlogd, which writes guests' consoles, does not answer at {privileges.VIRTLOGD}: {why}"
+            found.append(Finding("libvirt-log", "fail", text, privileges.DAEMONS))
+    return found
+
+
+def _user_name(number: int) -> str:
+    """A user's name; in a container a number may have none."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def _store() -> list[Finding]:
@@ -274,10 +295,14 @@ def _store() -> list[Finding]:
 
 def _host() -> list[Finding]:
     machine = platform.machine()
-    name = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown system")
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown system")
+    except OSError:  # a container made of nothing may have no os-release
+        name = "unknown system"
     cpus = len(os.sched_getaffinity(0))
     verdict: Mark = "ok" if machine == "x86_64" else "fail"
-    return [Finding("host", verdict, f"{name}, {machine}, {cpus} processors", facts={"cpus": cpus})]
+    fix = None if verdict == "ok" else "a host with an x86-64 processor: goldsmith's guests are x86-64"
+    return [Finding("host", verdict, f"{name}, {machine}, {cpus} processors", fix, {"cpus": cpus})]
 
 
 def examine(*, refresh: bool = False) -> list[Finding]:
@@ -300,7 +325,15 @@ def examine(*, refresh: bool = False) -> list[Finding]:
         try:
             findings += look()
         except GoldsmithError as error:
-            findings.append(
-                Finding(name, "fail", error.message, error.hint if "doctor" not in str(error.hint) else SETUP)
-            )
+            findings.append(Finding(name, "fail", error.message, _fix(error)))
+        except OSError as error:
+            # what a container hides or a file's mode forbids is one line of the report, not its end
+            fix = f"{SETUP}; in a container: {privileges.CONTAINER}"
+            findings.append(Finding(name, "fail", f"cannot be looked at: {error}", fix))
     return findings
+
+
+def _fix(error: GoldsmithError) -> str:
+    if error.name == "libvirt-unreachable":
+        return privileges.DAEMONS
+    return SETUP if not error.hint or "doctor" in error.hint else error.hint

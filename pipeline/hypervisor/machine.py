@@ -24,6 +24,7 @@ from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, restored_xml, targets
+from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
 from pipeline.layers import Image
 
 T = TypeVar("T")
@@ -31,9 +32,13 @@ T = TypeVar("T")
 #: Seconds between two looks while waiting; lifecycle events wake the wait at once.
 LOOK = 0.25
 
-#: Bytes of the console's log that are looked at, the last, and of a picture of the screen: 16 MiB of video memory
-#: make less.
-SERIAL_LIMIT, PICTURE_LIMIT = 8 << 20, 64 << 20
+#: Bytes of the console's log that are looked at, the last.
+SERIAL_LIMIT = 8 << 20
+
+_NO_AGENT = (
+    "is qemu-guest-agent installed in the source, and enabled? It needs udev's virtio ports, and a console=ttyS0 on "
+    "the kernel's command line shows in serial.log how far the boot came; screen.png shows its screen"
+)
 
 #: linux/input-event-codes.h
 _KEY_SPACE = 57
@@ -192,11 +197,20 @@ class Machine:
             raise BuildError("cancelled", name="cancelled")
         if found := console.disaster(*self._console(), windows=self.spec.windows):
             name, message = found
-            raise GuestError(message, name=name)
+            raise GuestError(message, name=name, hint=console.HINTS[name])
         if self.panicked:
-            raise GuestError("the guest has told its machine that its kernel stopped", name="guest-blue-screen")
+            raise GuestError(
+                "Windows stopped with a blue screen (reported by the panic device)",
+                name="guest-blue-screen",
+                hint="screen.png in the run's folder shows its stop code",
+            )
         if self.stopped is not None:
-            raise GuestError(f"the guest {self.stopped} while it was needed", name="guest-powered-off")
+            raise GuestError(
+                f"the guest {self.stopped} while it was needed",
+                name="guest-powered-off",
+                hint="serial.log and journal.log in the run's folder show its last words: a step or a service in the "
+                "guest has powered it off, or its QEMU ended (see /var/log/libvirt/qemu)",
+            )
 
     def wait(
         self, what: str, probe: Callable[[], T | None], *, deadline: float, name: str, hint: str | None = None
@@ -226,23 +240,28 @@ class Machine:
         return False
 
     def wait_agent(self, deadline: float, grace: float) -> Agent:
-        """Wait for the agent; once a login prompt stands on the console it gets only `grace` more seconds."""
+        """Wait for the agent; once a login prompt stands on the console it gets only `grace` more seconds.
+
+        A kernel that hangs, and a disk that does not boot, are named before the deadline.
+        """
         prompt_at: list[float] = []
+        moves = progress_check(self)
 
         def up() -> Agent | None:
             if self.agent_up():
                 return self.agent
+            moves()
             if not prompt_at and console.LOGIN.search(*self._console()):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
                 raise GuestError(
                     f"the guest shows its login prompt since {grace:.0f} s, but its agent does not answer",
                     name="guest-no-agent",
-                    hint="is qemu-guest-agent installed and enabled in the source?",
+                    hint=_NO_AGENT,
                 )
             return None
 
-        return self.wait("the guest agent", up, deadline=deadline, name="guest-no-agent")
+        return self.wait("the guest agent", up, deadline=deadline, name="guest-no-agent", hint=_NO_AGENT)
 
     def wait_off(self, deadline: float) -> None:
         """Wait for the guest to power itself off. A crash or a forced end is an error."""
@@ -290,42 +309,15 @@ class Machine:
         """Save the screen as PNG. False when there is no screen to be had any more."""
         if self._domain is None or self.stopped is not None:
             return False
-        data = bytearray()
-
-        def take(_stream: object, chunk: bytes, _opaque: object) -> None:
-            data.extend(chunk)
-            if len(data) > PICTURE_LIMIT:
-                raise OverflowError
-
-        try:
-            stream = self.connection.raw.newStream(0)
-            self.domain.screenshot(stream, 0)
-            stream.recvAll(take, None)
-            stream.finish()
-        except (libvirt.libvirtError, OverflowError):
+        picture = take_picture(self.connection, self.domain)
+        if picture is None:
             return False
-        path.write_bytes(bytes(data))
+        path.write_bytes(picture)
         return True
 
     def traffic(self) -> tuple[int, int]:
         """Bytes that the guest has read from its media, and written to its disks, since it was started."""
-        read = written = 0
-        try:
-            media = {
-                target.get("dev", "")
-                for target in etree.fromstring(self.domain.XMLDesc(0).encode()).iterfind(
-                    "devices/disk[@device='cdrom']/target"
-                )
-            }
-            stats = self.connection.raw.domainListGetStats([self.domain], libvirt.VIR_DOMAIN_STATS_BLOCK)[0][1]
-        except libvirt.libvirtError:
-            return 0, 0
-        for index in range(int(stats.get("block.count", 0))):
-            if stats.get(f"block.{index}.name") in media:
-                read += int(stats.get(f"block.{index}.rd.bytes", 0))
-            else:
-                written += int(stats.get(f"block.{index}.wr.bytes", 0))
-        return read, written
+        return read_traffic(self.connection, self.domain)
 
     # ---- acting --------------------------------------------------------------------------------------------------
 

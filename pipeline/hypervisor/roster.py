@@ -48,4 +48,8 @@ def mark_kept(machine: Machine) -> None:
     try:
         machine.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "goldsmith", GOLDSMITH_NS, 0)
     except libvirt.libvirtError as error:
-        raise GoldsmithError(f"cannot mark the guest as kept: {error.get_error_message()}") from None
+        raise GoldsmithError(
+            f"cannot mark the guest as kept: {error.get_error_message()}",
+            name="guest-not-kept",
+            hint="the guest ended meanwhile: build again with --keep-failed",
+        ) from None

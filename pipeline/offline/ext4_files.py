@@ -288,7 +288,9 @@ class Ext4FileSystem(FileSystem):
                 found[entry.name] = entry
             if len(found) > MAX_ENTRIES:
                 raise DiskError(
-                    f"a directory has more than {MAX_ENTRIES} names", name="fs-too-many-names", hint="split it up"
+                    f"a directory has more than {MAX_ENTRIES} names",
+                    name="fs-too-many-names",
+                    hint="spread its files over several directories",
                 )
         return found
 

@@ -290,7 +290,9 @@ class FatFileSystem(FileSystem):
                 found[name] = Entry(name, number, "dir" if raw[11] & _DIRECTORY else "file")
                 if len(found) > MAX_ENTRIES:
                     raise DiskError(
-                        f"a directory has more than {MAX_ENTRIES} names", name="fs-too-many-names", hint="split it up"
+                        f"a directory has more than {MAX_ENTRIES} names",
+                        name="fs-too-many-names",
+                        hint="spread its files over several directories",
                     )
         return found
 

@@ -114,7 +114,9 @@ class NtfsFileSystem(FileSystem):
                     found[entry.name] = entry
                 if len(found) > MAX_ENTRIES:
                     raise DiskError(
-                        f"a directory has more than {MAX_ENTRIES} names", name="fs-too-many-names", hint="split it up"
+                        f"a directory has more than {MAX_ENTRIES} names",
+                        name="fs-too-many-names",
+                        hint="spread its files over several directories",
                     )
         except (OSError, KeyError, AttributeError):
             raise self.damaged(f"the directory in record {inode} of its $MFT cannot be read") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import command
 from pipeline.base import qemu_img
+from pipeline.checks.source_disk import judge_size, judge_source, look_at_source
 from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
@@ -175,6 +176,7 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
     mapping.disk_format(path, detected)
     job.progress(f"copying the {detected} disk")
     with transfer.open_source(path, detected) as source_disk:
+        judge_size(path.name, source_disk.size, job.definition.disk)
         transfer.convert(
             source_disk,
             draft.path / DISK,
@@ -182,7 +184,25 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
             timestamp=int(time.time()),
             progress=lambda done, whole: job.progress(f"{done >> 20} of {whole >> 20} MiB"),
         )
+    _judge_brought(job, path.name, draft.path / DISK)
     return Made(_plain(draft), {"format": detected, "suite": None}, detected)
+
+
+def _judge_brought(job: Job, name: str, disk: Path) -> None:
+    """Say what a build on this disk would only find out after its guest's boot, or at the end. Raises DiskError."""
+    definition = job.definition
+    job.progress("does it boot?")
+    found = look_at_source(
+        disk,
+        "qcow2",
+        profile="azure-windows" if definition.os == "windows" else "azure-linux",
+        generations=definition.generations,
+    )
+    builds = bool(definition.steps) or definition.generalize.agent != "outside"
+    for line in judge_source(
+        found, name, generations=definition.generations, waived=definition.waive.keys(), builds=builds
+    ):
+        job.run.emit("note", "", line)
 
 
 def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> Made:

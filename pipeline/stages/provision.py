@@ -20,6 +20,8 @@ from pipeline.guests.ansible_requirements import Installed, install_requirements
 from pipeline.guests.ansible_run import AnsibleProject, ansible_version
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
+from pipeline.guests.ssh_reach import named
+from pipeline.guests.step_end import StepEnd
 from pipeline.guests.windows import oobe, updates
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.steps import windows_step
@@ -27,6 +29,8 @@ from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Layer
 
 NAME = "provision"
+#: Failures behind which another one may be: what the guest says of itself decides.
+_SYMPTOMS = frozenset({"guest-agent-silent", "guest-powered-off", "guest-rebooted", "step-timeout"})
 #: Characters of a step's log: a guest may print for ever.
 LARGEST_LOG = 64 << 20
 VERSION = 2
@@ -163,8 +167,12 @@ def _windows_failure(error: Exception, step: Step, session: WindowsSession, log:
     """The step's failure under the name of its cause. A guest that is lost is told by the machine."""
     lost = session.lost()
     if lost is not None:
-        return GuestError(f"{step.title}: {lost.message}", name=lost.name, hint=f"the step's log is {log}")
-    return _said(error, step, log) or GuestError(f"{step.title}: {_words(error)}", name="step-failed", hint=f"{log}")
+        return GuestError(
+            f"{step.title}: {lost.message}", name=lost.name, hint=f"{lost.hint}; the step's log is {log}"
+        )
+    return _said(error, step, log) or GuestError(
+        f"{step.title}: {_words(error)}", name="step-failed", hint=f"the step's log is {log}"
+    )
 
 
 def _tell(job: Job, file: TextIO) -> Callable[[str], None]:
@@ -193,27 +201,47 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
     session.machine.mark()
     log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")
     began = time.monotonic()
-    boot_before = session.boot_id()
+    end = StepEnd(session, job.progress)
+    try:
+        end.begin()
+    except GuestError as error:
+        raise named(error, f"before {step.title}") from None
     session.machine.outside(step.network == "full")
     job.progress(step.title)
     with log.open("a", encoding="utf-8") as file:
         try:
             _do(step, session, job, _tell(job, file))
         except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
-            raise _named(error, step, session, boot_before, log) from None
-    # ansible's own reboot module may restart the guest in order; a guest that is down now is an error
-    session.machine.check()
-    # the steps' shared connection outlives an sshd that a step has stopped: nobody else would get in any more
-    if lost := session.unreachable():
-        raise GuestError(f"{step.title}: {lost.message}", name=lost.name, hint=lost.hint)
-    return Made(session.disk, {"seconds": round(time.monotonic() - began, 2)}, step.title)
+            raise _named(error, step, end, log) from None
+        finally:
+            session.watch = None
+    try:
+        end.settle(logs_in=any(_needs_ssh(each) for each in job.definition.steps[number:]))
+    except GuestError as error:
+        raise named(error, step.title) from None
+    facts = {"seconds": round(time.monotonic() - began, 2), **({"restarted": True} if end.restarted else {})}
+    return Made(session.disk, facts, step.title)
 
 
 def _installed(job: Job, step: PlaybookStep) -> Installed | None:
     return install_requirements(step, job.definition.project, job.store)
 
 
-def _do(step: Step, session: GuestSession, job: Job, on_line: Callable[[str], None]) -> None:
+def _needs_ssh(step: Step) -> bool:
+    if isinstance(step, ScriptStep):
+        return step.file.is_file() and step.file.stat().st_size > errand.LARGEST
+    return True
+
+
+def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]) -> None:
+    on_line = tell
+    if _needs_ssh(step):
+        watch = session.watch_ssh()
+
+        def on_line(line: str) -> None:
+            watch.hear(line)
+            tell(line)
+
     if isinstance(step, PlaybookStep):
         installed = _installed(job, step)
         variables = session.access.folder / "private" / "vars.json"
@@ -225,6 +253,7 @@ def _do(step: Step, session: GuestSession, job: Job, on_line: Callable[[str], No
         if len(script) > errand.LARGEST:
             script = errand.new_place()
             session.steps.copy(step.file, script, "0700", deadline=step.timeout)
+            session.watch = None
         session.errand.run(script, deadline=step.timeout, on_line=on_line)
     elif isinstance(step, CopyStep):
         session.steps.copy(step.file, step.to, step.mode, deadline=step.timeout)
@@ -232,22 +261,23 @@ def _do(step: Step, session: GuestSession, job: Job, on_line: Callable[[str], No
         raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
 
 
-def _named(error: Exception, step: Step, session: GuestSession, boot_before: str, log: Path) -> GuestError:
+def _named(error: Exception, step: Step, end: StepEnd, log: Path) -> GuestError:
     """The step's failure under the name of its cause, as far as the guest still tells."""
     hint = f"the step's log is {log}"
-    if named := _said(error, step, log):
-        return named
-    said = _words(error)
-    cause = _cause(session, boot_before)
+    own = _said(error, step, log)
+    if own is not None and own.name not in _SYMPTOMS:
+        return own
+    cause = end.cause(error)
     if cause is not None:
-        return GuestError(f"{step.title}: {cause[1]} ({said})", name=cause[0], hint=hint)
-    return GuestError(f"{step.title}: {said}", name="step-failed", hint=hint)
+        words = "" if isinstance(error, command.CommandTimeout) or own is not None else f" ({_words(error)})"
+        return GuestError(f"{step.title}: {cause.message}{words}", name=cause.name, hint=f"{cause.hint}; {hint}")
+    return own or GuestError(f"{step.title}: {_words(error)}", name="step-failed", hint=hint)
 
 
 def _said(error: Exception, step: Step, log: Path) -> GuestError | None:
     """The failure where the error itself has a name for it."""
     if isinstance(error, GuestError) and error.name != "step-failed":
-        hint = error.hint or f"the step's log is {log}"
+        hint = f"{error.hint}; the step's log is {log}" if error.hint else f"the step's log is {log}"
         return GuestError(f"{step.title}: {error.message}", name=error.name, hint=hint)
     if isinstance(error, command.CommandTimeout):
         return GuestError(
@@ -266,39 +296,3 @@ def _last_words(error: command.CommandFailed) -> str:
     """A script's exit code and the last thing it said, on stderr or else on stdout."""
     lines = (error.stderr.strip() or error.stdout.strip()).splitlines()
     return f"exit code {error.code}: {lines[-1].strip()[:300]}" if lines else f"exit code {error.code}, no output"
-
-
-def _cause(session: GuestSession, boot_before: str) -> tuple[str, str] | None:
-    """Why a step broke off, when it was not the step itself."""
-    try:
-        session.machine.check()
-        if session.boot_id() != boot_before or session.stopping():
-            return _gone(session, boot_before)
-        lost = session.unreachable()
-    except GuestError as error:
-        # an agent that falls silent goes down with its guest; the event or the console's last words come after
-        return _gone(session, boot_before) if error.name == "guest-agent-silent" else (error.name, error.message)
-    if lost is not None:
-        return lost.name, lost.message
-    full = session.agent.execute(
-        ["/bin/sh", "-c", "df -P / | awk 'NR==2 {print $4}'; df -Pi / | awk 'NR==2 {print $4}'"], deadline=60
-    ).stdout.split()
-    if any(number.isdigit() and int(number) < 64 for number in full):
-        return "guest-disk-full", "the guest's root file system is full"
-    return None
-
-
-def _gone(session: GuestSession, boot_before: str) -> tuple[str, str]:
-    """The guest is going down: it comes back as another boot, or it is lost."""
-
-    def back() -> bool | None:
-        try:
-            return True if session.boot_id() != boot_before else None
-        except GuestError:
-            return None
-
-    try:
-        session.machine.wait("the guest", back, deadline=session.patience.boot, name="guest-agent-silent")
-    except GuestError as error:
-        return error.name, error.message
-    return "guest-rebooted", "the guest rebooted in the middle of the step"

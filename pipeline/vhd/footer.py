@@ -114,7 +114,9 @@ class Footer:
             raise DiskError(
                 f"a VHD cannot hold {size} bytes: whole sectors up to {MAX_SIZE} (2040 GiB) fit",
                 name="vhd-too-large" if size > MAX_SIZE else "vhd-size",
-                hint="make the disk smaller, or ship another format" if size > MAX_SIZE else None,
+                hint="make the disk smaller, or ship another format"
+                if size > MAX_SIZE
+                else "round the disk up to whole sectors of 512 bytes",
             )
         return cls(
             disk_type=disk_type,

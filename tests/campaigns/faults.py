@@ -28,10 +28,34 @@ class Fault:
     box: tuple[str, ...] = field(default=("serial.log", "journal.log", "agent.log"))
 
 
+UNITS = "/etc/systemd/system"
 FAULTS = (
     Fault("step-fails", "step-failed", ("echo before; exit 3",)),
     Fault("step-hangs", "step-timeout", ("sleep 3600",), timeout="20 s"),
-    Fault("no-agent", "guest-no-agent", ("true",), edit=("rm /usr/sbin/qemu-ga",), box=("serial.log", "journal.log")),
+    Fault(
+        "no-agent", "source-no-agent", ("true",), edit=("rm /usr/sbin/qemu-ga",), exit_code=2, deadline=60.0, box=()
+    ),
+    Fault(
+        "agent-broken",
+        "guest-no-agent",
+        ("true",),
+        # nor is it a disk whose kernel goldsmith starts itself, so that it comes to a login prompt
+        edit=("sif /usr/sbin/qemu-ga mode 0100644", f"rm {UNITS}/multi-user.target.wants/systemd-networkd.service"),
+        box=("serial.log", "journal.log"),
+    ),
+    Fault(
+        "kernel-hangs",
+        "guest-kernel-hung",
+        ("true",),
+        edit=(
+            f"write {Path(__file__).with_name('spin.service')} {UNITS}/spin.service",
+            f"mkdir {UNITS}/sysinit.target.wants",
+            f"symlink {UNITS}/sysinit.target.wants/spin.service {UNITS}/spin.service",
+        ),
+        # twice: the boot is tried once more
+        deadline=660.0,
+        box=("serial.log", "hung-serial.log", "hung-screen.png"),
+    ),
     Fault(
         "no-network",
         "guest-no-network",
@@ -51,7 +75,26 @@ FAULTS = (
         "generalize-refused",
         ("printf '#!/bin/sh\\necho no lease >&2\\nexit 9\\n' > /usr/sbin/waagent; chmod 755 /usr/sbin/waagent",),
     ),
-    Fault("powers-off", "guest-powered-off", ("systemctl poweroff -ff; sleep 600",)),
+    # a restart as the last command is waited for: it is the next step that fails
+    Fault(
+        "reboot-at-the-end", "step-failed", ("touch /srv/before; reboot", "test -e /srv/before; exit 3"), says="end-2"
+    ),
+    Fault("shutdown-to-come", "step-took-guest-down", ("shutdown -r +5",), says="scheduled a reboot"),
+    Fault("powers-off", "step-took-guest-down", ("systemctl poweroff -ff; sleep 600",), says="powered off"),
+    Fault("powers-off-at-the-end", "step-took-guest-down", ("poweroff",), says="powered off"),
+    Fault("halts", "step-took-guest-down", ("halt",), says="halted"),
+    Fault(
+        "port-of-sshd",
+        "step-cut-ssh",
+        ("echo Port 2222 >/etc/ssh/sshd_config.d/port.conf; systemctl restart ssh", "true"),
+        says="port 2222",
+    ),
+    Fault(
+        "network-down",
+        "guest-no-network",
+        ("for card in /sys/class/net/e*; do ip link set ${card##*/} down; done", "true"),
+        says="down-1",
+    ),
     Fault("sshd-dead", "guest-sshd-dead", ("systemctl mask --now ssh.service", "true")),
     # what generalize does not clean must stop the build at inspect: by its own check
     Fault(

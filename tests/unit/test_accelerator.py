@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -83,7 +86,7 @@ def test_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
 def test_tcg_reaches_the_end_at_a_credible_rate(tmp_path: Path) -> None:
     image = tmp_path / "probe.rom"
     image.write_bytes(rom(payload()))
-    count = accelerator._count("tcg", image)
+    count = accelerator._count("tcg", image, 30)
     assert count.ended
     assert count.rate is not None
     assert 20e6 < count.rate < 20e9
@@ -148,3 +151,45 @@ def test_tcg_demanded_measures_nothing(store: Path, monkeypatch: pytest.MonkeyPa
     calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
     assert accelerator.choose("tcg").kind == "tcg"
     assert not calls
+
+
+@needs_tool("qemu-system-x86_64")
+def test_a_slow_host_is_not_taken_for_one_without_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real probe by a QEMU that needs longer than three seconds to begin."""
+    slow = tmp_path / accelerator.QEMU
+    slow.write_text(f'#!/bin/sh\nsleep 3.4\nexec {shutil.which(accelerator.QEMU)} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(accelerator, "KVM", tmp_path / "kvm")
+    verdict = accelerator._measure()
+    assert (verdict.kind, verdict.tcg_rate is not None) == ("tcg", True)
+
+
+def test_kvm_gets_time_by_what_tcg_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits = {}
+
+    def count(kind: str, _image: Path, limit: int) -> Count:
+        limits[kind] = limit
+        return Count(700e6, True, seconds=9.0)
+
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(accelerator, "KVM", device)
+    monkeypatch.setattr(accelerator, "_count", count)
+    accelerator._measure()
+    assert limits == {"tcg": accelerator.TCG_LIMIT, "kvm": 36}
+
+
+@pytest.mark.parametrize(
+    ("tcg", "name", "words"),
+    [
+        (Count(5e3, False, limit=90, cut=True), "host-too-slow", "not done after 90 s (5.0 k instructions/s)"),
+        (Count(None, False, limit=90, cut=True), "host-too-slow", "not one letter"),
+        (Count(None, False, "qemu: cannot allocate memory"), "qemu-unusable", "cannot allocate memory"),
+    ],
+)
+def test_slow_and_unusable_have_names_of_their_own(tcg: Count, name: str, words: str) -> None:
+    with pytest.raises(HostError, match=re.escape(words)) as caught:
+        accelerator.judge_tcg(tcg)
+    assert caught.value.name == name
+    assert caught.value.hint

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ class Guest:
         self.boot = b"first"
         self.handles: dict[int, tuple[str, int]] = {}
         self.deaf = False
+        self.script_is_there = False
         self.opened = 0
         self.executed: list[list[str]] = []
         self.stdin: object = None
@@ -43,6 +46,8 @@ class Guest:
     def execute(self, argv: list[str], *, stdin: object = None, **_options: object) -> Executed:
         self._answer()
         self.executed.append(argv)
+        if argv[2] == '[ -e "$1" ]':
+            return Executed(0 if self.script_is_there else 1, "", "")
         self.stdin = stdin if stdin is not None else self.stdin
         return Executed(0, "", "")
 
@@ -125,14 +130,59 @@ def test_an_agent_that_is_restarted_is_read_on_where_it_was() -> None:
     assert guest.opened > 3
 
 
-def test_another_boot_has_lost_it() -> None:
-    def reboot(guest: Guest) -> None:
-        guest.boot = b"second"
-        guest.restart()
+def restarting(guest: Guest) -> None:
+    """The guest's memory, where the exit code would be, does not outlive a restart."""
+    guest.boot = b"second"
+    guest.restart()
 
-    with pytest.raises(GuestError, match="booted anew") as caught:
-        run(Guest(saying("out", b"one\n"), reboot))
-    assert caught.value.name == "step-failed"
+
+def test_a_restart_in_the_middle_of_a_script_is_named() -> None:
+    guest = Guest(saying("out", b"one\n"), restarting)
+    guest.script_is_there = True
+    with pytest.raises(GuestError, match="restarted before the script had ended") as caught:
+        run(guest)
+    assert caught.value.name == "guest-rebooted"
+    assert caught.value.hint
+
+
+def test_a_restart_as_a_scripts_last_command_ends_it_well() -> None:
+    guest = Guest(saying("out", b"one\nlast"), restarting)
+    assert run(guest) == ["one", "last"]
+    # the file that was asked for is the very script that was started
+    started, asked = guest.executed[0], guest.executed[-1]
+    assert asked[:3] == ["/bin/sh", "-c", '[ -e "$1" ]']
+    assert asked[-1] == started[4] and asked[-1].startswith("/var/tmp/goldsmith-step.")
+
+
+def test_a_restart_may_take_as_long_as_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's silence is counted anew from the restart on."""
+    monkeypatch.setattr(errand, "SILENCE", 0.05)
+    guest, restarts, until = Guest(saying("out", b"one\n")), [0], time.monotonic() + 0.3
+
+    def alive() -> None:
+        if not guest.events and time.monotonic() < until:
+            guest.deaf, restarts[0] = True, 1
+        elif guest.deaf:
+            guest.deaf = False
+            restarting(guest)
+
+    Errand(guest, alive, restarts=lambda: restarts[0], boot_time=30.0).run(b"reboot\n", deadline=30.0)  # type: ignore[arg-type]  # a likeness
+
+
+def test_the_wrapper_removes_a_script_only_where_it_ended_well(tmp_path: Path) -> None:
+    """The very lines that run in the guest, with a systemd-run that runs them here."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "systemd-run").write_text('#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
+    (folder / "systemd-run").chmod(0o755)
+    lines = errand._START.replace(FOLDER, str(tmp_path / "run")).replace("PATH=", f"PATH={folder}:")
+    for code, there in ((0, False), (7, True)):
+        script = tmp_path / f"step{code}"
+        # the unit is told to end while the script runs: it waits for it
+        text = f"#!/bin/sh\nkill -TERM $PPID\nexit {code}\n"
+        subprocess.run(["/bin/sh", "-c", lines, "sh", script, "stdin"], input=text, text=True, check=True, timeout=20)
+        assert (tmp_path / "run" / "code").read_text() == f"{code}\n"
+        assert script.exists() is there
 
 
 def test_an_agent_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +191,7 @@ def test_an_agent_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch)
     def falls_silent(guest: Guest) -> None:
         guest.deaf = True
 
-    with pytest.raises(GuestError, match="not heard of"):
+    with pytest.raises(GuestError, match="agent has not answered"):
         run(Guest(falls_silent))
 
 
@@ -169,7 +219,7 @@ def test_what_was_read_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_of_the_guest_is_run_as_it_is() -> None:
     guest = Guest(saying("code", b"0\n"))
     run(guest, "/var/tmp/large")
-    assert guest.executed[0][-1] == "/var/tmp/large"
+    assert guest.executed[0][-2:] == ["/var/tmp/large", "file"]
     assert guest.stdin == b""
 
 

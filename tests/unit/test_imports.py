@@ -33,6 +33,7 @@ FLOORS = [
     {"files"},
     {"file_errors"},
     {"errors", "printable"},
+    {"hints"},
 ]
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}
 

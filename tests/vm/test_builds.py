@@ -72,6 +72,7 @@ def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
     assert "weed.sh" in failed.stderr and "goldsmith build shop" in failed.stderr
     record = lab.last_run()
     assert record["error"]["name"] == "step-failed"
+    assert record["stages"][-1]["state"] == "failed" and record["stages"][-1]["seconds"] > 1
     assert "nothing is weeded" in (record["folder"] / "steps/03-weed.sh.log").read_text()
     assert (record["folder"] / "screen.png").read_bytes().startswith(b"\x89PNG")
     assert lab.leftovers() == []

@@ -177,7 +177,7 @@ class Shell:
                     return None
                 if time.monotonic() - heard > silence:
                     raise GuestError(
-                        f"the agent went away in the middle of it: {error.message}", name=error.name
+                        f"the agent went away in the middle of it: {error.message}", name=error.name, hint=error.hint
                     ) from None
                 time.sleep(SLOW)
                 continue
