@@ -18,7 +18,8 @@ ROOT = Path(pipeline.__file__).parent
 KINDS = {"GoldsmithError", "CheckFailed", "UsageError", "HostError", "BuildError", "GuestError", "DiskError"}
 #: Words that fill the place of an instruction.
 GENERIC = re.compile(
-    r"mend the cause|fix the (problem|error|cause)|something (is|went) wrong|^(please )?try again\.?$|^see the log\.?$"
+    r"mend the cause|fix the (problem|error|cause)|something (is|went) wrong|"
+    r"^(please )?try again\.?$|^see the log\.?$"
 )
 SHORTEST = 12
 
