@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.checks.model import AZURE_DOC, CLOUD_INIT, HOUSE, Subject, check
+from pipeline.checks.network_names import netplan_devices
 
 _MAC = re.compile(r"\b(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}\b")
 
@@ -68,9 +69,23 @@ def network_hardware_address(subject: Subject) -> Iterator[str]:
 )
 def network_static_address(subject: Subject) -> Iterator[str]:
     for path in _configurations(subject):
+        if path.endswith(".yaml"):
+            for name, settings in netplan_devices(subject, path, _NETPLAN_KINDS):
+                if settings.get("addresses"):
+                    yield f"{path}: {name}: addresses: {settings['addresses']}"
+            continue
         for line in subject.lines(path):
-            if re.match(r"(iface\s+(?!lo\b)\S+\s+inet6?\s+static\b|Address\s*=|IPADDR\s*=|addresses:\s*\[)", line):
+            # the loopback's, which Red Hat's systems have in a file, is every machine's
+            if _FIXED.match(line) and not re.search(r"=\s*[\"']?127\.", line):
                 yield f"{path}: {line}"
+
+
+#: Devices of netplan that may have an address.
+_NETPLAN_KINDS = ("ethernets", "bonds", "bridges", "vlans", "wifis")
+#: A fixed address in interfaces(5), systemd.network(5), a keyfile, an ifcfg.
+_FIXED = re.compile(
+    r"(iface\s+(?!lo\b)\S+\s+inet6?\s+static\b|Address\s*=|address\d*\s*=\s*\d|IPADDR\d*\s*=|IPV6ADDR\s*=)"
+)
 
 
 @check(
@@ -89,6 +104,13 @@ def resolv_conf(subject: Subject) -> Iterator[str]:
             if words[0] in ("search", "domain") or (words[0] == "nameserver" and not _is_anybodys(words[-1])):
                 yield f"/etc/resolv.conf: {line}"
     for path in _resolver_settings(subject):
+        if path.endswith(".yaml"):
+            for name, settings in netplan_devices(subject, path, _NETPLAN_KINDS):
+                servers = settings.get("nameservers")
+                addresses = servers.get("addresses") if isinstance(servers, dict) else None
+                if isinstance(addresses, list) and any(_is_private(str(address)) for address in addresses):
+                    yield f"{path}: {name}: nameservers: {addresses}"
+            continue
         for line in subject.lines(path, "#;"):
             found = _SERVERS.match(line)
             if found and any(_is_private(word) for word in re.findall(r"[0-9a-fA-F.:]{3,}", found[1])):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -52,7 +53,7 @@ class Network:
     source=AZURE_DOC + "; systemd.net-naming-scheme(7)",
 )
 def network_pinned(subject: Subject) -> Iterator[str]:
-    started = subject.started
+    started = _started(subject)
     networks = list(_networks(subject, active=True))
     cards = (_CLOUD_NAME,) if subject.profile in CLOUD else _OTHER_NAMES
     off = _cloud_init_off(subject)
@@ -96,9 +97,26 @@ def _cloud_init_off(subject: Subject) -> str | None:
 
 def _networks(subject: Subject, *, active: bool) -> Iterator[Network]:
     """Every network of a manager that starts, or of those that do not."""
+    started = _started(subject)
     for services, read in _MANAGERS:
-        if bool(services & subject.started) is active:
+        if bool(services & started) is active:
             yield from read(subject)
+
+
+def _started(subject: Subject) -> frozenset[str]:
+    """The services that start; netplan's generator starts systemd-networkd at boot, enabled or not."""
+    unit = "systemd-networkd.service"
+    masked = subject.root.read_link(f"/etc/systemd/system/{unit}") == "/dev/null"
+    generators = ("/usr/lib/systemd/system-generators/netplan", "/lib/systemd/system-generators/netplan")
+    netplan = any(subject.root.exists(path) for path in generators)
+    if netplan and not masked and _netplan_files(subject):
+        return subject.started | {"systemd-networkd"}
+    return subject.started
+
+
+def _netplan_files(subject: Subject) -> list[str]:
+    files = [*subject.files_in("/etc/netplan", ".yaml"), *subject.files_in("/usr/lib/netplan", ".yaml")]
+    return [path for path in files if not path.endswith("/50-cloud-init.yaml")]
 
 
 def _networkd_networks(subject: Subject) -> Iterator[Network]:
@@ -108,9 +126,8 @@ def _networkd_networks(subject: Subject) -> Iterator[Network]:
 
 
 def _netplan_networks(subject: Subject) -> Iterator[Network]:
-    for path in [*subject.files_in("/etc/netplan", ".yaml"), *subject.files_in("/usr/lib/netplan", ".yaml")]:
-        if not path.endswith("/50-cloud-init.yaml"):
-            yield from _netplan(subject, path)
+    for path in _netplan_files(subject):
+        yield from _netplan(subject, path)
 
 
 def _ifcfg_networks(subject: Subject) -> Iterator[Network]:
@@ -125,6 +142,8 @@ def _networkd(subject: Subject, path: str) -> Iterator[Network]:
         return
     match: dict[str, str] = {}
     section = ""
+    if any(re.match(r"Unmanaged\s*=\s*(yes|true|1|on)\b", line) for line in subject.lines(path)):
+        return
     for line in subject.lines(path, "#;"):
         if line.startswith("["):
             section = line
@@ -142,19 +161,25 @@ def _networkd(subject: Subject, path: str) -> Iterator[Network]:
     yield Network(path, tuple(name for name in names if not name.startswith("!")))
 
 
-def _netplan(subject: Subject, path: str) -> Iterator[Network]:
+def netplan_devices(subject: Subject, path: str, kinds: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id, settings) of each device of these kinds in a netplan file. Raises CannotLook where it is not YAML."""
     text = subject.root.text(path, _YAML_LIMIT)
     try:
         whole = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
         raise CannotLook(f"{path} is not YAML") from None
     network = whole.get("network") if isinstance(whole, dict) else None
-    cards = network.get("ethernets") if isinstance(network, dict) else None
-    for name, card in cards.items() if isinstance(cards, dict) else ():
-        settings = card if isinstance(card, dict) else {}
+    for kind in kinds:
+        devices = network.get(kind) if isinstance(network, dict) else None
+        for name, settings in devices.items() if isinstance(devices, dict) else ():
+            yield str(name), settings if isinstance(settings, dict) else {}
+
+
+def _netplan(subject: Subject, path: str) -> Iterator[Network]:
+    for name, settings in netplan_devices(subject, path, ("ethernets",)):
         match = settings.get("match")
         if not isinstance(match, dict):
-            yield Network(path, (str(name),), waits=settings.get("optional") is not True)
+            yield Network(path, (name,), waits=settings.get("optional") is not True)
         elif "macaddress" not in match:
             wanted = match.get("name")
             yield Network(path, (str(wanted),) if wanted else ())

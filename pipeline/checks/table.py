@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from pipeline.checks.model import (
@@ -289,6 +290,10 @@ def free_space(subject: Subject) -> Iterator[str]:
         yield f"{facts.free >> 20} of {facts.size >> 20} MiB free"
 
 
+#: How cloud-init and waagent call Azure's resource disk.
+_RESOURCE_DISK = re.compile(r"/dev/disk/(cloud/azure_resource|azure/(resource|scsi0/lun1))(-part\d+)?$")
+
+
 @check(
     "swap",
     "No swap on the OS disk",
@@ -304,7 +309,8 @@ def swap(subject: Subject) -> Iterator[str]:
             yield f"partition {partition.number} is swap"
     for line in subject.lines("/etc/fstab"):
         words = line.split()
-        if len(words) > 2 and words[2] == "swap":
+        # swap on the resource disk is not on this one
+        if len(words) > 2 and words[2] == "swap" and not _RESOURCE_DISK.match(words[0]):
             yield f"/etc/fstab: {line}"
     for name in ("/swapfile", "/swap.img", "/swap", "/var/swap", "/var/swapfile"):
         if subject.has_data(name):

@@ -244,6 +244,13 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "network-static-address",
         put("/etc/network/interfaces", "iface eth0 inet static\n  address 10.0.0.2\n"),
     ),
+    "a fixed address in netplan": (
+        "network-static-address",
+        put(
+            "/etc/netplan/90-default.yaml",
+            "network:\n  ethernets:\n    all:\n      match: {name: 'e*'}\n      addresses:\n      - 10.0.0.2/24\n",
+        ),
+    ),
     "a name server": ("resolv-conf", put("/etc/resolv.conf", "nameserver 192.0.2.1\n")),
     "a name server of the build's network": (
         "resolv-conf",
@@ -283,6 +290,13 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "systemd-networkd for one card": (
         "network-pinned",
         several(CLOUD_NETWORK_OFF, put("/etc/systemd/network/10-eth.network", "[Match]\nName=ens33\n")),
+    ),
+    "systemd-networkd leaves the cards alone": (
+        "network-pinned",
+        several(
+            CLOUD_NETWORK_OFF,
+            put("/etc/systemd/network/10-eth.network", "[Match]\nName=en* eth*\n[Link]\nUnmanaged=yes\n"),
+        ),
     ),
     "interfaces for one card, and ifupdown alone": (
         "network-pinned",
@@ -484,6 +498,7 @@ GOOD: dict[str, Change] = {
             FILES["etc/fstab"]
             + "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n"
             + "UUID=0000-1111 /media/usb0 auto rw,user,noauto 0 0\n"
+            + "/dev/disk/cloud/azure_resource-part2 none swap sw,nofail,x-systemd.requires=cloud-init.service 0 0\n"
             + "/dev/vg0/data /data ext4 defaults,nofail 0 2\n"
             + "/dev/disk/cloud/azure_resource-part1\t/mnt\tauto\t"
             + "defaults,nofail,x-systemd.requires=cloud-init.service,_netdev,comment=cloudconfig\t0\t2\n",
@@ -527,6 +542,18 @@ GOOD: dict[str, Change] = {
         masked("systemd-resolved.service"),
         service("unbound"),
         put("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+    ),
+    "the loopback's address in a file": put(
+        "/etc/sysconfig/network-scripts/ifcfg-lo", "DEVICE=lo\nIPADDR=127.0.0.1\nNETMASK=255.0.0.0\nONBOOT=yes\n"
+    ),
+    "netplan starts systemd-networkd": several(
+        CLOUD_NETWORK_OFF,
+        fs(
+            "rm /etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
+            "rm /etc/systemd/network/10-eth.network",
+        ),
+        put("/usr/lib/systemd/system-generators/netplan", "\x7fELF"),
+        put("/etc/netplan/01-all.yaml", "network: {ethernets: {all: {match: {name: 'e*'}, dhcp4: true}}}\n"),
     ),
     "netplan for every card, and a second card that may be missing": put(
         "/etc/netplan/90-default.yaml",
