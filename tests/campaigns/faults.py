@@ -112,7 +112,7 @@ FAULTS = (
 def definition(fault: Fault, lab: Lab, master: Path) -> str:
     """Write the faulty project into the lab; the image's name."""
     name = f"fault-{fault.id}"
-    lines = ["goldsmith: 1", f"summary: fails by {fault.id}", "os: linux"]
+    lines = ["goldsmith: 1", f"summary: fails by {fault.id}", "os: linux", "machine: {cpus: 1}"]
     if fault.edit:
         disk = edited(master, lab.folder / f"{name}.vhd", fault.edit)
         lines += [f"source: {{disk: {{path: {disk.name}, format: vhd}}}}", "disk: 9 GiB"]

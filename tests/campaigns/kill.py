@@ -61,6 +61,7 @@ def project(lab: Lab) -> None:
     lab.write(
         SLOW,
         "goldsmith: 1\nsummary: a small image to be killed\nos: linux\nsource: {master: debian-12@golden}\n"
+        "machine: {cpus: 1}\n"
         "steps:\n  - script: scripts/step.sh\nprove: [gen1]\n",
     )
     lab.write(
@@ -70,8 +71,11 @@ def project(lab: Lab) -> None:
     )
 
 
-def run(moment: Moment, lab: Lab) -> dict[str, object]:
-    """Kill at the moment, build again, look around. Raises AssertionError."""
+def run(moment: Moment, lab: Lab, *, proof: bool = True) -> dict[str, object]:
+    """Kill at the moment, build again, look around. Raises AssertionError.
+
+    Without `proof` the second build starts no clone, unless the moment lies behind the clones.
+    """
     project(lab)
     before = _current(lab)
     # --from acquire: also what an earlier case made is made anew
@@ -87,7 +91,8 @@ def run(moment: Moment, lab: Lab) -> dict[str, object]:
         builder.communicate()
     left = lab.leftovers()
     began = time.monotonic()
-    done = lab.run("build", moment.image, *(["--until", moment.until] if moment.until else []))
+    until = moment.until or (None if proof or moment.id == "capture" else "inspect")
+    done = lab.run("build", moment.image, *(["--until", until] if until else []))
     assert done.returncode == 0, done.stderr
     assert lab.leftovers() == [], lab.leftovers()
     assert not stray_processes(lab), stray_processes(lab)

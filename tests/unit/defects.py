@@ -483,7 +483,7 @@ GOOD: dict[str, Change] = {
         put("/etc/ssh/sshd_config.d/99-old.conf", "PermitRootLogin yes\n"),
     ),
     "mounts by label": edit("etc/fstab", f"UUID={ROOT_UUID}", "LABEL=root"),
-    "an initramfs packed by zstd": put(INITRD, phony.initramfs(pack="zstd")),
+    "an initramfs packed by zstd": lambda disk, folder: put(INITRD, phony.initramfs(pack="zstd"))(disk, folder),
     "sources in deb822 and a resolver's link": several(
         put("/etc/apt/sources.list", "# see sources.list.d\n"),
         put(

@@ -11,6 +11,7 @@ import pytest
 from pipeline.guests import boot_files, direct_boot, saved, threshold
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.layers import Image
+from tests.tools import needs_tool
 
 LINK = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
 
@@ -43,6 +44,7 @@ def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
     )
 
 
+@needs_tool("cpio")
 def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Path) -> None:
     """Another reader unpacks it: cpio, where Debian's own tools made it from."""
     tree = tmp_path / "tree"

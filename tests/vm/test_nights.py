@@ -12,6 +12,7 @@ goldsmith: 1
 summary: an image whose step fails tonight
 os: linux
 source: {master: debian-12@golden}
+machine: {cpus: 1}
 steps:
   - script: scripts/broken.sh
 """

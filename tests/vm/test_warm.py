@@ -20,6 +20,7 @@ goldsmith: 1
 summary: a guest that says who it is, and mints what must be its own
 os: linux
 source: {master: debian-12@golden}
+machine: {cpus: 1}
 disk: 9 GiB
 steps:
   - script: scripts/confess.sh
