@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from pipeline.definition import Definition
+from pipeline.definition import DebianSource, Definition
 from pipeline.errors import UsageError
 from pipeline.gallery import Gallery, Version
 from pipeline.job import Job, Work
@@ -190,14 +190,7 @@ def explain(
     definition: Definition, store: Store, *, warm: bool = False, again: str | None = None
 ) -> list[dict[str, str]]:
     """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
-    check_word(definition, again)
-    store.ensure()
-    layers = Layers(store.layers)
-    job = Job(definition, store, NO_RUN, layers, Gallery(store.gallery))
-    units = plan(job, warm=warm, again=again)
-    begin = standing(units, layers)
-    if again is not None:
-        begin = min(begin, begin_of(units, again))
+    job, units, begin = _decide(definition, store, warm, again)
     former = _latest(job)
     if again is None and not warm and begin < len(units) and golden_stands(job):
         # its layers are gone, and nothing would come of making them anew
@@ -211,6 +204,42 @@ def explain(
             why = "; ".join(_why(job, unit, old, position > begin))
         rows.append({"stage": unit.stage, "title": unit.work.title, "action": action, "why": why, "key": unit.key})
     return rows
+
+
+def _decide(definition: Definition, store: Store, warm: bool, again: str | None) -> tuple[Job, list[Unit], int]:
+    """The units of a build that nobody has begun, and the position of the first one that would run."""
+    check_word(definition, again)
+    store.ensure()
+    job = Job(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    units = plan(job, warm=warm, again=again)
+    begin = standing(units, job.layers)
+    if again is not None:
+        begin = min(begin, begin_of(units, again))
+    return job, units, begin
+
+
+#: Stages that need root, and what for. The others read and write files of the store.
+_NEEDS_ROOT = {
+    "install": "it makes the network of its guest",
+    "provision": "it makes the network of its guest",
+    "generalize": "it makes the network of its guest",
+    "prove": "it makes a local Azure network for its clones",
+}
+
+
+def root_needed_for(
+    definition: Definition, store: Store, *, warm: bool = False, again: str | None = None, until: str | None = None
+) -> str:
+    """What of a build needs root, as 'STAGE: why'; nothing where a user who may write to the store can do it all."""
+    check_word(definition, until)
+    _job, units, begin = _decide(definition, store, warm, again)
+    for unit in units[begin : end_of(units, until) if until is not None else len(units)]:
+        why = _NEEDS_ROOT.get(unit.stage)
+        if unit.stage == acquire.NAME and isinstance(definition.source, DebianSource):
+            why = "it bootstraps a file system, whose files belong to root"
+        if why is not None:
+            return f"{unit.stage}: {why}"
+    return ""
 
 
 def _latest(job: Job) -> dict[tuple[str, str], Layer]:

@@ -14,11 +14,12 @@ from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, 
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.build import Outcome
     from pipeline.definition import Definition
+    from pipeline.store import Store
 
 
 #: Seconds for one image of several: a Windows guest with all its updates takes a good part of a day, emulated.
@@ -59,9 +60,9 @@ def build(
     from pipeline.guests.playbook_check import require_good_playbooks
     from pipeline.store import Store
 
-    need_root("build")
     store = Store.locate()
     chosen = choose(names or [], everything, store.gallery)
+    need_root_to_build(chosen, store, from_stage, until, warm)
     require_good_playbooks(chosen, store)
     if len(chosen) == 1:
         _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
@@ -259,10 +260,26 @@ def plan(
     table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
 
 
-def need_root(verb: str) -> None:
+def need_root(verb: str, why: str = "it makes the networks of guests, and bootstraps file systems") -> None:
+    """Raise HostError (root-needed) for a user who is not root."""
     if os.geteuid() != 0:
-        raise HostError(
-            f"goldsmith {verb} needs root: it bootstraps file systems and owns the guests' disks",
-            name="root-needed",
-            hint=f"sudo make golden, or sudo goldsmith {verb} ...",
-        )
+        raise HostError(f"goldsmith {verb} needs root: {why}", name="root-needed", hint=f"sudo goldsmith {verb} ...")
+
+
+def need_root_to_build(
+    chosen: Sequence[Definition], store: Store, from_stage: str | None, until: str | None, warm: bool
+) -> None:
+    """As `need_root`, for what would have to run: a build that keeps all, or only reads files, needs no root."""
+    from pipeline.plan import root_needed_for
+
+    if os.geteuid() == 0:
+        return
+    for definition in chosen:
+        try:
+            why = root_needed_for(definition, store, warm=warm, again=from_stage, until=until)
+        except GoldsmithError as error:
+            if error.name != "gallery-unknown":
+                raise
+            why = "a parent has to be built first"
+        if why:
+            need_root(f"build {definition.name}", why)

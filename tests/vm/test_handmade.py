@@ -74,7 +74,7 @@ def test_a_disk_that_is_not_generalized_is_refused(lab: Lab, master: Path, tmp_p
     done = lab.run("capture", str(used), "--as", "unready", "--generation", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "machine-id" in done.stdout + done.stderr
-    assert lab.run("gallery", "show", "unready").returncode == 2
+    assert lab.run("gallery", "show", "unready").returncode == 1
     refused = json.loads((lab.home / "gallery/unready/refused.json").read_text())
     assert refused["gate"] == "inspect"
     assert lab.leftovers() == []
