@@ -146,7 +146,9 @@ class Job:
                 digest = str(last["digest"])
             elif (asked := archive.package_index(suite)) is not None:
                 digest = asked
-                write_json(seen, {"digest": digest, "seen": now()})
+                # whoever may only read the store asks the archive each time
+                with contextlib.suppress(OSError):
+                    write_json(seen, {"digest": digest, "seen": now()})
             elif last is not None:
                 digest = str(last["digest"])
                 self.run.emit(

@@ -176,8 +176,11 @@ def _is_remembered(path: Path) -> bool:
 
 
 def _remember(folder: Path, key: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / key).touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / key).touch()
+    except OSError:
+        return  # whoever may not write to the store has it checked again
     known = list(folder.iterdir())
     if len(known) > _REMEMBERED:
         for path in sorted(known, key=lambda each: each.stat().st_mtime)[: _REMEMBERED // 10]:

@@ -21,6 +21,7 @@ import pipeline
 from pipeline.cli import context
 from pipeline.cli.app import app
 from pipeline.cli.removals import Row, print_removals
+from pipeline.cli.runs import describe_shell
 from pipeline.cli.show import print_error, table
 from pipeline.definition import DefinitionError, Fault
 from pipeline.errors import GoldsmithError, HostError, UsageError
@@ -322,6 +323,15 @@ def test_runs_are_bounded_without_being_asked(store: Store, monkeypatch: pytest.
 def test_titles_are_not_doubled(store: Store) -> None:
     out = call("runs", "show", finished(store, "web", "2020.101.0"))[1]
     assert out.count("site.yml") == 1 and "golden web 2020.101.0" in out
+
+
+def test_whoever_enters_a_guest_is_told_who_they_are() -> None:
+    run = {"id": "R7", "image": "web"}
+    building = describe_shell(run, "goldsmith-build")
+    kept = describe_shell({**run, "kept_guest": {"folder": "/x"}}, "goldsmith-build")
+    for text in (building, kept):
+        assert "you are goldsmith-build" in text and "sudo -i makes you root" in text
+    assert "its build goes on, and ends it" in building and "it runs until `goldsmith clean`" in kept
 
 
 # ---- errors of the file system -----------------------------------------------------------------------------------

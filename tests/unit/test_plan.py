@@ -21,7 +21,7 @@ from pipeline.gallery import Gallery
 from pipeline.guests import adapter, archive, debian, linux
 from pipeline.job import Job
 from pipeline.layers import DISK, Draft, Image, Layers
-from pipeline.plan import START, WARM, explain, golden_stands, plan
+from pipeline.plan import START, WARM, explain, golden_stands, plan, root_needed_for
 from pipeline.record import NO_RUN
 from pipeline.refresh import _is_current
 from pipeline.stages import generalize, provision
@@ -379,3 +379,14 @@ def test_an_index_that_moved_asks_goldens_own_disk(
 def test_what_is_asked_for_is_run_where_layers_are_gone(without_layers: Path) -> None:
     rows = explain(load_named(without_layers, "site"), store_of(without_layers), again="prove")
     assert all(row["action"] == "run" for row in rows)
+
+
+def test_root_is_needed_where_something_runs_that_needs_it(project: Path) -> None:
+    store, definition = store_of(project), load_named(project, "site")
+    assert root_needed_for(definition, store) == ""  # all is kept
+    Layers(store.layers).drop(plan(job_of(project))[-2].key)  # prove runs
+    assert root_needed_for(definition, store).startswith("prove: ")
+    assert root_needed_for(definition, store, until="inspect") == ""
+    assert root_needed_for(definition, store, again="convert", until="convert") == ""
+    assert root_needed_for(definition, store, again="2").startswith("provision: ")
+    assert root_needed_for(definition, store, again="acquire", until="acquire").startswith("acquire: it bootstraps")
