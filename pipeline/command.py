@@ -147,13 +147,26 @@ class _Lines(threading.Thread):
         return self._whole.decode("utf-8", "replace")
 
 
-def _feed(pipe: IO[bytes] | None, data: str | bytes | None) -> None:
+#: What a child reads: a text, bytes, or a function that writes them to the pipe as they come.
+Input = str | bytes | Callable[[IO[bytes]], None]
+
+
+def _feed(pipe: IO[bytes] | None, data: Input | None, failures: list[Exception]) -> None:
+    """Give a child its input. What a writing function raises goes to `failures`, and the input ends there."""
     if pipe is None or data is None:
         return
-    # a child that ends without reading its input is judged by its exit code
-    with contextlib.suppress(BrokenPipeError, OSError):
-        pipe.write(data.encode() if isinstance(data, str) else data)
-        pipe.close()
+    try:
+        if callable(data):
+            data(pipe)
+        else:
+            pipe.write(data.encode() if isinstance(data, str) else data)
+    except BrokenPipeError:
+        pass  # a child that ends without reading its input is judged by its exit code
+    except Exception as error:  # handed to the caller of `run`, in its own thread
+        failures.append(error)
+    finally:
+        with contextlib.suppress(OSError):
+            pipe.close()
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -194,7 +207,7 @@ def run(
     argv: Sequence[str | Path],
     *,
     deadline: float,
-    stdin: str | bytes | None = None,
+    stdin: Input | None = None,
     on_line: Callable[[str], None] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
@@ -206,9 +219,10 @@ def run(
 
     `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to
     `environment`; `watch` is called four times a second and ends the child by raising. Raises HostError when the
-    program is missing, CommandTimeout, CommandFailed, or BuildError(output-too-large).
+    program is missing, CommandTimeout, CommandFailed, BuildError(output-too-large), or what `stdin` raises.
     """
     words = [str(word) for word in argv]
+    failures: list[Exception] = []
 
     def start_child() -> tuple[Running, IO[bytes], IO[bytes]]:
         process = subprocess.Popen(
@@ -221,11 +235,21 @@ def run(
             umask=UMASK,
             start_new_session=True,
         )
-        threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
+        threading.Thread(target=_feed, args=(process.stdin, stdin, failures), daemon=True).start()
         assert process.stdout is not None and process.stderr is not None
         return process, process.stdout, process.stderr
 
-    return follow(start_child, words, deadline=deadline, on_line=on_line, hint=hint, ok_codes=ok_codes, watch=watch)
+    try:
+        result = follow(
+            start_child, words, deadline=deadline, on_line=on_line, hint=hint, ok_codes=ok_codes, watch=watch
+        )
+    except CommandFailed:
+        if failures:
+            raise failures[0] from None
+        raise
+    if failures:
+        raise failures[0]
+    return result
 
 
 def tied_argv(words: Sequence[str]) -> list[str]:

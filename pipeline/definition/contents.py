@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationInfo
 
 from pipeline.definition.faults import Wrong, shown
 from pipeline.definition.rules import project_of
+from pipeline.definition.script_text import TextFault, script_fault, windows_script_fault
 
 #: Bytes of a script that are looked at: one with more does something.
 _LIMIT = 1 << 20
@@ -23,13 +26,28 @@ def runs_something(value: str, info: ValidationInfo) -> str:
     text = _text(project_of(info) / value)
     if text is not None and not _commands(text, _IDLE_SH):
         raise Wrong(f"{shown(value)} does nothing (step-empty)", "it has no command: fill it, or remove the step")
-    return value
+    return readable(value, info)
 
 
 def runs_powershell(value: str, info: ValidationInfo) -> str:
     text = _text(project_of(info) / value)
     if text is not None and not _commands(re.sub(r"<#.*?#>", "", text, flags=re.DOTALL), _IDLE_POWERSHELL):
         raise Wrong(f"{shown(value)} does nothing (step-empty)", "it has no command: fill it, or remove the step")
+    return _judged(value, info, windows_script_fault)
+
+
+def readable(value: str, info: ValidationInfo) -> str:
+    """A program that the guest runs, PowerShell's by its suffix: its line ends and its encoding. Raises Wrong."""
+    return _judged(value, info, windows_script_fault if value.lower().endswith(".ps1") else script_fault)
+
+
+def _judged(value: str, info: ValidationInfo, judge: Callable[[Path, str], TextFault | None]) -> str:
+    fault: TextFault | None = None
+    # whoever takes a file that cannot be read into the key says so, with the reason
+    with contextlib.suppress(OSError):
+        fault = judge(project_of(info) / value, value)
+    if fault is not None:
+        raise Wrong(f"{value}:{fault.line}: {fault.message}", fault.hint)
     return value
 
 

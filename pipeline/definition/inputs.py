@@ -21,7 +21,9 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,12 @@ _COMPUTED = re.compile(
 )
 _PATTERN = re.compile(r"\{\{|/.*[*?\[]|[*?\[].*/", re.DOTALL)
 _LARGEST_SCANNED = 4 * 1024 * 1024
+#: Tasks of Ansible's that give a file of the host's own mode to the guest.
+_KEEPS_MODES = re.compile(r"\bpreserve\b|\bsynchronize\b|\brsync\b")
+#: Nanoseconds after which a change of a file shows in its times.
+SETTLED = 2_000_000_000
+#: How a copy gives modes, owners and times: a new word where that changes.
+COPIED_AS = "existing folders keep modes; the executable bit; root's; now"
 
 
 def step_inputs(step: Step) -> dict[str, str]:
@@ -66,8 +74,10 @@ def step_inputs(step: Step) -> dict[str, str]:
             for name, value in step.environment.items():
                 inputs[f"environment {name}"] = _digest(value)
             base = playbooks_folder(step)
-            for path in sorted(_drawn_in(step, base)):
-                inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True)
+            drawn_in = sorted(_drawn_in(step, base))
+            every_bit = any(_KEEPS_MODES.search(_text(path)) for path in (step.file, *drawn_in))
+            for path in drawn_in:
+                inputs[f"file {os.path.relpath(path, base)}"] = _file_digest(path, mode=True, every_bit=every_bit)
         case ScriptStep() | PowershellStep():
             inputs[f"script {step.script}"] = _file_digest(step.file, mode=False)
         case CmdStep():
@@ -79,6 +89,7 @@ def step_inputs(step: Step) -> dict[str, str]:
             inputs[f"copy {step.copy_from}"] = tree_digest(step.file)
             inputs["to"] = _digest(step.to)
             inputs["mode"] = _digest(step.mode or "")
+            inputs["copied as"] = _digest(COPIED_AS)
     return inputs
 
 
@@ -102,20 +113,40 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _file_digest(path: Path, *, mode: bool) -> str:
-    """Of the bytes; with `mode`, of the permission bits too, since a copied file may keep them."""
+def _file_digest(path: Path, *, mode: bool, every_bit: bool = False) -> str:
+    """Of the bytes; with `mode`, of the permission bits that reach a guest too: the owner's executable bit, or all.
+
+    The others are the umask's of whoever has checked the project out.
+    """
+    status = path.stat()
+    known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    # a file that was changed just now may be changed again without another time
+    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+    content = _remembered_digest(path, *known) if settled else _content_digest(path)
+    if not mode:
+        return content
+    bits = status.st_mode & 0o7777 if every_bit else 0o755 if status.st_mode & 0o100 else 0o644
+    return _digest(f"{bits:o} {content}")
+
+
+def _content_digest(path: Path) -> str:
     with path.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _digest(f"{path.stat().st_mode & 0o7777:o} {content}") if mode else content
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=65536)
+def _remembered_digest(path: Path, *_unchanged: int) -> str:
+    """The sha256 of a file's bytes, read once as long as its inode, size and times stay what they are."""
+    return _content_digest(path)
 
 
 def tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
-    """Of a file with its mode, or of a folder: names, modes, contents, empty folders too. A link is its target's
+    """Of a file with its executable bit, or of a folder: names, contents, empty folders too. A link is its target's
     name and what is behind it, for whether it is copied or followed is not known here."""
     if not root.is_dir():
         return _file_digest(root, mode=True)
     above = (*above, root.resolve())
-    lines: list[str] = [f". {root.stat().st_mode & 0o7777:o}"]
+    lines: list[str] = [". 755"]
     for path in sorted(root.iterdir()):
         name = json.dumps(path.name)
         if path.is_symlink():

@@ -157,7 +157,8 @@ class CopyPart(Part):
     )
     to: Annotated[Text, AfterValidator(rules.target)] = Field(description="Its absolute path in the guest.")
     mode: Mode | None = Field(
-        default=None, description='Octal, in quotes: "0644"; by default each file keeps its own.'
+        default=None,
+        description='Octal, in quotes: "0644"; by default 0755 for a file with the executable bit, else 0644.',
     )
 
 
@@ -296,7 +297,7 @@ class GeneralizePart(Part):
 class FirstBootPart(Part):
     """What the master does at a clone's first boot: it pulls its configuration and applies it."""
 
-    apply: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+    apply: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.readable)] = Field(
         description="A program, relative to the project, that gets the configuration on its standard input."
     )
     from_: Annotated[str, AfterValidator(rules.configuration)] = Field(

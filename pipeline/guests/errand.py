@@ -22,6 +22,8 @@ from pipeline.hypervisor.answers import MALFORMED, refuse
 FOLDER = "/run/goldsmith-errand"
 #: Bytes of a script that goes along with the command that starts it. libvirt takes messages of 4 MiB.
 LARGEST = 1 << 20
+#: What goes before a script that names no interpreter.
+DEFAULT_HEAD = b"#!/bin/sh\nset -e\n"
 #: Seconds that the agent may be silent while its guest lives: it is restarted, or the guest is busy.
 SILENCE = 120.0
 #: Bytes of output after which what was read is freed in the guest's memory.
@@ -124,7 +126,7 @@ class Errand:
         boot = self._agent.read(_BOOT_ID, 64)
         path, data = (script, b"") if isinstance(script, str) else (new_place(), script)
         if data and not data.startswith(b"#!"):
-            data = b"#!/bin/sh\nset -e\n" + data
+            data = DEFAULT_HEAD + data
         started = self._agent.execute(
             ["/bin/sh", "-c", _START, "sh", path, "stdin" if data else "file"],
             stdin=data,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from pipeline import command
 from pipeline.errors import GuestError
 from pipeline.guests.access import Access
 from pipeline.guests.ansible_run import AnsibleProject, ansible_program, explain_vault
+from pipeline.guests.copy_stream import Modes, unpack_script, write_stream
 from pipeline.guests.plays import CALLBACKS, verify_plays
 
 
@@ -27,7 +26,7 @@ class Steps:
         self,
         remote: str,
         *,
-        stdin: str | bytes | None = None,
+        stdin: command.Input | None = None,
         deadline: float,
         on_line: Callable[[str], None] | None = None,
     ) -> command.Result:
@@ -36,20 +35,27 @@ class Steps:
             self._access.ssh(remote), stdin=stdin, deadline=deadline, on_line=on_line, watch=self._alive
         )
 
-    def copy(self, source: Path, target: str, mode: str | None, *, deadline: float) -> None:
-        """Copy a file, or a folder with all below it, to `target`, owned by root."""
-        quoted = shlex.quote(target)
-        if source.is_dir():
-            packed = io.BytesIO()
-            with tarfile.open(fileobj=packed, mode="w") as archive:
-                archive.add(source, arcname=".", filter=_as_root)
-            inner = f"mkdir -p {quoted} && tar -C {quoted} -xf -"
-            data = packed.getvalue()
-        else:
-            wanted = mode or f"{source.stat().st_mode & 0o777:04o}"
-            inner = f"install -D -o root -g root -m {shlex.quote(wanted)} /dev/stdin {quoted}"
-            data = source.read_bytes()
-        self.ssh(f"sudo -n sh -c {shlex.quote(inner)}", stdin=data, deadline=deadline)
+    def copy(
+        self,
+        source: Path,
+        target: str,
+        mode: str | None,
+        *,
+        deadline: float,
+        head: bytes = b"",
+        on_bytes: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> None:
+        """Copy a file, with `head` before its bytes, or all below a folder to `target`, owned by root.
+
+        `on_bytes` gets the bytes sent so far and those of all. Raises CommandFailed with tar's words.
+        """
+        modes = Modes.parse(mode)
+        name = target.rpartition("/")[2]
+        self.ssh(
+            f"sudo -n sh -c {shlex.quote(unpack_script(source.is_dir(), target, modes))}",
+            stdin=lambda sink: write_stream(sink, source, name, modes, head=head, on_bytes=on_bytes),
+            deadline=deadline,
+        )
 
     def playbook(
         self,
@@ -120,9 +126,3 @@ class TaskWatcher:
             return self.fatal
         lines = [line for line in (error.stderr + error.stdout).splitlines() if "ERROR" in line or "error" in line]
         return lines[0].strip() if lines else error.message
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    return member

@@ -18,6 +18,7 @@ from pipeline.errors import CheckFailed, GuestError, UsageError
 from pipeline.guests import errand
 from pipeline.guests.ansible_requirements import Installed, install_requirements
 from pipeline.guests.ansible_run import AnsibleProject, ansible_version
+from pipeline.guests.copy_stream import need_plain_files
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
 from pipeline.guests.ssh_reach import named
@@ -115,8 +116,11 @@ def _legs(steps: Sequence[Step]) -> Iterator[Work]:
 
 
 def _need_content(step: Step) -> None:
-    """Raises UsageError (step-empty) of a copy that would copy no file, before anything boots."""
-    if not isinstance(step, CopyStep) or not step.file.is_dir():
+    """Raises UsageError, before anything boots: step-empty of a copy without a file, copy-special-file."""
+    if not isinstance(step, CopyStep):
+        return
+    need_plain_files(step.file)
+    if not step.file.is_dir():
         return
     if not any(path.is_symlink() or not path.is_dir() for path in step.file.rglob("*")):
         raise UsageError(
@@ -249,14 +253,24 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
         ansible = AnsibleProject.of(step, installed.folder if installed else None)
         session.steps.playbook(step.file, variables, ansible=ansible, deadline=step.timeout, on_line=on_line)
     elif isinstance(step, ScriptStep):
-        script: bytes | str = step.file.read_bytes()
-        if len(script) > errand.LARGEST:
+        script: bytes | str = ""
+        if step.file.stat().st_size > errand.LARGEST:
+            with step.file.open("rb") as file:
+                head = b"" if file.read(2) == b"#!" else errand.DEFAULT_HEAD
             script = errand.new_place()
-            session.steps.copy(step.file, script, "0700", deadline=step.timeout)
+            session.steps.copy(step.file, script, "0700", deadline=step.timeout, head=head)
             session.watch = None
+        else:
+            script = step.file.read_bytes()
         session.errand.run(script, deadline=step.timeout, on_line=on_line)
     elif isinstance(step, CopyStep):
-        session.steps.copy(step.file, step.to, step.mode, deadline=step.timeout)
+        session.steps.copy(
+            step.file,
+            step.to,
+            step.mode,
+            deadline=step.timeout,
+            on_bytes=lambda done, total: job.progress(f"{step.title}: {done >> 20} of {total >> 20} MiB"),
+        )
     else:
         raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
 

@@ -181,8 +181,7 @@ def test_a_script_is_its_bytes(tmp_path: Path) -> None:
 
 TREE_CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda root: (root / "a").write_text("other"),
-    "mode of a file": lambda root: (root / "a").chmod(0o600),
-    "mode of a folder": lambda root: (root / "d").chmod(0o700),
+    "the executable bit": lambda root: (root / "a").chmod(0o755),
     "a new file": lambda root: (root / "b").touch(),
     "a new folder": lambda root: (root / "f").mkdir(),
     "a name": lambda root: (root / "a").rename(root / "c"),

@@ -132,7 +132,7 @@ def define(old: str, new: str) -> Change:
 
 
 def mode(name: str) -> Change:
-    return lambda project, _patch: (project / name).chmod(0o600)
+    return lambda project, _patch: (project / name).chmod(0o755)
 
 
 def patched(thing: object, name: str, value: object) -> Change:
