@@ -289,9 +289,14 @@ class Job:
         kept = keep_console(console, self.run.log("hung-serial.log"))
         for overlay in draft.path.glob("*.qcow2"):
             overlay.unlink()
-        told = {"name": error.name, "message": error.message, "stage": self.stage, "console": kept}
-        self.run.note(boots_again=[*self.run.record.get("boots_again", []), told])
-        self.run.emit("note", "", f"{error.message}: booting once more from the same layer")
+        self.record_hung(error, "", kept)
+
+    def record_hung(self, error: GoldsmithError, who: str, kept: str | None) -> None:
+        """Say and record that a guest is booted once more because its kernel hung; `kept` names what it left."""
+        self.run.append(
+            "boots_again", {"name": error.name, "message": f"{who}{error.message}", "stage": self.stage, "kept": kept}
+        )
+        self.run.emit("note", "", f"{who}{error.message}: booting once more from the same layer")
 
     def _prepare(self, spec: Spec, access: Access, below: Layer, draft: Draft) -> GuestSession:
         """A session, not started yet, on a fresh overlay."""

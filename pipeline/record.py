@@ -126,6 +126,12 @@ class Run:
             self.record.update(facts)
             self.save()
 
+    def append(self, name: str, fact: object) -> None:
+        """Add one more to a list of the record; several threads may."""
+        with self._writing:
+            self.record[name] = [*self.record.get(name, ()), fact]
+            self.save()
+
     def stage(self, name: str, state: str, *, seconds: float, detail: str = "", **facts: object) -> None:
         """Record that a stage ended in `state` (kept, new, ok, failed, skipped) after `seconds`."""
         with self._writing:

@@ -27,9 +27,12 @@ from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.domain import Spec, attached
 from pipeline.hypervisor.machine import Machine, own
+from pipeline.hypervisor.observation import progress_check
 from pipeline.layers import Image
 from pipeline.store import Store
 
+#: Seconds of processor time after which a silent clone hangs: it makes host keys of every kind, without a word.
+CLONE_BUSY = 180.0
 #: The guest's journal, in the clone's logs.
 JOURNAL = "journal.log"
 
@@ -155,8 +158,16 @@ class Clone:
         return serial
 
     def _wait(self, what: str, probe: Callable[[], bool | None], deadline: float) -> None:
+        moves = progress_check(self.machine, CLONE_BUSY)
+
+        def getting_on() -> bool | None:
+            found = probe()
+            if found is None and not LOGIN.search(self.machine.serial()):
+                moves()  # from its login prompt on, an agent may work for minutes without a word
+            return found
+
         try:
-            self.machine.wait(what, probe, deadline=deadline, name="clone-timeout")
+            self.machine.wait(what, getting_on, deadline=deadline, name="clone-timeout")
         except GuestError as error:
             if error.name != "clone-timeout":
                 raise

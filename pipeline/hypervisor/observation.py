@@ -12,7 +12,7 @@ from lxml import etree
 from pipeline.errors import GuestError
 from pipeline.hypervisor import console
 from pipeline.hypervisor.connection import Connection
-from pipeline.hypervisor.progress import EVERY, Progress, read_stats
+from pipeline.hypervisor.progress import BUSY, EVERY, Progress, read_stats
 
 if TYPE_CHECKING:
     from pipeline.hypervisor.machine import Machine
@@ -61,10 +61,10 @@ def read_traffic(connection: Connection, domain: libvirt.virDomain) -> tuple[int
     return read, written
 
 
-def progress_check(machine: Machine) -> Callable[[], None]:
+def progress_check(machine: Machine, busy: float = BUSY) -> Callable[[], None]:
     """A function to call while waiting for a guest's sign of life. It raises GuestError where it does not get on."""
     spec = machine.spec
-    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows)
+    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows, busy=busy)
     due = 0.0
 
     def check() -> None:

@@ -63,8 +63,9 @@ def read_stats(stats: Mapping[str, Any], at: float, console: bytes) -> Sample:
 class Progress:
     """What samples in a row say of a guest that boots. `firmware`: its disk's own boot loader is to start it."""
 
-    def __init__(self, *, firmware: bool, kernel: bool = True) -> None:
-        """`kernel`: what runs in it is a Linux, whose words are known, and which is not silent for minutes."""
+    def __init__(self, *, firmware: bool, kernel: bool = True, busy: float = BUSY) -> None:
+        """`kernel`: what runs in it is a Linux, whose words are known, and which is not silent for `busy` seconds."""
+        self._busy = busy
         self._firmware = firmware
         self._kernel = kernel
         self._last: Sample | None = None
@@ -102,7 +103,7 @@ class Progress:
         if words and (least >= BUSY_AFTER_WORDS or since >= IDLE_AFTER_WORDS):
             state = f"it has not got on for {since:.0f} s since"
             return "guest-kernel-hung", f"the guest's kernel hangs: its console says {words!r}, and {state}"
-        if least < BUSY:
+        if least < self._busy:
             return None
         many = "all its processors have" if len(busy) > 1 else "its processor has"
         return "guest-kernel-hung", (

@@ -22,7 +22,7 @@ from pipeline.guests.diagnosis import NOT_PROVISIONED
 from pipeline.guests.overlay import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Spec, attached
-from pipeline.job import Job
+from pipeline.job import HUNG, Job
 from pipeline.layers import Image
 from pipeline.proof import look
 from pipeline.proof.cells import Cell
@@ -74,18 +74,33 @@ class Course:
         self.ports = {e.port: free_port() for e in job.definition.expect if isinstance(e, HttpExpectation)}
         self.size = (master.path.stat().st_size - 512) + GROWTH
         self._beside = beside
+        self._again_already = False
 
     def run(self, fabric: Fabric | None, pictures: Path) -> Verdict:
-        """The verdict. Raises what a boot raises, with the cell's name in front."""
+        """The verdict. Raises what a boot raises, with the cell's name in front.
+
+        A clone whose kernel hangs is made once more: what it shows is the host's emulation, seldom the master.
+        """
         try:
             with self.made(fabric) as (clone, disk):
                 self._start(clone, disk, pictures)
         except GoldsmithError as error:
+            if error.name == HUNG and not self._again_already:
+                return self._once_more(error, fabric, pictures)
             error.message = f"{self.trial.cell.says}: {error.message}"
             error.args = (error.message,)
             error.hint = error.hint or f"look at {self.logs}"
             raise
         return self.verdict
+
+    def _once_more(self, error: GoldsmithError, fabric: Fabric | None, pictures: Path) -> Verdict:
+        """Another clone in place of one that hangs, whose logs stay beside the new one's."""
+        kept = self.logs.with_name(f"{self.trial.name}-hung")
+        self.logs.replace(kept)
+        self.job.record_hung(error, f"{self.trial.name}: ", str(kept.relative_to(self.job.run.folder)))
+        other = Course(self.job, self.master, self.trial, self._beside, self.disks)
+        other._again_already = True
+        return other.run(fabric, pictures)
 
     # ---- making it -----------------------------------------------------------------------------------------------
 
