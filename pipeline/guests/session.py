@@ -131,9 +131,15 @@ class GuestSession:
 
     def run_over_agent(self, script: str, what: str) -> None:
         """Run a shell script of ours as root. Raises GuestError with the last thing it said."""
-        done = self.agent.execute(
-            ["/bin/sh", "-s"], stdin=script, deadline=self.patience.command, check=self.machine.check
-        )
+        try:
+            done = self.agent.execute(
+                ["/bin/sh", "-s"], stdin=script, deadline=self.patience.command, check=self.machine.check
+            )
+        except GuestError as error:
+            if error.name != "guest-command-timeout":
+                raise
+            late = f"not done after {self.patience.command:.0f} s{self._waiting_jobs()}"
+            raise GuestError(f"{what}: {late}", name="guest-entry-failed") from None
         if done.code != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
             raise GuestError(f"{what}: {last}", name="guest-entry-failed")
@@ -203,16 +209,40 @@ class GuestSession:
             if finished and banner:
                 return True
             if finished_at and time.monotonic() - finished_at[0] > self.patience.login_grace / 2:
-                raise self._diagnose()
+                raise self._diagnose_boot()
             return None
 
         try:
             self.machine.wait("sshd", ready, deadline=self.patience.ssh, name="guest-sshd-dead")
         except GuestError as error:
             if error.name == "guest-sshd-dead":
-                raise self._diagnose() from None
+                raise self._diagnose_boot(banner=self.access.greets()) from None
             raise
         self.access.trust(self._host_key())
+
+    def _diagnose_boot(self, *, banner: bool = False) -> GuestError:
+        """Why a guest that no step has touched lets nobody in. `banner`: sshd answers, and something else lacks."""
+        if banner:
+            jobs = self._waiting_jobs()
+            return GuestError(
+                f"cloud-init had not finished {self.patience.ssh:.0f} s after the guest's agent was up{jobs}",
+                name="guest-cloud-init-slow",
+                hint="does cloud-init of the source wait for a network or a metadata service? journal.log in the "
+                "run's folder shows its stages. `datasource_list: [NoCloud, Azure]` in the source spares it "
+                "the others",
+            )
+        error = self._diagnose()
+        if error.name != "step-cut-ssh":
+            return error
+        return GuestError(error.message, name="guest-unreachable", hint=f"it is so in the source: {error.hint}")
+
+    def _waiting_jobs(self) -> str:
+        """What the guest's systemd still waits for, as an end of a sentence."""
+        with contextlib.suppress(GoldsmithError):
+            done = self.agent.execute(["/bin/systemctl", "list-jobs", "--no-legend", "--no-pager"], deadline=30)
+            units = [line.split()[1] for line in done.stdout.splitlines() if line.split()[3:] == ["running"]]
+            return f": still to come are {', '.join(units[:3])}" if units else ""
+        return ""
 
     def _cloud_init_finished(self) -> bool:
         return self.agent.execute(["/usr/bin/test", "-e", "/run/cloud-init/result.json"], deadline=60).code == 0

@@ -61,10 +61,10 @@ def read_traffic(connection: Connection, domain: libvirt.virDomain) -> tuple[int
     return read, written
 
 
-def progress_check(machine: Machine, busy: float = BUSY) -> Callable[[], None]:
+def progress_check(machine: Machine, busy: float | None = None) -> Callable[[], None]:
     """A function to call while waiting for a guest's sign of life. It raises GuestError where it does not get on."""
     spec = machine.spec
-    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows, busy=busy)
+    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows, busy=busy or BUSY)
     due = 0.0
 
     def check() -> None:
