@@ -132,6 +132,8 @@ def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
         print(f"\n{name}")
         for what, value in seen["checks"].items():
             print(f"  {what:16} {value}")
+        for what, picture in seen.get("pages", {}).items():
+            print(f"  {'picture':16} {what}: {picture}")
     print("\nnot proven here")
     for what, checks in UNPROVEN.items():
         print(f"  {what}: see the checks {', '.join(checks)}")

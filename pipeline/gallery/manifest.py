@@ -91,6 +91,7 @@ class _Seen(Shape):
     checks: dict[str, Any] = Field(default_factory=dict)
     failures: list[Any] = Field(default_factory=list)
     seconds: dict[str, float | None] = Field(default_factory=dict)
+    pages: dict[str, str] = Field(default_factory=dict)
 
 
 class _Timing(Shape):

@@ -26,6 +26,7 @@ from pipeline.job import HUNG, Job
 from pipeline.layers import Image
 from pipeline.proof import look
 from pipeline.proof.cells import Cell
+from pipeline.proof.page_picture import draw_page
 from pipeline.proof.verdict import Verdict
 from pipeline.record import remove_tree
 
@@ -260,13 +261,24 @@ class Course:
             look.settled(clone, verdict, clone.guest)
         if self.job.definition.first_boot is not None and clone.guest is not None:
             look.configured(clone.machine, verdict, clone.guest, self.job.definition.first_boot.deadline)
+        pages: dict[str, str] = {}
         for expectation in self.job.definition.expect:
-            look.expect(self._own(expectation), clone, verdict, self.ports)
+            pages |= look.expect(self._own(expectation), clone, verdict, self.ports)
         picture = pictures / f"{self.trial.name}.png"
         if clone.machine.screenshot(picture):
             verdict.screenshot = picture.name
         self._end(clone)
+        self._draw(pages, pictures)
         return {**seen, "host key": verdict.checks["host key"]}
+
+    def _draw(self, pages: dict[str, str], pictures: Path) -> None:
+        """Keep a picture of each page beside the screenshot, and in the run, which stays where the proof fails."""
+        for number, (what, page) in enumerate(pages.items(), 1):
+            picture = pictures / f"{self.trial.name}-page{number if number > 1 else ''}.png"
+            why = draw_page(page, picture)
+            self.verdict.pages[what] = f"none: {why}" if why else picture.name
+            if not why:
+                shutil.copyfile(picture, self.logs / f"page{number if number > 1 else ''}.png")
 
     def _again(self, clone: Clone, disk: Image, first: dict[str, str]) -> None:
         """The same disk once more: the same machine, and nobody provisions it again."""

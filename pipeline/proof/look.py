@@ -189,8 +189,8 @@ def configured(
 
 def expect(
     expectation: HttpExpectation | CommandExpectation, clone: Clone, verdict: Verdict, ports: Mapping[int, int]
-) -> None:
-    """Judge what the definition expects of a running clone."""
+) -> dict[str, str]:
+    """Judge what the definition expects of a running clone; the pages that it answered with, by their address."""
     if isinstance(expectation, CommandExpectation):
         try:
             clone.steps.ssh(expectation.command, deadline=clone.patience.command)
@@ -198,9 +198,10 @@ def expect(
             verdict.see(expectation.command, f"exit code {error.code}: {error.stderr.strip()[-200:]}", False)
         else:
             verdict.see(expectation.command, "exit code 0", True)
-        return
+        return {}
     what = f"http port {expectation.port} {expectation.path}"
     last = "no answer"
+    pages: dict[str, str] = {}
 
     def answered() -> bool | None:
         nonlocal last
@@ -210,6 +211,7 @@ def expect(
             last = str(error)
             return None
         last = answer.describe()
+        pages[what] = answer.body
         good = answer.status == expectation.status and (expectation.contains or "") in answer.body
         verdict.see(what, last if good else f"{last}: {answer.body[: web.WORDS]!r}", good)
         return True
@@ -220,3 +222,4 @@ def expect(
         if error.name != "http-silent":
             raise
         verdict.see(what, last, False)
+    return pages

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Verdict:
     """`checks`: what was looked at, and what was seen; `failures`: what was wrong.
 
-    `seconds` are from each power-on; `made` are those before it.
+    `seconds` are from each power-on; `made` are those before it. `pages`: for each page that was expected, the file
+    of its picture, or why there is none.
     """
 
     cell: str
@@ -17,6 +18,7 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     screenshot: str | None = None
+    pages: dict[str, str] = field(default_factory=dict)
 
     @property
     def told(self) -> str:

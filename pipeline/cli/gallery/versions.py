@@ -129,6 +129,9 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     for cell, seen in manifest.get("prove", {}).items():
         checks = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
         print(f"  {booted(cell, seen)}; {checks}")
+        for what, picture in seen.get("pages", {}).items():
+            drawn = picture.endswith(".png")
+            print(f"           {what}: {version.path / 'screenshots' / picture if drawn else f'picture {picture}'}")
     for timing in manifest.get("timings", ()):
         print(f"  {timing['stage']:10} {timing.get('title') or '':28} {timing.get('seconds') or 0:7.1f} s")
     print(f"  run      {manifest.get('run', '?')}, created {manifest['created']}")
