@@ -31,6 +31,7 @@ from pipeline.guests.windows.session import Deadlines, WindowsSession
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
+from pipeline.hypervisor.file_access import need_access
 from pipeline.layers import DISK, Draft, Image, Layer, Layers
 from pipeline.offline.facts import dpkg_versions
 from pipeline.record import Run, Stopwatch, now, write_json
@@ -118,7 +119,10 @@ class Job:
 
     @cached_property
     def connection(self) -> Connection:
-        return connect()
+        """The connection to libvirt. Raises HostError (qemu-access-denied) where QEMU could not reach the store."""
+        connection = connect()
+        need_access([folder / DISK for folder in self.store.folders], (), connection.qemu_owner)
+        return connection
 
     @cached_property
     def verdict(self) -> accelerator.Verdict:

@@ -35,6 +35,8 @@ PACKAGES = (
     # is reached and provisioned
     *("openssh-server", "sudo", "cloud-init", "cloud-guest-utils", "fdisk", "gdisk", "qemu-guest-agent"),
     *("python3", "python3-apt", "ca-certificates"),
+    # Ansible's modules ask it of their target: become_user (acl), apt_key and deb822_repository, unarchive
+    *("acl", "gpg", "python3-debian", "unzip", "xz-utils", "bzip2"),
     # is looked at by people
     *("iproute2", "iputils-ping", "procps", "less", "vim-tiny"),
     # a package of its own since bookworm; before, systemd has it

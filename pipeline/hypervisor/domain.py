@@ -98,6 +98,14 @@ class Spec:
     windows: bool = False  # what Windows wants of a hypervisor, and a device that tells of its blue screen
 
 
+def qemu_files(spec: Spec) -> tuple[list[Path], list[Path]]:
+    """The files that QEMU opens by their names, and those among them that it must be able to read as they are."""
+    images = [image for top in (*(disk.image for disk in spec.disks), *spec.media) for image in top.chain]
+    kernel = (spec.kernel.image, spec.kernel.initrd) if spec.kernel else ()
+    others = [path for path in (spec.seed, spec.nvram, *kernel) if path is not None]
+    return others, [image.path for image in images]
+
+
 def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
     child = etree.SubElement(parent, tag, {k.rstrip("_"): v for k, v in attributes.items()})
     child.text = text

@@ -19,6 +19,7 @@ from pipeline import command
 from pipeline.base import qemu_img
 from pipeline.errors import GoldsmithError
 from pipeline.hypervisor import accelerator, connection, privileges
+from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
 from pipeline.store import Store
 
 GIB = 1 << 30
@@ -129,11 +130,6 @@ def judge_rights(user: str, is_root: bool, groups: Iterable[str]) -> Finding:
         f"{user} is in the group libvirt",
         "a definition with a debian source needs root: sudo make golden",
     )
-
-
-def closed_folders(folder: Path) -> list[Path]:
-    """The folders from / down to `folder` that libvirt's qemu user may not search."""
-    return [each for each in [*reversed(folder.parents), folder] if each.is_dir() and not each.stat().st_mode & 0o001]
 
 
 def judge_kvm_device(group: str, mode: int) -> Finding | None:
@@ -285,12 +281,26 @@ def _store() -> list[Finding]:
     missing = [folder for folder in (store.root, *store.folders) if not folder.is_dir()]
     if missing:
         return [Finding("store", "fail", f"missing: {missing[0]}", SETUP, facts)]
-    closed = closed_folders(store.root)
-    if closed:
-        return [Finding("store", "fail", f"libvirt cannot search {closed[0]}", f"chmod o+x {closed[0]}", facts)]
+    owner, user = _qemu_user()
+    if closed := closed_folders(store.folders, owner):
+        names = " and ".join(map(str, closed))
+        fix = remedy([Obstacle(folder, SEARCH) for folder in closed], user)
+        return [Finding("store", "fail", f"libvirt's QEMU runs as {user} and cannot search {names}", fix, facts)]
     if not all(os.access(folder, os.W_OK) for folder in store.folders):
         return [Finding("store", "fail", f"{store.root} is not ours to write", SETUP, facts)]
     return [Finding("store", "ok", str(store.root), facts=facts)]
+
+
+def _qemu_user() -> tuple[tuple[int, int], str]:
+    """The user that libvirt runs QEMU as: its ids and its name; anybody where libvirt does not answer."""
+    try:
+        link = connection.connect()
+    except GoldsmithError:
+        return ANYBODY, UNKNOWN_USER
+    try:
+        return link.qemu_owner, user_name(link.qemu_owner[0])
+    finally:
+        link.close()
 
 
 def _host() -> list[Finding]:

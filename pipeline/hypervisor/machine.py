@@ -23,7 +23,8 @@ from pipeline.errors import BuildError, GuestError
 from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
-from pipeline.hypervisor.domain import Spec, attached, domain_xml, restored_xml, targets
+from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
+from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
 from pipeline.layers import Image
 
@@ -99,11 +100,13 @@ class Machine:
             self.destroy()
 
     def start(self, saved: Path | None = None) -> None:
-        """Power on, or go on from a saved state. Raises BuildError when libvirt or qemu refuses.
+        """Power on, or go on from a saved state. Raises BuildError when libvirt or qemu refuses, and HostError
+        (qemu-access-denied) where QEMU could not reach a disk.
 
         libvirt does not end a restored guest with its connection: a dead builder's is swept by the next run.
         """
         self.spec.serial_log.parent.mkdir(parents=True, exist_ok=True)
+        need_access(*qemu_files(self.spec), self.connection.qemu_owner)
         with self._power, translated(f"starting {self.spec.name}"):
             self._register()
             try:

@@ -218,3 +218,11 @@ def test_the_recipe_is_made_of_what_is_produced(
     value = getattr(module, name)
     monkeypatch.setattr(module, name, value + {str: "#", tuple: ("another",), int: 1}[type(value)])
     assert debian.recipe() != before
+
+
+def test_the_base_has_what_playbooks_expect() -> None:
+    """What Ansible's documentation asks of a target: become_user, apt's modules, keys, unarchive."""
+    argv = mmdebstrap_argv("bookworm", (), Path("root"), Path("hooks"), [])
+    named = {name for word in argv if word.startswith("--include=") for name in word[10:].split(",")}
+    wanted = {"python3", "sudo", "acl", "python3-apt", "python3-debian", "gpg", "ca-certificates"}
+    assert wanted | {"unzip", "xz-utils", "bzip2"} <= named

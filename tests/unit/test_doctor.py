@@ -85,14 +85,6 @@ def test_the_kvm_device_is_its_groups(group: str, mode: int, fits: bool) -> None
     assert finding is None or "chgrp kvm" in str(finding.fix)
 
 
-def test_closed_folders_are_found(tmp_path: Path) -> None:
-    inner = tmp_path / "a" / "b"
-    inner.mkdir(parents=True)
-    before = host.closed_folders(inner)
-    (tmp_path / "a").chmod(0o750)
-    assert set(host.closed_folders(inner)) - set(before) == {tmp_path / "a"}
-
-
 def test_a_missing_store_fails_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "none"))
     (finding,) = host._store()
