@@ -137,13 +137,22 @@ class Clone:
 
         self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
 
+        refused_at: list[float] = []
+
         def logged_in() -> bool | None:
             # each time anew: an agent may make the host keys, and restart sshd, after it has greeted once
             if not self.access.learn_host_key(self.patience.command):
                 return None
             try:
                 self.steps.ssh("true", deadline=self.patience.ssh)
-            except (command.CommandFailed, command.CommandTimeout):
+            except command.CommandFailed as error:
+                if self.guest is not None and "Permission denied" in error.stderr:
+                    refused_at.append(time.monotonic())
+                    # who has posted Ready has made its user: it is not going to come any more
+                    if refused_at[-1] - refused_at[0] > self.patience.login_grace:
+                        raise self._diagnosis(f"refused for {self.patience.login_grace:.0f} s") from None
+                return None
+            except command.CommandTimeout:
                 return None
             return True
 
