@@ -93,11 +93,12 @@ def judge_source(
 ) -> list[str]:
     """What a build cannot go on with, as DiskError; what it had better know, as lines. Pure.
 
-    `builds`: a guest is started on the disk. One that is only proven is judged by `inspect`.
+    `builds`: a guest is started on the disk. One that is only proven is judged by `inspect`; but a root that cannot
+    be read, which no waiver accepts, is refused here too.
     """
     faults = {check: text for check, text in disk.faults.items() if check not in waived}
     for check in ("linux-root", "windows-root"):
-        if builds and check in faults:
+        if check in faults:
             raise DiskError(f"{name}: {faults[check]}", name="source-no-root", hint=REGISTRY[check].remedy)
     # a build's guest boots as generation 1 where the image is for both
     boots, boot_check = (2, "boot-efi") if set(generations) == {2} else (1, "boot-bios")

@@ -288,3 +288,91 @@ def test_what_may_be_inside_lvm_is_not_missing(kind: str, tmp_path: Path) -> Non
     for name in ("fstab-targets", "resume-device"):
         assert found[name].status == ("fail" if kind == "none" else "unchecked"), found[name]
         assert missing in found[name].evidence
+
+
+#: What public cloud images of other systems have, as far as these checks look: files, and services that start.
+UNIT = "[Install]\nWantedBy=multi-user.target\n"
+HABITS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "ubuntu": (
+        {
+            "/etc/hostname": "ubuntu\n",
+            "/etc/hosts": "127.0.0.1 localhost\n\n::1 ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n",
+            INITIATOR: "## DO NOT EDIT OR REMOVE THIS FILE!\nGenerateName=yes\n",
+            "/etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf",
+            "/etc/cloud/cloud.cfg": "preserve_hostname: false\nusers: [default]\n",
+            "/usr/bin/cloud-init": "x",
+            "/usr/lib/systemd/system-generators/netplan": "x",
+            "/etc/fstab": "LABEL=cloudimg-rootfs / ext4 discard,errors=remount-ro 0 1\n",
+        },
+        ("systemd-resolved", "cloud-init"),
+    ),
+    "rhel": (
+        {
+            "/etc/hostname": "localhost.localdomain\n",
+            "/etc/hosts": "127.0.0.1   localhost localhost.localdomain localhost4 localhost4.localdomain4\n",
+            "/etc/sysconfig/network": "NETWORKING=yes\nNOZEROCONF=yes\n",
+            "/etc/sysconfig/network-scripts/ifcfg-eth0": 'DEVICE="eth0"\nBOOTPROTO="dhcp"\nONBOOT="yes"\n',
+            "/etc/resolv.conf": "",
+            "/etc/default/grub": 'GRUB_CMDLINE_LINUX="loglevel=3 console=tty1 console=ttyS0 rd.debug=0"\n',
+        },
+        ("NetworkManager",),
+    ),
+    "fedora": (
+        {"/etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", "/etc/machine-id": "uninitialized\n"},
+        ("NetworkManager", "systemd-resolved"),
+    ),
+    "suse": (
+        {
+            "/etc/HOSTNAME": "",
+            "/etc/resolv.conf": "-> /run/netconfig/resolv.conf",
+            "/sbin/netconfig": "x",
+            "/etc/sysconfig/network/ifcfg-eth0": "BOOTPROTO='dhcp'\nSTARTMODE='auto'\n",
+            "/etc/sysconfig/network/config": 'NETCONFIG_DNS_STATIC_SERVERS=""\n',
+        },
+        ("wicked",),
+    ),
+    "arch": (
+        {
+            "/etc/hostname": "archlinux\n",
+            "/etc/systemd/network/80-dhcp.network": "[Match]\nName=en*\nName=eth*\n\n[Network]\nDHCP=yes\n",
+            "/etc/resolv.conf": "-> /run/systemd/resolve/stub-resolv.conf",
+        },
+        ("systemd-networkd", "systemd-resolved"),
+    ),
+    "alpine": (
+        {
+            "/etc/hostname": "alpine\n",
+            "/etc/hosts": "127.0.0.1\talpine.my.domain alpine localhost.localdomain localhost\n::1\tlocalhost\n",
+            "/etc/network/interfaces": "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet dhcp\n",
+            "/etc/init.d/networking": "#!/sbin/openrc-run\n",
+            "/etc/runlevels/boot/networking": "-> /etc/init.d/networking",
+            "/sbin/udhcpc": "x",
+        },
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_the_habits_of_public_images_are_not_refused(name: str, tmp_path: Path) -> None:
+    files, started = HABITS[name]
+    tree = tmp_path / "tree"
+    write(tree, {"/etc/os-release": f"ID={name}\n", "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n"})
+    write(tree, {path: text for path, text in files.items() if not text.startswith("->")})
+    write(tree, {f"/usr/lib/systemd/system/{unit}.service": UNIT for unit in started})
+    links = {path: text.split()[1] for path, text in files.items() if text.startswith("->")}
+    for unit in started:
+        links[f"/etc/systemd/system/multi-user.target.wants/{unit}.service"] = (
+            f"/usr/lib/systemd/system/{unit}.service"
+        )
+    for path, target in links.items():
+        link = tree / path[1:]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    disk = tmp_path / "disk.raw"
+    phony.tool("mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, disk, "8M")
+    asked = ("network-pinned", "resolver", "host-name", "service-identity", "resume-device", "resolv-conf",
+             "fstab-by-uuid", "network-static-address")  # fmt: skip
+    with open_disk(disk, "raw") as opened:
+        found = {result.id: result for result in run_checks(opened, profile="azure-linux")}
+    assert {each: found[each].evidence for each in asked if found[each].status != "pass"} == {}
