@@ -162,11 +162,10 @@ def tree_digest(root: Path, above: tuple[Path, ...] = ()) -> str:
 
 
 def playbooks_folder(step: PlaybookStep) -> Path:
-    """playbooks/ itself, also where the step names a playbook in a folder of it."""
-    folder = step.file.parent
-    for _ in Path(step.playbook).parts[:-1]:
-        folder = folder.parent
-    return folder if Path(step.playbook).parts[:1] != ("/",) else step.file.parent
+    """playbooks/ itself, also where the step names a playbook in a folder of it; else the playbook's own folder."""
+    parts = Path(os.path.normpath(step.playbook)).parts
+    # above playbooks/ there is the project, and what is beside it is nobody's business
+    return step.file.parent if parts[0] in ("/", "..") else step.file.parents[len(parts) - 1]
 
 
 def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:

@@ -34,7 +34,7 @@ from pipeline.layers import digest
 from pipeline.store import Store
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
-_VERSION = 3
+_VERSION = 4
 #: Seconds for all playbooks of a project, and how many are remembered.
 _DEADLINE, _REMEMBERED = 600.0, 5000
 _WORKER = Path(__file__).with_name("ansible_worker.py")
@@ -259,7 +259,10 @@ def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
         if play["count"] == "0":
             message = f"hosts: {hosts} matches no host, so that nothing of the play is run"
             yield check.fault(place.file, place.line, place.column, message, hosts_hint(hosts))
-        elif not play["tasks"] and not place.asks_for_facts:
+        for name in sorted(place.prompts - check.step.vars.keys()):
+            message = f"vars_prompt: nobody is there to be asked for {name}"
+            yield check.fault(place.file, place.line, place.column, message, f"give {name} in the step's vars:")
+        if play["count"] != "0" and not play["tasks"] and not place.asks_for_facts:
             yield check.fault(place.file, place.line, place.column, "the play has no task that is run", TASKS_HINT)
     yield from _unset_variables(check)
     if check.step.vault_password_file is None:
@@ -319,12 +322,13 @@ def _error(check: _Check, code: int, err: str) -> Fault:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a play's `hosts:` is, and whether the play says that it gathers facts."""
+    """Where a play's `hosts:` is, whether it says that it gathers facts, and the variables that it prompts for."""
 
     file: Path
     line: int = 1
     column: int = 1
     asks_for_facts: bool = False
+    prompts: frozenset[str] = frozenset()
 
 
 def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[_Place]:
@@ -344,4 +348,13 @@ def _plays(file: Path, above: tuple[Path, ...]) -> Iterator[_Place]:
         else:
             mark = (values.get("hosts") or play).start_mark
             facts = str(getattr(values.get("gather_facts"), "value", "")).lower() in ("true", "yes")
-            yield _Place(file, mark.line + 1, mark.column + 1, facts)
+            yield _Place(file, mark.line + 1, mark.column + 1, facts, frozenset(_prompts(values.get("vars_prompt"))))
+
+
+def _prompts(node: yaml.Node | None) -> Iterator[str]:
+    """The variables of `vars_prompt` that have no default."""
+    for entry in node.value if isinstance(node, yaml.SequenceNode) else ():
+        if isinstance(entry, yaml.MappingNode):
+            keys = {str(key.value): str(value.value) for key, value in entry.value}
+            if "name" in keys and "default" not in keys:
+                yield keys["name"]

@@ -217,3 +217,12 @@ def test_where_a_copy_goes_and_its_mode_are_inputs(tmp_path: Path) -> None:
     assert changed(before, step_inputs(replace(one, mode="0600"))) == {"mode"}
     (tmp_path / "a").chmod(0o755)
     assert changed(before, step_inputs(one)) == {"copy a"}
+
+
+def test_a_playbook_above_its_folder_draws_in_nothing_from_beside_the_project(playbooks: Path) -> None:
+    project = playbooks.parent
+    (project / "site.yml").write_text("- hosts: guest\n  roles: ['{{ which }}']\n")
+    beside = project.parent / "beside.yml"
+    beside.write_text("- ping:\n")
+    inputs = step_inputs(PlaybookStep(file=project / "site.yml", playbook="../site.yml"))
+    assert "file playbooks/web.yml" in inputs and not any("beside" in name for name in inputs)
