@@ -94,7 +94,14 @@ def build(
         _fail(job, named)
         raise named from error
     except BaseException as error:
-        _fail(job, BuildError(f"{type(error).__name__}: {error}", name="internal"))
+        _fail(
+            job,
+            BuildError(
+                f"{type(error).__name__}: {error}",
+                name="internal",
+                hint="a fault of goldsmith: report it, with the run's folder",
+            ),
+        )
         raise
     finally:
         if not (keep_failed and run.record.get("kept_guest")):

@@ -101,7 +101,11 @@ def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threadi
         lambda text: print(text, file=sys.stderr),
     )
     if failed:
-        told = CheckFailed(f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}", name="images-failed")
+        told = CheckFailed(
+            f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}",
+            name="images-failed",
+            hint="each one's own error stands above; goldsmith runs list has them all",
+        )
         told.exit_code = max(error.exit_code for error in failed.values())
         raise told
 
@@ -112,7 +116,7 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
 
     def watch() -> None:
         if stop.is_set():
-            raise BuildError("stopped with the others", name="cancelled")
+            raise BuildError("stopped with the others", name="cancelled", hint="the layers made so far are kept")
 
     project = ["--project", str(definition.project)]
     argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
@@ -125,7 +129,7 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
             watch=watch,
         )
     except command.CommandFailed as error:
-        told = BuildError(f"{definition.name} failed", name="image-failed")
+        told = BuildError(f"{definition.name} failed", name="image-failed", hint="its own error stands above")
         told.exit_code = error.code
         raise told from None
 
@@ -219,7 +223,9 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
     project = context.project()
     if everything:
         if names:
-            raise UsageError("--all goes without names", name="usage")
+            raise UsageError(
+                "--all cannot be combined with image names", name="usage", hint="name images, or give --all alone"
+            )
         return list(build_order(load_all(project)))
     if not names:
         raise UsageError("no image named", name="usage", hint="goldsmith build NAME..., or --all")

@@ -114,7 +114,7 @@ def _target(name: str) -> tuple[Path, Path]:
     if "/" not in name and not path.exists() and (project() / "images" / name).exists():
         return project() / "images" / name, project()
     if not path.is_file():
-        raise UsageError(f"{name}: no such file", name="no-such-file")
+        raise UsageError(f"{name}: no such file", name="no-such-file", hint="name an image, or a definition's file")
     path = path.resolve()
     if told_project() is None and path.parent.name == "images":
         return path, path.parent.parent

@@ -36,7 +36,11 @@ def register(app: typer.Typer) -> None:
                     print(f"{'':5} {'':13} -> {finding.fix}")
         bad = [finding.name for finding in findings if finding.verdict == "fail"]
         if bad:
-            raise HostError(f"this host is not fit: {', '.join(bad)}", name="host-unfit")
+            raise HostError(
+                f"this host is not fit: {', '.join(bad)}",
+                name="host-unfit",
+                hint="each line above has its remedy behind ->",
+            )
 
 
 def _sandbox() -> Finding:

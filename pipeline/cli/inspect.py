@@ -61,7 +61,7 @@ def inspect(
     from pipeline.offline.unpack import unpacked
 
     if as_json and as_html:
-        raise UsageError("--json or --html, not both", name="two-outputs")
+        raise UsageError("--json or --html, not both", name="two-outputs", hint="run it once for each")
     opened = unpacked(disk) if unpack else nullcontext(disk)
     key = registry_key or registry_key_old
     if what or key:
@@ -69,7 +69,9 @@ def inspect(
             _list(plain, fmt or None, what or "registry", key, as_json)
         return
     if not set(generation) <= {1, 2}:
-        raise UsageError("a generation is 1 or 2", name="unknown-generation")
+        raise UsageError(
+            "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
+        )
     with opened as plain:
         results = inspect_disk(
             plain,

@@ -68,7 +68,9 @@ def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -
     from pipeline.guests.windows.preflight import preflight
 
     if generation not in (1, 2):
-        raise UsageError("a generation is 1 or 2", name="unknown-generation")
+        raise UsageError(
+            "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
+        )
     edition = preflight(medium, wanted, generation, drivers)
     # three kinds of characters, as Windows' policy wants them
     password = f"{secrets.token_urlsafe(18)}aA1"

@@ -398,7 +398,11 @@ class Gallery:
             made = self.find(name, self._fill(folder, disks, extras, manifest, complete))
             remove_tree(folder / REFUSED)
         if made is None:
-            raise GoldsmithError(f"{folder} does not give back what was captured", name="capture-failed")
+            raise GoldsmithError(
+                f"{folder} does not give back what was captured",
+                name="capture-failed",
+                hint="goldsmith gallery verify looks at what is there; dmesg says what the kernel knows of the disk",
+            )
         return made
 
     def _fill(

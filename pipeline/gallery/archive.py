@@ -45,14 +45,22 @@ def put_away(
         lease = next((one for one in leases(gallery, version.name) if one.version == version.version), None)
         current = gallery.get(f"{version.name}@{version.version}")
         if by := ", ".join(current.channels) or (f"leased: {lease.why}" if lease else used(current)):
-            raise UsageError(f"{version.name} {version.version} is in use: {by}", name="version-in-use")
+            raise UsageError(
+                f"{version.name} {version.version} is in use: {by}",
+                name="version-in-use",
+                hint="goldsmith gallery show says who needs it: move the channel, or end the lease",
+            )
         place = f"{repository}::{_label(version.name, version.version)}"
         # one that a dead process left half made has no place in the list; a whole one is the same version
         if not _holds(repository, version.name, version.version):
             _borg(["create", *_HOW, place, "."], cwd=version.path)
         with _unpacked(repository, version.name, version.version, unpack_in) as copy:
             if wrong := judge_folder(copy, version.name, version.version, judge):
-                raise CheckFailed(f"what {place} gives back: {wrong}", name="archive-damaged")
+                raise CheckFailed(
+                    f"what {place} gives back: {wrong}",
+                    name="archive-damaged",
+                    hint="the version stays in the gallery; borg check looks at the whole archive",
+                )
         bury(folder, version, f"archived in {repository}")
 
 

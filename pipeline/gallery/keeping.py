@@ -144,7 +144,11 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
     Only what was proven, and has no check that failed without a waiver, may become golden.
     """
     if channel == GOLDEN and (why := shut(version)):
-        raise CheckFailed(f"{version.name} {version.version} cannot be golden: {why}", name="gate-shut")
+        raise CheckFailed(
+            f"{version.name} {version.version} cannot be golden: {why}",
+            name="gate-shut",
+            hint=f"goldsmith build {version.name} makes one that passes; goldsmith gallery list shows which did",
+        )
     with gallery.hold(version.name) as folder:
         gallery.promote(version, channel)
         remove_tree(folder / WITHDRAWN / f"{version.version}.json")
@@ -173,7 +177,11 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
         before = [v for v in gallery.versions(name) if v.number < current.number and v.version not in gone]
         good = [version for version in before if shut(version) is None]
         if not good:
-            raise UsageError(f"no good version of {name} before {current.version}", name="nothing-to-roll-back-to")
+            raise UsageError(
+                f"no good version of {name} before {current.version}",
+                name="nothing-to-roll-back-to",
+                hint=f"goldsmith gallery list {name} shows all; goldsmith gallery promote takes any good one",
+            )
         # first the mark: whoever dies in between has withdrawn a version and moved nothing
         (folder / WITHDRAWN).mkdir(exist_ok=True)
         write_json(folder / WITHDRAWN / f"{current.version}.json", {"why": why, "when": now()})

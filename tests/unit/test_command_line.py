@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -500,6 +501,18 @@ echo "== read-only"; "$3" -m pipeline gallery lease web 2>&1 || echo "code $?"
     assert "No space left on device" in full and "code 3" in full and "make space" in full, done.stdout
     assert ".json" not in full.partition("code 3")[2]
     assert "Read-only file system" in read_only and "code 3" in read_only, done.stdout
+
+
+def test_no_error_of_the_command_line_and_the_store_is_without_a_hint() -> None:
+    kinds = {"GoldsmithError", "UsageError", "NotFound", "CheckFailed", "HostError", "BuildError", "DiskError"}
+    folders = [*(ROOT / "pipeline/cli").rglob("*.py"), *(ROOT / "pipeline/gallery").rglob("*.py")]
+    alone = ("build", "care", "layers", "locks", "record", "retention", "refresh", "store", "scratch", "file_errors")
+    for path in [*folders, *(ROOT / "pipeline" / f"{name}.py" for name in alone)]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+                hint = next((each.value for each in node.keywords if each.arg == "hint"), None)
+                empty = hint is None or (isinstance(hint, ast.Constant) and not hint.value)
+                assert not empty, f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
 
 # ---- pipes, JSON, lines ------------------------------------------------------------------------------------------

@@ -166,7 +166,11 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
         print_json([vars(one) for one in found])
     bad = [one.what for one in found if one.wrong and not one.scratch]
     if bad:
-        raise CheckFailed(f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}", name="gallery-damaged")
+        raise CheckFailed(
+            f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}",
+            name="gallery-damaged",
+            hint="bring them back (gallery import, gallery restore), or remove them (gallery remove)",
+        )
 
 
 def _number(gallery: Gallery, name: str, which: str) -> str:
