@@ -9,7 +9,7 @@ IMAGE ?= debian-12
 LAYERS ?= 40G
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test check bench doctor clean
+.PHONY: help setup golden nightly prove test quick check bench doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,10 +28,13 @@ nightly: setup ## refresh every image whose inputs changed: build, prove, promot
 prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)
 
-test: check ## lint, types and all tests, those with virtual machines included
+test: setup ## lint, types and all tests, those with virtual machines included
 	@tools/setup.sh tests
-	@$(BIN)/pytest -n 3 --dist worksteal -m "not vm"
+	@$(MAKE) --jobs 2 check quick
 	@$(BIN)/pytest -n 2 --dist loadgroup -m vm
+
+quick: setup ## the tests that boot nothing; what needs the tests' own packages is skipped without them
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not vm"
 
 check: setup ## lint and types
 	@$(BIN)/ruff format --check .
