@@ -55,6 +55,7 @@ MEDIA = (
 SPECS = {
     "build-tcg": SPEC,
     "build-kvm": replace(SPEC, kvm=True),
+    "build-gen2": replace(SPEC, firmware="efi", machine="q35", nvram=Path("/run/goldsmith/R1/build/vars.fd")),
     "prove-gen1": replace(AZURE, disks=(replace(SPEC.disks[0], bus="ide"),)),
     "prove-gen2": GEN2,
     "prove-gen2-kvm": replace(GEN2, kvm=True),
@@ -172,3 +173,11 @@ def test_an_image_keeps_its_data_disks_in_a_record() -> None:
         "/store/40.raw",
     ]
     assert "data" not in BASE.to_json()
+
+
+def test_a_kernel_of_ours_starts_without_firmware_and_the_disk_with_it() -> None:
+    """A generation 2 guest that restarts itself boots its disk by UEFI, on the same machine, with the same cards."""
+    ours = replace(SPECS["build-gen2"], kernel=Kernel(Path("/r/vmlinuz"), Path("/r/initrd.img"), "ro"))
+    assert 'firmware="efi"' not in domain_xml(ours) and "q35" in domain_xml(ours)
+    again = domain_xml(replace(ours, kernel=None))
+    assert 'firmware="efi"' in again and "/run/goldsmith/R1/build/vars.fd" in again
