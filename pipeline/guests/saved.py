@@ -44,6 +44,7 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
         serial_log=nobody,
         forwards=(),
         outside="outside" if spec.outside else None,
+        nvram=nobody if spec.nvram else None,
     )
     inputs: dict[str, object] = {
         "machine": domain_xml(neutral),

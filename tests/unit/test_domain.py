@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import libvirt
 import pytest
 
+from pipeline.guests import saved
 from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
 from pipeline.layers import Image
 
@@ -181,3 +183,12 @@ def test_a_kernel_of_ours_starts_without_firmware_and_the_disk_with_it() -> None
     assert 'firmware="efi"' not in domain_xml(ours) and "q35" in domain_xml(ours)
     again = domain_xml(replace(ours, kernel=None))
     assert 'firmware="efi"' in again and "/run/goldsmith/R1/build/vars.fd" in again
+
+
+def test_a_save_of_a_generation_2_guest_is_found_again_by_another_run(tmp_path: Path) -> None:
+    """Its UEFI variables lie in each run's own folder, which is no part of the machine."""
+    connection = SimpleNamespace(qemu_version="7", version="9")
+    one, two = (replace(SPECS["build-gen2"], nvram=tmp_path / run / "vars.fd") for run in ("R1", "R2"))
+    keys = {saved.save_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (one, two)}  # type: ignore[arg-type]  # likenesses
+    assert len(keys) == 1
+    assert saved.save_key(SPEC, SimpleNamespace(key="k"), connection, None)[0] not in keys  # type: ignore[arg-type]  # likenesses
