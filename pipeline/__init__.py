@@ -5,6 +5,7 @@ The floors of the house; imports point down this list, never up:
     cli          the verbs: parse, call, print
     refresh      the night; beside it patching (golden updated) and truth (no layer believed)
     build        STAGES in order, and the runner: keys, resume, plan
+    preconditions   what a definition needs of the store, this host and the archive
     stages       one file a stage: acquire ... capture
     job          one build in progress: what the stages share
     evidence     what a master carries: bill of materials, statements, template

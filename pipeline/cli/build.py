@@ -58,10 +58,12 @@ def build(
 ) -> None:
     """Build images as far as something changed; what passes every check becomes golden."""
     from pipeline.guests.playbook_check import require_good_playbooks
+    from pipeline.preconditions import require_preconditions
     from pipeline.store import Store
 
     store = Store.locate()
     chosen = choose(names or [], everything, store.gallery)
+    require_preconditions(chosen, store)
     need_root_to_build(chosen, store, from_stage, until, warm)
     require_good_playbooks(chosen, store)
     if len(chosen) == 1:
@@ -215,6 +217,22 @@ def _parents(definition: Definition) -> list[str]:
     return [source.image] if isinstance(source, MasterSource) and source.is_channel else []
 
 
+def _image_name(word: str, project: Path) -> str:
+    """The image that an argument means: its name, or its definition's path. Raises UsageError (other-project)."""
+    from pathlib import Path
+
+    path = Path(word)
+    if path.suffix != ".yaml" or not (path.is_file() or (project / "images" / path.name).is_file()):
+        return word
+    if path.is_file() and path.resolve().parent != (project / "images").resolve():
+        raise UsageError(
+            f"{word} is not a definition of the project {project}",
+            name="other-project",
+            hint=f"goldsmith --project {path.resolve().parent.parent} ...",
+        )
+    return path.stem
+
+
 def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
     """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
     from pipeline.definition import build_order, load_all, load_named
@@ -231,7 +249,7 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
         raise UsageError("no image named", name="usage", hint="goldsmith build NAME..., or --all")
     gallery = Gallery(gallery_root)
     chosen: dict[str, Definition] = {}
-    waiting = list(names)
+    waiting = [_image_name(name, project) for name in names]
     while waiting:
         name = waiting.pop()
         if name in chosen:
@@ -252,18 +270,37 @@ def plan(
 ) -> None:
     """Say for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table
-    from pipeline.definition import load_named
     from pipeline.guests.playbook_check import require_good_playbooks
-    from pipeline.plan import explain
+    from pipeline.preconditions import require_preconditions
     from pipeline.store import Store
 
-    definition = load_named(context.project(), name)
-    require_good_playbooks([definition], Store.locate())
-    rows = explain(definition, Store.locate(), warm=warm, again=from_stage)
+    store = Store.locate()
+    # the image itself comes last, behind the parents that a build would make first
+    *parents, definition = choose([name], False, store.gallery)
+    require_preconditions([*parents, definition], store)
+    require_good_playbooks([*parents, definition], store)
+    plans = [(each, _explained(each, parents, store, warm, from_stage)) for each in (*parents, definition)]
     if as_json:
-        print_json(rows)
+        print_json(plans[-1][1])
         return
-    table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
+    for each, rows in plans:
+        if parents:
+            print(f"== {each.name}")
+        table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
+
+
+def _explained(
+    definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
+) -> list[dict[str, str]]:
+    """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
+    from pipeline.plan import STAGE_NAMES, check_word, explain
+
+    first = next((each.name for each in parents if each.name in _parents(definition)), None)
+    if first is None:
+        return explain(definition, store, warm=warm, again=again)
+    check_word(definition, again)
+    why = f"{first} is built first"
+    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in STAGE_NAMES]
 
 
 def need_root(verb: str, why: str = "it makes the networks of guests, and bootstraps file systems") -> None:

@@ -33,6 +33,7 @@ def validate(
     from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, load
     from pipeline.guests.playbook_check import check_playbooks
+    from pipeline.preconditions import check_preconditions
     from pipeline.store import Store
 
     targets = (
@@ -50,8 +51,9 @@ def validate(
             judged.append((path, folder, error.faults))
     # Ansible is started once for all playbooks
     of_playbooks = check_playbooks(good, Store.locate())
+    of_needs = check_preconditions(good, Store.locate())
     for path, folder, own in judged:
-        found = own or of_playbooks.get(path.resolve(), ())
+        found = own or (*of_needs.get(path.resolve(), ()), *of_playbooks.get(path.resolve(), ()))
         shown = _shown(path, folder)
         faults.extend(found)
         verdicts.append({"file": shown, "ok": not found, "faults": [asdict(fault) for fault in found]})

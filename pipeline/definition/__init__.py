@@ -14,7 +14,15 @@ inputs      what goes into a step, by content
 from pipeline.definition.destinations import NEVER, Destination, destination
 from pipeline.definition.faults import DefinitionError, Fault
 from pipeline.definition.inputs import step_inputs
-from pipeline.definition.load import build_order, definition_files, find_project, load, load_all, load_named
+from pipeline.definition.load import (
+    build_order,
+    definition_files,
+    find_project,
+    load,
+    load_all,
+    load_named,
+    read_places,
+)
 from pipeline.definition.model import (
     CELL_GENERATION,
     USER_DATA,
@@ -84,5 +92,6 @@ __all__ = [
     "load",
     "load_all",
     "load_named",
+    "read_places",
     "step_inputs",
 ]

@@ -158,6 +158,15 @@ def _relative(path: Path, project: Path) -> str:
     return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
 
 
+def read_places(path: Path, project: Path) -> Document:
+    """The document of a definition that was read before, to say where in it something stands."""
+    file = _relative(path, project)
+    try:
+        return parse(path.read_bytes(), file)
+    except OSError:
+        return Document(file)
+
+
 def _read(path: Path, project: Path) -> Document:
     file = _relative(path, project)
     try:

@@ -21,6 +21,8 @@ IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a l
 _MASTER = re.compile(r"(?P<image>[^@]*)(?:@(?P<ref>.*))?", re.DOTALL)
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 CHANNELS = ("golden", "candidate")
+#: Any other channel has been made by `goldsmith gallery promote`; whether it is there, `preconditions` looks.
+CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Checks that others stand on: without them those would be waived unlooked at. The checks say the same (`waivable`).
 NOT_WAIVABLE = frozenset({"fs-clean", "linux-root", "windows-root", "win-control-set", "win-hives", "win-ntfs-clean"})
 
@@ -149,8 +151,8 @@ def master(value: str) -> str:
     image, ref = match["image"], match["ref"]
     if not IMAGE_NAME.fullmatch(image):
         raise Wrong(f"{shown(image)} is not the name of an image", "such as debian-12@golden")
-    if ref is not None and ref not in CHANNELS and not _VERSION.fullmatch(ref):
-        hint = closest(ref, CHANNELS) or "golden, candidate, or a version such as 2026.1121.0"
+    if ref is not None and not CHANNEL_NAME.fullmatch(ref) and not _VERSION.fullmatch(ref):
+        hint = "a channel such as golden, or a version such as 2026.1121.0"
         raise Wrong(f"{shown(ref)} is neither a channel nor a version", hint)
     return value
 

@@ -1,12 +1,21 @@
-"""The files that `goldsmith init` writes: a definition with its comments, and its playbook."""
+"""The files that `goldsmith init` writes: a definition with its comments, its playbook, and what these need.
+
+An image that begins with Debian needs the playbook that readies a guest for Azure; it is copied into a project that
+has none. One that begins with a golden master does not: its parent has passed the same checks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 
 from pipeline.definition import rules
 from pipeline.definition.faults import closest
 from pipeline.errors import UsageError
+
+#: What is copied from goldsmith's own playbooks.
+STARTER = ("azure-linux.yml", "files/azure-linux.sh")
 
 _HEAD = """\
 # {name}: the file's name is the image's name. Check it with `goldsmith validate {name}`.
@@ -65,8 +74,8 @@ _PLAYBOOK = """\
 """
 
 
-def definition_text(name: str, master: str | None, *, azure: bool) -> str:
-    """A definition that validates; `azure` puts the playbook that readies a guest for Azure first."""
+def definition_text(name: str, master: str | None) -> str:
+    """A definition that validates, and whose first build becomes golden."""
     summary = f"{name} on the golden master of {master}" if master else f"{name}, a Debian 12"
     source = (
         f"{{master: {master}@golden}}"
@@ -74,7 +83,10 @@ def definition_text(name: str, master: str | None, *, azure: bool) -> str:
         else "{debian: {suite: bookworm, packages: [waagent, hyperv-daemons]}}"
     )
     head = _HEAD.format(name=name, summary=summary, source=source)
-    steps = _STEPS.format(name=name, azure="  - playbook: azure-linux.yml\n" if azure else "")
+    steps = _STEPS.format(
+        name=name,
+        azure="" if master else "  - playbook: azure-linux.yml          # what Azure asks of a Linux image\n",
+    )
     return head + (_MASTER if master else _DEBIAN) + steps
 
 
@@ -84,35 +96,66 @@ def playbook_text(name: str) -> str:
 
 
 def write_new(project: Path, name: str, master: str | None) -> list[Path]:
-    """Write images/NAME.yaml and playbooks/NAME.yml and return them; raises UsageError and writes nothing
-    where a name cannot be an image's, the master has no definition, or one of the files is there."""
+    """Write images/NAME.yaml, playbooks/NAME.yml and what they need, and return what was written.
+
+    Raises UsageError and writes nothing where a name cannot be an image's, the master has no definition, or one of
+    the files is there.
+    """
     project = project.resolve()
     if not rules.IMAGE_NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of an image", name="image-name", hint=rules.IMAGE_NAME_RULE)
-    images, playbooks = project / "images", project / "playbooks"
-    if master is not None:
-        if not rules.IMAGE_NAME.fullmatch(master):
-            message = f"{master!r} is not the name of an image"
-            raise UsageError(message, name="image-name", hint="a name alone: --base debian-12")
-        known = [path.stem for path in images.glob("*.yaml")]
-        if master not in known and (near := closest(master, known)):
-            raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)
-        if master == name:
-            raise UsageError(f"{name} cannot begin with itself", name="image-name")
-    definition, playbook = images / f"{name}.yaml", playbooks / f"{name}.yml"
+    definition, playbook = project / "images" / f"{name}.yaml", project / "playbooks" / f"{name}.yml"
+    _refuse_master(definition.parent, name, master)
     for path in (definition, playbook):
         if path.exists() or path.is_symlink():
             message = f"{path.relative_to(project)} is there already"
             raise UsageError(message, name="exists", hint="remove it, or take another name")
-    azure = (playbooks / "azure-linux.yml").is_file() and name != "azure-linux"
+    texts = {definition: definition_text(name, master), playbook: playbook_text(name)}
+    # somebody's own playbook of that name is theirs, and the definition uses it
+    if master is None and not (playbook.parent / STARTER[0]).exists():
+        texts |= {path: text for path, text in _starter_texts(playbook.parent) if not path.exists()}
+    _write_all(texts)
+    return list(texts)
+
+
+def _refuse_master(images: Path, name: str, master: str | None) -> None:
+    """Raises UsageError for what cannot be the master of a new image."""
+    if master is None and f"{name}.yml" in STARTER:
+        hint = "a playbook of goldsmith's has that name: take another one"
+        raise UsageError(f"{name} cannot be the name of this image", name="image-name", hint=hint)
+    if master is None:
+        return
+    if not rules.IMAGE_NAME.fullmatch(master):
+        message = f"{master!r} is not the name of an image"
+        raise UsageError(message, name="image-name", hint="a name alone: --base debian-12")
+    known = [path.stem for path in images.glob("*.yaml")]
+    if master not in known and (near := closest(master, known)):
+        raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)
+    if master == name:
+        raise UsageError(f"{name} cannot begin with itself", name="image-name")
+
+
+def _write_all(texts: Mapping[Path, str]) -> None:
+    """Write new files, all or none."""
+    written = []
     try:
-        for path, text in (
-            (playbook, playbook_text(name)),
-            (definition, definition_text(name, master, azure=azure)),
-        ):
+        for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as stream:
+                written.append(path)
                 stream.write(text)
     except OSError as error:
-        raise UsageError(f"cannot write {error.filename}: {error.strerror}", name="cannot-write") from error
-    return [definition, playbook]
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise UsageError(
+            f"cannot write {error.filename}: {error.strerror}",
+            name="cannot-write",
+            hint="name a folder that you may write to: goldsmith --project FOLDER init NAME",
+        ) from error
+
+
+def _starter_texts(playbooks: Path) -> Iterator[tuple[Path, str]]:
+    """The playbooks that come with goldsmith for a new project, by their place in it."""
+    folder = resources.files("pipeline.definition") / "starter"
+    for file in STARTER:
+        yield playbooks / file, folder.joinpath(file).read_text(encoding="utf-8")

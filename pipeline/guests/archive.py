@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import lzma
 import os
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+import shlex
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +23,11 @@ INDEX_DEADLINE = 10.0
 #: A suite's list of packages, about 9 MB, and the seconds for all of them.
 LIST = "main/binary-amd64/Packages.xz"
 LIST_DEADLINE = 120.0
+#: Seconds for which a list of names is taken for granted: a name that is new today is not misspelt.
+NAMES_AGE = 24 * 3600.0
 _VERSION = re.compile(r"^Version: (\S+)", re.MULTILINE)
 APT_HELPER = "/usr/lib/apt/apt-helper"
+_LISTED = "$(FILENAME)|$(COMPONENT)|$(CODENAME)|$(SUITE)"
 _TARGET = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
 
 
@@ -192,6 +198,83 @@ def newer(suite: str, installed: Mapping[str, str], work: Path | None = None) ->
         if better:
             found.append(f"{name} {installed[name]} -> {better[-1]}")
     return found
+
+
+def known_packages(suite: str, cache: Path) -> frozenset[str] | None:
+    """The names of all packages of a suite, virtual ones too; None where they are not known here.
+
+    They come from the host's own apt where it has the suite, else from the archive, kept in the folder `cache` for a
+    day, and for longer where the archive does not answer. Raises BuildError (suite-missing) where the archive has no
+    such suite.
+    """
+    kept = cache / f"{suite}.txt"
+    with contextlib.suppress(OSError):
+        if time.time() - kept.stat().st_mtime < NAMES_AGE:
+            return frozenset(kept.read_text(encoding="utf-8").split())
+    if (names := _host_packages(suite) or _ask_packages(suite)) is not None:
+        # whoever may not write here asks again the next time
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            with scratch.file_beside(kept, force=True) as draft:
+                draft.write_text("\n".join(sorted(names)), encoding="utf-8")
+        return names
+    with contextlib.suppress(OSError):
+        return frozenset(kept.read_text(encoding="utf-8").split())
+    return None
+
+
+def _host_packages(suite: str) -> frozenset[str] | None:
+    """The names in the lists that the host's apt has of a suite; None where it has none of it."""
+    parts = (suite, f"{suite}-updates", f"{suite}-security")
+    try:
+        shown = command.run(
+            ["apt-get", "indextargets", "--format", _LISTED, "Created-By: Packages"], deadline=INDEX_DEADLINE
+        ).stdout
+        files = {
+            release: file
+            for file, component, codename, alias in (line.split("|") for line in shown.splitlines())
+            for release in {codename, alias} & {*parts}
+            if component == "main" and Path(file).exists()
+        }
+        if suite not in files:
+            return None
+        # apt may keep its lists compressed in several ways
+        each = " && ".join(f"{APT_HELPER} cat-file {shlex.quote(file)}" for file in files.values())
+        found = command.run(
+            ["sh", "-c", f"{{ {each}; }} | grep -E '^(Package|Provides): '"], deadline=LIST_DEADLINE, ok_codes=(0, 1)
+        )
+    except (GoldsmithError, ValueError):
+        return None
+    return _names(found.stdout.splitlines()) or None
+
+
+def _ask_packages(suite: str) -> frozenset[str] | None:
+    state = ask_archive(suite)
+    if state is None:
+        return None
+    names: set[str] = set()
+    with scratch.folder(None, "lists") as folder:
+        lists = {
+            f"{uri}/dists/{name}/{LIST}": folder / name
+            for uri, name in mirrors().sources(suite, list(state.releases))
+        }
+        if _download(lists, LIST_DEADLINE) is None or not all(path.exists() for path in lists.values()):
+            return None
+        for path in lists.values():
+            with lzma.open(path, "rt", encoding="utf-8", errors="replace") as lines:
+                names |= _names(lines)
+    return frozenset(names)
+
+
+def _names(lines: Iterable[str]) -> frozenset[str]:
+    """The packages, and what they provide, in the lines of Packages files."""
+    names: set[str] = set()
+    for line in lines:
+        if line.startswith("Package: "):
+            names.add(line[9:].strip())
+        elif line.startswith("Provides: "):
+            names.update(word.split()[0] for word in line[10:].split(",") if word.strip())
+    return frozenset(names)
 
 
 def candidates(listing: str, wanted: Container[str]) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,7 @@ from pipeline.definition import (
     load_all,
     load_named,
 )
+from pipeline.definition.template import STARTER, write_new
 from pipeline.errors import UsageError
 from pipeline.gallery import Gallery
 from pipeline.job import Job
@@ -292,13 +293,14 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         "2:18: source.master: Debian 12 is not the name of an image (such as debian-12@golden)",
     ),
     "bad channel": (
-        "goldsmith: 1\nsource: {master: base@gold}\n",
-        "2:18: source.master: gold is neither a channel nor a version (golden?)",
+        "goldsmith: 1\nsource: {master: base@-gold}\n",
+        "2:18: source.master: -gold is neither a channel nor a version"
+        " (a channel such as golden, or a version such as 2026.1121.0)",
     ),
     "version with a leading zero": (
         "goldsmith: 1\nsource: {master: base@2027.0105.0}\n",
         "2:18: source.master: 2027.0105.0 is neither a channel nor a version"
-        " (golden, candidate, or a version such as 2026.1121.0)",
+        " (a channel such as golden, or a version such as 2026.1121.0)",
     ),
     "its own master": ("goldsmith: 1\nsource: {master: x}\n", "2:18: source.master: a cycle of masters: x -> x"),
     "missing disk": (
@@ -891,16 +893,34 @@ def test_validate_as_json(project: Path, app: typer.Typer) -> None:
 @pytest.mark.parametrize("more", [[], ["--from", "base"]])
 def test_what_init_writes_validates(project: Path, app: typer.Typer, more: list[str]) -> None:
     result = CliRunner().invoke(app, ["init", "store", *more])
-    assert (result.exit_code, result.stdout) == (0, "wrote images/store.yaml, playbooks/store.yml\n")
+    wrote = "wrote images/store.yaml, playbooks/store.yml"
+    # the project's own azure-linux.yml is left alone
+    assert (result.exit_code, result.stdout) == (0, f"{wrote}\n")
     definition = load_named(project, "store")
     assert definition.source == (
         MasterSource("base") if more else DebianSource("bookworm", ("waagent", "hyperv-daemons"))
     )
-    assert [step.title for step in definition.steps] == ["azure-linux.yml", "store.yml"]
+    # what begins with a golden master has all that Azure asks for
+    assert [step.title for step in definition.steps] == [*([] if more else ["azure-linux.yml"]), "store.yml"]
     before = (project / "images/store.yaml").read_text()
     again = CliRunner().invoke(app, ["init", "store"])
     assert isinstance(again.exception, UsageError)
     assert (project / "images/store.yaml").read_text() == before
+
+
+def test_init_begins_a_project_that_has_all_it_needs(tmp_path: Path) -> None:
+    write_new(tmp_path, "store", None)
+    for name in STARTER:
+        assert (tmp_path / "playbooks" / name).read_bytes() == (REPOSITORY / "playbooks" / name).read_bytes()
+    assert load_named(tmp_path, "store").steps[0].title == "azure-linux.yml"
+
+
+def test_init_writes_all_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "playbooks").write_text("a file where the folder should be")
+    with pytest.raises(UsageError) as caught:
+        write_new(tmp_path, "store", None)
+    assert (caught.value.name, bool(caught.value.hint)) == ("cannot-write", True)
+    assert [path for path in tmp_path.rglob("*.y*ml") if path.is_file()] == []
 
 
 def test_every_comment_of_init_is_true(project: Path, app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ FLOORS = [
     {"patching", "truth"},
     {"build", "crew"},
     {"retention", "compare"},
-    {"plan", "care"},
+    {"plan", "care", "preconditions"},
     {"stages"},
     {"proof"},
     {"job"},

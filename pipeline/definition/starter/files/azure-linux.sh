@@ -1,0 +1,1 @@
+../../../../playbooks/files/azure-linux.sh
