@@ -153,6 +153,11 @@ def _describe_no_folder(words: str, paths: list[Path]) -> GoldsmithError:
     return UsageError(_at(path, words), name="not-a-folder", hint=hint)
 
 
+def _describe_existing(words: str, paths: list[Path]) -> GoldsmithError:
+    hint = "something else has that name: take another one, or move it away"
+    return UsageError(_at(paths[0] if paths else None, words), name="file-exists", hint=hint)
+
+
 def _describe_folder(words: str, paths: list[Path]) -> GoldsmithError:
     return UsageError(
         _at(paths[0] if paths else None, words), name="is-a-folder", hint="a file is needed there: name one"
@@ -194,6 +199,8 @@ _BY_NUMBER: dict[int, Callable[[str, list[Path]], GoldsmithError]] = {
     errno.ENAMETOOLONG: _describe_too_long,
     errno.ENOENT: _describe_missing,
     errno.ENOTDIR: _describe_no_folder,
+    errno.EEXIST: _describe_existing,
+    errno.ENOTEMPTY: _describe_existing,
     errno.EISDIR: _describe_folder,
     errno.ELOOP: _describe_links,
     errno.EMFILE: _describe_limit,

@@ -29,6 +29,14 @@ def one_line(text: object, limit: int = 0) -> str:
     return _BREAKS.sub(_escaped, printable(cut))
 
 
+def shorten(text: str, limit: int = 2000) -> str:
+    """`text` of at most `limit` characters: cut between words where there are any, and marked."""
+    if len(text) <= limit:
+        return text
+    begin, space, _ = text[: limit - 4].rpartition(" ")
+    return f"{begin if space and len(begin) > limit // 2 else text[: limit - 4]} ..."
+
+
 def _escaped(found: re.Match[str]) -> str:
     character = found[0]
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character) or _code(ord(character))

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import HostError
+from pipeline.errors import HostError, UsageError
+from pipeline.file_errors import describe_os_error
 
 DEFAULT_HOME = Path("/var/lib/goldsmith")
 
@@ -20,7 +21,12 @@ class Store:
 
     @classmethod
     def locate(cls) -> Store:
-        return cls(Path(os.environ.get("GOLDSMITH_HOME") or DEFAULT_HOME).absolute())
+        root = Path(os.environ.get("GOLDSMITH_HOME") or DEFAULT_HOME).absolute()
+        if root.exists() and not root.is_dir():
+            raise UsageError(
+                f"the store {root} is not a folder", name="store-missing", hint="GOLDSMITH_HOME has to name a folder"
+            )
+        return cls(root)
 
     @property
     def gallery(self) -> Path:
@@ -70,7 +76,10 @@ class Store:
             for folder in (self.root, *self.folders):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            hint = describe_os_error(error).hint
             raise HostError(
-                f"cannot make the store {self.root}: {error.strerror}", name="store-missing", hint="sudo make setup"
+                f"cannot make the store {self.root}: {error.strerror}",
+                name="store-missing",
+                hint=f"{hint}; `make setup` makes the default one, GOLDSMITH_HOME names another",
             ) from None
         return self

@@ -34,6 +34,7 @@ from pipeline.errors import DiskError, UsageError
 from pipeline.offline.disk import Disk
 from pipeline.offline.questions import clean_text
 from pipeline.offline.secret_search import Found
+from pipeline.printable import shorten
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
@@ -143,7 +144,7 @@ def _surprise(error: Exception) -> str:
 def _shown(lines: list[str]) -> str:
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     # what a disk says is not trusted: no control characters reach a terminal or a log
-    text = "; ".join(line[:300] for line in lines[:_SHOWN]) + more
+    text = "; ".join(shorten(line, 1000) for line in lines[:_SHOWN]) + more
     return clean_text(text, len(text))
 
 

@@ -13,6 +13,7 @@ from pipeline.guests.access import Access
 from pipeline.guests.ansible_run import AnsibleProject, ansible_program, explain_vault
 from pipeline.guests.copy_stream import Modes, unpack_script, write_stream
 from pipeline.guests.plays import CALLBACKS, verify_plays
+from pipeline.printable import shorten
 
 
 class Steps:
@@ -118,7 +119,7 @@ class TaskWatcher:
             texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
             said = max(texts, key=len) if texts else found["data"]
             said = said.replace("\\n", " ").replace('\\"', '"').strip()
-            self.fatal = f'task "{self.task}": {said[:300]}'
+            self.fatal = f'task "{self.task}": {shorten(said)}'
         self._on_line(line)
 
     def reason(self, error: command.CommandFailed) -> str:

@@ -12,6 +12,7 @@ from pipeline.fabric import Event, Guest
 from pipeline.guests.clone import Clone
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
+from pipeline.printable import shorten
 from pipeline.proof import web
 from pipeline.proof.verdict import Verdict
 
@@ -195,7 +196,7 @@ def expect(
         try:
             clone.steps.ssh(expectation.command, deadline=clone.patience.command)
         except command.CommandFailed as error:
-            verdict.see(expectation.command, f"exit code {error.code}: {error.stderr.strip()[-200:]}", False)
+            verdict.see(expectation.command, f"exit code {error.code}: {shorten(error.stderr.strip())}", False)
         else:
             verdict.see(expectation.command, "exit code 0", True)
         return {}

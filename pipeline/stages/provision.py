@@ -28,6 +28,7 @@ from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.steps import windows_step
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Layer
+from pipeline.printable import shorten
 
 NAME = "provision"
 #: Failures behind which another one may be: what the guest says of itself decides.
@@ -309,4 +310,4 @@ def _words(error: Exception) -> str:
 def _last_words(error: command.CommandFailed) -> str:
     """A script's exit code and the last thing it said, on stderr or else on stdout."""
     lines = (error.stderr.strip() or error.stdout.strip()).splitlines()
-    return f"exit code {error.code}: {lines[-1].strip()[:300]}" if lines else f"exit code {error.code}, no output"
+    return f"exit code {error.code}: {shorten(lines[-1].strip())}" if lines else f"exit code {error.code}, no output"

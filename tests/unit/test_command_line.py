@@ -349,6 +349,7 @@ def test_whoever_enters_a_guest_is_told_who_they_are() -> None:
         (errno.ENAMETOOLONG, "name-too-long", 2),
         (errno.ENOTDIR, "not-a-folder", 2),
         (errno.EISDIR, "is-a-folder", 2),
+        (errno.EEXIST, "file-exists", 2),
         (errno.ENOENT, "file-missing", 2),
         (errno.ELOOP, "link-loop", 2),
         (errno.EMFILE, "too-many-files", 3),
@@ -644,6 +645,25 @@ def test_help_is_where_people_look(words: tuple[str, ...]) -> None:
         and "Usage:" in out
         and "..." not in out.replace("...]", "").replace("NAME...", "").replace("...", "", 2)
     )
+
+
+def test_a_long_text_is_cut_between_words_and_marked() -> None:
+    from pipeline.printable import shorten
+
+    assert shorten("a b", 10) == "a b" and shorten("word " * 100, 20) == "word word word ..."
+    assert shorten("x" * 50, 20) == f"{'x' * 16} ..."
+    assert shorten("e" * 1999) == "e" * 1999
+
+
+def test_a_store_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "file"))
+    for words in (("gallery", "list"), ("runs", "list"), ("clean",)):
+        code, out, said = call(*words)
+        assert (code, out) == (2, "") and "is not a folder" in said
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "file" / "x"))
+    code, _, said = call("clean")
+    assert code == 3 and "cannot make the store" in said
 
 
 def test_every_verb_has_a_whole_sentence() -> None:
