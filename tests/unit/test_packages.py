@@ -146,6 +146,8 @@ def test_units(good: Path, tmp_path: Path) -> None:
         "plain.service": "static",
         "ssh.service": "enabled",
         "sshd.service": "alias",
+        "systemd-networkd.service": "enabled",
+        "systemd-resolved.service": "enabled",
         "walinuxagent.service": "enabled",
     }
     assert found["ssh.service"].wanted_by == ("multi-user.target",)
