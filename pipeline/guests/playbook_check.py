@@ -57,6 +57,10 @@ _READS_VARIABLE = re.compile(
 _SET = frozenset({"HOME", "LANG", "LC_ALL", "PATH", "TZ"})
 _HINTS = (
     (
+        r"couldn't resolve module/action 'ansible\.(?:builtin|legacy)\.",
+        "correct the name: ansible-core has no such module",
+    ),
+    (
         r"couldn't resolve module/action '(\w+\.\w+)\.",
         r"add the collection \1 to playbooks/requirements.yml, or correct the name",
     ),
