@@ -6,6 +6,7 @@ The runner owns a job; a stage sees only what it needs of it.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +21,14 @@ from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.digests import FLAT_LIMIT, FlatDigest, flat_digest
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
 from pipeline.fabric.egress import Egress, host_addresses
+from pipeline.fabric.proxy_relay import Upstream
 from pipeline.files import Shape, read_usable
 from pipeline.gallery import Gallery
 from pipeline.guests import archive, linux, saved, threshold
 from pipeline.guests.access import BUILD_USER, Access, run_folder
 from pipeline.guests.endpoints import host_destinations
 from pipeline.guests.overlay import create_overlay
+from pipeline.guests.proxies import APT_CONFIGURATION, HostProxies, Proxy, host_proxies
 from pipeline.guests.session import GuestSession
 from pipeline.guests.windows.session import Deadlines, WindowsSession
 from pipeline.hypervisor import accelerator
@@ -424,11 +427,32 @@ class Job:
         """The bridge of the way out; the run's guests, of which one runs at a time, share it."""
         if self._egress is None:
             allowed = [*host_destinations(host_addresses()), *self.definition.allow]
-            egress = Egress(self.label, self.run.folder, allowed)
+            upstreams = [Upstream(one.host, one.port, one.tls, one.authorization) for one in self._proxies.all]
+            egress = Egress(self.label, self.run.folder, allowed, upstreams)
             egress.open()
             self._egress = egress
             self.run.note(egress={"allowed": [str(one) for one in allowed]})
         return self._egress.bridge
+
+    @cached_property
+    def _proxies(self) -> HostProxies:
+        return host_proxies(os.environ)
+
+    def proxy_environment(self, session: GuestSession) -> dict[str, str]:
+        """The variables by which a step finds the host's proxies; apt's own lie in the guest's memory.
+
+        They are no input of a layer: how a package came does not change what it is.
+        """
+        egress, known = self._egress, self._proxies.all
+        if egress is None or not known:
+            return {}
+
+        def address(proxy: Proxy) -> str:
+            return egress.proxy_address(known.index(proxy))
+
+        if text := self._proxies.guest_apt(address):
+            session.agent.write(APT_CONFIGURATION, text.encode())
+        return self._proxies.guest_environment(address)
 
     def _release(self) -> None:
         if self._save is not None:

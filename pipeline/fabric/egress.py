@@ -9,6 +9,9 @@ routing rules of the namespace decide before a packet leaves it:
 3. private ranges and the host's own addresses are refused;
 4. everything else is forwarded.
 
+A proxy that the host uses is reached through a relay in the namespace (`proxy_relay`), wherever it is: also on the
+host's loopback. It is the one way there, to that proxy alone, and keeps to the same rules.
+
 There is no IPv6: the namespace has it turned off, so that ::1, fe80::/10, fc00::/7 (fd00:ec2::254 among them) and
 IPv4-mapped addresses lead nowhere. Names are resolved by dnsmasq in the namespace, which asks the host's resolver.
 """
@@ -19,13 +22,14 @@ import ipaddress
 import json
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from pipeline import command
 from pipeline.definition import NEVER, Destination
 from pipeline.errors import HostError
 from pipeline.fabric.network import OUT, Namespace, Wire, run_batch, run_ip, write_sysctl
+from pipeline.fabric.proxy_relay import ProxyRelay, Upstream
 
 #: What a guest sees; QEMU's user network had the same addresses, and playbooks may know them.
 GUESTS, GATEWAY, RESOLVER = "10.0.2.0/24", "10.0.2.2", "10.0.2.3"
@@ -33,6 +37,8 @@ LEASES = tuple(f"10.0.2.{number}" for number in range(15, 23))
 #: slirp4netns' own network behind the namespace (RFC 2544, never routed), and its door to the host's resolver.
 BEHIND, BEHIND_RESOLVER = "198.18.0.0/24", "198.18.0.3"
 TAP = "tap0"
+#: The first port of GATEWAY at which a guest finds a proxy of the host's; each has one of its own.
+PROXY_PORT = 3128
 #: Seconds for slirp4netns and dnsmasq to be ready.
 READY = 10.0
 #: Bytes that one log of theirs may have: a guest decides how much there is to say.
@@ -91,10 +97,14 @@ exec setpriv --no-new-privs slirp4netns --netns-type=path --configure --mtu=1500
 class Egress:
     """One run's way out. `open` it, give `bridge` to its guest, `close` it; what a dead run left is swept."""
 
-    def __init__(self, label: str, logs: Path, allowed: Iterable[Destination] = ()) -> None:
+    def __init__(
+        self, label: str, logs: Path, allowed: Iterable[Destination] = (), proxies: Sequence[Upstream] = ()
+    ) -> None:
         self._namespace = Namespace(f"{label}{OUT}")
         self._logs = logs
         self._allowed = frozenset(allowed)
+        self._proxies = tuple(proxies)
+        self._relays: list[ProxyRelay] = []
         self._wire: Wire | None = None
         self._children: list[command.Child] = []
 
@@ -123,6 +133,9 @@ class Egress:
         run_batch([f"addr add {GATEWAY}/24 dev {wire.inner}", f"addr add {RESOLVER}/32 dev {wire.inner}"], self.name)
         # before there is a way out at all: no packet passes a namespace whose rules are not there
         run_batch(routing_rules(self._allowed, host_addresses(), wire.inner), self.name)
+        for number, upstream in enumerate(self._proxies):
+            listener = self._namespace.listen(GATEWAY, PROXY_PORT + number)
+            self._relays.append(ProxyRelay(listener, upstream, self._refused))
         self._start_slirp()
         self._namespace.run_inside(_announce)
         self._start_names()
@@ -131,6 +144,19 @@ class Egress:
     @property
     def name(self) -> str:
         return self._namespace.name
+
+    def proxy_address(self, number: int) -> str:
+        """Where a guest reaches the proxy of this place in `proxies`."""
+        return f"http://{GATEWAY}:{PROXY_PORT + number}"
+
+    def _refused(self, address: str, port: int) -> bool:
+        """Whether a guest may not ask a proxy for this address: the rules of the namespace, in words."""
+        parsed = ipaddress.IPv4Address(address)
+        if any(parsed in network for network in NEVER):
+            return True
+        if any(parsed in one.network and one.port in (None, port) for one in self._allowed):
+            return False
+        return is_refused(address, host_addresses())
 
     def _start_slirp(self) -> None:
         log = self._logs / "egress.log"
@@ -183,6 +209,9 @@ class Egress:
 
     def close(self) -> None:
         """End the processes and remove the namespace and the bridge."""
+        for relay in self._relays:
+            relay.close()
+        self._relays.clear()
         for child in reversed(self._children):
             # the first process of a PID namespace hears no SIGTERM; once it is gone, its parent ends by itself
             command.kill_children(child)

@@ -65,13 +65,13 @@ class Relay:
                 with self._lock:
                     self._open |= {near, far}
                 try:
-                    _pump(near, far)
+                    pump(near, far)
                 finally:
                     with self._lock:
                         self._open -= {near, far}
 
 
-def _pump(near: socket.socket, far: socket.socket) -> None:
+def pump(near: socket.socket, far: socket.socket) -> None:
     """Copy both ways until both have ended; one side's end is passed on, the other may still speak."""
     other = {near: far, far: near}
     with selectors.DefaultSelector() as ready:

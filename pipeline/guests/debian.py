@@ -22,6 +22,7 @@ from typing import Any
 from pipeline import command
 from pipeline.errors import BuildError, HostError
 from pipeline.guests import archive, debian_tree
+from pipeline.guests.proxies import bootstrap_variables, host_proxies
 
 MIB = 1 << 20
 
@@ -212,6 +213,7 @@ def _assemble(
             # apt downloads the packages through the host's proxy
             env={
                 **command.download_variables(),
+                **bootstrap_variables(host_proxies(os.environ)),
                 "HOME": "/root",
                 "TMPDIR": str(stage),
                 "DEBIAN_FRONTEND": "noninteractive",

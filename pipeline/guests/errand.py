@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -51,8 +51,11 @@ if [ "$2" = stdin ]; then
     (umask 077; cat >"$script")
     chmod 700 "$script"
 fi
+shift 2
+left=$#
+while [ "$left" -gt 0 ]; do set -- "$@" -E "$1"; shift; left=$((left - 1)); done
 exec systemd-run --quiet --collect --working-directory=/root -p KillMode=process -p TimeoutStopSec={STOP} \
-    -E HOME=/root -E USER=root -E LOGNAME=root -E SHELL=/bin/sh -E "PATH=$PATH" \
+    -E HOME=/root -E USER=root -E LOGNAME=root -E SHELL=/bin/sh -E "PATH=$PATH" "$@" \
     /bin/sh -c 'trap : TERM; "$1" </dev/null >{FOLDER}/out 2>{FOLDER}/err; code=$?
         if [ "$code" = 0 ]; then rm -f "$1"; fi; echo "$code" >{FOLDER}/code' \
     sh "$script"
@@ -113,11 +116,17 @@ class Errand:
         self._boot_time = boot_time
 
     def run(
-        self, script: bytes | str, *, deadline: float, on_line: Callable[[str], None] = lambda _line: None
+        self,
+        script: bytes | str,
+        *,
+        deadline: float,
+        on_line: Callable[[str], None] = lambda _line: None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Run a script (or the file of this path in the guest) as root, by its own `#!` line.
 
         It is removed where it ended well. One that has restarted the guest as its last command has ended well too.
+        `environment` is added to what a script has.
         `on_line` gets each line of stdout and stderr as it comes. Raises CommandFailed, CommandTimeout after
         `deadline` seconds, GuestError(step-failed) when the guest lost it, GuestError(guest-rebooted) when the guest
         restarted before its end, or what `alive` raises.
@@ -127,8 +136,9 @@ class Errand:
         path, data = (script, b"") if isinstance(script, str) else (new_place(), script)
         if data and not data.startswith(b"#!"):
             data = DEFAULT_HEAD + data
+        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         started = self._agent.execute(
-            ["/bin/sh", "-c", _START, "sh", path, "stdin" if data else "file"],
+            ["/bin/sh", "-c", _START, "sh", path, "stdin" if data else "file", *variables],
             stdin=data,
             deadline=min(deadline, SILENCE),
             check=self._alive,

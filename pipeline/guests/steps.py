@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline import command
@@ -66,8 +67,9 @@ class Steps:
         ansible: AnsibleProject,
         deadline: float,
         on_line: Callable[[str], None],
+        task_environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Run an Ansible playbook against this guest.
+        """Run an Ansible playbook against this guest; its tasks there have `task_environment` beside their own.
 
         Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
         vault-password-missing, vault-password-wrong.
@@ -79,6 +81,7 @@ class Steps:
             **ansible.environment(home),
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "GOLDSMITH_PLAYS": str(report),
+            "GOLDSMITH_TASK_ENVIRONMENT": json.dumps(dict(task_environment or {})),
         }
         watcher = TaskWatcher(on_line)
         extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []

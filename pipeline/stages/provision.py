@@ -247,12 +247,20 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
             watch.hear(line)
             tell(line)
 
+    environment = job.proxy_environment(session) if step.network == "full" else {}
     if isinstance(step, PlaybookStep):
         installed = _installed(job, step)
         variables = session.access.folder / "private" / "vars.json"
         variables.write_text(json.dumps(dict(step.vars)))
         ansible = AnsibleProject.of(step, installed.folder if installed else None)
-        session.steps.playbook(step.file, variables, ansible=ansible, deadline=step.timeout, on_line=on_line)
+        session.steps.playbook(
+            step.file,
+            variables,
+            ansible=ansible,
+            deadline=step.timeout,
+            on_line=on_line,
+            task_environment=environment,
+        )
     elif isinstance(step, ScriptStep):
         script: bytes | str = ""
         if step.file.stat().st_size > errand.LARGEST:
@@ -263,7 +271,7 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
             session.watch = None
         else:
             script = step.file.read_bytes()
-        session.errand.run(script, deadline=step.timeout, on_line=on_line)
+        session.errand.run(script, deadline=step.timeout, on_line=on_line, environment=environment)
     elif isinstance(step, CopyStep):
         session.steps.copy(
             step.file,

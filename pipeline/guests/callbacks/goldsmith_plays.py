@@ -29,6 +29,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._plays: list[dict[str, Any]] = []
+        self._environment: dict[str, str] = json.loads(os.environ.get("GOLDSMITH_TASK_ENVIRONMENT") or "{}")
 
     def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002  Ansible calls it so
         self._write()
@@ -58,6 +59,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         # a task without a text of its own is Ansible's: the gathering of facts before the first
         if self._plays and task.get_ds() is not None:
             self._plays[-1]["tasks"] += 1
+        # before the task is sent to its worker; what the play and the task say themselves goes before it
+        if self._environment and not task.delegate_to:
+            task.environment = [self._environment, *(task.environment or [])]
         self._write()
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
