@@ -171,7 +171,7 @@ def test_permission(tmp_path: Path) -> None:
         moved = Path(folder) / "project"
         refused = goldsmith(moved, "build", "host", before=nobody)
         assert refused.returncode == 3, refused.stderr
-        assert "Permission denied" in refused.stderr and "sudo goldsmith" in refused.stderr
+        assert "Permission denied" in refused.stderr and "run it with sudo" in refused.stderr
         assert "Traceback" not in refused.stderr
 
 
