@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from typing import Any
 
 import typer
@@ -9,9 +12,14 @@ from typer.core import TyperGroup
 
 from pipeline.cli import door
 from pipeline.errors import UsageError
+from pipeline.file_errors import describe_os_error
 
 #: Both of them, for every verb.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+#: How the parser says that a file or folder may not be read.
+_UNREADABLE = re.compile(r"ath '(?P<path>.+)' is not readable", re.DOTALL)
 
 
 class VerbGroup(TyperGroup):
@@ -35,6 +43,12 @@ def _keep_stdout_clean(context: typer.Context, value: bool) -> bool:
     return value
 
 
+def unreadable_input(error: OSError) -> UsageError:
+    """An input that this user may not read: whose it is, with the exit code of all inputs that cannot be read."""
+    named = describe_os_error(error)
+    return UsageError(named.message, name=named.name, hint=named.hint)
+
+
 def describe_usage_error(error: Exception) -> UsageError | None:
     """The parser's error as ours; None for an error that is not the parser's.
 
@@ -44,6 +58,8 @@ def describe_usage_error(error: Exception) -> UsageError | None:
     if not callable(format_message):
         return None
     message = str(format_message()).strip()
+    if found := _UNREADABLE.search(message):
+        return unreadable_input(PermissionError(errno.EACCES, os.strerror(errno.EACCES), found["path"]))
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "goldsmith"
     return UsageError(message[:1].lower() + message[1:], name="usage", hint=f"{where} --help")

@@ -432,6 +432,10 @@ def test_a_user_without_rights_gets_named_errors(
     (open_folder / "images").mkdir()
     old, before = masters[0], sorted(str(path) for path in store.root.rglob("*"))
     place, one = open_folder / "new", f"web@{old.version}"
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0o700)
+    private = open_folder / "private.vhd"
+    private.touch(mode=0o600)
     refused = [
         ("gallery", "promote", one),
         ("gallery", "promote", one, "stable", "--create"),
@@ -441,6 +445,9 @@ def test_a_user_without_rights_gets_named_errors(
         ("gallery", "lease", one),
         ("gallery", "export", one, str(place)),
         ("gallery", "archive", one),
+        ("gallery", "import", str(closed)),
+        ("inspect", str(private)),
+        ("vhd", "convert", str(private), str(open_folder / "y.vhd")),
         ("gallery", "channel", "remove", "web", "golden", "--force"),
         ("gallery", "delta", one, "web", str(open_folder / "d.vhd")),
         ("vhd", "create", str(open_folder / "x.vhd"), "--size", "8M"),
@@ -468,6 +475,8 @@ def test_a_user_without_rights_gets_named_errors(
         assert "Errno" not in said and "mend the cause" not in said, said
     for words in read:
         assert seen[words][0] == 0, (words, seen[words])
+    assert f"{private} belongs to root:" in seen["inspect", str(private)][2] and seen["inspect", str(private)][0] == 2
+    assert f"{closed} belongs to root:" in seen["gallery", "import", str(closed)][2]
     # whose it is, and how it can be had
     said = seen["gallery", "promote", one][2]
     assert "you are nobody" in said and "belongs to root:" in said and "sudo" in said

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from pipeline.cli.gallery.options import AllowUnsigned, Keys, Reference, Repository, evidence_judge, open_gallery
+from pipeline.cli.usage import unreadable_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,12 +82,25 @@ def take_in(
     from pipeline.gallery.parcels import take_in as receive
     from pipeline.store import Store
 
+    _refuse_unreadable(parcel)
     Store.locate().ensure()
     admit = _manifest_digest(parcel) if allow_unsigned else None
     made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
     _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+
+
+def _refuse_unreadable(parcel: Path) -> None:
+    """Raise UsageError (permission-denied) for an export that this user may not read: it may be whole."""
+    from pipeline.gallery import MANIFEST
+
+    try:
+        os.close(os.open(parcel / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError as error:
+        raise unreadable_input(error) from None
+    except OSError:
+        return  # whatever else it is, the import itself says
 
 
 def _manifest_digest(parcel: Path) -> str | None:
