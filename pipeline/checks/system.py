@@ -76,6 +76,14 @@ def fstab_targets(subject: Subject) -> Iterator[str]:
         raise CannotLook(f"/etc/fstab: {'; '.join(hidden)}: what is in {', '.join(closed)} cannot be read")
 
 
+#: A rule of udev's for one card: by its hardware address, or a name for the card in one slot.
+_PINS_CARD = re.compile(
+    r"^(?!\s*#).*ATTRS?\{address\}==\"[0-9a-fA-F:]{17}\""
+    r"|^(?=.*SUBSYSTEM==\"net\")(?=.*(?:KERNELS|ENV\{ID_PATH\})==\"(?:pci-)?[0-9a-f]{4}:)(?!\s*#).*\bNAME:?=\"",
+    re.MULTILINE,
+)
+
+
 @check(
     "persistent-net-rules",
     "No udev rule ties a network name to a card",
@@ -94,10 +102,8 @@ def persistent_net_rules(subject: Subject) -> Iterator[str]:
                 continue
             if re.search(r"/7[05]-persistent-net(-generator)?\.rules$", path):
                 yield f"{path} is there"
-            elif folder.startswith("/etc") and re.search(
-                r"ATTRS?\{address\}==\"[0-9a-fA-F:]{17}\"", subject.root.text(path)
-            ):
-                yield f"{path} names a hardware address"
+            elif folder.startswith("/etc") and _PINS_CARD.search(subject.root.text(path)):
+                yield f"{path} names a card by its address or its place"
 
 
 @check(

@@ -219,6 +219,13 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "persistent-net-rules",
         put("/etc/udev/rules.d/90-mine.rules", 'ATTR{address}=="52:54:00:12:34:56", NAME="lan"\n'),
     ),
+    "a rule for the card in one slot": (
+        "persistent-net-rules",
+        put(
+            "/etc/udev/rules.d/90-mine.rules",
+            'SUBSYSTEM=="net", ACTION=="add", KERNELS=="0000:02:00.0", NAME="lan0"\n',
+        ),
+    ),
     "no storage rules": ("azure-storage-rules", fs("rm /etc/udev/rules.d/66-azure-storage.rules")),
     "a program of i386": ("architecture", put("/usr/bin/sh", b"\x7fELF\1\1\1" + bytes(9) + b"\2\0\3\0")),
     "a package cut off": ("dpkg-state", edit(STATUS, "Status: install ok installed", "Status: install ok unpacked")),
