@@ -231,7 +231,8 @@ NOWHERE = "[galaxy]\nserver = http://127.0.0.1:9/\n"
 NEEDY = "- hosts: all\n  tasks:\n    - acme.tools.look:\n"
 
 
-def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     folder = project(
         tmp_path / "project",
         {
