@@ -22,6 +22,7 @@ from pipeline.checks import (
     secrets,
     service_identity,
     system,
+    system_folders,
     table,
     windows_access,
     windows_boot,
@@ -38,9 +39,9 @@ from pipeline.printable import shorten
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, resume, system, network, network_names, resolver, host_name, agents,
-            identity, service_identity, leftovers, secrets, config_files, scan, windows_state, windows_secrets,
-            windows_boot, windows_access)  # fmt: skip
+_MODULES = (table, container, boot, kernel, resume, system, system_folders, network, network_names, resolver,
+            host_name, agents, identity, service_identity, leftovers, secrets, config_files, scan, windows_state,
+            windows_secrets, windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 

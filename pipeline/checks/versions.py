@@ -60,6 +60,7 @@ LINUX: dict[str, int] = {
     "checks.resolver": 1,
     "checks.resume": 1,
     "checks.secrets": 1,
+    "checks.system_folders": 1,
     "checks.system": 3,
     "guests.service_identity": 1,
     "offline.ext4": 1,

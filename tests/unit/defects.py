@@ -147,6 +147,13 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a saved state": ("vhd-saved-state", footer(saved_state=1)),
     "an export of Azure": ("vhd-creator", footer(creator=b"wa\0\0")),
     "a file too large": ("vhd-size", larger(4096)),
+    # the folders of the system
+    "/etc closed by a copy out of a checkout with umask 077": ("system-folders", fs("sif /etc mode 040700")),
+    "/tmp without its sticky bit": ("system-folders", fs("sif /tmp mode 040777")),
+    "/var/tmp closed": ("system-folders", fs("sif /var/tmp mode 041755")),
+    "/root open to everybody": ("system-folders", fs("sif /root mode 040755")),
+    "the root folder open to a group's writing": ("system-folders", fs("sif / mode 040775")),
+    "/usr of somebody": ("system-folders", fs("sif /usr uid 1000")),
     # the table
     "a torn backup header": ("gpt-backup", raw(SIZE - 512 + 60, b"\xff")),
     "a torn first header": ("partition-table", raw(512 + 60, b"\xff")),
@@ -480,6 +487,10 @@ DEFECTS: dict[str, tuple[str, Change]] = {
 
 #: Other disks that are good: nothing may be found on them.
 GOOD: dict[str, Change] = {
+    "modes of Fedora": fs("sif / mode 040555", "sif /usr mode 040555", "sif /root mode 040550"),
+    "a /tmp that lies in memory": several(
+        fs("sif /tmp mode 040755"), add("etc/fstab", "tmpfs /tmp tmpfs nosuid,nodev 0 0\n")
+    ),
     "a FAT that was mounted while it was marked": raw(ESP_AT + 0x25, b"\1"),
     "waagent without cloud-init": several(
         edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
