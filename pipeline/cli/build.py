@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from pipeline.cli import context
+from pipeline.cli import completion, context
 from pipeline.cli.usage import json_option
 from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 
@@ -32,17 +32,30 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Images to build.")] = None,  # noqa: UP045
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Images to build.", autocompletion=completion.complete_definition),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every definition of the project, parents first.")
     ] = False,
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="STAGE|STEP", help="Run again from this stage, or this step, on."),
+        typer.Option(
+            "--from",
+            metavar="STAGE|STEP",
+            help="Run again from this stage, or this step, on.",
+            autocompletion=completion.complete_stage,
+        ),
     ] = None,
     until: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--until", metavar="STAGE|STEP", help="Stop after this stage, or this step."),
+        typer.Option(
+            "--until",
+            metavar="STAGE|STEP",
+            help="Stop after this stage, or this step.",
+            autocompletion=completion.complete_stage,
+        ),
     ] = None,
     warm: Annotated[
         bool,
@@ -260,10 +273,17 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
 
 
 def plan(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The image.", autocompletion=completion.complete_definition)
+    ],
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="STAGE|STEP", help="As if run again from this stage, or this step, on."),
+        typer.Option(
+            "--from",
+            metavar="STAGE|STEP",
+            help="As if run again from this stage, or this step, on.",
+            autocompletion=completion.complete_stage,
+        ),
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="As if built from a saved guest.")] = False,
     as_json: Annotated[bool, json_option()] = False,

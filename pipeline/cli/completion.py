@@ -1,4 +1,4 @@
-"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, checks.
+"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, cells.
 
 The parser library makes the shells' scripts; a shell asks goldsmith itself for the words. A completion never
 fails and never prints an error: what cannot be read has no words.
@@ -147,13 +147,6 @@ def complete_stage(_incomplete: str) -> Iterable[str]:
     from pipeline.plan import STAGE_NAMES
 
     return STAGE_NAMES
-
-
-@_quiet
-def complete_check(_incomplete: str) -> Iterable[str]:
-    from pipeline.checks import all_checks
-
-    return [check.id for check in all_checks(None)]
 
 
 @_quiet

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.context import project, told_project
 from pipeline.cli.usage import json_option
 
@@ -25,7 +26,12 @@ def register(app: typer.Typer) -> None:
 
 def validate(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME|PATH]...", help="Images, or files; by default all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|PATH]...",
+            help="Images, or files; by default all.",
+            autocompletion=completion.complete_definition,
+        ),
     ] = None,
     as_json: Annotated[bool, json_option("A list of objects instead of lines.")] = False,
 ) -> None:
@@ -77,7 +83,13 @@ def schema() -> None:
 def init(
     name: Annotated[str, typer.Argument(help="The new image's name.")],
     base: Annotated[
-        str | None, typer.Option("--base", metavar="IMAGE", help="Begin with this image's golden master.")
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="IMAGE",
+            help="Begin with this image's golden master.",
+            autocompletion=completion.complete_image,
+        ),
     ] = None,
     base_old: Annotated[str | None, typer.Option("--from", metavar="IMAGE", hidden=True)] = None,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ def inspect(
     disk: Annotated[Path, typer.Argument(metavar="DISK", help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
     as_json: Annotated[bool, json_option()] = False,
     profile: Annotated[
-        str, typer.Option("--profile", help="azure-linux, azure-windows, hyper-v or any.")
+        str,
+        typer.Option(
+            "--profile",
+            help="azure-linux, azure-windows, hyper-v or any.",
+            autocompletion=completion.complete_profile,
+        ),
     ] = "azure-linux",
     account: Annotated[
         list[str], typer.Option("--account", metavar="NAME", help="An account that may ship; repeatable.")

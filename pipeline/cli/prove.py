@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli import context
+from pipeline.cli import completion, context
 from pipeline.cli.build import need_root
 from pipeline.cli.usage import json_option
 from pipeline.errors import UsageError
@@ -31,10 +31,20 @@ def register(app: typer.Typer) -> None:
 def prove(
     what: Annotated[
         str,
-        typer.Argument(metavar="IMAGE[@VERSION]|DISK", help="A master of the gallery, or the path of a fixed VHD."),
+        typer.Argument(
+            metavar="IMAGE[@VERSION]|DISK",
+            help="A master of the gallery, or the path of a fixed VHD.",
+            autocompletion=completion.complete_reference,
+        ),
     ],
     cell: Annotated[
-        list[str], typer.Option("--cell", metavar="CELL", help="Only this cell of the matrix; repeatable.")
+        list[str],
+        typer.Option(
+            "--cell",
+            metavar="CELL",
+            help="Only this cell of the matrix; repeatable.",
+            autocompletion=completion.complete_cell,
+        ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
 ) -> None:

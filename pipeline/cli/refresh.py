@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from pipeline.cli import context
+from pipeline.cli import completion, context
 from pipeline.cli.build import choose, need_root
 from pipeline.cli.usage import json_option
 from pipeline.errors import CheckFailed
@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def refresh(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="NAME...", help="Images to refresh.")] = None,  # noqa: UP045
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Images to refresh.", autocompletion=completion.complete_definition),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every definition of the project, parents first.")
     ] = False,

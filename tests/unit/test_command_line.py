@@ -709,6 +709,9 @@ def test_colours_are_the_owners_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         ("goldsmith gallery prune --dr", {"--dry-run"}),
         ("goldsmith gallery promote web ca", {"candidate"}),
         ("goldsmith runs show R", {"R1"}),
+        ("goldsmith build debian-12-we", {"debian-12-web"}),
+        ("goldsmith build web --from conv", {"convert"}),
+        ("goldsmith prove web --cell gen2-s", {"gen2-secure"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
