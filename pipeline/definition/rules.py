@@ -182,7 +182,7 @@ def target(value: str) -> str:
         return value
     if not value.startswith("/"):
         raise Wrong(f"{shown(value)} is not an absolute path", f"/{value}?")
-    if value.endswith("/") or ".." in value.split("/"):
+    if (value.endswith("/") and value != "/") or ".." in value.split("/"):
         raise Wrong(f"{shown(value)} is not the copy's own path", "name the file itself, without .. or a last /")
     return value
 

@@ -23,6 +23,7 @@ from pipeline import command
 from pipeline.errors import BuildError, HostError
 from pipeline.guests import archive, debian_tree
 from pipeline.guests.proxies import bootstrap_variables, host_proxies
+from pipeline.guests.tls_failures import HOST_HINT, NOT_TRUSTED
 
 MIB = 1 << 20
 
@@ -265,6 +266,12 @@ _FAULTS = (
     (r"E: Unable to locate package (\S+)", "package-missing", "see source.debian.packages in the definition"),
     (r"E: Package '\S+' has no installation candidate", "package-missing", "see source.debian.packages"),
     (r"NO_PUBKEY|EXPKEYSIG|is not signed", "archive-key", "apt-get install --only-upgrade debian-archive-keyring"),
+    (rf".*(?i:{NOT_TRUSTED.pattern}).*", "mirror-certificate", HOST_HINT),
+    (
+        r".*\b(?:401  Unauthorized|403  Forbidden|407  Proxy Authentication Required).*",
+        "mirror-refused",
+        "the mirror, or a proxy before it, refuses: see the address in apt's sources and Acquire::http::Proxy",
+    ),
     (r"(?:Temporary failure resolving|Could not connect|Failed to fetch) .*", "mirror-unreachable", "apt-get update"),
     (r"dpkg: error processing .*", "package-broken", None),
     (r"^E: (?!setup failed|mmdebstrap failed|Sub-process).*", "bootstrap-failed", None),

@@ -6,12 +6,13 @@ The guest may answer anything: an answer is used only once `answers` has found i
 from __future__ import annotations
 
 import base64
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import libvirt
 import libvirt_qemu
@@ -124,13 +125,14 @@ class Agent:
         finally:
             self.call("guest-file-close", {"handle": handle})
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a guest's file anew."""
+    def write(self, path: str, data: bytes | IO[bytes]) -> None:
+        """Write a guest's file anew: these bytes, or those of an open file, a piece at a time."""
+        source = io.BytesIO(data) if isinstance(data, bytes) else data
         handle = self.open(path, "wb")
         try:
-            for at in range(0, len(data), CHUNK):
-                piece = base64.b64encode(data[at : at + CHUNK]).decode()
-                self.call("guest-file-write", {"handle": handle, "buf-b64": piece}, quiet=True)
+            while piece := source.read(CHUNK):
+                text = base64.b64encode(piece).decode()
+                self.call("guest-file-write", {"handle": handle, "buf-b64": text}, quiet=True)
         finally:
             self.call("guest-file-close", {"handle": handle})
 

@@ -23,6 +23,7 @@ from pipeline.guests.overlay import create_overlay
 from pipeline.guests.session import GuestSession
 from pipeline.guests.ssh_reach import named
 from pipeline.guests.step_end import StepEnd
+from pipeline.guests.tls_failures import GUEST_HINT, NOT_TRUSTED
 from pipeline.guests.windows import oobe, updates
 from pipeline.guests.windows.session import WindowsSession
 from pipeline.guests.windows.steps import windows_step
@@ -294,6 +295,9 @@ def _named(error: Exception, step: Step, end: StepEnd, log: Path) -> GuestError:
     if cause is not None:
         words = "" if isinstance(error, command.CommandTimeout) or own is not None else f" ({_words(error)})"
         return GuestError(f"{step.title}: {cause.message}{words}", name=cause.name, hint=f"{cause.hint}; {hint}")
+    text = f"{error} {error.stderr} {error.stdout}" if isinstance(error, command.CommandFailed) else str(error)
+    if NOT_TRUSTED.search(text):
+        hint = f"{GUEST_HINT}; {hint}"
     return own or GuestError(f"{step.title}: {_words(error)}", name="step-failed", hint=hint)
 
 

@@ -234,3 +234,21 @@ def test_an_exit_code_that_is_none(code: bytes, agent: Callable[..., Agent]) -> 
         guest_file_read=read,
     )
     named(lambda: Errand(one, lambda: None).run(b"#!/bin/sh\n", deadline=60))
+
+
+def test_a_file_is_written_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "big.msi"
+    source.write_bytes(b"x" * (2 * CHUNK + 5))
+    sent: list[int] = []
+
+    def call(_self: Agent, command: str, arguments: dict[str, Any] | None = None, **_more: Any) -> Any:
+        if command == "guest-file-write":
+            sent.append(len(base64.b64decode((arguments or {})["buf-b64"])))
+        return 7
+
+    monkeypatch.setattr(Agent, "call", call)
+    agent = Agent.__new__(Agent)
+    with source.open("rb") as file:
+        agent.write(r"C:\big.msi", file)
+    agent.write(r"C:\small", b"abc")
+    assert sent == [CHUNK, CHUNK, 5, 3]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.command import CommandFailed
-from pipeline.definition import inputs, load_named, step_inputs
+from pipeline.definition import CopyStep, inputs, load_named, step_inputs
 from pipeline.errors import UsageError
 from pipeline.guests.access import Access
-from pipeline.guests.copy_stream import need_plain_files
+from pipeline.guests.copy_stream import Modes, need_plain_files, unpack_script
 from pipeline.guests.steps import Steps
 
 DEFINITION = "goldsmith: 1\nsource: {debian: {suite: bookworm}}\n"
@@ -234,3 +234,12 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Path, "open", lambda path, *words, **more: (opened.append(path), whole(path, *words, **more))[1]
     )
     assert step_inputs(step) == first and not opened
+
+
+def test_a_folder_may_go_to_the_root(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "images/x.yaml").write_text(DEFINITION + "steps: [{copy: {from: overlay, to: /}}]\n")
+    step = load_named(tmp_path, "x").steps[0]
+    assert isinstance(step, CopyStep) and step.to == "/"
+    assert " -C /" in unpack_script(True, "/", Modes())

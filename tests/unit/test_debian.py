@@ -125,6 +125,14 @@ def test_memory_for_the_tree(available: int, used: int) -> None:
             "mirror-unreachable",
             "mirror.example",
         ),
+        (
+            "Err:1 https://m.example bookworm InRelease\n  Certificate verification failed: The certificate is NOT "
+            "trusted. [IP: 192.0.2.1 443]\nE: Failed to fetch https://m.example/x",
+            "mirror-certificate",
+            "NOT trusted",
+        ),
+        ("E: Failed to fetch http://m.example/x  403  Forbidden [IP: 192.0.2.1 80]", "mirror-refused", "Forbidden"),
+        ("E: Failed to fetch http://m.example/x  404  Not Found [IP: 192.0.2.1 80]", "mirror-unreachable", "404"),
         ("dpkg: error processing package foo (--configure):\nE: Sub-process", "package-broken", "foo"),
         ("mke2fs: Could not allocate block", "bootstrap-failed", "allocate"),
         ("E: setup failed: E: something\nlast line", "bootstrap-failed", "last line"),

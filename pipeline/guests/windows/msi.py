@@ -64,7 +64,7 @@ def install(
     while True:
         try:
             code = shell.batch(
-                {name: step.file.read_bytes()},
+                {name: step.file},
                 command_line(name, step.arguments),
                 deadline=max(1.0, until - time.monotonic()),
                 on_line=said,

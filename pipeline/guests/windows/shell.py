@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import command
 from pipeline.errors import GuestError
@@ -87,7 +88,7 @@ class Shell:
 
     def batch(
         self,
-        files: dict[str, bytes],
+        files: Mapping[str, bytes | Path],
         line: str,
         *,
         deadline: float,
@@ -98,12 +99,16 @@ class Shell:
         """Run one line of a batch file in a folder with `files` (%~dp0): its code, 0 or of `done`; see `_step`."""
         return self._step(files, line, deadline, on_line, reboots, done)
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file, with the folders above it."""
+    def write(self, path: str, data: bytes | Path) -> None:
+        """Write a file, with the folders above it: these bytes, or those of a file of the host's."""
         folder = path.rpartition("\\")[0]
         # a folder that is there is no error to it, and it makes those above
         self.run([CMD, "/d", "/c", "if", "not", "exist", folder, "mkdir", folder])
-        self._session.agent.write(path, data)
+        if isinstance(data, bytes):
+            self._session.agent.write(path, data)
+            return
+        with data.open("rb") as file:
+            self._session.agent.write(path, file)
 
     def value(self, key: str, name: str) -> str:
         """A value of the guest's registry, as its own reg shows it; "not set"."""
@@ -121,7 +126,7 @@ class Shell:
 
     def _step(
         self,
-        files: dict[str, bytes],
+        files: Mapping[str, bytes | Path],
         line: str,
         deadline: float,
         on_line: Callable[[str], None],

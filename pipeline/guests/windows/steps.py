@@ -29,7 +29,7 @@ def windows_step(
         assert isinstance(step, CopyStep), step
         for path, target in _files(step.file, step.to):
             on_line(target)
-            shell.write(target, path.read_bytes())
+            shell.write(target, path)
 
 
 def _files(source: Path, target: str) -> list[tuple[Path, str]]:
