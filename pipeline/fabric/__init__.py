@@ -25,6 +25,7 @@ from pipeline.fabric import imds, limits, wireserver
 from pipeline.fabric.instance import (
     HTTP_PORT,
     IMDS,
+    INTERNAL_DOMAIN,
     PLUGIN_PORT,
     WIRESERVER,
     Event,
@@ -224,7 +225,7 @@ class Fabric:
         data_disks: Sequence[DataDisk] = (),
         provisioned: bool = True,
     ) -> Guest:
-        """A new VM: its address, its wire, its DHCP server. `logs` gets `fabric.jsonl` and `dhcp.log`.
+        """A new VM: its address, its wire, its server for DHCP and names. `logs` gets `fabric.jsonl` and `dhcp.log`.
 
         One that is not `provisioned` finds no metadata service.
         """
@@ -259,12 +260,13 @@ class Fabric:
         routes = ",".join(
             f"{target},{instance.gateway}" for target in ("0.0.0.0/0", f"{WIRESERVER}/32", f"{IMDS}/32")
         )
-        names = ["--port=0"]
+        # two names are known; every other is refused, there is no outside
+        names = [
+            *("--port=53", "--no-resolv", "--no-hosts", f"--address=/{INTERNAL_DOMAIN}/{WIRESERVER}"),
+            f"--dhcp-option=option:dns-server,{instance.gateway}",
+        ]
         if self._site is not None and self._site.named:
-            names = [
-                *("--port=53", "--no-resolv", "--no-hosts", f"--address=/{self._site.host}/{self._site.address}"),
-                f"--dhcp-option=option:dns-server,{instance.gateway}",
-            ]
+            names.append(f"--address=/{self._site.host}/{self._site.address}")
         log = logs / "dhcp.log"
         child = command.start(
             self._namespace.command(

@@ -15,6 +15,10 @@ from pipeline.definition import DataDisk
 WIRESERVER = "168.63.129.16"
 #: Where every Azure guest finds the instance metadata service.
 IMDS = "169.254.169.254"
+#: The domain of names inside Azure. Each name below it leads to the WireServer's address: a clone is asked to resolve
+#: one that no file of its own can know.
+#: https://learn.microsoft.com/azure/virtual-network/virtual-networks-name-resolution-for-vms-and-role-instances
+INTERNAL_DOMAIN = "internal.cloudapp.net"
 HTTP_PORT = 80
 #: The HostGAPlugin's port on the WireServer's address.
 PLUGIN_PORT = 32526

@@ -9,6 +9,7 @@ from pipeline import command
 from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
 from pipeline.errors import GuestError
 from pipeline.fabric import Event, Guest
+from pipeline.fabric.instance import INTERNAL_DOMAIN, WIRESERVER
 from pipeline.guests.clone import Clone
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
@@ -20,12 +21,27 @@ from pipeline.proof.verdict import Verdict
 SETTLE = {True: 120.0, False: 360.0}
 #: Seconds by which a clone's clock may differ from the host's; the question itself takes a second or two, emulated.
 CLOCK = 15.0
+#: Seconds for a clone to resolve a name: the C library asks a server that is silent twice, 5 s each.
+RESOLVE = 20.0
 #: How often an agent may ask for its goal state within MINUTE and still be at rest: waagent does each 6 s.
 GOAL_STATES = 20
 MINUTE = 60.0
 
 #: Seconds for a page that is expected, from the connection to its last byte.
 HTTP_DEADLINE = 10.0
+
+#: Resolves a name as any program would, and says who was asked. busybox has no getent where musl's tools are missing.
+RESOLVER_LINES = r"""
+name=TOKEN.DOMAIN
+if command -v getent >/dev/null; then
+  found=$(timeout RESOLVE getent ahostsv4 $name 2>/dev/null | sed -n '1s/ .*//p')
+else
+  found=$(timeout RESOLVE ping -c 1 -W 1 $name 2>/dev/null | sed -n '1s/^[^(]*(\([0-9.]*\)).*/\1/p')
+fi
+echo "resolved=$found"
+servers=$(sed -n '/^nameserver/p' /etc/resolv.conf 2>/dev/null | tr '\n' ' ')
+echo "resolver=$(readlink /etc/resolv.conf || ls /etc/resolv.conf 2>&1) ${servers:-without a server}"
+"""
 
 #: Runs as root in the clone. TOKEN is in the custom data that the clone was given. What `cloud-init status` would say
 #: is read from where it reads it: its Python takes an emulated clone ten seconds to start.
@@ -51,6 +67,7 @@ done
 echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | tr -d ' ')"
 echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
 echo "state=$(timeout SETTLE systemctl is-system-running --wait)"
+RESOLVER_LINES
 echo "failed=$(systemctl list-units --failed --plain --no-legend | awk '{printf "%s ", $1}')"
 c=/run/cloud-init
 if [ -e $c/disabled ]; then echo "cloud-init=status: disabled"
@@ -62,10 +79,17 @@ echo "waagent=$(systemctl is-active walinuxagent.service 2>/dev/null)"
 """
 
 
+def resolver_lines(token: str) -> str:
+    """Shell lines that print `resolved=`, the address of a name that no file of the clone knows, and `resolver=`."""
+    lines = RESOLVER_LINES.replace("TOKEN", token).replace("DOMAIN", INTERNAL_DOMAIN)
+    return lines.replace("RESOLVE", f"{RESOLVE:.0f}").strip("\n")
+
+
 def facts(clone: Clone, token: str) -> dict[str, str]:
     """What a clone says of itself, asked over its own ssh as the user that it was asked to make."""
     settle = SETTLE[clone.spec.kvm]
-    script = _LOOK.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
+    script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token))
+    script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
     said = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.patience.command).stdout
     return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
 
@@ -114,6 +138,10 @@ def healthy(clone: Clone, verdict: Verdict, seen: Mapping[str, str]) -> None:
     """Judge what must hold after any boot."""
     state, failed = seen.get("state", ""), seen.get("failed", "").strip()
     verdict.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
+    if clone.guest is not None:
+        found = seen.get("resolved", "")
+        told = found or f"no name is resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
+        verdict.see("names", told, found == WIRESERVER)
     # the answer came before the units had settled: the clock was read first, the whole took as long as it did
     behind = float(seen.get("date", "0") or 0) - time.time()
     settle = SETTLE[clone.spec.kvm]

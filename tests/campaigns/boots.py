@@ -101,6 +101,7 @@ DEFECTS: dict[str, Defect] = {
         write((CLOUD, OFF), also=[f"symlink {UNITS}/systemd-networkd.service /dev/null"]),
         "guest-unreachable",
     ),
+    "the resolver's service is masked": Defect(fs(f"symlink {UNITS}/systemd-resolved.service /dev/null"), "names"),
     # the boot
     "a disk in fstab that is not there": Defect(
         edit("/etc/fstab", "UUID=", "UUID=0000-0000 /data ext4 defaults 0 2\nUUID="), "guest-emergency"

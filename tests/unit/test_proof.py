@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,3 +253,24 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
     verdict = Verdict("gen1")
     look.attached(clone, verdict, rows, [DataDisk(7, 64 << 20, "None", "ext4", "data")])  # type: ignore[arg-type]
     assert (verdict.failures == []) is good
+
+
+@pytest.mark.parametrize(
+    ("seen", "good", "told"),
+    [
+        ({"resolved": "168.63.129.16"}, True, "168.63.129.16"),
+        # a name of the clone's own, or of a file, is no answer of the server
+        ({"resolved": "127.0.1.1", "resolver": "x"}, False, "127.0.1.1"),
+        ({"resolved": "", "resolver": "../run/systemd/resolve/stub-resolv.conf without a server"}, False,
+         "no name is resolved: /etc/resolv.conf is ../run/systemd/resolve/stub-resolv.conf without a server"),
+        ({}, False, "no name is resolved: /etc/resolv.conf is not known"),
+    ],
+)  # fmt: skip
+def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool, told: str) -> None:
+    well = {"state": "running", "date": str(int(time.time())), **seen}
+    for guest, failures in ((object(), [] if good else [f"names: {told}"]), (None, [])):
+        verdict = Verdict("gen1")
+        clone = SimpleNamespace(spec=SimpleNamespace(kvm=True), guest=guest)
+        look.healthy(clone, verdict, well)  # type: ignore[arg-type]
+        assert verdict.failures == failures
+        assert verdict.checks.get("names") == (told if guest else None)

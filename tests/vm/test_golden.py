@@ -42,6 +42,7 @@ def test_the_agents_reported_to_the_fabric(golden_build: Lab) -> None:
     for name, cell in cells.items():
         assert 0 < cell["seconds"]["ready"] < cell["seconds"]["ssh"]
         assert cell["checks"]["custom data"] == "found"
+        assert cell["checks"]["names"] == "168.63.129.16"
         lines = [json.loads(line) for path in records if path.parent.name == name for line in path.open()]
         agents = {line["agent"].split("/")[0] for line in lines}
         assert "Cloud-Init" in agents

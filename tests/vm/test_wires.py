@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.fabric import Fabric, Guest, Site, sweep_networks
 from pipeline.fabric.network import NAMESPACES, inside
+from pipeline.proof import look
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 LABEL = "fabrictest-R1"
@@ -107,6 +108,9 @@ def test_a_guest_is_answered_and_recorded(fabric: Fabric, tmp_path: Path) -> Non
         assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
         assert "200" in ask("gsp1", "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
         assert "200" in ask("gsp1", "GET", "168.63.129.16:32526", "/versions")
+        assert resolve("gsp1", guest.instance.gateway, "any-token.internal.cloudapp.net") == "168.63.129.16"
+        assert "resolved=168.63.129.16\n" in looks_up("gsp1", f"nameserver {guest.instance.gateway}\n")
+        assert "resolved=\n" in looks_up("gsp1", "# no server\n")
         assert guest.report is None
         assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
     assert guest.report is not None
@@ -222,6 +226,20 @@ def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:
                 assert "200" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop?of=web")
                 assert "404" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop")
             assert [exchange.response.body for exchange in guest.asked()] == [said, b""]
+
+
+def looks_up(name: str, servers: str) -> str:
+    """What the proof's own lines print in a namespace whose resolv.conf has these lines."""
+    folder = Path("/etc/netns") / name  # ip netns exec shows what lies here as the files of /etc
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "resolv.conf").write_text(servers)
+        return sh(f"ip netns exec {name} sh <<'END'\n{look.resolver_lines('token')}\nEND\n")
+    finally:
+        (folder / "resolv.conf").unlink()
+        folder.rmdir()
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
 
 
 def resolve(name: str, server: str, host: str) -> str:
