@@ -70,15 +70,13 @@ def build(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build images as far as something changed; what passes every check becomes golden."""
-    from pipeline.guests.playbook_check import require_good_playbooks
-    from pipeline.preconditions import require_preconditions
+    from pipeline.preconditions import require_buildable
     from pipeline.store import Store
 
     store = Store.locate()
     chosen = choose(names or [], everything, store.gallery)
-    require_preconditions(chosen, store)
+    require_buildable(chosen, store)
     need_root_to_build(chosen, store, from_stage, until, warm)
-    require_good_playbooks(chosen, store)
     if len(chosen) == 1:
         _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
@@ -290,15 +288,13 @@ def plan(
 ) -> None:
     """Say for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table
-    from pipeline.guests.playbook_check import require_good_playbooks
-    from pipeline.preconditions import require_preconditions
+    from pipeline.preconditions import require_buildable
     from pipeline.store import Store
 
     store = Store.locate()
     # the image itself comes last, behind the parents that a build would make first
     *parents, definition = choose([name], False, store.gallery)
-    require_preconditions([*parents, definition], store)
-    require_good_playbooks([*parents, definition], store)
+    require_buildable([*parents, definition], store)
     plans = [(each, _explained(each, parents, store, warm, from_stage)) for each in (*parents, definition)]
     if as_json:
         print_json(plans[-1][1])

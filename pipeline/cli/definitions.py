@@ -37,7 +37,7 @@ def validate(
 ) -> None:
     """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
     from pipeline.cli.show import print_json
-    from pipeline.definition import DefinitionError, definition_files, load
+    from pipeline.definition import DefinitionError, definition_files, load, load_sound_part
     from pipeline.guests.playbook_check import check_playbooks
     from pipeline.preconditions import check_preconditions
     from pipeline.store import Store
@@ -48,18 +48,29 @@ def validate(
     faults: list[Fault] = []
     verdicts: list[dict[str, object]] = []
     judged: list[tuple[Path, Path, tuple[Fault, ...]]] = []
-    good = []
+    good, whole_steps = [], []
+    left_out: dict[Path, frozenset[str]] = {}
     for path, folder in targets:
         try:
             good.append(load(path, folder))
+            whole_steps.append(good[-1])
             judged.append((path, folder, ()))
         except DefinitionError as error:
             judged.append((path, folder, error.faults))
+            if part := load_sound_part(path, folder):
+                good.append(part.definition)
+                left_out[part.definition.path] = part.left_out
+                if not part.left_out & {"steps", "refresh"}:
+                    whole_steps.append(part.definition)
     # Ansible is started once for all playbooks
-    of_playbooks = check_playbooks(good, Store.locate())
-    of_needs = check_preconditions(good, Store.locate())
+    of_playbooks = check_playbooks(whole_steps, Store.locate())
+    of_needs = check_preconditions(good, Store.locate(), left_out, _print_note)
     for path, folder, own in judged:
-        found = own or (*of_needs.get(path.resolve(), ()), *of_playbooks.get(path.resolve(), ()))
+        # what another rule has said of a place is not said again
+        places = {(fault.line, fault.column) for fault in own}
+        needs = (one for one in of_needs.get(path.resolve(), ()) if (one.line, one.column) not in places)
+        of_file = sorted((*own, *needs), key=lambda fault: (fault.line, fault.column))
+        found = (*of_file, *of_playbooks.get(path.resolve(), ()))
         shown = _shown(path, folder)
         faults.extend(found)
         verdicts.append({"file": shown, "ok": not found, "faults": [asdict(fault) for fault in found]})
@@ -73,6 +84,10 @@ def validate(
         raise DefinitionError(list(dict.fromkeys(faults)))
 
 
+def _print_note(text: str) -> None:
+    typer.echo(f"goldsmith: note: {text}", err=True)
+
+
 def schema() -> None:
     """Print the JSON schema of a definition, for editors."""
     from pipeline.definition import json_schema
@@ -81,7 +96,7 @@ def schema() -> None:
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="The new image's name.")],
+    name: Annotated[str | None, typer.Argument(help="The new image's name; by default the folder's.")] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -97,8 +112,20 @@ def init(
     from pipeline.definition.template import write_new
 
     folder = told_project() or _project_or_here()
-    written = write_new(folder, name, base or base_old)
+    written = write_new(folder, name or _name_of_folder(folder), base or base_old)
     typer.echo(f"wrote {', '.join(str(path.relative_to(folder.resolve())) for path in written)}")
+
+
+def _name_of_folder(folder: Path) -> str:
+    """The name of the project's folder, in lower case. Raises UsageError where no image can have it."""
+    from pipeline.definition.rules import IMAGE_NAME
+    from pipeline.errors import UsageError
+
+    name = folder.resolve().name.lower()
+    if not IMAGE_NAME.fullmatch(name):
+        message = f"the folder {folder.resolve()} has no name that an image can have"
+        raise UsageError(message, name="image-name", hint="name the image: goldsmith init NAME")
+    return name
 
 
 def _project_or_here() -> Path:

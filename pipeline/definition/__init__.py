@@ -7,6 +7,7 @@ translate   the shape's errors in the user's words
 destinations  where a guest may go
 across      what one key asks of another
 load        from a file to a Definition, and the order of building
+sound_part  what can be read of a definition that has faults
 model       what the rest of the pipeline sees
 inputs      what goes into a step, by content
 """
@@ -52,6 +53,7 @@ from pipeline.definition.model import (
     Updates,
 )
 from pipeline.definition.schema import json_schema
+from pipeline.definition.sound_part import SoundPart, load_sound_part
 
 __all__ = [
     "CELL_GENERATION",
@@ -81,6 +83,7 @@ __all__ = [
     "PowershellStep",
     "Refresh",
     "ScriptStep",
+    "SoundPart",
     "Source",
     "Step",
     "Updates",
@@ -92,6 +95,7 @@ __all__ = [
     "load",
     "load_all",
     "load_named",
+    "load_sound_part",
     "read_places",
     "step_inputs",
 ]

@@ -77,7 +77,7 @@ def find_project(start: Path | None = None) -> Path:
 def load(path: Path, project: Path) -> Definition:
     """Read one definition; raises DefinitionError with every fault of it."""
     path, project = _absolute(path), project.resolve()
-    document = _read(path, project)
+    document = read_document(path, project)
     definition = _check(document, path, project)
     if document.faults or definition is None:
         raise DefinitionError(sorted(set(document.faults), key=lambda fault: (fault.line, fault.column)))
@@ -167,7 +167,7 @@ def read_places(path: Path, project: Path) -> Document:
         return Document(file)
 
 
-def _read(path: Path, project: Path) -> Document:
+def read_document(path: Path, project: Path) -> Document:
     file = _relative(path, project)
     try:
         raw = path.read_bytes()
@@ -236,7 +236,7 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
     _cycle(document, data, path, project)
     if shape is None or document.faults:
         return None
-    definition = _definition(shape, path, project)
+    definition = make_definition(shape, path, project)
     playbooks = [step for step in (*definition.steps, *definition.refresh.steps) if isinstance(step, PlaybookStep)]
     document.faults.extend(fault for step in playbooks for fault in config_of(step).faults)
     return definition
@@ -256,7 +256,7 @@ def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) 
             return
         beside = path.parent / f"{following}.yaml"
         other = beside if beside.is_file() else project / IMAGES / f"{following}.yaml"
-        following = _master_of(_read(other, project).data) if other.is_file() else None
+        following = _master_of(read_document(other, project).data) if other.is_file() else None
 
 
 def _cycle_message(chain: Sequence[str]) -> str:
@@ -278,7 +278,7 @@ def _master_of(data: object) -> str | None:
 # -- from the shape to the model ----------------------------------------------------------------------------
 
 
-def _definition(shape: Written, path: Path, project: Path) -> Definition:
+def make_definition(shape: Written, path: Path, project: Path) -> Definition:
     windows = shape.os == "windows"
     generations = tuple(sorted(shape.generations or ([2] if windows else [1, 2])))
     unsaid = _DEFAULT_DISK.get(type(shape.source))

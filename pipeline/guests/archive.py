@@ -213,7 +213,7 @@ def known_packages(suite: str, cache: Path) -> frozenset[str] | None:
             return frozenset(kept.read_text(encoding="utf-8").split())
     if (names := _host_packages(suite) or _ask_packages(suite)) is not None:
         # whoever may not write here asks again the next time
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, GoldsmithError):
             cache.mkdir(parents=True, exist_ok=True)
             with scratch.file_beside(kept, force=True) as draft:
                 draft.write_text("\n".join(sorted(names)), encoding="utf-8")

@@ -915,6 +915,14 @@ def test_init_begins_a_project_that_has_all_it_needs(tmp_path: Path) -> None:
     assert load_named(tmp_path, "store").steps[0].title == "azure-linux.yml"
 
 
+def test_init_without_a_name_takes_the_folders(tmp_path: Path) -> None:
+    assert definitions._name_of_folder(tmp_path / "Web-Shop") == "web-shop"
+    for folder in (tmp_path / "my shop", Path("/")):
+        with pytest.raises(UsageError) as caught:
+            definitions._name_of_folder(folder)
+        assert (caught.value.name, caught.value.hint) == ("image-name", "name the image: goldsmith init NAME")
+
+
 def test_init_writes_all_or_nothing(tmp_path: Path) -> None:
     (tmp_path / "playbooks").write_text("a file where the folder should be")
     with pytest.raises(UsageError) as caught:

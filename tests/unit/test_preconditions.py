@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.cli.build import _explained, _image_name
-from pipeline.definition import DefinitionError, load, load_named
+from pipeline.definition import DefinitionError, load, load_named, load_sound_part
 from pipeline.errors import BuildError, UsageError
 from pipeline.gallery import DISK, Gallery
 from pipeline.guests import archive
-from pipeline.preconditions import check_preconditions, require_preconditions
+from pipeline.preconditions import check_preconditions, require_buildable
 from pipeline.store import Store
 from tests.unit.test_gallery import least_manifest
 
@@ -116,7 +119,7 @@ def test_without_a_store_nothing_is_said_of_masters(store: Store, tmp_path: Path
     definition = load(tmp_path / "project/images/site.yaml", tmp_path / "project")
     assert check_preconditions([definition], Store(tmp_path / "none")) == {}
     with pytest.raises(DefinitionError, match="nobody@golden is not in the gallery"):
-        require_preconditions([definition], store)
+        require_buildable([definition], store)
 
 
 def test_names_of_packages_come_from_the_hosts_own_lists_or_are_kept(
@@ -149,3 +152,104 @@ def test_a_plan_on_a_parent_that_is_still_to_be_built(store: Store) -> None:
     rows = _explained(child, [parent], store, False, None)
     assert {row["action"] for row in rows} == {"run"}
     assert {row["why"] for row in rows} == {"parent is built first"}
+
+
+def test_a_disk_with_another_checksum(store: Store) -> None:
+    disks = store.root.parent / "project/disks"
+    disks.mkdir(parents=True)
+    disk = disks / "x.raw"
+    disk.write_bytes(b"a disk" * 1000)
+    right, wrong = hashlib.sha256(disk.read_bytes()).hexdigest(), "a" * 64
+    source = "source: {disk: {path: disks/x.raw, sha256: %s}}"
+    assert faults(store, source % right) == []
+    expected = f"source.disk.sha256: the sha256 of x.raw is {right} (copy the file again, or correct the digits)"
+    assert faults(store, source % wrong) == [f"2:44: {expected}"]
+    # what is remembered is not believed of a file that has changed
+    disk.write_bytes(b"a disc" * 1000)
+    assert len(faults(store, source % right)) == 1
+
+
+@pytest.mark.parametrize(
+    ("waived", "data_disks", "expected"),
+    [
+        ("data-disk-1", "[{lun: 1, size: 1 GiB}]", []),
+        ("data-disk-2", "[{lun: 1, size: 1 GiB}]", ["4:9: waive.data-disk-2: there is no check data-disk-2 (there is data-disk-1)"]),
+        ("data-disk-x", "[]", ["4:9: waive.data-disk-x: there is no check data-disk-x (this image has no data disks; remove the line)"]),
+    ],
+)  # fmt: skip
+def test_a_waiver_of_a_data_disk(store: Store, waived: str, data_disks: str, expected: list[str]) -> None:
+    assert faults(store, f"{DEBIAN}\ndata_disks: {data_disks}\nwaive: {{{waived}: a reason}}") == expected
+
+
+def validate(store: Store, text: str) -> list[str]:
+    """What `goldsmith validate` prints of one definition; the archive is not asked."""
+    project = store.root.parent / "project"
+    (project / "images").mkdir(parents=True)
+    (project / "images/site.yaml").write_text(text)
+    (store.root / "packages").mkdir()
+    (store.root / "packages/bookworm.txt").write_text("\n".join(NAMES))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--project", project, "validate"],
+        env={**os.environ, "GOLDSMITH_HOME": str(store.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    return [line.removeprefix("images/site.yaml:").split(" (")[0] for line in done.stderr.splitlines()]
+
+
+def test_a_fault_of_the_text_hides_none_of_these(store: Store) -> None:
+    text = """\
+goldsmith: 1
+source: {debian: {suite: bookworm, packages: [ngnix, jq]}}
+disk: 8 GB
+machine: {cpus: 99, memory: 9000 GiB}
+waive: {serial-consol: none here}
+steps:
+  - script: scripts/none.sh
+colour: red
+"""
+    assert validate(store, text)[:-1] == [
+        "2:47: source.debian.packages[0]: bookworm has no package ngnix",
+        "3:7: disk: GB is not a unit of size; the units are B, KiB, MiB, GiB, TiB",
+        "4:17: machine.cpus: must be at most 64, not 99",
+        "4:29: machine.memory: 9000 GiB of memory are more than this host has",
+        "5:9: waive.serial-consol: there is no check serial-consol",
+        "7:13: steps[0].script: scripts/none.sh not found",
+        "8:1: colour: unknown key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("goldsmith: 1\nsource: {master: 5}\nwaive: {x: y}\n", {"source"}),
+        ("goldsmith: 1\nsource: {debian: {suit: bookworm}}\n", {"source"}),
+        ("goldsmith: 1\nwaive: [x]\n", {"source", "waive"}),
+        ("goldsmith: 1\nos: beos\nsource: {debian: {suite: bookworm}}\nsteps: [{nothing: 1}, {script: x}]\n", {"os", "steps"}),
+        ("goldsmith: 1\nsource: {debian: {suite: bookworm, packages: [less, 7]}}\n", {"source"}),
+    ],
+)  # fmt: skip
+def test_the_part_that_can_be_read(tmp_path: Path, text: str, left_out: set[str]) -> None:
+    path = tmp_path / "images/site.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    part = load_sound_part(path, tmp_path)
+    assert part is not None and part.left_out == left_out
+    for other in ("", "- a\n", "a: [\n", "\0"):
+        path.write_text(other)
+        assert load_sound_part(path, tmp_path) is None
+
+
+def test_what_could_not_be_looked_at_is_noted_once(store: Store, tmp_path: Path) -> None:
+    faults(store, "source: {debian: {suite: trixie, packages: [less]}}", other="source: {master: nobody@golden}")
+    project = tmp_path / "project"
+    notes: list[str] = []
+    definitions = [load(project / f"images/{name}.yaml", project) for name in ("site", "other", "site")]
+    nowhere = Store(tmp_path / "none")
+    assert check_preconditions(definitions, nowhere, on_note=notes.append) == {}
+    assert notes == [
+        "the names of packages could not be looked up: no list of trixie is at hand",
+        f"nobody@golden could not be looked up: there is no gallery in {nowhere.root}",
+    ]
