@@ -27,6 +27,12 @@ def made() -> Iterator[Bench]:
         yield one
 
 
+@pytest.fixture(autouse=True)
+def home(no_store: None, made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench's store, which the fixture of all unit tests has put aside."""
+    monkeypatch.setenv("GOLDSMITH_HOME", str(made.store.root))
+
+
 def test_a_days_part_of_the_campaign(made: Bench) -> None:
     """Other cases of `make campaign-records` each day."""
     wrong = {case: found for case in cases(12, datetime.now(UTC).toordinal()) if (found := wrong_with(made, *case))}
