@@ -11,8 +11,10 @@ from pipeline.offline.windows import need_keys, shown
 _TERMINAL = r"Control\Terminal Server"
 _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"
 _FIREWALL = r"Services\SharedAccess\Parameters\FirewallPolicy"
+#: Azure's platform, by which agents speak to it, and the health of a VM is asked.
+_PLATFORM = "168.63.129.16"
 #: How services start: 2 by themselves, 3 on demand.
-AUTOMATIC = ("BFE", "Dhcp", "Dnscache", "IKEEXT", "iphlpsvc", "nsi", "mpssvc", "RemoteRegistry")
+AUTOMATIC = ("BFE", "Dhcp", "Dnscache", "IKEEXT", "iphlpsvc", "nsi", "mpssvc", "RemoteRegistry", "w32time")
 ON_DEMAND = ("Netlogon", "Netman", "TermService")
 
 
@@ -47,11 +49,17 @@ def rdp_policy(subject: Subject) -> Iterator[str]:
     "win-rdp-nla",
     "Remote Desktop asks for the user first, and keeps connections alive",
     why="Without network level authentication everybody sees the logon screen; without keep-alive sessions are lost.",
-    remedy=r"WinStations\RDP-Tcp: UserAuthentication 1; Policies ... Terminal Services: KeepAliveEnable 1.",
+    remedy=r"WinStations\RDP-Tcp: UserAuthentication 1, KeepAliveTimeout 1; Policies ... Terminal Services: "
+    "KeepAliveEnable 1, KeepAliveInterval 1.",
     severity="warn",
 )
 def rdp_nla(subject: Subject) -> Iterator[str]:
-    yield from subject.windows.other_than(1, _RDP, "UserAuthentication")
+    for name in ("UserAuthentication", "KeepAliveTimeout"):
+        yield from subject.windows.other_than(1, _RDP, name)
+    for name in ("KeepAliveEnable", "KeepAliveInterval"):
+        value = subject.windows.software(r"Policies\Microsoft\Windows NT\Terminal Services", name)
+        if value != 1:
+            yield f"{name} is {shown(value)} by policy, not 1"
 
 
 @windows_check(
@@ -96,13 +104,36 @@ def firewall(subject: Subject) -> Iterator[str]:
     "win-firewall-rdp",
     "The firewall lets Remote Desktop in",
     why="The port listens, and nobody reaches it.",
-    remedy="Set-NetFirewallRule -DisplayGroup 'Remote Desktop' -Enabled True",
+    remedy="Set-NetFirewallRule -Group '@FirewallAPI.dll,-28752' -Enabled True",
 )
 def firewall_rdp(subject: Subject) -> Iterator[str]:
     for control in subject.windows.control_sets:
         rules = subject.windows.hive("SYSTEM").values(f"{control}\\{_FIREWALL}\\FirewallRules") or {}
         if not any(_lets_in(str(rule)) for rule in rules.values()):
             yield f"{control}: no active rule allows TCP 3389 in"
+
+
+@windows_check(
+    "win-firewall-platform",
+    "The firewall lets Azure's platform in and out",
+    why="168.63.129.16 is the agents' way to the platform: without it provisioning and health are not reported.",
+    remedy="New-NetFirewallRule -DisplayName AzurePlatform -RemoteAddress 168.63.129.16 -Profile Any -Action Allow, "
+    "once -Direction Inbound and once -Direction Outbound",
+    severity="warn",
+)
+def firewall_platform(subject: Subject) -> Iterator[str]:
+    for control in subject.windows.control_sets:
+        rules = subject.windows.hive("SYSTEM").values(f"{control}\\{_FIREWALL}\\FirewallRules") or {}
+        for direction, words in (("In", "in"), ("Out", "out")):
+            wanted = {"Action=Allow", "Active=TRUE", f"Dir={direction}"}
+            if not any(wanted <= _fields(str(rule)) and _names_platform(str(rule)) for rule in rules.values()):
+                yield f"{control}: no active rule lets {_PLATFORM} {words}"
+
+
+def _names_platform(rule: str) -> bool:
+    """RA4 is one address, or an address with its mask; there may be several."""
+    fields = (part.partition("=") for part in rule.split("|"))
+    return any(name == "RA4" and value.partition("/")[0] == _PLATFORM for name, _, value in fields)
 
 
 def _lets_in(rule: str) -> bool:

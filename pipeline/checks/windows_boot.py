@@ -17,6 +17,8 @@ HYPERV = ("vmbus", "storvsc", "storflt", "intelide", "atapi")
 #: What brings it elsewhere: AHCI, NVMe, QEMU's virtio.
 OTHERS = ("storahci", "stornvme", "viostor", "vioscsi")
 _SERVICES = r"Services"
+#: Seconds that the boot manager's menu may stand. Azure's document says 5.
+_LONGEST_MENU = 30
 _DOC = "Azure: Prepare a Windows VHD or VHDX to upload; Boot configuration data reference"
 
 
@@ -128,6 +130,39 @@ def ems(subject: Subject) -> Iterator[str]:
     port, baud = (bcd.number(bcdstore.EMS_SETTINGS, name) for name in (bcdstore.EMS_PORT, bcdstore.EMS_BAUD))
     if (port, baud) != (1, 115200):
         yield f"emssettings: port {shown(port)}, {shown(baud)} baud"
+
+
+@windows_check(
+    "win-ems-menu",
+    "The boot manager shows its menu on the serial port",
+    why="Without a menu a clone that does not boot cannot be started in another way from Azure's serial console.",
+    remedy="bcdedit /set {bootmgr} displaybootmenu yes; bcdedit /set {bootmgr} timeout 5; "
+    "bcdedit /set {bootmgr} bootems yes",
+    severity="warn",
+    source=_DOC,
+)
+def ems_menu(subject: Subject) -> Iterator[str]:
+    bcd = _bcd(subject)
+    for element, name in ((bcdstore.MENU, "displaybootmenu"), (bcdstore.BOOT_EMS, "bootems")):
+        if not bcd.is_on(bcdstore.BOOTMGR, element):
+            yield f"{{bootmgr}}: {name} is off"
+    timeout = bcd.number(bcdstore.BOOTMGR, bcdstore.TIMEOUT)
+    # a menu that waits for ever stops each clone
+    if not timeout or timeout > _LONGEST_MENU:
+        yield f"{{bootmgr}}: timeout is {shown(timeout)}, not 1 to {_LONGEST_MENU} seconds"
+
+
+@windows_check(
+    "win-ems-console",
+    "The console behind Emergency Management Services starts",
+    why="The serial port answers, and gives no prompt: a clone without a network cannot be mended.",
+    remedy="Set-Service sacsvr -StartupType Automatic; on a client first "
+    "Add-WindowsCapability -Online -Name Windows.Desktop.EMS-SAC.Tools~~~~0.0.1.0",
+    severity="warn",
+    source=_DOC,
+)
+def ems_console(subject: Subject) -> Iterator[str]:
+    yield from subject.windows.other_than(2, rf"{_SERVICES}\sacsvr", "Start")
 
 
 @windows_check(

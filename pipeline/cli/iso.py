@@ -43,6 +43,7 @@ def iso(
                 str(each.index),
                 each.name,
                 each.edition,
+                each.kind,
                 each.architecture,
                 str(each.build),
                 ",".join(each.languages),
@@ -50,7 +51,7 @@ def iso(
             )
             for each in found.editions
         ]
-        table(rows, ("index", "name", "edition", "arch", "build", "languages", "size"))
+        table(rows, ("index", "name", "edition", "type", "arch", "build", "languages", "size"))
         ways = [way for way, there in (("BIOS", found.bios), ("UEFI without a key", found.no_prompt)) if there]
         print(f"{found.label}: starts by {', '.join(ways) or 'UEFI, after a key'}")
         return
@@ -60,11 +61,10 @@ def iso(
 
 def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -> str:
     """autounattend.xml for a second CD; the administrator's password is drawn, and used for one logon."""
-    import secrets
     from typing import Literal, cast
 
     from pipeline.errors import UsageError
-    from pipeline.guests.windows.answers import Machine, Wishes, installation
+    from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
     from pipeline.guests.windows.preflight import preflight
 
     if generation not in (1, 2):
@@ -72,8 +72,6 @@ def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -
             "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
         )
     edition = preflight(medium, wanted, generation, drivers)
-    # three kinds of characters, as Windows' policy wants them
-    password = f"{secrets.token_urlsafe(18)}aA1"
     machine = Machine(cast(Literal[1, 2], generation), secure_boot=generation == 2, tpm=generation == 2)
-    wishes = Wishes(edition.index, edition.drivers or "", password, locale=(*edition.languages, "en-US")[0])
+    wishes = Wishes(edition.index, edition.drivers or "", draw_password(), locale=(*edition.languages, "en-US")[0])
     return installation(wishes, machine).decode()

@@ -346,9 +346,10 @@ def _source(source: object, project: Path) -> Source:
         case written.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")
-        case written.FromIso(iso=iso, drivers=drivers, edition=edition):
+        case written.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
             beside = (project / drivers.path).resolve()
-            return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition)
+            named = (project / key).resolve() if key not in (None, "kms") else key
+            return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition, named)
     raise AssertionError(f"no source: {spell(())}{source!r}")
 
 

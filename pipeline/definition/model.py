@@ -72,6 +72,8 @@ class IsoSource:
     drivers: Path
     drivers_sha256: str
     edition: str
+    #: `kms`, or the absolute path of a file that holds the product key, which is a secret.
+    product_key: str | Path | None = None
 
 
 Source = DebianSource | DiskSource | MasterSource | IsoSource

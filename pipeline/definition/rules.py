@@ -157,6 +157,15 @@ def master(value: str) -> str:
     return value
 
 
+def product_key(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9]{5}(-[A-Za-z0-9]{5}){4}", value.strip()):
+        raise Wrong(
+            "is a product key itself, and a definition ships with its masters",
+            "write the key into a file outside the repository, and the file's path here; or kms",
+        )
+    return value
+
+
 def variables(value: dict[str, Any]) -> dict[str, Any]:
     for key in value:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):

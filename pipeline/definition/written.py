@@ -88,7 +88,14 @@ class FromIso(Part):
 
     iso: Iso = Field(description="The installation medium.")
     drivers: Iso = Field(description="The medium with the virtio drivers and the guest agent: virtio-win's.")
-    edition: Text = Field(description="The edition to install: its name, its id or its index on the medium.")
+    edition: Text = Field(
+        description="The edition to install: its name, its index, or its id, with its type where the medium has "
+        "several of that id (`ServerStandard Server Core`)."
+    )
+    product_key: Annotated[str, AfterValidator(rules.product_key)] | None = Field(
+        default=None,
+        description="`kms` for Microsoft's public key of the edition, or a file outside the repository with the key.",
+    )
 
 
 SOURCES = ("debian", "disk", "master", "iso")

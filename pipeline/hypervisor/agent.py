@@ -42,9 +42,13 @@ class Agent:
     answer cannot be used.
     """
 
-    def __init__(self, domain: libvirt.virDomain, log: Path) -> None:
+    def __init__(
+        self, domain: libvirt.virDomain, log: Path, find_code_page: Callable[[], str] = lambda: "utf-8"
+    ) -> None:
+        """`find_code_page` gives the codec of what is not UTF-8 in the guest's output; asked when it is needed."""
         self._domain = domain
         self._log = log
+        self._find_code_page = find_code_page
 
     def call(
         self, command: str, arguments: dict[str, Any] | None = None, *, answer: int = ANSWER, quiet: bool = False
@@ -91,7 +95,7 @@ class Agent:
         while True:
             status = answers.status("guest-exec-status", self.call("guest-exec-status", {"pid": pid}))
             if status.exited:
-                out, err = (text.decode(errors="replace") for text in (status.out, status.err))
+                out, err = (self._decode(text) for text in (status.out, status.err))
                 self._note(f"exec {' '.join(argv)[:200]!r}: {status.code} {err.strip()[-500:]!r}")
                 return Executed(status.code, out, err)
             if time.monotonic() > until:
@@ -102,6 +106,13 @@ class Agent:
                 check()
             time.sleep(pause)
             pause = min(pause * 1.5, 0.2)
+
+    def _decode(self, output: bytes) -> str:
+        """Output as text: UTF-8 where it is that, else by the guest's own code page. No byte is an error."""
+        try:
+            return output.decode()
+        except UnicodeDecodeError:
+            return output.decode(self._find_code_page(), errors="replace")
 
     def open(self, path: str, mode: str) -> int:
         """Open a guest's file; its handle."""

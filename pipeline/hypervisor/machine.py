@@ -72,6 +72,7 @@ class Machine:
         self._callbacks: list[int] = []
         self._domain: libvirt.virDomain | None = None
         self._agent_log = logs / "agent.log"
+        self.find_code_page: Callable[[], str] = lambda: "utf-8"
         self._seen = 0
 
     @property
@@ -89,7 +90,7 @@ class Machine:
 
     @property
     def agent(self) -> Agent:
-        return Agent(self.domain, self._agent_log)
+        return Agent(self.domain, self._agent_log, self.find_code_page)
 
     def __enter__(self) -> Machine:
         self.start()

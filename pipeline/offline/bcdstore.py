@@ -13,6 +13,8 @@ BOOTMGR = "{9dea862c-5cdd-4e70-acc1-f32b344d4795}"
 _DEFAULT, _DISPLAY_ORDER, _BOOT_SEQUENCE = "23000003", "24000001", "24000002"
 #: The type of an operating system's loader, and its elements.
 _LOADER = 0x10200003
+#: Of the boot manager: its menu, the seconds that it stands, and whether it is shown on the serial port.
+MENU, TIMEOUT, BOOT_EMS = "26000020", "25000004", "16000020"
 EMS, RECOVERY, POLICY = "260000b0", "16000009", "250000e0"
 _WINPE, _INHERIT = "26000022", "14000006"
 #: The object of the settings of the serial console, and its elements.

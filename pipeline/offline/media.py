@@ -201,19 +201,27 @@ def _texts(path: Path, value: object) -> tuple[str, ...]:
 
 
 def choose(medium: Installation, wanted: str) -> Edition:
-    """The edition by its name, its id or its index. Raises UsageError (edition-unknown, edition-ambiguous)."""
-    known = "; ".join(f"{each.index} {each.name}" for each in medium.editions)
+    """The edition by its name, its index, its id, or its id and installation type ("ServerStandard Server Core").
+
+    Volume media have one id for two images, with and without a desktop. Raises UsageError (edition-unknown,
+    edition-ambiguous).
+    """
+    known = "; ".join(f"{each.index} {each.name} ({each.edition} {each.kind})" for each in medium.editions)
+    word = " ".join(wanted.lower().split())
     found = [
         each
         for each in medium.editions
-        if wanted.lower() in (each.name.lower(), each.edition.lower(), str(each.index))
+        if word in (each.name.lower(), each.edition.lower(), f"{each.edition} {each.kind}".lower(), str(each.index))
     ]
     if not found:
         raise UsageError(
             f"{medium.path.name} has no edition {wanted}", name="edition-unknown", hint=f"it has {known or 'none'}"
         )
     if len(found) > 1:
+        ways = " or ".join(f'"{each.edition} {each.kind}"' for each in found)
         raise UsageError(
-            f"{medium.path.name} has more than one {wanted}", name="edition-ambiguous", hint=f"it has {known}"
+            f"{medium.path.name} has more than one {wanted}",
+            name="edition-ambiguous",
+            hint=f"write {ways}, or the index; it has {known}",
         )
     return found[0]

@@ -12,6 +12,7 @@ from pipeline.fabric import Fabric, Guest
 from pipeline.guests.access import run_folder
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.windows import oobe
+from pipeline.guests.windows.answers import draw_password
 from pipeline.guests.windows.session import Deadlines, WindowsSession
 from pipeline.guests.windows.shell import Shell
 from pipeline.hypervisor.connection import Connection, connect
@@ -55,7 +56,7 @@ class WindowsCourse:
         try:
             session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
             medium = session.folder / "azure.iso"
-            fabric.write_media(guest, medium, windows_password=secrets.token_urlsafe(18))
+            fabric.write_media(guest, medium, windows_password=draw_password())
             session.insert(Image(medium, "raw"))
             self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
             try:

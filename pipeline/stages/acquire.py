@@ -21,6 +21,7 @@ from pipeline.gallery.manifest import tree_of_disk
 from pipeline.guests import debian
 from pipeline.guests.overlay import create_data_disk, create_overlay
 from pipeline.guests.windows.preflight import preflight
+from pipeline.guests.windows.product_keys import product_key
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
 from pipeline.offline import mapping, transfer
@@ -110,7 +111,8 @@ def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Dra
 def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
     """The media are what the definition says, and can do what it asks; the disk is blank."""
     definition = job.definition
-    edition = preflight(source.path, source.edition, definition.generations[0], source.drivers)
+    edition = preflight(source.path, source.edition, definition.generations[0], source.drivers, definition.locale)
+    product_key(source.product_key, edition)
     for path in (source.path, source.drivers):
         _qemu_reads(job, path)
     _verify(job, source.path, source.sha256, "source.iso.sha256")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 
 from pipeline.definition import IsoSource
 from pipeline.guests.overlay import create_overlay
 from pipeline.guests.windows import medium
-from pipeline.guests.windows.answers import Machine, Wishes, installation
+from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
 from pipeline.guests.windows.preflight import preflight
+from pipeline.guests.windows.product_keys import key_digest, product_key
 from pipeline.guests.windows.setup import install
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
@@ -32,6 +32,8 @@ def plan(job: Job) -> tuple[Work, ...]:
         "tpm": machine.tpm,
         "answers": hashlib.sha256(recipe).hexdigest(),
     }
+    if source.product_key is not None:
+        inputs["product key"] = key_digest(source.product_key)
     return (Work(source.edition, inputs, _run),)
 
 
@@ -44,12 +46,18 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     definition, media = job.definition, job.definition.source
     assert source is not None and isinstance(media, IsoSource)
     machine = _machine(job)
-    edition = preflight(media.path, media.edition, machine.generation, media.drivers)
+    edition = preflight(media.path, media.edition, machine.generation, media.drivers, definition.locale)
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
     # drawn for this installation alone; the first logon uses it up, and its commands remove it
-    password = secrets.token_urlsafe(18)
-    wishes = Wishes(edition.index, edition.drivers or "", password, definition.locale, definition.timezone)
+    wishes = Wishes(
+        edition.index,
+        edition.drivers or "",
+        draw_password(),
+        definition.locale,
+        definition.timezone,
+        product_key(media.product_key, edition),
+    )
     answers = medium.answer_medium(session.folder / "answers.iso", installation(wishes, machine))
     silent = medium.without_prompt(media.path, session.folder / "medium.qcow2") if machine.generation == 2 else None
     session.insert(silent or Image(media.path, "raw"), Image(media.drivers, "raw"), answers)

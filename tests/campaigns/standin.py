@@ -36,7 +36,7 @@ class Fault:
     more: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     until: str = "convert"
-    edition: str = "ServerStandard"
+    edition: str = "ServerStandard Server"
     generation: int = 2
     media: Callable[[Stand], dict[str, Path]] = lambda _stand: {}
     patience: float = 0.02

@@ -36,6 +36,10 @@ RDP_RULE = (
     "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=6|LPort=3389|App=%SystemRoot%\\system32\\svchost.exe|"
     "Svc=termservice|Name=@FirewallAPI.dll,-28775|Desc=@FirewallAPI.dll,-28756|"
 )
+#: Azure's platform, in; out it is the same.
+PLATFORM_RULE = "v2.31|Action=Allow|Active=TRUE|Dir=In|RA4=168.63.129.16/255.255.255.255|Name=AzurePlatform|"
+KEEP_ALIVE = {"KeepAliveEnable": 1, "KeepAliveInterval": 1}
+RDP_TCP = {"PortNumber": 3389, "LanAdapter": 0, "UserAuthentication": 1, "KeepAliveTimeout": 1}
 #: What sysprep writes down of its command line and its mode.
 SETUPACT = (
     "2026-11-22 10:00:00, Info       SYSPRP ParseCommands:Found supported command line option 'OOBE'\r\n"
@@ -55,7 +59,10 @@ DRIVERS = {
     "netvsc": 3,
 }
 SERVICES = {
-    **dict.fromkeys(("BFE", "Dhcp", "Dnscache", "IKEEXT", "iphlpsvc", "nsi", "mpssvc", "RemoteRegistry"), 2),
+    **dict.fromkeys(
+        ("BFE", "Dhcp", "Dnscache", "IKEEXT", "iphlpsvc", "nsi", "mpssvc", "RemoteRegistry", "w32time"), 2
+    ),
+    "sacsvr": 2,
     **dict.fromkeys(("Netlogon", "Netman", "TermService"), 3),
     "WindowsAzureGuestAgent": 2,
     "RdAgent": 2,
@@ -94,6 +101,8 @@ def _control_set() -> Tree:
                     "FirewallRules": {
                         "RemoteDesktop-UserMode-In-TCP": RDP_RULE,
                         PORT_NAME: PORT_RULE,
+                        "AzurePlatform-Inbound": PLATFORM_RULE,
+                        "AzurePlatform-Outbound": PLATFORM_RULE.replace("Dir=In", "Dir=Out"),
                         "FPS-ICMP4-ERQ-In": "v2.31|Action=Allow|Active=TRUE|Dir=In|Protocol=1|ICMP4=8:*|",
                     },
                 }
@@ -111,7 +120,7 @@ def _control_set() -> Tree:
             },
             "Terminal Server": {
                 "fDenyTSConnections": 0,
-                "WinStations": {"RDP-Tcp": {"PortNumber": 3389, "LanAdapter": 0, "UserAuthentication": 1}},
+                "WinStations": {"RDP-Tcp": RDP_TCP},
             },
             "TimeZoneInformation": {"RealTimeIsUniversal": 1, "TimeZoneKeyName": "UTC"},
         },
@@ -172,7 +181,7 @@ def _software() -> Tree:
                 }
             },
         },
-        "Policies": {"Microsoft": {"Windows NT": {"Terminal Services": {"KeepAliveEnable": 1}}}},
+        "Policies": {"Microsoft": {"Windows NT": {"Terminal Services": KEEP_ALIVE}}},
     }
 
 
@@ -202,7 +211,13 @@ def _bcd() -> Tree:
         "Objects": {
             BOOTMGR: {
                 "Description": {"Type": 0x10100002},
-                "Elements": {"23000003": {"Element": LOADER}, "24000001": {"Element": [LOADER]}},
+                "Elements": {
+                    "23000003": {"Element": LOADER},
+                    "24000001": {"Element": [LOADER]},
+                    "26000020": {"Element": b"\1"},
+                    "25000004": {"Element": struct.pack("<Q", 5)},
+                    "16000020": {"Element": b"\1"},
+                },
             },
             RECOVERY: {
                 "Description": {"Type": 0x10200003},

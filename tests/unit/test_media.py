@@ -36,7 +36,7 @@ from tests.tools import skip_without
 
 TOOLS = ("genisoimage", "wimlib-imagex")
 IMAGES = {
-    "Windows Server 2022 SERVERSTANDARDCORE": ("ServerStandardCor", "Server Core", 20348),
+    "Windows Server 2022 SERVERSTANDARDCORE": ("ServerStandard", "Server Core", 20348),
     "Windows Server 2022 SERVERSTANDARD": ("ServerStandard", "Server", 20348),
 }
 
@@ -107,11 +107,11 @@ def test_an_installation_medium(wim: Path, tmp_path: Path) -> None:
     ]
     assert found.editions[1].languages == ("en-US",)
     assert (found.no_prompt, found.bios, found.editions[1].drivers) == (True, True, "2k22")
-    for word in ("2", "serverstandard", "windows server 2022 SERVERSTANDARD"):
+    for word in ("2", "serverstandard  server", "windows server 2022 SERVERSTANDARD"):
         assert choose(found, word).index == 2
     with pytest.raises(UsageError, match="no edition Datacenter") as caught:
         choose(found, "Datacenter")
-    assert "1 Windows Server 2022 SERVERSTANDARDCORE; 2" in str(caught.value.hint)
+    assert "1 Windows Server 2022 SERVERSTANDARDCORE (ServerStandard Server Core); 2" in str(caught.value.hint)
 
 
 def test_where_a_file_begins_on_the_medium(wim: Path, tmp_path: Path) -> None:
@@ -183,11 +183,13 @@ def virtio(folder: Path, releases: tuple[str, ...] = ("2k22",), *, agent: bool =
 @pytest.mark.parametrize(
     ("wanted", "generation", "brings", "name"),
     [
-        ("ServerStandard", 2, {}, None),
-        ("ServerStandard", 1, {}, None),
+        ("ServerStandard Server", 2, {}, None),
+        ("windows server 2022 SERVERSTANDARD", 1, {}, None),
+        ("2", 2, {}, None),
         ("Datacenter", 2, {}, "edition-unknown"),
-        ("ServerStandard", 2, {"releases": ("2k19",)}, "drivers-missing"),
-        ("ServerStandard", 2, {"agent": False}, "agent-missing"),
+        ("ServerStandard", 2, {}, "edition-ambiguous"),
+        ("ServerStandard Server", 2, {"releases": ("2k19",)}, "drivers-missing"),
+        ("ServerStandard Server", 2, {"agent": False}, "agent-missing"),
     ],
 )
 def test_what_goes_wrong_is_known_before_anything_boots(

@@ -11,6 +11,7 @@ from phony_windows import (
     EMS_SETTINGS,
     LOADER,
     OTHER_LOADER,
+    PLATFORM_RULE,
     PORT_NAME,
     PORT_RULE,
     RDP_RULE,
@@ -215,6 +216,9 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "automatic repair": ("win-boot-recovery", bcd(LOADER, "16000009", b"\1")),
     "a failed boot stops in a menu": ("win-boot-recovery", bcd(LOADER, "250000e0", struct.pack("<Q", 0))),
+    "no menu on the serial port": ("win-ems-menu", bcd(BOOTMGR, "16000020", b"\0")),
+    "a menu that waits for ever": ("win-ems-menu", bcd(BOOTMGR, "25000004", struct.pack("<Q", 0xFFFFFFFF))),
+    "no console behind the serial port": ("win-ems-console", system("Services", "sacsvr", Start=3)),
     # lets its user in?
     "Remote Desktop is off": ("win-rdp", system("Control", "Terminal Server", fDenyTSConnections=1)),
     "Remote Desktop at another port": ("win-rdp", system(*RDP, PortNumber=3390)),
@@ -224,6 +228,20 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "Remote Desktop without authentication": ("win-rdp-nla", system(*RDP, UserAuthentication=0)),
     "Remote Desktop's certificate": ("win-rdp-certificate", system(*RDP, SSLCertificateSHA1Hash=bytes(20))),
+    "Remote Desktop lets idle connections die": ("win-rdp-nla", system(*RDP, KeepAliveTimeout=0)),
+    "Remote Desktop without keep-alive by policy": (
+        "win-rdp-nla",
+        software("Policies", "Microsoft", "Windows NT", "Terminal Services", KeepAliveEnable=0),
+    ),
+    "the clock's service starts on demand": ("win-services", system("Services", "w32time", Start=3)),
+    "the platform is kept out": (
+        "win-firewall-platform",
+        system(*FIREWALL, "FirewallRules", **{"AzurePlatform-Inbound": PLATFORM_RULE.replace("TRUE", "FALSE")}),
+    ),
+    "the platform is not spoken to": (
+        "win-firewall-platform",
+        without(*FIREWALL, "FirewallRules", "AzurePlatform-Outbound"),
+    ),
     "a service is off": ("win-services", system("Services", "mpssvc", Start=4)),
     "the firewall is off": ("win-firewall", system(*FIREWALL, "PublicProfile", EnableFirewall=0)),
     "the firewall keeps Remote Desktop out": (

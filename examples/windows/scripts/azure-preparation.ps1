@@ -36,7 +36,7 @@ foreach ($name in 'TEMP', 'TMP') {
 }
 
 # win-services
-foreach ($name in 'BFE', 'Dhcp', 'Dnscache', 'IKEEXT', 'iphlpsvc', 'nsi', 'mpssvc', 'RemoteRegistry') {
+foreach ($name in 'BFE', 'Dhcp', 'Dnscache', 'IKEEXT', 'iphlpsvc', 'nsi', 'mpssvc', 'RemoteRegistry', 'w32time') {
     Set-Value "$services\$name" 'Start' 2
 }
 foreach ($name in 'Netlogon', 'Netman', 'TermService') {
@@ -51,22 +51,37 @@ Set-Value $rdp 'LanAdapter' 0
 Set-Value $rdp 'UserAuthentication' 1
 Set-Value $policies 'KeepAliveEnable' 1
 Set-Value $policies 'KeepAliveInterval' 1
+Set-Value $rdp 'KeepAliveTimeout' 1
 Remove-ItemProperty -Path $rdp -Name 'SSLCertificateSHA1Hash' -Force -ErrorAction SilentlyContinue
 Remove-ItemProperty -Path $policies -Name 'fDenyTSConnections' -Force -ErrorAction SilentlyContinue
 
-# win-firewall, win-firewall-rdp
+# win-firewall, win-firewall-rdp, win-firewall-platform
+# the group by its resource: its display name is in the language of this Windows
 Set-NetFirewallProfile -Profile @('Domain', 'Public', 'Private') -Enabled True
-Set-NetFirewallRule -DisplayGroup 'Remote Desktop' -Enabled True
+Set-NetFirewallRule -Group '@FirewallAPI.dll,-28752' -Enabled True
 Set-NetFirewallRule -Name 'FPS-ICMP4-ERQ-In' -Enabled True
-if (-not (Get-NetFirewallRule -Name 'Azure-Platform' -ErrorAction SilentlyContinue)) {
-    New-NetFirewallRule -Name 'Azure-Platform' -DisplayName 'Azure platform' -Direction Inbound -Action Allow `
-        -RemoteAddress 168.63.129.16 -Profile Any | Out-Null
+foreach ($direction in 'Inbound', 'Outbound') {
+    $name = "AzurePlatform-$direction"
+    if (-not (Get-NetFirewallRule -Name $name -ErrorAction SilentlyContinue)) {
+        New-NetFirewallRule -Name $name -DisplayName 'AzurePlatform' -Direction $direction -Action Allow `
+            -RemoteAddress 168.63.129.16 -Profile Any | Out-Null
+    }
 }
 
-# win-boot-recovery, win-ems
+# win-ems-console: on a client the console of Emergency Management Services is a feature on demand
+$edition = (Get-ItemProperty 'HKLM:\SOFTWARE\Microsoft\Windows NT\CurrentVersion').InstallationType
+if ($edition -eq 'Client') {
+    Add-WindowsCapability -Online -Name 'Windows.Desktop.EMS-SAC.Tools~~~~0.0.1.0' | Out-Null
+}
+if (Test-Path "$services\sacsvr") { Set-Value "$services\sacsvr" 'Start' 2 }
+
+# win-boot-recovery, win-ems, win-ems-menu
 bcdedit /set '{current}' recoveryenabled Off | Out-Null
 bcdedit /set '{current}' bootstatuspolicy IgnoreAllFailures | Out-Null
 bcdedit /set '{bootmgr}' integrityservices enable | Out-Null
+bcdedit /set '{bootmgr}' displaybootmenu yes | Out-Null
+bcdedit /set '{bootmgr}' timeout 5 | Out-Null
+bcdedit /set '{bootmgr}' bootems yes | Out-Null
 bcdedit /ems '{current}' on | Out-Null
 bcdedit /emssettings EMSPORT:1 EMSBAUDRATE:115200 | Out-Null
 

@@ -6,6 +6,7 @@ Built as trees, never as text, and held to `vocabulary` before anybody gets them
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,6 +109,15 @@ _OOBE: Mapping[str, Any] = {
 }
 
 
+def draw_password() -> str:
+    """A password of 24 characters, for one use. Windows' policy wants three of its kinds of characters."""
+    while True:
+        password = secrets.token_urlsafe(18)
+        kinds = (str.islower, str.isupper, str.isdigit)
+        if all(any(map(kind, password)) for kind in kinds):
+            return password
+
+
 def hidden(password: str, purpose: str) -> str:
     """A password as Windows System Image Manager writes it: out of sight, and no secret."""
     return base64.b64encode((password + purpose).encode("utf-16-le")).decode()
@@ -123,8 +133,9 @@ def _setup(component: etree._Element, wishes: Wishes, machine: Machine) -> None:
     _fill(image, {"WillShowUI": "OnError"})
     user = _sub(component, "UserData")
     _fill(user, {"AcceptEula": True})
-    if wishes.product_key:
-        _fill(_sub(user, "ProductKey"), {"Key": wishes.product_key, "WillShowUI": "OnError"})
+    # without the element Setup stops at the key page, also where the medium needs no key
+    key = {"Key": wishes.product_key} if wishes.product_key else {}
+    _fill(_sub(user, "ProductKey"), {**key, "WillShowUI": "OnError"})
     missing = [name for what, name in _BYPASSES.items() if not getattr(machine, what)]
     if missing:
         commands = [f"reg add {_LAB} /v {name} /t REG_DWORD /d 1 /f" for name in missing]

@@ -12,11 +12,11 @@ from pipeline.offline.media import DRIVERS, DriverMedium, Edition, Installation
 UEFI_ONLY = 22000
 
 
-def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None) -> Edition:
+def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None, locale: str | None = None) -> Edition:
     """The edition that is to be installed.
 
     Raises UsageError: as `media.installation`, `media.drivers` and `media.choose`; edition-architecture,
-    edition-unsupported, generation-impossible, drivers-missing, agent-missing.
+    edition-unsupported, edition-language, generation-impossible, drivers-missing, agent-missing.
     """
     found = media.installation(medium)
     edition = media.choose(found, wanted)
@@ -30,6 +30,13 @@ def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None) 
         raise UsageError(
             f"{edition.name} (build {edition.build}) is older than Windows Server 2016 and Windows 10",
             name="edition-unsupported",
+        )
+    if locale and edition.languages and locale.lower() not in map(str.lower, edition.languages):
+        # Setup would stop, and ask which
+        raise UsageError(
+            f"{edition.name} is not in {locale}; its medium has {', '.join(edition.languages)}",
+            name="edition-language",
+            hint=f"write locale: {edition.languages[0]}, or take the medium in {locale}",
         )
     _starts(found, edition, generation)
     if drivers is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +76,9 @@ class Deadlines:
         )
 
 
+_CODE_PAGES = r"HKLM\SYSTEM\CurrentControlSet\Control\Nls\CodePage"
+
+
 class WindowsSession:
     """A running Windows guest, or one that is being installed."""
 
@@ -92,6 +97,8 @@ class WindowsSession:
         self.logs = logs
         self.deadlines = deadlines
         self.machine = Machine(connection, spec, logs, cancelled)
+        self.machine.find_code_page = self._oem_code_page
+        self._code_page: str | None = None
         self.progress = progress
         self._connection = connection
         self._pictured = 0.0
@@ -112,6 +119,18 @@ class WindowsSession:
     def told(self) -> dict[str, Any]:
         """What the run's record says of a guest that is kept."""
         return {"folder": str(self.folder)}
+
+    def _oem_code_page(self) -> str:
+        """The codec of what console programs write in this Windows; US English's where it is not known."""
+        if self._code_page is None:
+            # the answer comes this way too
+            self._code_page = "cp437"
+            argv = [r"C:\Windows\System32\reg.exe", "query", _CODE_PAGES, "/v", "OEMCP"]
+            with contextlib.suppress(GoldsmithError, LookupError):
+                said = self.agent.execute(argv, deadline=self.deadlines.command).stdout
+                if found := re.search(r"OEMCP\s+REG_SZ\s+(\d{1,5})", said):
+                    self._code_page = codecs.lookup(f"cp{found[1]}").name
+        return self._code_page
 
     def insert(self, *media: Image) -> None:
         """Put media into the drives, before it is started; it boots from the first where its disk does not boot."""

@@ -28,8 +28,10 @@ QUICK, SLOW, SLOWER = 0.2, 2.0, 10.0
 #: Characters of output from which on it is looked at more rarely. The agent keeps 16 MiB of a program's output.
 MUCH = 1 << 20
 
+#: 65001 is UTF-8: programs that ask the console for its code page write that, PowerShell among them.
 _RUN = """\
 @echo off
+chcp 65001 >nul
 {line} >"%~dp0out.txt" 2>"%~dp0err.txt" <nul
 >"%~dp0code.txt" echo %ERRORLEVEL%
 """
@@ -82,9 +84,9 @@ class Shell:
         return self._step({"step.ps1": marked(script)}, _POWERSHELL, deadline, on_line, reboots)
 
     def cmd(self, line: str, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
-        """Run a command line; see `_step`."""
+        """Run a command line; see `_step`. It has a cmd of its own: `exit N` without /b ends that, and gives N."""
         body = f"@echo off\r\n{line}\r\n".encode()
-        self._step({"step.cmd": body}, r'call "%~dp0step.cmd"', deadline, on_line, reboots)
+        self._step({"step.cmd": body}, r'cmd /d /c "%~dp0step.cmd"', deadline, on_line, reboots)
 
     def batch(
         self,

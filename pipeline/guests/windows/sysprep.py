@@ -33,7 +33,7 @@ CAUSES = (
         "manage-bde -off C: as a step, and wait until it says fully decrypted",
     ),
     (
-        re.compile(r"0x800f0975|reserved storage", re.IGNORECASE),
+        re.compile(r"0x800f0975|reserved storage|active scenario", re.IGNORECASE),
         "sysprep-reserved-storage",
         "reserved storage is in use: an update or a feature is not done",
         "restart until nothing is pending, then dism /online /set-reservedstoragestate /state:disabled",

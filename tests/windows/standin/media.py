@@ -17,10 +17,10 @@ from tests.windows.standin.parts import Parts
 
 GUEST = Path(__file__).with_name("guest")
 HIVES = Path(__file__).parents[2] / "unit" / "phony_hive.py"
-#: Two editions, described as Microsoft describes theirs.
+#: Two editions, described as Microsoft describes those of a volume medium: one id, two types.
 IMAGES = {
-    "Windows Server 2022 SERVERSTANDARDCORE": "ServerStandardCor",
-    "Windows Server 2022 SERVERSTANDARD": "ServerStandard",
+    "Windows Server 2022 SERVERSTANDARDCORE": ("ServerStandard", "Server Core"),
+    "Windows Server 2022 SERVERSTANDARD": ("ServerStandard", "Server"),
 }
 RELEASE = "2k22"
 DRIVERS = ("viostor", "vioscsi", "NetKVM", "vioserial", "Balloon")
@@ -91,10 +91,10 @@ def image(folder: Path) -> Path:
     (tree / "NOT-WINDOWS/hives.json").write_text(json.dumps(hives))
     target = folder / "install.wim"
     target.unlink(missing_ok=True)
-    for number, (name, edition) in enumerate(IMAGES.items(), 1):
+    for number, (name, (edition, kind)) in enumerate(IMAGES.items(), 1):
         how = "append" if target.exists() else "capture"
         run("wimlib-imagex", how, tree, target, name, *(["--compress=none"] if number == 1 else []))
-        told = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": "Server", "VERSION/BUILD": 20348,
+        told = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": 20348,
                 "LANGUAGES/LANGUAGE": "en-US"}  # fmt: skip
         run("wimlib-imagex", "info", target, number, *(f"--image-property=WINDOWS/{k}={v}" for k, v in told.items()))
     return target
