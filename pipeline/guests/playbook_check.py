@@ -171,8 +171,10 @@ def _installed(
 
 
 def _is_remembered(path: Path) -> bool:
-    if not path.exists():
-        return False
+    try:
+        path.stat()
+    except OSError:
+        return False  # also where a folder above may not be entered: it is checked again
     # the longest unused is forgotten first; a reader of another's store need not be able to say so
     if os.access(path, os.W_OK):
         os.utime(path)
@@ -183,9 +185,9 @@ def _remember(folder: Path, key: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / key).touch()
+        known = list(folder.iterdir())
     except OSError:
         return  # whoever may not write to the store has it checked again
-    known = list(folder.iterdir())
     if len(known) > _REMEMBERED:
         for path in sorted(known, key=lambda each: each.stat().st_mtime)[: _REMEMBERED // 10]:
             path.unlink(missing_ok=True)

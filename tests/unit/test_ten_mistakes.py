@@ -163,16 +163,51 @@ def test_permission(tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o755)
     MISTAKES["host"].mend(project)
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     # the folders above pytest's own are root's alone: another user could not even look
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         subprocess.run(["cp", "-a", project, tmp_path / "store", folder], check=True)
         moved = Path(folder) / "project"
-        refused = goldsmith(moved, "build", "host", before=nobody)
+        refused = goldsmith(moved, "build", "host", before=NOBODY)
         assert refused.returncode == 3, refused.stderr
         assert "Permission denied" in refused.stderr and "run it with sudo" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def refuse_and_mend(folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """The tenth mistake, permission: init in root's folder, then what its hint says, and validate."""
+    roots, own = folder / "roots", folder / "own"
+    roots.mkdir()
+    own.mkdir()
+    (folder / "store").mkdir()
+    os.chown(own, 65534, 65534)
+    for path in (folder, roots, own, folder / "store"):
+        path.chmod(0o755)
+    user = (*NOBODY, "env", f"HOME={own}")
+    # the list of packages is at hand, as after a build: a unit test asks nobody
+    (folder / "store/packages").mkdir()
+    (folder / "store/packages/bookworm.txt").write_text("waagent\nhyperv-daemons\n")
+    return [
+        goldsmith(roots, "init", "web", before=user),
+        goldsmith(own, "init", "web", before=user),
+        goldsmith(own, "validate", "web", before=user),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed to be refused")
+def test_permission_is_mended_by_its_hint() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        refused, mended, valid = refuse_and_mend(Path(folder))
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"goldsmith: cannot write {folder}/roots/images: Permission denied",
+        "  hint   name a folder that you may write to: goldsmith --project FOLDER init NAME",
+    ]
+    assert mended.returncode == 0, mended.stderr
+    assert (valid.returncode, valid.stdout) == (0, "images/web.yaml: ok\n"), valid.stderr
 
 
 def main() -> None:
@@ -184,6 +219,11 @@ def main() -> None:
             mistake.mend(project)
             done = goldsmith(project, "validate", name)
             print(f"  (done)\n$ goldsmith validate {name}\n{(done.stderr + done.stdout).strip()}\n")
+    if os.geteuid() == 0:
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+            words = ("--project roots init web", "--project own init web", "--project own validate web")
+            for call, done in zip(words, refuse_and_mend(Path(folder)), strict=True):
+                print(f"nobody$ goldsmith {call}\n{(done.stderr + done.stdout).strip()}")
 
 
 if __name__ == "__main__":
