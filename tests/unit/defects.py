@@ -1,6 +1,6 @@
 """Single changes to the good phony disk, each with the one check that must name it; and changes that are none.
 
-As a program it prints docs/checks.md: python tests/unit/defects.py > docs/checks.md
+As a program it prints docs/checks.md: PYTHONPATH=. python tests/unit/defects.py > docs/checks.md
 """
 
 from __future__ import annotations

@@ -104,4 +104,4 @@ def test_a_password_in_an_address_is_not_repeated(good: Path, tmp_path: Path) ->
 
 def test_the_page_is_current() -> None:
     page_file = Path(__file__).parents[2] / "docs" / "checks.md"
-    assert page_file.read_text() == page_with_defects(), "python tests/unit/defects.py > docs/checks.md"
+    assert page_file.read_text() == page_with_defects(), "PYTHONPATH=. python tests/unit/defects.py > docs/checks.md"
