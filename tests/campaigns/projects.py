@@ -108,11 +108,13 @@ ALL: dict[str, Case] = {
     "loop": Case(["build", "loop", "--until", "4"], 0),
     # C: the way it ends
     "loop2": Case(["build", "loop2", "--until", "reboot-in-script"], 0),
-    "fw": Case(["build", "fw", "--until", "application"], 4, ["hardening"]),
+    "fw": Case(
+        ["build", "fw", "--until", "application"], 4, ["hardening: sshd runs", "out of port 22", "step-cut-ssh"]
+    ),
     "uefi": Case(
         ["build", "uefi", "--until", "env"], 0, prepare=make_disks("make-uefi-disk.sh", ("uefi.vhd", "uefi.vhd"))
     ),
-    "nodi": Case(["build", "nodi", "--until", "env"], 4, ["guest-no-agent"], prepare=INSTALLERS),
+    "nodi": Case(["build", "nodi", "--until", "env"], 2, ["source-no-agent"], guest=False, prepare=INSTALLERS),
     # D: left behind
     "ids": Case(["build", "ids", "--until", "inspect"], 0),
     "dns.vhd": Case(
