@@ -245,7 +245,7 @@ class _Looker:
                 document.add(place, message, "copy the file again, or correct the digits")
 
     def _checksum(self, path: Path) -> str:
-        """A file's sha256, remembered until the file changes: a medium of 6 GiB takes 20 s."""
+        """A file's sha256, remembered until the file changes: a medium has several GiB."""
         state = path.stat()
         seen = f"{path}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
         kept = self._store.root / _CHECKSUMS / hashlib.sha256(seen.encode()).hexdigest()
