@@ -108,11 +108,18 @@ class Agent:
             pause = min(pause * 1.5, 0.2)
 
     def _decode(self, output: bytes) -> str:
-        """Output as text: UTF-8 where it is that, else by the guest's own code page. No byte is an error."""
+        """Output as text: each line is UTF-8, or of the guest's own code page. No byte is an error.
+
+        Line by line, because one program of a step may write UTF-8 and the next the console's page; in no code page
+        of Windows is a line's end a part of another character.
+        """
+        return "\n".join(map(self._decode_line, output.split(b"\n")))
+
+    def _decode_line(self, line: bytes) -> str:
         try:
-            return output.decode()
+            return line.decode()
         except UnicodeDecodeError:
-            return output.decode(self._find_code_page(), errors="replace")
+            return line.decode(self._find_code_page(), errors="replace")
 
     def open(self, path: str, mode: str) -> int:
         """Open a guest's file; its handle."""

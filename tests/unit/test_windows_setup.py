@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import command
 from pipeline.definition import DefinitionError, load
 from pipeline.errors import UsageError
 from pipeline.guests.windows import preflight as before
+from pipeline.guests.windows import shell
 from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
 from pipeline.guests.windows.preflight import preflight
 from pipeline.guests.windows.product_keys import KMS, key_digest, product_key
@@ -107,6 +109,8 @@ def test_a_reserve_that_is_in_use_is_named_without_a_code() -> None:
         ("größer".encode(), "cp850", "größer"),
         ("größer".encode("cp850"), "cp850", "größer"),
         ("больше".encode("cp866"), "cp866", "больше"),
+        ("größer\r\n".encode() + "größer\r\n".encode("cp850"), "cp850", "größer\r\ngrößer\r\n"),
+        ("エラー\n".encode("cp932"), "cp932", "エラー\n"),
         (b"\xff\xfe\x81", "utf-8", "\ufffd\ufffd\ufffd"),
     ],
 )
@@ -131,3 +135,16 @@ def test_the_code_page_is_asked_of_the_registry_once(answer: str, page: str) -> 
     )
     assert [WindowsSession._oem_code_page(session) for _ in range(2)] == [page, page]  # type: ignore[arg-type]
     assert len(asked) == 1
+
+
+def test_a_line_that_is_cut_in_a_character_is_passed_on_when_it_is_whole(tmp_path: Path) -> None:
+    """Output is typed again and again while it is written: a look may come between two bytes of a character."""
+    nobody: Any = None
+    agent, lines = Agent(nobody, tmp_path / "log", lambda: "cp850"), list[str]()
+    said = shell._Said(command.LineCutter(lines.append))
+    whole = "eins\ngrößer\nzwei".encode()
+    for end in range(len(whole) + 1):
+        said.take(agent._decode(whole[:end]), ended=False)
+    said.take(agent._decode(whole), ended=True)
+    said.cut.end()
+    assert (lines, said.text) == (["eins", "größer", "zwei"], "eins\ngrößer\nzwei")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from pipeline.guests.windows import shell
 from pipeline.guests.windows.answers import Machine, Wishes, installation
 from tests.tools import skip_without
 
@@ -152,3 +153,17 @@ def test_what_runs_before_the_first_logon(wine: Wine) -> None:
     assert wine.asked(r"HKLM\SYSTEM\Setup\LabConfig", "BypassTPMCheck") == "0x1"
     assert wine.asked(r"HKLM\SYSTEM\Setup\LabConfig", "BypassSecureBootCheck") == "0x1"
     assert wine.asked(r"HKLM\SYSTEM\CurrentControlSet\Control\BitLocker", "PreventDeviceEncryption") == "0x1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "code"), [("exit 5", 5), ("exit /b 7", 7), ("cmd /c exit 9", 9), ("echo ok", 0)])
+def test_a_step_gives_its_code_however_it_ends(wine: Wine, line: str, code: int) -> None:
+    """The very batch file that runs a step: a step that ends its own cmd.exe does not end this one."""
+    folder = wine.prefix / "drive_c" / "windows" / "temp" / "goldsmith"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "code.txt").unlink(missing_ok=True)
+    (folder / "run.cmd").write_text(shell._RUN.format(line=shell.CMD_STEP), newline="\r\n")
+    (folder / "step.cmd").write_text(f"@echo off\n{line}\n", newline="\r\n")
+    words = ["wine", "cmd", "/d", "/c", r"C:\windows\temp\goldsmith\run.cmd"]
+    subprocess.run(words, env=wine.environment, timeout=DEADLINE, capture_output=True, check=False)
+    assert int((folder / "code.txt").read_text()) == code

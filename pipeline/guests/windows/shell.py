@@ -44,6 +44,8 @@ if exist "%~dp0out.txt" type "%~dp0out.txt"
 if exist "%~dp0err.txt" type "%~dp0err.txt" 1>&2
 exit /b %still%
 """
+#: A command line of a definition, in a cmd of its own.
+CMD_STEP = r'cmd /d /c "%~dp0step.cmd"'
 _POWERSHELL = (
     r"C:\Windows\System32\WindowsPowerShell\v1.0\powershell.exe -NoLogo -NoProfile -NonInteractive "
     r'-ExecutionPolicy Bypass -File "%~dp0step.ps1"'
@@ -56,10 +58,15 @@ class _Said:
 
     cut: command.LineCutter
     text: str = ""
+    _passed: int = 0
 
-    def take(self, whole: str) -> None:
-        self.cut.feed(whole[len(self.text) :].encode())
-        self.text = whole if len(whole) > len(self.text) else self.text
+    def take(self, whole: str, *, ended: bool) -> None:
+        """Pass on the lines that are whole; one cut in a character may still read otherwise."""
+        end = len(whole) if ended else whole.rfind("\n") + 1
+        if end > self._passed:
+            self.cut.feed(whole[self._passed : end].encode())
+            self._passed = end
+        self.text = whole if len(whole) > len(self.text) or ended else self.text
 
 
 def marked(script: bytes) -> bytes:
@@ -86,7 +93,7 @@ class Shell:
     def cmd(self, line: str, *, deadline: float, on_line: Callable[[str], None], reboots: bool) -> None:
         """Run a command line; see `_step`. It has a cmd of its own: `exit N` without /b ends that, and gives N."""
         body = f"@echo off\r\n{line}\r\n".encode()
-        self._step({"step.cmd": body}, r'cmd /d /c "%~dp0step.cmd"', deadline, on_line, reboots)
+        self._step({"step.cmd": body}, CMD_STEP, deadline, on_line, reboots)
 
     def batch(
         self,
@@ -188,8 +195,8 @@ class Shell:
                     ) from None
                 time.sleep(SLOW)
                 continue
-            out.take(looked.stdout)
-            err.take(looked.stderr)
+            out.take(looked.stdout, ended=looked.code == 0)
+            err.take(looked.stderr, ended=looked.code == 0)
             self._out, self._err = out.text, err.text
             if looked.code == 0:
                 out.cut.end()

@@ -48,7 +48,7 @@ class Stand:
         name: str,
         *,
         generation: int = 2,
-        edition: str = "ServerStandard",
+        edition: str = "ServerStandard Server",
         timezone: str = "UTC",
         steps: str = "",
         patience: float = PATIENCE,

@@ -72,6 +72,10 @@ class Stop(Exception):
     """A batch file ends."""
 
 
+class Quit(Exception):
+    """The whole cmd.exe ends: `exit` without /b, in a batch file that was called too."""
+
+
 class Cmd:
     def __init__(self, out=None, err=None):
         self.out = out if out is not None else sys.stdout
@@ -179,7 +183,8 @@ class Cmd:
             self.do(found[3].replace("%" + found[1], word))
 
     def _exit(self, rest):
-        raise Stop(rest.lower().removeprefix("/b").strip() or self.level)
+        kind = Stop if rest.lower().startswith("/b") else Quit
+        raise kind(rest.lower().removeprefix("/b").strip() or self.level)
 
     def _call(self, rest):
         self.level = self.batch(rest.strip('"'))
@@ -188,8 +193,15 @@ class Cmd:
         rest = self.expand(re.sub(r"^(/d\s+)?/c\s+", "", rest, flags=re.IGNORECASE))
         if rest.startswith('"') and rest.endswith('"'):
             rest = rest[1:-1]
-        for command in split(rest, "&"):
-            self.command(command.strip())
+        try:
+            for command in split(rest, "&"):
+                self.command(command.strip())
+        except Quit as end:
+            self.level = int(end.args[0])
+
+    def _chcp(self, rest):
+        # what it writes is UTF-8 in any case
+        self.level = 0 if rest in ("65001", "437") else 1
 
     def _type(self, rest):
         path = unix(rest.strip('"'))
@@ -384,7 +396,7 @@ def main(argv):
             shell._cmd(" ".join(rest))
         else:
             shell.do(" ".join([program, *rest]))
-    except Stop as stop:
+    except (Stop, Quit) as stop:
         return int(stop.args[0])
     return shell.level
 
