@@ -72,7 +72,7 @@ LINUX: dict[str, int] = {
     "offline.units": 1,
 }
 WINDOWS: dict[str, int] = {
-    "checks.windows_access": 2,
+    "checks.windows_access": 3,
     "checks.windows_boot": 2,
     "checks.windows_secrets": 1,
     "checks.windows_state": 1,

@@ -13,6 +13,8 @@ _RDP = rf"{_TERMINAL}\WinStations\RDP-Tcp"
 _FIREWALL = r"Services\SharedAccess\Parameters\FirewallPolicy"
 #: Azure's platform, by which agents speak to it, and the health of a VM is asked.
 _PLATFORM = "168.63.129.16"
+#: Fields that make a rule hold for a part of what it names. Microsoft: [MS-GPFAS], firewall rule's grammar.
+_NARROWER = frozenset({"Protocol", "LPort", "RPort", "App", "Svc", "Profile", "LA4", "IF", "IFType"})
 #: How services start: 2 by themselves, 3 on demand.
 AUTOMATIC = ("BFE", "Dhcp", "Dnscache", "IKEEXT", "iphlpsvc", "nsi", "mpssvc", "RemoteRegistry", "w32time")
 ON_DEMAND = ("Netlogon", "Netman", "TermService")
@@ -131,9 +133,11 @@ def firewall_platform(subject: Subject) -> Iterator[str]:
 
 
 def _names_platform(rule: str) -> bool:
-    """RA4 is one address, or an address with its mask; there may be several."""
-    fields = (part.partition("=") for part in rule.split("|"))
-    return any(name == "RA4" and value.partition("/")[0] == _PLATFORM for name, _, value in fields)
+    """RA4 is one address, or an address with its mask; there may be several. A narrower rule does not count."""
+    fields = [part.partition("=") for part in rule.split("|")]
+    return not any(name in _NARROWER for name, _, _ in fields) and any(
+        name == "RA4" and value.partition("/")[0] == _PLATFORM for name, _, value in fields
+    )
 
 
 def _lets_in(rule: str) -> bool:

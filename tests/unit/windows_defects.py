@@ -238,6 +238,16 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "win-firewall-platform",
         system(*FIREWALL, "FirewallRules", **{"AzurePlatform-Inbound": PLATFORM_RULE.replace("TRUE", "FALSE")}),
     ),
+    "the platform's rule is for one port": (
+        "win-firewall-platform",
+        system(
+            *FIREWALL,
+            "FirewallRules",
+            **{"AzurePlatform-Inbound": PLATFORM_RULE.replace("|RA4", "|Protocol=6|LPort=80|RA4")},
+        ),
+    ),
+    "the boot manager has no console": ("win-ems-menu", bcd(BOOTMGR, "26000020", b"\0")),
+    "a client without the console's capability": ("win-ems-console", without("Services", "sacsvr")),
     "the platform is not spoken to": (
         "win-firewall-platform",
         without(*FIREWALL, "FirewallRules", "AzurePlatform-Outbound"),
