@@ -37,7 +37,7 @@ VALUES: dict[str, list[tuple[str, str, tuple[object, ...]]]] = {
         (_RDP, "PortNumber", (3389,)),
         (_RDP, "LanAdapter", (0,)),
     ],
-    "win-rdp-nla": [(_RDP, "UserAuthentication", (1,))],
+    "win-rdp-nla": [(_RDP, "UserAuthentication", (1,)), (_RDP, "KeepAliveTimeout", (1,))],
     "win-rdp-certificate": [(_RDP, "SSLCertificateSHA1Hash", (None,))],
     "win-services": [
         *((rf"Services\{name}", "Start", (2,)) for name in AUTOMATIC),
