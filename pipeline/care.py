@@ -16,7 +16,6 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline import locks, scratch
-from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import UsageError
 from pipeline.fabric import sweep_networks
 from pipeline.files import disk_bytes, sweep_unfinished
@@ -30,7 +29,7 @@ from pipeline.hypervisor.roster import domains, sweep
 from pipeline.job import Job
 from pipeline.layers import RECORD, Layer, Layers
 from pipeline.record import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
-from pipeline.store import Store
+from pipeline.store import IMAGE_NAME, Store
 
 #: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
 FRESH = 600.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pipeline.errors import HostError, UsageError
 from pipeline.file_errors import describe_os_error
 
 DEFAULT_HOME = Path("/var/lib/goldsmith")
+#: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
+IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)

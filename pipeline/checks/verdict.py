@@ -6,7 +6,7 @@ The gate needs no failure and nothing unchecked. It counts results as they are r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 #: The status of a check that could not look: its subject is absent, or cannot be read.
@@ -50,6 +50,12 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """The numbers by their names; `waived_checks` is a list."""
         return {**asdict(self), "waived_checks": list(self.waived_checks)}
+
+    @classmethod
+    def from_json(cls, numbers: Mapping[str, Any]) -> Verdict:
+        """What `to_json` made it from."""
+        values = {each.name: numbers[each.name] for each in fields(cls)}
+        return cls(**{**values, "waived_checks": tuple(numbers["waived_checks"])})
 
 
 def count(checks: object) -> Verdict:

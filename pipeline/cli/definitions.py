@@ -118,8 +118,8 @@ def init(
 
 def _name_of_folder(folder: Path) -> str:
     """The name of the project's folder, in lower case. Raises UsageError where no image can have it."""
-    from pipeline.definition.rules import IMAGE_NAME
     from pipeline.errors import UsageError
+    from pipeline.store import IMAGE_NAME
 
     name = folder.resolve().name.lower()
     if not IMAGE_NAME.fullmatch(name):

@@ -101,8 +101,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, empty: str = 
         return
     cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    # one write: a terminal, and the door before it, take as long for a line as for a page
+    print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells))
 
 
 def size(number: int) -> str:

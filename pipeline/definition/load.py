@@ -47,6 +47,7 @@ from pipeline.definition.rules import Context
 from pipeline.definition.translate import fault_of
 from pipeline.definition.written import Written
 from pipeline.errors import UsageError
+from pipeline.store import IMAGE_NAME
 
 IMAGES = "images"
 
@@ -87,11 +88,11 @@ def load(path: Path, project: Path) -> Definition:
 def load_named(project: Path, name: str) -> Definition:
     """Read images/NAME.yaml; raises UsageError with a near name where there is none."""
     path = project / IMAGES / f"{name}.yaml"
-    if not rules.IMAGE_NAME.fullmatch(name) or not path.is_file():
+    if not IMAGE_NAME.fullmatch(name) or not path.is_file():
         names = [found.stem for found in (project / IMAGES).glob("*.yaml")]
         hint = closest(name, names) or (f"there is {', '.join(sorted(names))}" if names else "goldsmith init NAME")
         message = f"{IMAGES}/{name}.yaml: no such definition"
-        if rules.IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
+        if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
             hint = f"rename {IMAGES}/{name}.yml: a definition's name ends in .yaml"
         raise UsageError(message, name="no-such-image", hint=hint)
     return load(path, project)
@@ -202,7 +203,7 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
     """Put all faults of a document into it; a Definition where there are none."""
     if path.suffix != ".yaml":
         document.add((), f"a definition's name ends in .yaml, not {path.suffix or 'in nothing'}", f"{path.stem}.yaml")
-    if not rules.IMAGE_NAME.fullmatch(path.stem):
+    if not IMAGE_NAME.fullmatch(path.stem):
         message = f"{shown(path.stem)} cannot be the name of an image"
         document.add((), message, rules.IMAGE_NAME_RULE)
     data = document.data
@@ -270,7 +271,7 @@ def _master_of(data: object) -> str | None:
     if not isinstance(master, str):
         return None
     image, _, reference = master.partition("@")
-    if not rules.IMAGE_NAME.fullmatch(image) or (reference or "golden") not in rules.CHANNELS:
+    if not IMAGE_NAME.fullmatch(image) or (reference or "golden") not in rules.CHANNELS:
         return None
     return image
 

@@ -14,9 +14,9 @@ from pydantic import Discriminator, ValidationInfo
 from pipeline.definition.destinations import destination
 from pipeline.definition.faults import Wrong, closest, shown
 from pipeline.definition.model import USER_DATA
+from pipeline.store import IMAGE_NAME
 
 FORMAT = 1
-IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
 IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a letter or digit at both ends"
 _MASTER = re.compile(r"(?P<image>[^@]*)(?:@(?P<ref>.*))?", re.DOTALL)
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.definition import rules
 from pipeline.definition.faults import closest
 from pipeline.errors import UsageError
+from pipeline.store import IMAGE_NAME
 
 #: What is copied from goldsmith's own playbooks.
 STARTER = ("azure-linux.yml", "files/azure-linux.sh")
@@ -102,7 +103,7 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
     the files is there.
     """
     project = project.resolve()
-    if not rules.IMAGE_NAME.fullmatch(name):
+    if not IMAGE_NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of an image", name="image-name", hint=rules.IMAGE_NAME_RULE)
     definition, playbook = project / "images" / f"{name}.yaml", project / "playbooks" / f"{name}.yml"
     _refuse_master(definition.parent, name, master)
@@ -125,7 +126,7 @@ def _refuse_master(images: Path, name: str, master: str | None) -> None:
         raise UsageError(f"{name} cannot be the name of this image", name="image-name", hint=hint)
     if master is None:
         return
-    if not rules.IMAGE_NAME.fullmatch(master):
+    if not IMAGE_NAME.fullmatch(master):
         message = f"{master!r} is not the name of an image"
         raise UsageError(message, name="image-name", hint="a name alone: --base debian-12")
     known = [path.stem for path in images.glob("*.yaml")]

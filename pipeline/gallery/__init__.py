@@ -11,26 +11,27 @@ import difflib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from pipeline import locks
-from pipeline.definition import DataDisk
-from pipeline.definition.rules import IMAGE_NAME
 from pipeline.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.file_errors import describe_os_error
 from pipeline.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
 from pipeline.gallery.versions import next_version, parse
-from pipeline.layers import Image
 from pipeline.record import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
+from pipeline.store import IMAGE_NAME
+
+if TYPE_CHECKING:
+    from pipeline.definition import DataDisk
+    from pipeline.layers import Image
 
 DISK = "disk.vhd"
 DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
@@ -74,6 +75,17 @@ def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {DISK: manifest["disk"], **data}
 
 
+def channels_in(folder: Path) -> dict[str, list[str]]:
+    """The names of the channels in an image's folder, by what they point at."""
+    channels: dict[str, list[str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                with contextlib.suppress(FileNotFoundError):  # moved on meanwhile
+                    channels.setdefault(str(Path(entry.path).readlink()), []).append(entry.name)
+    return channels
+
+
 @dataclass(frozen=True)
 class Version:
     """One master."""
@@ -96,6 +108,8 @@ class Version:
     @property
     def image(self) -> Image:
         """The OS disk, with the data disks that go with it."""
+        from pipeline.layers import Image
+
         told = disks_of(self.manifest)
         made = {name: Image(self.path / name, "vpc", size=int(one["virtual_size"])) for name, one in told.items()}
         return replace(made.pop(DISK), data=tuple((int(told[name]["lun"]), image) for name, image in made.items()))
@@ -103,6 +117,8 @@ class Version:
     @property
     def data_disks(self) -> tuple[DataDisk, ...]:
         """The data disks, as a definition would write them."""
+        from pipeline.definition import DataDisk
+
         return tuple(
             DataDisk(int(one["lun"]), int(one["virtual_size"]), one["caching"], one["filesystem"], one["label"])
             for one in self.manifest.get("data_disks", ())
@@ -121,42 +137,13 @@ class Version:
 
     def summary(self) -> dict[str, Any]:
         """What `goldsmith gallery list --json` promises."""
-        told = disks_of(self.manifest)
-        return {
-            "name": self.name,
-            "version": self.version,
-            "channels": list(self.channels),
-            "state": self.manifest.get("state", "captured"),
-            "generations": self.manifest.get("generations", []),
-            "disks": [
-                {
-                    "role": "os" if name == DISK else "data",
-                    "lun": one.get("lun"),
-                    "caching": one.get("caching", "ReadWrite"),
-                    "path": str(self.path / name),
-                    **_sizes(self.path / name),
-                }
-                for name, one in told.items()
-            ],
-            "created": self.manifest.get("created"),
-            "signed_by": self.manifest.get("signed_by"),
-            "path": str(self.disk),
-        }
+        from pipeline.gallery.listing import facts_of, summarize
+
+        return summarize(self.name, self.version, self.path, self.channels, facts_of(self.manifest))
 
     def missing(self) -> list[str]:
         """The names of its disks that are not there."""
         return [name for name in disks_of(self.manifest) if not (self.path / name).is_file()]
-
-
-def _sizes(path: Path) -> dict[str, int | None]:
-    """Bytes of a disk's file and on the disk below it; None for one that is not there."""
-    try:
-        status = path.lstat()
-    except OSError:
-        status = None
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return {"size": None, "allocated": None}
-    return {"size": status.st_size, "allocated": status.st_blocks * 512}
 
 
 class RefusedShape(Shape):
@@ -189,7 +176,8 @@ class Gallery:
         if not folder.is_dir():
             return []
         found = sorted((v, p) for p in folder.iterdir() if (v := parse(p.name)) and not p.is_symlink())
-        return [version for _, path in found if (version := self._usable(name, path))]
+        channels = channels_in(folder)
+        return [version for _, path in found if (version := self._usable(name, path, channels))]
 
     def damaged(self, name: str) -> list[RecordDamaged]:
         """The versions of an image that cannot be read, each with the reason."""
@@ -198,7 +186,7 @@ class Gallery:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if parse(path.name) and not path.is_symlink():
                 try:
-                    self._load(name, path)
+                    self.read_manifest(name, path)
                 except RecordDamaged as error:
                     found.append(error)
         return found
@@ -218,26 +206,35 @@ class Gallery:
         if name not in self.names():
             raise self.unknown(name)
 
-    def _usable(self, name: str, path: Path) -> Version | None:
+    def _usable(self, name: str, path: Path, channels: Mapping[str, list[str]] | None = None) -> Version | None:
         """The version in a folder, None where there is none, or where it cannot be read: then it is named."""
         try:
-            return self._load(name, path)
+            return self._load(name, path, channels)
         except RecordDamaged as error:
             skip(error)
             return None
 
-    def _load(self, name: str, path: Path) -> Version | None:
-        """The version in a folder, None where there is no such folder. Raises RecordDamaged."""
+    def _load(self, name: str, path: Path, channels: Mapping[str, list[str]] | None = None) -> Version | None:
+        """The version in a folder, None where there is no such folder. Raises RecordDamaged.
+
+        `channels` are those of the image's folder, for a caller who asks for many versions.
+        """
+        manifest = self.read_manifest(name, path)
+        if manifest is None:
+            return None
+        if channels is None:
+            channels = channels_in(path.parent)
+        return Version(name, path.name, path, manifest, tuple(sorted(channels.get(path.name, ()))))
+
+    def read_manifest(self, name: str, path: Path) -> dict[str, Any] | None:
+        """The manifest of a version of this image, None where there is no such folder. Raises RecordDamaged."""
         if not path.exists() and not path.is_symlink():
             return None
         manifest = manifest_of(path)
         whose = (manifest["name"], manifest["version"])
         if whose != (name, path.name):
             raise RecordDamaged(path / MANIFEST, f"it is that of {whose[0]} {whose[1]}", ManifestShape.advice())
-        channels = tuple(
-            sorted(p.name for p in path.parent.iterdir() if p.is_symlink() and str(p.readlink()) == path.name)
-        )
-        return Version(name, path.name, path, manifest, channels)
+        return manifest
 
     def find(self, name: str, which: str = GOLDEN) -> Version | None:
         """A version by its number or by a channel, or None; one that cannot be read is skipped by name."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pipeline.compare import Changes
-    from pipeline.gallery import Gallery, Version
+    from pipeline.gallery import Gallery
+    from pipeline.gallery.listing import Row
 
 
 #: How many names of a kind `diff` shows a person.
@@ -34,41 +35,42 @@ def list_versions(
     """List the masters, oldest first."""
     from pipeline.checks.verdict import count
     from pipeline.cli.show import print_json, table
+    from pipeline.gallery.listing import list_versions as look
 
     gallery = open_gallery()
-    if name is not None and name not in gallery.names():
-        if as_json:
-            print_json([])
-        raise gallery.unknown(name)
-    names = [name] if name else gallery.names()
-    versions = [v for image in names for v in gallery.versions(image)]
-    damaged = [f"{error.path}: {error.why}" for image in names for error in gallery.damaged(image)]
-    damaged += [f"{v.path / disk}: it is missing" for v in versions for disk in v.missing()]
+    names = gallery.names()
+    if name is not None:
+        if name not in names:
+            if as_json:
+                print_json([])
+            raise gallery.unknown(name)
+        names = [name]
+    found = look(gallery, names, lambda checks: count(checks).to_json())
     if as_json:
-        print_json([{**v.summary(), "verdict": count(v.manifest.get("checks")).to_json()} for v in versions])
-        _refuse_damaged(damaged)
+        print_json([{**row.summary, "verdict": row.verdict} for row in found.rows])
+        _refuse_damaged(found.damaged)
         return
     columns = ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created")
-    table([_row(version) for version in versions], columns, empty="no versions; goldsmith build NAME makes one")
+    table([_cells(row) for row in found.rows], columns, empty="no versions; goldsmith build NAME makes one")
     _print_refusals(gallery, names, everything)
-    _refuse_damaged(damaged)
+    _refuse_damaged(found.damaged)
 
 
-def _row(version: Version) -> tuple[str, ...]:
-    from pipeline.checks.verdict import count
+def _cells(row: Row) -> tuple[str, ...]:
+    from pipeline.checks.verdict import Verdict
     from pipeline.cli.show import size
 
-    row = version.summary()
-    disk = row["disks"][0]
+    shown = row.summary
+    disk = shown["disks"][0]
     return (
-        row["name"],
-        row["version"],
-        ",".join(row["channels"]),
-        row["state"] + ("" if row["signed_by"] else ", unsigned"),
-        ",".join(str(generation) for generation in row["generations"]),
-        count(version.manifest.get("checks")).short,
+        shown["name"],
+        shown["version"],
+        ",".join(shown["channels"]),
+        shown["state"] + ("" if shown["signed_by"] else ", unsigned"),
+        ",".join(str(generation) for generation in shown["generations"]),
+        Verdict.from_json(row.verdict).short,
         *("missing" if disk[key] is None else size(disk[key]) for key in ("size", "allocated")),
-        row["created"],
+        shown["created"],
     )
 
 

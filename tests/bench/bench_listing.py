@@ -1,0 +1,133 @@
+"""`python -m tests.bench.bench_listing`: `gallery list` of a thousand versions, and `plan` where nothing changed.
+
+The gallery is made by its own capture, with manifests as large as real ones and disks of a few KiB. `plan` needs a
+store in which the image is built: GOLDSMITH_HOME, by default the host's own; the image is PLAN, by default debian-12.
+The table goes to docs/reports/listing.md.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.checks import all_checks
+from pipeline.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.gallery import DISK, Gallery
+from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
+
+PAGE = ROOT / "docs/reports/listing.md"
+VERSIONS, IMAGES, ROUNDS = 1000, 20, 10
+#: Bytes of a manifest, as that of a Debian master has.
+MANIFEST_SIZE = 40_000
+
+
+def manifest(name: str, version: str, disk: Path) -> dict[str, Any]:
+    digests = chunk_digests(disk)
+    facts = {"size": digests.size, "virtual_size": max(0, digests.size - 512), "sha256": flat_digest(disk)}
+    facts |= {"chunk_size": CHUNK, "tree_sha256": digests.tree}
+    checks = [{"id": check.id, "status": "pass", "evidence": check.remedy} for check in all_checks()]
+    made = {"name": name, "version": version, "created": "2026-11-21T10:00:00Z", "generations": [1, 2]}
+    made |= {"state": "proven", "checks": checks, "disk": facts, "definition": ""}
+    text = "steps: []\n"
+    return {**made, "definition": text * ((MANIFEST_SIZE - len(str(made))) // len(text))}
+
+
+def fill(root: Path) -> Gallery:
+    gallery = Gallery(root / "gallery")
+    disk = root / "disk"
+    disk.write_bytes(os.urandom(4096))
+    for number in range(VERSIONS):
+        name = f"image-{number % IMAGES:02}"
+        made = gallery.capture(name, {DISK: disk}, [], lambda version, name=name: manifest(name, version, disk))
+        gallery.promote(made)
+    return gallery
+
+
+def run(arguments: Sequence[str], store: Path, out: int) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time, that a command takes."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([GOLDSMITH, *arguments], env={**os.environ, "GOLDSMITH_HOME": str(store)}, stdout=out, check=True)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def into_pipe(arguments: Sequence[str], store: Path) -> tuple[float, float]:
+    ends = os.pipe()
+    return _read_meanwhile(ends[0], lambda: run(arguments, store, ends[1]), ends[1])
+
+
+def on_terminal(arguments: Sequence[str], store: Path) -> tuple[float, float]:
+    ours, theirs = pty.openpty()
+    return _read_meanwhile(ours, lambda: run(arguments, store, theirs), theirs)
+
+
+def _read_meanwhile(end: int, work: Callable[[], tuple[float, float]], other: int) -> tuple[float, float]:
+    def drain() -> None:
+        try:
+            while os.read(end, 1 << 16):
+                pass
+        except OSError:
+            pass  # how a terminal ends whose other side is closed
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    try:
+        return work()
+    finally:
+        os.close(other)
+        reader.join()
+        os.close(end)
+
+
+def main() -> None:
+    rows = []
+
+    def measure(what: str, call: Callable[[], tuple[float, float]], wanted: str) -> None:
+        seen = [call() for _ in range(ROUNDS)]
+        wall, processor = (statistics.median(column) for column in zip(*seen, strict=True))
+        rows.append(f"| {what} | {wall:.2f} | {processor:.2f} | {wanted} |")
+        print(rows[-1], flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        gallery = fill(store)
+        size = next(gallery.root.glob("*/*/manifest.json")).stat().st_size
+        first, _ = into_pipe(["gallery", "list"], store)
+        time.sleep(2.5)  # what had been captured just before is remembered from here on
+        into_pipe(["gallery", "list"], store)
+        measure("`gallery list`, into a pipe", lambda: into_pipe(["gallery", "list"], store), "0.4 s")
+        measure("`gallery list --json`", lambda: into_pipe(["gallery", "list", "--json"], store), "0.4 s")
+        measure("`gallery list`, on a terminal", lambda: on_terminal(["gallery", "list"], store), "0.8 s")
+    home, image = Path(os.environ.get("GOLDSMITH_HOME", "/var/lib/goldsmith")), os.environ.get("PLAN", "debian-12")
+    plan = ["--project", str(ROOT), "plan", image]
+    shown = subprocess.run(
+        [GOLDSMITH, *plan],
+        env={**os.environ, "GOLDSMITH_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kept, all_units = shown.count(" keep"), len(shown.splitlines())
+    measure(f"`plan {image}`", lambda: into_pipe(plan, home), "0.3 s of processor time")
+    PAGE.write_text(
+        "# What a list and a plan cost\n\n"
+        f"Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} "
+        f"images, manifests of {size >> 10} KiB, {os.cpu_count()} processors; medians of {ROUNDS}, with the start of "
+        f"Python. The first list, which reads every manifest, took {first:.1f} s. Of the plan's {all_units} lines "
+        f"{kept} say `keep`.\n\n| | seconds | of processor time | wanted at most |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
