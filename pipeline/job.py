@@ -1,6 +1,7 @@
 """One build in progress: what the stages share, and the shape of a unit of work.
 
-The runner owns a job; a stage sees only what it needs of it.
+The runner owns a job; a stage sees only what it needs of it. A plan makes jobs too, and starts nothing: what guests,
+libvirt and networks need is imported where it is used.
 """
 
 from __future__ import annotations
@@ -13,32 +14,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from typing import TYPE_CHECKING, Any
 
 from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.digests import FLAT_LIMIT, FlatDigest, flat_digest
 from pipeline.errors import BuildError, GoldsmithError, GuestError, UsageError
-from pipeline.fabric.egress import Egress, host_addresses
-from pipeline.fabric.proxy_relay import Upstream
 from pipeline.files import Shape, read_usable
 from pipeline.gallery import Gallery
-from pipeline.guests import archive, linux, saved, threshold
-from pipeline.guests.access import BUILD_USER, Access, run_folder
-from pipeline.guests.endpoints import host_destinations
-from pipeline.guests.overlay import create_overlay
-from pipeline.guests.proxies import APT_CONFIGURATION, HostProxies, Proxy, host_proxies
-from pipeline.guests.session import GuestSession
-from pipeline.guests.windows.session import Deadlines, WindowsSession
-from pipeline.hypervisor import accelerator
-from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Spec, attached
-from pipeline.hypervisor.file_access import need_access
+from pipeline.guests import archive, threshold
 from pipeline.layers import DISK, Draft, Image, Layer, Layers
-from pipeline.offline.facts import dpkg_versions
 from pipeline.record import Run, Stopwatch, now, write_json
 from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from pipeline.fabric.egress import Egress
+    from pipeline.guests.access import Access
+    from pipeline.guests.proxies import HostProxies, Proxy
+    from pipeline.guests.session import GuestSession
+    from pipeline.guests.windows.session import WindowsSession
+    from pipeline.hypervisor.accelerator import Verdict
+    from pipeline.hypervisor.connection import Connection
+    from pipeline.hypervisor.domain import Spec
 
 #: The failure of a boot that is tried once more.
 HUNG = "guest-kernel-hung"
@@ -123,12 +121,17 @@ class Job:
     @cached_property
     def connection(self) -> Connection:
         """The connection to libvirt. Raises HostError (qemu-access-denied) where QEMU could not reach the store."""
+        from pipeline.hypervisor.connection import connect
+        from pipeline.hypervisor.file_access import need_access
+
         connection = connect()
         need_access([folder / DISK for folder in self.store.folders], (), connection.qemu_owner)
         return connection
 
     @cached_property
-    def verdict(self) -> accelerator.Verdict:
+    def verdict(self) -> Verdict:
+        from pipeline.hypervisor import accelerator
+
         verdict = accelerator.choose(self.definition.accelerator)
         self.run.emit("accelerator", "", f"{verdict.kind}: {verdict.reason}")
         self.run.note(accelerator={"kind": verdict.kind, "reason": verdict.reason})
@@ -203,6 +206,8 @@ class Job:
 
     def outdated_packages(self, image: Image) -> list[str] | None:
         """The packages on a disk of which the archive has a newer version; None where that is not known."""
+        from pipeline.offline.facts import dpkg_versions
+
         if self.suite is not None:
             with contextlib.suppress(GoldsmithError, OSError):
                 found = dpkg_versions(image.path, image.format, within=self.store.root)
@@ -232,6 +237,8 @@ class Job:
 
     def guest(self, source: Layer, draft: Draft) -> GuestSession:
         """The build's running guest, writing into `draft`; started on an overlay of `source` when none runs."""
+        from pipeline.guests.session import GuestSession
+
         if isinstance(self.session, GuestSession):
             return self.session
         spec, access = self._spec()
@@ -245,6 +252,9 @@ class Job:
 
         An image for both generations is built on the first: what both have is what its steps find.
         """
+        from pipeline.guests.access import BUILD_USER, Access
+        from pipeline.hypervisor.domain import Spec
+
         access = Access.create(self.label, "build", BUILD_USER)
         efi = self.definition.generations == (2,)
         spec = Spec(
@@ -279,6 +289,8 @@ class Job:
     def _boot(
         self, spec: Spec, access: Access, source: Layer, draft: Draft, entry: threshold.Threshold | None
     ) -> None:
+        from pipeline.guests import linux
+
         session = self._prepare(spec, access, source, draft)
         if entry is None:
             session.open(linux.build_user_data(access.public_key), "goldsmith-build")
@@ -307,6 +319,10 @@ class Job:
 
     def _prepare(self, spec: Spec, access: Access, below: Layer, draft: Draft) -> GuestSession:
         """A session, not started yet, on a fresh overlay."""
+        from pipeline.guests.overlay import create_overlay
+        from pipeline.guests.session import GuestSession
+        from pipeline.hypervisor.domain import attached
+
         overlay = create_overlay(draft.path / DISK, below.image, self.definition.disk)
         self.session = GuestSession(
             self.connection,
@@ -322,6 +338,10 @@ class Job:
 
     def windows(self, overlay: Image) -> WindowsSession:
         """A Windows guest that writes into `overlay`, not started yet. Its UEFI variables are fresh each time."""
+        from pipeline.guests.access import run_folder
+        from pipeline.guests.windows.session import Deadlines, WindowsSession
+        from pipeline.hypervisor.domain import Spec, attached
+
         definition = self.definition
         kvm = self.verdict.kind == "kvm"
         efi = definition.generations == (2,)
@@ -358,6 +378,8 @@ class Job:
 
     def _start_warm(self, spec: Spec, access: Access, source: Layer, draft: Draft) -> bool:
         """Start the guest from a save of `source`. False, and a line that says why, where that cannot be."""
+        from pipeline.guests import saved
+
         if source.image.data:
             self.run.emit("note", "", "an image with data disks has no saved guest: cold boot")
             return False
@@ -399,6 +421,9 @@ class Job:
 
     def rotate(self, draft: Draft) -> None:
         """Let the running guest write into `draft` from now on."""
+        from pipeline.guests.overlay import create_overlay
+        from pipeline.guests.session import GuestSession
+
         assert isinstance(self.session, GuestSession)
         self.session.rotate(create_overlay(draft.path / DISK, self.session.disk))
 
@@ -425,6 +450,10 @@ class Job:
 
     def _way_out(self) -> str:
         """The bridge of the way out; the run's guests, of which one runs at a time, share it."""
+        from pipeline.fabric.egress import Egress, host_addresses
+        from pipeline.fabric.proxy_relay import Upstream
+        from pipeline.guests.endpoints import host_destinations
+
         if self._egress is None:
             allowed = [*host_destinations(host_addresses()), *self.definition.allow]
             upstreams = [Upstream(one.host, one.port, one.tls, one.authorization) for one in self._proxies.all]
@@ -436,6 +465,8 @@ class Job:
 
     @cached_property
     def _proxies(self) -> HostProxies:
+        from pipeline.guests.proxies import host_proxies
+
         return host_proxies(os.environ)
 
     def proxy_environment(self, session: GuestSession) -> dict[str, str]:
@@ -443,6 +474,8 @@ class Job:
 
         They are no input of a layer: how a package came does not change what it is.
         """
+        from pipeline.guests.proxies import APT_CONFIGURATION
+
         egress, known = self._egress, self._proxies.all
         if egress is None or not known:
             return {}

@@ -14,15 +14,16 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pycdlib
 import yaml
 
 from pipeline import command
 from pipeline.errors import GoldsmithError, HostError
-from pipeline.hypervisor.domain import Forward
 from pipeline.record import remove_tree
+
+if TYPE_CHECKING:
+    from pipeline.hypervisor.domain import Forward
 
 #: The build's user in the guest. generalize removes it; the check `build-user` proves that.
 BUILD_USER = "goldsmith-build"
@@ -110,6 +111,8 @@ class Access:
 
     @property
     def forward(self) -> Forward:
+        from pipeline.hypervisor.domain import Forward
+
         return Forward(self.ssh_port, 22)
 
     def trust(self, host_key: str) -> None:
@@ -233,6 +236,8 @@ def sweep_access(wanted: Callable[[str], bool]) -> list[str]:
 
 def write_iso(path: Path, label: str, files: Mapping[str, str]) -> None:
     """A small ISO 9660 image with Joliet and Rock Ridge names."""
+    import pycdlib
+
     iso = pycdlib.PyCdlib()
     iso.new(joliet=3, rock_ridge="1.09", vol_ident=label)
     for number, (name, text) in enumerate(files.items()):

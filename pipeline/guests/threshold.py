@@ -17,14 +17,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import GoldsmithError
 from pipeline.guests.access import BUILD_USER
 from pipeline.guests.direct_boot import ENTERED
-from pipeline.hypervisor.domain import Kernel
 from pipeline.layers import Image
-from pipeline.offline import sandbox
 from pipeline.offline.questions import Question
+
+if TYPE_CHECKING:
+    from pipeline.hypervisor.domain import Kernel
 
 #: An initramfs of all modules is unpacked, and what stays of it is packed again.
 BOOT_FILES = Question("boot files", "pipeline.guests.boot_files:boot_files", limit=192 << 20)
@@ -44,6 +46,8 @@ class Threshold:
 
     def write(self, folder: Path) -> Kernel:
         """Put kernel and initramfs where qemu can read them."""
+        from pipeline.hypervisor.domain import Kernel
+
         image, initrd = folder / "vmlinuz", folder / "initrd.img"
         image.write_bytes(self.kernel)
         initrd.write_bytes(self.initrd)
@@ -52,6 +56,8 @@ class Threshold:
 
 def find(image: Image, within: Path) -> Threshold | None:
     """How to boot a disk's own kernel as its GRUB would, or None where the disk is not of the kind that we know."""
+    from pipeline.offline import sandbox
+
     try:
         answer = sandbox.ask(BOOT_FILES, image.path, image.format, within=within)
     except (GoldsmithError, OSError):

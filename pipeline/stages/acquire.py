@@ -9,22 +9,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline import command
-from pipeline.base import qemu_img
-from pipeline.checks.source_disk import judge_size, judge_source, look_at_source
 from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
 from pipeline.digests import chunk_digests
 from pipeline.errors import BuildError, CheckFailed, UsageError
-from pipeline.fetch import download
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
 from pipeline.guests import debian
-from pipeline.guests.overlay import create_data_disk, create_overlay
-from pipeline.guests.windows.preflight import preflight
-from pipeline.guests.windows.product_keys import product_key
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
-from pipeline.offline import mapping, transfer
 
 NAME = "acquire"
 VERSION = 1
@@ -74,6 +66,8 @@ def _beside(job: Job) -> tuple[Work, ...]:
 
 
 def _data_disks(new: Sequence[DataDisk], _job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_data_disk
+
     assert source is not None
     made = [(disk.lun, create_data_disk(draft.path / f"data-{disk.lun}.raw", disk)) for disk in new]
     data = sorted([*source.image.data, *made], key=lambda pair: pair[0])
@@ -110,6 +104,10 @@ def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Dra
 
 def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
     """The media are what the definition says, and can do what it asks; the disk is blank."""
+    from pipeline.base import qemu_img
+    from pipeline.guests.windows.preflight import preflight
+    from pipeline.guests.windows.product_keys import product_key
+
     definition = job.definition
     edition = preflight(source.path, source.edition, definition.generations[0], source.drivers, definition.locale)
     product_key(source.product_key, edition)
@@ -125,6 +123,8 @@ def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> 
 
 def _qemu_reads(job: Job, path: Path) -> None:
     """Raises UsageError (medium-unreadable): media stay where they are, and whose they are."""
+    from pipeline import command
+
     user, group = job.connection.qemu_owner
     become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"]
     if command.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
@@ -160,6 +160,11 @@ def _verify(job: Job, path: Path, wanted: str, key: str) -> None:
 
 
 def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
+    # a plan needs none of these
+    from pipeline.checks.source_disk import judge_size
+    from pipeline.fetch import download
+    from pipeline.offline import mapping, transfer
+
     path = source.path
     if path is None:
         assert source.url is not None and source.sha256 is not None
@@ -192,6 +197,8 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
 
 def _judge_brought(job: Job, name: str, disk: Path) -> None:
     """Say what a build on this disk would only find out after its guest's boot, or at the end. Raises DiskError."""
+    from pipeline.checks.source_disk import judge_source, look_at_source
+
     definition = job.definition
     job.progress("does it boot?")
     found = look_at_source(
@@ -208,6 +215,8 @@ def _judge_brought(job: Job, name: str, disk: Path) -> None:
 
 
 def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_overlay
+
     if not master.disk.exists():
         raise BuildError(f"{master.disk} is gone", name="master-missing")
     job.progress("the parent's digests")

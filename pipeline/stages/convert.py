@@ -10,10 +10,6 @@ from pathlib import Path
 from pipeline.gallery import DISK, data_file
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Image, Layer
-from pipeline.offline.mapping import chain_extents
-from pipeline.offline.scrub import punch_free
-from pipeline.vhd.fixed import write_fixed
-from pipeline.vhd.footer import verify_fixed
 
 NAME = "convert"
 VERSION = 2
@@ -39,6 +35,12 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
 
 def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
     """Write one disk; what it takes, in bytes."""
+    # a plan needs none of these
+    from pipeline.offline.mapping import chain_extents
+    from pipeline.offline.scrub import punch_free
+    from pipeline.vhd.fixed import write_fixed
+    from pipeline.vhd.footer import verify_fixed
+
     job.progress("reading the layers' map")
     with chain_extents(image.path, image.format, within=job.store.root) as disk:
         report = write_fixed(

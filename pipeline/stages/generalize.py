@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.checks import inspect_disk, list_disk
+from pipeline import checks
 from pipeline.definition import IsoSource
 from pipeline.errors import DiskError, GuestError
 from pipeline.guests import linux
 from pipeline.guests.adapter import install_script
-from pipeline.guests.overlay import create_overlay
-from pipeline.guests.windows import answers, firewall, first_boot, oobe, ports, sysprep
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
+
+if TYPE_CHECKING:
+    from pipeline.checks import CheckResult
 
 NAME = "generalize"
 VERSION = 2
@@ -39,6 +42,9 @@ def plan(job: Job) -> tuple[Work, ...]:
 
 
 def _windows(job: Job) -> Work:
+    # a plan of a Linux image needs none of these
+    from pipeline.guests.windows import firewall, first_boot, sysprep
+
     definition = job.definition
     inputs: dict[str, object] = {
         "agent": "sysprep",
@@ -55,6 +61,8 @@ def _windows(job: Job) -> Work:
 
 
 def _answers(job: Job) -> bytes | None:
+    from pipeline.guests.windows import answers
+
     definition = job.definition
     skips = definition.generalize.skip_oobe
     return answers.first_boot(definition.locale, definition.timezone) if skips else None
@@ -66,6 +74,9 @@ def _opens(job: Job) -> bool:
 
 
 def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_overlay
+    from pipeline.guests.windows import first_boot, oobe, ports, sysprep
+
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
@@ -86,11 +97,18 @@ def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
     return Made(overlay, {"rearms_left": left}, "sysprep")
 
 
+def inspect_disk(disk: Image, within: Path) -> list[CheckResult]:
+    """What the checks say of a Windows disk at rest, whose layers lie in `within`. Raises DiskError."""
+    return checks.inspect_disk(disk.path, disk.format, profile="azure-windows", allow_backing_within=within)
+
+
 def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
     """The failure under the name of the cause that stands in sysprep's log on the disk.
 
     Where sysprep fails the agent is often gone, and cannot be asked for it.
     """
+    from pipeline.guests.windows import sysprep
+
     if error.name not in _UNTOLD or (job.session is not None and job.keep_failed):
         return error
     if job.session is not None:
@@ -98,7 +116,7 @@ def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
         job.session.black_box()
         job.session.machine.destroy()
     try:
-        results = inspect_disk(disk.path, disk.format, profile="azure-windows", allow_backing_within=job.store.root)
+        results = inspect_disk(disk, job.store.root)
     except DiskError:
         return error  # a disk that is still written to may not be readable
     told = next((one.evidence for one in results if one.id == "win-sysprep-errors" and one.status == "warn"), "")
@@ -111,7 +129,7 @@ def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
 def _proven(job: Job, disk: Image) -> None:
     """Ask the disk at rest whether it is generalized. Raises GuestError (sysprep-not-generalized)."""
     try:
-        rows = list_disk(
+        rows = checks.list_disk(
             disk.path, disk.format, what="registry", key=_SETUP_STATE, allow_backing_within=job.store.root
         )
     except DiskError as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import checks
-from pipeline.checks import CheckResult
-from pipeline.checks.model import Status
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
 from pipeline.definition import DataDisk
@@ -15,6 +14,10 @@ from pipeline.errors import CheckFailed
 from pipeline.job import Job, Made, Work
 from pipeline.layers import Draft, Image, Layer
 from pipeline.record import write_json
+
+if TYPE_CHECKING:
+    from pipeline.checks import CheckResult
+    from pipeline.checks.model import Status
 
 NAME = "inspect"
 VERSION = 1
@@ -101,7 +104,7 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
             status = "fail"
             seen = ", ".join(" ".join(word for word in volume[1:] if word) or "nothing known" for volume in found)
             evidence = f"{seen or 'an empty partition table'}, not a clean {told}"
-    return CheckResult(
+    return checks.CheckResult(
         f"data-disk-{disk.lun}",
         f"The data disk at LUN {disk.lun} has the file system that it was made with",
         status,

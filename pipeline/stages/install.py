@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from pipeline.definition import IsoSource
-from pipeline.guests.overlay import create_overlay
-from pipeline.guests.windows import medium
-from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
-from pipeline.guests.windows.preflight import preflight
-from pipeline.guests.windows.product_keys import key_digest, product_key
-from pipeline.guests.windows.setup import install
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Image, Layer
+
+if TYPE_CHECKING:
+    from pipeline.guests.windows.answers import Machine
 
 NAME = "install"
 VERSION = 1
@@ -22,6 +20,10 @@ def plan(job: Job) -> tuple[Work, ...]:
     definition, source = job.definition, job.definition.source
     if not isinstance(source, IsoSource):
         return ()
+    # a plan of a Linux image needs none of these
+    from pipeline.guests.windows.answers import Wishes, installation
+    from pipeline.guests.windows.product_keys import key_digest
+
     machine = _machine(job)
     # of another edition and another password; what is left is how goldsmith installs
     recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
@@ -38,11 +40,20 @@ def plan(job: Job) -> tuple[Work, ...]:
 
 
 def _machine(job: Job) -> Machine:
+    from pipeline.guests.windows.answers import Machine
+
     definition = job.definition
     return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_overlay
+    from pipeline.guests.windows import medium
+    from pipeline.guests.windows.answers import Wishes, draw_password, installation
+    from pipeline.guests.windows.preflight import preflight
+    from pipeline.guests.windows.product_keys import product_key
+    from pipeline.guests.windows.setup import install
+
     definition, media = job.definition, job.definition.source
     assert source is not None and isinstance(media, IsoSource)
     machine = _machine(job)

@@ -10,26 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline import command
 from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
 from pipeline.errors import CheckFailed, GuestError, UsageError
-from pipeline.guests import errand
 from pipeline.guests.ansible_requirements import Installed, install_requirements
 from pipeline.guests.ansible_run import AnsibleProject, ansible_version
-from pipeline.guests.copy_stream import need_plain_files
-from pipeline.guests.overlay import create_overlay
-from pipeline.guests.session import GuestSession
-from pipeline.guests.ssh_reach import named
-from pipeline.guests.step_end import StepEnd
 from pipeline.guests.tls_failures import GUEST_HINT, NOT_TRUSTED
-from pipeline.guests.windows import oobe, updates
-from pipeline.guests.windows.session import WindowsSession
-from pipeline.guests.windows.steps import windows_step
 from pipeline.job import Job, Made, Work
 from pipeline.layers import DISK, Draft, Layer
 from pipeline.printable import shorten
+
+if TYPE_CHECKING:
+    from pipeline.guests.session import GuestSession
+    from pipeline.guests.step_end import StepEnd
+    from pipeline.guests.windows.session import WindowsSession
 
 NAME = "provision"
 #: Failures behind which another one may be: what the guest says of itself decides.
@@ -71,6 +67,8 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
     in the key: what was up to date on the last of these days stays until the next.
     """
     if wish is not None:
+        from pipeline.guests.windows import updates
+
         inputs: dict[str, object] = {
             "only": wish.only,
             updates.RELEASED: updates.today().isoformat(),
@@ -80,6 +78,9 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
 
 
 def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_overlay
+    from pipeline.guests.windows import oobe, updates
+
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
@@ -121,6 +122,8 @@ def _need_content(step: Step) -> None:
     """Raises UsageError, before anything boots: step-empty of a copy without a file, copy-special-file."""
     if not isinstance(step, CopyStep):
         return
+    from pipeline.guests.copy_stream import need_plain_files
+
     need_plain_files(step.file)
     if not step.file.is_dir():
         return
@@ -149,6 +152,10 @@ def _told(step: Step) -> dict[str, object]:
 
 
 def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.overlay import create_overlay
+    from pipeline.guests.windows import oobe
+    from pipeline.guests.windows.steps import windows_step
+
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
     session = job.windows(overlay)
@@ -202,6 +209,9 @@ def _file_name(step: Step) -> str:
 
 
 def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+    from pipeline.guests.ssh_reach import named
+    from pipeline.guests.step_end import StepEnd
+
     assert source is not None
     session = job.guest(source, draft)
     session.machine.mark()
@@ -234,12 +244,16 @@ def _installed(job: Job, step: PlaybookStep) -> Installed | None:
 
 
 def _needs_ssh(step: Step) -> bool:
+    from pipeline.guests import errand
+
     if isinstance(step, ScriptStep):
         return step.file.is_file() and step.file.stat().st_size > errand.LARGEST
     return True
 
 
 def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]) -> None:
+    from pipeline.guests import errand
+
     on_line = tell
     if _needs_ssh(step):
         watch = session.watch_ssh()
