@@ -49,7 +49,7 @@ class RecordDamaged(GoldsmithError):
 class Shape(BaseModel):
     """What a record must look like to be used. Fields that it does not name are let through."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, defer_build=True)
 
     #: What to do about a record of this kind that is damaged. A class variable, no field of the record.
     @classmethod

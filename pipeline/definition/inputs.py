@@ -187,7 +187,7 @@ def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
         path = waiting.pop()
         text = _text(path) + (f"\n# {said}" if path == step.file else "")
         text = re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
-        computed, computed_include = _computes_names(path, text)
+        computed, computed_include = _computes_names(path.suffix, text)
         everything, any_playbook = everything or computed, any_playbook or computed_include
         left = candidates.keys() - found
         fresh = {one for one in left if _is_said(candidates[one], text)}
@@ -237,9 +237,13 @@ def _text(path: Path) -> str:
     return "" if b"\0" in raw else raw.decode("utf-8", "replace")
 
 
-def _computes_names(path: Path, text: str) -> tuple[bool, bool]:
-    """Whether a file computes names of files, and whether of task files and playbooks among them."""
-    if path.suffix not in (".yml", ".yaml", ".json"):
+@lru_cache(maxsize=1024)
+def _computes_names(suffix: str, text: str) -> tuple[bool, bool]:
+    """Whether a file computes names of files, and whether of task files and playbooks among them. Pure.
+
+    A plan asks several times for the same file, and reading YAML takes longest of all.
+    """
+    if suffix not in (".yml", ".yaml", ".json"):
         return bool(_COMPUTED.search(text)), False
     try:
         documents = list(yaml.load_all(text, Loader=_AnyTag))  # a SafeLoader that ignores tags
