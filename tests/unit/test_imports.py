@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import pipeline
 
@@ -206,3 +210,25 @@ def test_only_the_sandboxs_worker_reads_disks() -> None:
             if source == "offline" and names & {"Disk", "Root", "Volume", "open_disk"}:
                 wrong.append(f"{module} takes {', '.join(sorted(names))} of {source}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        (
+            "pipeline.plan, pipeline.preconditions, pipeline.cli.build",
+            "libvirt lxml pycdlib cryptography rich sh pipeline.fabric pipeline.offline.sandbox "
+            "pipeline.checks.model pipeline.hypervisor.machine pipeline.guests.session "
+            "pipeline.guests.windows.session",
+        ),
+        (
+            "pipeline.gallery.listing, pipeline.cli.gallery",
+            "libvirt lxml pycdlib cryptography rich yaml pipeline.definition pipeline.layers pipeline.checks.model",
+        ),
+    ],
+)
+def test_what_only_looks_loads_nothing_of_guests(module: str, unwanted: str) -> None:
+    """A plan and a list of masters start in a fraction of a second: see docs/reports/listing.md."""
+    code = f"import sys, {module}; print(*sorted(set({unwanted.split()}) & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert loaded.stdout.split() == []
