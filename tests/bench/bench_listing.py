@@ -118,7 +118,7 @@ def _read_meanwhile(end: int, work: Callable[[], tuple[float, float]], other: in
 
 
 def main() -> None:
-    rows = []
+    rows, load = [], os.getloadavg()[0]
 
     def measure(what: str, call: Callable[[], tuple[float, float]], wanted: str) -> None:
         seen = [call() for _ in range(ROUNDS)]
@@ -145,13 +145,16 @@ def main() -> None:
         ).stdout
         if " run " in shown:
             raise SystemExit(f"not all is kept:\n{shown}")
-    PAGE.write_text(
-        "# What a list and a plan cost\n\n"
-        f"Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} "
-        f"images, manifests of {size >> 10} KiB, {os.cpu_count()} processors; medians of {ROUNDS}, with the start of "
-        f"Python. The first list, which reads every manifest, took {first:.1f} s.\n\n"
-        "| | seconds | of processor time | wanted at most |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    )
+    text = f"""# What a list and a plan cost
+
+Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} images, manifests of
+{size >> 10} KiB; {os.cpu_count()} processors, load {load:.1f} when it began; medians of {ROUNDS}, with the start of Python.
+The first list, which reads every manifest, took {first:.1f} s.
+
+| | seconds | of processor time | wanted at most |
+|---|---|---|---|
+"""
+    PAGE.write_text(text + "\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":
