@@ -37,14 +37,22 @@ class RootApp(typer.Typer):
     """
 
     def __call__(self, *words: Any, **options: Any) -> Any:
-        line: Sequence[str] = words[0] if words else sys.argv[1:]
         narrowed = copy.copy(self)
-        named = line[0] if line else ""
+        named = _first_verb(words[0] if words else sys.argv[1:])
         narrowed.registered_groups = [each for each in self.registered_groups if each.name == named]
         narrowed.registered_commands = [each for each in self.registered_commands if _name_of(each) == named]
         # `help` shows the others
         known = named != "help" and (narrowed.registered_groups or narrowed.registered_commands)
         return typer.Typer.__call__(narrowed if known else self, *words, **options)
+
+
+def _first_verb(line: Sequence[str]) -> str:
+    """The word behind the options of the root that take a value; it need not be a verb."""
+    if line[:1] == ["--project"]:
+        line = line[2:]
+    elif line and line[0].startswith("--project="):
+        line = line[1:]
+    return line[0] if line else ""
 
 
 def _name_of(verb: Any) -> str:

@@ -147,9 +147,9 @@ def main() -> None:
             raise SystemExit(f"not all is kept:\n{shown}")
     text = f"""# What a list and a plan cost
 
-Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} images, manifests of
-{size >> 10} KiB; {os.cpu_count()} processors, load {load:.1f} when it began; medians of {ROUNDS}, with the start of Python.
-The first list, which reads every manifest, took {first:.1f} s.
+Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} images,
+manifests of {size >> 10} KiB; {os.cpu_count()} processors, load {load:.1f} when it began; medians of {ROUNDS},
+with the start of Python. The first list, which reads every manifest, took {first:.1f} s.
 
 | | seconds | of processor time | wanted at most |
 |---|---|---|---|

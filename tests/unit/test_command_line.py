@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.cli import context
-from pipeline.cli.app import app
+from pipeline.cli.app import _name_of, app
 from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.runs import describe_shell
 from pipeline.cli.show import print_error, table
@@ -730,3 +730,23 @@ def test_bash_completes(store: Store, masters: list[Version], tmp_path: Path, li
 def test_other_shells_have_scripts(name: str) -> None:
     code, out, _ = call("completion", name)
     assert code == 0 and "_GOLDSMITH_COMPLETE" in out and "goldsmith" in out
+
+
+def test_the_parser_gets_the_verb_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are left out where the line begins with a verb, and none where it does not."""
+    seen: list[set[str]] = []
+
+    def note(self: typer.Typer, *_words: object, **_options: object) -> None:
+        groups = {str(group.name) for group in self.registered_groups}
+        seen.append(groups | {_name_of(command) for command in self.registered_commands})
+
+    monkeypatch.setattr(typer.Typer, "__call__", note)
+    every = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    lines = {verb: {verb} for verb in every - {"help"}} | dict.fromkeys(("help", "--help", "plann", "-V"), every)
+    for first, expected in lines.items():
+        for line in ([first], ["--project", "plan", first], ["--project=gallery", first, "plan"]):
+            app(line)
+            assert seen.pop() == expected, line
+    for line in ([], ["--project"], ["--project", "plan"]):
+        app(line)
+        assert seen.pop() == every, line
