@@ -31,14 +31,18 @@ def sh(script: str, *, check: bool = True) -> str:
 
 
 def host_state() -> str:
-    """What of the host's own network must stay as it is. Interfaces of the fabric's own are none of it."""
+    """What of the host's own network must stay as it is.
+
+    Interfaces of the fabric's own are none of it, nor are the cards (vnet) of guests that other tests run meanwhile.
+    """
     links = json.loads(sh("ip -json address show"))
     kept = [
-        {key: link[key] for key in ("ifname", "addr_info")} for link in links if not link["ifname"].startswith("gs")
+        {key: link[key] for key in ("ifname", "addr_info")}
+        for link in links
+        if not link["ifname"].startswith(("gs", "vnet"))
     ]
-    return json.dumps(
-        [kept, sh("ip route show table all | grep -v ' dev gs' || true"), sh("nft list ruleset || true")]
-    )
+    routes = sh("ip route show table all | grep -vE ' dev (gs|vnet)' || true")
+    return json.dumps([kept, routes, sh("nft list ruleset || true")])
 
 
 @contextlib.contextmanager
