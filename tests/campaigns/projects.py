@@ -150,6 +150,9 @@ def lay_out(folder: Path) -> None:
     shutil.copytree(CASES, folder, dirs_exist_ok=True)
     for path in folder.rglob("*"):
         path.chmod(path.stat().st_mode | 0o200)
+    for path in (folder / "images").glob("*.yaml"):
+        # their own disks lie beside their project; these are made inside of it
+        path.write_text(path.read_text().replace("../disks/", "disks/"))
     shutil.copyfile(ROOT / "playbooks/azure-linux.yml", folder / "playbooks/azure-linux.yml")
     shutil.copytree(ROOT / "playbooks/files", folder / "playbooks/files", dirs_exist_ok=True)
 
