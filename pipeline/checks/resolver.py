@@ -35,7 +35,7 @@ _DHCP_CLIENTS = (
 
 @check(
     "resolver",
-    "Names can be resolved: whoever writes /etc/resolv.conf starts",
+    "Names can be resolved: the service that writes /etc/resolv.conf starts",
     why="With a link into a service that is off every name fails: no update, no extension, no agent of the cloud.",
     remedy="systemctl unmask systemd-resolved; systemctl enable systemd-resolved. Or, where another program is to "
     "write the file (NetworkManager, dhclient, resolvconf), remove the link and leave the file to it.",

@@ -11,13 +11,12 @@ import ipaddress
 import re
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from pipeline.fabric.relay import CONNECTIONS, REACH, pump
+from pipeline.fabric.relay import REACH, Server, pump
 
 #: Bytes of a request's head, and seconds within which it has to be there, and without a byte of an answer.
 LARGEST_HEAD, HEAD_SECONDS, IDLE_SECONDS = 64 << 10, 60.0, 600.0
@@ -89,45 +88,16 @@ def forwarded_head(request: Request, authorization: str | None) -> bytes:
     return line + b"\r\n" + added + _OWN_HEADERS.sub(b"", rest)
 
 
-class ProxyRelay:
+class ProxyRelay(Server):
     """Serves one listener until `close`. `refused` judges (address, port) of what a guest asks for."""
 
     def __init__(self, listener: socket.socket, upstream: Upstream, refused: Callable[[str, int], bool]) -> None:
-        self._listener, self._upstream, self._refused = listener, upstream, refused
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self._free = threading.Semaphore(CONNECTIONS)
-        self._thread = threading.Thread(target=self._accept, name="proxy-relay", daemon=True)
-        self._thread.start()
+        self._upstream, self._refused = upstream, refused
+        super().__init__(listener, "proxy-relay")
 
-    def close(self) -> None:
-        """Stop, and end what is open."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            for one in self._open:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._free.acquire(blocking=False):
-                near.close()
-                continue
-            threading.Thread(target=self._serve, args=(near,), name="proxied", daemon=True).start()
-
-    def _serve(self, near: socket.socket) -> None:
-        try:
-            with near, contextlib.suppress(OSError):
-                self._answer(near)
-        finally:
-            self._free.release()
+    def _handle(self, near: socket.socket) -> None:
+        with near, contextlib.suppress(OSError):
+            self._answer(near)
 
     def _answer(self, near: socket.socket) -> None:
         near.settimeout(HEAD_SECONDS)

@@ -14,16 +14,15 @@ CONNECTIONS = 64
 REACH = 10.0
 
 
-class Relay:
-    """Listens on 127.0.0.1 and passes each connection on to what `connect` opens."""
+class Server:
+    """Answers each connection of a listener in a thread of its own, until `close`. `_handle` answers one."""
 
-    def __init__(self, port: int, connect: Callable[[float], socket.socket]) -> None:
-        self._connect = connect
-        self._listener = socket.create_server(("127.0.0.1", port))
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        self._listener, self._name = listener, name
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._free = threading.Semaphore(CONNECTIONS)
-        self._thread = threading.Thread(target=self._accept, name="relay", daemon=True)
+        self._thread = threading.Thread(target=self._accept, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -46,15 +45,26 @@ class Relay:
             if not self._free.acquire(blocking=False):
                 near.close()
                 continue
-            threading.Thread(target=self._serve, args=(near,), name="relayed", daemon=True).start()
+            threading.Thread(target=self._serve, args=(near,), name=f"{self._name}-link", daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
         try:
-            self._pass_on(near)
+            self._handle(near)
         finally:
             self._free.release()
 
-    def _pass_on(self, near: socket.socket) -> None:
+    def _handle(self, near: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Relay(Server):
+    """Listens on 127.0.0.1 and passes each connection on to what `connect` opens."""
+
+    def __init__(self, port: int, connect: Callable[[float], socket.socket]) -> None:
+        self._connect = connect
+        super().__init__(socket.create_server(("127.0.0.1", port)), "relay")
+
+    def _handle(self, near: socket.socket) -> None:
         with near:
             try:
                 far = self._connect(REACH)

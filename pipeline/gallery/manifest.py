@@ -175,9 +175,9 @@ class ManifestShape(Shape):
         )
 
 
-def tree_of_disk(told: Mapping[str, Any]) -> str:
+def tree_of_disk(disk: Mapping[str, Any]) -> str:
     """The digest that a disk is known by, from what a manifest says of it."""
-    return str(told.get("tree_sha256") or tree_of(told["chunks_sha256"]))
+    return str(disk.get("tree_sha256") or tree_of(disk["chunks_sha256"]))
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -127,8 +127,8 @@ class WindowsSession:
             self._code_page = "cp437"
             argv = [r"C:\Windows\System32\reg.exe", "query", _CODE_PAGES, "/v", "OEMCP"]
             with contextlib.suppress(GoldsmithError, LookupError):
-                said = self.agent.execute(argv, deadline=self.deadlines.command).stdout
-                if found := re.search(r"OEMCP\s+REG_SZ\s+(\d{1,5})", said):
+                output = self.agent.execute(argv, deadline=self.deadlines.command).stdout
+                if found := re.search(r"OEMCP\s+REG_SZ\s+(\d{1,5})", output):
                     self._code_page = codecs.lookup(f"cp{found[1]}").name
         return self._code_page
 
