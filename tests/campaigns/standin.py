@@ -134,7 +134,8 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
     name = "fault-" + fault.name.replace(" ", "-").replace("'", "")[:50]
     steps = ""
     if fault.step:
-        stand.lab.write(f"scripts/{name}.ps1", fault.step + "\n")
+        # a script of comments alone would be refused as step-empty
+        stand.lab.write(f"scripts/{name}.ps1", fault.step + "\nWrite-Output 'begun'\n")
         steps = f"[{{powershell: scripts/{name}.ps1}}]"
     for path, text in fault.files.items():
         stand.lab.write(path, text)
