@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class _Looker:
         self._notes: set[str] = set()
         self._left_out: frozenset[str] = frozenset()
         self._gallery = Gallery(store.gallery) if store.gallery.is_dir() else None
-        self._packages: dict[str, frozenset[str] | None] = {}
+        self._packages: dict[str, archive.PackageNames | None] = {}
 
     def faults(self, definition: Definition, left_out: frozenset[str]) -> tuple[Fault, ...]:
         place = read_places(definition.path, definition.project)
@@ -279,7 +279,7 @@ class _Looker:
                 document.add(("source", "debian", "packages", number), message, near)
 
 
-def _alike(word: str, names: frozenset[str]) -> Iterator[str]:
+def _alike(word: str, names: Iterable[str]) -> Iterator[str]:
     """Names that may be a slip of `word`: comparing sixty thousand takes seconds."""
     near = (name for name in names if abs(len(name) - len(word)) <= 2)
     return (name for name in near if name[0] == word[0] or name[1:2] == word[1:2])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -163,7 +165,7 @@ def read_places(path: Path, project: Path) -> Document:
     """The document of a definition that was read before, to say where in it something stands."""
     file = _relative(path, project)
     try:
-        return parse(path.read_bytes(), file)
+        return _parse(path.read_bytes(), file)
     except OSError:
         return Document(file)
 
@@ -172,7 +174,7 @@ def read_document(path: Path, project: Path) -> Document:
     file = _relative(path, project)
     try:
         raw = path.read_bytes()
-        document = parse(raw, file)
+        document = _parse(raw, file)
         _find_credentials(document, raw)
         return document
     except (OSError, ValueError) as error:
@@ -180,6 +182,17 @@ def read_document(path: Path, project: Path) -> Document:
         document = Document(file)
         document.add((), f"cannot be read: {reason}")
         return document
+
+
+def _parse(raw: bytes, file: str) -> Document:
+    """A document of the caller's own, parsed once however often it is asked for."""
+    document = _parsed(raw, file)
+    return replace(document, faults=list(document.faults))
+
+
+@lru_cache(maxsize=64)
+def _parsed(raw: bytes, file: str) -> Document:
+    return parse(raw, file)
 
 
 def _find_credentials(document: Document, raw: bytes) -> None:

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from pipeline import command, scratch
@@ -200,8 +200,32 @@ def newer(suite: str, installed: Mapping[str, str], work: Path | None = None) ->
     return found
 
 
-def known_packages(suite: str, cache: Path) -> frozenset[str] | None:
-    """The names of all packages of a suite, virtual ones too; None where they are not known here.
+@dataclass(frozen=True)
+class PackageNames:
+    """The names of a suite's packages, virtual ones too, one a line: a few are looked for among sixty thousand."""
+
+    text: str
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> PackageNames:
+        return cls("\n".join(sorted(names)))
+
+    def __contains__(self, name: str) -> bool:
+        return f"\n{name}\n" in self._padded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.text.split())
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    @cached_property
+    def _padded(self) -> str:
+        return f"\n{self.text}\n"
+
+
+def known_packages(suite: str, cache: Path) -> PackageNames | None:
+    """The names of all packages of a suite; None where they are not known here.
 
     They come from the host's own apt where it has the suite, else from the archive, kept in the folder `cache` for a
     day, and for longer where the archive does not answer. Raises BuildError (suite-missing) where the archive has no
@@ -210,16 +234,16 @@ def known_packages(suite: str, cache: Path) -> frozenset[str] | None:
     kept = cache / f"{suite}.txt"
     with contextlib.suppress(OSError):
         if time.time() - kept.stat().st_mtime < NAMES_AGE:
-            return frozenset(kept.read_text(encoding="utf-8").split())
+            return PackageNames(kept.read_text(encoding="utf-8"))
     if (names := _host_packages(suite) or _ask_packages(suite)) is not None:
         # whoever may not write here asks again the next time
         with contextlib.suppress(OSError, GoldsmithError):
             cache.mkdir(parents=True, exist_ok=True)
             with scratch.file_beside(kept, force=True) as draft:
-                draft.write_text("\n".join(sorted(names)), encoding="utf-8")
-        return names
+                draft.write_text(PackageNames.of(names).text, encoding="utf-8")
+        return PackageNames.of(names)
     with contextlib.suppress(OSError):
-        return frozenset(kept.read_text(encoding="utf-8").split())
+        return PackageNames(kept.read_text(encoding="utf-8"))
     return None
 
 

@@ -81,10 +81,16 @@ def keep_all(root: Path, name: str) -> None:
         )
 
 
+def environment(store: Path) -> dict[str, str]:
+    """The commands' own. Their modules are compiled once, as those of an installed goldsmith are."""
+    caller = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**caller, "GOLDSMITH_HOME": str(store), "PYTHONPYCACHEPREFIX": f"{store}.bytecode"}
+
+
 def run(arguments: Sequence[str], store: Path, out: int) -> tuple[float, float]:
     """Seconds on the clock, and of processor time, that a command takes."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([GOLDSMITH, *arguments], env={**os.environ, "GOLDSMITH_HOME": str(store)}, stdout=out, check=True)
+    subprocess.run([GOLDSMITH, *arguments], env=environment(store), stdout=out, check=True)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -127,7 +133,8 @@ def main() -> None:
         print(rows[-1], flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder)
+        store = Path(folder) / "store"
+        store.mkdir()
         gallery = fill(store)
         size = next(gallery.root.glob("*/*/manifest.json")).stat().st_size
         first, _ = into_pipe(["gallery", "list"], store)
@@ -138,10 +145,10 @@ def main() -> None:
         measure("`gallery list`, on a terminal", lambda: on_terminal(["gallery", "list"], store), "0.8 s")
         arguments = ["--project", str(ROOT), "plan", PLANNED]
         keep_all(store, PLANNED)
+        into_pipe(arguments, store)
         measure(f"`plan {PLANNED}`, all kept", lambda: into_pipe(arguments, store), "0.3 s of processor time")
-        environment = {**os.environ, "GOLDSMITH_HOME": str(store)}
         shown = subprocess.run(
-            [GOLDSMITH, *arguments], env=environment, capture_output=True, text=True, check=True
+            [GOLDSMITH, *arguments], env=environment(store), capture_output=True, text=True, check=True
         ).stdout
         if " run " in shown:
             raise SystemExit(f"not all is kept:\n{shown}")
