@@ -28,8 +28,8 @@ def main() -> None:
     (FOLDER / "gitleaks.toml").write_bytes(args.rules.read_bytes())
     (FOLDER / "LICENSE.gitleaks").write_bytes(args.license.read_bytes())
     try:
-        from pipeline.offline.secret_search import matcher
-        from pipeline.secret_rules.rules import compiled, rule_set
+        from pipeline.base.secret_rules.rules import compiled, rule_set
+        from pipeline.disk.secret_search import matcher
 
         for rule in rule_set().rules:
             compiled(rule.pattern)

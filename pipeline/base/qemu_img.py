@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pipeline import command
+from pipeline.base import process
 
 Format = Literal["raw", "qcow2", "vpc", "vhdx", "vmdk"]
 
@@ -145,7 +145,7 @@ class _Child:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, below zero after a signal. Raises StillRunning after `timeout` seconds."""
         if not self._ended.wait(timeout):
-            raise command.StillRunning(list(self._argv), timeout or 0.0)
+            raise process.StillRunning(list(self._argv), timeout or 0.0)
         code: int = self._running.process.exit_code
         return code
 
@@ -156,14 +156,14 @@ def _run(
     deadline: float = SHORT,
     on_line: Callable[[str], None] | None = None,
     ok_codes: Sequence[int] = (0,),
-) -> command.Result:
+) -> process.Result:
     """Run a program to its end. Errors as `command.run`."""
     words = [str(word) for word in argv]
 
     def start() -> tuple[_Child, IO[bytes], IO[bytes]]:
-        return _start(command.tied_argv(words), words)
+        return _start(process.tied_argv(words), words)
 
-    return command.follow(start, words, deadline=deadline, on_line=on_line, ok_codes=ok_codes)
+    return process.follow(start, words, deadline=deadline, on_line=on_line, ok_codes=ok_codes)
 
 
 def _start(tied: Sequence[str], words: Sequence[str]) -> tuple[_Child, IO[bytes], IO[bytes]]:
@@ -177,7 +177,7 @@ def _start(tied: Sequence[str], words: Sequence[str]) -> tuple[_Child, IO[bytes]
                 _in=nothing,
                 _out=out_end,
                 _err=err_end,
-                _env=command.environment(),
+                _env=process.environment(),
                 _bg=True,
                 _bg_exc=False,
                 _new_session=True,

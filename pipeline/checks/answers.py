@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.checks.listing import listing
 from pipeline.checks.run import run_checks
-from pipeline.offline.questions import Asked, pack_rows
-from pipeline.offline.secret_search import Found, search
+from pipeline.disk.questions import Asked, pack_rows
+from pipeline.disk.secret_search import Found, search
 
 
 def search_part(asked: Asked) -> dict[str, Any]:

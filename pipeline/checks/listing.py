@@ -7,18 +7,18 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DiskError, UsageError
-from pipeline.offline import inventory
-from pipeline.offline.packages import packages
-from pipeline.offline.questions import visible
-from pipeline.offline.registry import Hive, Value
-from pipeline.offline.root import Root
-from pipeline.offline.units import services
-from pipeline.offline.windows import CONFIG, read_hive
+from pipeline.base.errors import DiskError, UsageError
+from pipeline.disk import inventory
+from pipeline.disk.packages import packages
+from pipeline.disk.questions import visible
+from pipeline.disk.registry import Hive, Value
+from pipeline.disk.root import Root
+from pipeline.disk.units import services
+from pipeline.disk.windows import CONFIG, read_hive
 
 if TYPE_CHECKING:
-    from pipeline.offline.disk import Disk
-    from pipeline.offline.volumes import Volume
+    from pipeline.disk.disk import Disk
+    from pipeline.disk.volumes import Volume
 
 #: What can be listed, and its columns.
 COLUMNS = {

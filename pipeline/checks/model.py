@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Literal
 
-from pipeline.errors import DiskError
-from pipeline.offline.disk import Disk
-from pipeline.offline.packages import Package, packages
-from pipeline.offline.partitions import ESP
-from pipeline.offline.root import Root
-from pipeline.offline.units import services
-from pipeline.offline.volumes import Volume
-from pipeline.offline.windows import Windows
+from pipeline.base.errors import DiskError
+from pipeline.disk.disk import Disk
+from pipeline.disk.packages import Package, packages
+from pipeline.disk.partitions import ESP
+from pipeline.disk.root import Root
+from pipeline.disk.units import services
+from pipeline.disk.volumes import Volume
+from pipeline.disk.windows import Windows
 
 #: `skip`: the check does not apply to this disk. `unchecked`: it applies, and could not look.
 Status = Literal["pass", "warn", "fail", "skip", "unchecked", "waived"]

@@ -5,43 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from pipeline.checks import (
+from pipeline.base.errors import DiskError, UsageError
+from pipeline.base.printable import shorten
+from pipeline.checks.disk import boot, config_files, partitions, secret_scan, vhd_file
+from pipeline.checks.linux import (
     agents,
-    boot,
-    config_files,
-    container,
+    build_config,
+    build_residue,
     host_name,
     identity,
     kernel,
-    leftovers,
     network,
     network_names,
     resolver,
     resume,
-    scan,
-    secrets,
     service_identity,
     system,
     system_folders,
-    table,
-    windows_access,
-    windows_boot,
-    windows_secrets,
-    windows_state,
 )
 from pipeline.checks.model import ALL, REGISTRY, WINDOWS, CannotLook, Check, CheckResult, Skip, Status, Subject
 from pipeline.checks.verdict import UNCHECKED
-from pipeline.errors import DiskError, UsageError
-from pipeline.offline.disk import Disk
-from pipeline.offline.questions import clean_text
-from pipeline.offline.secret_search import Found
-from pipeline.printable import shorten
+from pipeline.checks.windows import access, state
+from pipeline.checks.windows import boot as windows_boot
+from pipeline.checks.windows import secrets as windows_secrets
+from pipeline.disk.disk import Disk
+from pipeline.disk.questions import clean_text
+from pipeline.disk.secret_search import Found
 
 PROFILES = ALL
 #: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, resume, system, system_folders, network, network_names, resolver,
-            host_name, agents, identity, service_identity, leftovers, secrets, config_files, scan, windows_state,
-            windows_secrets, windows_boot, windows_access)  # fmt: skip
+_MODULES = (partitions, vhd_file, boot, kernel, resume, system, system_folders, network, network_names, resolver,
+            host_name, agents, identity, service_identity, build_residue, build_config, config_files, secret_scan,
+            state, windows_secrets, windows_boot, access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 
@@ -78,7 +73,7 @@ def run_checks(
     declared = None if ports is None else frozenset(ports)
     subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared, found=found)
     missing = _why_no_root(disk, profile)
-    wanted = [each for each in all_checks(profile) if searches in (None, each.run.__module__ == scan.__name__)]
+    wanted = [each for each in all_checks(profile) if searches in (None, each.run.__module__ == secret_scan.__name__)]
     wanted = [each for each in wanted if only is None or each.id in only]
     return [waived(_run(check, subject, missing)) for check in wanted]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checks import listing
-from pipeline.offline import sandbox
-from pipeline.offline.questions import Question, clean_text, lies, unpack_rows
+from pipeline.disk import sandbox
+from pipeline.disk.questions import Question, clean_text, lies, unpack_rows
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
 
-INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=("pipeline.offline.secret_search:matcher",))
+INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=("pipeline.disk.secret_search:matcher",))
 SEARCH = Question("search", "pipeline.checks.answers:search_part", prepare=INSPECT.prepare)
 #: Bytes that a disk's file takes from which on several workers are quicker than one: each costs 0.1 s to start.
 PARALLEL = 256 << 20

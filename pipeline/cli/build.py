@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.usage import json_option
-from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.build import Outcome
+    from pipeline.base.store import Store
     from pipeline.definition import Definition
-    from pipeline.store import Store
+    from pipeline.engine.runner import Outcome
 
 
 #: Seconds for one image of several: a Windows guest with all its updates takes a good part of a day, emulated.
@@ -70,8 +70,8 @@ def build(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
 ) -> None:
     """Build images as far as something changed; what passes every check becomes golden."""
-    from pipeline.preconditions import require_buildable
-    from pipeline.store import Store
+    from pipeline.base.store import Store
+    from pipeline.engine.preconditions import require_buildable
 
     store = Store.locate()
     chosen = choose(names or [], everything, store.gallery)
@@ -103,7 +103,7 @@ def build(
 
 def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threading.Event], None]) -> None:
     """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
-    from pipeline.crew import Budget, Task, run
+    from pipeline.engine.scheduler import Budget, Task, run
 
     by_name = {definition.name: definition for definition in chosen}
     tasks = [Task(d.name, tuple(_parents(d)), d.machine.cpus, d.machine.memory) for d in chosen]
@@ -125,7 +125,7 @@ def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threadi
 
 def _in_a_process(definition: Definition, words: list[str], stop: threading.Event) -> None:
     """Build one image in a process of its own, each line of its output under the image's name."""
-    from pipeline import command
+    from pipeline.base import process
 
     def watch() -> None:
         if stop.is_set():
@@ -134,14 +134,14 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
     project = ["--project", str(definition.project)]
     argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
     try:
-        command.run(
+        process.run(
             argv,
             deadline=LONGEST,
             env=_variables(definition),
             on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
             watch=watch,
         )
-    except command.CommandFailed as error:
+    except process.CommandFailed as error:
         told = BuildError(f"{definition.name} failed", name="image-failed", hint="its own error stands above")
         told.exit_code = error.code
         raise told from None
@@ -149,12 +149,12 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
 
 def _variables(definition: Definition) -> dict[str, str]:
     """What another goldsmith needs to build the image: its own variables, and those that the definition names."""
-    from pipeline import command
+    from pipeline.base import process
     from pipeline.definition import PlaybookStep
 
     steps = (*definition.steps, *definition.refresh.steps)
     named = [step.environment for step in steps if isinstance(step, PlaybookStep)]
-    return {**{name: value for each in named for name, value in each.items()}, **command.own_variables()}
+    return {**{name: value for each in named for name, value in each.items()}, **process.own_variables()}
 
 
 def _one(
@@ -166,9 +166,9 @@ def _one(
     keep_failed: bool,
     verbose: bool,
 ) -> None:
-    from pipeline import build as builder
+    from pipeline.base.store import Store
     from pipeline.cli.show import Progress
-    from pipeline.store import Store
+    from pipeline.engine import runner as builder
 
     if many:
         print(f"== {definition.name}")
@@ -287,9 +287,9 @@ def plan(
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Say for each unit of a build whether it would be kept or run, and why."""
+    from pipeline.base.store import Store
     from pipeline.cli.show import print_json, table
-    from pipeline.preconditions import require_buildable
-    from pipeline.store import Store
+    from pipeline.engine.preconditions import require_buildable
 
     store = Store.locate()
     # the image itself comes last, behind the parents that a build would make first
@@ -309,7 +309,7 @@ def _explained(
     definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
 ) -> list[dict[str, str]]:
     """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
-    from pipeline.plan import STAGE_NAMES, check_word, explain
+    from pipeline.engine.plan import STAGE_NAMES, check_word, explain
 
     first = next((each.name for each in parents if each.name in _parents(definition)), None)
     if first is None:
@@ -329,7 +329,7 @@ def need_root_to_build(
     chosen: Sequence[Definition], store: Store, from_stage: str | None, until: str | None, warm: bool
 ) -> None:
     """As `need_root`, for what would have to run: a build that keeps all, or only reads files, needs no root."""
-    from pipeline.plan import root_needed_for
+    from pipeline.engine.plan import root_needed_for
 
     if os.geteuid() == 0:
         return

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.base.errors import UsageError
 from pipeline.cli import context
 from pipeline.cli.build import need_root, report
-from pipeline.errors import UsageError
 
 #: The formats of disks whose names say nothing, by what their content says.
 FORMATS = {"vpc": "vhd"}
@@ -38,12 +38,12 @@ def capture(
     """Convert, inspect and prove DISK, and keep it as a golden master. The disk itself is only read."""
     import yaml
 
-    from pipeline import build as builder
-    from pipeline import scratch
+    from pipeline.base import scratch
+    from pipeline.base.store import Store
     from pipeline.cli.show import Progress
     from pipeline.definition import load
-    from pipeline.offline.mapping import disk_format
-    from pipeline.store import Store
+    from pipeline.disk.mapping import disk_format
+    from pipeline.engine import runner as builder
 
     need_root("capture")
     if not disk.is_file():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
 
 if TYPE_CHECKING:
     from pipeline.gallery import Gallery
@@ -136,15 +136,15 @@ def complete_channel(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_run(_incomplete: str) -> Iterable[str]:
-    from pipeline.record import run_ids
-    from pipeline.store import Store
+    from pipeline.base.runs import run_ids
+    from pipeline.base.store import Store
 
     return run_ids(Store.locate().runs)
 
 
 @_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
-    from pipeline.plan import STAGE_NAMES
+    from pipeline.engine.plan import STAGE_NAMES
 
     return STAGE_NAMES
 
@@ -164,7 +164,7 @@ def complete_cell(_incomplete: str) -> Iterable[str]:
 
 
 def _gallery() -> Gallery:
+    from pipeline.base.store import Store
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
     return Gallery(Store.locate().gallery)

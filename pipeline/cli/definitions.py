@@ -36,11 +36,11 @@ def validate(
     as_json: Annotated[bool, json_option("A list of objects instead of lines.")] = False,
 ) -> None:
     """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
+    from pipeline.base.store import Store
     from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, load, load_sound_part
-    from pipeline.guests.playbook_check import check_playbooks
-    from pipeline.preconditions import check_preconditions
-    from pipeline.store import Store
+    from pipeline.engine.preconditions import check_preconditions
+    from pipeline.guest.playbook_check import check_playbooks
 
     targets = (
         [_target(name) for name in names] if names else [(path, project()) for path in definition_files(project())]
@@ -109,7 +109,7 @@ def init(
     base_old: Annotated[str | None, typer.Option("--from", metavar="IMAGE", hidden=True)] = None,
 ) -> None:
     """Write a commented definition and its playbook; what is there already is left alone."""
-    from pipeline.definition.template import write_new
+    from pipeline.definition.scaffold import write_new
 
     folder = told_project() or _project_or_here()
     written = write_new(folder, name or _name_of_folder(folder), base or base_old)
@@ -118,8 +118,8 @@ def init(
 
 def _name_of_folder(folder: Path) -> str:
     """The name of the project's folder, in lower case. Raises UsageError where no image can have it."""
-    from pipeline.errors import UsageError
-    from pipeline.store import IMAGE_NAME
+    from pipeline.base.errors import UsageError
+    from pipeline.base.store import IMAGE_NAME
 
     name = folder.resolve().name.lower()
     if not IMAGE_NAME.fullmatch(name):
@@ -130,7 +130,7 @@ def _name_of_folder(folder: Path) -> str:
 
 def _project_or_here() -> Path:
     """The project, or where there is none yet the current folder: init begins one."""
-    from pipeline.errors import UsageError
+    from pipeline.base.errors import UsageError
 
     try:
         return project()
@@ -143,8 +143,8 @@ def _target(name: str) -> tuple[Path, Path]:
 
     A file in a folder called images belongs to the project around it, unless `--project` says otherwise.
     """
+    from pipeline.base.errors import UsageError
     from pipeline.definition import load_named
-    from pipeline.errors import UsageError
 
     path = Path(name)
     if "/" not in name and path.suffix not in (".yaml", ".yml"):

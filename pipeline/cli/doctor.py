@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
         """Say what this host has and lacks, line by line, with the fix. Exit code 3 when something must be mended."""
         from dataclasses import asdict
 
+        from pipeline.base.errors import HostError
         from pipeline.cli.show import print_json
-        from pipeline.errors import HostError
         from pipeline.hypervisor import host
 
         findings = [*host.examine(refresh=refresh), _sandbox(), *_use()]
@@ -45,9 +45,9 @@ def register(app: typer.Typer) -> None:
 
 def _sandbox() -> Finding:
     """What confines the readers of disks that nobody vouches for."""
-    from pipeline.errors import GoldsmithError
+    from pipeline.base.errors import GoldsmithError
+    from pipeline.disk.probe import probe_confinement
     from pipeline.hypervisor.host import SETUP, Finding
-    from pipeline.offline.probe import probe_confinement
 
     try:
         return judge_confinement(probe_confinement())
@@ -83,10 +83,10 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
 
 def _use() -> list[Finding]:
     """What the store holds on disk."""
-    from pipeline.care import disk_use
+    from pipeline.base.store import Store
     from pipeline.cli.show import size
     from pipeline.hypervisor.host import Finding
-    from pipeline.store import Store
+    from pipeline.maintenance.gc import disk_use
 
     store = Store.locate()
     if not store.layers.is_dir():

@@ -61,10 +61,10 @@ def inspect(
     """Prove a disk at rest, without mount or root: 0 proven, 1 a check failed or could not look, 2 unreadable."""
     from contextlib import nullcontext
 
+    from pipeline.base.errors import CheckFailed, UsageError
     from pipeline.checks import inspect_disk
     from pipeline.checks.verdict import BLOCKING, count, system_of
-    from pipeline.errors import CheckFailed, UsageError
-    from pipeline.offline.unpack import unpacked
+    from pipeline.disk.unpack import unpacked
 
     if as_json and as_html:
         raise UsageError("--json or --html, not both", name="two-outputs", hint="run it once for each")
@@ -95,7 +95,7 @@ def inspect(
         facts = {"disk": str(disk), "profile": profile, "system": system_of(listed), "verdict": verdict.to_json()}
         print_json({**facts, "checks": listed})
     elif as_html:
-        from pipeline.checks.html import report
+        from pipeline.checks.html_report import report
 
         print(report(disk, profile, results), end="")
     else:
@@ -112,7 +112,7 @@ def inspect(
 
 
 def _ports(words: Sequence[str]) -> list[tuple[str, int]]:
-    from pipeline.errors import UsageError
+    from pipeline.base.errors import UsageError
 
     found = []
     for word in words:
@@ -140,8 +140,8 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 
 
 def _print(results: Sequence[CheckResult]) -> None:
+    from pipeline.base.printable import one_line
     from pipeline.cli.door import paint
-    from pipeline.printable import one_line
 
     colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
     column = max(map(len, colours))
@@ -160,7 +160,7 @@ def checks(
 ) -> None:
     """List every check: what it proves, why, what to do, and where the rule comes from."""
     from pipeline.checks import all_checks
-    from pipeline.checks.page import page
+    from pipeline.checks.markdown_report import page
     from pipeline.cli.show import print_json, table
 
     found = all_checks(profile or None)

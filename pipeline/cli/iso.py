@@ -28,7 +28,7 @@ def iso(
 ) -> None:
     """List the editions on an installation medium, or the drivers on virtio-win's; nothing is mounted."""
     from pipeline.cli.show import print_json, size, table
-    from pipeline.offline.media import Installation, recognize
+    from pipeline.disk.media import Installation, recognize
 
     if answers:
         print(_answers(medium, answers, generation, drivers), end="")
@@ -63,9 +63,9 @@ def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -
     """autounattend.xml for a second CD; the administrator's password is drawn, and used for one logon."""
     from typing import Literal, cast
 
-    from pipeline.errors import UsageError
-    from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
-    from pipeline.guests.windows.preflight import preflight
+    from pipeline.base.errors import UsageError
+    from pipeline.systems.windows.answers import Machine, Wishes, draw_password, installation
+    from pipeline.systems.windows.preflight import preflight
 
     if generation not in (1, 2):
         raise UsageError(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.base.errors import UsageError
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def make() -> None:
     """Make this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key); whoever verifies gets its .pub file."""
+    from pipeline.base.store import Store
     from pipeline.evidence import signing, unsigned
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
     made = signing.make(signing.locate())
     # what is there already was never signed: from now on a master without a signature is damaged

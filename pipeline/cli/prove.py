@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.base.errors import UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.build import need_root
 from pipeline.cli.usage import json_option
-from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.cache.layers import Image
     from pipeline.definition import Definition
-    from pipeline.layers import Image
 
 #: Ends of names that are disks' and no image's.
 DISK_SUFFIXES = (".vhd", ".vhdx", ".qcow2", ".raw", ".img", ".vmdk")
@@ -49,10 +49,10 @@ def prove(
     as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
 ) -> None:
     """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
-    from pipeline import build as builder
+    from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import CELL_GENERATION
-    from pipeline.store import Store
+    from pipeline.engine import runner as builder
 
     unknown = [name for name in cell if name not in CELL_GENERATION]
     if unknown:
@@ -91,10 +91,10 @@ def is_disk(what: str) -> bool:
 
 def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[None]]:
     """What is proven by which definition, a master by its own, a disk by none; and what keeps it meanwhile."""
+    from pipeline.base.store import Store
     from pipeline.definition import load_named
     from pipeline.gallery import Gallery
-    from pipeline.gallery.keeping import leased
-    from pipeline.store import Store
+    from pipeline.gallery.retention import leased
 
     if is_disk(what):
         return *_disk(Path(what).absolute()), nullcontext()
@@ -106,9 +106,9 @@ def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[
 
 
 def _disk(path: Path) -> tuple[Definition, str, Image]:
+    from pipeline.cache.layers import Image
     from pipeline.definition import Definition, DiskSource
-    from pipeline.layers import Image
-    from pipeline.offline.mapping import disk_format
+    from pipeline.disk.mapping import disk_format
     from pipeline.vhd.footer import verify_fixed
 
     if not path.is_file():
@@ -131,7 +131,7 @@ def _disk(path: Path) -> tuple[Definition, str, Image]:
 def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each clone, then what it showed."""
     from pipeline.cli.show import table
-    from pipeline.proof.cells import UNPROVEN
+    from pipeline.prove.matrix import UNPROVEN
 
     def took(seen: Mapping[str, Any], what: str) -> str:
         return f"{seen['seconds'][what]:.0f} s" if what in seen["seconds"] else "-"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion, context
 from pipeline.cli.build import choose, need_root
 from pipeline.cli.usage import json_option
-from pipeline.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from pipeline.refresh import Night
+    from pipeline.nightly.refresh import Night
 
 
 def register(app: typer.Typer) -> None:
@@ -46,9 +46,9 @@ def refresh(
     """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""
     from dataclasses import replace
 
-    from pipeline import refresh as night
+    from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_error, print_json
-    from pipeline.store import Store
+    from pipeline.nightly import refresh as night
 
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")

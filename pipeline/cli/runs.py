@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.errors import HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.care import Removed
+    from pipeline.maintenance.gc import Removed
 
 
 def register(app: typer.Typer) -> None:
@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
     """List the runs, newest first."""
+    from pipeline.base.runs import list_runs
+    from pipeline.base.store import Store
     from pipeline.cli.show import print_json, table
-    from pipeline.record import list_runs
-    from pipeline.store import Store
 
     runs = list_runs(Store.locate().runs)
     if as_json:
@@ -62,9 +62,9 @@ def show(
     """Show one run: its stages, its error, its files."""
     from pathlib import Path
 
+    from pipeline.base.runs import find_run
+    from pipeline.base.store import Store
     from pipeline.cli.show import print_json
-    from pipeline.record import find_run
-    from pipeline.store import Store
 
     run = find_run(Store.locate().runs, run_id)
     folder = Path(run["folder"])
@@ -95,9 +95,9 @@ def shell(
     run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
 ) -> None:
     """Open a shell in a guest that is building, or that --keep-failed kept. Leaving it does not end it."""
-    from pipeline.guests.access import Access
-    from pipeline.record import find_run
-    from pipeline.store import Store
+    from pipeline.base.runs import find_run
+    from pipeline.base.store import Store
+    from pipeline.guest.access import Access
 
     run = find_run(Store.locate().runs, run_id)
     kept = run.get("kept_guest") or run.get("guest")
@@ -141,10 +141,10 @@ def prune(
 
     Every build does so for all but the newest 100 runs of each image.
     """
-    from pipeline.care import prune_runs
-    from pipeline.errors import NotFound
-    from pipeline.record import list_runs
-    from pipeline.store import Store
+    from pipeline.base.errors import NotFound
+    from pipeline.base.runs import list_runs
+    from pipeline.base.store import Store
+    from pipeline.maintenance.gc import prune_runs
 
     store = Store.locate()
     known = {str(run["image"]).partition(" ")[0] for run in list_runs(store.runs)} if names else set()
@@ -178,10 +178,10 @@ def clean(
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Remove what dead runs left: guests (kept ones too), keys, scratch. Masters are never touched."""
-    from pipeline import scratch
-    from pipeline.care import clean_up
-    from pipeline.care import prune as prune_layers
-    from pipeline.store import Store
+    from pipeline.base import scratch
+    from pipeline.base.store import Store
+    from pipeline.maintenance.gc import clean_up
+    from pipeline.maintenance.gc import prune as prune_layers
 
     # a size that cannot be meant is refused before anything goes
     wanted = context.chosen_size(max_size, max_size_old)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import DiskError, GoldsmithError
+from pipeline.base.printable import one_line, printable
 from pipeline.cli import door
-from pipeline.errors import DiskError, GoldsmithError
-from pipeline.printable import one_line, printable
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from pipeline.record import Event
+    from pipeline.base.runs import Event
 
 #: Width of the stage's name in a progress line.
 _NAME = 12

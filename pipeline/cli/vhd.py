@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.printable import one_line
 from pipeline.cli import context
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.offline.transfer import Made
+    from pipeline.disk.transfer import Made
 
 Json = Annotated[bool, json_option()]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
@@ -73,7 +73,7 @@ def _progress() -> Callable[[int, int], None] | None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    from pipeline.offline import mapping
+    from pipeline.disk import mapping
 
     facts = mapping.vhd_facts(path)
     status = path.stat()
@@ -90,8 +90,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what the footers and headers of VHDs hold; those that cannot be read are named, and the exit code is 2."""
+    from pipeline.base.errors import DiskError
     from pipeline.cli.show import print_error, print_json
-    from pipeline.errors import DiskError
 
     found: list[dict[str, Any]] = []
     bad: list[DiskError] = []
@@ -130,9 +130,9 @@ def verify(
     any_time: AnyTime = False,
 ) -> None:
     """Prove a VHD: footer, header, block table, chain. Exit 0 right, 1 a fault, each named."""
+    from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
-    from pipeline.errors import CheckFailed
-    from pipeline.offline import mapping
+    from pipeline.disk import mapping
 
     reports = []
     for path in files:
@@ -173,9 +173,9 @@ def convert(
     """Write a disk as another kind; VHDs get a whole number of MiB, holes stay holes."""
     from contextlib import nullcontext
 
-    from pipeline import scratch
-    from pipeline.offline import transfer
-    from pipeline.offline.unpack import unpacked
+    from pipeline.base import scratch
+    from pipeline.disk import transfer
+    from pipeline.disk.unpack import unpacked
 
     kind = to or transfer.kind_of(target)
     scratch.refuse_target(target, force=force)
@@ -209,8 +209,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make an empty VHD, or a child of another."""
-    from pipeline.errors import DiskError, UsageError
-    from pipeline.offline import transfer
+    from pipeline.base.errors import DiskError, UsageError
+    from pipeline.disk import transfer
 
     if parent is not None:
         if size:
@@ -248,9 +248,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Are two disks the same, byte for byte? Exit 0 the same, 1 not."""
+    from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
-    from pipeline.errors import CheckFailed
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
     with (
         transfer.open_source(one, check_time=not any_time) as a,
@@ -280,9 +280,9 @@ def diff(
     as_json: Annotated[bool, json_option("Print the list of changed blocks.")] = False,
 ) -> None:
     """Write what changed as a differencing VHD on OLD, or list it."""
+    from pipeline.base.errors import UsageError
     from pipeline.cli.show import print_json
-    from pipeline.errors import UsageError
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
     if target is not None:
         made = transfer.difference(
@@ -326,7 +326,7 @@ def apply(
 
     A fixed VHD that was diffed comes back bit for bit, its footer too.
     """
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
     unique_id, timestamp = transfer.identity(child, "vpc", _now())
     with transfer.open_source(child, "vpc", parent=parent, check_time=not any_time) as disk:
@@ -350,7 +350,7 @@ def resize(
 ) -> None:
     """Make a fixed VHD larger, and say what must be done inside."""
     from pipeline.cli.show import print_json
-    from pipeline.offline import mapping, transfer
+    from pipeline.disk import mapping, transfer
 
     footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress(), move_gpt=move_gpt)
     todo = []

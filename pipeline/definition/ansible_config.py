@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.definition.faults import Fault
+from pipeline.definition.diagnostics import Fault
 
 NAME = "ansible.cfg"
 

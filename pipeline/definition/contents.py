@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationInfo
 
-from pipeline.definition.faults import Wrong, shown
+from pipeline.definition.diagnostics import Wrong, shown
 from pipeline.definition.rules import project_of
 from pipeline.definition.script_text import TextFault, script_fault, windows_script_fault
 

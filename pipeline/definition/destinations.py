@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from pipeline.definition.faults import Wrong, shown
+from pipeline.definition.diagnostics import Wrong, shown
 
 #: Refused to every guest; no allow list opens them. The metadata services of Azure, AWS, Google and others are at
 #: 169.254.169.254, Azure's WireServer at 168.63.129.16, Alibaba's and Oracle's metadata at the last two.

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.definition.faults import DefinitionError, Fault, shown
+from pipeline.definition.diagnostics import DefinitionError, Fault, shown
 
 Place = tuple[str | int, ...]
 Mark = tuple[int, int]

@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from pipeline.definition import rules, written
-from pipeline.definition.across import across, format_of
+from pipeline.base.errors import UsageError
+from pipeline.base.store import IMAGE_NAME
+from pipeline.definition import rules, schema_models
+from pipeline.definition.cross_rules import across, format_of
 from pipeline.definition.destinations import destination
+from pipeline.definition.diagnostics import DefinitionError, Fault, closest, shown
 from pipeline.definition.document import Document, missing_values, parse, spell
-from pipeline.definition.faults import DefinitionError, Fault, closest, shown
-from pipeline.definition.inputs import config_of
-from pipeline.definition.measures import GIB
+from pipeline.definition.error_messages import fault_of
 from pipeline.definition.model import (
     CmdStep,
     CommandExpectation,
@@ -46,15 +47,14 @@ from pipeline.definition.model import (
     Updates,
 )
 from pipeline.definition.rules import Context
-from pipeline.definition.translate import fault_of
-from pipeline.definition.written import Written
-from pipeline.errors import UsageError
-from pipeline.store import IMAGE_NAME
+from pipeline.definition.schema_models import Written
+from pipeline.definition.step_digest import config_of
+from pipeline.definition.units import GIB
 
 IMAGES = "images"
 
 #: What an image gets that says no size, having no source to take it from. Windows Server wants 32 GiB.
-_DEFAULT_DISK: dict[type, int] = {written.FromDebian: 8 * GIB, written.FromIso: 64 * GIB}
+_DEFAULT_DISK: dict[type, int] = {schema_models.FromDebian: 8 * GIB, schema_models.FromIso: 64 * GIB}
 
 
 def find_project(start: Path | None = None) -> Path:
@@ -198,7 +198,7 @@ def _parsed(raw: bytes, file: str) -> Document:
 def _find_credentials(document: Document, raw: bytes) -> None:
     """A definition's text is in the manifest and the provenance of each master: what it holds, everybody gets."""
     # heavy where nothing is validated: loaded here
-    from pipeline.secret_rules import rule_set
+    from pipeline.base.secret_rules import rule_set
 
     for one in rule_set().judge_file(raw, document.file):
         if one.rule.noisy:
@@ -344,23 +344,23 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
     )
 
 
-def _first_boot(part: written.FirstBootPart, project: Path) -> FirstBoot:
+def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:
     return FirstBoot((project / part.apply).resolve(), part.from_, part.deadline, part.sample or "")
 
 
 def _source(source: object, project: Path) -> Source:
     match source:
-        case written.FromDebian(debian=debian):
+        case schema_models.FromDebian(debian=debian):
             return DebianSource(debian.suite, tuple(debian.packages))
-        case written.FromDisk(disk=disk):
+        case schema_models.FromDisk(disk=disk):
             where = disk.path or disk.url or ""
             kind = disk.format or format_of(where)
             path = (project / disk.path).resolve() if disk.path else None
             return DiskSource(path, disk.url, disk.sha256, cast(DiskFormat, kind))
-        case written.FromMaster(master=master):
+        case schema_models.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")
-        case written.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
+        case schema_models.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
             beside = (project / drivers.path).resolve()
             named = (project / key).resolve() if key not in (None, "kms") else key
             return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition, named)
@@ -368,7 +368,7 @@ def _source(source: object, project: Path) -> Source:
 
 
 def _step(step: object, project: Path, definition: Path) -> Step:
-    assert isinstance(step, written.StepPart)
+    assert isinstance(step, schema_models.StepPart)
     shared: dict[str, Any] = {
         "name": step.name,
         "network": step.network,
@@ -377,7 +377,7 @@ def _step(step: object, project: Path, definition: Path) -> Step:
         "checkpoint": step.checkpoint,
     }
     match step:
-        case written.Playbook():
+        case schema_models.Playbook():
             file = (project / "playbooks" / step.playbook).resolve()
             vault = (project / step.vault_password_file).resolve() if step.vault_password_file else None
             return PlaybookStep(
@@ -388,25 +388,25 @@ def _step(step: object, project: Path, definition: Path) -> Step:
                 environment={name: os.environ[name] for name in step.environment},
                 **shared,
             )
-        case written.Script():
+        case schema_models.Script():
             return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)
-        case written.Powershell():
+        case schema_models.Powershell():
             return PowershellStep(file=(project / step.powershell).resolve(), script=step.powershell, **shared)
-        case written.Cmd():
+        case schema_models.Cmd():
             return CmdStep(file=definition, cmd=step.cmd, **shared)
-        case written.Msi(msi=package):
+        case schema_models.Msi(msi=package):
             file = (project / package.path).resolve()
             return MsiStep(
                 file=file, path=package.path, sha256=package.sha256, arguments=tuple(package.arguments), **shared
             )
-        case written.Copy():
+        case schema_models.Copy():
             what = step.copy_
             file = (project / what.from_).resolve()
             return CopyStep(file=file, copy_from=what.from_, to=what.to, mode=what.mode, **shared)
     raise AssertionError(f"no step: {step!r}")
 
 
-def _expectation(item: written.ExpectHttp | written.ExpectCommand) -> Expectation:
-    if isinstance(item, written.ExpectCommand):
+def _expectation(item: schema_models.ExpectHttp | schema_models.ExpectCommand) -> Expectation:
+    if isinstance(item, schema_models.ExpectCommand):
         return CommandExpectation(item.command)
     return HttpExpectation(item.http.port, item.http.path, item.http.contains or "", item.http.status)

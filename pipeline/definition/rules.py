@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import Discriminator, ValidationInfo
 
+from pipeline.base.store import IMAGE_NAME
 from pipeline.definition.destinations import destination
-from pipeline.definition.faults import Wrong, closest, shown
+from pipeline.definition.diagnostics import Wrong, closest, shown
 from pipeline.definition.model import USER_DATA
-from pipeline.store import IMAGE_NAME
 
 FORMAT = 1
 IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a letter or digit at both ends"

@@ -25,8 +25,8 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
-from pipeline.errors import CheckFailed, UsageError
-from pipeline.files import AnyObject, parse_json
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.files import AnyObject, parse_json
 
 #: Where the key is, unless GOLDSMITH_KEY says otherwise.
 DEFAULT = Path("/etc/goldsmith/signing.key")

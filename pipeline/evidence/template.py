@@ -13,10 +13,10 @@ from typing import Any
 
 from lxml import etree
 
+from pipeline.cache.layers import Image
 from pipeline.gallery import DISK, data_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.hypervisor.domain import Spec, attached, domain_xml
-from pipeline.layers import Image
 
 TEMPLATE, DOMAIN = "template.json", "domain.xml"
 #: Where the domain looks for the clone's disk, log and UEFI variables, unless its user writes other paths.

@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.digests import file_digest
-from pipeline.files import Shape, read_json, write_json
+from pipeline.base.files import Shape, read_json, write_json
+from pipeline.base.runs import now
+from pipeline.cache.digests import file_digest
 from pipeline.gallery import MANIFEST, Gallery, Version
 from pipeline.gallery.manifest import Sha256
-from pipeline.record import now
 
 REGISTER = "unsigned-masters.json"
 #: Files that only a version with evidence has: who has one and no signature was robbed of it.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from pipeline import command, scratch
-from pipeline.errors import GoldsmithError
+from pipeline.base import process, scratch
+from pipeline.base.errors import GoldsmithError
 
 #: Seconds for one call of openssl.
 DEADLINE = 30.0
@@ -42,8 +42,8 @@ def sealed(name: str, transport: str) -> bytes:
 
 def _openssl(*words: str | Path) -> None:
     try:
-        command.run(["openssl", *words], deadline=DEADLINE)
-    except command.CommandFailed as error:
+        process.run(["openssl", *words], deadline=DEADLINE)
+    except process.CommandFailed as error:
         raise GoldsmithError(
             f"openssl {words[0]}: {error.message}",
             name="openssl-failed",

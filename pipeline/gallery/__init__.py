@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import locks
-from pipeline.errors import GoldsmithError, HostError, NotFound, UsageError
-from pipeline.file_errors import describe_os_error
-from pipeline.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base import locks
+from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
+from pipeline.base.file_errors import describe_os_error
+from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base.runs import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
+from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
 from pipeline.gallery.versions import next_version, parse
-from pipeline.record import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
-from pipeline.store import IMAGE_NAME
 
 if TYPE_CHECKING:
+    from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
-    from pipeline.layers import Image
 
 DISK = "disk.vhd"
 DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
@@ -108,7 +108,7 @@ class Version:
     @property
     def image(self) -> Image:
         """The OS disk, with the data disks that go with it."""
-        from pipeline.layers import Image
+        from pipeline.cache.layers import Image
 
         told = disks_of(self.manifest)
         made = {name: Image(self.path / name, "vpc", size=int(one["virtual_size"])) for name, one in told.items()}
@@ -451,7 +451,7 @@ def place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        from pipeline import command
+        from pipeline.base import process
 
-        command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=3600)
+        process.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=3600)
         target.chmod(0o444)

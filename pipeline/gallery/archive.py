@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline import command, scratch
-from pipeline.errors import CheckFailed, UsageError
-from pipeline.files import Shape, parse_json
+from pipeline.base import process, scratch
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.files import Shape, parse_json
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.export_import import MOST_FILES, take_in
 from pipeline.gallery.integrity import Judge, judge_folder
-from pipeline.gallery.keeping import bury, leases
-from pipeline.gallery.parcels import MOST_FILES, take_in
+from pipeline.gallery.retention import bury, leases
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
@@ -161,4 +161,4 @@ def _borg(words: list[str], cwd: Path | None = None) -> str:
     # the archive moves with its store, and nobody is there to be asked; how to open it is in the caller's environment
     env = {name: value for name, value in os.environ.items() if name.startswith("BORG_")}
     env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
-    return command.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout
+    return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout

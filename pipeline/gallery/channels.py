@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from pipeline.errors import CheckFailed, NotFound, UsageError
-from pipeline.files import sync_folder
+from pipeline.base.errors import CheckFailed, NotFound, UsageError
+from pipeline.base.files import sync_folder
 from pipeline.gallery import CANDIDATE, CHANNEL_NAME, GOLDEN, Gallery
 
 #: The channels that goldsmith itself moves: they are never new.

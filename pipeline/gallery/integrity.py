@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
-from pipeline.errors import GoldsmithError, HostError, UsageError
-from pipeline.files import RecordDamaged, kind_of
+from pipeline.base.errors import GoldsmithError, HostError, UsageError
+from pipeline.base.files import RecordDamaged, kind_of
+from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse

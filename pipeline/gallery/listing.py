@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipeline import __version__
-from pipeline.files import RecordDamaged, Shape, read_json, skip, write_json
+from pipeline.base.files import RecordDamaged, Shape, read_json, skip, write_json
 from pipeline.gallery import CHANNEL_NAME, DISK, Gallery, channels_in, disks_of
 from pipeline.gallery.manifest import MANIFEST
 from pipeline.gallery.versions import parse

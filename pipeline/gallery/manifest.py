@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.digests import tree_of
-from pipeline.files import RecordDamaged, Shape, read_json
+from pipeline.base.files import RecordDamaged, Shape, read_json
+from pipeline.base.store import IMAGE_NAME
+from pipeline.cache.digests import tree_of
 from pipeline.gallery.versions import parse
-from pipeline.store import IMAGE_NAME
 
 MANIFEST = "manifest.json"
 #: Bytes of a manifest: a disk of 2040 GiB, the largest of a fixed VHD, has 71 MiB of digests.

@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import command, scratch
-from pipeline.errors import HostError
-from pipeline.files import Shape, read_usable, write_json
-from pipeline.store import Store
+from pipeline.base import process, scratch
+from pipeline.base.errors import HostError
+from pipeline.base.files import Shape, read_usable, write_json
+from pipeline.base.store import Store
 
 Kind = Literal["kvm", "tcg"]
 
@@ -109,7 +109,7 @@ def _count(kind: Kind, image: Path, limit: int) -> Count:
 
     machine = f"-accel {kind} -machine microvm -cpu qemu64 -m 16 -nodefaults -no-user-config -no-reboot"
     ends = "-display none -monitor none -serial stdio -device isa-debug-exit,iobase=0x501,iosize=1"
-    result = command.run(
+    result = process.run(
         # SIGKILL at once: a QEMU whose processor is stuck in KVM does not heed SIGTERM
         ["timeout", "--signal=KILL", str(limit), QEMU, *machine.split(), *ends.split(), "-bios", image],
         deadline=limit + 30.0,
@@ -157,7 +157,7 @@ def _measure() -> Verdict:
 
 def _key() -> dict[str, Any]:
     """What a verdict holds for: this boot of the host, this QEMU, this right to open /dev/kvm."""
-    program = command.find(QEMU)
+    program = process.find(QEMU)
     if program is None:
         raise HostError(f"{QEMU} is not installed", name="tool-missing", hint="make setup installs it")
     stat = Path(program).stat()

@@ -17,7 +17,7 @@ from typing import IO, Any
 import libvirt
 import libvirt_qemu
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 from pipeline.hypervisor import answers
 
 #: Seconds the agent gets to answer one command; it answers in 0.1 s when it lives.

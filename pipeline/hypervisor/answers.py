@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 
 MALFORMED = "guest-agent-malformed"
 #: Characters of one answer. libvirt takes 10 MiB at most, and a program's output is 16 MiB at most.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import libvirt
 from lxml import etree
 
-from pipeline.errors import BuildError, HostError
+from pipeline.base.errors import BuildError, HostError
 
 URI = "qemu:///system"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from pipeline.layers import Image
+from pipeline.cache.layers import Image
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 GOLDSMITH_NS = "https://goldsmith.invalid/run/1"

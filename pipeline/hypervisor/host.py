@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from lxml import etree
 
-from pipeline import command
-from pipeline.base import qemu_img
-from pipeline.errors import GoldsmithError
+from pipeline.base import process, qemu_img
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.store import Store
 from pipeline.hypervisor import accelerator, connection, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
-from pipeline.store import Store
 
 GIB = 1 << 30
 UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
@@ -175,7 +174,7 @@ def _libvirt() -> list[Finding]:
         ("secure-boot", found.secure_boot, "OVMF with Secure Boot", "ovmf"),
     ):
         findings.append(_there(name, there, text, fix, "fail" if name != "secure-boot" else "warn"))
-    swtpm = found.tpm and command.find("swtpm") is not None and command.find("swtpm_setup") is not None
+    swtpm = found.tpm and process.find("swtpm") is not None and process.find("swtpm_setup") is not None
     findings.append(_there("tpm", swtpm, "swtpm", "swtpm swtpm-tools", "warn"))
     return findings
 
@@ -194,12 +193,12 @@ def _qemu_img() -> list[Finding]:
 
 
 def _bootstrap() -> list[Finding]:
-    return [judge_tools({name: command.find(name) for name in BOOTSTRAP_TOOLS})]
+    return [judge_tools({name: process.find(name) for name in BOOTSTRAP_TOOLS})]
 
 
 def _provisioning() -> list[Finding]:
     # ansible comes with the virtual environment, beside this interpreter or in PATH
-    missing = [name for name in ("ssh", "ssh-keygen") if command.find(name) is None]
+    missing = [name for name in ("ssh", "ssh-keygen") if process.find(name) is None]
     if missing:
         return [_there("provisioning", False, ", ".join(missing), "openssh-client", "fail")]
     return [Finding("provisioning", "ok", "ssh")]
@@ -214,7 +213,7 @@ def _fabric() -> list[Finding]:
         "openssl": "openssl",
         "slirp4netns": "slirp4netns",
     }
-    missing = sorted(name for name in tools if command.find(name) is None)
+    missing = sorted(name for name in tools if process.find(name) is None)
     if missing:
         return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
     if not Path("/proc/self/ns/net").exists():

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import libvirt
 from lxml import etree
 
-from pipeline.errors import BuildError, GuestError
+from pipeline.base.errors import BuildError, GuestError
+from pipeline.cache.layers import Image
 from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
 from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
-from pipeline.layers import Image
 
 T = TypeVar("T")
 

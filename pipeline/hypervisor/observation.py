@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import libvirt
 from lxml import etree
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 from pipeline.hypervisor import console
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.progress import BUSY, EVERY, Progress, read_stats

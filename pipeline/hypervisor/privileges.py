@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
-from pipeline.errors import GoldsmithError
+from pipeline.base import process
+from pipeline.base.errors import GoldsmithError
 
 TUN = Path("/dev/net/tun")
 #: The daemon that writes guests' consoles for libvirt; it listens where root alone may ask.
@@ -90,8 +90,8 @@ def _fix(name: str) -> str:
 def _refused(argv: Sequence[str]) -> str | None:
     """Why a program cannot do it, in its own words."""
     try:
-        command.run(argv, deadline=TRYING)
-    except command.CommandFailed as error:
+        process.run(argv, deadline=TRYING)
+    except process.CommandFailed as error:
         return (error.stderr.strip().splitlines() or [error.message])[-1]
     except GoldsmithError as error:
         return error.message

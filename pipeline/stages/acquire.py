@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.base.errors import BuildError, CheckFailed, UsageError
+from pipeline.cache.digests import chunk_digests
+from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.context import Job, Made, Work
 from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
-from pipeline.digests import chunk_digests
-from pipeline.errors import BuildError, CheckFailed, UsageError
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
-from pipeline.guests import debian
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Image, Layer
+from pipeline.systems.debian import bootstrap
 
 NAME = "acquire"
 VERSION = 1
@@ -36,7 +36,7 @@ def _first(job: Job) -> Work:
             "suite": source.suite,
             "packages": sorted(source.packages),
             "package index": job.package_index(source.suite),
-            "recipe": debian.recipe(),
+            "recipe": bootstrap.recipe(),
         }
         return Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source))
     if isinstance(source, DiskSource):
@@ -66,7 +66,7 @@ def _beside(job: Job) -> tuple[Work, ...]:
 
 
 def _data_disks(new: Sequence[DataDisk], _job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_data_disk
+    from pipeline.guest.disks import create_data_disk
 
     assert source is not None
     made = [(disk.lun, create_data_disk(draft.path / f"data-{disk.lun}.raw", disk)) for disk in new]
@@ -90,7 +90,7 @@ def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Dra
             file.flush()
             job.progress(text)
 
-        facts = debian.bootstrap(
+        facts = bootstrap.bootstrap(
             source.suite,
             source.packages,
             draft.path / DISK,
@@ -105,8 +105,8 @@ def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Dra
 def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
     """The media are what the definition says, and can do what it asks; the disk is blank."""
     from pipeline.base import qemu_img
-    from pipeline.guests.windows.preflight import preflight
-    from pipeline.guests.windows.product_keys import product_key
+    from pipeline.systems.windows.preflight import preflight
+    from pipeline.systems.windows.product_keys import product_key
 
     definition = job.definition
     edition = preflight(source.path, source.edition, definition.generations[0], source.drivers, definition.locale)
@@ -123,11 +123,11 @@ def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> 
 
 def _qemu_reads(job: Job, path: Path) -> None:
     """Raises UsageError (medium-unreadable): media stay where they are, and whose they are."""
-    from pipeline import command
+    from pipeline.base import process
 
     user, group = job.connection.qemu_owner
     become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"]
-    if command.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
+    if process.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
         raise UsageError(
             f"{path}: libvirt's qemu may not read it",
             name="medium-unreadable",
@@ -161,9 +161,9 @@ def _verify(job: Job, path: Path, wanted: str, key: str) -> None:
 
 def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
     # a plan needs none of these
-    from pipeline.checks.source_disk import judge_size
-    from pipeline.fetch import download
-    from pipeline.offline import mapping, transfer
+    from pipeline.cache.download import download
+    from pipeline.checks.disk.source_disk import judge_size
+    from pipeline.disk import mapping, transfer
 
     path = source.path
     if path is None:
@@ -197,7 +197,7 @@ def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> 
 
 def _judge_brought(job: Job, name: str, disk: Path) -> None:
     """Say what a build on this disk would only find out after its guest's boot, or at the end. Raises DiskError."""
-    from pipeline.checks.source_disk import judge_source, look_at_source
+    from pipeline.checks.disk.source_disk import judge_source, look_at_source
 
     definition = job.definition
     job.progress("does it boot?")
@@ -215,7 +215,7 @@ def _judge_brought(job: Job, name: str, disk: Path) -> None:
 
 
 def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
+    from pipeline.guest.disks import create_overlay
 
     if not master.disk.exists():
         raise BuildError(f"{master.disk} is gone", name="master-missing")

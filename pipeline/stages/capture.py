@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import command
-from pipeline.base import qemu_img
+from pipeline.base import process, qemu_img
+from pipeline.base.errors import BuildError, CheckFailed
+from pipeline.base.runs import now
+from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
+from pipeline.cache.layers import Draft, Layer
 from pipeline.checks.verdict import count
+from pipeline.context import Job, Made, Work
 from pipeline.definition import MasterSource
-from pipeline.digests import BLOCK, CHUNK, write_block_digests
-from pipeline.errors import BuildError, CheckFailed
 from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
-from pipeline.record import now
 
 NAME = "capture"
 VERSION = 1
@@ -37,9 +36,9 @@ def plan(job: Job) -> tuple[Work, ...]:
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     # a plan needs none of these
     from pipeline.evidence import unsigned
-    from pipeline.evidence.judge import FORMAT
-    from pipeline.evidence.seal import Contents, seal
+    from pipeline.evidence.checksum import Contents, seal
     from pipeline.evidence.signing import load, locate
+    from pipeline.evidence.verification import FORMAT
 
     assert source is not None
     image = source.image
@@ -184,8 +183,8 @@ def tool_versions(job: Job) -> dict[str, str]:
     """The versions of what had a hand in the master."""
     versions = {"goldsmith": pipeline.__version__, "python": platform.python_version()}
     versions["qemu-img"] = qemu_img.version()
-    if command.find("mmdebstrap"):
-        versions["mmdebstrap"] = command.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
+    if process.find("mmdebstrap"):
+        versions["mmdebstrap"] = process.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
     versions["libvirt"] = job.connection.version
     versions["qemu"] = job.connection.qemu_version
     return versions

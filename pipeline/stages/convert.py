@@ -7,9 +7,9 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.context import Job, Made, Work
 from pipeline.gallery import DISK, data_file
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Image, Layer
 
 NAME = "convert"
 VERSION = 2
@@ -36,8 +36,8 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
 def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
     """Write one disk; what it takes, in bytes."""
     # a plan needs none of these
-    from pipeline.offline.mapping import chain_extents
-    from pipeline.offline.scrub import punch_free
+    from pipeline.disk.mapping import chain_extents
+    from pipeline.disk.punch_holes import punch_free
     from pipeline.vhd.fixed import write_fixed
     from pipeline.vhd.footer import verify_fixed
 

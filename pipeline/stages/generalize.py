@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import checks
+from pipeline.base.errors import DiskError, GuestError
+from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.context import Job, Made, Work
 from pipeline.definition import IsoSource
-from pipeline.errors import DiskError, GuestError
-from pipeline.guests import linux
-from pipeline.guests.adapter import install_script
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Image, Layer
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.first_boot_service import install_script
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
@@ -43,7 +43,7 @@ def plan(job: Job) -> tuple[Work, ...]:
 
 def _windows(job: Job) -> Work:
     # a plan of a Linux image needs none of these
-    from pipeline.guests.windows import firewall, first_boot, sysprep
+    from pipeline.systems.windows import firewall, first_boot, sysprep
 
     definition = job.definition
     inputs: dict[str, object] = {
@@ -61,7 +61,7 @@ def _windows(job: Job) -> Work:
 
 
 def _answers(job: Job) -> bytes | None:
-    from pipeline.guests.windows import answers
+    from pipeline.systems.windows import answers
 
     definition = job.definition
     skips = definition.generalize.skip_oobe
@@ -74,8 +74,8 @@ def _opens(job: Job) -> bool:
 
 
 def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
-    from pipeline.guests.windows import first_boot, oobe, ports, sysprep
+    from pipeline.guest.disks import create_overlay
+    from pipeline.systems.windows import first_boot, oobe, ports, sysprep
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
@@ -107,7 +107,7 @@ def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
 
     Where sysprep fails the agent is often gone, and cannot be asked for it.
     """
-    from pipeline.guests.windows import sysprep
+    from pipeline.systems.windows import sysprep
 
     if error.name not in _UNTOLD or (job.session is not None and job.keep_failed):
         return error
@@ -137,7 +137,7 @@ def _proven(job: Job, disk: Image) -> None:
             f"the disk does not tell whether it is generalized: {error.message}", name="sysprep-not-generalized"
         ) from None
     state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
-    from pipeline.checks.windows_state import GENERALIZED
+    from pipeline.checks.windows.state import GENERALIZED
 
     if state != GENERALIZED:
         raise GuestError(
@@ -149,7 +149,7 @@ def _proven(job: Job, disk: Image) -> None:
 
 def _script(job: Job) -> str:
     adapter = job.definition.first_boot
-    return linux.generalize_script(job.definition.generalize.agent, install_script(adapter) if adapter else "")
+    return scripts.generalize_script(job.definition.generalize.agent, install_script(adapter) if adapter else "")
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
@@ -166,7 +166,7 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         job.line(line)
     if done.code != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
-        why = linux.REFUSALS.get(done.code, "generalize failed")
+        why = scripts.REFUSALS.get(done.code, "generalize failed")
         raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"its whole output is {log}")
     disk = session.disk
     job.progress("shutting down")

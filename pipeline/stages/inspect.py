@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import checks
+from pipeline.base.errors import CheckFailed
+from pipeline.base.runs import write_json
+from pipeline.cache.layers import Draft, Image, Layer
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
+from pipeline.context import Job, Made, Work
 from pipeline.definition import DataDisk
-from pipeline.errors import CheckFailed
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Image, Layer
-from pipeline.record import write_json
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult

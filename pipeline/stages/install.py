@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.context import Job, Made, Work
 from pipeline.definition import IsoSource
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Image, Layer
 
 if TYPE_CHECKING:
-    from pipeline.guests.windows.answers import Machine
+    from pipeline.systems.windows.answers import Machine
 
 NAME = "install"
 VERSION = 1
@@ -21,8 +21,8 @@ def plan(job: Job) -> tuple[Work, ...]:
     if not isinstance(source, IsoSource):
         return ()
     # a plan of a Linux image needs none of these
-    from pipeline.guests.windows.answers import Wishes, installation
-    from pipeline.guests.windows.product_keys import key_digest
+    from pipeline.systems.windows.answers import Wishes, installation
+    from pipeline.systems.windows.product_keys import key_digest
 
     machine = _machine(job)
     # of another edition and another password; what is left is how goldsmith installs
@@ -40,19 +40,19 @@ def plan(job: Job) -> tuple[Work, ...]:
 
 
 def _machine(job: Job) -> Machine:
-    from pipeline.guests.windows.answers import Machine
+    from pipeline.systems.windows.answers import Machine
 
     definition = job.definition
     return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
 
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
-    from pipeline.guests.windows import medium
-    from pipeline.guests.windows.answers import Wishes, draw_password, installation
-    from pipeline.guests.windows.preflight import preflight
-    from pipeline.guests.windows.product_keys import product_key
-    from pipeline.guests.windows.setup import install
+    from pipeline.guest.disks import create_overlay
+    from pipeline.systems.windows import boot_media
+    from pipeline.systems.windows.answers import Wishes, draw_password, installation
+    from pipeline.systems.windows.install import install
+    from pipeline.systems.windows.preflight import preflight
+    from pipeline.systems.windows.product_keys import product_key
 
     definition, media = job.definition, job.definition.source
     assert source is not None and isinstance(media, IsoSource)
@@ -69,8 +69,10 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         definition.timezone,
         product_key(media.product_key, edition),
     )
-    answers = medium.answer_medium(session.folder / "answers.iso", installation(wishes, machine))
-    silent = medium.without_prompt(media.path, session.folder / "medium.qcow2") if machine.generation == 2 else None
+    answers = boot_media.answer_medium(session.folder / "answers.iso", installation(wishes, machine))
+    silent = None
+    if machine.generation == 2:
+        silent = boot_media.without_prompt(media.path, session.folder / "medium.qcow2")
     session.insert(silent or Image(media.path, "raw"), Image(media.drivers, "raw"), answers)
     install(session, press=silent is None)
     restarts = session.machine.reboots

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
+from pipeline.cache.layers import Draft, Layer
+from pipeline.context import Job, Made, Work
 
 NAME = "prove"
 VERSION = 3
@@ -29,7 +29,7 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     assert source is not None
-    from pipeline.proof import prove
+    from pipeline.prove import prove
 
     job.begin_flat_digests(source.image)
     verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)

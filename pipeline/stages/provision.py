@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import CheckFailed, GuestError, UsageError
+from pipeline.base.printable import shorten
+from pipeline.cache.layers import DISK, Draft, Layer
+from pipeline.context import Job, Made, Work
 from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
-from pipeline.errors import CheckFailed, GuestError, UsageError
-from pipeline.guests.ansible_requirements import Installed, install_requirements
-from pipeline.guests.ansible_run import AnsibleProject, ansible_version
-from pipeline.guests.tls_failures import GUEST_HINT, NOT_TRUSTED
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Layer
-from pipeline.printable import shorten
+from pipeline.guest.ansible_requirements import Installed, install_requirements
+from pipeline.guest.ansible_run import AnsibleProject, ansible_version
+from pipeline.guest.tls_failures import GUEST_HINT, NOT_TRUSTED
 
 if TYPE_CHECKING:
-    from pipeline.guests.session import GuestSession
-    from pipeline.guests.step_end import StepEnd
-    from pipeline.guests.windows.session import WindowsSession
+    from pipeline.systems.linux.session import GuestSession
+    from pipeline.systems.linux.step_end import StepEnd
+    from pipeline.systems.windows.session import WindowsSession
 
 NAME = "provision"
 #: Failures behind which another one may be: what the guest says of itself decides.
@@ -67,7 +67,7 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
     in the key: what was up to date on the last of these days stays until the next.
     """
     if wish is not None:
-        from pipeline.guests.windows import updates
+        from pipeline.systems.windows import updates
 
         inputs: dict[str, object] = {
             "only": wish.only,
@@ -78,8 +78,8 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
 
 
 def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
-    from pipeline.guests.windows import oobe, updates
+    from pipeline.guest.disks import create_overlay
+    from pipeline.systems.windows import oobe, updates
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
@@ -122,7 +122,7 @@ def _need_content(step: Step) -> None:
     """Raises UsageError, before anything boots: step-empty of a copy without a file, copy-special-file."""
     if not isinstance(step, CopyStep):
         return
-    from pipeline.guests.copy_stream import need_plain_files
+    from pipeline.guest.copy_stream import need_plain_files
 
     need_plain_files(step.file)
     if not step.file.is_dir():
@@ -152,9 +152,9 @@ def _told(step: Step) -> dict[str, object]:
 
 
 def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
-    from pipeline.guests.windows import oobe
-    from pipeline.guests.windows.steps import windows_step
+    from pipeline.guest.disks import create_overlay
+    from pipeline.systems.windows import oobe
+    from pipeline.systems.windows.steps import windows_step
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
@@ -168,7 +168,7 @@ def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, 
         with log.open("a", encoding="utf-8") as file:
             try:
                 windows_step(session, step, _tell(job, file), log.with_suffix(".installer.log").write_bytes)
-            except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
+            except (process.CommandFailed, process.CommandTimeout, GuestError) as error:
                 raise _windows_failure(error, step, session, log) from None
     seconds = round(time.monotonic() - began, 2)
     session.shut_down()
@@ -209,8 +209,8 @@ def _file_name(step: Step) -> str:
 
 
 def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.ssh_reach import named
-    from pipeline.guests.step_end import StepEnd
+    from pipeline.guest.ssh_reach import named
+    from pipeline.systems.linux.step_end import StepEnd
 
     assert source is not None
     session = job.guest(source, draft)
@@ -227,7 +227,7 @@ def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) 
     with log.open("a", encoding="utf-8") as file:
         try:
             _do(step, session, job, _tell(job, file))
-        except (command.CommandFailed, command.CommandTimeout, GuestError) as error:
+        except (process.CommandFailed, process.CommandTimeout, GuestError) as error:
             raise _named(error, step, end, log) from None
         finally:
             session.watch = None
@@ -244,15 +244,15 @@ def _installed(job: Job, step: PlaybookStep) -> Installed | None:
 
 
 def _needs_ssh(step: Step) -> bool:
-    from pipeline.guests import errand
+    from pipeline.guest import agent_script
 
     if isinstance(step, ScriptStep):
-        return step.file.is_file() and step.file.stat().st_size > errand.LARGEST
+        return step.file.is_file() and step.file.stat().st_size > agent_script.LARGEST
     return True
 
 
 def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]) -> None:
-    from pipeline.guests import errand
+    from pipeline.guest import agent_script
 
     on_line = tell
     if _needs_ssh(step):
@@ -278,10 +278,10 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
         )
     elif isinstance(step, ScriptStep):
         script: bytes | str = ""
-        if step.file.stat().st_size > errand.LARGEST:
+        if step.file.stat().st_size > agent_script.LARGEST:
             with step.file.open("rb") as file:
-                head = b"" if file.read(2) == b"#!" else errand.DEFAULT_HEAD
-            script = errand.new_place()
+                head = b"" if file.read(2) == b"#!" else agent_script.DEFAULT_HEAD
+            script = agent_script.new_place()
             session.steps.copy(step.file, script, "0700", deadline=step.timeout, head=head)
             session.watch = None
         else:
@@ -307,9 +307,9 @@ def _named(error: Exception, step: Step, end: StepEnd, log: Path) -> GuestError:
         return own
     cause = end.cause(error)
     if cause is not None:
-        words = "" if isinstance(error, command.CommandTimeout) or own is not None else f" ({_words(error)})"
+        words = "" if isinstance(error, process.CommandTimeout) or own is not None else f" ({_words(error)})"
         return GuestError(f"{step.title}: {cause.message}{words}", name=cause.name, hint=f"{cause.hint}; {hint}")
-    text = f"{error} {error.stderr} {error.stdout}" if isinstance(error, command.CommandFailed) else str(error)
+    text = f"{error} {error.stderr} {error.stdout}" if isinstance(error, process.CommandFailed) else str(error)
     if NOT_TRUSTED.search(text):
         hint = f"{GUEST_HINT}; {hint}"
     return own or GuestError(f"{step.title}: {_words(error)}", name="step-failed", hint=hint)
@@ -320,7 +320,7 @@ def _said(error: Exception, step: Step, log: Path) -> GuestError | None:
     if isinstance(error, GuestError) and error.name != "step-failed":
         hint = f"{error.hint}; the step's log is {log}" if error.hint else f"the step's log is {log}"
         return GuestError(f"{step.title}: {error.message}", name=error.name, hint=hint)
-    if isinstance(error, command.CommandTimeout):
+    if isinstance(error, process.CommandTimeout):
         return GuestError(
             f"{step.title}: not done after {step.timeout:.0f} s, the step's timeout",
             name="step-timeout",
@@ -330,10 +330,10 @@ def _said(error: Exception, step: Step, log: Path) -> GuestError | None:
 
 
 def _words(error: Exception) -> str:
-    return _last_words(error) if isinstance(error, command.CommandFailed) else str(error)
+    return _last_words(error) if isinstance(error, process.CommandFailed) else str(error)
 
 
-def _last_words(error: command.CommandFailed) -> str:
+def _last_words(error: process.CommandFailed) -> str:
     """A script's exit code and the last thing it said, on stderr or else on stdout."""
     lines = (error.stderr.strip() or error.stdout.strip()).splitlines()
     return f"exit code {error.code}: {shorten(lines[-1].strip())}" if lines else f"exit code {error.code}, no output"

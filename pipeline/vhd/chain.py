@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
-from pipeline.errors import DiskError
-from pipeline.printable import one_line
+from pipeline.base.errors import DiskError
+from pipeline.base.printable import one_line
 from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, file_extents, file_size, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer, vhd_time
 from pipeline.vhd.sparse import ABSOLUTE, RELATIVE, Locator, SparseVhd, open_sparse, sparse_extents

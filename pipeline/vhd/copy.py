@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from pipeline.errors import DiskError, GoldsmithError, HostError
+from pipeline.base.errors import DiskError, GoldsmithError, HostError
 from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import AGAIN, ExtentSource, Piece, Progress, pieces
 

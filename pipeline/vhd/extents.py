@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import overload
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 
 Progress = Callable[[int, int], None]
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DiskError, HostError
+from pipeline.base.errors import DiskError, HostError
 from pipeline.vhd.copy import as_ours, copy_extents
 from pipeline.vhd.extents import ExtentSource
 from pipeline.vhd.footer import FOOTER_SIZE, MIB, DiskType, Footer

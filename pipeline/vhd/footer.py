@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 from pipeline.vhd.extents import AGAIN, open_file
 
 SECTOR = 512

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, MAX_SIZE, NO_OFFSET, SECTOR, DiskType, Footer, checksum, read_footer
 

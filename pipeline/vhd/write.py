@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.errors import DiskError, HostError
+from pipeline.base.errors import DiskError, HostError
 from pipeline.vhd.compare import Places, changed_ranges
 from pipeline.vhd.copy import as_ours, copy_pieces
 from pipeline.vhd.extents import ExtentSource, Piece, Reader, pieces

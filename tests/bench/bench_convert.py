@@ -74,7 +74,7 @@ class Run:
 
 def one(source: Path, fmt: str, target: Path) -> None:
     """What a goldsmith child does."""
-    from pipeline.offline.containers import extents
+    from pipeline.disk.disk_formats import extents
     from pipeline.vhd.fixed import write_fixed
 
     with extents(source, fmt, allow_backing_within=source.parent) as disk:

@@ -19,16 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.runs import NO_RUN
+from pipeline.base.store import Store
+from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.cache.layers import DISK as LAYER_DISK
+from pipeline.cache.layers import Draft, Image, Layers
 from pipeline.checks import all_checks
+from pipeline.context import Job
 from pipeline.definition import load_named
-from pipeline.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.engine.plan import plan
 from pipeline.gallery import DISK, Gallery
-from pipeline.job import Job
-from pipeline.layers import DISK as LAYER_DISK
-from pipeline.layers import Draft, Image, Layers
-from pipeline.plan import plan
-from pipeline.record import NO_RUN
-from pipeline.store import Store
 from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/listing.md"

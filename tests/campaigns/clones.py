@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
+from pipeline.cache.layers import Image, Layers
+from pipeline.context import Job
 from pipeline.definition import Definition, DiskSource
-from pipeline.errors import GoldsmithError
+from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
 from pipeline.gallery import Gallery
-from pipeline.job import Job
-from pipeline.layers import Image, Layers
-from pipeline.offline import open_disk
-from pipeline.proof.cells import CELLS
-from pipeline.proof.course import Course, Trial
-from pipeline.proof.verdict import Verdict
-from pipeline.record import Run
-from pipeline.store import Store
+from pipeline.prove.clone_test import Course, Trial
+from pipeline.prove.matrix import CELLS
+from pipeline.prove.result import Verdict
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
 from tests.campaigns.lab import ROOT, commit_id
 
 PAGE = ROOT / "docs/campaign-corpus.md"
@@ -98,7 +98,7 @@ def mime(path: Path) -> str:
 
 def judge(path: Path, folder: Path) -> Verdict:
     """All verbs on one file. `folder` is for what they write."""
-    from pipeline.offline.containers import detect
+    from pipeline.disk.disk_formats import detect
 
     verdict, target = Verdict(), folder / "out.raw"
     began = time.monotonic()

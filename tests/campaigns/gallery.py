@@ -18,14 +18,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.digests import chunk_digests, flat_digest
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import now
+from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.export_import import export, take_in
 from pipeline.gallery.integrity import verify
-from pipeline.gallery.keeping import promote, prune, roll_back, shut, take_lease
-from pipeline.gallery.parcels import export, take_in
-from pipeline.record import now
+from pipeline.gallery.retention import promote, prune, roll_back, shut, take_lease
 from tests.campaigns.lab import ROOT, commit_id
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "200"))

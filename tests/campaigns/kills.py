@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.care import clean_up
+from pipeline.base.scratch import PREFIX
+from pipeline.base.store import Store
 from pipeline.evidence import signing
-from pipeline.evidence.seal import seal
+from pipeline.evidence.checksum import seal
 from pipeline.gallery import Gallery, Version
-from pipeline.gallery.keeping import bury
-from pipeline.scratch import PREFIX
-from pipeline.store import Store
+from pipeline.gallery.retention import bury
+from pipeline.maintenance.gc import clean_up
 from tests.campaigns.gallery import capture as capture_noise
 from tests.campaigns.lab import ROOT, commit_id
 

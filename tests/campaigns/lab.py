@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.fabric.network import OUT
-from pipeline.store import Store
+from pipeline.base.store import Store
+from pipeline.network.namespaces import OUT
 
 ROOT = Path(__file__).parents[2]
 GOLDSMITH = Path(sys.executable).parent / "goldsmith"

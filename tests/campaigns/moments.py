@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 
-from pipeline.truth import Tree, differences, tree
+from pipeline.nightly.rebuild_check import Tree, differences, tree
 from tests.campaigns.kill import stray_processes
 from tests.campaigns.lab import Lab, Say, wait_for
 

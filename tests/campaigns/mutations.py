@@ -21,8 +21,8 @@ for folder in (ROOT, ROOT / "tests/unit"):
 
 import mutants  # noqa: E402
 
+from pipeline.base.errors import DiskError  # noqa: E402
 from pipeline.checks import inspect_disk  # noqa: E402
-from pipeline.errors import DiskError  # noqa: E402
 from tests.campaigns.lab import commit_id  # noqa: E402
 
 PAGE = ROOT / "docs/campaign-mutations.md"

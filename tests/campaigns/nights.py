@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline.truth import TRUTH
+from pipeline.nightly.rebuild_check import TRUTH
 from tests.campaigns.lab import Lab, Say
 
 #: Seconds for a whole night of five images under TCG.

@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.care import disk_use, in_use
-from pipeline.care import prune as prune_layers
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import Run, write_json
+from pipeline.base.scratch import sweep
+from pipeline.base.store import Store
+from pipeline.cache.layers import DISK, Draft, Image, Layers
 from pipeline.gallery import CANDIDATE, GOLDEN, Gallery
-from pipeline.gallery.keeping import bury, roll_back, take_lease
-from pipeline.layers import DISK, Draft, Image, Layers
-from pipeline.record import Run, write_json
-from pipeline.scratch import sweep
-from pipeline.store import Store
+from pipeline.gallery.retention import bury, roll_back, take_lease
+from pipeline.maintenance.gc import disk_use, in_use
+from pipeline.maintenance.gc import prune as prune_layers
 from tests.campaigns.lab import ROOT, commit_id
 
 #: How many cases; 0 for all.
@@ -256,7 +256,7 @@ def direct(deed: Callable[[], object]) -> Outcome:
 
 def verbs(bench: Bench) -> dict[str, Callable[[], Outcome]]:
     """Every verb that reads records, as a person calls it."""
-    from pipeline.care import _sweep_store
+    from pipeline.maintenance.gc import _sweep_store
 
     store = bench.store
     version = sorted(path.name for path in (store.gallery / "web").glob("2*"))[0]

@@ -8,17 +8,17 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
+from pipeline.cache.digests import chunk_digests
+from pipeline.cache.layers import Image, Layers
+from pipeline.context import Job
 from pipeline.definition import Definition, DiskSource
-from pipeline.digests import chunk_digests
 from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
-from pipeline.job import Job
-from pipeline.layers import Image, Layers
-from pipeline.proof.cells import CELLS
-from pipeline.proof.course import Course, Trial
-from pipeline.proof.verdict import IDENTITY, Verdict, shared_identities
-from pipeline.record import Run
-from pipeline.store import Store
+from pipeline.prove.clone_test import Course, Trial
+from pipeline.prove.matrix import CELLS
+from pipeline.prove.result import IDENTITY, Verdict, shared_identities
 from tests.campaigns.lab import GOLDSMITH, Lab, Say
 
 CLONES = 10

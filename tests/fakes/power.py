@@ -6,7 +6,7 @@ from enum import Enum
 from importlib import resources
 from pathlib import Path
 
-from pipeline.layers import Image
+from pipeline.cache.layers import Image
 
 #: What the guest writes to its serial port.
 READY, BUTTON, OFF, RESTART = (f"power: {what}\r\n".encode() for what in ("ready", "button", "off", "restart"))

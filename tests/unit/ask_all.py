@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.errors import GoldsmithError
-from pipeline.guests import threshold
-from pipeline.offline import mapping, sandbox, scrub
+from pipeline.disk import mapping, punch_holes, sandbox
+from pipeline.systems.linux import set_up_session
 
 QUESTIONS: dict[str, Callable[[Path], object]] = {
     "inspect": inspect_disk,
@@ -24,9 +24,9 @@ QUESTIONS: dict[str, Callable[[Path], object]] = {
     "packages": lambda path: list_disk(path, what="packages"),
     "volumes": lambda path: list_disk(path, what="volumes"),
     "extents": lambda path: len(mapping.chain_extents(path).extents),
-    "boot": lambda path: [len(blob) for blob in sandbox.ask(threshold.BOOT_FILES, path).blobs],
+    "boot": lambda path: [len(blob) for blob in sandbox.ask(set_up_session.BOOT_FILES, path).blobs],
     "secrets": lambda path: [each.evidence for each in inspect_disk(path) if each.id == "secrets-searched"],
-    "free": lambda path: len(scrub.free_extents(path)),
+    "free": lambda path: len(punch_holes.free_extents(path)),
 }
 
 

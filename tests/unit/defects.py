@@ -610,7 +610,7 @@ GOOD: dict[str, Change] = {
 def page_with_defects() -> str:
     """docs/checks.md: the checks, and the corpus that proves them."""
     from pipeline.checks import all_checks
-    from pipeline.checks.page import page
+    from pipeline.checks.markdown_report import page
 
     corpora = {"Linux": (DEFECTS, GOOD), "Windows": (windows_defects.DEFECTS, windows_defects.GOOD)}
     text = page(all_checks()) + "\n# The seeded defects\n"

@@ -16,7 +16,7 @@ import lz4.block
 import phony
 import zstandard
 
-from pipeline.guests import direct_boot
+from pipeline.systems.linux import direct_boot
 from pipeline.vhd.footer import DiskType, Footer
 from pipeline.vhd.sparse import Header
 

@@ -24,11 +24,11 @@ import phony_hive
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DiskError
-from pipeline.offline import containers, initramfs, qcow2, vhdx, vmdk, volumes
-from pipeline.offline.disk import Disk
-from pipeline.offline.packages import parse_rpmdb
-from pipeline.offline.registry import Hive
+from pipeline.base.errors import DiskError
+from pipeline.disk import disk_formats, initramfs, qcow2, vhdx, vmdk, volumes
+from pipeline.disk.disk import Disk
+from pipeline.disk.packages import parse_rpmdb
+from pipeline.disk.registry import Hive
 from pipeline.vhd.chain import overlay, vhd_extents
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents
 from pipeline.vhd.fixed import write_fixed
@@ -238,7 +238,7 @@ def _sealed_footer(data: bytes) -> bytes:
 
 def _whole(path: Path) -> None:
     """What the CLI does with a VHD: judge it, find its data, read some of it; never outside the file."""
-    containers.detect(path)
+    disk_formats.detect(path)
     sizes: dict[Path, int] = {}
     with vhd_extents(path, check_time=False) as source:
         for each in source.extents:

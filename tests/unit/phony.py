@@ -13,7 +13,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from pipeline.command import find
+from pipeline.base.process import find
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import MIB

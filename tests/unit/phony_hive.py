@@ -184,7 +184,7 @@ def _log_head(hive: bytes, sequence: int, kind: int) -> bytes:
 
 def _entry(hive: bytes, pages: list[int], sequence: int, size: int) -> bytes:
     # the stand-in has this module without the product, and writes no logs
-    from pipeline.offline.hive_logs import marvin32
+    from pipeline.disk.hive_logs import marvin32
 
     body = b"".join(struct.pack("<II", at, 4096) for at in pages)
     body += b"".join(hive[4096 + at : 8192 + at] for at in pages)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import HostError
+from pipeline.base.errors import HostError
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.accelerator import Count, Verdict, judge, payload, rate_of, rom, spoken
 from tests.tools import needs_tool

@@ -13,8 +13,8 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from pipeline.errors import GuestError
-from pipeline.guests.errand import Errand
+from pipeline.base.errors import GuestError
+from pipeline.guest.agent_script import Errand
 from pipeline.hypervisor.agent import CHUNK, Agent
 from pipeline.hypervisor.answers import MALFORMED
 

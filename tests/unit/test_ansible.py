@@ -14,16 +14,16 @@ import pytest
 from cases import case
 from test_step_empty import Here
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.store import Store
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, load, step_inputs
 from pipeline.definition.ansible_config import read_config
-from pipeline.errors import GuestError, UsageError
-from pipeline.guests import playbook_check
-from pipeline.guests.ansible_requirements import install_requirements, needs_requirements
-from pipeline.guests.ansible_run import AnsibleProject, ansible_program
-from pipeline.guests.playbook_check import check_playbooks, require_good_playbooks
-from pipeline.guests.steps import Steps
-from pipeline.store import Store
+from pipeline.guest import playbook_check
+from pipeline.guest.ansible_requirements import install_requirements, needs_requirements
+from pipeline.guest.ansible_run import AnsibleProject, ansible_program
+from pipeline.guest.playbook_check import check_playbooks, require_good_playbooks
+from pipeline.systems.linux.steps import Steps
 
 GOOD = "- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.command: 'true'\n"
 
@@ -323,7 +323,7 @@ def test_a_vault_is_opened_by_the_step_s_password_file(tmp_path: Path) -> None:
         },
     )
     vault = [ansible_program("ansible-vault"), "encrypt", "--vault-password-file", "pass", "secret.yml"]
-    command.run(vault, deadline=60, cwd=folder / "playbooks")
+    process.run(vault, deadline=60, cwd=folder / "playbooks")
     found = {fault.key: fault for fault in faults(folder, "site", "closed", "wrong")}
     assert found.keys() == {"step 1 of closed", "step 1 of wrong"}
     assert "vault_password_file: PATH in the step" in found["step 1 of closed"].hint
@@ -478,7 +478,7 @@ def test_three_callers_have_the_same_keys(tmp_path: Path) -> None:
         (store / "ansible").symlink_to(tmp_path / "checked")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", "--project", str(folder), "plan", "site", "--json"],
-            cwd=Path(command.__file__).parents[1],
+            cwd=Path(process.__file__).parents[2],
             env={"PATH": os.environ["PATH"], "GOLDSMITH_HOME": str(store), **caller},
             umask=0o077 if caller else 0o022,
             capture_output=True,

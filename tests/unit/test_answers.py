@@ -7,9 +7,9 @@ import base64
 import pytest
 from lxml import etree
 
-from pipeline.errors import UsageError
-from pipeline.guests.windows.answers import Machine, Wishes, first_boot, hidden, installation
-from pipeline.guests.windows.vocabulary import KNOWN, NS, validate
+from pipeline.base.errors import UsageError
+from pipeline.systems.windows.answers import Machine, Wishes, first_boot, hidden, installation
+from pipeline.systems.windows.unattend_schema import KNOWN, NS, validate
 
 WISHES = Wishes(image=2, drivers="2k22", password="only-while-built")
 FILES = {

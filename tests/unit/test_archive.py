@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import command
-from pipeline.guests import archive
-from pipeline.guests.archive import Mirrors, candidates, newer
+from pipeline.base import process
+from pipeline.systems.debian import apt
+from pipeline.systems.debian.apt import Mirrors, candidates, newer
 
 pytestmark = pytest.mark.skipif(
-    not Path(archive.APT_HELPER).exists() or command.find("dpkg") is None, reason="apt and dpkg are not installed"
+    not Path(apt.APT_HELPER).exists() or process.find("dpkg") is None, reason="apt and dpkg are not installed"
 )
 
 
@@ -40,12 +40,12 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors(f"http://127.0.0.1:{server.server_port}/debian", None))
+    monkeypatch.setattr(apt, "mirrors", lambda: Mirrors(f"http://127.0.0.1:{server.server_port}/debian", None))
     for suite, text in {
         "bookworm": packages(bash="5.2-1", openssl="3.0.15-1~deb12u1", tree="2.1"),
         "bookworm-updates": packages(openssl="3.0.16-1~deb12u1"),
     }.items():
-        lists = tmp_path / "debian/dists" / suite / archive.LIST
+        lists = tmp_path / "debian/dists" / suite / apt.LIST
         lists.parent.mkdir(parents=True)
         lists.write_bytes(lzma.compress(text.encode()))
         (tmp_path / "debian/dists" / suite / "InRelease").write_text(release("main/binary-amd64/Packages"))
@@ -71,12 +71,12 @@ def test_a_later_version_on_the_disk_is_no_news(served: Path) -> None:
 
 
 def test_a_list_that_cannot_be_had_gives_no_answer(served: Path) -> None:
-    (served / "debian/dists/bookworm-updates" / archive.LIST).unlink()
+    (served / "debian/dists/bookworm-updates" / apt.LIST).unlink()
     assert newer("bookworm", {"bash": "5.2-1"}) is None
 
 
 def test_an_archive_that_is_down_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
+    monkeypatch.setattr(apt, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
     assert newer("bookworm", {"bash": "5.2-1"}) is None
 
 

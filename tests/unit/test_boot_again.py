@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import build as runner
-from pipeline.errors import BuildError, GuestError
-from pipeline.job import HUNG, Job, keep_console
-from pipeline.proof.course import Course
-from pipeline.proof.verdict import Verdict
-from pipeline.record import Run
+from pipeline.base.errors import BuildError, GuestError
+from pipeline.base.runs import Run
+from pipeline.context import HUNG, Job, keep_console
+from pipeline.engine import runner
+from pipeline.prove.clone_test import Course
+from pipeline.prove.result import Verdict
 
 HANGS = GuestError("the guest's kernel hangs", name=HUNG, hint="build again")
 
@@ -45,7 +45,7 @@ class Started(Job):
 
 
 def start(job: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.job.threshold.find", lambda *_: None)
+    monkeypatch.setattr("pipeline.context.threshold.find", lambda *_: None)
     draft = SimpleNamespace(path=tmp_path / "draft")
     draft.path.mkdir()
     job._start_cold("spec", "access", SimpleNamespace(image=None), draft)  # type: ignore[arg-type]

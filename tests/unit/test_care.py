@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.care import Holding, _sweep_store, surplus
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layer
 from pipeline.gallery import Gallery
-from pipeline.layers import Layer
-from pipeline.record import Run
-from pipeline.store import Store
+from pipeline.maintenance.gc import Holding, _sweep_store, surplus
 from tests.unit.test_keeping import capture
 
 

@@ -9,9 +9,9 @@ import pytest
 import windows_defects
 from defects import DEFECTS, GOOD, page_with_defects
 
+from pipeline.base.errors import UsageError
 from pipeline.checks import CheckResult, all_checks, run_checks
-from pipeline.errors import UsageError
-from pipeline.offline import open_disk
+from pipeline.disk import open_disk
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ from windows_defects import DEFECTS, GOOD
 
 from pipeline.checks import inspect_disk, list_disk, run, run_checks
 from pipeline.checks.model import REGISTRY
+from pipeline.disk import open_disk
+from pipeline.disk.registry import Hive
+from pipeline.disk.windows import HIVES
+from pipeline.evidence.checksum import Contents
 from pipeline.evidence.sbom import bill
-from pipeline.evidence.seal import Contents
-from pipeline.offline import open_disk
-from pipeline.offline.registry import Hive
-from pipeline.offline.windows import HIVES
 from pipeline.vhd.chain import vhd_extents
 from pipeline.vhd.write import write_dynamic
 from tests.campaigns.lab import tenth

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipeline.base.errors import CheckFailed, DiskError, UsageError
 from pipeline.cli import inspect
-from pipeline.errors import CheckFailed, DiskError, UsageError
 
 app = typer.Typer()
 inspect.register(app)

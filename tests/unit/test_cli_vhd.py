@@ -16,8 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipeline.base.errors import CheckFailed, DiskError, GoldsmithError, UsageError
 from pipeline.cli import vhd
-from pipeline.errors import CheckFailed, DiskError, GoldsmithError, UsageError
 from pipeline.vhd.footer import MIB, verify_fixed
 
 app = typer.Typer()
@@ -122,8 +122,8 @@ def test_create_and_refusals(tmp_path: Path) -> None:
 def test_a_full_disk_in_the_middle(raw: Path, tmp_path: Path, kind: str) -> None:
     """A limit on file sizes stands for a full disk: the write fails in the same place."""
     script = (
-        "import resource, signal, sys; from pathlib import Path; from pipeline.offline import transfer\n"
-        "from pipeline.errors import HostError\n"
+        "import resource, signal, sys; from pathlib import Path; from pipeline.disk import transfer\n"
+        "from pipeline.base.errors import HostError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "source, target, kind = sys.argv[1:]\n"

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import command
-from pipeline.base import qemu_img
-from pipeline.errors import BuildError, HostError, Interrupted
+from pipeline.base import process, qemu_img
+from pipeline.base.errors import BuildError, HostError, Interrupted
 
-Run = Callable[..., command.Result]
+Run = Callable[..., process.Result]
 #: Both ways to run a child keep one contract: the standard library's, and that of qemu-img on the package `sh`.
-both = pytest.mark.parametrize("run", [command.run, qemu_img._run], ids=["subprocess", "sh"])
-MODULES = {"subprocess": "from pipeline.command import run", "sh": "from pipeline.base.qemu_img import _run as run"}
+both = pytest.mark.parametrize("run", [process.run, qemu_img._run], ids=["subprocess", "sh"])
+MODULES = {
+    "subprocess": "from pipeline.base.process import run",
+    "sh": "from pipeline.base.qemu_img import _run as run",
+}
 
 
 @both
@@ -33,7 +35,7 @@ def test_output_is_whole_and_lines_come_at_once(run: Run) -> None:
 
 @both
 def test_failure_carries_the_whole_stderr(run: Run) -> None:
-    with pytest.raises(command.CommandFailed) as caught:
+    with pytest.raises(process.CommandFailed) as caught:
         run(["sh", "-c", "for i in $(seq 3000); do echo line $i >&2; done; exit 7"], deadline=10)
     assert caught.value.code == 7
     assert caught.value.stderr.startswith("line 1\n") and caught.value.stderr.endswith("line 3000\n")
@@ -43,7 +45,7 @@ def test_failure_carries_the_whole_stderr(run: Run) -> None:
 @both
 def test_deadline_ends_the_child_and_its_children(run: Run, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with pytest.raises(command.CommandTimeout):
+    with pytest.raises(process.CommandTimeout):
         run(["sh", "-c", f"sleep 60 & echo $! > {pid}; trap '' TERM; wait; sleep 60"], deadline=0.5)
     time.sleep(0.1)
     with pytest.raises(ProcessLookupError):
@@ -62,7 +64,7 @@ def test_watch_ends_the_child() -> None:
 
     started = time.monotonic()
     with pytest.raises(Interrupted):
-        command.run(["sleep", "60"], deadline=60, watch=watch)
+        process.run(["sleep", "60"], deadline=60, watch=watch)
     assert time.monotonic() - started < 10
 
 
@@ -101,11 +103,11 @@ def test_output_without_end_is_ended(run: Run) -> None:
 
 def test_a_line_without_end_is_handed_on_in_pieces() -> None:
     lines: list[str] = []
-    cut = command.LineCutter(lines.append)
+    cut = process.LineCutter(lines.append)
     for _ in range(100):
         cut.feed(b"x" * 65536)
     assert len(lines) >= 99
-    assert max(len(line) for line in lines) <= command.LONGEST_LINE
+    assert max(len(line) for line in lines) <= process.LONGEST_LINE
 
 
 # ---- what a child gets of its caller -------------------------------------------------------------------------------
@@ -130,15 +132,15 @@ CALLER = {
 
 
 def test_a_child_gets_nothing_of_the_callers_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = command.run(["env"], deadline=10, env={"ONE": "1"}).stdout
+    before = process.run(["env"], deadline=10, env={"ONE": "1"}).stdout
     for name, value in CALLER.items():
         monkeypatch.setenv(name, value)
     old = os.umask(0o077)
     try:
-        after = command.run(["env"], deadline=10, env={"ONE": "1"}).stdout
-        made = command.run(["sh", "-c", "touch x; mkdir d; umask"], deadline=10, cwd=tmp_path).stdout
+        after = process.run(["env"], deadline=10, env={"ONE": "1"}).stdout
+        made = process.run(["sh", "-c", "touch x; mkdir d; umask"], deadline=10, cwd=tmp_path).stdout
         log = tmp_path / "log"
-        command.start(["env"], log).wait(10)
+        process.start(["env"], log).wait(10)
     finally:
         os.umask(old)
     assert after == before and "ONE=1\n" in after
@@ -152,7 +154,7 @@ def test_a_download_gets_the_callers_proxy_and_certificates_alone(monkeypatch: p
         monkeypatch.delenv(name)
     for name, value in {**CALLER, "NO_PROXY": "localhost", "SSL_CERT_FILE": "/etc/ca.pem"}.items():
         monkeypatch.setenv(name, value)
-    assert sorted(command.download_variables()) == ["NO_PROXY", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "https_proxy"]
+    assert sorted(process.download_variables()) == ["NO_PROXY", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "https_proxy"]
 
 
 def test_goldsmith_itself_takes_neither_mask_nor_encoding_of_its_caller() -> None:
@@ -165,7 +167,7 @@ def test_goldsmith_itself_takes_neither_mask_nor_encoding_of_its_caller() -> Non
         [sys.executable, "-c", script],
         env={
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(command.__file__).parents[1]),
+            "PYTHONPATH": str(Path(process.__file__).parents[2]),
             **{"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
         },
         umask=0o077,
@@ -173,4 +175,4 @@ def test_goldsmith_itself_takes_neither_mask_nor_encoding_of_its_caller() -> Non
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["utf-8", "utf-8", str(command.UMASK)]
+    assert done.stdout.split() == ["utf-8", "utf-8", str(process.UMASK)]

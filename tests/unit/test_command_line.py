@@ -19,17 +19,17 @@ from test_keeping import capture
 from typer.testing import CliRunner
 
 import pipeline
+from pipeline.base.errors import GoldsmithError, HostError, UsageError
+from pipeline.base.file_errors import describe_os_error
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
 from pipeline.cli import context
 from pipeline.cli.app import _name_of, app
 from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.runs import describe_shell
 from pipeline.cli.show import print_error, table
 from pipeline.definition import DefinitionError, Fault
-from pipeline.errors import GoldsmithError, HostError, UsageError
-from pipeline.file_errors import describe_os_error
 from pipeline.gallery import Gallery, Version
-from pipeline.record import Run
-from pipeline.store import Store
 
 ROOT = Path(pipeline.__file__).parents[1]
 
@@ -192,7 +192,7 @@ def test_a_damaged_version_can_be_removed(store: Store, masters: list[Version]) 
 
 
 def test_what_a_build_stands_on_is_never_removed(store: Store, masters: list[Version]) -> None:
-    from pipeline.layers import Draft, Image, Layers
+    from pipeline.cache.layers import Draft, Image, Layers
 
     old = masters[0]
     draft = Layers(store.layers).begin("ab" * 16)
@@ -313,12 +313,12 @@ def test_old_runs_go_but_those_that_somebody_needs(store: Store, masters: list[V
 
 
 def test_runs_are_bounded_without_being_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import care
+    from pipeline.maintenance import gc
 
     ids = [finished(store, "web") for _ in range(4)]
-    assert care.KEPT_RUNS == 100 and care.prune_runs(store) == []
-    monkeypatch.setattr(care.prune_runs, "__defaults__", (2, ()))
-    assert [each.name for each in care.prune_runs(store)] == [ids[1], ids[0]]
+    assert gc.KEPT_RUNS == 100 and gc.prune_runs(store) == []
+    monkeypatch.setattr(gc.prune_runs, "__defaults__", (2, ()))
+    assert [each.name for each in gc.prune_runs(store)] == [ids[1], ids[0]]
 
 
 def test_titles_are_not_doubled(store: Store) -> None:
@@ -545,7 +545,7 @@ def test_a_build_without_a_reader_is_interrupted(tmp_path: Path) -> None:
     script = (
         "import sys, threading, time\n"
         "import pipeline.cli.app as root\n"
-        "from pipeline.errors import Interrupted\n"
+        "from pipeline.base.errors import Interrupted\n"
         "def app(**_):\n"
         "    def write():\n"
         "        for _ in range(300): print('x' * 999, flush=True); time.sleep(0.01)\n"
@@ -657,7 +657,7 @@ def test_help_is_where_people_look(words: tuple[str, ...]) -> None:
 
 
 def test_a_long_text_is_cut_between_words_and_marked() -> None:
-    from pipeline.printable import shorten
+    from pipeline.base.printable import shorten
 
     assert shorten("a b", 10) == "a b" and shorten("word " * 100, 20) == "word word word ..."
     assert shorten("x" * 50, 20) == f"{'x' * 16} ..."

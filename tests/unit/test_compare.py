@@ -11,11 +11,11 @@ import phony_hive
 import pytest
 from test_listing import TREE, ntfs
 
-from pipeline.compare import compare, delta
-from pipeline.digests import BLOCK, CHUNK, chunk_digests, write_block_digests
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
+from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, write_block_digests
+from pipeline.disk import transfer
+from pipeline.evidence.version_diff import compare, delta
 from pipeline.gallery import digests_file
-from pipeline.offline import transfer
 from pipeline.vhd.compare import _common
 
 #: Two files of one size.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError
-from pipeline.offline.containers import chain, detect, refuse_foreign_references
+from pipeline.base.errors import DiskError
+from pipeline.disk.disk_formats import chain, detect, refuse_foreign_references
 from pipeline.vhd.footer import MIB, DiskType, Footer
 
 SECRET = "/etc/passwd"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command import CommandFailed
-from pipeline.definition import CopyStep, inputs, load_named, step_inputs
-from pipeline.errors import UsageError
-from pipeline.guests.access import Access
-from pipeline.guests.copy_stream import Modes, need_plain_files, unpack_script
-from pipeline.guests.steps import Steps
+from pipeline.base.errors import UsageError
+from pipeline.base.process import CommandFailed
+from pipeline.definition import CopyStep, load_named, step_digest, step_inputs
+from pipeline.guest.access import Access
+from pipeline.guest.copy_stream import Modes, need_plain_files, unpack_script
+from pipeline.systems.linux.steps import Steps
 
 DEFINITION = "goldsmith: 1\nsource: {debian: {suite: bookworm}}\n"
 
@@ -225,7 +225,7 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "images").mkdir()
     shutil.copy(__file__, tmp_path / "big")
     (tmp_path / "images/x.yaml").write_text(DEFINITION + "steps: [{copy: {from: big, to: /big}}]\n")
-    monkeypatch.setattr(inputs, "SETTLED", -1)
+    monkeypatch.setattr(step_digest, "SETTLED", -1)
     step = load_named(tmp_path, "x").steps[0]
     first = step_inputs(step)
     opened: list[Path] = []

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crew import OVERHEAD, Budget, Task, run
-from pipeline.errors import BuildError, Interrupted
+from pipeline.base.errors import BuildError, Interrupted
+from pipeline.engine.scheduler import OVERHEAD, Budget, Task, run
 
 GIB = 1 << 30
 

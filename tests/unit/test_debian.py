@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from pipeline.errors import BuildError, HostError
-from pipeline.guests import archive, debian, debian_tree
-from pipeline.guests.archive import Archive, Mirrors, index_lines
-from pipeline.guests.debian import explain, identity, memory_for_tree, mmdebstrap_argv
+from pipeline.base.errors import BuildError, HostError
+from pipeline.systems.debian import apt, bootstrap, tree
+from pipeline.systems.debian.apt import Archive, Mirrors, index_lines
+from pipeline.systems.debian.bootstrap import explain, identity, memory_for_tree, mmdebstrap_argv
 
 TARGETS = """\
 http://mirror.example/debian/|bookworm|main|Debian|Debian|bookworm
@@ -38,7 +38,7 @@ SHA256:
 
 
 def test_mirrors_are_the_first_of_each_kind() -> None:
-    assert archive.parse_targets(TARGETS) == Mirrors(
+    assert apt.parse_targets(TARGETS) == Mirrors(
         "http://mirror.example/debian", "http://mirror.example/debian-security"
     )
 
@@ -60,11 +60,11 @@ def test_mirrors_are_the_first_of_each_kind() -> None:
     ],
 )
 def test_other_lines_give_no_mirror(line: str) -> None:
-    assert archive.parse_targets(line) == Mirrors(None, None)
+    assert apt.parse_targets(line) == Mirrors(None, None)
 
 
 def test_sources_are_those_that_the_archive_has() -> None:
-    mirrors = archive.parse_targets(TARGETS)
+    mirrors = apt.parse_targets(TARGETS)
     assert mirrors.sources("sid", ["sid"]) == [("http://mirror.example/debian", "sid")]
     assert [name for _, name in mirrors.candidates("trixie")] == ["trixie", "trixie-updates", "trixie-security"]
     assert Mirrors(None, None).candidates("trixie") == []
@@ -148,22 +148,22 @@ def test_a_failure_is_told_by_the_line_that_tells(said: str, name: str, told: st
 
 def test_texts_of_the_tree() -> None:
     numbers = identity("k")
-    files = debian_tree.files(
+    files = tree.files(
         numbers, [("http://m.example/debian", "trixie"), ("http://m.example/debian", "trixie-updates")]
     )
     root = numbers["root_uuid"]
     assert f"UUID={root} / ext4" in files["etc/fstab"]
     assert "/dev/" not in files["etc/fstab"]
-    assert f"root=UUID={root}" in debian_tree.first_menu(numbers)
+    assert f"root=UUID={root}" in tree.first_menu(numbers)
     assert "Suites: trixie trixie-updates" in files["etc/apt/sources.list.d/debian.sources"]
-    assert debian_tree.KERNEL_LINE in files["etc/default/grub"]
+    assert tree.KERNEL_LINE in files["etc/default/grub"]
     # without a mirror of the host's, mmdebstrap's list stays as it wrote it
-    assert "etc/apt/sources.list.d/debian.sources" not in debian_tree.files(numbers, [])
+    assert "etc/apt/sources.list.d/debian.sources" not in tree.files(numbers, [])
 
 
 def test_rootdelay_is_taken_away_before_the_sleep_and_given_back(tmp_path: Path) -> None:
     """The two scripts, run as initramfs-tools runs them: their param.conf is read after each."""
-    files = debian_tree.files(identity("k"), [])
+    files = tree.files(identity("k"), [])
     line = "ro console=ttyS0 rootdelay=300 rootdelay=x1"
     (tmp_path / "cmdline").write_text(line)
     values = []
@@ -179,7 +179,7 @@ def test_rootdelay_is_taken_away_before_the_sleep_and_given_back(tmp_path: Path)
     assert values == ["", "300"]
 
 
-@pytest.mark.parametrize("text", [debian_tree.INSIDE, debian_tree._ESSENTIAL, debian_tree._CUSTOMIZE])
+@pytest.mark.parametrize("text", [tree.INSIDE, tree._ESSENTIAL, tree._CUSTOMIZE])
 def test_scripts_parse(text: str) -> None:
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
@@ -187,45 +187,42 @@ def test_scripts_parse(text: str) -> None:
 def test_bootstrap_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(HostError, match="root"):
-        debian.bootstrap(
+        bootstrap.bootstrap(
             "bookworm", [], tmp_path / "d", work=tmp_path / "w", seed="s", progress=lambda _text: None, deadline=1
         )
 
 
 def test_without_a_mirror_of_the_host_the_archive_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors(None, None))
-    assert archive.package_index("bookworm") is None
+    monkeypatch.setattr(apt, "mirrors", lambda: Mirrors(None, None))
+    assert apt.package_index("bookworm") is None
 
 
 def test_a_mirror_that_does_not_answer_gives_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     # a port of this host where nobody listens
-    monkeypatch.setattr(archive, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
-    assert archive.package_index("bookworm") is None
+    monkeypatch.setattr(apt, "mirrors", lambda: Mirrors("http://127.0.0.1:9/debian", None))
+    assert apt.package_index("bookworm") is None
 
 
 def test_the_recipe_is_one_text() -> None:
     """What the bootstrap writes into the tree is an input of its layer."""
-    assert debian.recipe() == debian.recipe()
-    assert len(debian.recipe()) == 64
+    assert bootstrap.recipe() == bootstrap.recipe()
+    assert len(bootstrap.recipe()) == 64
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        *((debian, name) for name in ("PACKAGES", "MINIMUM_MIB", "_ALONE")),
-        *(
-            (debian_tree, name)
-            for name in ("INSIDE", "_CUSTOMIZE", "_ESSENTIAL", "_NETWORK", "INITRAMFS_MODULES", "SERIAL")
-        ),
+        *((bootstrap, name) for name in ("PACKAGES", "MINIMUM_MIB", "_ALONE")),
+        *((tree, name) for name in ("INSIDE", "_CUSTOMIZE", "_ESSENTIAL", "_NETWORK", "INITRAMFS_MODULES", "SERIAL")),
     ],
 )
 def test_the_recipe_is_made_of_what_is_produced(
     module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = debian.recipe()
+    before = bootstrap.recipe()
     value = getattr(module, name)
     monkeypatch.setattr(module, name, value + {str: "#", tuple: ("another",), int: 1}[type(value)])
-    assert debian.recipe() != before
+    assert bootstrap.recipe() != before
 
 
 def test_the_base_has_what_playbooks_expect() -> None:

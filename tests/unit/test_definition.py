@@ -12,7 +12,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipeline.base.errors import UsageError
+from pipeline.base.runs import NO_RUN
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layers
 from pipeline.cli import context, definitions
+from pipeline.context import Job
 from pipeline.definition import (
     CmdStep,
     CommandExpectation,
@@ -36,14 +41,9 @@ from pipeline.definition import (
     load_all,
     load_named,
 )
-from pipeline.definition.template import STARTER, write_new
-from pipeline.errors import UsageError
+from pipeline.definition.scaffold import STARTER, write_new
 from pipeline.gallery import Gallery
-from pipeline.job import Job
-from pipeline.layers import Layers
-from pipeline.record import NO_RUN
 from pipeline.stages import generalize
-from pipeline.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN_SCHEMA = REPOSITORY / "tests" / "golden" / "definition.schema.json"

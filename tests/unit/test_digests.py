@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_gallery import sparse
 
-from pipeline.digests import (
+from pipeline.cache.digests import (
     BLOCK,
     CHUNK,
     FlatDigest,

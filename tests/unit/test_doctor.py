@@ -11,12 +11,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from pipeline.base.errors import HostError
 from pipeline.cli import doctor
-from pipeline.errors import HostError
+from pipeline.disk import sandbox
 from pipeline.hypervisor import host
 from pipeline.hypervisor.accelerator import Verdict
 from pipeline.hypervisor.host import GIB, Finding, Firmware
-from pipeline.offline import sandbox
 
 CAPABILITIES = """
 <domainCapabilities>

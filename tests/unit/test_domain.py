@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import libvirt
 import pytest
 
-from pipeline.guests import saved
+from pipeline.cache.layers import Image
 from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
-from pipeline.layers import Image
+from pipeline.systems.linux import snapshots
 
 BASE = Image(
     Path("/store/layers/base/disk.qcow2"),
@@ -138,7 +138,7 @@ def test_the_same_specification_gives_the_same_text() -> None:
 
 def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(golden) -> None:
     """libvirt gives its own XML of a save back, with all that it filled in: only what must change is changed."""
-    saved = domain_xml(SPECS["save"])
+    snapshots = domain_xml(SPECS["save"])
     overlay = Image(Path("/store/layers/new/disk.qcow2"), "qcow2", SPEC.disks[0].image)
     mine = replace(
         SPECS["save"],
@@ -148,7 +148,7 @@ def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(go
         serial_log=Path("/store/runs/R2/serial.log"),
         forwards=(Forward(40033, 22),),
     )
-    text = restored_xml(saved, mine)
+    text = restored_xml(snapshots, mine)
     golden("domain/restored.xml", text)
     assert "/store/runs/R1/" not in text and "40022" not in text and 'id="R1"' not in text
     assert text.count("<source file=") == 4  # the overlay and the three below it
@@ -189,6 +189,6 @@ def test_a_save_of_a_generation_2_guest_is_found_again_by_another_run(tmp_path: 
     """Its UEFI variables lie in each run's own folder, which is no part of the machine."""
     connection = SimpleNamespace(qemu_version="7", version="9")
     one, two = (replace(SPECS["build-gen2"], nvram=tmp_path / run / "vars.fd") for run in ("R1", "R2"))
-    keys = {saved.save_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (one, two)}  # type: ignore[arg-type]  # likenesses
+    keys = {snapshots.save_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (one, two)}  # type: ignore[arg-type]  # likenesses
     assert len(keys) == 1
-    assert saved.save_key(SPEC, SimpleNamespace(key="k"), connection, None)[0] not in keys  # type: ignore[arg-type]  # likenesses
+    assert snapshots.save_key(SPEC, SimpleNamespace(key="k"), connection, None)[0] not in keys  # type: ignore[arg-type]  # likenesses

@@ -7,9 +7,9 @@ import ipaddress
 import pytest
 
 from pipeline.definition import destination
-from pipeline.definition.faults import Wrong
-from pipeline.fabric.egress import is_refused, routing_rules
-from pipeline.guests.endpoints import endpoint, endpoints
+from pipeline.definition.diagnostics import Wrong
+from pipeline.network.egress import is_refused, routing_rules
+from pipeline.network.endpoints import endpoint, endpoints
 
 OWN = {"127.0.0.1", "203.0.113.7", "10.20.0.1"}
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import command
-from pipeline.errors import GuestError
-from pipeline.guests import errand
-from pipeline.guests.errand import FOLDER, Errand
+from pipeline.base import process
+from pipeline.base.errors import GuestError
+from pipeline.guest import agent_script
+from pipeline.guest.agent_script import FOLDER, Errand
 from pipeline.hypervisor import answers
 from pipeline.hypervisor.agent import Executed
 
@@ -88,8 +88,8 @@ class Guest:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errand, "QUICK", 0.0)
-    monkeypatch.setattr(errand, "SLOW", 0.0)
+    monkeypatch.setattr(agent_script, "QUICK", 0.0)
+    monkeypatch.setattr(agent_script, "SLOW", 0.0)
 
 
 def run(guest: Guest, script: bytes | str = b"true\n", deadline: float = 30.0) -> list[str]:
@@ -113,13 +113,13 @@ def test_what_is_said_with_the_last_breath_is_heard() -> None:
         guest.say("code", b"3\n")
         guest.say("err", b"no space left\n")
 
-    with pytest.raises(command.CommandFailed) as caught:
+    with pytest.raises(process.CommandFailed) as caught:
         run(Guest(last))
     assert (caught.value.code, caught.value.stderr) == (3, "no space left\n")
 
 
 def test_half_an_exit_code_is_none() -> None:
-    with pytest.raises(command.CommandFailed) as caught:
+    with pytest.raises(process.CommandFailed) as caught:
         run(Guest(saying("code", b"1"), saying("code", b"2\n")))
     assert caught.value.code == 12
 
@@ -156,7 +156,7 @@ def test_a_restart_as_a_scripts_last_command_ends_it_well() -> None:
 
 def test_a_restart_may_take_as_long_as_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent's silence is counted anew from the restart on."""
-    monkeypatch.setattr(errand, "SILENCE", 0.05)
+    monkeypatch.setattr(agent_script, "SILENCE", 0.05)
     guest, restarts, until = Guest(saying("out", b"one\n")), [0], time.monotonic() + 0.3
 
     def alive() -> None:
@@ -175,7 +175,7 @@ def test_the_wrapper_removes_a_script_only_where_it_ended_well(tmp_path: Path) -
     folder.mkdir()
     (folder / "systemd-run").write_text('#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
     (folder / "systemd-run").chmod(0o755)
-    lines = errand._START.replace(FOLDER, str(tmp_path / "run")).replace("PATH=", f"PATH={folder}:")
+    lines = agent_script._START.replace(FOLDER, str(tmp_path / "run")).replace("PATH=", f"PATH={folder}:")
     for code, there in ((0, False), (7, True)):
         script = tmp_path / f"step{code}"
         # the unit is told to end while the script runs: it waits for it
@@ -186,7 +186,7 @@ def test_the_wrapper_removes_a_script_only_where_it_ended_well(tmp_path: Path) -
 
 
 def test_an_agent_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errand, "SILENCE", 0.05)
+    monkeypatch.setattr(agent_script, "SILENCE", 0.05)
 
     def falls_silent(guest: Guest) -> None:
         guest.deaf = True
@@ -204,12 +204,12 @@ def test_a_guest_that_is_lost_is_named_by_who_watches_it() -> None:
 
 
 def test_its_deadline_is_kept() -> None:
-    with pytest.raises(command.CommandTimeout):
+    with pytest.raises(process.CommandTimeout):
         run(Guest(), deadline=0.05)
 
 
 def test_what_was_read_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errand, "FREE_EVERY", 10)
+    monkeypatch.setattr(agent_script, "FREE_EVERY", 10)
     guest = Guest(saying("out", b"0123456789ab\n"), saying("out", b"0123456789ab\n"), saying("code", b"0\n"))
     run(guest)
     freed = [words[2:6] for words in guest.executed if words[0].endswith("fallocate")]
@@ -224,4 +224,4 @@ def test_a_file_of_the_guest_is_run_as_it_is() -> None:
 
 
 def test_the_start_is_shell() -> None:
-    subprocess.run(["sh", "-n"], input=errand._START, text=True, check=True)
+    subprocess.run(["sh", "-n"], input=agent_script._START, text=True, check=True)

@@ -24,13 +24,13 @@ from lxml import etree
 from packageurl import PackageURL
 from referencing import Registry, Resource
 
-from pipeline.digests import flat_digest, write_block_digests
-from pipeline.errors import CheckFailed, UsageError
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.cache.digests import flat_digest, write_block_digests
 from pipeline.evidence import signing
-from pipeline.evidence.seal import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
+from pipeline.evidence.checksum import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file, digests_file
+from pipeline.gallery.export_import import export, take_in
 from pipeline.gallery.integrity import Judge, verify
-from pipeline.gallery.parcels import export, take_in
 
 SYSTEM = {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
 PACKAGES = [["bash", "5.2.15-2+b7", "amd64"], ["libc6", "2.36-9+deb12u10", "amd64"], ["tzdata", "1:2024a-0", "all"]]

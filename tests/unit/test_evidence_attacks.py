@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.base.errors import CheckFailed, GoldsmithError
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
+from pipeline.cache.digests import file_digest
 from pipeline.cli.app import app
-from pipeline.digests import file_digest
-from pipeline.errors import CheckFailed, GoldsmithError
 from pipeline.evidence import signing, unsigned
-from pipeline.evidence.judge import ATTESTATIONS, PROVENANCE, RESULTS, SBOM, SUMS, judge
-from pipeline.evidence.seal import settle, write_sums
+from pipeline.evidence.checksum import settle, write_sums
+from pipeline.evidence.verification import ATTESTATIONS, PROVENANCE, RESULTS, SBOM, SUMS, judge
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version
+from pipeline.gallery.export_import import export, take_in
 from pipeline.gallery.integrity import verify
-from pipeline.gallery.parcels import export, take_in
-from pipeline.record import Run
-from pipeline.store import Store
 from tests.unit.test_evidence import captured, gallery, key, rewrite
 
 __all__ = ["gallery", "key"]  # fixtures

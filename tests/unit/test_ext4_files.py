@@ -13,10 +13,10 @@ import pytest
 import pytsk3
 from cases import unpacked
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import list_disk
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
-from pipeline.offline.disk import Disk
+from pipeline.disk import open_disk
+from pipeline.disk.disk import Disk
 
 MIB = 1 << 20
 

@@ -23,9 +23,9 @@ from pipeline.fabric.certificates import sealed
 from pipeline.fabric.instance import IMDS, PLUGIN_PORT, WIRESERVER, Instance, Request, Response
 from pipeline.fabric.limits import LARGEST_BODY
 from pipeline.fabric.media import ovf_env, write_media
-from pipeline.fabric.network import address_of
-from pipeline.fabric.relay import Relay
 from pipeline.fabric.server import Listener
+from pipeline.network.namespaces import address_of
+from pipeline.network.relay import Relay
 
 VM = Instance(
     name="web1",

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import command
+from pipeline.base import process
 from pipeline.fabric import Guest, answer, limits, server, wireserver
 from pipeline.fabric.instance import Instance, Request, Response
-from pipeline.fabric.network import Wire
-from pipeline.fabric.relay import CONNECTIONS, Relay
+from pipeline.network.namespaces import Wire
+from pipeline.network.relay import CONNECTIONS, Relay
 
 HOSTILE, HONEST = "127.0.0.5", "127.0.0.6"
 VM = Instance(
@@ -238,7 +238,7 @@ def test_one_certificate_of_a_guest_is_made_at_a_time(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.pem"
         key = tmp_path / f"{number}.key"
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        command.run([*argv, "-subj", f"/CN={number}", "-keyout", key, "-out", path], deadline=60)
+        process.run([*argv, "-subj", f"/CN={number}", "-keyout", key, "-out", path], deadline=60)
         return "".join(path.read_text().splitlines()[1:-1])
 
     texts = [certificate(number) for number in range(6)]
@@ -277,7 +277,7 @@ def test_a_relay_has_so_many_threads_and_no_more() -> None:
 def test_a_full_log_does_not_end_the_program_that_writes_it(tmp_path: Path) -> None:
     log, done = tmp_path / "log", tmp_path / "done"
     script = f"i=0; while [ $i -lt 3000 ]; do echo {'x' * 100} 2>/dev/null || true; i=$((i+1)); done; mkdir {done}"
-    child = command.start(["sh", "-c", script], log, log_limit=50_000)
+    child = process.start(["sh", "-c", script], log, log_limit=50_000)
     child.wait(timeout=30)
     assert done.exists()
     assert log.stat().st_size <= 50_000

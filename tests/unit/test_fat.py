@@ -12,10 +12,10 @@ import phony
 import pytest
 from cases import unpacked
 
-from pipeline.errors import DiskError
-from pipeline.offline import fat, open_disk, scrub
-from pipeline.offline.disk import Disk
-from pipeline.offline.filesystem import FileSystem
+from pipeline.base.errors import DiskError
+from pipeline.disk import fat, open_disk, punch_holes
+from pipeline.disk.disk import Disk
+from pipeline.disk.filesystem import FileSystem
 
 MIB = 1 << 20
 #: How mkfs.vfat is called, and the disk's size in KiB.
@@ -144,7 +144,7 @@ def test_free_clusters_are_those_of_no_file(form: str, tmp_path: Path) -> None:
     with open_disk(disk, "raw") as opened:
         found = opened.filesystem(opened.filesystems[0])
         kept = found.runs(found.entries(found.root)["KEPT"].inode)
-    free = scrub.free_extents(disk)
+    free = punch_holes.free_extents(disk)
     # counted entry by entry
     layout = fat.parse_layout(disk.read_bytes()[:512])
     assert layout is not None
@@ -152,7 +152,7 @@ def test_free_clusters_are_those_of_no_file(form: str, tmp_path: Path) -> None:
     empty = sum(not table[cluster] for cluster in range(2, layout.clusters + 2))
     assert sum(length for _, length in free) == empty * layout.cluster
     assert free and not any(a < d + e and d < a + b for a, b in free for d, e in kept)
-    scrub.punch_free(disk)
+    punch_holes.punch_free(disk)
     if "few" not in form:
         phony.tool("fsck.vfat", "-n", disk)
     with open_disk(disk, "raw") as opened:

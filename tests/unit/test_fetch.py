@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import fetch
-from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError
-from pipeline.fetch import download
+from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError
+from pipeline.cache import download as fetch
+from pipeline.cache.download import download
 
 DATA = os.urandom(3 << 20)
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from test_domain import SPEC
 
-from pipeline.errors import HostError
+from pipeline.base.errors import HostError
+from pipeline.cache.layers import Image
 from pipeline.hypervisor import host
 from pipeline.hypervisor.domain import Disk, qemu_files
 from pipeline.hypervisor.file_access import ANYBODY, closed_folders, need_access
-from pipeline.layers import Image
 
 #: A user that every Linux has, and that owns nothing.
 NOBODY = (pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid)

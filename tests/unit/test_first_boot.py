@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.definition import FirstBoot
 from pipeline.fabric import Request, wireserver
-from pipeline.guests import linux
-from pipeline.guests.adapter import FOLDER, UNIT, install_script
-from pipeline.guests.inside import first_boot
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.first_boot_service import FOLDER, UNIT, install_script
+from pipeline.systems.linux.inside import first_boot
 
 MACHINE = "02aab8a4-74ef-476e-8182-f6d2ba4166a6"
 
@@ -180,7 +180,7 @@ def test_too_much_is_refused(guest: Path, host: Host, monkeypatch: pytest.Monkey
 def test_it_is_installed_before_the_trim(tmp_path: Path) -> None:
     program = tmp_path / "apply.sh"
     program.write_text("#!/bin/sh\ncat\n")
-    script = linux.generalize_script("waagent", install_script(FirstBoot(program, "userdata", 120)))
+    script = scripts.generalize_script("waagent", install_script(FirstBoot(program, "userdata", 120)))
     assert script.index(UNIT) < script.index("fstrim")
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
     # carried out below another root, it is what was meant

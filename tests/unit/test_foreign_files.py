@@ -16,9 +16,9 @@ import lz4.frame
 import pytest
 import zstandard
 
-from pipeline.errors import DiskError
-from pipeline.offline.containers import detect
-from pipeline.offline.formats import recognize_foreign
+from pipeline.base.errors import DiskError
+from pipeline.disk.disk_formats import detect
+from pipeline.disk.formats import recognize_foreign
 
 DISK = bytes(1 << 20)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import CHUNK, chunk_digests, flat_digest
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
+from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
 from pipeline.gallery import DISK, Gallery
 from pipeline.gallery.versions import next_version, parse
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import phony
 import pytest
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.checks import inspect_disk
 from pipeline.checks.model import REGISTRY
 from pipeline.cli.app import app
-from pipeline.errors import GoldsmithError
-from pipeline.offline import open_disk
+from pipeline.disk import open_disk
 from pipeline.vhd.footer import MIB, verify_fixed
 
 SECTOR = 512

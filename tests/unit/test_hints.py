@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.command import CommandFailed, CommandTimeout
-from pipeline.errors import GuestError, UsageError
-from pipeline.hints import HINTS
+from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.hints import HINTS
+from pipeline.base.process import CommandFailed, CommandTimeout
 
 ROOT = Path(pipeline.__file__).parent
 KINDS = {"GoldsmithError", "CheckFailed", "UsageError", "HostError", "BuildError", "GuestError", "DiskError"}
@@ -61,7 +61,7 @@ def fault(call: ast.Call) -> str | None:
 
 
 def test_every_place_that_raises_says_what_to_do() -> None:
-    """A new error needs `hint=`, or a line for its name in pipeline/hints.py."""
+    """A new error needs `hint=`, or a line for its name in pipeline/base/hints.py."""
     sites = list(raised())
     assert len(sites) > 350
     assert [f"{place}: {why}" for place, call in sites if (why := fault(call))] == []

@@ -155,15 +155,15 @@ ASKERS = {
     "sandbox", "sandbox_worker", "scrub", "tools", "transfer", "unpack", "unpack_worker", "wire",
 }  # fmt: skip
 READERS = {
-    "vhd.chain", "vhd.sparse", "guests.boot_files",
+    "vhd.chain", "vhd.sparse", "systems.linux.boot_files",
     *(f"offline.{path.stem}" for path in (ROOT / "offline").glob("*.py") if path.stem not in ASKERS),
 }  # fmt: skip
 #: Where readers may be used: themselves, what judges a disk in the worker, and the worker's own shapes.
-WORKERS = {"checks", "offline.questions", "offline.sandbox_worker", "offline.__init__"}
+WORKERS = {"checks", "disk.questions", "disk.sandbox_worker", "offline.__init__"}
 #: What others may take of them: shapes that are written, and arithmetic on extents. No name here reads a disk.
 SHAPES = {
     ("vhd.write", "vhd.sparse"): {"ABSENT", "ABSOLUTE", "BLOCK_SIZE", "HEADER_SIZE", "RELATIVE", "Header", "Locator"},
-    ("offline.gpt", "vhd.chain"): {"overlay"},
+    ("disk.gpt", "vhd.chain"): {"overlay"},
 }
 
 
@@ -190,12 +190,12 @@ def names_by_module(path: Path) -> dict[str, set[str]]:
 
 
 #: Who makes ISOs; pycdlib reads them in the worker alone.
-ISO_WRITERS = {"guests.access", "fabric.media"}
+ISO_WRITERS = {"guest.access", "fabric.media"}
 
 
 def test_only_the_sandboxs_worker_reads_disks() -> None:
     """One door to untrusted disks, as there is one to libvirt: everybody else asks `offline.sandbox`."""
-    assert "offline.media_reader" in READERS
+    assert "disk.media_reader" in READERS
     wrong = []
     for path in FILES:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -216,14 +216,14 @@ def test_only_the_sandboxs_worker_reads_disks() -> None:
     ("module", "unwanted"),
     [
         (
-            "pipeline.plan, pipeline.preconditions, pipeline.cli.build",
-            "libvirt lxml pycdlib cryptography rich sh pipeline.fabric pipeline.offline.sandbox "
-            "pipeline.checks.model pipeline.hypervisor.machine pipeline.guests.session "
-            "pipeline.guests.windows.session",
+            "pipeline.engine.plan, pipeline.engine.preconditions, pipeline.cli.build",
+            "libvirt lxml pycdlib cryptography rich sh pipeline.fabric pipeline.disk.sandbox "
+            "pipeline.checks.model pipeline.hypervisor.machine pipeline.systems.linux.session "
+            "pipeline.systems.windows.session",
         ),
         (
             "pipeline.gallery.listing, pipeline.cli.gallery",
-            "libvirt lxml pycdlib cryptography rich yaml pipeline.definition pipeline.layers pipeline.checks.model",
+            "libvirt lxml pycdlib cryptography rich yaml pipeline.definition pipeline.cache.layers pipeline.checks.model",
         ),
     ],
 )

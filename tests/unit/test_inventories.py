@@ -9,11 +9,11 @@ import phony
 import pytest
 from cases import unpacked
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import list_disk
 from pipeline.checks.listing import listing
 from pipeline.cli.app import app
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
+from pipeline.disk import open_disk
 
 MIB = 1 << 20
 MUSL = "C:Q1x=\nP:musl\nV:1.2.5-r0\nA:x86_64\nF:lib\nR:ld-musl-x86_64.so.1\na:0:0:755\n\n"

@@ -10,10 +10,10 @@ import phony_windows
 import pytest
 from test_plan import project, store_of  # noqa: F401  a fixture, by its name
 
-from pipeline import patching
-from pipeline.errors import BuildError, HostError
-from pipeline.evidence.seal import Contents
-from pipeline.guests import archive
+from pipeline.base.errors import BuildError, HostError
+from pipeline.evidence.checksum import Contents
+from pipeline.nightly import patch
+from pipeline.systems.debian import apt
 from tests.unit.test_patching import golden_of
 
 STATUS = "/var/lib/dpkg/status"
@@ -70,10 +70,10 @@ def test_an_archive_that_does_not_answer_is_not_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     golden = golden_of(project)
-    monkeypatch.setattr(patching, "list_disk", lambda *_, **__: [["bash", "1", "amd64"]])
-    monkeypatch.setattr(archive, "newer", lambda *_: None)
+    monkeypatch.setattr(patch, "list_disk", lambda *_, **__: [["bash", "1", "amd64"]])
+    monkeypatch.setattr(apt, "newer", lambda *_: None)
     with pytest.raises(HostError) as caught:
-        patching.outdated(golden)
+        patch.outdated(golden)
     assert caught.value.name == "archive-not-reached" and caught.value.hint
-    monkeypatch.setattr(archive, "newer", lambda *_: [])
-    assert patching.outdated(golden) == []
+    monkeypatch.setattr(apt, "newer", lambda *_: [])
+    assert patch.outdated(golden) == []

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import chunk_digests, flat_digest
-from pipeline.errors import CheckFailed, UsageError
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.gallery import DISK, Gallery, Version
+from pipeline.gallery.export_import import export, take_in
 from pipeline.gallery.integrity import verify
-from pipeline.gallery.keeping import (
+from pipeline.gallery.retention import (
     bury,
     give_back,
     leased,
@@ -29,7 +30,6 @@ from pipeline.gallery.keeping import (
     take_lease,
     withdrawn,
 )
-from pipeline.gallery.parcels import export, take_in
 
 DAY = timedelta(days=1)
 

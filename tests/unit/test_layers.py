@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.layers import CHECKED, DISK, Draft, Image, Layer, Layers, layer_key, mode
-from pipeline.record import remove_tree
-from pipeline.store import DEFAULT_HOME, Store
+from pipeline.base.runs import remove_tree
+from pipeline.base.store import DEFAULT_HOME, Store
+from pipeline.cache.layers import CHECKED, DISK, Draft, Image, Layer, Layers, layer_key, mode
 
 
 def commit(layers: Layers, key: str, backing: Image | None = None) -> Layer:
@@ -183,7 +183,7 @@ def test_a_sweep_takes_no_layer_that_somebody_begins(tmp_path: Path, monkeypatch
             remove_tree(folder)
 
         with monkeypatch.context() as patched:
-            patched.setattr("pipeline.layers.remove_tree", remove)
+            patched.setattr("pipeline.cache.layers.remove_tree", remove)
             assert Layers(tmp_path).sweep() == ["k"]
         assert begun[0].result().key == "k"
     assert Layers(tmp_path).get("k") is not None

@@ -15,11 +15,11 @@ import pytest
 from defects import KEY, PEM
 
 from pipeline.checks import all_checks, run_checks
-from pipeline.checks.service_identity import identity_paths
-from pipeline.guests import linux
-from pipeline.guests.identity_removal import SNAKEOIL_UNIT, removal_script
-from pipeline.guests.service_identity import INITIATOR, SNAKEOIL_KEY, TABLE, has_line
-from pipeline.offline import open_disk
+from pipeline.checks.linux.service_identity import identity_paths
+from pipeline.disk import open_disk
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.identity_removal import SNAKEOIL_UNIT, removal_script
+from pipeline.systems.linux.service_identity import INITIATOR, SNAKEOIL_KEY, TABLE, has_line
 
 #: An identity as its service writes it, where not any content will do: by path, or by the end of it.
 WRITTEN = {
@@ -163,7 +163,7 @@ def test_what_has_no_identity_is_left_alone(tmp_path: Path) -> None:
     })  # fmt: skip
     run_in(tree, "true")
     before = contents(tree)
-    run_in(tree, PREAMBLE + removal_script() + linux._HOST_NAME)
+    run_in(tree, PREAMBLE + removal_script() + scripts._HOST_NAME)
     assert contents(tree) == before
 
 
@@ -181,7 +181,7 @@ def test_what_has_no_identity_is_left_alone(tmp_path: Path) -> None:
 def test_the_build_s_name_goes(name: str, hosts: str, kept: str, tmp_path: Path) -> None:
     tree = phony.plant(tmp_path)
     write(tree, {"/etc/hostname": name + "\n", "/etc/hosts": hosts})
-    run_in(tree, PREAMBLE + linux._HOST_NAME)
+    run_in(tree, PREAMBLE + scripts._HOST_NAME)
     assert (tree / "etc/hosts").read_text() == kept
     assert (tree / "etc/hostname").read_text().startswith("localhost")
 

@@ -12,11 +12,11 @@ import phony
 import phony_hive
 import pytest
 
+from pipeline.base.errors import DiskError, UsageError
 from pipeline.checks import list_disk
-from pipeline.checks.html import report
+from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.app import app
-from pipeline.errors import DiskError, UsageError
 from tests.tools import skip_without
 
 

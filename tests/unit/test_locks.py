@@ -13,17 +13,17 @@ import pytest
 from filelock import FileLock
 
 import pipeline
-from pipeline import locks
-from pipeline.care import planning
-from pipeline.errors import BuildError
+from pipeline.base import locks
+from pipeline.base.errors import BuildError
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layers
 from pipeline.gallery import Gallery
-from pipeline.layers import Layers
-from pipeline.store import Store
+from pipeline.maintenance.gc import planning
 
 _HOLD = """
 import sys
 from filelock import FileLock
-from pipeline.record import Run
+from pipeline.base.runs import Run
 from pathlib import Path
 lock = FileLock(sys.argv[1]); lock.acquire()
 if sys.argv[2]:
@@ -94,8 +94,8 @@ def test_every_wait_of_the_store_says_for_whom(
 ) -> None:
     """An image's folder, a layer in the making, the plan of a build: each names the holder, and has a deadline."""
     monkeypatch.setattr("pipeline.gallery.PATIENCE", 0.1)
-    monkeypatch.setattr("pipeline.layers.PATIENCE", 0.1)
-    monkeypatch.setattr("pipeline.care.PATIENCE", 0.1)
+    monkeypatch.setattr("pipeline.cache.layers.PATIENCE", 0.1)
+    monkeypatch.setattr("pipeline.maintenance.gc.PATIENCE", 0.1)
     monkeypatch.setattr(locks.log, "propagate", True)
 
     def hold_image() -> None:

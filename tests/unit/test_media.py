@@ -15,12 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 import pipeline
+from pipeline.base.errors import DiskError, UsageError
 from pipeline.cli.app import app
-from pipeline.errors import DiskError, UsageError
-from pipeline.guests.windows.preflight import preflight
-from pipeline.guests.windows.vocabulary import validate
-from pipeline.offline import sandbox
-from pipeline.offline.media import (
+from pipeline.disk import sandbox
+from pipeline.disk.media import (
     DRIVERS,
     NO_PROMPT,
     Edition,
@@ -30,8 +28,10 @@ from pipeline.offline.media import (
     installation,
     recognize,
 )
-from pipeline.offline.media_reader import open_medium
-from pipeline.offline.questions import Answer
+from pipeline.disk.media_reader import open_medium
+from pipeline.disk.questions import Answer
+from pipeline.systems.windows.preflight import preflight
+from pipeline.systems.windows.unattend_schema import validate
 from tests.tools import skip_without
 
 TOOLS = ("genisoimage", "wimlib-imagex")
@@ -311,9 +311,9 @@ def test_the_parent_does_not_read_media(wim: Path, tmp_path: Path) -> None:
     """pycdlib and lxml's parser get a user's ISO in the worker: this process opens nothing with them."""
     iso = medium(tmp_path, windows(wim))
     script = (
-        "import sys; from pathlib import Path; from pipeline.offline import media;"
+        "import sys; from pathlib import Path; from pipeline.disk import media;"
         f"found = media.installation(Path({str(iso)!r})); assert media.find_loader_swap(Path({str(iso)!r}));"
-        "print(len(found.editions), sorted({'pycdlib', 'pipeline.offline.media_reader'} & set(sys.modules)))"
+        "print(len(found.editions), sorted({'pycdlib', 'pipeline.disk.media_reader'} & set(sys.modules)))"
     )
     here = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=here)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli.app import app
-from pipeline.errors import GoldsmithError
 from pipeline.vhd.extents import ExtentSource, file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import EPOCH, MIB, checksum

@@ -13,9 +13,9 @@ import phony
 import pytest
 from cases import unpacked
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli.app import app
-from pipeline.errors import GoldsmithError
-from pipeline.offline.containers import detect
+from pipeline.disk.disk_formats import detect
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import MIB, DiskType, Footer
@@ -267,7 +267,7 @@ def test_what_is_no_file_never_hangs(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     good = vhd(tmp_path)
     script = (
-        "import sys\nfrom pipeline.cli.app import app\nfrom pipeline.errors import GoldsmithError\n"
+        "import sys\nfrom pipeline.cli.app import app\nfrom pipeline.base.errors import GoldsmithError\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    try:\n        app(line.split('\\t'), standalone_mode=False)\n        print('exit 0', line)\n"
         "    except GoldsmithError as error:\n        print(error.exit_code, bool(error.hint), line)\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
-from pipeline.offline.disk import Disk
-from pipeline.offline.filesystem import FileSystem
-from pipeline.offline.ntfs import NtfsFileSystem
+from pipeline.base.errors import DiskError
+from pipeline.disk import open_disk
+from pipeline.disk.disk import Disk
+from pipeline.disk.filesystem import FileSystem
+from pipeline.disk.ntfs import NtfsFileSystem
 from tests.tools import skip_without
 
 MIB = 1 << 20

@@ -9,10 +9,10 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.errors import DiskError
-from pipeline.offline import initramfs, scrub
-from pipeline.offline.disk import open_disk
-from pipeline.offline.packages import dpkg_packages, parse_status
+from pipeline.base.errors import DiskError
+from pipeline.disk import initramfs, punch_holes
+from pipeline.disk.disk import open_disk
+from pipeline.disk.packages import dpkg_packages, parse_status
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_journal_to_replay_is_seen_first(disk: Path) -> None:
         facts = opened.root_volume.facts
         assert facts is not None and facts.needs_recovery and not facts.clean
     with pytest.raises(DiskError) as caught:
-        scrub.free_extents(disk)
+        punch_holes.free_extents(disk)
     assert caught.value.name == "fs-not-clean"
 
 
@@ -144,7 +144,7 @@ def test_an_empty_journal_ships_nothing_but_its_head(disk: Path, tmp_path: Path)
     vhd = phony.as_vhd(disk, tmp_path / "disk.vhd")
     head = vhd.read_bytes()[journal_block(disk, 0) :][:1024]
     assert b"systemd-private-8c1f" in vhd.read_bytes()
-    scrub.punch_free(vhd)
+    punch_holes.punch_free(vhd)
     assert b"systemd-private-8c1f" not in vhd.read_bytes()
     assert vhd.read_bytes()[journal_block(disk, 0) :][:1024] == head
     phony.tool("e2fsck", "-fn", f"{vhd}?offset={phony.ROOT_AT}")
@@ -157,7 +157,7 @@ def test_a_journal_that_has_something_left_is_not_touched(disk: Path, tmp_path: 
         file.seek(journal_block(disk, 0) + 28)
         file.write(b"\0\0\0\1")
     vhd = phony.as_vhd(disk, tmp_path / "disk.vhd")
-    scrub.punch_free(vhd)
+    punch_holes.punch_free(vhd)
     assert b"systemd-private-8c1f" in vhd.read_bytes()
 
 
@@ -167,18 +167,18 @@ def test_no_freed_block_is_shipped(good: Path, disk: Path, tmp_path: Path) -> No
     phony.put(disk, "/root/kept", b"kept-55aa" * 9000, tmp_path)
     phony.put_esp(disk, "EFI/secret", canary[:300000], tmp_path)
     vhd = phony.as_vhd(disk, tmp_path / "full.vhd")
-    assert scrub.punch_free(vhd) >= 0
+    assert punch_holes.punch_free(vhd) >= 0
     assert canary in vhd.read_bytes()
     phony.debugfs(disk, "rm /root/secret")
     phony.put_esp(disk, "EFI/secret", None, tmp_path)
     vhd = phony.as_vhd(disk, tmp_path / "disk.vhd")
     assert b"canary-8c1f" in vhd.read_bytes()
     before = vhd.stat().st_blocks
-    assert scrub.punch_free(vhd) >= 700000
+    assert punch_holes.punch_free(vhd) >= 700000
     assert b"canary-8c1f" not in vhd.read_bytes() and b"kept-55aa" * 9000 in vhd.read_bytes()
     assert vhd.stat().st_blocks < before and vhd.stat().st_size == phony.SIZE + 512
     # blocks of 1 KiB: what shares a block of the host with live data is zeroed, and stays
-    assert scrub.punch_free(vhd) < 65536
+    assert punch_holes.punch_free(vhd) < 65536
     phony.tool("e2fsck", "-fn", f"{vhd}?offset={phony.ROOT_AT}")
     phony.tool("fsck.vfat", "-n", _part(vhd, phony.ESP_AT, phony.ROOT_AT - phony.ESP_AT, tmp_path))
     with open_disk(vhd) as opened:

@@ -15,12 +15,12 @@ import phony
 import pytest
 
 import pipeline
-from pipeline.checks.html import report
+from pipeline.base.errors import DiskError
+from pipeline.base.printable import one_line, printable
+from pipeline.base.runs import Event
+from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.show import Progress, print_error, table
-from pipeline.errors import DiskError
-from pipeline.printable import one_line, printable
-from pipeline.record import Event
 
 #: A title, a clear screen, a link, a turned line, an eight-bit CSI, a null, a forged line.
 EVIL = "a\x1b]0;owned\x07b\x1b[2J\x1b]8;;http://x\x1b\\c\u202ed\x9b31me\x00f\ng\r\u2028"

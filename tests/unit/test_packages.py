@@ -11,11 +11,11 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.command import find
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
-from pipeline.offline.packages import packages, parse_rpmdb
-from pipeline.offline.units import units
+from pipeline.base.errors import DiskError
+from pipeline.base.process import find
+from pipeline.disk import open_disk
+from pipeline.disk.packages import packages, parse_rpmdb
+from pipeline.disk.units import units
 from tests.tools import needs_tool, skip_without
 
 TEXT, NUMBER = 6, 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.proof import page_picture
-from pipeline.proof.page_picture import HEIGHT, WIDTH, draw_page, find_browser
+from pipeline.prove import page_picture
+from pipeline.prove.page_picture import HEIGHT, WIDTH, draw_page, find_browser
 
 drawn = pytest.mark.skipif(
     find_browser() is None or os.geteuid() != 0, reason="chromium is not installed, or this is not root"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import patching, truth
-from pipeline import refresh as night
-from pipeline.build import Outcome
+from pipeline.base.errors import CheckFailed
 from pipeline.definition import Definition, MasterSource, Refresh, ScriptStep, load_named
-from pipeline.errors import CheckFailed
+from pipeline.engine.plan import explain, plan
+from pipeline.engine.runner import Outcome
 from pipeline.gallery import Gallery, Version
-from pipeline.plan import explain, plan
+from pipeline.nightly import patch, rebuild_check
+from pipeline.nightly import refresh as night
 from pipeline.stages import capture as stage
 from tests.unit.test_keeping import capture
 from tests.unit.test_plan import index, job_of, project, store_of
@@ -41,21 +41,21 @@ def golden_of(project: Path, **more: object) -> Version:
 
 
 def newer(monkeypatch: pytest.MonkeyPatch, found: list[str] | None) -> None:
-    monkeypatch.setattr(patching, "outdated", lambda _golden: found)
+    monkeypatch.setattr(patch, "outdated", lambda _golden: found)
 
 
 def test_nothing_new_is_no_patch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_of(project)
     for found in ([], None):
         newer(monkeypatch, found)
-        assert patching.due(patching_definition(project), golden, store_of(project))[1] == ""
+        assert patch.due(patching_definition(project), golden, store_of(project))[1] == ""
 
 
 def test_newer_packages_are_patched_into_golden(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_of(project)
     index(monkeypatch, "index two", ["bash"])
     newer(monkeypatch, ["bash 1 -> 2", "b", "c", "d"])
-    wanted, why = patching.due(patching_definition(project), golden, store_of(project))
+    wanted, why = patch.due(patching_definition(project), golden, store_of(project))
     assert wanted.source == MasterSource("site", golden.version)
     assert [step.title for step in wanted.steps] == ["updates"]
     assert why == "newer: bash 1 -> 2, b, c ..."
@@ -64,7 +64,7 @@ def test_newer_packages_are_patched_into_golden(project: Path, monkeypatch: pyte
 def test_a_patch_runs_the_definitions_own_steps(project: Path) -> None:
     step = ScriptStep(file=project / "scripts/tune.sh", script="scripts/tune.sh")
     definition = replace(load_named(project, "site"), refresh=Refresh("patch", (step,)))
-    assert patching.patched(definition, golden_of(project)).steps == (step,)
+    assert patch.patched(definition, golden_of(project)).steps == (step,)
 
 
 @pytest.mark.parametrize("patched", [False, True])
@@ -75,25 +75,25 @@ def test_what_is_no_package_asks_for_a_rebuild(project: Path, monkeypatch: pytes
         root = {"version": golden.version, "inputs": golden.manifest["inputs"]}
         golden = golden_of(project, inputs=[], patched_from=golden.version, rebuilt=root)
     newer(monkeypatch, ["bash 1 -> 2"])
-    unchanged, _ = patching.due(patching_definition(project), golden, store_of(project))
+    unchanged, _ = patch.due(patching_definition(project), golden, store_of(project))
     assert unchanged.source == MasterSource("site", golden.version)
     (project / "scripts/tune.sh").write_text("#!/bin/sh\nfalse\n")
-    wanted, why = patching.due(patching_definition(project), golden, store_of(project))
+    wanted, why = patch.due(patching_definition(project), golden, store_of(project))
     assert wanted.source == load_named(project, "site").source
     assert why == "built anew: tune.sh: changed: script scripts/tune.sh"
     text = (project / "images/site.yaml").read_text()
     (project / "images/site.yaml").write_text(text.replace("  - copy: {from: files/motd, to: /etc/motd}\n", ""))
-    assert "/etc/motd is gone" in patching.due(patching_definition(project), golden, store_of(project))[1]
+    assert "/etc/motd is gone" in patch.due(patching_definition(project), golden, store_of(project))[1]
 
 
 def test_a_patched_master_knows_its_line(project: Path) -> None:
     first = golden_of(project)
     job = job_of(project)
-    job.definition = patching.patched(job.definition, first)
+    job.definition = patch.patched(job.definition, first)
     told = stage._lineage(job)
     assert told["patched_from"] == told["rebuilt"]["version"] == first.version
     second = golden_of(project, **told)
-    job.definition = patching.patched(job.definition, second)
+    job.definition = patch.patched(job.definition, second)
     assert stage._lineage(job)["patched_from"] == second.version
     assert stage._lineage(job)["rebuilt"]["version"] == first.version
     assert stage._lineage(job_of(project)) == {}
@@ -113,17 +113,18 @@ def test_a_cold_build_reuses_nothing_and_leaves_nothing_to_explain(project: Path
 def test_cold_is_due_by_the_last_one_or_the_first_version(project: Path) -> None:
     gallery = Gallery(store_of(project).gallery)
     definition = load_named(project, "site")
-    assert not truth.due(definition, gallery)  # nothing there yet
+    assert not rebuild_check.due(definition, gallery)  # nothing there yet
     golden_of(project, age=3)
     today = datetime.now(UTC)
-    assert not truth.due(definition, gallery, today)
-    assert truth.due(definition, gallery, today + timedelta(days=5))
+    assert not rebuild_check.due(definition, gallery, today)
+    assert rebuild_check.due(definition, gallery, today + timedelta(days=5))
     # what sysprep leaves no two times alike cannot be compared
-    assert not truth.due(replace(definition, os="windows"), gallery, today + timedelta(days=5))
-    truth.note(definition, gallery, "R1")
-    assert not truth.due(definition, gallery, today + timedelta(days=5))
-    assert truth.due(definition, gallery, today + timedelta(days=8))
-    assert not truth.due(replace(definition, refresh=Refresh(cold_days=0)), gallery, today + timedelta(days=99))
+    assert not rebuild_check.due(replace(definition, os="windows"), gallery, today + timedelta(days=5))
+    rebuild_check.note(definition, gallery, "R1")
+    assert not rebuild_check.due(definition, gallery, today + timedelta(days=5))
+    assert rebuild_check.due(definition, gallery, today + timedelta(days=8))
+    never = replace(definition, refresh=Refresh(cold_days=0))
+    assert not rebuild_check.due(never, gallery, today + timedelta(days=99))
 
 
 class Builds:
@@ -135,9 +136,9 @@ class Builds:
         self.trees: list[Mapping[str, Sequence[str]]] = [TREE, TREE]
         self.dropped: list[str] = []
         self.calls: list[dict[str, Any]] = []
-        monkeypatch.setattr(truth.builder, "build", self)
-        monkeypatch.setattr(truth, "list_disk", self.listed)
-        monkeypatch.setattr(truth.Layers, "drop", lambda _self, key: self.dropped.append(key))
+        monkeypatch.setattr(rebuild_check.builder, "build", self)
+        monkeypatch.setattr(rebuild_check, "list_disk", self.listed)
+        monkeypatch.setattr(rebuild_check.Layers, "drop", lambda _self, key: self.dropped.append(key))
 
     def __call__(self, definition: Definition, _store: object, **more: Any) -> Outcome:
         number = len(self.calls)
@@ -159,7 +160,7 @@ def builds(project: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 
 def hold(project: Path) -> None:
-    truth.hold_to_it(load_named(project, "site"), store_of(project), command="test", listeners=[])
+    rebuild_check.hold_to_it(load_named(project, "site"), store_of(project), command="test", listeners=[])
 
 
 def test_the_same_is_the_truth(project: Path, builds: Builds) -> None:
@@ -168,7 +169,7 @@ def test_the_same_is_the_truth(project: Path, builds: Builds) -> None:
     assert [bool(call.get("cold")) for call in builds.calls] == [False, True]
     assert {call["until"] for call in builds.calls} == {"convert"}
     assert builds.dropped == ["k1"]
-    assert not truth.due(load_named(project, "site"), Gallery(store_of(project).gallery))
+    assert not rebuild_check.due(load_named(project, "site"), Gallery(store_of(project).gallery))
 
 
 def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -> None:
@@ -180,7 +181,7 @@ def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -
     told = (caught.value.evidence / "cold-differences.txt").read_text()
     assert told == "/etc/motd: file 0 0 644 aa | file 0 0 644 cc\n"
     assert builds.dropped == ["k1"]
-    assert not (store_of(project).gallery / "site" / truth.TRUTH).exists()
+    assert not (store_of(project).gallery / "site" / rebuild_check.TRUTH).exists()
 
 
 def test_an_archive_that_moved_cannot_tell(project: Path, builds: Builds) -> None:
@@ -209,7 +210,7 @@ def test_a_night_patches_and_the_week_builds_anew(
     told = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == MasterSource("site", golden.version)
     assert told.why == "newer: bash 1 -> 2"
-    monkeypatch.setattr(truth, "due", lambda *_: True)
+    monkeypatch.setattr(rebuild_check, "due", lambda *_: True)
     told = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == definition.source
     assert builds.calls[-1]["cold"]
@@ -220,7 +221,7 @@ def test_a_cold_build_that_differs_fails_the_night(
     project: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden = golden_of(project)
-    monkeypatch.setattr(truth, "due", lambda *_: True)
+    monkeypatch.setattr(rebuild_check, "due", lambda *_: True)
     builds.trees = [TREE, {}]
     told = night.refresh([load_named(project, "site")], store_of(project), command="test").images[0]
     assert (told.outcome, told.golden) == (night.FAILED, golden.version)

@@ -8,7 +8,7 @@ import hyperscan
 import pytest
 
 from pipeline.checks.sandbox import INSPECT
-from pipeline.offline.pattern_cache import Expressions, compile_patterns
+from pipeline.disk.pattern_cache import Expressions, compile_patterns
 
 ONE: Expressions = [(b"AKIA[A-Z]{4}", 0), (b"token", hyperscan.HS_FLAG_CASELESS)]
 TWO: Expressions = [(b"token", 0), (b"AKIA[A-Z]{4}", 0)]
@@ -69,4 +69,4 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
 
 
 def test_inspect_reads_the_cache_before_its_rights_go() -> None:
-    assert "pipeline.offline.secret_search:matcher" in INSPECT.prepare
+    assert "pipeline.disk.secret_search:matcher" in INSPECT.prepare

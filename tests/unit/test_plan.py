@@ -10,22 +10,23 @@ from typing import Any
 
 import pytest
 
-from pipeline import job
-from pipeline import plan as planning
-from pipeline.build import _run, _sound
+from pipeline import context
+from pipeline.base.errors import UsageError
+from pipeline.base.runs import NO_RUN
+from pipeline.base.store import Store
+from pipeline.cache.layers import DISK, Draft, Image, Layers
 from pipeline.checks import versions
+from pipeline.context import Job
 from pipeline.definition import load_named
-from pipeline.errors import UsageError
+from pipeline.engine import plan as planning
+from pipeline.engine.plan import START, WARM, explain, golden_stands, plan, root_needed_for
+from pipeline.engine.runner import _run, _sound
 from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery
-from pipeline.guests import adapter, archive, debian, linux
-from pipeline.job import Job
-from pipeline.layers import DISK, Draft, Image, Layers
-from pipeline.plan import START, WARM, explain, golden_stands, plan, root_needed_for
-from pipeline.record import NO_RUN
-from pipeline.refresh import _is_current
+from pipeline.nightly.refresh import _is_current
 from pipeline.stages import generalize, provision
-from pipeline.store import Store
+from pipeline.systems.debian import apt, bootstrap
+from pipeline.systems.linux import first_boot_service, scripts
 from tests.unit.test_gallery import least_manifest
 
 DEFINITION = """\
@@ -75,8 +76,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def index(monkeypatch: pytest.MonkeyPatch, digest: str, outdated: list[str] | None) -> None:
-    monkeypatch.setattr(job, "INDEX_AGE", 0.0)
-    monkeypatch.setattr(archive, "package_index", lambda _suite: digest)
+    monkeypatch.setattr(context, "INDEX_AGE", 0.0)
+    monkeypatch.setattr(apt, "package_index", lambda _suite: digest)
     monkeypatch.setattr(Job, "outdated", lambda _job, _layer: outdated)
 
 
@@ -148,7 +149,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "the suite": (define("bookworm", "trixie"), "bootstrap trixie"),
     "the base's packages": (define("[less]", "[less, tree]"), UNITS[0]),
     "the package index": (lambda _project, patch: index(patch, "index two", None), UNITS[0]),
-    "how a base is made": (patched(debian, "recipe", lambda: "another"), UNITS[0]),
+    "how a base is made": (patched(bootstrap, "recipe", lambda: "another"), UNITS[0]),
     "ansible-core": (patched(provision, "ansible_version", lambda: "another"), "site.yml"),
     "the disk's size": (define("8 GiB", "9 GiB"), "site.yml"),
     "what guests may reach": (define("disk: 8 GiB", "disk: 8 GiB\nnetwork: {allow: [10.1.2.3:80]}"), "site.yml"),
@@ -165,10 +166,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a copied file's mode": (mode("files/motd"), "/etc/motd"),
     "where a copy goes": (define("to: /etc/motd", "to: /etc/issue"), "/etc/issue"),
     "the agent": (define("expect:", "generalize: {agent: none}\nexpect:"), "generalize"),
-    "the generalize script": (patched(linux, "generalize_script", lambda _agent, _installs: "another"), "generalize"),
+    "the generalize script": (
+        patched(scripts, "generalize_script", lambda _agent, _installs: "another"),
+        "generalize",
+    ),
     "the version of a stage": (patched(generalize, "VERSION", 99), "generalize"),
-    "a check": (raised(versions.BOTH, "checks.boot"), "checks"),
-    "the packages' reader": (raised(versions.LINUX, "offline.packages"), "checks"),
+    "a check": (raised(versions.BOTH, "checks.disk.boot"), "checks"),
+    "the packages' reader": (raised(versions.LINUX, "disk.packages"), "checks"),
     "the rules for secrets": (patched(versions, "RULES", versions.RULES[:1]), "checks"),
     "a waived check": (define("expect:", "waive: {apt-proxy: a reason}\nexpect:"), "checks"),
     "the cells": (define("expect:", "prove: [gen1]\nexpect:"), "gen1"),
@@ -176,7 +180,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a first-boot program": (edit("scripts/configure.sh", "true", "false"), "generalize"),
     "a first-boot deadline": (define("deadline: 1 min", "deadline: 2 min"), "generalize"),
     "a first-boot sample": (define("sample: one", "sample: two"), "gen1, gen2"),
-    "the first-boot adapter": (patched(adapter, "_SERVICE", "another"), "generalize"),
+    "the first-boot adapter": (patched(first_boot_service, "_SERVICE", "another"), "generalize"),
     "the summary": (define("an image with", "another image with"), "golden"),
 }
 
@@ -203,7 +207,7 @@ NOTHING: dict[str, Change] = {
     "another image's playbook": edit("playbooks/other.yml", "all", "web"),
     "a comment": define("disk: 8 GiB", "disk: 8 GiB  # enough"),
     "a deadline": define("network: none", "network: none\n    timeout: 5 min"),
-    "a reader of Windows' registry": raised(versions.WINDOWS, "offline.registry"),
+    "a reader of Windows' registry": raised(versions.WINDOWS, "disk.registry"),
     "the machine": define("expect:", "machine: {cpus: 4}\nexpect:"),
     "an index without news for this disk": lambda _project, patch: index(patch, "index two", []),
 }

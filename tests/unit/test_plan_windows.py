@@ -10,11 +10,11 @@ import pytest
 from test_keeping import capture
 from test_plan import Change, build_all, edit, job_of, patched, run_of, store_of
 
-from pipeline import patching
 from pipeline.definition import MasterSource, load_named
+from pipeline.engine.plan import explain, plan
 from pipeline.gallery import Gallery, Version
-from pipeline.guests.windows import first_boot, updates
-from pipeline.plan import explain, plan
+from pipeline.nightly import patch as patching
+from pipeline.systems.windows import first_boot, updates
 
 MSI = "NOT AN MSI"
 DEFINITION = f"""\

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.base.errors import BuildError, UsageError
+from pipeline.base.store import Store
 from pipeline.cli.build import _explained, _image_name
 from pipeline.definition import DefinitionError, load, load_named, load_sound_part
-from pipeline.errors import BuildError, UsageError
+from pipeline.engine.preconditions import check_preconditions, require_buildable
 from pipeline.gallery import DISK, Gallery
-from pipeline.guests import archive
-from pipeline.preconditions import check_preconditions, require_buildable
-from pipeline.store import Store
+from pipeline.systems.debian import apt
 from tests.unit.test_gallery import least_manifest
 
 GIB = 1 << 30
@@ -27,12 +27,12 @@ NAMES = frozenset({"less", "nginx", "tree", "jq", "default-mta", "libc6"})
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    def known(suite: str, _cache: Path) -> archive.PackageNames | None:
+    def known(suite: str, _cache: Path) -> apt.PackageNames | None:
         if suite == "bokworm":
             raise BuildError(f"the mirror has no suite {suite}", name="suite-missing", hint="a code name: bookworm")
-        return archive.PackageNames.of(NAMES) if suite == "bookworm" else None
+        return apt.PackageNames.of(NAMES) if suite == "bookworm" else None
 
-    monkeypatch.setattr(archive, "known_packages", known)
+    monkeypatch.setattr(apt, "known_packages", known)
     store = Store(tmp_path / "store").ensure()
     gallery = Gallery(store.gallery)
     disk = tmp_path / "base.vhd"
@@ -125,20 +125,20 @@ def test_without_a_store_nothing_is_said_of_masters(store: Store, tmp_path: Path
 def test_names_of_packages_come_from_the_hosts_own_lists_or_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "_host_packages", lambda _suite: None)
-    monkeypatch.setattr(archive, "_ask_packages", lambda _suite: NAMES)
-    known = archive.known_packages("bookworm", tmp_path / "cache")
+    monkeypatch.setattr(apt, "_host_packages", lambda _suite: None)
+    monkeypatch.setattr(apt, "_ask_packages", lambda _suite: NAMES)
+    known = apt.known_packages("bookworm", tmp_path / "cache")
     assert known is not None
     assert set(known) == NAMES
-    monkeypatch.setattr(archive, "_ask_packages", lambda _suite: None)
-    kept = archive.known_packages("bookworm", tmp_path / "cache")
+    monkeypatch.setattr(apt, "_ask_packages", lambda _suite: None)
+    kept = apt.known_packages("bookworm", tmp_path / "cache")
     assert kept is not None
     assert set(kept) == NAMES
     assert all(name in kept for name in NAMES)
     assert not any(part in kept for part in ("les", "ess", "default", "mta"))
-    assert archive.known_packages("trixie", tmp_path / "cache") is None
+    assert apt.known_packages("trixie", tmp_path / "cache") is None
     lines = "Package: nginx\nVersion: 1\nProvides: httpd, httpd-cgi (= 1)\n".splitlines()
-    assert archive._names(lines) == {"nginx", "httpd", "httpd-cgi"}
+    assert apt._names(lines) == {"nginx", "httpd", "httpd-cgi"}
 
 
 def test_a_definitions_path_is_a_name(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.base.errors import GoldsmithError, GuestError
+from pipeline.cache.layers import Image
 from pipeline.definition import CELL_GENERATION, DataDisk
-from pipeline.errors import GoldsmithError, GuestError
 from pipeline.fabric import Exchange, Report, Request, Response
-from pipeline.guests.diagnosis import Evidence, diagnose
 from pipeline.hypervisor.console import disaster
 from pipeline.hypervisor.domain import Spec
 from pipeline.hypervisor.machine import Machine
-from pipeline.layers import Image
-from pipeline.proof import look, trials
-from pipeline.proof.cells import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
-from pipeline.proof.verdict import Verdict, shared_identities
+from pipeline.prove import assertions, trials
+from pipeline.prove.matrix import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
+from pipeline.prove.result import Verdict, shared_identities
+from pipeline.systems.linux.diagnosis import Evidence, diagnose
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import EPOCH
@@ -251,7 +251,7 @@ def test_only_what_ships_is_proven(tmp_path: Path) -> None:
 def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str], good: bool) -> None:
     clone = SimpleNamespace(spec=SimpleNamespace(virtio=virtio))
     verdict = Verdict("gen1")
-    look.attached(clone, verdict, rows, [DataDisk(7, 64 << 20, "None", "ext4", "data")])  # type: ignore[arg-type]
+    assertions.attached(clone, verdict, rows, [DataDisk(7, 64 << 20, "None", "ext4", "data")])  # type: ignore[arg-type]
     assert (verdict.failures == []) is good
 
 
@@ -271,6 +271,6 @@ def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool,
     for guest, failures in ((object(), [] if good else [f"names: {told}"]), (None, [])):
         verdict = Verdict("gen1")
         clone = SimpleNamespace(spec=SimpleNamespace(kvm=True), guest=guest)
-        look.healthy(clone, verdict, well)  # type: ignore[arg-type]
+        assertions.healthy(clone, verdict, well)  # type: ignore[arg-type]
         assert verdict.failures == failures
         assert verdict.checks.get("names") == (told if guest else None)

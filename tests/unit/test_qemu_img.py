@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import command
-from pipeline.base import qemu_img
+from pipeline.base import process, qemu_img
 
 MIB = 1 << 20
 
@@ -55,7 +54,7 @@ def test_resize_grows_and_refuses_to_shrink(tmp_path: Path) -> None:
     qemu_img.create(disk, "qcow2", 8 * MIB)
     qemu_img.resize(disk, "qcow2", 16 * MIB)
     assert qemu_img.info(disk, "qcow2")["virtual-size"] == 16 * MIB
-    with pytest.raises(command.CommandFailed) as caught:
+    with pytest.raises(process.CommandFailed) as caught:
         qemu_img.resize(disk, "qcow2", 8 * MIB)
     assert "--shrink" in caught.value.stderr
 
@@ -72,7 +71,7 @@ def test_a_map_and_an_unpacking_are_argument_lists_for_the_confined_child(tmp_pa
 
 
 def test_a_failure_is_told_in_qemu_imgs_own_words(tmp_path: Path) -> None:
-    with pytest.raises(command.CommandFailed) as caught:
+    with pytest.raises(process.CommandFailed) as caught:
         qemu_img.info(tmp_path / "none.qcow2", "qcow2")
     assert "No such file" in caught.value.stderr and caught.value.code == 1
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import AnyObject, RecordDamaged, parse_json, read_json, sweep_unfinished, write_json
+from pipeline.base.files import AnyObject, RecordDamaged, parse_json, read_json, sweep_unfinished, write_json
+from pipeline.base.runs import list_runs
+from pipeline.cache.layers import Layers
 from pipeline.gallery import Gallery
-from pipeline.gallery.keeping import leases, withdrawn
 from pipeline.gallery.manifest import ManifestShape
-from pipeline.layers import Layers
-from pipeline.record import list_runs
+from pipeline.gallery.retention import leases, withdrawn
 from tests.campaigns import records
 from tests.campaigns.records import KINDS, MUTATIONS, Bench, bench, call, cases, verbs, wrong_with
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pipeline import refresh as night
-from pipeline.build import Outcome
+from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
+from pipeline.base.store import Store
+from pipeline.cache.layers import RECORD, Draft, Layers
 from pipeline.definition import Definition, build_order, load_all
-from pipeline.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
+from pipeline.engine.runner import Outcome
 from pipeline.gallery import Gallery
-from pipeline.layers import RECORD, Draft, Layers
-from pipeline.store import Store
+from pipeline.nightly import refresh as night
 from tests.unit.test_keeping import capture
 
 MIB = 1 << 20

@@ -13,10 +13,10 @@ import pytest
 from cases import unpacked
 from phony_hive import Raw
 
-from pipeline.errors import DiskError
-from pipeline.offline.hive_cells import HEADER
-from pipeline.offline.hive_logs import marvin32, replay
-from pipeline.offline.registry import Hive, RawValue, decode, read_header
+from pipeline.base.errors import DiskError
+from pipeline.disk.hive_cells import HEADER
+from pipeline.disk.hive_logs import marvin32, replay
+from pipeline.disk.registry import Hive, RawValue, decode, read_header
 
 TREE = {
     "Setup": {"SetupType": 2, "CmdLine": "oobe\\windeploy.exe", "": "default"},

@@ -12,7 +12,7 @@ import pytest
 from secret_forms import pem
 from test_secret_search import findings, write
 
-from pipeline.offline.rpm_files import header_files
+from pipeline.disk.rpm_files import header_files
 
 #: rpm's tags of a package's files, and the number of SHA-256 (RFC 4880, 9.4).
 DIGESTS, INDEXES, NAMES, FOLDERS, ALGORITHM = 1035, 1116, 1117, 1118, 5011

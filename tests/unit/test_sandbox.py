@@ -12,11 +12,11 @@ from typing import Any
 import phony
 import pytest
 
+from pipeline.base.errors import DiskError, HostError, UsageError
 from pipeline.checks import inspect_disk, list_disk, run_checks
 from pipeline.checks.sandbox import INSPECT, LIST
-from pipeline.errors import DiskError, HostError, UsageError
-from pipeline.offline import confinement, open_disk, sandbox
-from pipeline.offline.questions import Answer, Asked, Question, pack_rows, unpack_rows
+from pipeline.disk import confinement, open_disk, sandbox
+from pipeline.disk.questions import Answer, Asked, Question, pack_rows, unpack_rows
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_the_seccomp_filter_alone_holds(good: Path, attackers: Path) -> None:
 import json, os, sys
 sys.path[:0] = [%r]
 import attackers, mmap
-from pipeline.offline import confinement
-from pipeline.offline.questions import Asked
+from pipeline.disk import confinement
+from pipeline.disk.questions import Asked
 applied = confinement.Applied()
 confinement.limit_resources(confinement.Limits(208 << 20, 10, 1 << 20))
 confinement.become_nobody()
@@ -185,7 +185,7 @@ def test_a_root_without_capabilities_reads_all_the_same(good: Path, tmp_path: Pa
 import json, sys
 from pathlib import Path
 from pipeline.checks.sandbox import LIST
-from pipeline.offline import sandbox
+from pipeline.disk import sandbox
 answer = sandbox.ask(LIST, Path(sys.argv[1]), parameters={"list": "os", "key": ""})
 print(json.dumps([answer.value, answer.confinement]))
 """
@@ -221,8 +221,8 @@ def test_no_filter_is_an_error_of_the_host(good: Path, tmp_path: Path, monkeypat
 MISBEHAVES = """
 import os, signal, socket, sys, time
 sys.path[:0] = {path!r}
-from pipeline.offline.questions import pack
-from pipeline.offline.wire import receive, send
+from pipeline.disk.questions import pack
+from pipeline.disk.worker_messages import receive, send
 channel, result = socket.socket(fileno=int(sys.argv[-2])), int(sys.argv[-1])
 receive(channel)
 send(channel, {{"do": "ready", "confinement": {{}}}})

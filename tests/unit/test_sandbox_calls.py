@@ -10,10 +10,10 @@ import hostile
 import pytest
 import test_attacks
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.errors import DiskError
-from pipeline.guests import threshold
-from pipeline.offline import sandbox
+from pipeline.disk import sandbox
+from pipeline.systems.linux import set_up_session
 from tests.tools import needs_tool
 
 #: Calls that make something: a file opened, a socket, a process, a program. None may come after the filter.
@@ -58,7 +58,7 @@ def ask(disk: Path, question: str) -> None:
         if question == "inspect":
             inspect_disk(disk)
         elif question == "boot":
-            sandbox.ask(threshold.BOOT_FILES, disk)
+            sandbox.ask(set_up_session.BOOT_FILES, disk)
         else:
             list_disk(disk, what=question)
     except DiskError:

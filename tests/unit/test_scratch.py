@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import scratch
-from pipeline.errors import DiskError, GoldsmithError, UsageError
+from pipeline.base import scratch
+from pipeline.base.errors import DiskError, GoldsmithError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ with contextlib.ExitStack() as stack:
 @contextlib.contextmanager
 def owner(*places: Path) -> Iterator[subprocess.Popen[str]]:
     argv = [sys.executable, "-c", DEAD, *map(str, places)]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(scratch.__file__).parents[1])
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(scratch.__file__).parents[2])
     assert child.stdout is not None and child.stdout.readline() == "made\n"
     try:
         yield child

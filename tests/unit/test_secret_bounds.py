@@ -20,7 +20,7 @@ import zstandard
 from secret_forms import github
 from test_secret_search import findings, write
 
-from pipeline.offline import open_disk, secret_search
+from pipeline.disk import open_disk, secret_search
 
 MIB = 1 << 20
 #: Bytes of memory at most, of the worker and of who asked; each bomb holds more than that.

@@ -33,18 +33,18 @@ def refresh(top: Path, rules: Path, licence: Path) -> subprocess.CompletedProces
 
 
 def contents(top: Path) -> list[bytes]:
-    return [(top / "pipeline/secret_rules" / name).read_bytes() for name in FILES]
+    return [(top / "pipeline/base/secret_rules" / name).read_bytes() for name in FILES]
 
 
 def test_the_committed_file_gives_the_same_file(copy: Path) -> None:
-    rules, licence = (ROOT / "pipeline/secret_rules" / name for name in FILES)
+    rules, licence = (ROOT / "pipeline/base/secret_rules" / name for name in FILES)
     done = refresh(copy, rules, licence)
     assert (done.returncode, done.stdout) == (0, "new: none\ngone: none\nchanged: none\n"), done.stderr
     assert contents(copy) == contents(ROOT)
 
 
 def test_a_rule_that_no_engine_understands_changes_nothing(copy: Path, tmp_path: Path) -> None:
-    rules, licence = (ROOT / "pipeline/secret_rules" / name for name in FILES)
+    rules, licence = (ROOT / "pipeline/base/secret_rules" / name for name in FILES)
     worse = tmp_path / "worse.toml"
     bad = "\n[[rules]]\nid = \"bad\"\ndescription = \"bad\"\nregex = '''(?<=a)b{2'''\nkeywords = [\"bad\"]\n"
     worse.write_text(rules.read_text("utf-8") + bad, "utf-8")

@@ -10,12 +10,12 @@ import phony
 import pytest
 from secret_forms import FORMS, FREED, Form
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import inspect_disk, sandbox
 from pipeline.checks.model import REGISTRY, Subject
 from pipeline.checks.run import all_checks
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
-from pipeline.offline.secret_search import Found, search
+from pipeline.disk import open_disk
+from pipeline.disk.secret_search import Found, search
 
 CHECKS = ("private-keys", "access-tokens", "credential-files", "config-passwords", "mail-left", "secrets-searched")
 

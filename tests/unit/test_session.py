@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import command
-from pipeline.guests import linux
-from pipeline.guests.access import Access
-from pipeline.guests.steps import TaskWatcher
+from pipeline.base import process
+from pipeline.guest.access import Access
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.steps import TaskWatcher
 
 
 def test_ansibles_failure_is_named_by_its_task() -> None:
@@ -18,13 +18,13 @@ def test_ansibles_failure_is_named_by_its_task() -> None:
         'fatal: [guest]: FAILED! => {"changed": false, "msg": "No package matching \'nginxx\' is available"}',
     ):
         watcher(line)
-    error = command.CommandFailed(["ansible-playbook"], 2, "", "", None)
+    error = process.CommandFailed(["ansible-playbook"], 2, "", "", None)
     assert watcher.reason(error) == "task \"install nginx\": No package matching 'nginxx' is available"
     assert len(lines) == 4
 
 
 def test_ansible_that_never_reached_a_task_says_why() -> None:
-    error = command.CommandFailed(["ansible-playbook"], 4, "", "ERROR! the playbook: x could not be found\n", None)
+    error = process.CommandFailed(["ansible-playbook"], 4, "", "ERROR! the playbook: x could not be found\n", None)
     assert TaskWatcher(lambda _line: None).reason(error) == "ERROR! the playbook: x could not be found"
 
 
@@ -45,6 +45,6 @@ def test_access_is_private_and_gone(tmp_path: Path) -> None:
 
 
 def test_generalize_script_is_pinned(golden) -> None:
-    golden("generalize/waagent.sh", linux.generalize_script("waagent"))
-    golden("generalize/none.sh", linux.generalize_script("none"))
-    command.run(["sh", "-n"], stdin=linux.generalize_script("waagent"), deadline=5)
+    golden("generalize/waagent.sh", scripts.generalize_script("waagent"))
+    golden("generalize/none.sh", scripts.generalize_script("none"))
+    process.run(["sh", "-n"], stdin=scripts.generalize_script("waagent"), deadline=5)

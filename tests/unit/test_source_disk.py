@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks.source_disk import SourceDisk, judge_size, judge_source, look_at_source
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
+from pipeline.checks.disk.source_disk import SourceDisk, judge_size, judge_source, look_at_source
 from tests.unit import phony
 
 GIB = 1 << 30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import GuestError
-from pipeline.guests import ssh_reach
-from pipeline.guests.ssh_reach import (
+from pipeline.base.errors import GuestError
+from pipeline.guest import ssh_reach
+from pipeline.guest.ssh_reach import (
     GuestState,
     SshWatch,
     explain_silence,
@@ -15,7 +15,7 @@ from pipeline.guests.ssh_reach import (
     refused_login,
     unexplained_silence,
 )
-from pipeline.guests.sshd_log import sshd_reason
+from pipeline.guest.sshd_log import sshd_reason
 
 HOME = ("10.9.8.15", "10.0.2.15")
 RUNS = "active=ssh.service\nlistens=22\n"

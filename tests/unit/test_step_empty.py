@@ -11,20 +11,20 @@ from cases import case
 from test_plan import DEFINITION, FILES
 
 from pipeline import job as jobs
+from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.runs import NO_RUN
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layers
+from pipeline.context import Job
 from pipeline.definition import DefinitionError, load_named
 from pipeline.definition.ansible_config import AnsibleConfig
-from pipeline.errors import GuestError, UsageError
 from pipeline.gallery import Gallery
-from pipeline.guests import archive
-from pipeline.guests.access import Access
-from pipeline.guests.ansible_run import AnsibleProject
-from pipeline.guests.plays import verify_plays
-from pipeline.guests.steps import Steps
-from pipeline.job import Job
-from pipeline.layers import Layers
-from pipeline.record import NO_RUN
+from pipeline.guest.access import Access
+from pipeline.guest.ansible_run import AnsibleProject
+from pipeline.guest.plays import verify_plays
 from pipeline.stages import provision
-from pipeline.store import Store
+from pipeline.systems.debian import apt
+from pipeline.systems.linux.steps import Steps
 
 TASK = "    - ansible.builtin.command: 'true'\n"
 
@@ -180,7 +180,7 @@ def test_a_script_with_a_command(tmp_path: Path, script: str) -> None:
 
 def test_a_folder_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "INDEX_AGE", 0.0)
-    monkeypatch.setattr(archive, "package_index", lambda _suite: "index")
+    monkeypatch.setattr(apt, "package_index", lambda _suite: "index")
     copied = DEFINITION.replace("files/motd, to: /etc/motd", "files/site, to: /srv/site")
     folder = project(tmp_path / "project", {}, copied)
     (folder / "files/site/below/it").mkdir(parents=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.command import CommandFailed
-from pipeline.errors import GuestError
-from pipeline.guests import step_end
-from pipeline.guests.patience import Patience
-from pipeline.guests.ssh_reach import GuestState
-from pipeline.guests.step_end import StepEnd
+from pipeline.base.errors import GuestError
+from pipeline.base.process import CommandFailed
+from pipeline.guest.ssh_reach import GuestState
+from pipeline.guest.timeouts import Patience
+from pipeline.systems.linux import step_end
+from pipeline.systems.linux.step_end import StepEnd
 
 WELL = GuestState("boot-1", "running", "", "files-1")
 SILENT = GuestError("no answer", name="guest-agent-silent")

@@ -8,9 +8,9 @@ from pathlib import Path
 import phony
 import pytest
 
-from pipeline.guests import boot_files, direct_boot, saved, threshold
+from pipeline.cache.layers import Image
 from pipeline.hypervisor.domain import Disk, Spec
-from pipeline.layers import Image
+from pipeline.systems.linux import boot_files, direct_boot, set_up_session, snapshots
 from tests.tools import needs_tool
 
 LINK = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
@@ -28,8 +28,8 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return disk
 
 
-def find(disk: Path) -> threshold.Threshold | None:
-    return threshold.find(Image(disk, "raw"), disk.parent)
+def find(disk: Path) -> set_up_session.Threshold | None:
+    return set_up_session.find(Image(disk, "raw"), disk.parent)
 
 
 def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
@@ -95,16 +95,16 @@ def test_a_damaged_disk_is_left_to_the_whole_boot(ready: Path, tmp_path: Path) -
 
 
 CARDS = (
-    threshold.Card("52:54:00:00:00:01", "52:54:00:aa:aa:01", outside=False),
-    threshold.Card("52:54:00:00:00:02", None, outside=True),
+    set_up_session.Card("52:54:00:00:00:01", "52:54:00:aa:aa:01", outside=False),
+    set_up_session.Card("52:54:00:00:00:02", None, outside=True),
 )
 
 
 def test_scripts_parse() -> None:
     for script in (
-        threshold.grow_script(),
-        threshold.forget_script(),
-        threshold.enter_script("ssh-ed25519 AAAA x'y", CARDS),
+        set_up_session.grow_script(),
+        set_up_session.forget_script(),
+        set_up_session.enter_script("ssh-ed25519 AAAA x'y", CARDS),
     ):
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
@@ -118,9 +118,9 @@ def test_cards_are_set_up_by_the_name_that_their_address_finds(tmp_path: Path) -
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "address").write_text(address + "\n")
-    script = threshold.enter_script("key", CARDS)
+    script = set_up_session.enter_script("key", CARDS)
     lines = [line for line in script.splitlines() if line.startswith(("card", "printf '[Match]"))]
-    text = threshold.HEAD + "\n".join(lines)
+    text = set_up_session.HEAD + "\n".join(lines)
     text = text.replace("/sys/class/net/", f"{tmp_path}/").replace("/etc/systemd/network/", f"{tmp_path}/")
     subprocess.run(["sh"], input=text, text=True, check=True)
     assert (tmp_path / "10-goldsmith-0.network").read_text() == (
@@ -133,14 +133,14 @@ def test_cards_are_set_up_by_the_name_that_their_address_finds(tmp_path: Path) -
 
 
 def test_two_entries_have_nothing_in_common_that_is_drawn() -> None:
-    first, second = (threshold.enter_script("key", CARDS).splitlines() for _ in range(2))
+    first, second = (set_up_session.enter_script("key", CARDS).splitlines() for _ in range(2))
     drawn = {a.partition("=")[0] for a, b in zip(first, second, strict=True) if a != b}
     assert {"seed", "machine"} <= drawn <= {"seed", "machine", "now"}
 
 
 def test_addresses_are_drawn_in_qemus_range() -> None:
-    assert threshold.new_mac() != threshold.new_mac()
-    assert threshold.new_mac().startswith("52:54:00:")
+    assert set_up_session.new_mac() != set_up_session.new_mac()
+    assert set_up_session.new_mac().startswith("52:54:00:")
 
 
 def test_a_saved_guest_is_named_and_addressed_by_its_key() -> None:
@@ -149,7 +149,7 @@ def test_a_saved_guest_is_named_and_addressed_by_its_key() -> None:
         name="goldsmith-R1-x", run="R1", role="build", kvm=False, cpus=2, memory=1 << 30, disks=(disk,),
         serial_log=Path("/store/serial.log"),
     )  # fmt: skip
-    renamed = saved.save_spec(spec, "0123456789abcdef0123456789abcdef", "fa11-")
+    renamed = snapshots.save_spec(spec, "0123456789abcdef0123456789abcdef", "fa11-")
     assert renamed.name == "goldsmith-saved-fa11-0123456789ab"
     assert (renamed.access_mac, renamed.outside_mac) == ("52:54:00:01:23:45", "52:54:00:67:89:ab")
     assert renamed.generation_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.guests.tls_failures import NOT_TRUSTED
+from pipeline.guest.tls_failures import NOT_TRUSTED
 
 WORDS = (
     "curl: (60) SSL certificate problem: self-signed certificate in certificate chain",

@@ -17,11 +17,11 @@ import pytest
 import zstandard
 
 import pipeline
-from pipeline import scratch
+from pipeline.base import scratch
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli.app import app
-from pipeline.errors import GoldsmithError
-from pipeline.offline import unpack
-from pipeline.offline.unpack import packed_kind, unpacked
+from pipeline.disk import unpack
+from pipeline.disk.unpack import packed_kind, unpacked
 from pipeline.vhd.footer import MIB
 
 SIZE = 8 * MIB
@@ -150,7 +150,7 @@ def test_what_is_not_packed_is_itself(tmp_path: Path) -> None:
 #: A decompressor that was taken over: what it could do is what comes out of the file.
 ATTACK = """
 import json, mmap, os, socket, sys
-from pipeline.offline import unpack_worker as worker
+from pipeline.disk import unpack_worker as worker
 low_open, other, order = os.open, sys.argv[1], json.loads(sys.argv[2])
 
 def can(what):

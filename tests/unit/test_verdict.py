@@ -15,15 +15,15 @@ import typer
 from cases import unpacked
 from typer.testing import CliRunner
 
+from pipeline.base.errors import CheckFailed, DiskError, UsageError
 from pipeline.checks import CheckResult, all_checks, inspect_disk, model, run_checks
-from pipeline.checks.html import report
+from pipeline.checks.html_report import report
 from pipeline.checks.model import ALL, REGISTRY, CannotLook, Check, Skip, Subject
 from pipeline.checks.verdict import count, system_of
 from pipeline.cli import inspect as verb
 from pipeline.definition.rules import NOT_WAIVABLE
-from pipeline.errors import CheckFailed, DiskError, UsageError
+from pipeline.disk import open_disk
 from pipeline.evidence.statements import results as statement
-from pipeline.offline import open_disk
 from pipeline.vhd.footer import MIB
 
 app = typer.Typer()
@@ -215,7 +215,7 @@ def test_findings_before_a_check_stops_are_kept(good: Path, monkeypatch: pytest.
         ("fail", Skip("gone"), "fail"),
     ):
         check: Check = replace(REGISTRY["machine-id"], severity=severity, run=stops(error))  # type: ignore[arg-type]
-        check.run.__module__ = "pipeline.checks.identity"
+        check.run.__module__ = "pipeline.checks.linux.identity"
         with monkeypatch.context() as patch:
             patch.setitem(REGISTRY, "machine-id", check)
             result = looked_at(good)["machine-id"]

@@ -16,8 +16,8 @@ ROOT = Path(pipeline.__file__).parent
 PLUMBING = {
     "base", "command", "definition", "errors", "files", "printable", "scratch", "store",
     "checks.answers", "checks.listing", "checks.sandbox", "checks.versions",
-    "offline.confined_exec", "offline.confinement", "offline.pattern_cache", "offline.questions", "offline.sandbox",
-    "offline.wire",
+    "disk.confined_exec", "disk.confinement", "disk.pattern_cache", "disk.questions", "disk.sandbox",
+    "disk.worker_messages",
 }  # fmt: skip
 
 
@@ -86,16 +86,16 @@ def test_code_that_changed_has_a_new_version_or_judges_as_before(golden) -> None
 
 
 def test_a_docstring_changes_no_fingerprint_and_code_does(tmp_path: Path) -> None:
-    text = MODULES["checks.boot"].read_text()
+    text = MODULES["checks.disk.boot"].read_text()
     other = tmp_path / "boot.py"
     other.write_text(text.replace('"""', '"""More words. ', 1).replace("\n\n\n", "\n\n\n# a comment\n", 1))
-    assert fingerprint(other) == fingerprint(MODULES["checks.boot"])
+    assert fingerprint(other) == fingerprint(MODULES["checks.disk.boot"])
     other.write_text(text + "\nMORE = 1\n")
-    assert fingerprint(other) != fingerprint(MODULES["checks.boot"])
+    assert fingerprint(other) != fingerprint(MODULES["checks.disk.boot"])
 
 
 @pytest.mark.parametrize("system", ["linux", "windows"])
 def test_a_reader_of_one_system_is_not_in_the_others_key(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = versions.inspection_inputs(system)
-    monkeypatch.setitem(versions.LINUX, "offline.packages", versions.LINUX["offline.packages"] + 1)
+    monkeypatch.setitem(versions.LINUX, "disk.packages", versions.LINUX["disk.packages"] + 1)
     assert (versions.inspection_inputs(system) == before) is (system == "windows")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.offline import containers, transfer
+from pipeline.disk import disk_formats, transfer
 from pipeline.vhd.extents import Reader, file_extents
 from pipeline.vhd.fixed import round_up_mib
 from pipeline.vhd.footer import MAX_SIZE, MIB
@@ -157,7 +157,7 @@ def test_every_pair_of_kinds(tmp_path: Path, first: str, second: str) -> None:
         subprocess.run(["cp", "--sparse=always", str(raw), str(one)], check=True)
     else:
         convert(raw, one, first, "raw")
-    before = containers.tail(one), one.stat().st_mtime_ns
+    before = disk_formats.tail(one), one.stat().st_mtime_ns
     convert(one, two, second, FORMATS.get(first, first))
     same(two, second, raw)
-    assert (containers.tail(one), one.stat().st_mtime_ns) == before
+    assert (disk_formats.tail(one), one.stat().st_mtime_ns) == before

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command import find
-from pipeline.errors import DiskError, HostError
-from pipeline.offline.containers import extents
+from pipeline.base.errors import DiskError, HostError
+from pipeline.base.process import find
+from pipeline.disk.disk_formats import extents
 from pipeline.vhd import copy as copy_module
 from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents

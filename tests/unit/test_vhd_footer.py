@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 from pipeline.vhd.footer import (
     EPOCH,
     MAX_SIZE,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli.app import app
-from pipeline.errors import GoldsmithError
 from pipeline.vhd.chain import vhd_extents
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.command import find
-from pipeline.errors import DiskError
-from pipeline.offline.containers import extents
+from pipeline.base.errors import DiskError
+from pipeline.base.process import find
+from pipeline.disk.disk_formats import extents
 from pipeline.vhd.chain import overlay, vhd_extents
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents
 from pipeline.vhd.fixed import write_fixed, write_raw

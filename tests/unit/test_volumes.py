@@ -11,10 +11,10 @@ import phony
 import pytest
 from cases import unpacked
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk
-from pipeline.offline.volumes import Volume
+from pipeline.disk import open_disk
+from pipeline.disk.volumes import Volume
 from tests.tools import skip_without
 
 MIB = 1 << 20

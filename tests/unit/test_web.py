@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.proof.web import LARGEST_BODY, fetch
+from pipeline.prove.web import LARGEST_BODY, fetch
 
 Serve = Callable[[socket.socket], None]
 

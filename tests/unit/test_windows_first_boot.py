@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from test_windows_guest import faults
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import GuestError
 from pipeline.definition import FirstBoot
-from pipeline.errors import GuestError
 from pipeline.fabric import Request, wireserver
-from pipeline.guests.inside import first_boot as linux
-from pipeline.guests.windows import first_boot
-from pipeline.guests.windows.session import Deadlines
 from pipeline.hypervisor.agent import Executed
 from pipeline.hypervisor.domain import AZURE_CHASSIS_TAG, BUILD_CHASSIS_TAG
+from pipeline.systems.linux.inside import first_boot as linux
+from pipeline.systems.windows import first_boot
+from pipeline.systems.windows.session import Deadlines
 
-SCRIPT = resources.files("pipeline.guests.windows.inside").joinpath("first-boot.ps1").read_text()
+SCRIPT = resources.files("pipeline.systems.windows.inside").joinpath("first-boot.ps1").read_text()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_it_is_put_into_the_guest(guest: Guest, wish: FirstBoot) -> None:
 
 
 def test_a_task_that_cannot_be_made_is_named(guest: Guest, wish: FirstBoot) -> None:
-    guest.error = command.CommandFailed(["step"], 1, "", "ERROR: The service is not available.\r\n", None)
+    guest.error = process.CommandFailed(["step"], 1, "", "ERROR: The service is not available.\r\n", None)
     with pytest.raises(GuestError, match="The service is not available") as caught:
         first_boot.install(guest, wish, lambda _line: None)  # type: ignore[arg-type]  # a likeness
     assert caught.value.name == "first-boot-not-installed"

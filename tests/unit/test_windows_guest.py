@@ -15,16 +15,17 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+from pipeline.base.errors import DiskError, GuestError
+from pipeline.base.store import Store
+from pipeline.cache.layers import Image
 from pipeline.checks.model import CheckResult
 from pipeline.definition import load_all
-from pipeline.errors import DiskError, GuestError
-from pipeline.guests.windows import medium, oobe, setup, sysprep, updates
-from pipeline.guests.windows.session import Deadlines
-from pipeline.guests.windows.setup import MIB
 from pipeline.hypervisor.agent import Executed
-from pipeline.layers import Image
 from pipeline.stages import generalize
-from pipeline.store import Store
+from pipeline.systems.windows import boot_media, oobe, sysprep, updates
+from pipeline.systems.windows import install as setup
+from pipeline.systems.windows.install import MIB
+from pipeline.systems.windows.session import Deadlines
 from tests.tools import skip_without
 
 ROOT = Path(__file__).parents[2]
@@ -329,7 +330,7 @@ def test_powershell_is_powershell() -> None:
     """By its grammar; no PowerShell has run it."""
     assert faults(sysprep.PREFLIGHT) == [] and faults(sysprep.PREPARATION) == []
     assert faults(updates.script("all")) == []
-    inside = list((ROOT / "pipeline/guests/windows/inside").glob("*.ps1"))
+    inside = list((ROOT / "pipeline/systems/windows/inside").glob("*.ps1"))
     assert inside
     for path in inside:
         assert faults(path.read_bytes()) == [], path
@@ -380,7 +381,7 @@ def test_a_medium_without_its_prompt(tmp_path: Path) -> None:
     """Four bytes of the catalog are other ones, on an overlay; the medium itself stays as it is."""
     made = iso(tmp_path, silent=True)
     before = made.read_bytes()
-    overlay = medium.without_prompt(made, tmp_path / "x.qcow2")
+    overlay = boot_media.without_prompt(made, tmp_path / "x.qcow2")
     assert overlay is not None and overlay.backing is not None and overlay.backing.path == made
     raw = tmp_path / "x.raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", overlay.path, raw], check=True)
@@ -400,7 +401,7 @@ def number(sector: int) -> bytes:
 
 
 def test_a_medium_that_always_asks(tmp_path: Path) -> None:
-    assert medium.without_prompt(iso(tmp_path, silent=False), tmp_path / "x.qcow2") is None
+    assert boot_media.without_prompt(iso(tmp_path, silent=False), tmp_path / "x.qcow2") is None
 
 
 def test_impatience_does_not_take_a_busy_host_for_a_failure() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import CheckFailed, GuestError
 from pipeline.definition import MsiStep, step_inputs
-from pipeline.errors import CheckFailed, GuestError
-from pipeline.guests.windows import msi
-from pipeline.guests.windows.session import Deadlines
 from pipeline.stages import provision
+from pipeline.systems.windows import msi
+from pipeline.systems.windows.session import Deadlines
 
 #: As msiexec writes it, cut short.
 LOG = """\
@@ -73,7 +73,7 @@ class Guest:
         self.asked.append((line, deadline))
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         if code and code not in done:
-            raise command.CommandFailed(["step"], code, "", "", None)
+            raise process.CommandFailed(["step"], code, "", "", None)
         return code
 
 

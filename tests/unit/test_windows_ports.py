@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from test_windows_guest import faults
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import GuestError
 from pipeline.definition import Port
-from pipeline.errors import GuestError
-from pipeline.guests.windows import ports
-from pipeline.guests.windows.firewall import RULES, script
-from pipeline.guests.windows.session import Deadlines
 from pipeline.hypervisor.agent import Executed
+from pipeline.systems.windows import ports
+from pipeline.systems.windows.firewall import RULES, script
+from pipeline.systems.windows.session import Deadlines
 
 PORTS = (Port(443, "tcp", "web"), Port(53, "udp", "UDP 53"))
 SYSTEM = "\r\nHKEY_LOCAL_MACHINE\\SYSTEM\\ControlSet001\r\nHKEY_LOCAL_MACHINE\\SYSTEM\\ControlSet003\r\n"
@@ -69,7 +69,7 @@ def test_every_control_set_gets_what_the_current_one_has(guest: Guest) -> None:
 
 
 def test_what_goes_wrong_has_a_name(guest: Guest) -> None:
-    guest.error = command.CommandFailed(["step"], 1, "", "\nNew-NetFirewallRule : no service\n + x", None)
+    guest.error = process.CommandFailed(["step"], 1, "", "\nNew-NetFirewallRule : no service\n + x", None)
     with pytest.raises(GuestError, match="New-NetFirewallRule : no service") as caught:
         opened(guest)
     assert caught.value.name == "ports-failed"

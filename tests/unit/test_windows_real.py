@@ -15,16 +15,16 @@ import pytest
 from cases import unpacked
 from phony_windows import Model
 
+from pipeline.base.errors import DiskError
 from pipeline.checks import inspect_disk, list_disk
 from pipeline.checks.model import REGISTRY, Subject
-from pipeline.checks.windows_access import AUTOMATIC, ON_DEMAND
-from pipeline.checks.windows_boot import HYPERV, OTHERS
-from pipeline.errors import DiskError
-from pipeline.offline import open_disk, paging
-from pipeline.offline.accounts import accounts
-from pipeline.offline.bcdstore import BootStore
-from pipeline.offline.registry import Hive
-from pipeline.offline.scrub import punch_free
+from pipeline.checks.windows.access import AUTOMATIC, ON_DEMAND
+from pipeline.checks.windows.boot import HYPERV, OTHERS
+from pipeline.disk import open_disk, paging
+from pipeline.disk.accounts import accounts
+from pipeline.disk.bcdstore import BootStore
+from pipeline.disk.punch_holes import punch_free
+from pipeline.disk.registry import Hive
 
 PROFILE = "azure-windows"
 _RDP = r"Control\Terminal Server\WinStations\RDP-Tcp"

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import UsageError
 from pipeline.definition import DefinitionError, load
-from pipeline.errors import UsageError
-from pipeline.guests.windows import preflight as before
-from pipeline.guests.windows import shell
-from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
-from pipeline.guests.windows.preflight import preflight
-from pipeline.guests.windows.product_keys import KMS, key_digest, product_key
-from pipeline.guests.windows.session import WindowsSession
-from pipeline.guests.windows.sysprep import by_log
+from pipeline.disk.media import Edition, Installation
 from pipeline.hypervisor.agent import Agent, Executed
-from pipeline.offline.media import Edition, Installation
+from pipeline.systems.windows import preflight as before
+from pipeline.systems.windows import shell
+from pipeline.systems.windows.answers import Machine, Wishes, draw_password, installation
+from pipeline.systems.windows.preflight import preflight
+from pipeline.systems.windows.product_keys import KMS, key_digest, product_key
+from pipeline.systems.windows.session import WindowsSession
+from pipeline.systems.windows.sysprep import by_log
 
 #: Not a key of anything.
 KEY = "AAAAA-BBBBB-CCCCC-DDDDD-11111"
@@ -141,7 +141,7 @@ def test_a_line_that_is_cut_in_a_character_is_passed_on_when_it_is_whole(tmp_pat
     """Output is typed again and again while it is written: a look may come between two bytes of a character."""
     nobody: Any = None
     agent, lines = Agent(nobody, tmp_path / "log", lambda: "cp850"), list[str]()
-    said = shell._Said(command.LineCutter(lines.append))
+    said = shell._Said(process.LineCutter(lines.append))
     whole = "eins\ngrößer\nzwei".encode()
     for end in range(len(whole) + 1):
         said.take(agent._decode(whole[:end]), ended=False)

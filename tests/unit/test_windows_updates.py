@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import command
-from pipeline.errors import GuestError
-from pipeline.guests.windows import updates
-from pipeline.guests.windows.hresults import MEANINGS, explained
-from pipeline.guests.windows.session import Deadlines
+from pipeline.base import process
+from pipeline.base.errors import GuestError
+from pipeline.systems.windows import updates
+from pipeline.systems.windows.session import Deadlines
+from pipeline.systems.windows.update_errors import MEANINGS, explained
 
 Script = list[Any]
 
@@ -47,7 +47,7 @@ def no_search(code: str) -> Script:
     return [
         line("phase", {"phase": "search"}),
         line("error", {"code": code, "message": "COM says so"}),
-        command.CommandFailed(["step"], 1, "", "", None),
+        process.CommandFailed(["step"], 1, "", "", None),
     ]
 
 
@@ -77,7 +77,7 @@ class Guest:
         for each in self.rounds.pop(0):
             if isinstance(each, float):
                 if each > deadline:
-                    raise command.CommandTimeout(["step"], deadline)
+                    raise process.CommandTimeout(["step"], deadline)
                 self.now += each
             elif isinstance(each, Exception):
                 if getattr(each, "name", "") == "guest-rebooted":
@@ -168,7 +168,7 @@ ENDS: dict[str, tuple[list[Script], str, str]] = {
     "a word that is none": ([[line("what", told(1))]], "updates-garbled", "what"),
     "a round without an end": ([round_of(1)[:-1]], "updates-garbled", "did not say how it ended"),
     "PowerShell fails": (
-        [[command.CommandFailed(["step"], 1, "", "\nNew-Object : no such class\n  + x", None)]],
+        [[process.CommandFailed(["step"], 1, "", "\nNew-Object : no such class\n  + x", None)]],
         "updates-broken",
         "New-Object : no such class",
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pipeline.digests import chunk_digests
+from pipeline.cache.digests import chunk_digests
 from tests.campaigns.lab import DEADLINE, ROOT, Lab, new_home, remove, wait_for
 from tests.conftest import TOGETHER
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Image
 from pipeline.hypervisor import observation, progress
 from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.hypervisor.machine import Machine, own
-from pipeline.layers import Image
 from tests.campaigns.lab import new_home, remove
 
 #: Reads 32 sectors by the BIOS, and then turns in a circle: xor ax,ax; mov ds,ax; mov es,ax; mov bx,0x7e00;

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fabric.egress import host_addresses
-from pipeline.guests.archive import mirrors
-from pipeline.guests.endpoints import endpoint
+from pipeline.network.egress import host_addresses
+from pipeline.network.endpoints import endpoint
+from pipeline.systems.debian.apt import mirrors
 from tests.campaigns import faults, kill
 from tests.campaigns.lab import ROOT, Lab, rotation, wait_for
 from tests.campaigns.trees import sectors_with

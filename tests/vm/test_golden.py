@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import flat_digest
+from pipeline.cache.digests import flat_digest
 from tests.campaigns.faults import edited
 from tests.campaigns.lab import Lab
 from tests.vm.conftest import Seal

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import chunk_digests
+from pipeline.cache.digests import chunk_digests
 from pipeline.evidence import signing
 from tests.campaigns.faults import edited
 from tests.campaigns.lab import Lab, wait_for

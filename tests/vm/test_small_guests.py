@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Image
 from pipeline.fabric import Fabric
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Kernel, Spec, attached
 from pipeline.hypervisor.machine import Machine, own
-from pipeline.layers import Image
 from tests.campaigns.lab import new_home, remove
 from tests.fakes import small_linux
 from tests.fakes.power import BUTTON, OFF, READY, RESTART, Behaviour, power_disk

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.offline import open_disk
-from pipeline.truth import differences, tree
+from pipeline.disk import open_disk
+from pipeline.nightly.rebuild_check import differences, tree
 from tests.campaigns.lab import Lab
 from tests.campaigns.trees import sectors_with, spellings
 

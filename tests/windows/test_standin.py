@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import patching
+from pipeline.base.store import Store
 from pipeline.checks import inspect_disk, list_disk
 from pipeline.definition import load_named
+from pipeline.disk import open_disk
 from pipeline.gallery import Gallery
-from pipeline.guests.windows import updates
-from pipeline.offline import open_disk
-from pipeline.refresh import PROMOTED, refresh
-from pipeline.store import Store
+from pipeline.nightly import patch
+from pipeline.nightly.refresh import PROMOTED, refresh
+from pipeline.systems.windows import updates
 from tests.campaigns import standin
 from tests.campaigns.lab import rotation
 from tests.windows.standin.stand import Stand, sha256
@@ -114,7 +114,7 @@ def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pyt
     assert stand.lab.leftovers() == []
     # a month later there is no rearm left: the next one is built from its medium
     monkeypatch.setattr(updates, "today", lambda: date(2099, 2, 10))
-    wanted, why = patching.due(definition, Gallery(store.gallery).get(name), store)
+    wanted, why = patch.due(definition, Gallery(store.gallery).get(name), store)
     assert (wanted, why.partition(":")[0]) == (definition, "built anew")
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cli import completion
 from pipeline.cli.gallery.options import AsJson, DryRun, Image, Reference, evidence_judge, open_gallery
 from pipeline.cli.removals import Row, print_removals
-from pipeline.errors import CheckFailed, UsageError
 
 
 def promote(
@@ -27,7 +27,7 @@ def promote(
     """Point a channel at a version. Golden takes only what passed its gates."""
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
-    from pipeline.gallery.keeping import promote as point
+    from pipeline.gallery.retention import promote as point
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -55,7 +55,7 @@ def rollback(
     ] = "rolled back by hand",
 ) -> None:
     """Move a channel back to the previous good version. No build promotes the withdrawn version again."""
-    from pipeline.gallery.keeping import roll_back
+    from pipeline.gallery.retention import roll_back
 
     before, now = roll_back(open_gallery(), name, channel, why)
     print(f"{name}@{channel} is {now.version} again; {before.version} was taken back: {why}")

@@ -40,8 +40,8 @@ AllowUnsigned = Annotated[
 
 def open_gallery() -> Gallery:
     """The gallery of the store."""
+    from pipeline.base.store import Store
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
     return Gallery(Store.locate().gallery)
 
@@ -55,7 +55,7 @@ def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | Non
     from functools import partial
 
     from pipeline.evidence import signing, unsigned
-    from pipeline.evidence.judge import judge
+    from pipeline.evidence.verification import judge
 
     key = signing.locate()
     trusted = keys or signing.trusted(key)

@@ -7,10 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import NotFound, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.gallery.options import AsJson, DryRun, SomeNames, open_gallery
 from pipeline.cli.removals import Row, print_removals
-from pipeline.errors import NotFound, UsageError
 
 
 def prune(
@@ -23,10 +23,10 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Delete versions beyond `keep:` of their definition; a version in a channel or in use is never deleted."""
+    from pipeline.base.store import Store
     from pipeline.cli.show import print_json
     from pipeline.definition import Keep, load_named
-    from pipeline.retention import prune_masters
-    from pipeline.store import Store
+    from pipeline.maintenance.retention import prune_masters
 
     gallery = open_gallery()
     for name in names or ():
@@ -74,9 +74,9 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Delete one version and leave a tombstone; what a running build stands on is never deleted."""
+    from pipeline.base.store import Store
     from pipeline.gallery.versions import parse
-    from pipeline.retention import remove_master
-    from pipeline.store import Store
+    from pipeline.maintenance.retention import remove_master
 
     name, at, number = reference.partition("@")
     gallery = open_gallery()

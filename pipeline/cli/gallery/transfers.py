@@ -28,7 +28,7 @@ def delta(
     import time
 
     from pipeline.cli.show import size
-    from pipeline.compare import delta as write
+    from pipeline.evidence.version_diff import delta as write
 
     gallery = open_gallery()
     before, after = gallery.get(old), gallery.get(new)
@@ -47,7 +47,7 @@ def lease(
     ] = None,
 ) -> None:
     """Keep a version from being pruned while something uses it: an upload, a clone, another host."""
-    from pipeline.gallery.keeping import give_back, take_lease
+    from pipeline.gallery.retention import give_back, take_lease
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -63,8 +63,8 @@ def export(
     reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
 ) -> None:
     """Copy a master to a folder, with its manifest and SHA256SUMS."""
-    from pipeline.gallery.keeping import leased
-    from pipeline.gallery.parcels import export as send
+    from pipeline.gallery.export_import import export as send
+    from pipeline.gallery.retention import leased
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -78,9 +78,9 @@ def take_in(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
-    from pipeline.evidence.seal import settle
-    from pipeline.gallery.parcels import take_in as receive
-    from pipeline.store import Store
+    from pipeline.base.store import Store
+    from pipeline.evidence.checksum import settle
+    from pipeline.gallery.export_import import take_in as receive
 
     _refuse_unreadable(parcel)
     Store.locate().ensure()
@@ -105,7 +105,7 @@ def _refuse_unreadable(parcel: Path) -> None:
 
 def _manifest_digest(parcel: Path) -> str | None:
     """The digest of a parcel's manifest, None where it has none: then the import says so."""
-    from pipeline.digests import file_digest
+    from pipeline.cache.digests import file_digest
     from pipeline.gallery import MANIFEST
 
     manifest = parcel / MANIFEST
@@ -126,8 +126,8 @@ def archive(
     repository: Repository = None,
 ) -> None:
     """Move old masters into a deduplicating archive (borg); each is read back and compared before it goes."""
-    from pipeline.retention import put_away
-    from pipeline.store import Store
+    from pipeline.base.store import Store
+    from pipeline.maintenance.retention import put_away
 
     store, judge = Store.locate().ensure(), evidence_judge([])
     place = (repository or store.root / "archive").absolute()
@@ -143,9 +143,9 @@ def restore(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Bring a master back from the archive. No channel moves."""
-    from pipeline.evidence.seal import settle
+    from pipeline.base.store import Store
+    from pipeline.evidence.checksum import settle
     from pipeline.gallery.archive import bring_back
-    from pipeline.store import Store
 
     store = Store.locate().ensure()
     name, _, version = reference.partition("@")

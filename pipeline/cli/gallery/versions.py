@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion
 from pipeline.cli.gallery.options import AsJson, Keys, Reference, SomeNames, evidence_judge, open_gallery
-from pipeline.errors import CheckFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pipeline.compare import Changes
+    from pipeline.evidence.version_diff import Changes
     from pipeline.gallery import Gallery
     from pipeline.gallery.listing import Row
 
@@ -101,7 +101,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
     from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, print_json, seal
-    from pipeline.gallery.keeping import leases, withdrawn
+    from pipeline.gallery.retention import leases, withdrawn
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -189,9 +189,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say what one version has that another has not: packages, files, checks, blocks."""
+    from pipeline.cache.digests import BLOCK
     from pipeline.cli.show import print_json, size
-    from pipeline.compare import compare
-    from pipeline.digests import BLOCK
+    from pipeline.evidence.version_diff import compare
 
     gallery = open_gallery()
     seen = compare(gallery.get(old), gallery.get(new))

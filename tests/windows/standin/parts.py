@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.command import find
+from pipeline.base.process import find
 from tests.tools import skip_without
 
 PACKAGES = ("shim-signed", "grub-efi-amd64-signed", "qemu-guest-agent", "busybox-static")

@@ -1,0 +1,88 @@
+"""Where things land: the folders of GOLDSMITH_HOME (by default /var/lib/goldsmith)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base.errors import HostError, UsageError
+from pipeline.base.file_errors import describe_os_error
+
+DEFAULT_HOME = Path("/var/lib/goldsmith")
+#: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
+IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store's folders. libvirt's qemu user must be able to search every folder above a disk."""
+
+    root: Path
+
+    @classmethod
+    def locate(cls) -> Store:
+        root = Path(os.environ.get("GOLDSMITH_HOME") or DEFAULT_HOME).absolute()
+        if root.exists() and not root.is_dir():
+            raise UsageError(
+                f"the store {root} is not a folder", name="store-missing", hint="GOLDSMITH_HOME has to name a folder"
+            )
+        return cls(root)
+
+    @property
+    def gallery(self) -> Path:
+        return self.root / "gallery"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def downloads(self) -> Path:
+        return self.root / "downloads"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.gallery, self.layers, self.runs, self.downloads, self.tmp)
+
+    def label(self, run: str) -> str:
+        """A run's name where several stores meet (domains, access folders): R12, or R12-3fa9c1 in another store."""
+        return run if self.root == DEFAULT_HOME else f"{run}-{self._tag}"
+
+    def own_run(self, label: str) -> str | None:
+        """The run that a label names, or None when it is another store's."""
+        run, _, tag = label.partition("-")
+        return run if tag == ("" if self.root == DEFAULT_HOME else self._tag) else None
+
+    @property
+    def tag(self) -> str:
+        """What tells this store's guests from another's: nothing in the default store."""
+        return "" if self.root == DEFAULT_HOME else f"{self._tag}-"
+
+    @property
+    def _tag(self) -> str:
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:6]
+
+    def ensure(self) -> Store:
+        """Make the folders. Raises HostError where that is not allowed."""
+        try:
+            for folder in (self.root, *self.folders):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = describe_os_error(error).hint
+            raise HostError(
+                f"cannot make the store {self.root}: {error.strerror}",
+                name="store-missing",
+                hint=f"{hint}; `make setup` makes the default one, GOLDSMITH_HOME names another",
+            ) from None
+        return self

@@ -1,0 +1,312 @@
+"""Care of the store: what dead runs left goes, and layers that nobody has used for long, up to a size.
+
+Masters are never touched here, and nothing that a running build stands on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.base import locks, scratch
+from pipeline.base.errors import UsageError
+from pipeline.base.files import disk_bytes, sweep_unfinished
+from pipeline.base.runs import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
+from pipeline.base.store import IMAGE_NAME, Store
+from pipeline.cache.layers import RECORD, Layer, Layers
+from pipeline.context import Job
+from pipeline.fabric import sweep_networks
+from pipeline.gallery import Gallery
+from pipeline.gallery.retention import sweep as sweep_image
+from pipeline.gallery.versions import parse
+from pipeline.guest.access import sweep_access
+from pipeline.hypervisor.connection import connect, translated
+from pipeline.hypervisor.domains import domains, sweep
+from pipeline.systems.linux import snapshots
+
+#: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
+FRESH = 600.0
+#: Seconds to wait for whoever plans or prunes: galaxy may be asked for collections meanwhile.
+PATIENCE = 1800.0
+#: How many runs of each image keep their records, unless `goldsmith runs prune --keep` says otherwise. A run's folder
+#: takes some 350 KiB; a failed one, with what was gathered of its guest, a few MiB.
+KEPT_RUNS = 100
+
+
+@contextlib.contextmanager
+def planning(store: Store) -> Iterator[None]:
+    """Held while a build finds out what it stands on and says so, and while layers are pruned.
+
+    Raises BuildError (layers-locked) after PATIENCE seconds.
+    """
+    lock = FileLock(store.tmp / "layers.lock", thread_local=False)
+    locks.acquire(lock, "the plan of another build", deadline=PATIENCE, name="layers-locked", runs=store.runs)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One thing that care removed, or would remove. `bytes`: on the disk, 0 where it is no file."""
+
+    kind: str
+    name: str
+    bytes: int = 0
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def sweep_dead(store: Store, job: Job | None = None, *, dry: bool = False) -> list[Removed]:
+    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed.
+
+    With `dry` nothing is removed.
+    """
+    connection = job.connection if job else connect()
+    kept = {run for _, run, role in domains(connection) if role == "kept"}
+    dead: set[str] = set()
+
+    def wanted(label: str) -> bool:
+        """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
+        run = store.own_run(label)
+        if run is None or label in kept or alive(store.runs, run):
+            return True
+        dead.add(label)
+        return dry  # what is wanted stays
+
+    gone = [_scratch(Path(path)) for path in scratch.sweep(dry=dry)]
+    gone += [Removed("scratch", name) for name in _sweep_store(store, dry=dry)]
+    sweeps: dict[str, Callable[[], Sequence[str]]] = {
+        "domain": lambda: sweep(connection, wanted),
+        "access": lambda: sweep_access(wanted),
+        "network": lambda: sweep_networks(wanted),
+    }
+    for kind, find in sweeps.items():
+        dead.clear()
+        names = find()
+        gone += [Removed(kind, name) for name in (sorted(dead) if dry else names)]
+    gone += [Removed("layer", key, why="unfinished") for key in Layers(store.layers).sweep(dry=dry)]
+    for path in sorted(store.tmp.iterdir()):
+        run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
+        if run is not None and not alive(store.runs, run):
+            gone.append(_scratch(path, path.name))
+            if not dry:
+                remove_tree(path)
+    gone += prune_runs(store, dry=dry)
+    if job is not None and gone:
+        job.run.emit("note", "", f"removed what a dead run left: {', '.join(map(str, gone))}")
+    return gone
+
+
+def _scratch(path: Path, name: str = "") -> Removed:
+    return Removed("scratch", name or str(path), disk_bytes(path) if path.exists() else 0)
+
+
+def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
+    """What dead processes left in the gallery, beside records, and of scratch made before there was a journal.
+
+    An image whose folder somebody holds is left to them: whoever captures or imports sweeps it too.
+    """
+    gone = []
+    gallery = Gallery(store.gallery)
+    for name in gallery.names():
+        with gallery.hold_now(name) as folder:
+            if folder is not None:
+                gone += [f"{name}/{each}" for each in sweep_image(folder, dry=dry)]
+                gone += [name] if not dry and gallery.drop_empty(name) else []
+    gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
+    folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
+    gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder, dry=dry)]
+    old = time.time() - FRESH
+    for path in sorted([*store.tmp.glob("unpacked-*"), *store.tmp.glob("capture-*")]):
+        # made by an older goldsmith, which noted no owner
+        if path.stat().st_mtime < old:
+            if not dry:
+                remove_tree(path)
+            gone.append(path.name)
+    return gone
+
+
+def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
+    """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
+
+    A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
+    """
+    if layers:
+        _refuse_running(store)
+    connection = connect()
+    gone = []
+    for domain, label, role in domains(connection):
+        if role == "kept" and store.own_run(label) is not None:
+            gone.append(Removed("kept guest", domain.name(), why="--keep-failed kept it"))
+            if not dry:
+                with translated(f"ending {domain.name()}"):
+                    domain.destroy()
+    gone += sweep_dead(store, dry=dry)
+    if layers:
+        _refuse_running(store)
+        for holding in holdings(Layers(store.layers)):
+            gone.append(removed_layer(holding))
+            if not dry:
+                Layers(store.layers).drop(holding.layer.key)
+    return gone
+
+
+def _refuse_running(store: Store) -> None:
+    for path in sorted(store.tmp.glob("build-*.lock")):
+        if held(path):
+            raise UsageError(
+                f"{path.stem[6:]} is being built: its layers are in use",
+                name="image-locked",
+                hint="wait for the build (goldsmith runs list), then clean again",
+            )
+
+
+# ---- records of runs ---------------------------------------------------------------------------------------------
+
+
+def prune_runs(
+    store: Store, keep: int = KEPT_RUNS, names: Collection[str] = (), *, dry: bool = False
+) -> list[Removed]:
+    """Remove the records of runs beyond the newest `keep` of each image (of `names`, or of all). Says what went.
+
+    A run stays while it lives, while a guest of its is kept, and as long as the version that it made, or the
+    refusal that it ended in, is in the gallery.
+    """
+    if len(run_ids(store.runs)) <= keep:
+        return []
+    gallery = Gallery(store.gallery)
+    seen: Counter[str] = Counter()
+    gone = []
+    refused = {str(word.get("run")) for name in gallery.names() if (word := gallery.refused(name))}
+    for run in list_runs(store.runs):
+        image, folder = str(run["image"]).partition(" ")[0], Path(run["folder"])
+        seen[image] += 1
+        if seen[image] <= keep or (names and image not in names):
+            continue
+        if run["outcome"] == "running" or run["id"] in refused or _has_guest(run) or _has_version(gallery, run):
+            continue
+        why = f"{image}, {run['outcome']} {run['started'] or ''}".strip()
+        found = Removed("run", run["id"], disk_bytes(folder), why)
+        if dry or drop_run(folder):
+            gone.append(found)
+    return gone
+
+
+def _has_guest(run: Mapping[str, Any]) -> bool:
+    """Whether a guest of the run was kept, and its key is still there."""
+    kept = run.get("kept_guest") or {}
+    return bool(kept.get("folder")) and Path(str(kept["folder"])).exists()
+
+
+def _has_version(gallery: Gallery, run: Mapping[str, Any]) -> bool:
+    """Whether the version that the run captured is still in the gallery; its record says 'NAME VERSION'."""
+    for stage in run["stages"]:
+        name, _, number = str(stage["detail"]).partition(" ")
+        captured = stage["stage"] == "capture" and IMAGE_NAME.fullmatch(name) and parse(number)
+        if captured and (gallery.root / name / number).is_dir():
+            return True
+    return False
+
+
+# ---- size and age ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A layer as its keeper sees it: bytes that its going would free, when it was last used, what it stands on."""
+
+    layer: Layer
+    size: int
+    used: float
+    below: frozenset[str]
+
+    @property
+    def is_save(self) -> bool:
+        return str(self.layer.record["stage"]) == snapshots.NAME
+
+
+def holdings(layers: Layers) -> list[Holding]:
+    """All layers. A VHD that is a master's too costs nothing here."""
+    found = []
+    for layer in layers.all():
+        files = [path.stat() for path in layer.path.rglob("*") if path.is_file()]
+        size = sum(status.st_blocks * 512 for status in files if status.st_nlink == 1)
+        chain = layer.image.files if layer.record.get("image") else ()
+        below = {level.path.parent.name for level in chain if level.path.is_relative_to(layers.root)}
+        found.append(Holding(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
+    return found
+
+
+def surplus(holdings: Iterable[Holding], keep: int, in_use: frozenset[str], fresh_since: float) -> list[Holding]:
+    """What must go, in order, for all to fit into `keep` bytes: the longest unused first, nothing from under another.
+
+    What is in use, or was used since `fresh_since`, stays, and so does all below it.
+    """
+    left = {holding.layer.key: holding for holding in holdings}
+    total = sum(holding.size for holding in left.values())
+    bound = set(in_use)
+    for holding in left.values():
+        if holding.layer.key in in_use or holding.used >= fresh_since:
+            bound |= {holding.layer.key, *holding.below}
+    gone = []
+    while total > keep:
+        carrying = {key for holding in left.values() for key in holding.below}
+        free = [one for key, one in left.items() if key not in bound and key not in carrying]
+        if not free:
+            break
+        oldest = min(free, key=lambda holding: holding.used)
+        del left[oldest.layer.key]
+        total -= oldest.size
+        gone.append(oldest)
+    return gone
+
+
+def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
+    """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
+    layers = Layers(store.layers)
+    with planning(store):
+        gone = surplus(holdings(layers), keep, in_use(store), time.time() - FRESH)
+        for holding in gone if not dry else ():
+            layers.drop(holding.layer.key)
+    return [removed_layer(holding) for holding in gone]
+
+
+def in_use(store: Store) -> frozenset[str]:
+    """Keys that a running build has said it stands on or makes, and saves whose guest runs."""
+    keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
+    keys |= {path.parent.name for path in store.layers.glob(f"*/{snapshots.LOCK}") if held(path)}
+    return frozenset(keys)
+
+
+def removed_layer(holding: Holding) -> Removed:
+    """A layer as a person knows it: its image, stage and title."""
+    record = holding.layer.record
+    age = (time.time() - holding.used) / 86400
+    what = " ".join(str(record.get(word) or "") for word in ("name", "stage", "title")).strip()
+    return Removed("saved guest" if holding.is_save else "layer", what, holding.size, f"last used {age:.1f} days ago")
+
+
+def disk_use(store: Store) -> dict[str, int]:
+    """Bytes on disk of the store's layers, saved guests and masters."""
+    held_by = holdings(Layers(store.layers))
+    gallery = sum(path.stat().st_blocks * 512 for path in _files(store.gallery))
+    return {
+        "layers": sum(holding.size for holding in held_by if not holding.is_save),
+        "saved guests": sum(holding.size for holding in held_by if holding.is_save),
+        "gallery": gallery,
+    }
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

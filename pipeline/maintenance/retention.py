@@ -1,0 +1,158 @@
+"""Retention of masters, with what the store knows of who stands on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base.errors import CheckFailed, NotFound
+from pipeline.base.files import RecordDamaged, disk_bytes
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layer, Layers
+from pipeline.definition import Keep
+from pipeline.gallery import GOLDEN, Gallery, Version, archive
+from pipeline.gallery.channels import list_channels
+from pipeline.gallery.integrity import Judge
+from pipeline.gallery.retention import Going, delete_with_tombstone, leases, prune
+from pipeline.maintenance.gc import in_use, planning
+
+
+def standing(layers: Layers) -> dict[Path, list[Layer]]:
+    """Every file that layers have below their own disk, with those layers."""
+    found: dict[Path, list[Layer]] = defaultdict(list)
+    for layer in layers.all():
+        for level in layer.image.below if layer.record.get("image") else ():
+            found[level.path].append(layer)
+    return found
+
+
+@contextlib.contextmanager
+def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version], str]]:
+    """Who of the running builds stands on a version, as long as this is held; with `dry` it is only looked at."""
+    layers = Layers(store.layers)
+    with contextlib.nullcontext() if dry else planning(store):
+        busy, above = in_use(store), standing(layers)
+
+        def used(version: Version) -> str:
+            names = {str(layer.record.get("name")) for layer in above[version.disk] if layer.key in busy}
+            return f"a build of {', '.join(sorted(names))} stands on it" if names else ""
+
+        yield used
+
+
+def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> list[Going]:
+    """Let go the versions of an image that its definition does not keep.
+
+    One that a running build stands on stays. With a version go the layers on top of it: nothing can use them.
+    """
+    gallery, layers = Gallery(store.gallery), Layers(store.layers)
+    with users_of(store, dry=dry) as used:
+        going = prune(gallery, name, keep.versions, keep.days, used=used, dry=dry)
+        for one in going:
+            if not dry and not one.held:
+                _drop_above(layers, one.version)
+    return going
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One version that goes by hand: bytes on disk, its channels, what speaks against it, layers that go too."""
+
+    image: str
+    version: str
+    size: int
+    channels: tuple[str, ...]
+    objections: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def remove_master(
+    store: Store, image: str, number: str, why: str, *, force: bool = False, dry: bool = False
+) -> Removal:
+    """Remove one version, damaged or not, its channels, and the layers that hold its disk or stand on it.
+
+    Raises NotFound, CheckFailed: version-protected for what is leased, in a channel or a parent, where `force` is not
+    set; version-in-use for what a running build stands on, in any case.
+    """
+    gallery, layers = Gallery(store.gallery), Layers(store.layers)
+    with users_of(store, dry=dry) as used, gallery.hold(image, dry=dry) as folder:
+        path = folder / number
+        if path.is_symlink() or not path.is_dir():
+            raise NotFound(
+                f"no {image} {number} in the gallery", name="gallery-unknown", hint=_others(gallery, image)
+            )
+        try:
+            version: Version | None = gallery.get(f"{image}@{number}")
+        except RecordDamaged:
+            version = None  # what is damaged must be removable too
+        if version is not None and (by := used(version)):
+            hint = "wait for the build, or stop it (goldsmith runs list)"
+            raise CheckFailed(f"{image} {number} is in use: {by}", name="version-in-use", hint=hint)
+        channels = tuple(each.name for each in list_channels(gallery, image) if each.version == number)
+        objections = tuple(_objections(gallery, image, number, channels))
+        if objections and not force:
+            hint = "--force removes it all the same"
+            if GOLDEN in channels:
+                hint = f"goldsmith gallery rollback {image} makes the version before golden; {hint}"
+            told = "; ".join(objections)
+            raise CheckFailed(f"{image} {number} is kept: {told}", name="version-protected", hint=hint)
+        above = {layer.key for disk in path.glob("*.vhd") for layer in _layers_of(layers, disk)}
+        found = Removal(image, number, disk_bytes(path), channels, objections, tuple(sorted(above)))
+        if not dry:
+            # a channel must never point at nothing, whenever this ends
+            for channel in channels:
+                (folder / channel).unlink()
+            delete_with_tombstone(folder, number, version.digest if version else None, why)
+            for key in found.layers:
+                layers.drop(key)
+    return found
+
+
+def _others(gallery: Gallery, image: str) -> str:
+    return f"versions of {image}: {', '.join(each.version for each in gallery.versions(image)) or 'none'}"
+
+
+def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[str]) -> Iterator[str]:
+    """Why a version should stay: channels, leases, versions of other images that were built on it."""
+    for channel in channels:
+        yield f"it is {image}@{channel}"
+    for lease in leases(gallery, image):
+        if lease.version == number:
+            yield f"leased ({lease.id}): {lease.why}"
+    for name in gallery.names():
+        for child in gallery.versions(name):
+            if _parent_of(child) == (image, number):
+                yield f"it is the parent of {child.name} {child.version}"
+
+
+def _parent_of(version: Version) -> tuple[str, str] | None:
+    """The image and number that a version was built or patched on, None where it began otherwise."""
+    if patched := version.manifest.get("patched_from"):
+        return version.name, str(patched)
+    units = version.manifest.get("inputs", ())
+    begin = units[0]["inputs"] if units else {}
+    return (str(begin.get("image")), str(begin.get("version"))) if begin.get("source") == "master" else None
+
+
+def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
+    """Layers that have a version's disk as their own (a hard link), and those that stand on it."""
+    yield from standing(layers)[disk]
+    for layer in layers.all():
+        image = layer.image.path if layer.record.get("image") else None
+        if image is not None and image.exists() and image.samefile(disk):
+            yield layer
+
+
+def put_away(store: Store, version: Version, repository: Path, judge: Judge) -> None:
+    """Move a version into an archive; the layers on top of it go. Raises as `archive.put_away`."""
+    with users_of(store) as used:
+        archive.put_away(Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used)
+        _drop_above(Layers(store.layers), version)
+
+
+def _drop_above(layers: Layers, version: Version) -> None:
+    for layer in standing(layers)[version.disk]:
+        layers.drop(layer.key)

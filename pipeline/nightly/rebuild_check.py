@@ -1,0 +1,137 @@
+"""Cold truth: an image built with no layer reused must come out as the one that stands on layers.
+
+Layers are kept by the digest of what went in. Should a digest ever miss an input, every night would go on shipping
+what should have been built anew, and say "unchanged". So now and then nothing is believed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from pipeline.base.errors import CheckFailed
+from pipeline.base.files import Shape, read_usable
+from pipeline.base.runs import now, write_json
+from pipeline.base.store import Store
+from pipeline.cache.layers import Layers
+from pipeline.checks import list_disk
+from pipeline.definition import Definition
+from pipeline.engine import runner as builder
+from pipeline.gallery import Gallery
+from pipeline.stages import convert
+
+#: When an image was last built cold and found the same, in its folder of the gallery.
+TRUTH = ".truth.json"
+#: What two builds of one definition may differ in, whichever way they went. Globs of paths, with the reason.
+EXPECTED = {
+    "/etc/.pwd.lock": "made by the first change of an account",
+    "/etc/shadow": "the day of a password's last change",
+    "/var/lib/systemd/timers/*": "when a timer last ran: names come and go with the length of the build",
+    "/var/cache/ldconfig/aux-cache": "inode numbers",
+    "/var/lib/apt/periodic/*": "when apt's timer last ran",
+    "/var/lib/apt/daily_lock": "left by apt's timer",
+    "/var/lib/logrotate/status": "when logs were last rotated",
+    "/var/lib/chrony/chrony.drift": "the measured clock",
+}
+#: Of each path: kind, owner, group, mode, digest of the content or target of the link.
+Tree = Mapping[str, Sequence[str]]
+#: How many paths an error names.
+SHOWN = 5
+
+
+def tree(disk: Path) -> Tree:
+    """Every path of a fixed VHD's root. Raises DiskError."""
+    return {path: entry for path, *entry in list_disk(disk, "vpc", what="tree")}
+
+
+def differences(one: Tree, other: Tree, expected: Iterable[str] = ()) -> list[str]:
+    """Paths that are not the same in both and not expected to differ."""
+    globs = [*EXPECTED, *expected]
+    return [
+        f"{path}: {' '.join(one.get(path, ['not there']))} | {' '.join(other.get(path, ['not there']))}"
+        for path in sorted({*one, *other})
+        if one.get(path) != other.get(path) and not any(fnmatch.fnmatch(path, glob) for glob in globs)
+    ]
+
+
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its zone")
+    return text
+
+
+class _Compared(Shape):
+    """When an image was last built with no layer reused."""
+
+    when: Annotated[str, AfterValidator(_moment)]
+
+    @classmethod
+    def advice(cls) -> str:
+        return "remove the file: the image is built with no layer reused when its first version is old enough"
+
+
+def due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
+    """Whether the last cold build, or else the image's first version, is too long ago.
+
+    Never for Windows: each sysprep leaves thousands of files that no other has left so, and nothing to compare.
+    """
+    if definition.os == "windows":
+        return False
+    versions = gallery.versions(definition.name)
+    if not definition.refresh.cold_days or not versions:
+        return False
+    began = str(versions[0].manifest["created"])
+    record = read_usable(gallery.root / definition.name / TRUTH, _Compared)
+    last = str(record["when"]) if record else began
+    age = (today or datetime.now(UTC)) - datetime.fromisoformat(last)
+    return age >= timedelta(days=definition.refresh.cold_days)
+
+
+def note(definition: Definition, gallery: Gallery, run: str) -> None:
+    """Remember that an image was built with no layer reused, and is what it should be."""
+    write_json(gallery.root / definition.name / TRUTH, {"when": now(), "run": run})
+
+
+def hold_to_it(definition: Definition, store: Store, *, command: str, listeners: Sequence[Any]) -> None:
+    """Build `definition` on its layers and once more with none of them, as far as convert, and compare the disks.
+
+    Raises CheckFailed: cold-differs, with all paths in a file of the cold build's run; cold-overtaken where the
+    archive moved between the two builds, and they cannot be compared. The cold layers go either way.
+    """
+    layered = builder.build(definition, store, command=command, until=convert.NAME, listeners=listeners)
+    cold = builder.build(definition, store, command=command, until=convert.NAME, listeners=listeners, cold=now())
+    try:
+        _compare(definition, store, layered.shipped, cold)
+    finally:
+        layers = Layers(store.layers)
+        for key in cold.layers:
+            layers.drop(key)
+    note(definition, Gallery(store.gallery), cold.run)
+
+
+def _compare(definition: Definition, store: Store, layered: Path | None, cold: builder.Outcome) -> None:
+    assert layered is not None and cold.shipped is not None, "convert makes a disk"
+    one, other = list_disk(layered, "vpc", what="packages"), list_disk(cold.shipped, "vpc", what="packages")
+    if one != other:
+        raise CheckFailed(
+            f"{definition.name}: the archive moved between the two builds, so the cold one cannot be compared",
+            name="cold-overtaken",
+            hint="the next night tries again",
+        )
+    found = differences(tree(layered), tree(cold.shipped))
+    if found:
+        told = store.runs / cold.run / "cold-differences.txt"
+        told.write_text("\n".join(found) + "\n")
+        error = CheckFailed(
+            f"{definition.name}: {len(found)} paths differ when no layer is reused: "
+            + "; ".join(line.partition(":")[0] for line in found[:SHOWN]),
+            name="cold-differs",
+            hint=f"an input is missed by a layer's key, or a step does not do the same twice; all paths: {told}",
+        )
+        error.evidence = told.parent
+        raise error

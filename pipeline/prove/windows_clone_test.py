@@ -1,0 +1,142 @@
+"""A Windows clone's way through its cell: its first boot on the fabric, and what its agent then says of it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from pipeline.base.errors import GoldsmithError, GuestError
+from pipeline.base.runs import remove_tree
+from pipeline.cache.layers import Image
+from pipeline.context import Job
+from pipeline.fabric import Fabric, Guest
+from pipeline.guest.access import run_folder
+from pipeline.guest.disks import create_overlay
+from pipeline.hypervisor.connection import Connection, connect
+from pipeline.hypervisor.domain import Spec, attached
+from pipeline.prove import assertions
+from pipeline.prove.clone_test import sampled
+from pipeline.prove.matrix import Cell
+from pipeline.prove.result import Verdict
+from pipeline.systems.windows import oobe
+from pipeline.systems.windows.answers import draw_password
+from pipeline.systems.windows.session import Deadlines, WindowsSession
+from pipeline.systems.windows.shell import Shell
+
+#: The user that a clone is asked to make.
+CLONE_USER = "clone"
+_NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
+
+
+class WindowsCourse:
+    """Runs one clone: on the fabric, with Azure's medium for Windows in its drive."""
+
+    def __init__(self, job: Job, master: Image, cell: Cell) -> None:
+        self.job = job
+        self.master = master
+        self.cell = cell
+        self.verdict = Verdict(cell.name)
+        self.logs = job.run.folder / "prove" / cell.name
+        self.scratch = job.store.tmp / f"prove-{job.run.id}-{cell.name}"
+        # fifteen characters are what NetBIOS leaves a computer's name
+        self.name = f"{cell.name[:8]}-{secrets.token_hex(3)}"
+
+    def run(self, fabric: Fabric, pictures: Path) -> Verdict:
+        """The verdict. Raises what a boot raises, with the cell's name in front."""
+        began = time.monotonic()
+        for folder in (self.logs, self.scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.scratch.chmod(0o755)
+        connection = connect()
+        first_boot = self.job.definition.first_boot
+        told = sampled(first_boot.sample, self.name).encode() if first_boot else b""
+        guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=told)
+        try:
+            session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
+            medium = session.folder / "azure.iso"
+            fabric.write_media(guest, medium, windows_password=draw_password())
+            session.insert(Image(medium, "raw"))
+            self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
+            try:
+                self._first_boot(session, guest, pictures)
+            except GoldsmithError:
+                session.black_box(quick=self.job.cancelled.is_set())
+                raise
+            finally:
+                session.close()
+            reports = guest.reports
+            self.verdict.see("Ready", "posted" if any(one.ready for one in reports) else "not posted", True)
+        except GoldsmithError as error:
+            error.message = f"{self.cell.says}: {error.message}"
+            error.args = (error.message,)
+            error.hint = error.hint or f"look at {self.logs}"
+            raise
+        finally:
+            fabric.detach(guest)
+            connection.close()
+            remove_tree(self.scratch)
+        return self.verdict
+
+    def _clone(self, connection: Connection, bridge: str, mac: str, vm_id: str) -> WindowsSession:
+        hardware, job = self.cell.hardware, self.job
+        kvm = job.verdict.kind == "kvm"
+        folder = run_folder(job.label, self.cell.name)
+        disk = create_overlay(self.scratch / "disk.qcow2", self.master)
+        spec = Spec(
+            name=f"goldsmith-{job.label}-{self.cell.name}",
+            run=job.label,
+            role=f"prove {self.cell.name}",
+            kvm=kvm,
+            cpus=job.definition.machine.cpus,
+            memory=job.definition.machine.memory,
+            disks=attached(disk, hardware.bus),
+            serial_log=self.logs / "boot.serial.log",
+            firmware=hardware.firmware,
+            machine=hardware.machine,
+            nvram=folder / "vars.fd" if hardware.firmware == "efi" else None,
+            secure_boot=job.definition.secure_boot or hardware.secure,
+            tpm=job.definition.tpm or hardware.secure,
+            azure=True,
+            windows=True,
+            bridge=bridge,
+            access_mac=mac,
+            uuid=vm_id,
+        )
+        return WindowsSession(
+            connection,
+            spec,
+            folder,
+            logs=self.logs,
+            deadlines=Deadlines.for_kind(kvm, job.definition.machine.patience),
+            cancelled=job.cancelled,
+            progress=lambda text: job.progress(f"{self.cell.name}: {text}"),
+        )
+
+    def _first_boot(self, session: WindowsSession, guest: Guest, pictures: Path) -> None:
+        began = time.monotonic()
+        try:
+            session.open()
+        except GuestError:
+            # what a first boot asks for shows on its screen and nowhere else
+            session.picture(now=True)
+            raise
+        self.verdict.seconds["agent"] = round(time.monotonic() - began, 1)
+        verdict = self.verdict
+        state = oobe.set_up(session)
+        verdict.see("first boot", state, state == oobe.COMPLETE)
+        name = Shell(session).value(_NAME, "ComputerName")
+        verdict.see("computer name", name, name.lower() == self.name.lower())
+        if self.job.definition.first_boot is not None:
+            self.job.progress(f"{self.cell.name}: the first-boot adapter")
+            deadline = self.job.definition.first_boot.deadline
+            assertions.configured(session.machine, verdict, guest, deadline, what="configuration")
+        said = len(session.machine.serial().strip())
+        verdict.see("serial console", f"{said} bytes", said > 0)
+        picture = pictures / f"{self.cell.name}.png"
+        if session.machine.screenshot(picture):
+            verdict.screenshot = picture.name
+            shutil.copyfile(picture, self.logs / "screen.png")
+        self.job.progress(f"{self.cell.name}: shutting down")
+        session.machine.shutdown(session.deadlines.shutdown)
