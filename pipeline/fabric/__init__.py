@@ -245,7 +245,8 @@ class Fabric:
             provisioned=provisioned,
         )
         logs.mkdir(parents=True, exist_ok=True)
-        guest = Guest(instance, self._namespace.attach(number, instance), logs)
+        wire = self._namespace.attach(number, gateway=instance.gateway, address=instance.address, mac=instance.mac)
+        guest = Guest(instance, wire, logs)
         with self._lock:
             self._guests[instance.address] = guest
         try:

@@ -22,7 +22,6 @@ from typing import TypeVar
 
 from pipeline.base import process
 from pipeline.base.errors import HostError
-from pipeline.fabric.instance import IMDS, WIRESERVER, Instance
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ class Namespace:
     def path(self) -> Path:
         return NAMESPACES / self.name
 
-    def lay(self, addresses: Collection[str] = (WIRESERVER, IMDS)) -> None:
+    def lay(self, addresses: Collection[str]) -> None:
         """Make the namespace and the addresses that are served in it. Raises HostError where the host cannot."""
         try:
             run_ip("netns", "add", self.name)
@@ -87,13 +86,13 @@ class Namespace:
             ) from None
         self.run_inside(_harden)
 
-    def attach(self, number: int, instance: Instance) -> Wire:
-        """A wire for one clone, its address pinned to its MAC."""
+    def attach(self, number: int, *, gateway: str, address: str, mac: str) -> Wire:
+        """A wire for one clone: `address` is pinned to `mac`, `gateway` is the namespace's own in the same /29."""
         wire = self.wire(number)
         run_batch(
             [
-                f"addr add {instance.gateway}/29 dev {wire.inner}",
-                f"neigh replace {instance.address} lladdr {instance.mac} nud permanent dev {wire.inner}",
+                f"addr add {gateway}/29 dev {wire.inner}",
+                f"neigh replace {address} lladdr {mac} nud permanent dev {wire.inner}",
             ],
             self.name,
         )
