@@ -11,8 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "pipeline" / "secret_rules"
-sys.path.insert(0, str(FOLDER.parents[1]))
+FOLDER = Path(__file__).parents[1] / "pipeline/base/secret_rules"
+sys.path.insert(0, str(FOLDER.parents[2]))
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class Started(Job):
 
 
 def start(job: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.context.threshold.find", lambda *_: None)
+    monkeypatch.setattr("pipeline.context.set_up_session.find", lambda *_: None)
     draft = SimpleNamespace(path=tmp_path / "draft")
     draft.path.mkdir()
     job._start_cold("spec", "access", SimpleNamespace(image=None), draft)  # type: ignore[arg-type]

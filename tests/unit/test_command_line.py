@@ -515,9 +515,8 @@ echo "== read-only"; "$3" -m pipeline gallery lease web 2>&1 || echo "code $?"
 
 def test_no_error_of_the_command_line_and_the_store_is_without_a_hint() -> None:
     kinds = {"GoldsmithError", "UsageError", "NotFound", "CheckFailed", "HostError", "BuildError", "DiskError"}
-    folders = [*(ROOT / "pipeline/cli").rglob("*.py"), *(ROOT / "pipeline/gallery").rglob("*.py")]
-    alone = ("build", "care", "layers", "locks", "record", "retention", "refresh", "store", "scratch", "file_errors")
-    for path in [*folders, *(ROOT / "pipeline" / f"{name}.py" for name in alone)]:
+    rooms = ("cli", "nightly", "maintenance", "gallery", "cache", "base")
+    for path in sorted(path for name in rooms for path in (ROOT / "pipeline" / name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
                 hint = next((each.value for each in node.keywords if each.arg == "hint"), None)

@@ -186,7 +186,7 @@ def test_the_sandbox_of_this_host() -> None:
 def test_a_host_without_libseccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of that name that is no library takes its place."""
     (tmp_path / "libseccomp.so.2").write_text("no library")
-    monkeypatch.setattr(sandbox.command, "open_child", without_libseccomp(tmp_path))
+    monkeypatch.setattr(sandbox.process, "open_child", without_libseccomp(tmp_path))
     finding = doctor._sandbox()
     assert (finding.verdict, "libseccomp2" in str(finding.fix)) == ("fail", True)
     assert "libseccomp.so.2" in finding.text
@@ -194,7 +194,7 @@ def test_a_host_without_libseccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def without_libseccomp(folder: Path) -> Any:
     """The real door to child processes, whose children look for libraries in `folder` first."""
-    start = sandbox.command.open_child
+    start = sandbox.process.open_child
 
     def open_child(argv: Any, *, env: Mapping[str, str], **named: Any) -> Any:
         return start(argv, env={**env, "LD_LIBRARY_PATH": str(folder)}, **named)
