@@ -1,7 +1,7 @@
 """One build in progress: what the stages share, and the shape of a unit of work.
 
-The runner owns a job; a stage sees only what it needs of it. A plan makes jobs too, and starts nothing: what guests,
-libvirt and networks need is imported where it is used.
+The runner owns a context; a stage sees only what it needs of it. A plan makes contexts too, and starts nothing: what
+guests, libvirt and networks need is imported where it is used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def keep_console(console: Path, kept: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Made:
+class StageResult:
     """What a unit made: the disk it leaves, and facts for the records."""
 
     image: Image | None
@@ -63,15 +63,15 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Work:
+class UnitSpec:
     """One unit of a stage: its title, all its inputs, and what does it.
 
-    `live` work runs in the job's guest and leaves its disk at rest only when the runner rotates or ends the guest.
+    `live` work runs in the guest of the build; its disk is at rest only when the runner rotates or ends the guest.
     """
 
     title: str
     inputs: Mapping[str, object]
-    run: Callable[[Job, Layer | None, Draft], Made]
+    run: Callable[[BuildContext, Layer | None, Draft], StageResult]
     live: bool = False
     #: The steps of which it consists, where they are more than one.
     steps: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class _SeenIndex(Shape):
 
 
 @dataclass
-class Job:
+class BuildContext:
     """A build of one definition."""
 
     definition: Definition
@@ -130,7 +130,7 @@ class Job:
         return connection
 
     @cached_property
-    def verdict(self) -> Verdict:
+    def accelerator(self) -> Verdict:
         from pipeline.hypervisor import accelerator
 
         verdict = accelerator.choose(self.definition.accelerator)
@@ -262,7 +262,7 @@ class Job:
             name=f"goldsmith-{self.label}-{self.definition.name}",
             run=self.label,
             role="build",
-            kvm=self.verdict.kind == "kvm",
+            kvm=self.accelerator.kind == "kvm",
             cpus=self.definition.machine.cpus,
             memory=self.definition.machine.memory,
             disks=(),
@@ -344,7 +344,7 @@ class Job:
         from pipeline.systems.windows.session import Deadlines, WindowsSession
 
         definition = self.definition
-        kvm = self.verdict.kind == "kvm"
+        kvm = self.accelerator.kind == "kvm"
         efi = definition.generations == (2,)
         folder = run_folder(self.label, "build")
         spec = Spec(

@@ -14,7 +14,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer, Layers, digest, layer_key
-from pipeline.context import Job, Work
+from pipeline.context import BuildContext, UnitSpec
 from pipeline.definition import DebianSource, Definition
 from pipeline.gallery import Gallery, Version
 from pipeline.stages import acquire, capture, convert, generalize, inspect, install, prove, provision
@@ -34,17 +34,19 @@ class Unit:
     """One keyed piece of a stage."""
 
     stage: str
-    work: Work
+    spec: UnitSpec
     key: str
     source: str | None
     version: int
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        return self.work.inputs
+        return self.spec.inputs
 
 
-def plan(job: Job, *, warm: bool = False, again: str | None = None, cold: str | None = None) -> list[Unit]:
+def plan(
+    context: BuildContext, *, warm: bool = False, again: str | None = None, cold: str | None = None
+) -> list[Unit]:
     """Every unit of a build with its key, in order. Runs nothing.
 
     `cold` goes into every key, so that nothing is kept but what was made under the same word.
@@ -54,86 +56,86 @@ def plan(job: Job, *, warm: bool = False, again: str | None = None, cold: str | 
     """
     units: list[Unit] = []
     source: str | None = None
-    former = _latest(job)
+    former = _latest(context)
     standing, redo = True, False
     for stage in STAGES:
-        for work in stage.plan(job):
-            unit = _unit(stage, replace(work, inputs={**work.inputs, COLD: cold}) if cold else work, source)
+        for spec in stage.plan(context):
+            unit = _unit(stage, replace(spec, inputs={**spec.inputs, COLD: cold}) if cold else spec, source)
             redo = redo or (again is not None and _is(unit, again, units))
-            standing = standing and not redo and job.layers.get(unit.key) is not None
-            before = None if standing or redo or cold else former.get((unit.stage, work.title))
-            if before is not None and (still := _still_good(job, unit, before)):
+            standing = standing and not redo and context.layers.get(unit.key) is not None
+            before = None if standing or redo or cold else former.get((unit.stage, spec.title))
+            if before is not None and (still := _still_good(context, unit, before)):
                 unit, standing = still, True
-            if not standing and warm and work.live:
-                unit = _unit(stage, replace(work, inputs={**unit.inputs, START: WARM}), source)
-                warm, standing = False, not redo and job.layers.get(unit.key) is not None
+            if not standing and warm and spec.live:
+                unit = _unit(stage, replace(spec, inputs={**unit.inputs, START: WARM}), source)
+                warm, standing = False, not redo and context.layers.get(unit.key) is not None
             units.append(unit)
             source = unit.key
     return units
 
 
-def golden_stands(job: Job) -> Version | None:
+def golden_stands(context: BuildContext) -> Version | None:
     """The golden master, where its own record says that a build would make the very same: no layer has to be left.
 
     Every unit's key is that of the record. The state of the archive is an input only where it has something newer for
     the disk: the state that golden was made with stands for it. None for a golden master that was patched since, or
     made from a saved guest, and where there is none.
     """
-    golden = job.gallery.find(job.definition.name)
+    golden = context.gallery.find(context.definition.name)
     if golden is None or golden.manifest.get("patched_from") or golden.manifest.get("start") == WARM:
         return None
     recorded = [(str(unit["stage"]), unit.get("title"), unit) for unit in golden.manifest.get("inputs", ())]
-    if not recorded or not _is_described(job, golden):
+    if not recorded or not _is_described(context, golden):
         return None
-    works = [(stage, work) for stage in STAGES[: STAGES.index(capture)] for work in stage.plan(job)]
-    if [(stage.NAME, work.title) for stage, work in works] != [entry[:2] for entry in recorded]:
+    specs = [(stage, spec) for stage in STAGES[: STAGES.index(capture)] for spec in stage.plan(context)]
+    if [(stage.NAME, spec.title) for stage, spec in specs] != [entry[:2] for entry in recorded]:
         return None
     source: str | None = None
     older_index = False
-    for (stage, work), (_, _, before) in zip(works, recorded, strict=True):
-        inputs = dict(work.inputs)
+    for (stage, spec), (_, _, before) in zip(specs, recorded, strict=True):
+        inputs = dict(spec.inputs)
         if INDEX in inputs and before["inputs"].get(INDEX) not in (None, inputs[INDEX]):
             inputs[INDEX] = before["inputs"][INDEX]
             older_index = True
         source = layer_key(stage.NAME, stage.VERSION, inputs, source)
         if source != before.get("key"):
             return None
-    return None if older_index and job.outdated_packages(golden.image) != [] else golden
+    return None if older_index and context.outdated_packages(golden.image) != [] else golden
 
 
-def _is_described(job: Job, golden: Version) -> bool:
+def _is_described(context: BuildContext, golden: Version) -> bool:
     """Whether what capture alone writes down is what the definition says."""
     caching = {disk.lun: disk.caching for disk in golden.data_disks}
-    return golden.manifest.get("summary") == job.definition.summary and caching == {
-        disk.lun: disk.caching for disk in job.data_disks
+    return golden.manifest.get("summary") == context.definition.summary and caching == {
+        disk.lun: disk.caching for disk in context.data_disks
     }
 
 
-def _unit(stage: ModuleType, work: Work, source: str | None) -> Unit:
-    key = layer_key(stage.NAME, stage.VERSION, work.inputs, source)
-    return Unit(stage.NAME, work, key, source, stage.VERSION)
+def _unit(stage: ModuleType, spec: UnitSpec, source: str | None) -> Unit:
+    key = layer_key(stage.NAME, stage.VERSION, spec.inputs, source)
+    return Unit(stage.NAME, spec, key, source, stage.VERSION)
 
 
-def _still_good(job: Job, unit: Unit, former: Layer) -> Unit | None:
+def _still_good(context: BuildContext, unit: Unit, former: Layer) -> Unit | None:
     """The unit under the package index that it was made with, where the new one has no newer version for its disk."""
     if INDEX not in unit.inputs or former.record["inputs"].get(INDEX) is None:
         return None
     same = _unit_like(unit, {**unit.inputs, INDEX: former.record["inputs"][INDEX]})
     if same.key != former.key or same.key == unit.key:
         return None
-    return same if job.outdated(former) == [] else None
+    return same if context.outdated(former) == [] else None
 
 
 def _unit_like(unit: Unit, inputs: Mapping[str, object]) -> Unit:
     key = layer_key(unit.stage, unit.version, inputs, unit.source)
-    return replace(unit, work=replace(unit.work, inputs=inputs), key=key)
+    return replace(unit, spec=replace(unit.spec, inputs=inputs), key=key)
 
 
 def _is(unit: Unit, word: str, before: Sequence[Unit]) -> bool:
     """Whether a stage's name, a step's title or a step's number means this unit, or a stage before it."""
-    first = sum(len(o.work.titles) for o in before if o.stage == unit.stage and o.work.counted) + 1
-    numbers = [str(first + index) for index, _ in enumerate(unit.work.titles)] if unit.work.counted else []
-    step = unit.stage == provision.NAME and word in (*unit.work.titles, *numbers)
+    first = sum(len(o.spec.titles) for o in before if o.stage == unit.stage and o.spec.counted) + 1
+    numbers = [str(first + index) for index, _ in enumerate(unit.spec.titles)] if unit.spec.counted else []
+    step = unit.stage == provision.NAME and word in (*unit.spec.titles, *numbers)
     return step or (word in STAGE_NAMES and STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(word))
 
 
@@ -190,9 +192,9 @@ def explain(
     definition: Definition, store: Store, *, warm: bool = False, again: str | None = None
 ) -> list[dict[str, str]]:
     """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
-    job, units, begin = _decide(definition, store, warm, again)
-    former = _latest(job)
-    if again is None and not warm and begin < len(units) and golden_stands(job):
+    context, units, begin = _decide(definition, store, warm, again)
+    former = _latest(context)
+    if again is None and not warm and begin < len(units) and golden_stands(context):
         # its layers are gone, and nothing would come of making them anew
         begin = len(units)
     rows = []
@@ -200,22 +202,24 @@ def explain(
         action = "keep" if position < begin else "run"
         why = ""
         if action == "run":
-            old = former.get((unit.stage, unit.work.title))
-            why = "; ".join(_why(job, unit, old, position > begin))
-        rows.append({"stage": unit.stage, "title": unit.work.title, "action": action, "why": why, "key": unit.key})
+            old = former.get((unit.stage, unit.spec.title))
+            why = "; ".join(_why(context, unit, old, position > begin))
+        rows.append({"stage": unit.stage, "title": unit.spec.title, "action": action, "why": why, "key": unit.key})
     return rows
 
 
-def _decide(definition: Definition, store: Store, warm: bool, again: str | None) -> tuple[Job, list[Unit], int]:
+def _decide(
+    definition: Definition, store: Store, warm: bool, again: str | None
+) -> tuple[BuildContext, list[Unit], int]:
     """The units of a build that nobody has begun, and the position of the first one that would run."""
     check_word(definition, again)
     store.ensure()
-    job = Job(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
-    units = plan(job, warm=warm, again=again)
-    begin = standing(units, job.layers)
+    context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    units = plan(context, warm=warm, again=again)
+    begin = standing(units, context.layers)
     if again is not None:
         begin = min(begin, begin_of(units, again))
-    return job, units, begin
+    return context, units, begin
 
 
 #: Stages that need root, and what for. The others read and write files of the store.
@@ -232,7 +236,7 @@ def root_needed_for(
 ) -> str:
     """What of a build needs root, as 'STAGE: why'; nothing where a user who may write to the store can do it all."""
     check_word(definition, until)
-    _job, units, begin = _decide(definition, store, warm, again)
+    _context, units, begin = _decide(definition, store, warm, again)
     for unit in units[begin : end_of(units, until) if until is not None else len(units)]:
         why = _NEEDS_ROOT.get(unit.stage)
         if unit.stage == acquire.NAME and isinstance(definition.source, DebianSource):
@@ -242,18 +246,18 @@ def root_needed_for(
     return ""
 
 
-def _latest(job: Job) -> dict[tuple[str, str], Layer]:
+def _latest(context: BuildContext) -> dict[tuple[str, str], Layer]:
     """This image's newest layer of each unit."""
     mine = (
         layer
-        for layer in job.layers.all()
-        if layer.record.get("name") == job.definition.name and COLD not in layer.record["inputs"]
+        for layer in context.layers.all()
+        if layer.record.get("name") == context.definition.name and COLD not in layer.record["inputs"]
     )
     ordered = sorted(mine, key=lambda layer: str(layer.record["created"]))
     return {(str(layer.record["stage"]), str(layer.record.get("title"))): layer for layer in ordered}
 
 
-def _why(job: Job, unit: Unit, before: Layer | None, after_first: bool) -> Iterator[str]:
+def _why(context: BuildContext, unit: Unit, before: Layer | None, after_first: bool) -> Iterator[str]:
     if before is None:
         yield "new"
         return
@@ -261,7 +265,7 @@ def _why(job: Job, unit: Unit, before: Layer | None, after_first: bool) -> Itera
     changed = [name for name in sorted({*old, *new}) if digest(old.get(name)) != digest(new.get(name))]
     if changed:
         yield "changed: " + ", ".join(changed)
-        if INDEX in changed and (newer := job.outdated(before)):
+        if INDEX in changed and (newer := context.outdated(before)):
             yield "newer: " + ", ".join(newer[:5]) + (" ..." if len(newer) > 5 else "")
         return
     if before.record.get("version") != unit.version:

@@ -16,7 +16,7 @@ from pipeline.base.file_errors import describe_os_error
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
 from pipeline.cache.layers import Draft, Image, Layer, Layers
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import Definition
 from pipeline.engine.plan import START, WARM, Unit, begin_of, check_word, end_of, golden_stands, plan, standing
 from pipeline.gallery import GOLDEN, Gallery, Version
@@ -71,7 +71,7 @@ def build(
     for listener in listeners:
         run.listen(listener)
     layers, gallery = Layers(store.layers), Gallery(store.gallery)
-    job = Job(definition, store, run, layers, gallery, keep_failed=keep_failed)
+    context = BuildContext(definition, store, run, layers, gallery, keep_failed=keep_failed)
     lock = FileLock(store.tmp / f"build-{definition.name}.lock", thread_local=False)
     try:
         locks.acquire(
@@ -83,20 +83,20 @@ def build(
             image=definition.name,
             on_wait=lambda text: run.emit("note", "", text),
         )
-        sweep_dead(store, job)
-        unchanged = _run(job, from_stage, until, warm, cold)
+        sweep_dead(store, context)
+        unchanged = _run(context, from_stage, until, warm, cold)
     except GoldsmithError as error:
-        _fail(job, error)
+        _fail(context, error)
         raise
     except OSError as error:
         # the disk is full, or a file of the project has gone while it was built
         told = describe_os_error(error)
         named = BuildError(told.message, name="host-file-error", hint=told.hint)
-        _fail(job, named)
+        _fail(context, named)
         raise named from error
     except BaseException as error:
         _fail(
-            job,
+            context,
             BuildError(
                 f"{type(error).__name__}: {error}",
                 name="internal",
@@ -106,63 +106,63 @@ def build(
         raise
     finally:
         if not (keep_failed and run.record.get("kept_guest")):
-            job.close()
+            context.close()
         lock.release()
-    captured = next((layer for stage, layer in job.made if stage == capture.NAME), None)
+    captured = next((layer for stage, layer in context.made if stage == capture.NAME), None)
     number = str(captured.facts.get("version")) if captured else GOLDEN
     version = gallery.find(definition.name, number) if captured or (unchanged and until is None) else None
-    shipped = next((layer.image.path for stage, layer in job.made if stage == convert.NAME), None)
+    shipped = next((layer.image.path for stage, layer in context.made if stage == convert.NAME), None)
     run.finish("unchanged" if unchanged else "done")
     run.emit("saved", "", str(run.folder))
-    keys = tuple(layer.key for _, layer in job.made)
+    keys = tuple(layer.key for _, layer in context.made)
     return Outcome(run.id, version, unchanged, watch.seconds, shipped, keys)
 
 
-def _run(job: Job, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
+def _run(context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
     """Run what is not there yet. True when nothing had to run."""
-    with planning(job.store):
-        units = plan(job, warm=warm, again=from_stage, cold=cold)
-        job.run.note(layers=[unit.key for unit in units])
+    with planning(context.store):
+        units = plan(context, warm=warm, again=from_stage, cold=cold)
+        context.run.note(layers=[unit.key for unit in units])
     if from_stage is not None:
         for unit in units[begin_of(units, from_stage) :]:
-            job.layers.drop(unit.key)
+            context.layers.drop(unit.key)
     end = end_of(units, until) if until is not None else len(units)
-    if _is_built(job, units, asked=from_stage or until or warm or cold):
+    if _is_built(context, units, asked=from_stage or until or warm or cold):
         return True
-    begin = _sound(job, units, min(standing(units, job.layers), end))
+    begin = _sound(context, units, min(standing(units, context.layers), end))
     # a later layer left over from other times may stand on files that are made anew now
     for unit in units[begin:]:
-        job.layers.drop(unit.key)
-    _kept(job, units[:begin])
-    job.made = [(unit.stage, layer) for unit in units[:begin] if (layer := job.layers.get(unit.key))]
-    for _, layer in job.made:
+        context.layers.drop(unit.key)
+    _kept(context, units[:begin])
+    context.made = [(unit.stage, layer) for unit in units[:begin] if (layer := context.layers.get(unit.key))]
+    for _, layer in context.made:
         layer.touch()
-    job.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
+    context.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
     if begin == end:
-        if end == len(units) and not job.warm:
-            _point_golden(job, units[-1])
+        if end == len(units) and not context.warm:
+            _point_golden(context, units[-1])
         return True
     if any(unit.stage == provision.NAME for unit in units[begin:end]):
-        require_good_playbooks([job.definition], job.store)
-    _ = job.verdict  # said before the first stage, refused before anything starts
-    source = job.made[-1][1] if begin else None
+        require_good_playbooks([context.definition], context.store)
+    _ = context.accelerator  # said before the first stage, refused before anything starts
+    source = context.made[-1][1] if begin else None
     draft: Draft | None = None
     for position in range(begin, end):
         following = units[position + 1] if position + 1 < end else None
-        source, draft = _unit(job, units[position], source, draft, following)
-        job.made.append((units[position].stage, source))
+        source, draft = _unit(context, units[position], source, draft, following)
+        context.made.append((units[position].stage, source))
     return False
 
 
-def _is_built(job: Job, units: Sequence[Unit], *, asked: object) -> bool:
+def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) -> bool:
     """Whether golden is what a build would make, although layers of it are gone. Where one was `asked` for, never."""
-    if asked or standing(units, job.layers) == len(units) or golden_stands(job) is None:
+    if asked or standing(units, context.layers) == len(units) or golden_stands(context) is None:
         return False
-    job.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
+    context.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
     return True
 
 
-def _sound(job: Job, units: Sequence[Unit], begin: int) -> int:
+def _sound(context: BuildContext, units: Sequence[Unit], begin: int) -> int:
     """How many of the first `begin` units are still what was committed; the first that is not is named.
 
     Once there is a VHD, the layers below it are not used any more.
@@ -170,122 +170,124 @@ def _sound(job: Job, units: Sequence[Unit], begin: int) -> int:
     shipped = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
     for position in range(shipped if shipped < begin else 0, begin):
         unit = units[position]
-        layer = job.layers.get(unit.key)
+        layer = context.layers.get(unit.key)
         if layer is not None and (changed := layer.changed()):
-            job.run.emit("note", "", f"{unit.stage} {unit.work.title}: {changed}: made anew")
+            context.run.emit("note", "", f"{unit.stage} {unit.spec.title}: {changed}: made anew")
             return position
     return begin
 
 
-def _kept(job: Job, units: Sequence[Unit]) -> None:
+def _kept(context: BuildContext, units: Sequence[Unit]) -> None:
     for stage in dict.fromkeys(unit.stage for unit in units):
         count = sum(unit.stage == stage for unit in units)
         detail = f"{count} layers" if count > 1 else ""
-        job.run.stage(stage, "kept", seconds=0.0, detail=detail)
-        job.run.emit("end", stage, f"kept\t{detail}")
+        context.run.stage(stage, "kept", seconds=0.0, detail=detail)
+        context.run.emit("end", stage, f"kept\t{detail}")
 
 
-def _point_golden(job: Job, unit: Unit) -> None:
+def _point_golden(context: BuildContext, unit: Unit) -> None:
     """A definition that was changed and changed back: golden is what it says now."""
-    layer = job.layers.get(unit.key)
-    current = job.gallery.find(job.definition.name)
+    layer = context.layers.get(unit.key)
+    current = context.gallery.find(context.definition.name)
     if layer is None:
         return
-    wanted = job.gallery.find(job.definition.name, str(layer.facts.get("version")))
-    if wanted is None or wanted.version in withdrawn(job.gallery, wanted.name):
+    wanted = context.gallery.find(context.definition.name, str(layer.facts.get("version")))
+    if wanted is None or wanted.version in withdrawn(context.gallery, wanted.name):
         return  # somebody took it back: only another build, or `gallery promote`, makes golden anew
     if current is not None and (current.manifest.get("rebuilt") or {}).get("version") == wanted.version:
         return  # golden is the same, with the patches that have come since
     if current is None or current.version != wanted.version:
-        job.gallery.promote(wanted, GOLDEN)
-        job.run.emit("note", "", f"golden is {wanted.version} again")
+        context.gallery.promote(wanted, GOLDEN)
+        context.run.emit("note", "", f"golden is {wanted.version} again")
 
 
 def _unit(
-    job: Job, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
+    context: BuildContext, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
 ) -> tuple[Layer, Draft | None]:
     """Make one layer. `draft` is there already when the running guest writes into it."""
-    job.stage = unit.stage
-    job.warm = job.warm or unit.inputs.get(START) == WARM
-    watch = job.watch = Stopwatch()
-    job.run.emit("start", unit.stage, unit.work.title)
-    begun = draft or job.layers.begin(unit.key)
+    context.stage = unit.stage
+    context.warm = context.warm or unit.inputs.get(START) == WARM
+    watch = context.watch = Stopwatch()
+    context.run.emit("start", unit.stage, unit.spec.title)
+    begun = draft or context.layers.begin(unit.key)
     if isinstance(begun, Layer):
         # another build made the very same layer while this one waited for its lock
-        job.run.stage(unit.stage, "kept", seconds=watch.seconds, detail=unit.work.title)
-        job.run.emit("end", unit.stage, "kept\tby another build", watch.seconds)
+        context.run.stage(unit.stage, "kept", seconds=watch.seconds, detail=unit.spec.title)
+        context.run.emit("end", unit.stage, "kept\tby another build", watch.seconds)
         return begun, None
     next_draft: Draft | None = None
     try:
-        made = unit.work.run(job, source, begun)
-        if job.session is not None:
-            next_draft = _hand_over(job, following)
+        made = unit.spec.run(context, source, begun)
+        if context.session is not None:
+            next_draft = _hand_over(context, following)
         layer = begun.commit(
             stage=unit.stage,
-            inputs=unit.work.inputs,
+            inputs=unit.spec.inputs,
             source=unit.source,
             image=made.image,
-            title=unit.work.title,
+            title=unit.spec.title,
             seconds=round(watch.seconds, 2),
             facts=made.facts,
-            run=job.run.id,
-            name=job.definition.name,
+            run=context.run.id,
+            name=context.definition.name,
             version=unit.version,
         )
     except BaseException as error:
-        _black_box(job, error)
+        _black_box(context, error)
         for scratch in (begun, next_draft):
-            if scratch is not None and not job.run.record.get("kept_guest"):
-                job.close()
+            if scratch is not None and not context.run.record.get("kept_guest"):
+                context.close()
                 scratch.discard()
         raise
-    job.run.stage(unit.stage, "new", seconds=watch.seconds, detail=made.detail, title=unit.work.title, key=unit.key)
-    job.run.emit("end", unit.stage, f"new\t{made.detail}", watch.seconds)
+    context.run.stage(
+        unit.stage, "new", seconds=watch.seconds, detail=made.detail, title=unit.spec.title, key=unit.key
+    )
+    context.run.emit("end", unit.stage, f"new\t{made.detail}", watch.seconds)
     return layer, next_draft
 
 
-def _hand_over(job: Job, following: Unit | None) -> Draft | None:
+def _hand_over(context: BuildContext, following: Unit | None) -> Draft | None:
     """Bring the running guest's disk to rest: it writes into the next unit's draft, or it is shut down."""
-    if following is not None and following.work.live:
-        begun = job.layers.begin(following.key)
+    if following is not None and following.spec.live:
+        begun = context.layers.begin(following.key)
         if isinstance(begun, Draft):
             try:
-                job.rotate(begun)
+                context.rotate(begun)
             except BaseException:
                 begun.discard()
                 raise
             return begun
-    job.end_guest()
+    context.end_guest()
     return None
 
 
 # ---- when it fails -----------------------------------------------------------------------------------------------
 
 
-def _black_box(job: Job, error: BaseException) -> None:
+def _black_box(context: BuildContext, error: BaseException) -> None:
     """Gather what the guest can still tell, while it is there."""
-    if job.session is None:
+    if context.session is None:
         return
-    job.session.black_box(quick=isinstance(error, Interrupted))
-    if job.keep_failed and job.session.machine.stopped is None and not isinstance(error, Interrupted):
-        mark_kept(job.session.machine)
-        job.session.machine.keep = True
-        job.run.note(kept_guest={"domain": job.session.spec.name, **job.session.told()})
+    context.session.black_box(quick=isinstance(error, Interrupted))
+    if context.keep_failed and context.session.machine.stopped is None and not isinstance(error, Interrupted):
+        mark_kept(context.session.machine)
+        context.session.machine.keep = True
+        context.run.note(kept_guest={"domain": context.session.spec.name, **context.session.told()})
 
 
-def _fail(job: Job, error: GoldsmithError) -> None:
-    error.evidence = error.evidence or job.run.folder
+def _fail(context: BuildContext, error: GoldsmithError) -> None:
+    error.evidence = error.evidence or context.run.folder
     interrupted = isinstance(error, Interrupted)
-    if job.stage:
+    if context.stage:
         state = "interrupted" if interrupted else "failed"
-        job.run.stage(job.stage, state, seconds=job.watch.seconds, detail=error.name)
-        job.run.emit("end", job.stage, f"{state}\t{error.name}", job.watch.seconds)
-    job.run.finish("interrupted" if interrupted else "failed", error)
-    write_json(job.run.folder / "failure.json", {**job.run.record["error"], "stage": job.stage})
-    shipped = next((layer for stage, layer in reversed(job.made) if stage == convert.NAME), None)
-    if shipped is not None and not interrupted and job.stage in GATES:
-        told = {"gate": job.stage, "name": error.name, "why": error.message, "run": job.run.id, "when": now()}
-        job.gallery.refuse(job.definition.name, {**told, "disk": str(shipped.image.path)})
+        context.run.stage(context.stage, state, seconds=context.watch.seconds, detail=error.name)
+        context.run.emit("end", context.stage, f"{state}\t{error.name}", context.watch.seconds)
+    context.run.finish("interrupted" if interrupted else "failed", error)
+    write_json(context.run.folder / "failure.json", {**context.run.record["error"], "stage": context.stage})
+    shipped = next((layer for stage, layer in reversed(context.made) if stage == convert.NAME), None)
+    if shipped is not None and not interrupted and context.stage in GATES:
+        told = {"gate": context.stage, "name": error.name, "why": error.message, "run": context.run.id, "when": now()}
+        context.gallery.refuse(context.definition.name, {**told, "disk": str(shipped.image.path)})
 
 
 def prove_again(
@@ -303,15 +305,15 @@ def prove_again(
     run = Run.start(store.runs, name, command)
     for listener in listeners:
         run.listen(listener)
-    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=prove.NAME)
+    context = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=prove.NAME)
     watch = Stopwatch()
     try:
-        sweep_dead(store, job)
-        _ = job.verdict
+        sweep_dead(store, context)
+        _ = context.accelerator
         run.emit("start", prove.NAME, ", ".join(cells) or "all cells")
-        verdicts, _trees = proof.prove(job, master, run.folder / "prove", cells, whole=True)
+        verdicts, _trees = proof.prove(context, master, run.folder / "prove", cells, whole=True)
     except GoldsmithError as error:
-        _fail(job, error)
+        _fail(context, error)
         raise
     told = " and ".join(verdict.told for verdict in verdicts)
     run.stage(prove.NAME, "ok", seconds=watch.seconds, detail=told, cells={v.cell: asdict(v) for v in verdicts})

@@ -21,7 +21,7 @@ from pipeline.base.files import disk_bytes, sweep_unfinished
 from pipeline.base.runs import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
 from pipeline.base.store import IMAGE_NAME, Store
 from pipeline.cache.layers import RECORD, Layer, Layers
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.fabric import sweep_networks
 from pipeline.gallery import Gallery
 from pipeline.gallery.retention import sweep as sweep_image
@@ -67,12 +67,12 @@ class Removed:
         return f"{self.kind} {self.name}"
 
 
-def sweep_dead(store: Store, job: Job | None = None, *, dry: bool = False) -> list[Removed]:
+def sweep_dead(store: Store, context: BuildContext | None = None, *, dry: bool = False) -> list[Removed]:
     """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed.
 
     With `dry` nothing is removed.
     """
-    connection = job.connection if job else connect()
+    connection = context.connection if context else connect()
     kept = {run for _, run, role in domains(connection) if role == "kept"}
     dead: set[str] = set()
 
@@ -103,8 +103,8 @@ def sweep_dead(store: Store, job: Job | None = None, *, dry: bool = False) -> li
             if not dry:
                 remove_tree(path)
     gone += prune_runs(store, dry=dry)
-    if job is not None and gone:
-        job.run.emit("note", "", f"removed what a dead run left: {', '.join(map(str, gone))}")
+    if context is not None and gone:
+        context.run.emit("note", "", f"removed what a dead run left: {', '.join(map(str, gone))}")
     return gone
 
 

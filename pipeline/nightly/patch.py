@@ -17,7 +17,7 @@ from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers, digest
 from pipeline.checks import list_disk
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import Definition, MasterSource, ScriptStep
 from pipeline.engine.plan import COLD, INDEX, plan
 from pipeline.gallery import Gallery, Version
@@ -91,8 +91,8 @@ def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[
     """What else than packages went in when golden's line was last built anew, and goes in no more, or otherwise."""
     root: Mapping[str, Any] = golden.manifest.get("rebuilt") or golden.manifest
     old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in _CONTENT}
-    job = Job(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
-    new = {(unit.stage, unit.work.title): unit.inputs for unit in plan(job) if unit.stage in _CONTENT}
+    context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    new = {(unit.stage, unit.spec.title): unit.inputs for unit in plan(context) if unit.stage in _CONTENT}
     for place in dict.fromkeys((*old, *new)):
         before, after = old.get(place), new.get(place)
         if before is None or after is None:

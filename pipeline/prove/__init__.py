@@ -12,7 +12,7 @@ from pipeline.base.errors import BuildError, CheckFailed, DiskError
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Image
 from pipeline.checks import list_disk
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
 from pipeline.gallery import DISK, data_file
@@ -37,7 +37,7 @@ def trials(cells: Sequence[Cell], *, whole: bool) -> list[Trial]:
 
 
 def prove(
-    job: Job, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
+    context: BuildContext, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
 ) -> tuple[list[Verdict], dict[str, str]]:
     """Start clones of `master` in the cells `names`, by default in all; their verdicts, and the tree digest of each
     of the master's disks by the name that the gallery gives it.
@@ -48,46 +48,48 @@ def prove(
     the master changed meanwhile.
     """
     before = _trees(master)
-    first_boot = job.definition.first_boot
+    first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
-    cells = tuple(CELLS[name] for name in names) or matrix(job.definition.generations)
-    if job.definition.os == "windows":
-        return _judged(job, master, before, _windows(job, master, pictures, cells, site))
+    cells = tuple(CELLS[name] for name in names) or matrix(context.definition.generations)
+    if context.definition.os == "windows":
+        return _judged(context, master, before, _windows(context, master, pictures, cells, site))
     # with a seed alone a clone would find nobody to ask for its first boot's configuration
     wanted = trials(cells if first_boot is None and _reads_seeds(master) else without_seeds(cells), whole=whole)
-    _ = job.verdict  # measured once, before the threads share it
+    _ = context.accelerator  # measured once, before the threads share it
     verdicts: list[Verdict] = []
     # an emulated clone lets its processor idle a tenth of the time; another one takes it
-    workers = max(1, min(len(wanted), (os.cpu_count() or 1) + (job.verdict.kind == "tcg")))
+    workers = max(1, min(len(wanted), (os.cpu_count() or 1) + (context.accelerator.kind == "tcg")))
     with contextlib.ExitStack() as stack:
-        fabric = stack.enter_context(Fabric(job.label, site=site)) if any(t.cell.fabric for t in wanted) else None
+        fabric = stack.enter_context(Fabric(context.label, site=site)) if any(t.cell.fabric for t in wanted) else None
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
-        disks = _data_disks(job, master)
-        courses = [Course(job, master, trial, workers, disks) for trial in wanted]
+        disks = _data_disks(context, master)
+        courses = [Course(context, master, trial, workers, disks) for trial in wanted]
         futures = [pool.submit(course.run, fabric, pictures) for course in courses]
         try:
             for future in as_completed(futures):
                 verdicts.append(future.result())
         except BaseException:
-            job.cancelled.set()
+            context.cancelled.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return _judged(job, master, before, verdicts)
+    return _judged(context, master, before, verdicts)
 
 
-def _windows(job: Job, master: Image, pictures: Path, cells: Sequence[Cell], site: Site | None) -> list[Verdict]:
+def _windows(
+    context: BuildContext, master: Image, pictures: Path, cells: Sequence[Cell], site: Site | None
+) -> list[Verdict]:
     """One clone of Windows after another: each wants what a host has."""
-    _ = job.verdict
-    with Fabric(job.label, site=site) as fabric:
-        return [WindowsCourse(job, master, cell).run(fabric, pictures) for cell in cells if cell.fabric]
+    _ = context.accelerator
+    with Fabric(context.label, site=site) as fabric:
+        return [WindowsCourse(context, master, cell).run(fabric, pictures) for cell in cells if cell.fabric]
 
 
 def _judged(
-    job: Job, master: Image, before: dict[str, str], verdicts: list[Verdict]
+    context: BuildContext, master: Image, before: dict[str, str], verdicts: list[Verdict]
 ) -> tuple[list[Verdict], dict[str, str]]:
     """The verdicts in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
     verdicts.sort(key=lambda verdict: verdict.cell)
-    job.progress("the master's digests")
+    context.progress("the master's digests")
     if _trees(master) != before:
         raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
     shared_identities(verdicts)
@@ -96,7 +98,7 @@ def _judged(
         raise CheckFailed(
             "the master boots, but is not what it should be\n" + "\n".join(f"  {line}" for line in failures),
             name="prove-failed",
-            hint=f"screenshots, serial logs and the fabric's records are in {job.run.folder / 'prove'}",
+            hint=f"screenshots, serial logs and the fabric's records are in {context.run.folder / 'prove'}",
         )
     return verdicts, before
 
@@ -106,9 +108,9 @@ def _trees(master: Image) -> dict[str, str]:
     return {name: chunk_digests(path).tree for name, path in files.items()}
 
 
-def _data_disks(job: Job, master: Image) -> list[DataDisk]:
+def _data_disks(context: BuildContext, master: Image) -> list[DataDisk]:
     """What is on each data disk as it ships; how Azure is to cache it, as far as the definition itself says."""
-    caching = {disk.lun: disk.caching for disk in job.definition.data_disks}
+    caching = {disk.lun: disk.caching for disk in context.definition.data_disks}
     found = []
     for lun, image in master.data:
         rows = list_disk(image.path, "vpc", what="volumes")

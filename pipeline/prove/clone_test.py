@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
-from pipeline.context import HUNG, Job
+from pipeline.context import HUNG, BuildContext
 from pipeline.definition import DataDisk, Expectation, HttpExpectation
 from pipeline.fabric import Fabric, Guest
 from pipeline.guest.access import Access, free_port
@@ -61,18 +61,20 @@ def sampled(text: str, hostname: str) -> str:
 class Course:
     """Runs a trial. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
 
-    def __init__(self, job: Job, master: Image, trial: Trial, beside: int, disks: Sequence[DataDisk] = ()) -> None:
+    def __init__(
+        self, context: BuildContext, master: Image, trial: Trial, beside: int, disks: Sequence[DataDisk] = ()
+    ) -> None:
         self.disks = disks
-        self.job = job
+        self.context = context
         self.master = master
         self.trial = trial
         self.verdict = Verdict(trial.name)
-        self.logs = job.run.folder / "prove" / trial.name
-        self.scratch = job.store.tmp / f"prove-{job.run.id}-{trial.name}"
+        self.logs = context.run.folder / "prove" / trial.name
+        self.scratch = context.store.tmp / f"prove-{context.run.id}-{trial.name}"
         # a host name that no other clone has, and a mark that no other user data has
         self.hostname = f"{trial.cell.name}-{secrets.token_hex(3)}"
         self.token = secrets.token_hex(8)
-        self.ports = {e.port: free_port() for e in job.definition.expect if isinstance(e, HttpExpectation)}
+        self.ports = {e.port: free_port() for e in context.definition.expect if isinstance(e, HttpExpectation)}
         self.size = (master.path.stat().st_size - 512) + GROWTH
         self._beside = beside
         self._again_already = False
@@ -98,8 +100,8 @@ class Course:
         """Another clone in place of one that hangs, whose logs stay beside the new one's."""
         kept = self.logs.with_name(f"{self.trial.name}-hung")
         self.logs.replace(kept)
-        self.job.record_hung(error, f"{self.trial.name}: ", str(kept.relative_to(self.job.run.folder)))
-        other = Course(self.job, self.master, self.trial, self._beside, self.disks)
+        self.context.record_hung(error, f"{self.trial.name}: ", str(kept.relative_to(self.context.run.folder)))
+        other = Course(self.context, self.master, self.trial, self._beside, self.disks)
         other._again_already = True
         return other.run(fabric, pictures)
 
@@ -112,7 +114,7 @@ class Course:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.scratch.chmod(0o755)
-        access = Access.create(self.job.label, self.trial.name, CLONE_USER)
+        access = Access.create(self.context.label, self.trial.name, CLONE_USER)
         # one connection a thread: libvirt tracks event callbacks by connection, and two threads' calls collide
         connection = connect()
         try:
@@ -131,7 +133,7 @@ class Course:
         if fabric is None:
             yield None
             return
-        first_boot = self.job.definition.first_boot
+        first_boot = self.context.definition.first_boot
         # every kind of host key: waagent waits for the RSA one, half an hour
         data = f"#cloud-config\nfinal_message: goldsmith {self.token}\n"
         guest = fabric.attach(
@@ -154,14 +156,14 @@ class Course:
 
     def _clone(self, connection: Connection, access: Access, guest: Guest | None) -> Clone:
         hardware = self.trial.cell.hardware
-        job = self.job
+        context = self.context
         spec = Spec(
-            name=f"goldsmith-{job.label}-{self.trial.name}",
-            run=job.label,
+            name=f"goldsmith-{context.label}-{self.trial.name}",
+            run=context.label,
             role=f"prove {self.trial.name}",
-            kvm=job.verdict.kind == "kvm",
+            kvm=context.accelerator.kind == "kvm",
             cpus=self._cpus(),
-            memory=job.definition.machine.memory,
+            memory=context.definition.machine.memory,
             disks=attached(self.master, hardware.bus),
             serial_log=self.logs / "serial.log",
             firmware=hardware.firmware,
@@ -184,8 +186,8 @@ class Course:
             logs=self.logs,
             guest=guest,
             medium=self.trial.cell.provisioned,
-            cancelled=job.cancelled,
-            progress=lambda text: job.progress(f"{self.trial.name}: {text}"),
+            cancelled=context.cancelled,
+            progress=lambda text: context.progress(f"{self.trial.name}: {text}"),
         )
         if guest is None:
             user_data = scripts.prove_user_data(CLONE_USER, access.public_key)
@@ -198,8 +200,8 @@ class Course:
         Emulated processors that wait for each other's host core burn it: two clones of two on two cores boot slower
         than two clones of one.
         """
-        wanted = self.job.definition.machine.cpus
-        if self.job.verdict.kind == "kvm":
+        wanted = self.context.definition.machine.cpus
+        if self.context.accelerator.kind == "kvm":
             return wanted
         return max(1, min(wanted, (os.cpu_count() or 1) // self._beside))
 
@@ -227,7 +229,7 @@ class Course:
             if self.trial.reimage:
                 self._reimage(clone, first)
         except GoldsmithError:
-            clone.black_box(quick=self.job.cancelled.is_set())
+            clone.black_box(quick=self.context.cancelled.is_set())
             raise
         finally:
             clone.close()
@@ -259,10 +261,10 @@ class Course:
         assertions.attached(clone, verdict, seen, self.disks)
         if self.trial.settles and clone.guest is not None and seen.get("waagent") == "active":
             assertions.settled(clone, verdict, clone.guest)
-        if self.job.definition.first_boot is not None and clone.guest is not None:
-            assertions.configured(clone.machine, verdict, clone.guest, self.job.definition.first_boot.deadline)
+        if self.context.definition.first_boot is not None and clone.guest is not None:
+            assertions.configured(clone.machine, verdict, clone.guest, self.context.definition.first_boot.deadline)
         pages: dict[str, str] = {}
-        for expectation in self.job.definition.expect:
+        for expectation in self.context.definition.expect:
             pages |= assertions.expect(self._own(expectation), clone, verdict, self.ports)
         picture = pictures / f"{self.trial.name}.png"
         if clone.machine.screenshot(picture):
@@ -316,5 +318,5 @@ class Course:
         self.verdict.failures += [f"{when}: {failure}" for failure in later.failures]
 
     def _end(self, clone: Clone) -> None:
-        self.job.progress(f"{self.trial.name}: shutting down")
+        self.context.progress(f"{self.trial.name}: shutting down")
         clone.shutdown()

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.fabric import Fabric, Guest
 from pipeline.guest.access import run_folder
 from pipeline.guest.disks import create_overlay
@@ -33,13 +33,13 @@ _NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
 class WindowsCourse:
     """Runs one clone: on the fabric, with Azure's medium for Windows in its drive."""
 
-    def __init__(self, job: Job, master: Image, cell: Cell) -> None:
-        self.job = job
+    def __init__(self, context: BuildContext, master: Image, cell: Cell) -> None:
+        self.context = context
         self.master = master
         self.cell = cell
         self.verdict = Verdict(cell.name)
-        self.logs = job.run.folder / "prove" / cell.name
-        self.scratch = job.store.tmp / f"prove-{job.run.id}-{cell.name}"
+        self.logs = context.run.folder / "prove" / cell.name
+        self.scratch = context.store.tmp / f"prove-{context.run.id}-{cell.name}"
         # fifteen characters are what NetBIOS leaves a computer's name
         self.name = f"{cell.name[:8]}-{secrets.token_hex(3)}"
 
@@ -50,7 +50,7 @@ class WindowsCourse:
             folder.mkdir(parents=True, exist_ok=True)
         self.scratch.chmod(0o755)
         connection = connect()
-        first_boot = self.job.definition.first_boot
+        first_boot = self.context.definition.first_boot
         told = sampled(first_boot.sample, self.name).encode() if first_boot else b""
         guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=told)
         try:
@@ -62,7 +62,7 @@ class WindowsCourse:
             try:
                 self._first_boot(session, guest, pictures)
             except GoldsmithError:
-                session.black_box(quick=self.job.cancelled.is_set())
+                session.black_box(quick=self.context.cancelled.is_set())
                 raise
             finally:
                 session.close()
@@ -80,24 +80,24 @@ class WindowsCourse:
         return self.verdict
 
     def _clone(self, connection: Connection, bridge: str, mac: str, vm_id: str) -> WindowsSession:
-        hardware, job = self.cell.hardware, self.job
-        kvm = job.verdict.kind == "kvm"
-        folder = run_folder(job.label, self.cell.name)
+        hardware, context = self.cell.hardware, self.context
+        kvm = context.accelerator.kind == "kvm"
+        folder = run_folder(context.label, self.cell.name)
         disk = create_overlay(self.scratch / "disk.qcow2", self.master)
         spec = Spec(
-            name=f"goldsmith-{job.label}-{self.cell.name}",
-            run=job.label,
+            name=f"goldsmith-{context.label}-{self.cell.name}",
+            run=context.label,
             role=f"prove {self.cell.name}",
             kvm=kvm,
-            cpus=job.definition.machine.cpus,
-            memory=job.definition.machine.memory,
+            cpus=context.definition.machine.cpus,
+            memory=context.definition.machine.memory,
             disks=attached(disk, hardware.bus),
             serial_log=self.logs / "boot.serial.log",
             firmware=hardware.firmware,
             machine=hardware.machine,
             nvram=folder / "vars.fd" if hardware.firmware == "efi" else None,
-            secure_boot=job.definition.secure_boot or hardware.secure,
-            tpm=job.definition.tpm or hardware.secure,
+            secure_boot=context.definition.secure_boot or hardware.secure,
+            tpm=context.definition.tpm or hardware.secure,
             azure=True,
             windows=True,
             bridge=bridge,
@@ -109,9 +109,9 @@ class WindowsCourse:
             spec,
             folder,
             logs=self.logs,
-            deadlines=Deadlines.for_kind(kvm, job.definition.machine.patience),
-            cancelled=job.cancelled,
-            progress=lambda text: job.progress(f"{self.cell.name}: {text}"),
+            deadlines=Deadlines.for_kind(kvm, context.definition.machine.patience),
+            cancelled=context.cancelled,
+            progress=lambda text: context.progress(f"{self.cell.name}: {text}"),
         )
 
     def _first_boot(self, session: WindowsSession, guest: Guest, pictures: Path) -> None:
@@ -128,9 +128,9 @@ class WindowsCourse:
         verdict.see("first boot", state, state == oobe.COMPLETE)
         name = Shell(session).value(_NAME, "ComputerName")
         verdict.see("computer name", name, name.lower() == self.name.lower())
-        if self.job.definition.first_boot is not None:
-            self.job.progress(f"{self.cell.name}: the first-boot adapter")
-            deadline = self.job.definition.first_boot.deadline
+        if self.context.definition.first_boot is not None:
+            self.context.progress(f"{self.cell.name}: the first-boot adapter")
+            deadline = self.context.definition.first_boot.deadline
             assertions.configured(session.machine, verdict, guest, deadline, what="configuration")
         said = len(session.machine.serial().strip())
         verdict.see("serial console", f"{said} bytes", said > 0)
@@ -138,5 +138,5 @@ class WindowsCourse:
         if session.machine.screenshot(picture):
             verdict.screenshot = picture.name
             shutil.copyfile(picture, self.logs / "screen.png")
-        self.job.progress(f"{self.cell.name}: shutting down")
+        self.context.progress(f"{self.cell.name}: shutting down")
         session.machine.shutdown(session.deadlines.shutdown)

@@ -8,32 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.cache.layers import Draft, Image, Layer
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 from pipeline.gallery import DISK, data_file
 
 NAME = "convert"
 VERSION = 2
 
 
-def plan(_job: Job) -> tuple[Work, ...]:
-    return (Work("fixed VHD", {"subformat": "fixed"}, _run),)
+def plan(_context: BuildContext) -> tuple[UnitSpec, ...]:
+    return (UnitSpec("fixed VHD", {"subformat": "fixed"}, _run),)
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     assert source is not None
-    image, facts = _ship(job, source.image, draft.path / DISK, uuid.UUID(hex=draft.key))
+    image, facts = _ship(context, source.image, draft.path / DISK, uuid.UUID(hex=draft.key))
     data = []
     for lun, disk in source.image.data:
-        made, beside = _ship(job, disk, draft.path / data_file(lun), uuid.uuid5(uuid.UUID(hex=draft.key), str(lun)))
+        made, beside = _ship(
+            context, disk, draft.path / data_file(lun), uuid.uuid5(uuid.UUID(hex=draft.key), str(lun))
+        )
         data.append((lun, made))
         facts = {name: facts[name] + beside[name] for name in facts}
     detail = f"{facts['allocated'] >> 20} MiB of {facts['virtual_size'] >> 20} MiB"
     if data:
         detail += f", {len(data)} data disks among it"
-    return Made(replace(image, data=tuple(data)), facts, detail)
+    return StageResult(replace(image, data=tuple(data)), facts, detail)
 
 
-def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
+def _ship(context: BuildContext, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
     """Write one disk; what it takes, in bytes."""
     # a plan needs none of these
     from pipeline.disk.mapping import chain_extents
@@ -41,16 +43,16 @@ def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[I
     from pipeline.vhd.fixed import write_fixed
     from pipeline.vhd.footer import verify_fixed
 
-    job.progress("reading the layers' map")
-    with chain_extents(image.path, image.format, within=job.store.root) as disk:
+    context.progress("reading the layers' map")
+    with chain_extents(image.path, image.format, within=context.store.root) as disk:
         report = write_fixed(
             disk,
             target,
             unique_id=unique_id,
             timestamp=int(time.time()),
-            progress=lambda done, whole: job.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
+            progress=lambda done, whole: context.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
         )
-    job.progress("freed blocks")
+    context.progress("freed blocks")
     punched = punch_free(target)
     footer = verify_fixed(target)
     status = target.stat()

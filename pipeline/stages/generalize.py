@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline import checks
 from pipeline.base.errors import DiskError, GuestError
 from pipeline.cache.layers import DISK, Draft, Image, Layer
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 from pipeline.definition import IsoSource
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.first_boot_service import install_script
@@ -26,75 +26,77 @@ _UNTOLD = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalize
 _SETUP_STATE = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    if job.definition.generalize.agent == "outside":
+def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
+    if context.definition.generalize.agent == "outside":
         return ()
-    if job.definition.os == "windows":
-        return (_windows(job),)
-    script = _script(job)
+    if context.definition.os == "windows":
+        return (_windows(context),)
+    script = _script(context)
     inputs: dict[str, object] = {
-        "agent": job.definition.generalize.agent,
+        "agent": context.definition.generalize.agent,
         "script": hashlib.sha256(script.encode()).hexdigest(),
     }
-    if not job.definition.steps:
-        inputs["disk size"] = job.definition.disk
-    return (Work("generalize", inputs, _run, live=True),)
+    if not context.definition.steps:
+        inputs["disk size"] = context.definition.disk
+    return (UnitSpec("generalize", inputs, _run, live=True),)
 
 
-def _windows(job: Job) -> Work:
+def _windows(context: BuildContext) -> UnitSpec:
     # a plan of a Linux image needs none of these
     from pipeline.systems.windows import firewall, first_boot, sysprep
 
-    definition = job.definition
+    definition = context.definition
     inputs: dict[str, object] = {
         "agent": "sysprep",
         "mode_vm": definition.generalize.mode_vm,
-        "answers": hashlib.sha256(_answers(job) or b"").hexdigest(),
+        "answers": hashlib.sha256(_answers(context) or b"").hexdigest(),
         "preflight": hashlib.sha256(sysprep.PREFLIGHT).hexdigest(),
         "preparation": hashlib.sha256(sysprep.PREPARATION).hexdigest(),
     }
-    if _opens(job):
+    if _opens(context):
         inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()
     if definition.first_boot:
         inputs["first boot"] = first_boot.digest(definition.first_boot)
-    return Work("sysprep", inputs, _run_sysprep)
+    return UnitSpec("sysprep", inputs, _run_sysprep)
 
 
-def _answers(job: Job) -> bytes | None:
+def _answers(context: BuildContext) -> bytes | None:
     from pipeline.systems.windows import answers
 
-    definition = job.definition
+    definition = context.definition
     skips = definition.generalize.skip_oobe
     return answers.first_boot(definition.locale, definition.timezone) if skips else None
 
 
-def _opens(job: Job) -> bool:
+def _opens(context: BuildContext) -> bool:
     """Whether the firewall has to be seen to: a parent may have opened what this image does not declare."""
-    return bool(job.definition.ports) or not isinstance(job.definition.source, IsoSource)
+    return bool(context.definition.ports) or not isinstance(context.definition.source, IsoSource)
 
 
-def _run_sysprep(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run_sysprep(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     from pipeline.guest.disks import create_overlay
     from pipeline.systems.windows import first_boot, oobe, ports, sysprep
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
-    session = job.windows(overlay)
+    session = context.windows(overlay)
     oobe.begin(session)
     session.machine.outside(False)
-    if _opens(job):
-        ports.open_ports(session, job.definition.ports, job.line)
-    if job.definition.first_boot:
-        first_boot.install(session, job.definition.first_boot, job.line)
+    if _opens(context):
+        ports.open_ports(session, context.definition.ports, context.line)
+    if context.definition.first_boot:
+        first_boot.install(session, context.definition.first_boot, context.line)
     try:
-        left = sysprep.generalize(session, _answers(job), mode_vm=job.definition.generalize.mode_vm, said=job.line)
+        left = sysprep.generalize(
+            session, _answers(context), mode_vm=context.definition.generalize.mode_vm, said=context.line
+        )
         session.close()
-        job.session = None
-        job.progress("is it generalized?")
-        _proven(job, overlay)
+        context.session = None
+        context.progress("is it generalized?")
+        _proven(context, overlay)
     except GuestError as error:
-        raise _named_by_disk(job, overlay, error) from None
-    return Made(overlay, {"rearms_left": left}, "sysprep")
+        raise _named_by_disk(context, overlay, error) from None
+    return StageResult(overlay, {"rearms_left": left}, "sysprep")
 
 
 def inspect_disk(disk: Image, within: Path) -> list[CheckResult]:
@@ -102,21 +104,21 @@ def inspect_disk(disk: Image, within: Path) -> list[CheckResult]:
     return checks.inspect_disk(disk.path, disk.format, profile="azure-windows", allow_backing_within=within)
 
 
-def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
+def _named_by_disk(context: BuildContext, disk: Image, error: GuestError) -> GuestError:
     """The failure under the name of the cause that stands in sysprep's log on the disk.
 
     Where sysprep fails the agent is often gone, and cannot be asked for it.
     """
     from pipeline.systems.windows import sysprep
 
-    if error.name not in _UNTOLD or (job.session is not None and job.keep_failed):
+    if error.name not in _UNTOLD or (context.session is not None and context.keep_failed):
         return error
-    if job.session is not None:
+    if context.session is not None:
         # qemu holds the disk; what the guest still tells is saved first
-        job.session.black_box()
-        job.session.machine.destroy()
+        context.session.black_box()
+        context.session.machine.destroy()
     try:
-        results = inspect_disk(disk, job.store.root)
+        results = inspect_disk(disk, context.store.root)
     except DiskError:
         return error  # a disk that is still written to may not be readable
     told = next((one.evidence for one in results if one.id == "win-sysprep-errors" and one.status == "warn"), "")
@@ -126,11 +128,11 @@ def _named_by_disk(job: Job, disk: Image, error: GuestError) -> GuestError:
     return named or GuestError(f"{error.message}: {told}", name=error.name, hint=error.hint)
 
 
-def _proven(job: Job, disk: Image) -> None:
+def _proven(context: BuildContext, disk: Image) -> None:
     """Ask the disk at rest whether it is generalized. Raises GuestError (sysprep-not-generalized)."""
     try:
         rows = checks.list_disk(
-            disk.path, disk.format, what="registry", key=_SETUP_STATE, allow_backing_within=job.store.root
+            disk.path, disk.format, what="registry", key=_SETUP_STATE, allow_backing_within=context.store.root
         )
     except DiskError as error:
         raise GuestError(
@@ -147,28 +149,28 @@ def _proven(job: Job, disk: Image) -> None:
         )
 
 
-def _script(job: Job) -> str:
-    adapter = job.definition.first_boot
-    return scripts.generalize_script(job.definition.generalize.agent, install_script(adapter) if adapter else "")
+def _script(context: BuildContext) -> str:
+    adapter = context.definition.first_boot
+    return scripts.generalize_script(context.definition.generalize.agent, install_script(adapter) if adapter else "")
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     assert source is not None
-    session = job.guest(source, draft)
-    agent_name = job.definition.generalize.agent
-    job.progress("waagent -deprovision" if agent_name == "waagent" else "cleaning")
+    session = context.guest(source, draft)
+    agent_name = context.definition.generalize.agent
+    context.progress("waagent -deprovision" if agent_name == "waagent" else "cleaning")
     done = session.agent.execute(
-        ["/bin/sh", "-s"], stdin=_script(job), deadline=DEADLINE, check=session.machine.check
+        ["/bin/sh", "-s"], stdin=_script(context), deadline=DEADLINE, check=session.machine.check
     )
-    log = job.log_file("generalize.log")
+    log = context.log_file("generalize.log")
     log.write_text(done.stdout + done.stderr)
     for line in (done.stdout + done.stderr).splitlines():
-        job.line(line)
+        context.line(line)
     if done.code != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
         why = scripts.REFUSALS.get(done.code, "generalize failed")
         raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"its whole output is {log}")
     disk = session.disk
-    job.progress("shutting down")
-    job.end_guest()
-    return Made(disk, {}, agent_name)
+    context.progress("shutting down")
+    context.end_guest()
+    return StageResult(disk, {}, agent_name)

@@ -12,7 +12,7 @@ from pipeline.base.runs import write_json
 from pipeline.cache.layers import Draft, Image, Layer
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 from pipeline.definition import DataDisk
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ RESULTS = "checks.json"
 _NAMED = 8
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition = job.definition
+def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
+    definition = context.definition
     inputs: dict[str, object] = {
         **inspection_inputs(definition.os),
         "waive": dict(definition.waive),
@@ -35,21 +35,21 @@ def plan(job: Job) -> tuple[Work, ...]:
         "generations": sorted(definition.generations),
     }
     if definition.ports:
-        inputs["ports"] = sorted(_ports(job) or ())
-    if job.data_disks:
-        inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in job.data_disks]
-    return (Work("checks", inputs, _run),)
+        inputs["ports"] = sorted(_ports(context) or ())
+    if context.data_disks:
+        inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
+    return (UnitSpec("checks", inputs, _run),)
 
 
-def _ports(job: Job) -> set[tuple[str, int]] | None:
-    definition = job.definition
+def _ports(context: BuildContext) -> set[tuple[str, int]] | None:
+    definition = context.definition
     return {(one.protocol, one.port) for one in definition.ports} if definition.os == "windows" else None
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     assert source is not None
-    job.begin_flat_digests(source.image)
-    definition = job.definition
+    context.begin_flat_digests(source.image)
+    definition = context.definition
     # what comes out of a guest is not trusted: its disk is read in a process without rights
     results = checks.inspect_disk(
         source.image.path,
@@ -58,19 +58,19 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
         accounts=definition.accounts,
         waive=definition.waive,
         generations=definition.generations,
-        ports=_ports(job),
+        ports=_ports(context),
     )
-    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in job.data_disks]
+    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in context.data_disks]
     listed = [result.to_json() for result in results]
-    write_json(job.log_file(RESULTS), listed)
+    write_json(context.log_file(RESULTS), listed)
     write_json(draft.path / RESULTS, listed)
     verdict = count(listed)
     for result in results:
         if result.status in (*BLOCKING, "warn", "waived"):
-            job.line(f"{result.status}: {result.id}: {result.evidence}")
+            context.line(f"{result.status}: {result.id}: {result.evidence}")
     if not verdict.good:
-        raise _refusal(results, verdict, job.log_file(RESULTS))
-    return Made(source.image, {"checks": listed, "verdict": verdict.to_json()}, str(verdict))
+        raise _refusal(results, verdict, context.log_file(RESULTS))
+    return StageResult(source.image, {"checks": listed, "verdict": verdict.to_json()}, str(verdict))
 
 
 def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> CheckFailed:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from pipeline.cache.layers import DISK, Draft, Image, Layer
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 from pipeline.definition import IsoSource
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ NAME = "install"
 VERSION = 1
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition, source = job.definition, job.definition.source
+def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
+    definition, source = context.definition, context.definition.source
     if not isinstance(source, IsoSource):
         return ()
     # a plan of a Linux image needs none of these
     from pipeline.systems.windows.answers import Wishes, installation
     from pipeline.systems.windows.product_keys import key_digest
 
-    machine = _machine(job)
+    machine = _machine(context)
     # of another edition and another password; what is left is how goldsmith installs
     recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
     inputs: dict[str, object] = {
@@ -36,17 +36,17 @@ def plan(job: Job) -> tuple[Work, ...]:
     }
     if source.product_key is not None:
         inputs["product key"] = key_digest(source.product_key)
-    return (Work(source.edition, inputs, _run),)
+    return (UnitSpec(source.edition, inputs, _run),)
 
 
-def _machine(job: Job) -> Machine:
+def _machine(context: BuildContext) -> Machine:
     from pipeline.systems.windows.answers import Machine
 
-    definition = job.definition
+    definition = context.definition
     return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     from pipeline.guest.disks import create_overlay
     from pipeline.systems.windows import boot_media
     from pipeline.systems.windows.answers import Wishes, draw_password, installation
@@ -54,12 +54,12 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     from pipeline.systems.windows.preflight import preflight
     from pipeline.systems.windows.product_keys import product_key
 
-    definition, media = job.definition, job.definition.source
+    definition, media = context.definition, context.definition.source
     assert source is not None and isinstance(media, IsoSource)
-    machine = _machine(job)
+    machine = _machine(context)
     edition = preflight(media.path, media.edition, machine.generation, media.drivers, definition.locale)
     overlay = create_overlay(draft.path / DISK, source.image)
-    session = job.windows(overlay)
+    session = context.windows(overlay)
     # drawn for this installation alone; the first logon uses it up, and its commands remove it
     wishes = Wishes(
         edition.index,
@@ -77,5 +77,5 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
     install(session, press=silent is None)
     restarts = session.machine.reboots
     session.shut_down()
-    job.session = None
-    return Made(overlay, {**source.facts, "restarts": restarts}, f"{edition.name}, {restarts} restarts")
+    context.session = None
+    return StageResult(overlay, {**source.facts, "restarts": restarts}, f"{edition.name}, {restarts} restarts")

@@ -6,20 +6,20 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.cache.layers import Draft, Layer
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 
 NAME = "prove"
 VERSION = 3
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition = job.definition
+def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
+    definition = context.definition
     inputs: dict[str, object] = {
         "cells": sorted(definition.prove),
         "expect": [asdict_any(expectation) for expectation in definition.expect],
         **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
     }
-    return (Work(", ".join(definition.prove), inputs, _run),)
+    return (UnitSpec(", ".join(definition.prove), inputs, _run),)
 
 
 def asdict_any(thing: Any) -> dict[str, Any]:
@@ -27,11 +27,11 @@ def asdict_any(thing: Any) -> dict[str, Any]:
     return {"kind": type(thing).__name__, **data}
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     assert source is not None
     from pipeline.prove import prove
 
-    job.begin_flat_digests(source.image)
-    verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)
+    context.begin_flat_digests(source.image)
+    verdicts, trees = prove(context, source.image, draft.path, context.definition.prove, whole=False)
     told = " and ".join(v.told for v in verdicts)
-    return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)
+    return StageResult(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)

@@ -16,7 +16,7 @@ from pipeline.base import process
 from pipeline.base.errors import CheckFailed, GuestError, UsageError
 from pipeline.base.printable import shorten
 from pipeline.cache.layers import DISK, Draft, Layer
-from pipeline.context import Job, Made, Work
+from pipeline.context import BuildContext, StageResult, UnitSpec
 from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
 from pipeline.guest.ansible_requirements import Installed, install_requirements
 from pipeline.guest.ansible_run import AnsibleProject, ansible_version
@@ -35,32 +35,34 @@ LARGEST_LOG = 64 << 20
 VERSION = 2
 
 
-def plan(job: Job) -> tuple[Work, ...]:
+def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
     # what a guest may reach beside the public network decides what it finds
-    allowed: dict[str, object] = {"allow": [str(one) for one in job.definition.allow]} if job.definition.allow else {}
-    if job.definition.os == "windows":
-        works = [*_updates(job.definition.updates), *_legs(job.definition.steps)]
+    allowed: dict[str, object] = (
+        {"allow": [str(one) for one in context.definition.allow]} if context.definition.allow else {}
+    )
+    if context.definition.os == "windows":
+        works = [*_updates(context.definition.updates), *_legs(context.definition.steps)]
         return tuple(replace(work, inputs={**work.inputs, **allowed}) for work in works)
     works = []
-    for number, step in enumerate(job.definition.steps, 1):
+    for number, step in enumerate(context.definition.steps, 1):
         _need_content(step)
         inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
         if isinstance(step, PlaybookStep):
             inputs["ansible-core"] = ansible_version()
-            if (installed := _installed(job, step)) is not None:
+            if (installed := _installed(context, step)) is not None:
                 inputs["requirements"] = installed.digest
                 inputs["required versions"] = dict(installed.versions)
         if number == 1:
-            inputs["disk size"] = job.definition.disk
+            inputs["disk size"] = context.definition.disk
         if step.network == "full":
             # what a step installs depends on what the archive holds
-            inputs["package index"] = job.package_index(job.suite)
+            inputs["package index"] = context.package_index(context.suite)
             inputs |= allowed
-        works.append(Work(step.title, inputs, partial(_run, step, number), live=True))
+        works.append(UnitSpec(step.title, inputs, partial(_run, step, number), live=True))
     return tuple(works)
 
 
-def _updates(wish: Updates | None) -> Iterator[Work]:
+def _updates(wish: Updates | None) -> Iterator[UnitSpec]:
     """Windows' updates, before the steps: they take longest, and change least.
 
     There is no index of them that could be read. Microsoft releases them on a day that is known, so that day stands
@@ -74,21 +76,21 @@ def _updates(wish: Updates | None) -> Iterator[Work]:
             updates.RELEASED: updates.today().isoformat(),
             "script": hashlib.sha256(updates.script(wish.only)).hexdigest(),
         }
-        yield Work(wish.title, inputs, partial(_run_updates, wish), counted=False)
+        yield UnitSpec(wish.title, inputs, partial(_run_updates, wish), counted=False)
 
 
-def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run_updates(wish: Updates, context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     from pipeline.guest.disks import create_overlay
     from pipeline.systems.windows import oobe, updates
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
-    session = job.windows(overlay)
+    session = context.windows(overlay)
     oobe.begin(session)
     session.machine.outside(True)
-    log = job.log_file("updates.log")
+    log = context.log_file("updates.log")
     with log.open("a", encoding="utf-8") as file:
-        updating = updates.Updating(session, wish.only, wish.deadline, _tell(job, file))
+        updating = updates.Updating(session, wish.only, wish.deadline, _tell(context, file))
         try:
             updating.run()
         except GuestError as error:
@@ -96,15 +98,15 @@ def _run_updates(wish: Updates, job: Job, source: Layer | None, draft: Draft) ->
             raise GuestError(error.message, name=error.name, hint=error.hint or f"the log is {log}") from None
         finally:
             # of what failed too: which were in is half of the diagnosis
-            job.run.note(updates=updating.told())
+            context.run.note(updates=updating.told())
     told = updating.told()
     session.shut_down()
-    job.session = None
+    context.session = None
     detail = f"{len(told['updates'])} updates, {told['restarts']} restarts"
-    return Made(overlay, told, detail)
+    return StageResult(overlay, told, detail)
 
 
-def _legs(steps: Sequence[Step]) -> Iterator[Work]:
+def _legs(steps: Sequence[Step]) -> Iterator[UnitSpec]:
     """Windows' steps, from checkpoint to checkpoint: its file systems are at rest only when it is shut down."""
     leg: list[Step] = []
     for number, step in enumerate(steps, 1):
@@ -114,7 +116,7 @@ def _legs(steps: Sequence[Step]) -> Iterator[Work]:
             titles = tuple(each.title for each in leg)
             title = titles[0] if len(leg) == 1 else f"{titles[0]} to {titles[-1]}"
             first = number - len(leg) + 1
-            yield Work(title, {"steps": told}, partial(_run_leg, tuple(leg), first), steps=titles)
+            yield UnitSpec(title, {"steps": told}, partial(_run_leg, tuple(leg), first), steps=titles)
             leg = []
 
 
@@ -151,29 +153,31 @@ def _told(step: Step) -> dict[str, object]:
     return {"kind": step.kind, "network": step.network, **inputs}
 
 
-def _run_leg(leg: tuple[Step, ...], first: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run_leg(
+    leg: tuple[Step, ...], first: int, context: BuildContext, source: Layer | None, draft: Draft
+) -> StageResult:
     from pipeline.guest.disks import create_overlay
     from pipeline.systems.windows import oobe
     from pipeline.systems.windows.steps import windows_step
 
     assert source is not None
     overlay = create_overlay(draft.path / DISK, source.image)
-    session = job.windows(overlay)
+    session = context.windows(overlay)
     oobe.begin(session)
     began = time.monotonic()
     for number, step in enumerate(leg, first):
-        log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")
+        log = context.log_file(f"steps/{number:02}-{_file_name(step)}.log")
         session.machine.outside(step.network == "full")
-        job.progress(step.title)
+        context.progress(step.title)
         with log.open("a", encoding="utf-8") as file:
             try:
-                windows_step(session, step, _tell(job, file), log.with_suffix(".installer.log").write_bytes)
+                windows_step(session, step, _tell(context, file), log.with_suffix(".installer.log").write_bytes)
             except (process.CommandFailed, process.CommandTimeout, GuestError) as error:
                 raise _windows_failure(error, step, session, log) from None
     seconds = round(time.monotonic() - began, 2)
     session.shut_down()
-    job.session = None
-    return Made(overlay, {"seconds": seconds}, ", ".join(step.title for step in leg))
+    context.session = None
+    return StageResult(overlay, {"seconds": seconds}, ", ".join(step.title for step in leg))
 
 
 def _windows_failure(error: Exception, step: Step, session: WindowsSession, log: Path) -> GuestError:
@@ -188,7 +192,7 @@ def _windows_failure(error: Exception, step: Step, session: WindowsSession, log:
     )
 
 
-def _tell(job: Job, file: TextIO) -> Callable[[str], None]:
+def _tell(context: BuildContext, file: TextIO) -> Callable[[str], None]:
     """What a step says goes to its log, and to whoever follows the build."""
 
     left = LARGEST_LOG
@@ -199,7 +203,7 @@ def _tell(job: Job, file: TextIO) -> Callable[[str], None]:
             left -= len(line) + 1
             file.write(line + "\n" if left > 0 else f"the log is full at {LARGEST_LOG >> 20} MiB\n")
             file.flush()
-        job.line(line)
+        context.line(line)
 
     return said
 
@@ -208,39 +212,39 @@ def _file_name(step: Step) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", step.title)[:60]
 
 
-def _run(step: Step, number: int, job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(step: Step, number: int, context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     from pipeline.guest.ssh_reach import named
     from pipeline.systems.linux.step_end import StepEnd
 
     assert source is not None
-    session = job.guest(source, draft)
+    session = context.guest(source, draft)
     session.machine.mark()
-    log = job.log_file(f"steps/{number:02}-{_file_name(step)}.log")
+    log = context.log_file(f"steps/{number:02}-{_file_name(step)}.log")
     began = time.monotonic()
-    end = StepEnd(session, job.progress)
+    end = StepEnd(session, context.progress)
     try:
         end.begin()
     except GuestError as error:
         raise named(error, f"before {step.title}") from None
     session.machine.outside(step.network == "full")
-    job.progress(step.title)
+    context.progress(step.title)
     with log.open("a", encoding="utf-8") as file:
         try:
-            _do(step, session, job, _tell(job, file))
+            _do(step, session, context, _tell(context, file))
         except (process.CommandFailed, process.CommandTimeout, GuestError) as error:
             raise _named(error, step, end, log) from None
         finally:
             session.watch = None
     try:
-        end.settle(logs_in=any(_needs_ssh(each) for each in job.definition.steps[number:]))
+        end.settle(logs_in=any(_needs_ssh(each) for each in context.definition.steps[number:]))
     except GuestError as error:
         raise named(error, step.title) from None
     facts = {"seconds": round(time.monotonic() - began, 2), **({"restarted": True} if end.restarted else {})}
-    return Made(session.disk, facts, step.title)
+    return StageResult(session.disk, facts, step.title)
 
 
-def _installed(job: Job, step: PlaybookStep) -> Installed | None:
-    return install_requirements(step, job.definition.project, job.store)
+def _installed(context: BuildContext, step: PlaybookStep) -> Installed | None:
+    return install_requirements(step, context.definition.project, context.store)
 
 
 def _needs_ssh(step: Step) -> bool:
@@ -251,7 +255,7 @@ def _needs_ssh(step: Step) -> bool:
     return True
 
 
-def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]) -> None:
+def _do(step: Step, session: GuestSession, context: BuildContext, tell: Callable[[str], None]) -> None:
     from pipeline.guest import agent_script
 
     on_line = tell
@@ -262,9 +266,9 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
             watch.hear(line)
             tell(line)
 
-    environment = job.proxy_environment(session) if step.network == "full" else {}
+    environment = context.proxy_environment(session) if step.network == "full" else {}
     if isinstance(step, PlaybookStep):
-        installed = _installed(job, step)
+        installed = _installed(context, step)
         variables = session.access.folder / "private" / "vars.json"
         variables.write_text(json.dumps(dict(step.vars)))
         ansible = AnsibleProject.of(step, installed.folder if installed else None)
@@ -293,7 +297,7 @@ def _do(step: Step, session: GuestSession, job: Job, tell: Callable[[str], None]
             step.to,
             step.mode,
             deadline=step.timeout,
-            on_bytes=lambda done, total: job.progress(f"{step.title}: {done >> 20} of {total >> 20} MiB"),
+            on_bytes=lambda done, total: context.progress(f"{step.title}: {done >> 20} of {total >> 20} MiB"),
         )
     else:
         raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")

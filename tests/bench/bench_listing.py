@@ -25,7 +25,7 @@ from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
 from pipeline.cache.layers import DISK as LAYER_DISK
 from pipeline.cache.layers import Draft, Image, Layers
 from pipeline.checks import all_checks
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import load_named
 from pipeline.engine.plan import plan
 from pipeline.gallery import DISK, Gallery
@@ -63,7 +63,7 @@ def fill(root: Path) -> Gallery:
 def keep_all(root: Path, name: str) -> None:
     """Leave what a build of an image leaves, but for the contents."""
     store = Store(root).ensure()
-    job = Job(load_named(ROOT, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    job = BuildContext(load_named(ROOT, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     image: Image | None = None
     for unit in plan(job):
         draft = job.layers.begin(unit.key)
@@ -75,7 +75,7 @@ def keep_all(root: Path, name: str) -> None:
             inputs=unit.inputs,
             source=unit.source,
             image=image,
-            title=unit.work.title,
+            title=unit.spec.title,
             name=name,
             version=unit.version,
         )

@@ -13,7 +13,7 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.layers import Image, Layers
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import Definition, DiskSource
 from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
@@ -60,12 +60,12 @@ def start(
     store = Store(home)
     definition = Definition(name=name, path=disk, project=home, source=DiskSource(disk, None, None, "vhd"))
     run = Run.start(store.runs, name, "campaign")
-    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
+    job = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
     began = time.monotonic()
     verdict: Verdict | None = None
     error: GoldsmithError | None = None
     try:
-        _ = job.verdict
+        _ = job.accelerator
         image = Image(disk, "vpc", size=disk.stat().st_size - 512)
         course = Course(job, image, Trial(CELLS[cell], cell), beside)
         with Fabric(job.label, say) as fabric:

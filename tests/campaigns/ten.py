@@ -12,7 +12,7 @@ from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Image, Layers
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import Definition, DiskSource
 from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
@@ -55,7 +55,7 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
 
 def provisioned(lab: Lab, master: Path, say: Say) -> list[Verdict]:
     job, image = a_job(lab, master)
-    _ = job.verdict
+    _ = job.accelerator
     with Fabric(job.label) as fabric, ThreadPoolExecutor(AT_ONCE) as pool:
 
         def one(number: int) -> Verdict:
@@ -86,9 +86,9 @@ def made(lab: Lab, disk: Path, what: str) -> dict[str, object]:
     }
 
 
-def a_job(lab: Lab, disk: Path) -> tuple[Job, Image]:
+def a_job(lab: Lab, disk: Path) -> tuple[BuildContext, Image]:
     store = Store(lab.home)
     definition = Definition(name="ten", path=disk, project=lab.home, source=DiskSource(disk, None, None, "vhd"))
     run = Run.start(store.runs, "ten", "campaign")
-    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
+    job = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
     return job, Image(disk, "vpc", size=disk.stat().st_size - 512)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.errors import BuildError, GuestError
 from pipeline.base.runs import Run
-from pipeline.context import HUNG, Job, keep_console
+from pipeline.context import HUNG, BuildContext, keep_console
 from pipeline.engine import runner
 from pipeline.prove.clone_test import Course
 from pipeline.prove.result import Verdict
@@ -18,7 +18,7 @@ from pipeline.prove.result import Verdict
 HANGS = GuestError("the guest's kernel hangs", name=HUNG, hint="build again")
 
 
-class Started(Job):
+class Started(BuildContext):
     """A job whose guests hang as often as `hangs` says; all else is real."""
 
     def __init__(self, tmp_path: Path, hangs: int) -> None:

@@ -17,7 +17,7 @@ from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
 from pipeline.cli import context, definitions
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import (
     CmdStep,
     CommandExpectation,
@@ -800,7 +800,7 @@ def test_a_disk_generalized_outside_boots_no_guest_of_ours(project: Path) -> Non
     text = "goldsmith: 1\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
     definition = load(write(project, text), project)
     assert definition.generalize.agent == "outside"
-    job = Job(definition, Store(project), NO_RUN, Layers(project), Gallery(project))
+    job = BuildContext(definition, Store(project), NO_RUN, Layers(project), Gallery(project))
     assert generalize.plan(job) == ()
 
 

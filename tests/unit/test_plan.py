@@ -16,7 +16,7 @@ from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import DISK, Draft, Image, Layers
 from pipeline.checks import versions
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import load_named
 from pipeline.engine import plan as planning
 from pipeline.engine.plan import START, WARM, explain, golden_stands, plan, root_needed_for
@@ -78,17 +78,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def index(monkeypatch: pytest.MonkeyPatch, digest: str, outdated: list[str] | None) -> None:
     monkeypatch.setattr(context, "INDEX_AGE", 0.0)
     monkeypatch.setattr(apt, "package_index", lambda _suite: digest)
-    monkeypatch.setattr(Job, "outdated", lambda _job, _layer: outdated)
+    monkeypatch.setattr(BuildContext, "outdated", lambda _job, _layer: outdated)
 
 
 def store_of(project: Path) -> Store:
     return Store(project.parent / "store")
 
 
-def job_of(project: Path, name: str = "site") -> Job:
+def job_of(project: Path, name: str = "site") -> BuildContext:
     store = store_of(project)
     store.ensure()
-    return Job(load_named(project, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    return BuildContext(load_named(project, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
 
 
 def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
@@ -106,7 +106,7 @@ def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
                 inputs=unit.inputs,
                 source=unit.source,
                 image=image,
-                title=unit.work.title,
+                title=unit.spec.title,
                 name=name,
                 version=unit.version,
             )
@@ -305,7 +305,7 @@ def test_a_word_that_is_no_stage_and_no_step(project: Path) -> None:
 def starts(project: Path, *, again: str | None = None) -> list[str]:
     """The titles of the units that a warm build marks as its own."""
     units = plan(job_of(project), warm=True, again=again)
-    return [unit.work.title for unit in units if unit.inputs.get(START) == WARM]
+    return [unit.spec.title for unit in units if unit.inputs.get(START) == WARM]
 
 
 def test_a_warm_build_keeps_cold_layers_and_goes_on_warm(project: Path) -> None:
@@ -338,7 +338,7 @@ def without_layers(project: Path) -> Path:
     """Golden was captured; then every layer went, as a night's `--keep` may have it."""
     made = job_of(project)
     inputs = [
-        {"stage": unit.stage, "title": unit.work.title, "key": unit.key, "inputs": unit.inputs}
+        {"stage": unit.stage, "title": unit.spec.title, "key": unit.key, "inputs": unit.inputs}
         for unit in plan(made)
         if unit.stage != "capture"
     ]
@@ -376,7 +376,7 @@ def test_an_index_that_moved_asks_goldens_own_disk(
     without_layers: Path, monkeypatch: pytest.MonkeyPatch, newer: list[str] | None, stands: bool
 ) -> None:
     index(monkeypatch, "index two", newer)
-    monkeypatch.setattr(Job, "outdated_packages", lambda _job, _image: newer)
+    monkeypatch.setattr(BuildContext, "outdated_packages", lambda _job, _image: newer)
     assert (golden_stands(job_of(without_layers)) is not None) is stands
 
 

@@ -15,7 +15,7 @@ from pipeline.base.errors import GuestError, UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
-from pipeline.context import Job
+from pipeline.context import BuildContext
 from pipeline.definition import DefinitionError, load_named
 from pipeline.definition.ansible_config import AnsibleConfig
 from pipeline.gallery import Gallery
@@ -186,7 +186,7 @@ def test_a_folder_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "files/site/below/it").mkdir(parents=True)
     store = Store(tmp_path / "store")
     store.ensure()
-    building = Job(load_named(folder, "site"), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    building = BuildContext(load_named(folder, "site"), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     with pytest.raises(UsageError) as caught:
         provision.plan(building)
     assert caught.value.name == "step-empty" and caught.value.hint
