@@ -73,14 +73,22 @@ class UnitSpec:
     inputs: Mapping[str, object]
     run: Callable[[BuildContext, Layer | None, Draft], StageResult]
     live: bool = False
-    #: The steps of which it consists, where they are more than one.
+    #: The titles of the steps that it runs: `--from` and `--until` take them. None outside of provision.
     steps: tuple[str, ...] = ()
-    #: Whether it is of the definition's steps, which people count.
+    #: Whether its steps are the definition's own, which `--from 2` counts.
     counted: bool = True
 
-    @property
-    def titles(self) -> tuple[str, ...]:
-        return self.steps or (self.title,)
+
+class BaseStage:
+    """What most stages answer; `pipeline.engine.stage.Stage` says what each answer means."""
+
+    is_gate = False
+    makes_content = False
+    makes_master = False
+    makes_version = False
+
+    def why_root(self, _definition: Definition) -> str:
+        return ""
 
 
 class _SeenIndex(Shape):

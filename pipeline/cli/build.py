@@ -309,14 +309,15 @@ def _explained(
     definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
 ) -> list[dict[str, str]]:
     """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
-    from pipeline.engine.plan import STAGE_NAMES, check_word, explain
+    from pipeline.engine.plan import check_word, explain
+    from pipeline.engine.stage import stage_names
 
     first = next((each.name for each in parents if each.name in _parents(definition)), None)
     if first is None:
         return explain(definition, store, warm=warm, again=again)
     check_word(definition, again)
     why = f"{first} is built first"
-    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in STAGE_NAMES]
+    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in stage_names()]
 
 
 def need_root(verb: str, why: str = "it makes the networks of guests, and bootstraps file systems") -> None:

@@ -144,9 +144,9 @@ def complete_run(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
-    from pipeline.engine.plan import STAGE_NAMES
+    from pipeline.engine.stage import stage_names
 
-    return STAGE_NAMES
+    return stage_names()
 
 
 @_quiet

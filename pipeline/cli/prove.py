@@ -52,7 +52,8 @@ def prove(
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import CELL_GENERATION
-    from pipeline.engine import runner as builder
+    from pipeline.engine import runner
+    from pipeline.stages.prove import Prove, prove_whole
 
     unknown = [name for name in cell if name not in CELL_GENERATION]
     if unknown:
@@ -64,14 +65,15 @@ def prove(
     try:
         # its clones stand on the very file: nobody prunes it meanwhile
         with held:
-            run = builder.prove_again(
+            run = runner.run_alone(
+                Prove(),
                 definition,
                 name,
-                master,
                 store,
+                lambda build: prove_whole(build, master, cell),
+                title=", ".join(cell) or "all cells",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
                 listeners=[] if as_json else [progress],
-                cells=cell,
             )
     finally:
         progress.close()

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer, Layers, digest, layer_key
 from pipeline.context import BuildContext, UnitSpec
-from pipeline.definition import DebianSource, Definition
+from pipeline.definition import Definition
+from pipeline.engine import stage as stages
+from pipeline.engine.stage import Stage
 from pipeline.gallery import Gallery, Version
-from pipeline.stages import acquire, capture, convert, generalize, inspect, install, prove, provision
-
-STAGES: tuple[ModuleType, ...] = (acquire, install, provision, generalize, convert, inspect, prove, capture)
-STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 
 INDEX = "package index"
 #: The input that sets apart what a restored guest made. Its keys are never those of a cold build.
@@ -33,11 +30,10 @@ COLD = "cold"
 class Unit:
     """One keyed piece of a stage."""
 
-    stage: str
+    stage: Stage
     spec: UnitSpec
     key: str
     source: str | None
-    version: int
 
     @property
     def inputs(self) -> Mapping[str, object]:
@@ -58,12 +54,12 @@ def plan(
     source: str | None = None
     former = _latest(context)
     standing, redo = True, False
-    for stage in STAGES:
-        for spec in stage.plan(context):
+    for stage in stages.STAGES:
+        for spec in stage.units(context):
             unit = _unit(stage, replace(spec, inputs={**spec.inputs, COLD: cold}) if cold else spec, source)
             redo = redo or (again is not None and _is(unit, again, units))
             standing = standing and not redo and context.layers.get(unit.key) is not None
-            before = None if standing or redo or cold else former.get((unit.stage, spec.title))
+            before = None if standing or redo or cold else former.get((stage.name, spec.title))
             if before is not None and (still := _still_good(context, unit, before)):
                 unit, standing = still, True
             if not standing and warm and spec.live:
@@ -87,8 +83,8 @@ def golden_stands(context: BuildContext) -> Version | None:
     recorded = [(str(unit["stage"]), unit.get("title"), unit) for unit in golden.manifest.get("inputs", ())]
     if not recorded or not _is_described(context, golden):
         return None
-    specs = [(stage, spec) for stage in STAGES[: STAGES.index(capture)] for spec in stage.plan(context)]
-    if [(stage.NAME, spec.title) for stage, spec in specs] != [entry[:2] for entry in recorded]:
+    specs = [(stage, spec) for stage in stages.STAGES if not stage.makes_version for spec in stage.units(context)]
+    if [(stage.name, spec.title) for stage, spec in specs] != [entry[:2] for entry in recorded]:
         return None
     source: str | None = None
     older_index = False
@@ -97,7 +93,7 @@ def golden_stands(context: BuildContext) -> Version | None:
         if INDEX in inputs and before["inputs"].get(INDEX) not in (None, inputs[INDEX]):
             inputs[INDEX] = before["inputs"][INDEX]
             older_index = True
-        source = layer_key(stage.NAME, stage.VERSION, inputs, source)
+        source = layer_key(stage.name, stage.version, inputs, source)
         if source != before.get("key"):
             return None
     return None if older_index and context.outdated_packages(golden.image) != [] else golden
@@ -111,32 +107,32 @@ def _is_described(context: BuildContext, golden: Version) -> bool:
     }
 
 
-def _unit(stage: ModuleType, spec: UnitSpec, source: str | None) -> Unit:
-    key = layer_key(stage.NAME, stage.VERSION, spec.inputs, source)
-    return Unit(stage.NAME, spec, key, source, stage.VERSION)
+def _unit(stage: Stage, spec: UnitSpec, source: str | None) -> Unit:
+    return Unit(stage, spec, layer_key(stage.name, stage.version, spec.inputs, source), source)
 
 
 def _still_good(context: BuildContext, unit: Unit, former: Layer) -> Unit | None:
     """The unit under the package index that it was made with, where the new one has no newer version for its disk."""
     if INDEX not in unit.inputs or former.record["inputs"].get(INDEX) is None:
         return None
-    same = _unit_like(unit, {**unit.inputs, INDEX: former.record["inputs"][INDEX]})
+    inputs = {**unit.inputs, INDEX: former.record["inputs"][INDEX]}
+    same = _unit(unit.stage, replace(unit.spec, inputs=inputs), unit.source)
     if same.key != former.key or same.key == unit.key:
         return None
     return same if context.outdated(former) == [] else None
 
 
-def _unit_like(unit: Unit, inputs: Mapping[str, object]) -> Unit:
-    key = layer_key(unit.stage, unit.version, inputs, unit.source)
-    return replace(unit, spec=replace(unit.spec, inputs=inputs), key=key)
-
-
 def _is(unit: Unit, word: str, before: Sequence[Unit]) -> bool:
     """Whether a stage's name, a step's title or a step's number means this unit, or a stage before it."""
-    first = sum(len(o.spec.titles) for o in before if o.stage == unit.stage and o.spec.counted) + 1
-    numbers = [str(first + index) for index, _ in enumerate(unit.spec.titles)] if unit.spec.counted else []
-    step = unit.stage == provision.NAME and word in (*unit.spec.titles, *numbers)
-    return step or (word in STAGE_NAMES and STAGE_NAMES.index(unit.stage) >= STAGE_NAMES.index(word))
+    first = sum(len(each.spec.steps) for each in before if each.spec.counted) + 1
+    numbers = [str(number) for number, _ in enumerate(unit.spec.steps, first)] if unit.spec.counted else []
+    if word in (*unit.spec.steps, *numbers):
+        return True
+    return word in stages.stage_names() and _rank(unit) >= stages.position_of(word)
+
+
+def _rank(unit: Unit) -> int:
+    return stages.position_of(unit.stage.name)
 
 
 def begin_of(units: Sequence[Unit], word: str) -> int:
@@ -146,9 +142,9 @@ def begin_of(units: Sequence[Unit], word: str) -> int:
 
 def end_of(units: Sequence[Unit], word: str) -> int:
     """Behind the last unit of a stage, or behind a step; see check_word."""
-    if word not in STAGE_NAMES:
+    if word not in stages.stage_names():
         return begin_of(units, word) + 1
-    return 1 + max(i for i, u in enumerate(units) if STAGE_NAMES.index(u.stage) <= STAGE_NAMES.index(word))
+    return 1 + max(i for i, unit in enumerate(units) if _rank(unit) <= stages.position_of(word))
 
 
 def check_word(definition: Definition, word: str | None) -> None:
@@ -157,28 +153,31 @@ def check_word(definition: Definition, word: str | None) -> None:
     titles = [step.title for step in definition.steps]
     if definition.updates:
         titles.insert(0, definition.updates.title)
-    if word is not None and word not in (*STAGE_NAMES, *titles, *numbers):
+    if word is not None and word not in (*stages.stage_names(), *titles, *numbers):
         raise _unknown(word, titles)
 
 
 def _unknown(word: str, steps: Sequence[str]) -> UsageError:
-    told = f"; steps: {', '.join(steps)}" if steps else ""
-    return UsageError(
-        f"no stage or step {word}", name="stage-unknown", hint=f"stages: {', '.join(STAGE_NAMES)}{told}"
-    )
+    known = f"stages: {', '.join(stages.stage_names())}" + (f"; steps: {', '.join(steps)}" if steps else "")
+    return UsageError(f"no stage or step {word}", name="stage-unknown", hint=known)
 
 
-def standing(units: Sequence[Unit], layers: Layers) -> int:
+def reusable_prefix(units: Sequence[Unit], layers: Layers) -> int:
     """How many units from the start need not run.
 
-    Layers up to generalize hang on each other's files; the VHD that convert makes stands alone, so that a build can
-    go on from it when the layers below were pruned.
+    Layers up to the master's disk stand on each other's files; that disk stands alone, so that a build can go on from
+    it when the layers below were pruned.
     """
-    first = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
+    master = position_of_master(units)
     good = [layers.get(unit.key) is not None for unit in units]
-    if good[first]:
-        return _run_length(good, first)
-    return min(_run_length(good, 0), first)
+    if good[master]:
+        return _run_length(good, master)
+    return min(_run_length(good, 0), master)
+
+
+def position_of_master(units: Sequence[Unit]) -> int:
+    """The unit that leaves the disk that ships."""
+    return [unit.stage.makes_master for unit in units].index(True)
 
 
 def _run_length(good: Sequence[bool], start: int) -> int:
@@ -202,9 +201,11 @@ def explain(
         action = "keep" if position < begin else "run"
         why = ""
         if action == "run":
-            old = former.get((unit.stage, unit.spec.title))
+            old = former.get((unit.stage.name, unit.spec.title))
             why = "; ".join(_why(context, unit, old, position > begin))
-        rows.append({"stage": unit.stage, "title": unit.spec.title, "action": action, "why": why, "key": unit.key})
+        rows.append(
+            {"stage": unit.stage.name, "title": unit.spec.title, "action": action, "why": why, "key": unit.key}
+        )
     return rows
 
 
@@ -216,19 +217,10 @@ def _decide(
     store.ensure()
     context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     units = plan(context, warm=warm, again=again)
-    begin = standing(units, context.layers)
+    begin = reusable_prefix(units, context.layers)
     if again is not None:
         begin = min(begin, begin_of(units, again))
     return context, units, begin
-
-
-#: Stages that need root, and what for. The others read and write files of the store.
-_NEEDS_ROOT = {
-    "install": "it makes the network of its guest",
-    "provision": "it makes the network of its guest",
-    "generalize": "it makes the network of its guest",
-    "prove": "it makes a local Azure network for its clones",
-}
 
 
 def root_needed_for(
@@ -238,11 +230,8 @@ def root_needed_for(
     check_word(definition, until)
     _context, units, begin = _decide(definition, store, warm, again)
     for unit in units[begin : end_of(units, until) if until is not None else len(units)]:
-        why = _NEEDS_ROOT.get(unit.stage)
-        if unit.stage == acquire.NAME and isinstance(definition.source, DebianSource):
-            why = "it bootstraps a file system, whose files belong to root"
-        if why is not None:
-            return f"{unit.stage}: {why}"
+        if why := unit.stage.why_root(definition):
+            return f"{unit.stage.name}: {why}"
     return ""
 
 
@@ -268,7 +257,7 @@ def _why(context: BuildContext, unit: Unit, before: Layer | None, after_first: b
         if INDEX in changed and (newer := context.outdated(before)):
             yield "newer: " + ", ".join(newer[:5]) + (" ..." if len(newer) > 5 else "")
         return
-    if before.record.get("version") != unit.version:
-        yield f"changed: goldsmith's own {unit.stage}"
+    if before.record.get("version") != unit.stage.version:
+        yield f"changed: goldsmith's own {unit.stage.name}"
         return
     yield "what it stands on is run" if after_first else "asked for, or its layer is gone"

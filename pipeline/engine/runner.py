@@ -1,35 +1,44 @@
-"""The runner: keeps what is good of a plan, runs what is not, and leaves nothing behind."""
+"""Runs a build: keeps every layer that is still good, makes the others, and leaves nothing else behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pipeline import prove as proof
 from pipeline.base import locks
 from pipeline.base.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
-from pipeline.cache.layers import Draft, Image, Layer, Layers
-from pipeline.context import BuildContext
+from pipeline.cache.layers import Draft, Layer, Layers
+from pipeline.context import BuildContext, StageResult
 from pipeline.definition import Definition
-from pipeline.engine.plan import START, WARM, Unit, begin_of, check_word, end_of, golden_stands, plan, standing
+from pipeline.engine.plan import (
+    START,
+    WARM,
+    Unit,
+    begin_of,
+    check_word,
+    end_of,
+    golden_stands,
+    plan,
+    position_of_master,
+    reusable_prefix,
+)
+from pipeline.engine.stage import Stage, find_stage
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.retention import withdrawn
 from pipeline.guest.playbook_check import require_good_playbooks
 from pipeline.hypervisor.domains import mark_kept
 from pipeline.maintenance.gc import planning, sweep_dead
-from pipeline.stages import capture, convert, inspect, prove, provision
 
 #: Seconds that a build waits for another build of the same image.
-PATIENCE = 4 * 3600.0
-#: The stages whose no is a judgement of a finished disk.
-GATES = (inspect.NAME, prove.NAME)
+TIMEOUT = 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -74,48 +83,43 @@ def build(
     context = BuildContext(definition, store, run, layers, gallery, keep_failed=keep_failed)
     lock = FileLock(store.tmp / f"build-{definition.name}.lock", thread_local=False)
     try:
-        locks.acquire(
-            lock,
-            f"another build of {definition.name}",
-            deadline=PATIENCE,
-            name="image-locked",
-            runs=store.runs,
-            image=definition.name,
-            on_wait=lambda text: run.emit("note", "", text),
-        )
-        sweep_dead(store, context)
-        unchanged = _run(context, from_stage, until, warm, cold)
-    except GoldsmithError as error:
-        _fail(context, error)
-        raise
-    except OSError as error:
-        # the disk is full, or a file of the project has gone while it was built
-        told = describe_os_error(error)
-        named = BuildError(told.message, name="host-file-error", hint=told.hint)
-        _fail(context, named)
-        raise named from error
-    except BaseException as error:
-        _fail(
-            context,
-            BuildError(
-                f"{type(error).__name__}: {error}",
-                name="internal",
-                hint="a fault of goldsmith: report it, with the run's folder",
-            ),
-        )
-        raise
+        with _recorded(context):
+            locks.acquire(
+                lock,
+                f"another build of {definition.name}",
+                deadline=TIMEOUT,
+                name="image-locked",
+                runs=store.runs,
+                image=definition.name,
+                on_wait=lambda text: run.emit("note", "", text),
+            )
+            sweep_dead(store, context)
+            unchanged = _run(context, from_stage, until, warm, cold)
     finally:
         if not (keep_failed and run.record.get("kept_guest")):
             context.close()
         lock.release()
-    captured = next((layer for stage, layer in context.made if stage == capture.NAME), None)
+    captured, shipped = _captured(context), _shipped(context)
     number = str(captured.facts.get("version")) if captured else GOLDEN
     version = gallery.find(definition.name, number) if captured or (unchanged and until is None) else None
-    shipped = next((layer.image.path for stage, layer in context.made if stage == convert.NAME), None)
     run.finish("unchanged" if unchanged else "done")
     run.emit("saved", "", str(run.folder))
     keys = tuple(layer.key for _, layer in context.made)
-    return Outcome(run.id, version, unchanged, watch.seconds, shipped, keys)
+    return Outcome(run.id, version, unchanged, watch.seconds, shipped.image.path if shipped else None, keys)
+
+
+def _captured(context: BuildContext) -> Layer | None:
+    """The layer that tells which version this build has made, or stands on."""
+    return _layer_where(context, lambda stage: stage.makes_version)
+
+
+def _shipped(context: BuildContext) -> Layer | None:
+    """The layer with the disk that ships, as far as the build has come that far."""
+    return _layer_where(context, lambda stage: stage.makes_master)
+
+
+def _layer_where(context: BuildContext, fits: Callable[[Stage], bool]) -> Layer | None:
+    return next((layer for name, layer in context.made if (stage := find_stage(name)) and fits(stage)), None)
 
 
 def _run(context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
@@ -129,12 +133,12 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     end = end_of(units, until) if until is not None else len(units)
     if _is_built(context, units, asked=from_stage or until or warm or cold):
         return True
-    begin = _sound(context, units, min(standing(units, context.layers), end))
+    begin = _sound(context, units, min(reusable_prefix(units, context.layers), end))
     # a later layer left over from other times may stand on files that are made anew now
     for unit in units[begin:]:
         context.layers.drop(unit.key)
     _kept(context, units[:begin])
-    context.made = [(unit.stage, layer) for unit in units[:begin] if (layer := context.layers.get(unit.key))]
+    context.made = [(unit.stage.name, layer) for unit in units[:begin] if (layer := context.layers.get(unit.key))]
     for _, layer in context.made:
         layer.touch()
     context.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
@@ -142,7 +146,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
         if end == len(units) and not context.warm:
             _point_golden(context, units[-1])
         return True
-    if any(unit.stage == provision.NAME for unit in units[begin:end]):
+    if any(unit.spec.steps for unit in units[begin:end]):
         require_good_playbooks([context.definition], context.store)
     _ = context.accelerator  # said before the first stage, refused before anything starts
     source = context.made[-1][1] if begin else None
@@ -150,13 +154,13 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     for position in range(begin, end):
         following = units[position + 1] if position + 1 < end else None
         source, draft = _unit(context, units[position], source, draft, following)
-        context.made.append((units[position].stage, source))
+        context.made.append((units[position].stage.name, source))
     return False
 
 
 def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) -> bool:
     """Whether golden is what a build would make, although layers of it are gone. Where one was `asked` for, never."""
-    if asked or standing(units, context.layers) == len(units) or golden_stands(context) is None:
+    if asked or reusable_prefix(units, context.layers) == len(units) or golden_stands(context) is None:
         return False
     context.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
     return True
@@ -167,19 +171,20 @@ def _sound(context: BuildContext, units: Sequence[Unit], begin: int) -> int:
 
     Once there is a VHD, the layers below it are not used any more.
     """
-    shipped = next(i for i, unit in enumerate(units) if unit.stage == convert.NAME)
+    shipped = position_of_master(units)
     for position in range(shipped if shipped < begin else 0, begin):
         unit = units[position]
         layer = context.layers.get(unit.key)
         if layer is not None and (changed := layer.changed()):
-            context.run.emit("note", "", f"{unit.stage} {unit.spec.title}: {changed}: made anew")
+            context.run.emit("note", "", f"{unit.stage.name} {unit.spec.title}: {changed}: made anew")
             return position
     return begin
 
 
 def _kept(context: BuildContext, units: Sequence[Unit]) -> None:
-    for stage in dict.fromkeys(unit.stage for unit in units):
-        count = sum(unit.stage == stage for unit in units)
+    names = [unit.stage.name for unit in units]
+    for stage in dict.fromkeys(names):
+        count = names.count(stage)
         detail = f"{count} layers" if count > 1 else ""
         context.run.stage(stage, "kept", seconds=0.0, detail=detail)
         context.run.emit("end", stage, f"kept\t{detail}")
@@ -205,15 +210,15 @@ def _unit(
     context: BuildContext, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
 ) -> tuple[Layer, Draft | None]:
     """Make one layer. `draft` is there already when the running guest writes into it."""
-    context.stage = unit.stage
+    name = context.stage = unit.stage.name
     context.warm = context.warm or unit.inputs.get(START) == WARM
     watch = context.watch = Stopwatch()
-    context.run.emit("start", unit.stage, unit.spec.title)
+    context.run.emit("start", name, unit.spec.title)
     begun = draft or context.layers.begin(unit.key)
     if isinstance(begun, Layer):
         # another build made the very same layer while this one waited for its lock
-        context.run.stage(unit.stage, "kept", seconds=watch.seconds, detail=unit.spec.title)
-        context.run.emit("end", unit.stage, "kept\tby another build", watch.seconds)
+        context.run.stage(name, "kept", seconds=watch.seconds, detail=unit.spec.title)
+        context.run.emit("end", name, "kept\tby another build", watch.seconds)
         return begun, None
     next_draft: Draft | None = None
     try:
@@ -221,7 +226,7 @@ def _unit(
         if context.session is not None:
             next_draft = _hand_over(context, following)
         layer = begun.commit(
-            stage=unit.stage,
+            stage=name,
             inputs=unit.spec.inputs,
             source=unit.source,
             image=made.image,
@@ -230,7 +235,7 @@ def _unit(
             facts=made.facts,
             run=context.run.id,
             name=context.definition.name,
-            version=unit.version,
+            version=unit.stage.version,
         )
     except BaseException as error:
         _black_box(context, error)
@@ -239,10 +244,8 @@ def _unit(
                 context.close()
                 scratch.discard()
         raise
-    context.run.stage(
-        unit.stage, "new", seconds=watch.seconds, detail=made.detail, title=unit.spec.title, key=unit.key
-    )
-    context.run.emit("end", unit.stage, f"new\t{made.detail}", watch.seconds)
+    context.run.stage(name, "new", seconds=watch.seconds, detail=made.detail, title=unit.spec.title, key=unit.key)
+    context.run.emit("end", name, f"new\t{made.detail}", watch.seconds)
     return layer, next_draft
 
 
@@ -275,6 +278,37 @@ def _black_box(context: BuildContext, error: BaseException) -> None:
         context.run.note(kept_guest={"domain": context.session.spec.name, **context.session.told()})
 
 
+@contextlib.contextmanager
+def _recorded(context: BuildContext) -> Iterator[None]:
+    """Whatever the block raises is recorded in the run, and raised under a name and with a hint."""
+    try:
+        yield
+    except GoldsmithError as error:
+        _fail(context, error)
+        raise
+    except OSError as error:
+        # the disk is full, or a file of the project has gone while it was built
+        named = host_file_error(error)
+        _fail(context, named)
+        raise named from error
+    except BaseException as error:
+        _fail(
+            context,
+            BuildError(
+                f"{type(error).__name__}: {error}",
+                name="internal",
+                hint="a fault of goldsmith: report it, with the run's folder",
+            ),
+        )
+        raise
+
+
+def host_file_error(error: OSError) -> BuildError:
+    """An error of the host's file system, with the file and what to do."""
+    described = describe_os_error(error)
+    return BuildError(described.message, name="host-file-error", hint=described.hint)
+
+
 def _fail(context: BuildContext, error: GoldsmithError) -> None:
     error.evidence = error.evidence or context.run.folder
     interrupted = isinstance(error, Interrupted)
@@ -284,39 +318,40 @@ def _fail(context: BuildContext, error: GoldsmithError) -> None:
         context.run.emit("end", context.stage, f"{state}\t{error.name}", context.watch.seconds)
     context.run.finish("interrupted" if interrupted else "failed", error)
     write_json(context.run.folder / "failure.json", {**context.run.record["error"], "stage": context.stage})
-    shipped = next((layer for stage, layer in reversed(context.made) if stage == convert.NAME), None)
-    if shipped is not None and not interrupted and context.stage in GATES:
-        told = {"gate": context.stage, "name": error.name, "why": error.message, "run": context.run.id, "when": now()}
-        context.gallery.refuse(context.definition.name, {**told, "disk": str(shipped.image.path)})
+    stage, shipped = find_stage(context.stage), _shipped(context)
+    if stage is not None and stage.is_gate and shipped is not None and not interrupted:
+        refusal = {"gate": stage.name, "name": error.name, "why": error.message, "run": context.run.id, "when": now()}
+        context.gallery.refuse(context.definition.name, {**refusal, "disk": str(shipped.image.path)})
 
 
-def prove_again(
+def run_alone(
+    stage: Stage,
     definition: Definition,
     name: str,
-    master: Image,
     store: Store,
+    work: Callable[[BuildContext], StageResult],
     *,
+    title: str,
     command: str,
     listeners: Sequence[Any],
-    cells: Sequence[str] = (),
 ) -> Run:
-    """Prove a disk that is there: in `cells`, or in all that its generations allow. Raises as the stage does."""
+    """Run one stage's `work` on a disk that is there already: recorded as in a build, and no layer is made.
+
+    `name` is what the run's record calls the image. The facts of the result go into the stage's record. Raises as the
+    work does.
+    """
     store.ensure()
     run = Run.start(store.runs, name, command)
     for listener in listeners:
         run.listen(listener)
-    context = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=prove.NAME)
+    context = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=stage.name)
     watch = Stopwatch()
-    try:
+    with _recorded(context):
         sweep_dead(store, context)
         _ = context.accelerator
-        run.emit("start", prove.NAME, ", ".join(cells) or "all cells")
-        verdicts, _trees = proof.prove(context, master, run.folder / "prove", cells, whole=True)
-    except GoldsmithError as error:
-        _fail(context, error)
-        raise
-    told = " and ".join(verdict.told for verdict in verdicts)
-    run.stage(prove.NAME, "ok", seconds=watch.seconds, detail=told, cells={v.cell: asdict(v) for v in verdicts})
-    run.emit("end", prove.NAME, f"ok\t{told}", watch.seconds)
+        run.emit("start", stage.name, title)
+        result = work(context)
+    run.stage(stage.name, "ok", seconds=watch.seconds, detail=result.detail, **result.facts)
+    run.emit("end", stage.name, f"ok\t{result.detail}", watch.seconds)
     run.finish("done")
     return run

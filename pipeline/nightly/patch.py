@@ -20,15 +20,13 @@ from pipeline.checks import list_disk
 from pipeline.context import BuildContext
 from pipeline.definition import Definition, MasterSource, ScriptStep
 from pipeline.engine.plan import COLD, INDEX, plan
+from pipeline.engine.stage import STAGES
 from pipeline.gallery import Gallery, Version
-from pipeline.stages import acquire, generalize, install, provision
 from pipeline.systems.debian import apt
 from pipeline.systems.windows import updates
 
 #: What a patch of a Linux runs where the definition names no steps.
 UPDATES = Path(__file__).parents[1] / "systems" / "linux" / "inside" / "updates.sh"
-#: The stages whose inputs make what is on the disk.
-_CONTENT = (acquire.NAME, install.NAME, provision.NAME, generalize.NAME)
 #: What moves by itself, and is what a patch brings in.
 _MOVES = frozenset({INDEX, COLD, updates.RELEASED})
 
@@ -90,9 +88,10 @@ def overdue(golden: Version) -> list[str] | None:
 def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:
     """What else than packages went in when golden's line was last built anew, and goes in no more, or otherwise."""
     root: Mapping[str, Any] = golden.manifest.get("rebuilt") or golden.manifest
-    old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in _CONTENT}
+    content = {stage.name for stage in STAGES if stage.makes_content}
+    old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in content}
     context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
-    new = {(unit.stage, unit.spec.title): unit.inputs for unit in plan(context) if unit.stage in _CONTENT}
+    new = {(unit.stage.name, unit.spec.title): unit.inputs for unit in plan(context) if unit.stage.makes_content}
     for place in dict.fromkeys((*old, *new)):
         before, after = old.get(place), new.get(place)
         if before is None or after is None:

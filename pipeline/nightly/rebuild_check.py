@@ -22,8 +22,8 @@ from pipeline.cache.layers import Layers
 from pipeline.checks import list_disk
 from pipeline.definition import Definition
 from pipeline.engine import runner as builder
+from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
-from pipeline.stages import convert
 
 #: When an image was last built cold and found the same, in its folder of the gallery.
 TRUTH = ".truth.json"
@@ -103,8 +103,9 @@ def hold_to_it(definition: Definition, store: Store, *, command: str, listeners:
     Raises CheckFailed: cold-differs, with all paths in a file of the cold build's run; cold-overtaken where the
     archive moved between the two builds, and they cannot be compared. The cold layers go either way.
     """
-    layered = builder.build(definition, store, command=command, until=convert.NAME, listeners=listeners)
-    cold = builder.build(definition, store, command=command, until=convert.NAME, listeners=listeners, cold=now())
+    master = master_stage().name
+    layered = builder.build(definition, store, command=command, until=master, listeners=listeners)
+    cold = builder.build(definition, store, command=command, until=master, listeners=listeners, cold=now())
     try:
         _compare(definition, store, layered.shipped, cold)
     finally:

@@ -12,20 +12,29 @@ from pathlib import Path
 from pipeline.base.errors import BuildError, CheckFailed, UsageError
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import DISK, Draft, Image, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
-from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.definition import DataDisk, DebianSource, Definition, DiskSource, IsoSource, MasterSource
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
 from pipeline.systems.debian import bootstrap
 
-NAME = "acquire"
-VERSION = 1
 #: Seconds for a whole bootstrap; 100 s on a quiet host with a near mirror.
 BOOTSTRAP_DEADLINE = 1800.0
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    return (_first(context), *_beside(context))
+class Acquire(BaseStage):
+    """The disk to start from."""
+
+    name = "acquire"
+    version = 1
+    makes_content = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        return (_first(context), *_beside(context))
+
+    def why_root(self, definition: Definition) -> str:
+        source = definition.source
+        return "it bootstraps a file system, whose files belong to root" if isinstance(source, DebianSource) else ""
 
 
 def _first(context: BuildContext) -> UnitSpec:

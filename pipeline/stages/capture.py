@@ -15,22 +15,27 @@ from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
 from pipeline.cache.layers import Draft, Layer
 from pipeline.checks.verdict import count
-from pipeline.context import BuildContext, StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
 from pipeline.definition import MasterSource
 from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
 
-NAME = "capture"
-VERSION = 1
 #: The manifest's format.
 MANIFEST_FORMAT = 1
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    definition = context.definition
-    inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
-    if context.data_disks:
-        inputs["caching"] = [[disk.lun, disk.caching] for disk in context.data_disks]
-    return (UnitSpec(GOLDEN, inputs, _run),)
+class Capture(BaseStage):
+    """The version in the gallery."""
+
+    name = "capture"
+    version = 1
+    makes_version = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
+        if context.data_disks:
+            inputs["caching"] = [[disk.lun, disk.caching] for disk in context.data_disks]
+        return (UnitSpec(GOLDEN, inputs, _run),)
 
 
 def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:

@@ -8,15 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.cache.layers import Draft, Image, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
 from pipeline.gallery import DISK, data_file
 
-NAME = "convert"
-VERSION = 2
 
+class Convert(BaseStage):
+    """The fixed VHD that ships."""
 
-def plan(_context: BuildContext) -> tuple[UnitSpec, ...]:
-    return (UnitSpec("fixed VHD", {"subformat": "fixed"}, _run),)
+    name = "convert"
+    version = 2
+    makes_master = True
+
+    def units(self, _context: BuildContext) -> tuple[UnitSpec, ...]:
+        return (UnitSpec("fixed VHD", {"subformat": "fixed"}, _run),)
 
 
 def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 from pipeline import checks
 from pipeline.base.errors import DiskError, GuestError
 from pipeline.cache.layers import DISK, Draft, Image, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
-from pipeline.definition import IsoSource
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.definition import Definition, IsoSource
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.first_boot_service import install_script
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
 
-NAME = "generalize"
-VERSION = 2
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
 #: Failures of sysprep's whose cause may stand in its log.
@@ -26,19 +24,29 @@ _UNTOLD = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalize
 _SETUP_STATE = r"SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State"
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    if context.definition.generalize.agent == "outside":
-        return ()
-    if context.definition.os == "windows":
-        return (_windows(context),)
-    script = _script(context)
-    inputs: dict[str, object] = {
-        "agent": context.definition.generalize.agent,
-        "script": hashlib.sha256(script.encode()).hexdigest(),
-    }
-    if not context.definition.steps:
-        inputs["disk size"] = context.definition.disk
-    return (UnitSpec("generalize", inputs, _run, live=True),)
+class Generalize(BaseStage):
+    """The identity removed, and the guest shut down."""
+
+    name = "generalize"
+    version = 2
+    makes_content = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        if context.definition.generalize.agent == "outside":
+            return ()
+        if context.definition.os == "windows":
+            return (_windows(context),)
+        script = _script(context)
+        inputs: dict[str, object] = {
+            "agent": context.definition.generalize.agent,
+            "script": hashlib.sha256(script.encode()).hexdigest(),
+        }
+        if not context.definition.steps:
+            inputs["disk size"] = context.definition.disk
+        return (UnitSpec("generalize", inputs, _run, live=True),)
+
+    def why_root(self, _definition: Definition) -> str:
+        return "it makes the network of its guest"
 
 
 def _windows(context: BuildContext) -> UnitSpec:

@@ -12,33 +12,38 @@ from pipeline.base.runs import write_json
 from pipeline.cache.layers import Draft, Image, Layer
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
-from pipeline.context import BuildContext, StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
 from pipeline.definition import DataDisk
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
     from pipeline.checks.model import Status
 
-NAME = "inspect"
-VERSION = 1
 RESULTS = "checks.json"
 #: How many checks a message names that could not look for one cause.
 _NAMED = 8
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    definition = context.definition
-    inputs: dict[str, object] = {
-        **inspection_inputs(definition.os),
-        "waive": dict(definition.waive),
-        "accounts": sorted(definition.accounts),
-        "generations": sorted(definition.generations),
-    }
-    if definition.ports:
-        inputs["ports"] = sorted(_ports(context) or ())
-    if context.data_disks:
-        inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
-    return (UnitSpec("checks", inputs, _run),)
+class Inspect(BaseStage):
+    """The checks on the VHD at rest."""
+
+    name = "inspect"
+    version = 1
+    is_gate = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {
+            **inspection_inputs(definition.os),
+            "waive": dict(definition.waive),
+            "accounts": sorted(definition.accounts),
+            "generations": sorted(definition.generations),
+        }
+        if definition.ports:
+            inputs["ports"] = sorted(_ports(context) or ())
+        if context.data_disks:
+            inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
+        return (UnitSpec("checks", inputs, _run),)
 
 
 def _ports(context: BuildContext) -> set[tuple[str, int]] | None:

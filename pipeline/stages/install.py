@@ -6,37 +6,44 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from pipeline.cache.layers import DISK, Draft, Image, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
-from pipeline.definition import IsoSource
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.definition import Definition, IsoSource
 
 if TYPE_CHECKING:
     from pipeline.systems.windows.answers import Machine
 
-NAME = "install"
-VERSION = 1
 
+class Install(BaseStage):
+    """Windows on the blank disk."""
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    definition, source = context.definition, context.definition.source
-    if not isinstance(source, IsoSource):
-        return ()
-    # a plan of a Linux image needs none of these
-    from pipeline.systems.windows.answers import Wishes, installation
-    from pipeline.systems.windows.product_keys import key_digest
+    name = "install"
+    version = 1
+    makes_content = True
 
-    machine = _machine(context)
-    # of another edition and another password; what is left is how goldsmith installs
-    recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
-    inputs: dict[str, object] = {
-        "edition": source.edition,
-        "generation": machine.generation,
-        "secure boot": machine.secure_boot,
-        "tpm": machine.tpm,
-        "answers": hashlib.sha256(recipe).hexdigest(),
-    }
-    if source.product_key is not None:
-        inputs["product key"] = key_digest(source.product_key)
-    return (UnitSpec(source.edition, inputs, _run),)
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        definition, source = context.definition, context.definition.source
+        if not isinstance(source, IsoSource):
+            return ()
+        # a plan of a Linux image needs none of these
+        from pipeline.systems.windows.answers import Wishes, installation
+        from pipeline.systems.windows.product_keys import key_digest
+
+        machine = _machine(context)
+        # of another edition and another password; what is left is how goldsmith installs
+        recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
+        inputs: dict[str, object] = {
+            "edition": source.edition,
+            "generation": machine.generation,
+            "secure boot": machine.secure_boot,
+            "tpm": machine.tpm,
+            "answers": hashlib.sha256(recipe).hexdigest(),
+        }
+        if source.product_key is not None:
+            inputs["product key"] = key_digest(source.product_key)
+        return (UnitSpec(source.edition, inputs, _run),)
+
+    def why_root(self, _definition: Definition) -> str:
+        return "it makes the network of its guest"
 
 
 def _machine(context: BuildContext) -> Machine:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.cache.layers import Draft, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
-
-NAME = "prove"
-VERSION = 3
+from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.definition import Definition
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    definition = context.definition
-    inputs: dict[str, object] = {
-        "cells": sorted(definition.prove),
-        "expect": [asdict_any(expectation) for expectation in definition.expect],
-        **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
-    }
-    return (UnitSpec(", ".join(definition.prove), inputs, _run),)
+class Prove(BaseStage):
+    """The proof in running clones."""
+
+    name = "prove"
+    version = 3
+    is_gate = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {
+            "cells": sorted(definition.prove),
+            "expect": [asdict_any(expectation) for expectation in definition.expect],
+            **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
+        }
+        return (UnitSpec(", ".join(definition.prove), inputs, _run),)
+
+    def why_root(self, _definition: Definition) -> str:
+        return "it makes a local Azure network for its clones"
 
 
 def asdict_any(thing: Any) -> dict[str, Any]:
@@ -29,9 +39,24 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 
 def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
     assert source is not None
+    context.begin_flat_digests(source.image)
+    return _prove(context, source.image, draft.path, context.definition.prove, whole=False)
+
+
+def prove_whole(context: BuildContext, master: Image, targets: Sequence[str]) -> StageResult:
+    """Prove a disk that is there already, with second boots and second clones: in `targets`, or in the whole matrix.
+
+    Raises as `pipeline.prove.prove`.
+    """
+    result = _prove(context, master, context.run.folder / "prove", targets, whole=True)
+    return replace(result, facts={"cells": result.facts["cells"]})
+
+
+def _prove(
+    context: BuildContext, master: Image, pictures: Path, targets: Sequence[str], *, whole: bool
+) -> StageResult:
     from pipeline.prove import prove
 
-    context.begin_flat_digests(source.image)
-    verdicts, trees = prove(context, source.image, draft.path, context.definition.prove, whole=False)
-    told = " and ".join(v.told for v in verdicts)
-    return StageResult(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)
+    verdicts, trees = prove(context, master, pictures, targets, whole=whole)
+    detail = " and ".join(v.told for v in verdicts)
+    return StageResult(master, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, detail)

@@ -16,8 +16,8 @@ from pipeline.base import process
 from pipeline.base.errors import CheckFailed, GuestError, UsageError
 from pipeline.base.printable import shorten
 from pipeline.cache.layers import DISK, Draft, Layer
-from pipeline.context import BuildContext, StageResult, UnitSpec
-from pipeline.definition import CopyStep, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
+from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.definition import CopyStep, Definition, MsiStep, PlaybookStep, ScriptStep, Step, Updates, step_inputs
 from pipeline.guest.ansible_requirements import Installed, install_requirements
 from pipeline.guest.ansible_run import AnsibleProject, ansible_version
 from pipeline.guest.tls_failures import GUEST_HINT, NOT_TRUSTED
@@ -27,39 +27,47 @@ if TYPE_CHECKING:
     from pipeline.systems.linux.step_end import StepEnd
     from pipeline.systems.windows.session import WindowsSession
 
-NAME = "provision"
 #: Failures behind which another one may be: what the guest says of itself decides.
 _SYMPTOMS = frozenset({"guest-agent-silent", "guest-powered-off", "guest-rebooted", "step-timeout"})
 #: Characters of a step's log: a guest may print for ever.
 LARGEST_LOG = 64 << 20
-VERSION = 2
 
 
-def plan(context: BuildContext) -> tuple[UnitSpec, ...]:
-    # what a guest may reach beside the public network decides what it finds
-    allowed: dict[str, object] = (
-        {"allow": [str(one) for one in context.definition.allow]} if context.definition.allow else {}
-    )
-    if context.definition.os == "windows":
-        works = [*_updates(context.definition.updates), *_legs(context.definition.steps)]
-        return tuple(replace(work, inputs={**work.inputs, **allowed}) for work in works)
-    works = []
-    for number, step in enumerate(context.definition.steps, 1):
-        _need_content(step)
-        inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
-        if isinstance(step, PlaybookStep):
-            inputs["ansible-core"] = ansible_version()
-            if (installed := _installed(context, step)) is not None:
-                inputs["requirements"] = installed.digest
-                inputs["required versions"] = dict(installed.versions)
-        if number == 1:
-            inputs["disk size"] = context.definition.disk
-        if step.network == "full":
-            # what a step installs depends on what the archive holds
-            inputs["package index"] = context.package_index(context.suite)
-            inputs |= allowed
-        works.append(UnitSpec(step.title, inputs, partial(_run, step, number), live=True))
-    return tuple(works)
+class Provision(BaseStage):
+    """The definition's steps."""
+
+    name = "provision"
+    version = 2
+    makes_content = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+        # what a guest may reach beside the public network decides what it finds
+        allowed: dict[str, object] = (
+            {"allow": [str(one) for one in context.definition.allow]} if context.definition.allow else {}
+        )
+        if context.definition.os == "windows":
+            works = [*_updates(context.definition.updates), *_legs(context.definition.steps)]
+            return tuple(replace(work, inputs={**work.inputs, **allowed}) for work in works)
+        works = []
+        for number, step in enumerate(context.definition.steps, 1):
+            _need_content(step)
+            inputs: dict[str, object] = {"kind": step.kind, "network": step.network, **step_inputs(step)}
+            if isinstance(step, PlaybookStep):
+                inputs["ansible-core"] = ansible_version()
+                if (installed := _installed(context, step)) is not None:
+                    inputs["requirements"] = installed.digest
+                    inputs["required versions"] = dict(installed.versions)
+            if number == 1:
+                inputs["disk size"] = context.definition.disk
+            if step.network == "full":
+                # what a step installs depends on what the archive holds
+                inputs["package index"] = context.package_index(context.suite)
+                inputs |= allowed
+            works.append(UnitSpec(step.title, inputs, partial(_run, step, number), live=True, steps=(step.title,)))
+        return tuple(works)
+
+    def why_root(self, _definition: Definition) -> str:
+        return "it makes the network of its guest"
 
 
 def _updates(wish: Updates | None) -> Iterator[UnitSpec]:
@@ -76,7 +84,7 @@ def _updates(wish: Updates | None) -> Iterator[UnitSpec]:
             updates.RELEASED: updates.today().isoformat(),
             "script": hashlib.sha256(updates.script(wish.only)).hexdigest(),
         }
-        yield UnitSpec(wish.title, inputs, partial(_run_updates, wish), counted=False)
+        yield UnitSpec(wish.title, inputs, partial(_run_updates, wish), steps=(wish.title,), counted=False)
 
 
 def _run_updates(wish: Updates, context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:

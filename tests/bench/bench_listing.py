@@ -69,15 +69,15 @@ def keep_all(root: Path, name: str) -> None:
         draft = job.layers.begin(unit.key)
         assert isinstance(draft, Draft)
         (draft.path / LAYER_DISK).write_bytes(b"")
-        image = Image(draft.path / LAYER_DISK, "qcow2", None if unit.stage == "convert" else image)
+        image = Image(draft.path / LAYER_DISK, "qcow2", None if unit.stage.name == "convert" else image)
         draft.commit(
-            stage=unit.stage,
+            stage=unit.stage.name,
             inputs=unit.inputs,
             source=unit.source,
             image=image,
             title=unit.spec.title,
             name=name,
-            version=unit.version,
+            version=unit.stage.version,
         )
 
 

@@ -801,7 +801,7 @@ def test_a_disk_generalized_outside_boots_no_guest_of_ours(project: Path) -> Non
     definition = load(write(project, text), project)
     assert definition.generalize.agent == "outside"
     job = BuildContext(definition, Store(project), NO_RUN, Layers(project), Gallery(project))
-    assert generalize.plan(job) == ()
+    assert generalize.Generalize().units(job) == ()
 
 
 def test_sources_of_disks(project: Path) -> None:

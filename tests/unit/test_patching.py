@@ -33,7 +33,7 @@ def patching_definition(project: Path) -> Definition:
 def golden_of(project: Path, **more: object) -> Version:
     """A golden master of `site` that says what went in."""
     units = plan(job_of(project))
-    inputs = [{"stage": u.stage, "title": u.spec.title, "inputs": dict(u.inputs)} for u in units]
+    inputs = [{"stage": u.stage.name, "title": u.spec.title, "inputs": dict(u.inputs)} for u in units]
     gallery = Gallery(store_of(project).gallery)
     version = capture(gallery, name="site", **{"inputs": inputs, "suite": "bookworm", **more})
     gallery.promote(version)

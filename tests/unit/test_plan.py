@@ -18,9 +18,9 @@ from pipeline.cache.layers import DISK, Draft, Image, Layers
 from pipeline.checks import versions
 from pipeline.context import BuildContext
 from pipeline.definition import load_named
-from pipeline.engine import plan as planning
 from pipeline.engine.plan import START, WARM, explain, golden_stands, plan, root_needed_for
 from pipeline.engine.runner import _run, _sound
+from pipeline.engine.stage import stage_names
 from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery
 from pipeline.nightly.refresh import _is_current
@@ -100,15 +100,15 @@ def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
         if isinstance(draft, Draft):
             (draft.path / DISK).write_bytes(b"")
             # a VHD stands alone
-            image = Image(draft.path / DISK, "qcow2", None if unit.stage == "convert" else image)
+            image = Image(draft.path / DISK, "qcow2", None if unit.stage.name == "convert" else image)
             draft.commit(
-                stage=unit.stage,
+                stage=unit.stage.name,
                 inputs=unit.inputs,
                 source=unit.source,
                 image=image,
                 title=unit.spec.title,
                 name=name,
-                version=unit.version,
+                version=unit.stage.version,
             )
         else:
             image = draft.image
@@ -170,7 +170,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         patched(scripts, "generalize_script", lambda _agent, _installs: "another"),
         "generalize",
     ),
-    "the version of a stage": (patched(generalize, "VERSION", 99), "generalize"),
+    "the version of a stage": (patched(generalize.Generalize, "version", 99), "generalize"),
     "a check": (raised(versions.BOTH, "checks.disk.boot"), "checks"),
     "the packages' reader": (raised(versions.LINUX, "disk.packages"), "checks"),
     "the rules for secrets": (patched(versions, "RULES", versions.RULES[:1]), "checks"),
@@ -232,7 +232,7 @@ def test_data_disks_are_an_input(project: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_another_goldsmith_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generalize, "VERSION", 99)
+    monkeypatch.setattr(generalize.Generalize, "version", 99)
     rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
     assert rows["generalize"] == "changed: goldsmith's own generalize"
     assert rows["fixed VHD"] == "what it stands on is run"
@@ -272,7 +272,7 @@ def test_the_parents_version_is_an_input(project: Path) -> None:
 def test_a_layer_that_was_written_to_is_made_anew(project: Path) -> None:
     building = job_of(project)
     units = plan(building)
-    first = next(i for i, unit in enumerate(units) if unit.stage == "convert")
+    first = next(i for i, unit in enumerate(units) if unit.stage.name == "convert")
     written = building.layers.root / units[1].key / DISK
     written.chmod(0o644)
     written.write_bytes(b"other")
@@ -327,7 +327,7 @@ def test_a_cold_build_takes_nothing_from_a_warm_one(project: Path) -> None:
 def test_the_plan_is_json(project: Path) -> None:
     rows = explain(load_named(project, "site"), store_of(project))
     assert {"stage", "title", "action", "why", "key"} == set(json.loads(json.dumps(rows))[0])
-    assert planning.STAGE_NAMES[0] == rows[0]["stage"]
+    assert stage_names()[0] == rows[0]["stage"]
 
 
 # ---- golden stands without its layers ----------------------------------------------------------------------------
@@ -338,9 +338,9 @@ def without_layers(project: Path) -> Path:
     """Golden was captured; then every layer went, as a night's `--keep` may have it."""
     made = job_of(project)
     inputs = [
-        {"stage": unit.stage, "title": unit.spec.title, "key": unit.key, "inputs": unit.inputs}
+        {"stage": unit.stage.name, "title": unit.spec.title, "key": unit.key, "inputs": unit.inputs}
         for unit in plan(made)
-        if unit.stage != "capture"
+        if unit.stage.name != "capture"
     ]
     (project.parent / "shipped.vhd").write_bytes(os.urandom(4096))
 

@@ -123,7 +123,7 @@ def test_updates_are_asked_for_by_name_and_steps_by_number(project: Path, word: 
 
 def golden_of(project: Path, **more: object) -> Version:
     units = plan(job_of(project))
-    inputs = [{"stage": unit.stage, "title": unit.spec.title, "inputs": dict(unit.inputs)} for unit in units]
+    inputs = [{"stage": unit.stage.name, "title": unit.spec.title, "inputs": dict(unit.inputs)} for unit in units]
     return capture(Gallery(store_of(project).gallery), name="site", **{"inputs": inputs, "os": "windows", **more})
 
 

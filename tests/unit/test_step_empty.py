@@ -22,7 +22,7 @@ from pipeline.gallery import Gallery
 from pipeline.guest.access import Access
 from pipeline.guest.ansible_run import AnsibleProject
 from pipeline.guest.plays import verify_plays
-from pipeline.stages import provision
+from pipeline.stages.provision import Provision
 from pipeline.systems.debian import apt
 from pipeline.systems.linux.steps import Steps
 
@@ -188,7 +188,7 @@ def test_a_folder_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store.ensure()
     building = BuildContext(load_named(folder, "site"), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     with pytest.raises(UsageError) as caught:
-        provision.plan(building)
+        Provision().units(building)
     assert caught.value.name == "step-empty" and caught.value.hint
     (folder / "files/site/below/it/x").write_text("")
-    assert len(provision.plan(building)) == 3
+    assert len(Provision().units(building)) == 3
