@@ -82,7 +82,7 @@ def test_a_clone_that_hangs_is_made_once_more(hangs: int, tmp_path: Path, monkey
     left = [hangs]
 
     def begin(course: Course, *_: object) -> None:
-        course.job, course.verdict, course._again_already = job, Verdict("gen1"), False
+        course.context, course.verdict, course._again_already = job, Verdict("gen1"), False
         course.trial = SimpleNamespace(name="gen1", cell=SimpleNamespace(says="generation 1"))  # type: ignore[assignment]
         course.master, course._beside, course.disks = None, 1, ()  # type: ignore[assignment]
         course.logs = job.run.folder / "prove" / "gen1"

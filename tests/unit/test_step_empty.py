@@ -10,7 +10,7 @@ import pytest
 from cases import case
 from test_plan import DEFINITION, FILES
 
-from pipeline import job as jobs
+from pipeline import context as contexts
 from pipeline.base.errors import GuestError, UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
@@ -179,7 +179,7 @@ def test_a_script_with_a_command(tmp_path: Path, script: str) -> None:
 
 
 def test_a_folder_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "INDEX_AGE", 0.0)
+    monkeypatch.setattr(contexts, "INDEX_AGE", 0.0)
     monkeypatch.setattr(apt, "package_index", lambda _suite: "index")
     copied = DEFINITION.replace("files/motd, to: /etc/motd", "files/site, to: /srv/site")
     folder = project(tmp_path / "project", {}, copied)
