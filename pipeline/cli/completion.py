@@ -1,4 +1,4 @@
-"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, cells.
+"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, targets.
 
 The parser library makes the shells' scripts; a shell asks goldsmith itself for the words. A completion never
 fails and never prints an error: what cannot be read has no words.
@@ -157,10 +157,10 @@ def complete_profile(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
-def complete_cell(_incomplete: str) -> Iterable[str]:
-    from pipeline.definition import CELL_GENERATION
+def complete_target(_incomplete: str) -> Iterable[str]:
+    from pipeline.definition import TARGET_GENERATION
 
-    return list(CELL_GENERATION)
+    return list(TARGET_GENERATION)
 
 
 def _gallery() -> Gallery:

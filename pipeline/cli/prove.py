@@ -37,27 +37,32 @@ def prove(
             autocompletion=completion.complete_reference,
         ),
     ],
-    cell: Annotated[
+    target: Annotated[
         list[str],
         typer.Option(
-            "--cell",
-            metavar="CELL",
-            help="Only this cell of the matrix; repeatable.",
-            autocompletion=completion.complete_cell,
+            "--target",
+            metavar="TARGET",
+            help="Test only on this target of the matrix; repeatable.",
+            autocompletion=completion.complete_target,
         ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
+    target_old: Annotated[
+        list[str], typer.Option("--cell", metavar="TARGET", hidden=True, autocompletion=completion.complete_target)
+    ] = [],  # noqa: B006
     as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
 ) -> None:
     """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_json
-    from pipeline.definition import CELL_GENERATION
+    from pipeline.definition import TARGET_GENERATION
     from pipeline.engine import runner
     from pipeline.stages.prove import Prove, prove_whole
 
-    unknown = [name for name in cell if name not in CELL_GENERATION]
+    targets = [*target, *target_old]
+    unknown = [name for name in targets if name not in TARGET_GENERATION]
     if unknown:
-        raise UsageError(f"no cell {unknown[0]}", name="usage", hint=f"cells: {', '.join(CELL_GENERATION)}")
+        hint = f"targets: {', '.join(TARGET_GENERATION)}"
+        raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
     need_root("prove")
     store = Store.locate()
     definition, name, master, held = _subject(what)
@@ -70,18 +75,18 @@ def prove(
                 definition,
                 name,
                 store,
-                lambda build: prove_whole(build, master, cell),
-                title=", ".join(cell) or "all cells",
+                lambda build: prove_whole(build, master, targets),
+                title=", ".join(targets) or "all targets",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
                 listeners=[] if as_json else [progress],
             )
     finally:
         progress.close()
-    cells = run.record["stages"][-1]["cells"]
+    clones = run.record["stages"][-1]["cells"]
     if as_json:
-        print_json(cells)
+        print_json(clones)
         return
-    _print(cells)
+    _print(clones)
     print(f"proven: {name}; screenshots, serial logs and the fabric's records in {run.folder / 'prove'}")
 
 
@@ -130,7 +135,7 @@ def _disk(path: Path) -> tuple[Definition, str, Image]:
     return definition, path.name, Image(path, "vpc", size=footer.current_size)
 
 
-def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
+def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each clone, then what it showed."""
     from pipeline.cli.show import table
     from pipeline.prove.matrix import UNPROVEN
@@ -139,8 +144,8 @@ def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
         return f"{seen['seconds'][what]:.0f} s" if what in seen["seconds"] else "-"
 
     whens = ("ready", "ssh", "second boot", "reimage")
-    table([(name, *(took(seen, when) for when in whens)) for name, seen in cells.items()], ("clone", *whens))
-    for name, seen in cells.items():
+    table([(name, *(took(seen, when) for when in whens)) for name, seen in clones.items()], ("clone", *whens))
+    for name, seen in clones.items():
         print(f"\n{name}")
         for what, value in seen["checks"].items():
             print(f"  {what:16} {value}")

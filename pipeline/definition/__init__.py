@@ -24,7 +24,7 @@ from pipeline.definition.load import (
     read_places,
 )
 from pipeline.definition.model import (
-    CELL_GENERATION,
+    TARGET_GENERATION,
     USER_DATA,
     CmdStep,
     CommandExpectation,
@@ -56,8 +56,8 @@ from pipeline.definition.sound_part import SoundPart, load_sound_part
 from pipeline.definition.step_digest import step_inputs
 
 __all__ = [
-    "CELL_GENERATION",
     "NEVER",
+    "TARGET_GENERATION",
     "USER_DATA",
     "CmdStep",
     "CommandExpectation",

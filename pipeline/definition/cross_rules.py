@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.definition import rules
 from pipeline.definition.diagnostics import shown
 from pipeline.definition.document import Document
-from pipeline.definition.model import CELL_GENERATION
+from pipeline.definition.model import TARGET_GENERATION
 from pipeline.definition.units import GIB, disk_size
 
 #: A bootstrapped Debian with a kernel, the agent and room for its own updates does not fit in less.
@@ -24,7 +24,7 @@ def across(document: Document, data: dict[str, Any]) -> None:
     prove = data.get("prove")
     if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
         for index, item in enumerate(prove):
-            if item in CELL_GENERATION and CELL_GENERATION[item] not in generations:
+            if item in TARGET_GENERATION and TARGET_GENERATION[item] not in generations:
                 message = f"{item} is not among the generations"
                 document.add(("prove", index), message, f"generations is {_list_of(generations)}")
     _outside(document, data)

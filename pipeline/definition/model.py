@@ -14,7 +14,7 @@ DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
 CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
 #: The generation that an image must be of for it.
-CELL_GENERATION: Mapping[str, int] = {
+TARGET_GENERATION: Mapping[str, int] = {
     "gen1": 1,
     "gen2": 2,
     "gen2-secure": 2,

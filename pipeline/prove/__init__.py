@@ -16,30 +16,30 @@ from pipeline.context import BuildContext
 from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
 from pipeline.gallery import DISK, data_file
-from pipeline.prove.clone_test import Course, Trial
-from pipeline.prove.matrix import CELLS, Cell, matrix, without_seeds
-from pipeline.prove.result import Verdict, shared_identities
-from pipeline.prove.windows_clone_test import WindowsCourse
+from pipeline.prove.clone_test import CloneTest, TestRun
+from pipeline.prove.matrix import TARGETS, TestTarget, matrix, without_seeds
+from pipeline.prove.result import CloneResult, shared_identities
+from pipeline.prove.windows_clone_test import WindowsCloneTest
 
-__all__ = ["Verdict", "prove"]
+__all__ = ["CloneResult", "prove"]
 
 
-def trials(cells: Sequence[Cell], *, whole: bool) -> list[Trial]:
+def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRun]:
     """Who is started where; the longest first, so that none is left over at the end."""
     found = []
-    for cell in cells:
+    for target in targets:
         if not whole:
-            found.append(Trial(cell, cell.name))
+            found.append(TestRun(target, target.name))
             continue
-        found.append(Trial(cell, cell.name, cell.again, cell.reimage, settles=cell.again))
-        found += [Trial(cell, f"{cell.name}-{number}") for number in range(2, cell.clones + 1)]
-    return sorted(found, key=lambda trial: -trial.boots)
+        found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
+        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, target.clones + 1)]
+    return sorted(found, key=lambda test_run: -test_run.boots)
 
 
 def prove(
     context: BuildContext, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
-) -> tuple[list[Verdict], dict[str, str]]:
-    """Start clones of `master` in the cells `names`, by default in all; their verdicts, and the tree digest of each
+) -> tuple[list[CloneResult], dict[str, str]]:
+    """Start clones of `master` on the targets `names`, by default on all; their results, and the tree digest of each
     of the master's disks by the name that the gallery gives it.
 
     Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones.
@@ -50,57 +50,63 @@ def prove(
     before = _trees(master)
     first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
-    cells = tuple(CELLS[name] for name in names) or matrix(context.definition.generations)
+    targets = tuple(TARGETS[name] for name in names) or matrix(context.definition.generations)
     if context.definition.os == "windows":
-        return _judged(context, master, before, _windows(context, master, pictures, cells, site))
+        return _judged(context, master, before, _windows(context, master, pictures, targets, site))
     # with a seed alone a clone would find nobody to ask for its first boot's configuration
-    wanted = trials(cells if first_boot is None and _reads_seeds(master) else without_seeds(cells), whole=whole)
+    wanted = plan_test_runs(
+        targets if first_boot is None and _reads_seeds(master) else without_seeds(targets), whole=whole
+    )
     _ = context.accelerator  # measured once, before the threads share it
-    verdicts: list[Verdict] = []
+    results: list[CloneResult] = []
     # an emulated clone lets its processor idle a tenth of the time; another one takes it
     workers = max(1, min(len(wanted), (os.cpu_count() or 1) + (context.accelerator.kind == "tcg")))
     with contextlib.ExitStack() as stack:
-        fabric = stack.enter_context(Fabric(context.label, site=site)) if any(t.cell.fabric for t in wanted) else None
+        fabric = (
+            stack.enter_context(Fabric(context.label, site=site)) if any(t.target.fabric for t in wanted) else None
+        )
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
         disks = _data_disks(context, master)
-        courses = [Course(context, master, trial, workers, disks) for trial in wanted]
-        futures = [pool.submit(course.run, fabric, pictures) for course in courses]
+        tests = [CloneTest(context, master, test_run, workers, disks) for test_run in wanted]
+        futures = [pool.submit(test.run, fabric, pictures) for test in tests]
         try:
             for future in as_completed(futures):
-                verdicts.append(future.result())
+                results.append(future.result())
         except BaseException:
             context.cancelled.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return _judged(context, master, before, verdicts)
+    return _judged(context, master, before, results)
 
 
 def _windows(
-    context: BuildContext, master: Image, pictures: Path, cells: Sequence[Cell], site: Site | None
-) -> list[Verdict]:
+    context: BuildContext, master: Image, pictures: Path, targets: Sequence[TestTarget], site: Site | None
+) -> list[CloneResult]:
     """One clone of Windows after another: each wants what a host has."""
     _ = context.accelerator
     with Fabric(context.label, site=site) as fabric:
-        return [WindowsCourse(context, master, cell).run(fabric, pictures) for cell in cells if cell.fabric]
+        return [
+            WindowsCloneTest(context, master, target).run(fabric, pictures) for target in targets if target.fabric
+        ]
 
 
 def _judged(
-    context: BuildContext, master: Image, before: dict[str, str], verdicts: list[Verdict]
-) -> tuple[list[Verdict], dict[str, str]]:
-    """The verdicts in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
-    verdicts.sort(key=lambda verdict: verdict.cell)
+    context: BuildContext, master: Image, before: dict[str, str], results: list[CloneResult]
+) -> tuple[list[CloneResult], dict[str, str]]:
+    """The results in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
+    results.sort(key=lambda result: result.target)
     context.progress("the master's digests")
     if _trees(master) != before:
         raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
-    shared_identities(verdicts)
-    failures = [f"{verdict.cell}: {failure}" for verdict in verdicts for failure in verdict.failures]
+    shared_identities(results)
+    failures = [f"{result.target}: {failure}" for result in results for failure in result.failures]
     if failures:
         raise CheckFailed(
             "the master boots, but is not what it should be\n" + "\n".join(f"  {line}" for line in failures),
             name="prove-failed",
             hint=f"screenshots, serial logs and the fabric's records are in {context.run.folder / 'prove'}",
         )
-    return verdicts, before
+    return results, before
 
 
 def _trees(master: Image) -> dict[str, str]:

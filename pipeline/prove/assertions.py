@@ -14,7 +14,7 @@ from pipeline.fabric.instance import INTERNAL_DOMAIN, WIRESERVER
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
 from pipeline.prove import web
-from pipeline.prove.result import Verdict
+from pipeline.prove.result import CloneResult
 from pipeline.systems.linux.clone import Clone
 
 #: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
@@ -95,33 +95,33 @@ def facts(clone: Clone, token: str) -> dict[str, str]:
 
 
 def provisioned(
-    clone: Clone, verdict: Verdict, seen: Mapping[str, str], *, hostname: str, size: int, growth: int
+    clone: Clone, result: CloneResult, seen: Mapping[str, str], *, hostname: str, size: int, growth: int
 ) -> None:
     """Judge a first boot: the clone is what it was asked to be."""
-    verdict.see("login", clone.access.user, seen.get("user") == clone.access.user)
-    verdict.see("host name", seen.get("hostname", ""), seen.get("hostname") == hostname)
-    verdict.see("custom data", seen.get("custom-data", "not there"), seen.get("custom-data") == "found")
+    result.see("login", clone.access.user, seen.get("user") == clone.access.user)
+    result.see("host name", seen.get("hostname", ""), seen.get("hostname") == hostname)
+    result.see("custom data", seen.get("custom-data", "not there"), seen.get("custom-data") == "found")
     root = int(seen.get("root", "0") or 0)
     # partitions, ESP and file system overhead take less than a tenth
-    verdict.see("root grown", f"{root >> 20} of {size >> 20} MiB", root > (size - growth) * 0.9 + growth * 0.8)
+    result.see("root grown", f"{root >> 20} of {size >> 20} MiB", root > (size - growth) * 0.9 + growth * 0.8)
     machine_id = seen.get("machine-id", "")
-    verdict.see("machine-id", machine_id, len(machine_id) == 32)
-    verdict.see("host key", clone.access.known_hosts.read_text().split()[-1][-16:], True)
-    verdict.see("uuid", seen.get("uuid", ""), bool(seen.get("uuid")))
-    verdict.see("mac", seen.get("mac", ""), bool(seen.get("mac")))
+    result.see("machine-id", machine_id, len(machine_id) == 32)
+    result.see("host key", clone.access.known_hosts.read_text().split()[-1][-16:], True)
+    result.see("uuid", seen.get("uuid", ""), bool(seen.get("uuid")))
+    result.see("mac", seen.get("mac", ""), bool(seen.get("mac")))
     if seen.get("cloud-init"):
-        verdict.see("cloud-init", seen["cloud-init"], "done" in seen["cloud-init"])
-    healthy(clone, verdict, seen)
+        result.see("cloud-init", seen["cloud-init"], "done" in seen["cloud-init"])
+    healthy(clone, result, seen)
     if clone.spec.secure_boot:
-        verdict.see("secure boot", "on" if seen.get("secure-boot") == "1" else "off", seen.get("secure-boot") == "1")
+        result.see("secure boot", "on" if seen.get("secure-boot") == "1" else "off", seen.get("secure-boot") == "1")
     if clone.spec.tpm:
-        verdict.see("tpm", seen.get("tpm") or "none", seen.get("tpm") == "2")
+        result.see("tpm", seen.get("tpm") or "none", seen.get("tpm") == "2")
     settle = SETTLE[clone.spec.kvm]
     console = _prompts(clone, settle)
-    verdict.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
+    result.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
 
 
-def attached(clone: Clone, verdict: Verdict, seen: Mapping[str, str], disks: Sequence[DataDisk]) -> None:
+def attached(clone: Clone, result: CloneResult, seen: Mapping[str, str], disks: Sequence[DataDisk]) -> None:
     """Judge the data disks: each at its LUN, of its size, with its file system. AHCI knows no LUN."""
     rows = [value.split() for name, value in seen.items() if name.startswith("disk ")]
     found = [(row[0].split(":"), int(row[1]) * 512, row[2], row[3]) for row in rows if len(row) == 4]
@@ -131,21 +131,21 @@ def attached(clone: Clone, verdict: Verdict, seen: Mapping[str, str], disks: Seq
         there = [place for place, *rest in found if tuple(rest) == wanted]
         if clone.spec.virtio:
             there = [place for place in there if place[-1] == str(disk.lun)]
-        verdict.see(f"data disk LUN {disk.lun}", told if there else f"not there: {told}", bool(there))
+        result.see(f"data disk LUN {disk.lun}", told if there else f"not there: {told}", bool(there))
 
 
-def healthy(clone: Clone, verdict: Verdict, seen: Mapping[str, str]) -> None:
+def healthy(clone: Clone, result: CloneResult, seen: Mapping[str, str]) -> None:
     """Judge what must hold after any boot."""
     state, failed = seen.get("state", ""), seen.get("failed", "").strip()
-    verdict.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
+    result.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
     if clone.guest is not None:
         found = seen.get("resolved", "")
         told = found or f"no name is resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
-        verdict.see("names", told, found == WIRESERVER)
+        result.see("names", told, found == WIRESERVER)
     # the answer came before the units had settled: the clock was read first, the whole took as long as it did
     behind = float(seen.get("date", "0") or 0) - time.time()
     settle = SETTLE[clone.spec.kvm]
-    verdict.see("clock", _apart(behind, settle), -(settle + CLOCK) < behind < CLOCK)
+    result.see("clock", _apart(behind, settle), -(settle + CLOCK) < behind < CLOCK)
 
 
 def _apart(seconds: float, settle: float) -> str:
@@ -173,7 +173,7 @@ def _prompts(clone: Clone, settle: float) -> bool:
     return True
 
 
-def settled(clone: Clone, verdict: Verdict, guest: Guest) -> None:
+def settled(clone: Clone, result: CloneResult, guest: Guest) -> None:
     """Judge Azure's agent: it has taken the goal state in, reports its status, and does not ask in a hurry."""
     settle = SETTLE[clone.spec.kvm]
 
@@ -185,18 +185,18 @@ def settled(clone: Clone, verdict: Verdict, guest: Guest) -> None:
     except GuestError as error:
         if error.name != "agent-unsettled":
             raise
-        verdict.see("azure agent", f"no status within {settle:.0f} s", False)
+        result.see("azure agent", f"no status within {settle:.0f} s", False)
         return
     asked = guest.asked()
     since = asked[-1].at - MINUTE
     polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
-    verdict.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
+    result.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
 
 
 def configured(
-    machine: Machine, verdict: Verdict, guest: Guest, deadline: float, *, what: str = "first boot"
+    machine: Machine, result: CloneResult, guest: Guest, deadline: float, *, what: str = "first boot"
 ) -> None:
-    """Judge the first-boot adapter by what it reported to the fabric itself; the verdict calls it `what`."""
+    """Judge the first-boot adapter by what it reported to the fabric itself; the result calls it `what`."""
 
     def reported() -> Event | None:
         return next((event for event in list(guest.events) if event.operation == "FirstBoot"), None)
@@ -211,22 +211,22 @@ def configured(
     except GuestError as error:
         if error.name != "first-boot-silent":
             raise
-        verdict.see(what, error.message, False)
+        result.see(what, error.message, False)
         return
-    verdict.see(what, f"{event.message} after {event.seconds:.1f} s", event.success)
+    result.see(what, f"{event.message} after {event.seconds:.1f} s", event.success)
 
 
 def expect(
-    expectation: HttpExpectation | CommandExpectation, clone: Clone, verdict: Verdict, ports: Mapping[int, int]
+    expectation: HttpExpectation | CommandExpectation, clone: Clone, result: CloneResult, ports: Mapping[int, int]
 ) -> dict[str, str]:
     """Judge what the definition expects of a running clone; the pages that it answered with, by their address."""
     if isinstance(expectation, CommandExpectation):
         try:
             clone.steps.ssh(expectation.command, deadline=clone.patience.command)
         except process.CommandFailed as error:
-            verdict.see(expectation.command, f"exit code {error.code}: {shorten(error.stderr.strip())}", False)
+            result.see(expectation.command, f"exit code {error.code}: {shorten(error.stderr.strip())}", False)
         else:
-            verdict.see(expectation.command, "exit code 0", True)
+            result.see(expectation.command, "exit code 0", True)
         return {}
     what = f"http port {expectation.port} {expectation.path}"
     last = "no answer"
@@ -242,7 +242,7 @@ def expect(
         last = answer.describe()
         pages[what] = answer.body
         good = answer.status == expectation.status and (expectation.contains or "") in answer.body
-        verdict.see(what, last if good else f"{last}: {answer.body[: web.WORDS]!r}", good)
+        result.see(what, last if good else f"{last}: {answer.body[: web.WORDS]!r}", good)
         return True
 
     try:
@@ -250,5 +250,5 @@ def expect(
     except GuestError as error:
         if error.name != "http-silent":
             raise
-        verdict.see(what, last, False)
+        result.see(what, last, False)
     return pages

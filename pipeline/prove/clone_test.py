@@ -1,4 +1,4 @@
-"""One clone's way through its cell: made, told who it is, booted, looked at, booted again, put back."""
+"""The test of one clone: made, provisioned, booted, asserted, booted again, put back to the master."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Spec, attached
 from pipeline.prove import assertions
-from pipeline.prove.matrix import Cell
+from pipeline.prove.matrix import TestTarget
 from pipeline.prove.page_picture import draw_page
-from pipeline.prove.result import Verdict
+from pipeline.prove.result import CloneResult
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.clone import Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
@@ -39,10 +39,10 @@ _CLONE = re.compile(r"\{\{\s*clone\s*\}\}")
 
 
 @dataclass(frozen=True)
-class Trial:
+class TestRun:
     """Which clone this is, and what is done to it after its first boot."""
 
-    cell: Cell
+    target: TestTarget
     name: str
     again: bool = False
     reimage: bool = False
@@ -58,29 +58,29 @@ def sampled(text: str, hostname: str) -> str:
     return _CLONE.sub(hostname, text)
 
 
-class Course:
-    """Runs a trial. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
+class CloneTest:
+    """Runs one clone. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
 
     def __init__(
-        self, context: BuildContext, master: Image, trial: Trial, beside: int, disks: Sequence[DataDisk] = ()
+        self, context: BuildContext, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk] = ()
     ) -> None:
         self.disks = disks
         self.context = context
         self.master = master
-        self.trial = trial
-        self.verdict = Verdict(trial.name)
-        self.logs = context.run.folder / "prove" / trial.name
-        self.scratch = context.store.tmp / f"prove-{context.run.id}-{trial.name}"
+        self.test_run = test_run
+        self.result = CloneResult(test_run.name)
+        self.logs = context.run.folder / "prove" / test_run.name
+        self.scratch = context.store.tmp / f"prove-{context.run.id}-{test_run.name}"
         # a host name that no other clone has, and a mark that no other user data has
-        self.hostname = f"{trial.cell.name}-{secrets.token_hex(3)}"
+        self.hostname = f"{test_run.target.name}-{secrets.token_hex(3)}"
         self.token = secrets.token_hex(8)
         self.ports = {e.port: free_port() for e in context.definition.expect if isinstance(e, HttpExpectation)}
         self.size = (master.path.stat().st_size - 512) + GROWTH
         self._beside = beside
         self._again_already = False
 
-    def run(self, fabric: Fabric | None, pictures: Path) -> Verdict:
-        """The verdict. Raises what a boot raises, with the cell's name in front.
+    def run(self, fabric: Fabric | None, pictures: Path) -> CloneResult:
+        """What the clone showed. Raises what a boot raises, with the target's name in front.
 
         A clone whose kernel hangs is made once more: what it shows is the host's emulation, seldom the master.
         """
@@ -90,18 +90,18 @@ class Course:
         except GoldsmithError as error:
             if error.name == HUNG and not self._again_already:
                 return self._once_more(error, fabric, pictures)
-            error.message = f"{self.trial.cell.says}: {error.message}"
+            error.message = f"{self.test_run.target.description}: {error.message}"
             error.args = (error.message,)
             error.hint = error.hint or f"look at {self.logs}"
             raise
-        return self.verdict
+        return self.result
 
-    def _once_more(self, error: GoldsmithError, fabric: Fabric | None, pictures: Path) -> Verdict:
+    def _once_more(self, error: GoldsmithError, fabric: Fabric | None, pictures: Path) -> CloneResult:
         """Another clone in place of one that hangs, whose logs stay beside the new one's."""
-        kept = self.logs.with_name(f"{self.trial.name}-hung")
+        kept = self.logs.with_name(f"{self.test_run.name}-hung")
         self.logs.replace(kept)
-        self.context.record_hung(error, f"{self.trial.name}: ", str(kept.relative_to(self.context.run.folder)))
-        other = Course(self.context, self.master, self.trial, self._beside, self.disks)
+        self.context.record_hung(error, f"{self.test_run.name}: ", str(kept.relative_to(self.context.run.folder)))
+        other = CloneTest(self.context, self.master, self.test_run, self._beside, self.disks)
         other._again_already = True
         return other.run(fabric, pictures)
 
@@ -114,13 +114,13 @@ class Course:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.scratch.chmod(0o755)
-        access = Access.create(self.context.label, self.trial.name, CLONE_USER)
+        access = Access.create(self.context.label, self.test_run.name, CLONE_USER)
         # one connection a thread: libvirt tracks event callbacks by connection, and two threads' calls collide
         connection = connect()
         try:
-            with self._told(access, fabric if self.trial.cell.fabric else None) as guest:
+            with self._told(access, fabric if self.test_run.target.fabric else None) as guest:
                 clone, disk = self._clone(connection, access, guest), self._overlay("disk")
-                self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
+                self.result.seconds["made"] = round(time.monotonic() - began, 2)
                 yield clone, disk
         finally:
             connection.close()
@@ -144,7 +144,7 @@ class Course:
             custom_data=data.encode(),
             user_data=self._sampled(first_boot.sample).encode() if first_boot else b"",
             data_disks=self.disks,
-            provisioned=self.trial.cell.provisioned,
+            provisioned=self.test_run.target.provisioned,
         )
         try:
             fabric.write_media(guest, access.seed)
@@ -155,12 +155,12 @@ class Course:
             fabric.detach(guest)
 
     def _clone(self, connection: Connection, access: Access, guest: Guest | None) -> Clone:
-        hardware = self.trial.cell.hardware
+        hardware = self.test_run.target.hardware
         context = self.context
         spec = Spec(
-            name=f"goldsmith-{context.label}-{self.trial.name}",
+            name=f"goldsmith-{context.label}-{self.test_run.name}",
             run=context.label,
-            role=f"prove {self.trial.name}",
+            role=f"prove {self.test_run.name}",
             kvm=context.accelerator.kind == "kvm",
             cpus=self._cpus(),
             memory=context.definition.machine.memory,
@@ -185,9 +185,9 @@ class Course:
             access,
             logs=self.logs,
             guest=guest,
-            medium=self.trial.cell.provisioned,
+            medium=self.test_run.target.provisioned,
             cancelled=context.cancelled,
-            progress=lambda text: context.progress(f"{self.trial.name}: {text}"),
+            progress=lambda text: context.progress(f"{self.test_run.name}: {text}"),
         )
         if guest is None:
             user_data = scripts.prove_user_data(CLONE_USER, access.public_key)
@@ -220,13 +220,13 @@ class Course:
 
     def _start(self, clone: Clone, disk: Image, pictures: Path) -> None:
         try:
-            if not self.trial.cell.provisioned:
+            if not self.test_run.target.provisioned:
                 self._merely_started(clone, disk, pictures)
                 return
             first = self._first(clone, disk, pictures)
-            if self.trial.again:
+            if self.test_run.again:
                 self._again(clone, disk, first)
-            if self.trial.reimage:
+            if self.test_run.reimage:
                 self._reimage(clone, first)
         except GoldsmithError:
             clone.black_box(quick=self.context.cancelled.is_set())
@@ -241,56 +241,56 @@ class Course:
         except GuestError as error:
             if error.name != NOT_PROVISIONED:
                 raise
-            self.verdict.see("started", f"{error.name}: {error.message}", True)
+            self.result.see("started", f"{error.name}: {error.message}", True)
             self._keep(self.logs / "screen.png", pictures)
             return
-        self.verdict.see("started", "Ready, though nobody provisioned it: it is not generalized", False)
+        self.result.see("started", "Ready, though nobody provisioned it: it is not generalized", False)
         self._end(clone)
 
     def _keep(self, picture: Path, pictures: Path) -> None:
         if picture.exists():
-            shutil.copyfile(picture, pictures / f"{self.trial.name}.png")
-            self.verdict.screenshot = f"{self.trial.name}.png"
+            shutil.copyfile(picture, pictures / f"{self.test_run.name}.png")
+            self.result.screenshot = f"{self.test_run.name}.png"
 
     def _first(self, clone: Clone, disk: Image, pictures: Path) -> dict[str, str]:
         clone.boot(disk, provisions=True, name="boot")
-        verdict = self.verdict
-        verdict.seconds.update(clone.seconds)
+        result = self.result
+        result.seconds.update(clone.seconds)
         seen = assertions.facts(clone, self.token)
-        assertions.provisioned(clone, verdict, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
-        assertions.attached(clone, verdict, seen, self.disks)
-        if self.trial.settles and clone.guest is not None and seen.get("waagent") == "active":
-            assertions.settled(clone, verdict, clone.guest)
+        assertions.provisioned(clone, result, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
+        assertions.attached(clone, result, seen, self.disks)
+        if self.test_run.settles and clone.guest is not None and seen.get("waagent") == "active":
+            assertions.settled(clone, result, clone.guest)
         if self.context.definition.first_boot is not None and clone.guest is not None:
-            assertions.configured(clone.machine, verdict, clone.guest, self.context.definition.first_boot.deadline)
+            assertions.configured(clone.machine, result, clone.guest, self.context.definition.first_boot.deadline)
         pages: dict[str, str] = {}
         for expectation in self.context.definition.expect:
-            pages |= assertions.expect(self._own(expectation), clone, verdict, self.ports)
-        picture = pictures / f"{self.trial.name}.png"
+            pages |= assertions.expect(self._own(expectation), clone, result, self.ports)
+        picture = pictures / f"{self.test_run.name}.png"
         if clone.machine.screenshot(picture):
-            verdict.screenshot = picture.name
+            result.screenshot = picture.name
         self._end(clone)
         self._draw(pages, pictures)
-        return {**seen, "host key": verdict.checks["host key"]}
+        return {**seen, "host key": result.checks["host key"]}
 
     def _draw(self, pages: dict[str, str], pictures: Path) -> None:
         """Keep a picture of each page beside the screenshot, and in the run, which stays where the proof fails."""
         for number, (what, page) in enumerate(pages.items(), 1):
-            picture = pictures / f"{self.trial.name}-page{number if number > 1 else ''}.png"
+            picture = pictures / f"{self.test_run.name}-page{number if number > 1 else ''}.png"
             why = draw_page(page, picture)
-            self.verdict.pages[what] = f"none: {why}" if why else picture.name
+            self.result.pages[what] = f"none: {why}" if why else picture.name
             if not why:
                 shutil.copyfile(picture, self.logs / f"page{number if number > 1 else ''}.png")
 
     def _again(self, clone: Clone, disk: Image, first: dict[str, str]) -> None:
         """The same disk once more: the same machine, and nobody provisions it again."""
         clone.boot(disk, provisions=False, name="second-boot")
-        self.verdict.seconds["second boot"] = clone.seconds["ssh"]
+        self.result.seconds["second boot"] = clone.seconds["ssh"]
         seen = self._seen(clone)
         kept = [what for what in ("hostname", "machine-id", "host key") if seen.get(what) == first.get(what)]
         lost = [what for what in ("hostname", "machine-id", "host key") if what not in kept]
         self._healthy(clone, seen, "second boot")
-        self.verdict.see(
+        self.result.see(
             "second boot",
             "the same machine" if not lost else f"another {', '.join(lost)}: provisioned again",
             not lost,
@@ -300,12 +300,12 @@ class Course:
     def _reimage(self, clone: Clone, first: dict[str, str]) -> None:
         """Back to the master: the same VM, provisioned anew, with an identity of its own."""
         clone.boot(self._overlay("reimage"), provisions=True, name="reimage")
-        self.verdict.seconds["reimage"] = clone.seconds["ssh"]
+        self.result.seconds["reimage"] = clone.seconds["ssh"]
         seen = self._seen(clone)
         self._healthy(clone, seen, "reimage")
         kept = [what for what in ("machine-id", "host key") if seen.get(what) == first.get(what)]
         good = not kept and seen.get("hostname") == self.hostname
-        self.verdict.see("reimage", "provisioned anew" if good else f"still the old {', '.join(kept)}", good)
+        self.result.see("reimage", "provisioned anew" if good else f"still the old {', '.join(kept)}", good)
         self._end(clone)
 
     def _seen(self, clone: Clone) -> dict[str, str]:
@@ -313,10 +313,10 @@ class Course:
         return {**assertions.facts(clone, self.token), "host key": host_key[-16:]}
 
     def _healthy(self, clone: Clone, seen: dict[str, str], when: str) -> None:
-        later = Verdict(self.verdict.cell)
+        later = CloneResult(self.result.target)
         assertions.healthy(clone, later, seen)
-        self.verdict.failures += [f"{when}: {failure}" for failure in later.failures]
+        self.result.failures += [f"{when}: {failure}" for failure in later.failures]
 
     def _end(self, clone: Clone) -> None:
-        self.context.progress(f"{self.trial.name}: shutting down")
+        self.context.progress(f"{self.test_run.name}: shutting down")
         clone.shutdown()

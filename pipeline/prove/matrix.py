@@ -13,7 +13,7 @@ class Hardware:
     firmware: str
     machine: str
     bus: str
-    says: str
+    description: str
     generation: int
     card: str = "virtio-net-pci"
     virtio: bool = True
@@ -31,7 +31,7 @@ FOREIGN = Hardware("bios", "q35", "sata", "a foreign machine (AHCI, e1000)", 1, 
 
 
 @dataclass(frozen=True)
-class Cell:
+class TestTarget:
     """One field of the matrix. A build boots the first clone once; `goldsmith prove` does the whole."""
 
     name: str
@@ -43,24 +43,24 @@ class Cell:
     provisioned: bool = True  # else nobody does: a generalized VM that is merely started
 
     @property
-    def told_by(self) -> str:
+    def provisioned_by(self) -> str:
         return ("on the fabric" if self.fabric else "NoCloud") if self.provisioned else "started, not provisioned"
 
     @property
-    def says(self) -> str:
-        return f"{self.hardware.says}, {self.told_by}"
+    def description(self) -> str:
+        return f"{self.hardware.description}, {self.provisioned_by}"
 
 
-CELLS = {
-    cell.name: cell
-    for cell in (
-        Cell("gen1", GEN1, True, clones=2, again=True),
-        Cell("gen2", GEN2, True, again=True, reimage=True),
-        Cell("gen2-secure", GEN2_SECURE, True),
-        Cell("gen1-nocloud", GEN1_IDE, False),
-        Cell("gen2-nocloud", GEN2, False),
-        Cell("foreign", FOREIGN, False),
-        Cell("start", GEN1, True, provisioned=False),
+TARGETS = {
+    target.name: target
+    for target in (
+        TestTarget("gen1", GEN1, True, clones=2, again=True),
+        TestTarget("gen2", GEN2, True, again=True, reimage=True),
+        TestTarget("gen2-secure", GEN2_SECURE, True),
+        TestTarget("gen1-nocloud", GEN1_IDE, False),
+        TestTarget("gen2-nocloud", GEN2, False),
+        TestTarget("foreign", FOREIGN, False),
+        TestTarget("start", GEN1, True, provisioned=False),
     )
 }
 #: What `goldsmith prove` runs unless it is told otherwise: each machine, each way of being told.
@@ -71,21 +71,21 @@ UNPROVEN = {
 }
 
 
-def matrix(generations: tuple[int, ...]) -> tuple[Cell, ...]:
-    """The cells of the whole matrix that an image of these generations can stand in."""
-    return tuple(CELLS[name] for name in MATRIX if CELLS[name].hardware.generation in generations)
+def matrix(generations: tuple[int, ...]) -> tuple[TestTarget, ...]:
+    """The targets of the whole matrix that an image of these generations can boot on."""
+    return tuple(TARGETS[name] for name in MATRIX if TARGETS[name].hardware.generation in generations)
 
 
-def without_seeds(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+def without_seeds(targets: Sequence[TestTarget]) -> tuple[TestTarget, ...]:
     """The same machines for an image that is to be told by Azure alone: all on the fabric, and none twice."""
-    there = {cell.hardware for cell in cells if cell.fabric}
+    there = {target.hardware for target in targets if target.fabric}
     found = []
-    for cell in cells:
+    for target in targets:
         # what has Microsoft's strings has no IDE disk
-        hardware = GEN1 if cell.hardware == GEN1_IDE else cell.hardware
-        if cell.fabric:
-            found.append(cell)
+        hardware = GEN1 if target.hardware == GEN1_IDE else target.hardware
+        if target.fabric:
+            found.append(target)
         elif hardware not in there:
             there.add(hardware)
-            found.append(replace(cell, fabric=True, hardware=hardware))
+            found.append(replace(target, fabric=True, hardware=hardware))
     return tuple(found)

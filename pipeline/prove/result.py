@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
-class Verdict:
+class CloneResult:
     """`checks`: what was looked at, and what was seen; `failures`: what was wrong.
 
     `seconds` are from each power-on; `made` are those before it. `pages`: for each page that was expected, the file
     of its picture, or why there is none.
     """
 
-    cell: str
+    target: str
     checks: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -21,10 +22,15 @@ class Verdict:
     pages: dict[str, str] = field(default_factory=dict)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """In a few words, once it is green."""
         up = self.seconds.get("ssh") or self.seconds.get("agent")
-        return f"{self.cell} in {up:.0f} s" if up else self.cell
+        return f"{self.target} in {up:.0f} s" if up else self.target
+
+    def to_json(self) -> dict[str, Any]:
+        """As records and manifests have it: there the target is called `cell`."""
+        fields = asdict(self)
+        return {"cell": fields.pop("target"), **fields}
 
     def see(self, what: str, seen: str, good: bool) -> None:
         self.checks[what] = seen
@@ -36,14 +42,14 @@ class Verdict:
 IDENTITY = ("machine-id", "host key", "uuid", "mac")
 
 
-def shared_identities(verdicts: list[Verdict]) -> None:
+def shared_identities(results: list[CloneResult]) -> None:
     """Two clones of one master share no identity: a failure of each that has one that another had first."""
     for what in IDENTITY:
         seen: dict[str, str] = {}
-        for verdict in verdicts:
-            value = verdict.checks.get(what)
+        for result in results:
+            value = result.checks.get(what)
             if value is None:
                 continue
             if value in seen:
-                verdict.failures.append(f"{what}: the same as {seen[value]}'s: {value}")
-            seen.setdefault(value, verdict.cell)
+                result.failures.append(f"{what}: the same as {seen[value]}'s: {value}")
+            seen.setdefault(value, result.target)

@@ -29,7 +29,7 @@ class Answer:
     size: int
 
     def describe(self) -> str:
-        """For a verdict: `302 to 'http://...', 0 bytes`."""
+        """For a clone's result: `302 to 'http://...', 0 bytes`."""
         to = f" to {self.location[:WORDS]!r}" if self.location else ""
         return f"{self.status}{to}, {self.size} bytes"
 

@@ -1,4 +1,4 @@
-"""A Windows clone's way through its cell: its first boot on the fabric, and what its agent then says of it."""
+"""The test of one Windows clone: its first boot on the fabric, and what its agent then reports."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
 from pipeline.prove import assertions
 from pipeline.prove.clone_test import sampled
-from pipeline.prove.matrix import Cell
-from pipeline.prove.result import Verdict
+from pipeline.prove.matrix import TestTarget
+from pipeline.prove.result import CloneResult
 from pipeline.systems.windows import oobe
 from pipeline.systems.windows.answers import draw_password
 from pipeline.systems.windows.session import Deadlines, WindowsSession
@@ -30,21 +30,21 @@ CLONE_USER = "clone"
 _NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
 
 
-class WindowsCourse:
+class WindowsCloneTest:
     """Runs one clone: on the fabric, with Azure's medium for Windows in its drive."""
 
-    def __init__(self, context: BuildContext, master: Image, cell: Cell) -> None:
+    def __init__(self, context: BuildContext, master: Image, target: TestTarget) -> None:
         self.context = context
         self.master = master
-        self.cell = cell
-        self.verdict = Verdict(cell.name)
-        self.logs = context.run.folder / "prove" / cell.name
-        self.scratch = context.store.tmp / f"prove-{context.run.id}-{cell.name}"
+        self.target = target
+        self.result = CloneResult(target.name)
+        self.logs = context.run.folder / "prove" / target.name
+        self.scratch = context.store.tmp / f"prove-{context.run.id}-{target.name}"
         # fifteen characters are what NetBIOS leaves a computer's name
-        self.name = f"{cell.name[:8]}-{secrets.token_hex(3)}"
+        self.name = f"{target.name[:8]}-{secrets.token_hex(3)}"
 
-    def run(self, fabric: Fabric, pictures: Path) -> Verdict:
-        """The verdict. Raises what a boot raises, with the cell's name in front."""
+    def run(self, fabric: Fabric, pictures: Path) -> CloneResult:
+        """What the clone showed. Raises what a boot raises, with the target's name in front."""
         began = time.monotonic()
         for folder in (self.logs, self.scratch):
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class WindowsCourse:
             medium = session.folder / "azure.iso"
             fabric.write_media(guest, medium, windows_password=draw_password())
             session.insert(Image(medium, "raw"))
-            self.verdict.seconds["made"] = round(time.monotonic() - began, 2)
+            self.result.seconds["made"] = round(time.monotonic() - began, 2)
             try:
                 self._first_boot(session, guest, pictures)
             except GoldsmithError:
@@ -67,9 +67,9 @@ class WindowsCourse:
             finally:
                 session.close()
             reports = guest.reports
-            self.verdict.see("Ready", "posted" if any(one.ready for one in reports) else "not posted", True)
+            self.result.see("Ready", "posted" if any(one.ready for one in reports) else "not posted", True)
         except GoldsmithError as error:
-            error.message = f"{self.cell.says}: {error.message}"
+            error.message = f"{self.target.description}: {error.message}"
             error.args = (error.message,)
             error.hint = error.hint or f"look at {self.logs}"
             raise
@@ -77,17 +77,17 @@ class WindowsCourse:
             fabric.detach(guest)
             connection.close()
             remove_tree(self.scratch)
-        return self.verdict
+        return self.result
 
     def _clone(self, connection: Connection, bridge: str, mac: str, vm_id: str) -> WindowsSession:
-        hardware, context = self.cell.hardware, self.context
+        hardware, context = self.target.hardware, self.context
         kvm = context.accelerator.kind == "kvm"
-        folder = run_folder(context.label, self.cell.name)
+        folder = run_folder(context.label, self.target.name)
         disk = create_overlay(self.scratch / "disk.qcow2", self.master)
         spec = Spec(
-            name=f"goldsmith-{context.label}-{self.cell.name}",
+            name=f"goldsmith-{context.label}-{self.target.name}",
             run=context.label,
-            role=f"prove {self.cell.name}",
+            role=f"prove {self.target.name}",
             kvm=kvm,
             cpus=context.definition.machine.cpus,
             memory=context.definition.machine.memory,
@@ -111,7 +111,7 @@ class WindowsCourse:
             logs=self.logs,
             deadlines=Deadlines.for_kind(kvm, context.definition.machine.patience),
             cancelled=context.cancelled,
-            progress=lambda text: context.progress(f"{self.cell.name}: {text}"),
+            progress=lambda text: context.progress(f"{self.target.name}: {text}"),
         )
 
     def _first_boot(self, session: WindowsSession, guest: Guest, pictures: Path) -> None:
@@ -122,21 +122,21 @@ class WindowsCourse:
             # what a first boot asks for shows on its screen and nowhere else
             session.picture(now=True)
             raise
-        self.verdict.seconds["agent"] = round(time.monotonic() - began, 1)
-        verdict = self.verdict
+        self.result.seconds["agent"] = round(time.monotonic() - began, 1)
+        result = self.result
         state = oobe.set_up(session)
-        verdict.see("first boot", state, state == oobe.COMPLETE)
+        result.see("first boot", state, state == oobe.COMPLETE)
         name = Shell(session).value(_NAME, "ComputerName")
-        verdict.see("computer name", name, name.lower() == self.name.lower())
+        result.see("computer name", name, name.lower() == self.name.lower())
         if self.context.definition.first_boot is not None:
-            self.context.progress(f"{self.cell.name}: the first-boot adapter")
+            self.context.progress(f"{self.target.name}: the first-boot adapter")
             deadline = self.context.definition.first_boot.deadline
-            assertions.configured(session.machine, verdict, guest, deadline, what="configuration")
+            assertions.configured(session.machine, result, guest, deadline, what="configuration")
         said = len(session.machine.serial().strip())
-        verdict.see("serial console", f"{said} bytes", said > 0)
-        picture = pictures / f"{self.cell.name}.png"
+        result.see("serial console", f"{said} bytes", said > 0)
+        picture = pictures / f"{self.target.name}.png"
         if session.machine.screenshot(picture):
-            verdict.screenshot = picture.name
+            result.screenshot = picture.name
             shutil.copyfile(picture, self.logs / "screen.png")
-        self.context.progress(f"{self.cell.name}: shutting down")
+        self.context.progress(f"{self.target.name}: shutting down")
         session.machine.shutdown(session.deadlines.shutdown)

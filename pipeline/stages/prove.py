@@ -1,4 +1,4 @@
-"""prove: clones of the shipped file boot in the cells that the definition names, and are what was asked for."""
+"""prove: clones of the shipped file boot on the targets that the definition names, and are what was asked for."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def _prove(
 ) -> StageResult:
     from pipeline.prove import prove
 
-    verdicts, trees = prove(context, master, pictures, targets, whole=whole)
-    detail = " and ".join(v.told for v in verdicts)
-    return StageResult(master, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, detail)
+    results, trees = prove(context, master, pictures, targets, whole=whole)
+    detail = " and ".join(v.summary for v in results)
+    return StageResult(master, {"cells": {v.target: v.to_json() for v in results}, "trees": trees}, detail)

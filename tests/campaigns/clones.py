@@ -18,16 +18,16 @@ from pipeline.definition import Definition, DiskSource
 from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
 from pipeline.gallery import Gallery
-from pipeline.prove.clone_test import Course, Trial
-from pipeline.prove.matrix import CELLS
-from pipeline.prove.result import Verdict
+from pipeline.prove.clone_test import CloneTest, TestRun
+from pipeline.prove.matrix import TARGETS
+from pipeline.prove.result import CloneResult
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a clone ended: its verdict, or the error that it was given. `seconds` from before the overlay was made."""
 
-    verdict: Verdict | None
+    verdict: CloneResult | None
     error: GoldsmithError | None
     seconds: float
     folder: Path
@@ -62,12 +62,12 @@ def start(
     run = Run.start(store.runs, name, "campaign")
     job = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
     began = time.monotonic()
-    verdict: Verdict | None = None
+    verdict: CloneResult | None = None
     error: GoldsmithError | None = None
     try:
         _ = job.accelerator
         image = Image(disk, "vpc", size=disk.stat().st_size - 512)
-        course = Course(job, image, Trial(CELLS[cell], cell), beside)
+        course = CloneTest(job, image, TestRun(TARGETS[cell], cell), beside)
         with Fabric(job.label, say) as fabric:
             verdict = course.run(fabric, run.folder)
     except GoldsmithError as caught:

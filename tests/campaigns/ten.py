@@ -16,9 +16,9 @@ from pipeline.context import BuildContext
 from pipeline.definition import Definition, DiskSource
 from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
-from pipeline.prove.clone_test import Course, Trial
-from pipeline.prove.matrix import CELLS
-from pipeline.prove.result import IDENTITY, Verdict, shared_identities
+from pipeline.prove.clone_test import CloneTest, TestRun
+from pipeline.prove.matrix import TARGETS
+from pipeline.prove.result import IDENTITY, CloneResult, shared_identities
 from tests.campaigns.lab import GOLDSMITH, Lab, Say
 
 CLONES = 10
@@ -53,13 +53,15 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     return rows
 
 
-def provisioned(lab: Lab, master: Path, say: Say) -> list[Verdict]:
+def provisioned(lab: Lab, master: Path, say: Say) -> list[CloneResult]:
     job, image = a_job(lab, master)
     _ = job.accelerator
     with Fabric(job.label) as fabric, ThreadPoolExecutor(AT_ONCE) as pool:
 
-        def one(number: int) -> Verdict:
-            verdict = Course(job, image, Trial(CELLS["gen1"], f"clone{number}"), AT_ONCE).run(fabric, job.run.folder)
+        def one(number: int) -> CloneResult:
+            verdict = CloneTest(job, image, TestRun(TARGETS["gen1"], f"clone{number}"), AT_ONCE).run(
+                fabric, job.run.folder
+            )
             say(f"clone {number}: ssh after {verdict.seconds['ssh']} s {verdict.failures or ''}")
             return verdict
 
@@ -74,9 +76,9 @@ def made(lab: Lab, disk: Path, what: str) -> dict[str, object]:
     seconds = []
     with Fabric(job.label) as fabric:
         for number in range(MADE):
-            course = Course(job, image, Trial(CELLS["gen1"], f"made{number}"), 1)
+            course = CloneTest(job, image, TestRun(TARGETS["gen1"], f"made{number}"), 1)
             with course.made(fabric):
-                seconds.append(course.verdict.seconds["made"])
+                seconds.append(course.result.seconds["made"])
     job.run.finish("done")
     return {
         "what": f"{MADE} clones made, master {what}",

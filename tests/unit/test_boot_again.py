@@ -12,8 +12,8 @@ from pipeline.base.errors import BuildError, GuestError
 from pipeline.base.runs import Run
 from pipeline.context import HUNG, BuildContext, keep_console
 from pipeline.engine import runner
-from pipeline.prove.clone_test import Course
-from pipeline.prove.result import Verdict
+from pipeline.prove.clone_test import CloneTest
+from pipeline.prove.result import CloneResult
 
 HANGS = GuestError("the guest's kernel hangs", name=HUNG, hint="build again")
 
@@ -81,9 +81,9 @@ def test_a_clone_that_hangs_is_made_once_more(hangs: int, tmp_path: Path, monkey
     job = Started(tmp_path, 0)
     left = [hangs]
 
-    def begin(course: Course, *_: object) -> None:
-        course.context, course.verdict, course._again_already = job, Verdict("gen1"), False
-        course.trial = SimpleNamespace(name="gen1", cell=SimpleNamespace(says="generation 1"))  # type: ignore[assignment]
+    def begin(course: CloneTest, *_: object) -> None:
+        course.context, course.result, course._again_already = job, CloneResult("gen1"), False
+        course.test_run = SimpleNamespace(name="gen1", target=SimpleNamespace(description="generation 1"))  # type: ignore[assignment]
         course.master, course._beside, course.disks = None, 1, ()  # type: ignore[assignment]
         course.logs = job.run.folder / "prove" / "gen1"
 
@@ -98,17 +98,17 @@ def test_a_clone_that_hangs_is_made_once_more(hangs: int, tmp_path: Path, monkey
         def __exit__(self, *_: object) -> None:
             return None
 
-    def boots(_course: Course, *_: object) -> None:
+    def boots(_course: CloneTest, *_: object) -> None:
         if left[0]:
             left[0] -= 1
             raise GuestError("the guest's kernel hangs", name=HUNG, hint="build again")
 
-    monkeypatch.setattr(Course, "__init__", begin)
-    monkeypatch.setattr(Course, "made", lambda course, _fabric: Made(course.logs))
-    monkeypatch.setattr(Course, "_start", boots)
-    course = Course(*(None,) * 4)  # type: ignore[arg-type]
+    monkeypatch.setattr(CloneTest, "__init__", begin)
+    monkeypatch.setattr(CloneTest, "made", lambda course, _fabric: Made(course.logs))
+    monkeypatch.setattr(CloneTest, "_start", boots)
+    course = CloneTest(*(None,) * 4)  # type: ignore[arg-type]
     if hangs == 1:
-        assert course.run(None, tmp_path).cell == "gen1"
+        assert course.run(None, tmp_path).target == "gen1"
     else:
         with pytest.raises(GuestError, match="generation 1: the guest's kernel hangs"):
             course.run(None, tmp_path)

@@ -710,6 +710,7 @@ def test_colours_are_the_owners_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         ("goldsmith runs show R", {"R1"}),
         ("goldsmith build debian-12-we", {"debian-12-web"}),
         ("goldsmith build web --from conv", {"convert"}),
+        ("goldsmith prove web --target gen2-s", {"gen2-secure"}),
         ("goldsmith prove web --cell gen2-s", {"gen2-secure"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -12,14 +12,14 @@ import pytest
 
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.cache.layers import Image
-from pipeline.definition import CELL_GENERATION, DataDisk
+from pipeline.definition import TARGET_GENERATION, DataDisk
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.hypervisor.console import disaster
 from pipeline.hypervisor.domain import Spec
 from pipeline.hypervisor.machine import Machine
-from pipeline.prove import assertions, trials
-from pipeline.prove.matrix import CELLS, MATRIX, UNPROVEN, matrix, without_seeds
-from pipeline.prove.result import Verdict, shared_identities
+from pipeline.prove import assertions, plan_test_runs
+from pipeline.prove.matrix import MATRIX, TARGETS, UNPROVEN, matrix, without_seeds
+from pipeline.prove.result import CloneResult, shared_identities
 from pipeline.systems.linux.diagnosis import Evidence, diagnose
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
@@ -30,17 +30,17 @@ LEASED = "DHCPDISCOVER(c0)\nDHCPOFFER(c0)\nDHCPREQUEST(c0)\nDHCPACK(c0)\n"
 
 
 def test_definitions_know_the_cells_and_their_generations() -> None:
-    assert {name: cell.hardware.generation for name, cell in CELLS.items()} == CELL_GENERATION
-    assert set(MATRIX) <= set(CELLS)
+    assert {name: cell.hardware.generation for name, cell in TARGETS.items()} == TARGET_GENERATION
+    assert set(MATRIX) <= set(TARGETS)
 
 
 def test_a_build_boots_each_cell_once() -> None:
-    cells = (CELLS["gen1"], CELLS["gen2"])
-    assert [(t.name, t.boots) for t in trials(cells, whole=False)] == [("gen1", 1), ("gen2", 1)]
+    cells = (TARGETS["gen1"], TARGETS["gen2"])
+    assert [(t.name, t.boots) for t in plan_test_runs(cells, whole=False)] == [("gen1", 1), ("gen2", 1)]
 
 
 def test_the_whole_matrix_begins_with_the_longest() -> None:
-    whole = trials(matrix((1, 2)), whole=True)
+    whole = plan_test_runs(matrix((1, 2)), whole=True)
     assert [(t.name, t.boots) for t in whole] == [
         ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-nocloud", 1), ("foreign", 1),
     ]  # fmt: skip
@@ -55,11 +55,11 @@ def test_without_cloud_init_all_is_on_the_fabric_and_nothing_twice() -> None:
     assert [(cell.name, cell.fabric) for cell in cells] == [
         ("gen1", True), ("gen2", True), ("gen2-secure", True), ("foreign", True),
     ]  # fmt: skip
-    assert "on the fabric" in cells[-1].says
+    assert "on the fabric" in cells[-1].description
     # on the fabric, Linux would leave the IDE disks alone
-    (moved,) = without_seeds([CELLS["gen1-nocloud"]])
+    (moved,) = without_seeds([TARGETS["gen1-nocloud"]])
     assert moved.fabric and moved.hardware.bus == "scsi"
-    assert without_seeds([CELLS["gen1"], CELLS["gen1-nocloud"]]) == (CELLS["gen1"],)
+    assert without_seeds([TARGETS["gen1"], TARGETS["gen1-nocloud"]]) == (TARGETS["gen1"],)
 
 
 def test_what_is_not_proven_names_a_check_that_there_is() -> None:
@@ -70,7 +70,7 @@ def test_what_is_not_proven_names_a_check_that_there_is() -> None:
 
 
 def test_clones_share_no_identity() -> None:
-    one, two, three = (Verdict(name) for name in ("gen1", "gen2", "foreign"))
+    one, two, three = (CloneResult(name) for name in ("gen1", "gen2", "foreign"))
     for number, verdict in enumerate((one, two, three)):
         for what in ("machine-id", "host key", "uuid", "mac"):
             verdict.see(what, f"{what} {number}", True)
@@ -250,7 +250,7 @@ def test_only_what_ships_is_proven(tmp_path: Path) -> None:
 )
 def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str], good: bool) -> None:
     clone = SimpleNamespace(spec=SimpleNamespace(virtio=virtio))
-    verdict = Verdict("gen1")
+    verdict = CloneResult("gen1")
     assertions.attached(clone, verdict, rows, [DataDisk(7, 64 << 20, "None", "ext4", "data")])  # type: ignore[arg-type]
     assert (verdict.failures == []) is good
 
@@ -269,7 +269,7 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
 def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool, told: str) -> None:
     well = {"state": "running", "date": str(int(time.time())), **seen}
     for guest, failures in ((object(), [] if good else [f"names: {told}"]), (None, [])):
-        verdict = Verdict("gen1")
+        verdict = CloneResult("gen1")
         clone = SimpleNamespace(spec=SimpleNamespace(kvm=True), guest=guest)
         assertions.healthy(clone, verdict, well)  # type: ignore[arg-type]
         assert verdict.failures == failures
