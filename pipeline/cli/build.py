@@ -37,14 +37,14 @@ def build(
         typer.Argument(metavar="NAME...", help="Images to build.", autocompletion=completion.complete_definition),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+        bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
     ] = False,
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="Run again from this stage, or this step, on.",
+            help="Run again from this stage or step on.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
@@ -53,23 +53,30 @@ def build(
         typer.Option(
             "--until",
             metavar="STAGE|STEP",
-            help="Stop after this stage, or this step.",
+            help="Stop after this stage or step.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
     warm: Annotated[
         bool,
-        typer.Option("--warm", help="For authors: start from a saved guest. What comes of it stays a candidate."),
+        typer.Option(
+            "--warm", help="For authors: start from a snapshot. The result is only a candidate, never golden."
+        ),
     ] = False,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Leave the guest of a failed build running: goldsmith shell RUN.")
+        bool, typer.Option("--keep-failed", help="Keep the guest of a failed build running, for goldsmith shell RUN.")
     ] = False,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Images built at once, as far as processors and memory carry.")
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Build up to this number of images at once, if processors and memory suffice."
+        ),
     ] = 1,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
+    ] = False,
 ) -> None:
-    """Build images as far as something changed; what passes every check becomes golden."""
+    """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`."""
     from pipeline.base.store import Store
     from pipeline.engine.preconditions import require_buildable
 
@@ -78,7 +85,7 @@ def build(
     require_buildable(chosen, store)
     need_root_to_build(chosen, store, from_stage, until, warm)
     if len(chosen) == 1:
-        _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
+        _build_image(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
     words = [
         *(["--from", from_stage] if from_stage else []),
@@ -86,22 +93,22 @@ def build(
         *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
     ]
 
-    def one(definition: Definition, stop: threading.Event) -> None:
+    def build_image(definition: Definition, stop: threading.Event) -> None:
         if jobs > 1:
             _in_a_process(definition, words, stop)
             return
         from pipeline.cli.show import print_error
 
         try:
-            _one(definition, True, from_stage, until, warm, keep_failed, verbose)
+            _build_image(definition, True, from_stage, until, warm, keep_failed, verbose)
         except GoldsmithError as error:
             print_error(error)
             raise
 
-    _all(chosen, jobs, one)
+    _all(chosen, jobs, build_image)
 
 
-def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threading.Event], None]) -> None:
+def _all(chosen: list[Definition], jobs: int, build_image: Callable[[Definition, threading.Event], None]) -> None:
     """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
     from pipeline.engine.scheduler import Budget, Task, run
 
@@ -110,17 +117,17 @@ def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threadi
     failed = run(
         tasks,
         Budget.of_host(jobs),
-        lambda task, stop: one(by_name[task.name], stop),
+        lambda task, stop: build_image(by_name[task.name], stop),
         lambda text: print(text, file=sys.stderr),
     )
     if failed:
-        told = CheckFailed(
+        failure = CheckFailed(
             f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}",
             name="images-failed",
-            hint="each one's own error stands above; goldsmith runs list has them all",
+            hint="read the errors above; goldsmith runs list shows all runs",
         )
-        told.exit_code = max(error.exit_code for error in failed.values())
-        raise told
+        failure.exit_code = max(error.exit_code for error in failed.values())
+        raise failure
 
 
 def _in_a_process(definition: Definition, words: list[str], stop: threading.Event) -> None:
@@ -129,7 +136,11 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
 
     def watch() -> None:
         if stop.is_set():
-            raise BuildError("stopped with the others", name="cancelled", hint="the layers made so far are kept")
+            raise BuildError(
+                "the build was stopped together with the other builds",
+                name="cancelled",
+                hint="all finished layers are kept",
+            )
 
     project = ["--project", str(definition.project)]
     argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
@@ -142,9 +153,11 @@ def _in_a_process(definition: Definition, words: list[str], stop: threading.Even
             watch=watch,
         )
     except process.CommandFailed as error:
-        told = BuildError(f"{definition.name} failed", name="image-failed", hint="its own error stands above")
-        told.exit_code = error.code
-        raise told from None
+        failure = BuildError(
+            f"the build of {definition.name} failed", name="image-failed", hint="read its error above"
+        )
+        failure.exit_code = error.code
+        raise failure from None
 
 
 def _variables(definition: Definition) -> dict[str, str]:
@@ -157,7 +170,7 @@ def _variables(definition: Definition) -> dict[str, str]:
     return {**{name: value for each in named for name, value in each.items()}, **process.own_variables()}
 
 
-def _one(
+def _build_image(
     definition: Definition,
     many: bool,
     from_stage: str | None,
@@ -197,8 +210,8 @@ def _one(
 def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
     run = error.evidence.name if error.evidence else ""
     shell = f"\n  shell  goldsmith shell {run}" if keep_failed else ""
-    hint = error.hint or f"serial.log, journal.log and the logs of its stages are in {error.evidence}"
-    error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (goes on from the last good layer)"
+    hint = error.hint or f"read serial.log, journal.log and the logs of the stages in {error.evidence}"
+    error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (resumes after the last good layer)"
 
 
 def report(outcome: Outcome) -> None:
@@ -253,11 +266,11 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
     if everything:
         if names:
             raise UsageError(
-                "--all cannot be combined with image names", name="usage", hint="name images, or give --all alone"
+                "--all cannot be combined with image names", name="usage", hint="name images, or use --all alone"
             )
         return list(build_order(load_all(project)))
     if not names:
-        raise UsageError("no image named", name="usage", hint="goldsmith build NAME..., or --all")
+        raise UsageError("name at least one image", name="usage", hint="goldsmith build NAME..., or --all")
     gallery = Gallery(gallery_root)
     chosen: dict[str, Definition] = {}
     waiting = [_image_name(name, project) for name in names]
@@ -279,14 +292,14 @@ def plan(
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="As if run again from this stage, or this step, on.",
+            help="Plan a build that runs again from this stage or step on.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
-    warm: Annotated[bool, typer.Option("--warm", help="As if built from a saved guest.")] = False,
+    warm: Annotated[bool, typer.Option("--warm", help="Plan a build that starts from a snapshot.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Say for each unit of a build whether it would be kept or run, and why."""
+    """Show for each unit of a build whether it would be kept or run, and why."""
     from pipeline.base.store import Store
     from pipeline.cli.show import print_json, table
     from pipeline.engine.preconditions import require_buildable
@@ -320,7 +333,7 @@ def _explained(
     return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in stage_names()]
 
 
-def need_root(verb: str, why: str = "it makes the networks of guests, and bootstraps file systems") -> None:
+def need_root(verb: str, why: str = "it creates networks for guests and bootstraps file systems") -> None:
     """Raise HostError (root-needed) for a user who is not root."""
     if os.geteuid() != 0:
         raise HostError(f"goldsmith {verb} needs root: {why}", name="root-needed", hint=f"sudo goldsmith {verb} ...")

@@ -22,9 +22,10 @@ def register(app: typer.Typer) -> None:
 
 def capture(
     disk: Annotated[Path, typer.Argument(metavar="DISK", help="A disk that was generalized outside goldsmith.")],
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image that it becomes a version of.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image whose new version the disk becomes.")],
     generation: Annotated[
-        list[int], typer.Option("--generation", metavar="1|2", help="It boots in this one; repeatable.")
+        list[int],
+        typer.Option("--generation", metavar="1|2", help="A generation in which the disk boots; repeatable."),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     account: Annotated[
         list[str], typer.Option("--account", metavar="USER", help="An account that may ship; repeatable.")
@@ -32,10 +33,10 @@ def capture(
     waive: Annotated[
         list[str], typer.Option("--waive", metavar="ID=WHY", help="A check that may fail, and why; repeatable.")
     ] = [],  # noqa: B006
-    summary: Annotated[str, typer.Option("--summary", help="One line on what it is.")] = "",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more.")] = False,
+    summary: Annotated[str, typer.Option("--summary", help="A description of one line.")] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more details.")] = False,
 ) -> None:
-    """Convert, inspect and prove DISK, and keep it as a golden master. The disk itself is only read."""
+    """Convert, inspect and test DISK, and store it as a golden master. DISK is only read."""
     import yaml
 
     from pipeline.base import scratch
@@ -47,11 +48,13 @@ def capture(
 
     need_root("capture")
     if not disk.is_file():
-        raise UsageError(f"{disk} is no file", name="disk-missing", hint="name a disk's file; pipes are not read")
+        raise UsageError(
+            f"{disk} is not a file", name="disk-missing", hint="name the file of a disk; pipes cannot be read"
+        )
     _undefined(name)
     found = disk_format(disk)
     reasons = dict(_reason(each) for each in waive)
-    told = {
+    definition_keys = {
         "goldsmith": 1,
         "summary": summary or f"{disk.name}, prepared by hand",
         "source": {"disk": {"path": str(disk.absolute()), "format": FORMATS.get(found, found)}},
@@ -65,7 +68,7 @@ def capture(
     with scratch.folder(store.tmp, "capture") as folder:
         path = folder / "images" / f"{name}.yaml"
         path.parent.mkdir()
-        path.write_text(yaml.safe_dump(told, sort_keys=False))
+        path.write_text(yaml.safe_dump(definition_keys, sort_keys=False))
         definition = load(path, folder)
         progress = Progress(verbose=verbose)
         try:
@@ -84,14 +87,14 @@ def _undefined(name: str) -> None:
         return
     if (project / "images" / f"{name}.yaml").exists():
         raise UsageError(
-            f"images/{name}.yaml makes the versions of {name}",
+            f"image {name} is defined in images/{name}.yaml",
             name="image-defined",
-            hint="the next night would replace it: take another name",
+            hint="choose another name, because the next refresh would replace this version",
         )
 
 
 def _reason(text: str) -> tuple[str, str]:
     check, equals, why = text.partition("=")
     if not equals or not why.strip():
-        raise UsageError(f"--waive {text}: a check is waived for a reason", name="usage", hint="--waive ID='why'")
+        raise UsageError(f"--waive {text}: --waive needs a reason", name="usage", hint="--waive ID='why'")
     return check, why

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     @app.command()
     def doctor(
-        json: Annotated[bool, json_option("A list of objects: name, verdict, text, fix, facts.")] = False,
+        json: Annotated[bool, json_option("Print a list of objects: name, verdict, text, fix, facts.")] = False,
         refresh: Annotated[bool, typer.Option("--refresh", help="Measure the accelerator again.")] = False,
     ) -> None:
-        """Say what this host has and lacks, line by line, with the fix. Exit code 3 when something must be mended."""
+        """Check this host: one line for each requirement, with the remedy. Exit code 3: a requirement is not met."""
         from dataclasses import asdict
 
         from pipeline.base.errors import HostError
@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
         bad = [finding.name for finding in findings if finding.verdict == "fail"]
         if bad:
             raise HostError(
-                f"this host is not fit: {', '.join(bad)}",
+                f"this host is not suitable: {', '.join(bad)}",
                 name="host-unfit",
-                hint="each line above has its remedy behind ->",
+                hint="follow the remedy (->) of each line above",
             )
 
 
@@ -67,9 +67,9 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
     held = ["seccomp"] if applied.get("seccomp") else []
     held += [f"landlock {landlock}"] if landlock else []
     held += [f"namespaces {' '.join(namespaces)}"] if namespaces else []
-    text = ", ".join(held) or "nothing confines a reader"
+    text = ", ".join(held) or "no confinement is available"
     if missing:
-        text += f"; not: {', '.join(f'{name} ({why})' for name, why in sorted(missing.items()))}"
+        text += f"; missing: {', '.join(f'{name} ({why})' for name, why in sorted(missing.items()))}"
     facts = {
         "seccomp": bool(applied.get("seccomp")), "landlock": landlock, "namespaces": namespaces, "missing": missing,
     }  # fmt: skip

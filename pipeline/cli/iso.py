@@ -15,18 +15,22 @@ def register(app: typer.Typer) -> None:
 
 
 def iso(
-    medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win's.")],
+    medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win.iso.")],
     as_json: Annotated[bool, json_option()] = False,
     answers: Annotated[
-        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file to install this edition by.")
+        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file that installs this edition.")
     ] = "",
-    generation: Annotated[int, typer.Option("--generation", metavar="1|2", help="For a BIOS or a UEFI machine.")] = 2,
+    generation: Annotated[
+        int, typer.Option("--generation", metavar="1|2", help="The machine's generation: 1 is BIOS, 2 is UEFI.")
+    ] = 2,
     drivers: Annotated[
         Optional[Path],  # noqa: UP045  typer reads this at run time
-        typer.Option("--drivers", metavar="ISO", help="virtio-win's medium: it must have what the edition needs."),
+        typer.Option(
+            "--drivers", metavar="ISO", help="virtio-win.iso; it must contain the drivers that the edition needs."
+        ),
     ] = None,
 ) -> None:
-    """List the editions on an installation medium, or the drivers on virtio-win's; nothing is mounted."""
+    """List the editions of a Windows installation medium, or the drivers of virtio-win.iso, without mounting it."""
     from pipeline.cli.show import print_json, size, table
     from pipeline.disk.media import Installation, recognize
 
@@ -52,8 +56,8 @@ def iso(
             for each in found.editions
         ]
         table(rows, ("index", "name", "edition", "type", "arch", "build", "languages", "size"))
-        ways = [way for way, there in (("BIOS", found.bios), ("UEFI without a key", found.no_prompt)) if there]
-        print(f"{found.label}: starts by {', '.join(ways) or 'UEFI, after a key'}")
+        ways = [way for way, there in (("BIOS", found.bios), ("UEFI without a key press", found.no_prompt)) if there]
+        print(f"{found.label}: boots with {', '.join(ways) or 'UEFI, after a key press'}")
         return
     table([(name, ", ".join(releases)) for name, releases in found.drivers.items()], ("driver", "for"))
     print(f"{found.label}: {'with' if found.agent else 'WITHOUT'} the guest agent (guest-agent/qemu-ga-x86_64.msi)")
@@ -69,7 +73,9 @@ def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -
 
     if generation not in (1, 2):
         raise UsageError(
-            "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
+            "--generation must be 1 or 2",
+            name="unknown-generation",
+            hint="--generation 1 (BIOS), --generation 2 (UEFI)",
         )
     edition = preflight(medium, wanted, generation, drivers)
     machine = Machine(cast(Literal[1, 2], generation), secure_boot=generation == 2, tpm=generation == 2)

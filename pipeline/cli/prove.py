@@ -42,16 +42,16 @@ def prove(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="Test only on this target of the matrix; repeatable.",
+            help="Test only this target of the matrix; repeatable.",
             autocompletion=completion.complete_target,
         ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     target_old: Annotated[
         list[str], typer.Option("--cell", metavar="TARGET", hidden=True, autocompletion=completion.complete_target)
     ] = [],  # noqa: B006
-    as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
-    """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
+    """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import TARGET_GENERATION
@@ -87,7 +87,7 @@ def prove(
         print_json(clones)
         return
     _print(clones)
-    print(f"proven: {name}; screenshots, serial logs and the fabric's records in {run.folder / 'prove'}")
+    print(f"{name} passed all tests; screenshots, serial logs and the fabric's records are in {run.folder / 'prove'}")
 
 
 def is_disk(what: str) -> bool:
@@ -119,13 +119,11 @@ def _disk(path: Path) -> tuple[Definition, str, Image]:
     from pipeline.vhd.footer import verify_fixed
 
     if not path.is_file():
-        raise UsageError(
-            f"{path} is no file", name="disk-missing", hint="goldsmith prove IMAGE, or the path of a disk"
-        )
+        raise UsageError(f"{path} is not a file", name="disk-missing", hint="name an image or the path of a disk")
     found = disk_format(path)
     if found != "vpc":
         raise UsageError(
-            f"{path.name} is {found}: what is proven is what ships, a fixed VHD",
+            f"{path.name} is a {found} disk, but only a fixed VHD can be tested",
             name="disk-format",
             hint=f"goldsmith vhd convert {path.name} OUT.vhd",
         )
@@ -151,6 +149,6 @@ def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:
             print(f"  {what:16} {value}")
         for what, picture in seen.get("pages", {}).items():
             print(f"  {'picture':16} {what}: {picture}")
-    print("\nnot proven here")
+    print("\nnot tested here")
     for what, checks in UNPROVEN.items():
         print(f"  {what}: see the checks {', '.join(checks)}")

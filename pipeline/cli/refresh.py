@@ -1,4 +1,4 @@
-"""`goldsmith refresh`: the night's work. What changed is built, proven, promoted; what did not costs a look."""
+"""`goldsmith refresh`: builds, tests and promotes every image whose inputs have changed."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ def refresh(
         typer.Argument(metavar="NAME...", help="Images to refresh.", autocompletion=completion.complete_definition),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+        bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
     ] = False,
     patch: Annotated[
-        bool, typer.Option("--patch", help="Update golden itself where only packages have changed.")
+        bool, typer.Option("--patch", help="Update the golden version itself if only packages have changed.")
     ] = False,
     max_size: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Then remove layers and saved guests, longest unused first, until the rest fits: 20G, 500M.",
+            help="Afterwards delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M.",
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
+    ] = False,
 ) -> None:
-    """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""
+    """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`."""
     from dataclasses import replace
 
     from pipeline.base.store import Store
@@ -58,7 +60,7 @@ def refresh(
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
     progress = Progress(verbose=verbose)
     try:
-        told = night.refresh(
+        report = night.refresh(
             chosen,
             store,
             command=" ".join(["goldsmith", *sys.argv[1:]]),
@@ -70,28 +72,29 @@ def refresh(
     finally:
         progress.close()
     if as_json:
-        print_json(told.to_json())
+        print_json(report.to_json())
     else:
-        _print(told)
-    bad = [one for one in told.images if one.failed]
+        _print(report)
+    bad = [image for image in report.images if image.failed]
     if bad:
         error = CheckFailed(
-            f"{len(bad)} of {len(told.images)} images were not refreshed: {', '.join(one.name for one in bad)}",
+            f"{len(bad)} of {len(report.images)} images were not refreshed: {', '.join(image.name for image in bad)}",
             name="refresh-failed",
-            hint=f"golden is what it was; the summary is in {told.path}",
+            hint=f"their golden versions are unchanged; the summary is in {report.path}",
         )
-        error.exit_code = max(one.exit_code for one in bad)
+        error.exit_code = max(image.exit_code for image in bad)
         raise error
 
 
-def _print(told: Night) -> None:
+def _print(report: Night) -> None:
     from pipeline.cli.show import table
 
     rows: list[tuple[Any, ...]] = [
-        (one.name, one.outcome, one.golden or "none", f"{one.seconds:.1f} s", one.why) for one in told.images
+        (image.name, image.outcome, image.golden or "none", f"{image.seconds:.1f} s", image.why)
+        for image in report.images
     ]
     print()
     table(rows, ("image", "outcome", "golden", "took", "why"))
-    for line in told.layers:
-        print(f"layer let go: {line.strip()}")
-    print(f"{told.seconds:.1f} s in all; {told.path}")
+    for line in report.layers:
+        print(f"deleted layer: {line.strip()}")
+    print(f"{report.seconds:.1f} s in total; {report.path}")

@@ -83,9 +83,9 @@ def print_json(data: object) -> None:
 
 
 def booted(cell: str, seen: Mapping[str, Any]) -> str:
-    """How a clone of a manifest came up, in a few words; one that nobody provisioned never did."""
+    """The result of a clone in a few words; a clone that was not provisioned has no boot time."""
     seconds = seen.get("seconds", {}).get("ssh")
-    return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} as it should be"
+    return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} passed"
 
 
 def seal(digest: str) -> str:
@@ -190,8 +190,8 @@ class Progress:
         stage, state, seconds, details = self._held
         self._held = None
         took = f"{seconds:6.1f} s" if seconds else f"{'':8}"
-        told = details[0] if len(details) == 1 else f"{len(details)} layers: {', '.join(details)}"
-        self._line(f"{stage:{_NAME}} {state:6} {took}  {told}".rstrip())
+        summary = details[0] if len(details) == 1 else f"{len(details)} layers: {', '.join(details)}"
+        self._line(f"{stage:{_NAME}} {state:6} {took}  {summary}".rstrip())
 
     def _renderable(self) -> Any:
         from rich.text import Text

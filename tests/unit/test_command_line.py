@@ -81,7 +81,7 @@ def test_verbs_refuse_a_number_alone_before_anything_goes(store: Store, verb: st
     layer = store.layers / "abc"
     layer.mkdir()
     code, _, said = call(verb, option, "20")
-    assert code == 2 and "without a unit" in said and layer.exists()
+    assert code == 2 and "has no unit" in said and layer.exists()
 
 
 # ---- verbs that delete -------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_whoever_enters_a_guest_is_told_who_they_are() -> None:
     kept = describe_shell({**run, "kept_guest": {"folder": "/x"}}, "goldsmith-build")
     for text in (building, kept):
         assert "you are goldsmith-build" in text and "sudo -i makes you root" in text
-    assert "its build goes on, and ends it" in building and "it runs until `goldsmith clean`" in kept
+    assert "the build continues and ends the guest" in building and "the guest runs until `goldsmith clean`" in kept
 
 
 # ---- errors of the file system -----------------------------------------------------------------------------------

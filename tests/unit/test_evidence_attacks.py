@@ -409,7 +409,7 @@ def test_an_unsigned_parcel_needs_a_word_and_is_shown(host: Store, gallery: Gall
     assert "unsigned" in run("gallery", "list")[1]
     code, output, _ = run("gallery", "verify")
     assert (code == 0 and output.startswith("unsigned web")) or "unsigned" in output
-    assert "signed   by nobody" in run("gallery", "show", "web")[1]
+    assert "signed   no signature" in run("gallery", "show", "web")[1]
     # not a bit of it may change all the same
     edit(host.gallery / "web" / made.version, summary="another page")
     assert run("gallery", "verify")[0] == 1

@@ -233,7 +233,7 @@ def test_only_what_ships_is_proven(tmp_path: Path) -> None:
         with pytest.raises(GoldsmithError) as caught:
             _disk(disk)
         assert caught.value.name == name
-    with pytest.raises(GoldsmithError, match="is no file"):
+    with pytest.raises(GoldsmithError, match="is not a file"):
         _disk(tmp_path / "none.vhd")
 
 

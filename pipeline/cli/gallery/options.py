@@ -23,18 +23,22 @@ SomeNames = Annotated[
     typer.Argument(metavar="NAME...", help="Only these images.", autocompletion=completion.complete_image),
 ]
 AsJson = Annotated[bool, json_option()]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")]
 Keys = Annotated[
     list[Path],
-    typer.Option("--key", metavar="FILE", help="A public key: what it did not sign is damaged; repeatable."),
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="A trusted public key; masters without its signature count as damaged; repeatable.",
+    ),
 ]
 Repository = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--archive", metavar="FOLDER", help="Where the archive is; by default in the store."),
+    typer.Option("--archive", metavar="FOLDER", help="The archive's folder; by default in the store."),
 ]
 AllowUnsigned = Annotated[
     bool,
-    typer.Option("--allow-unsigned", help="Take it without a signature of a trusted key; it is shown as unsigned."),
+    typer.Option("--allow-unsigned", help="Accept a master without a trusted signature; it is shown as unsigned."),
 ]
 
 

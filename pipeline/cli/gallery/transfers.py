@@ -22,9 +22,9 @@ def delta(
     old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
     new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
     target: Annotated[Path, typer.Argument(metavar="FILE.vhd")],
-    force: Annotated[bool, typer.Option("--force", help="Write over FILE.vhd.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.vhd.")] = False,
 ) -> None:
-    """Write a differencing VHD that gives NEW's disk back from OLD's, bit for bit (goldsmith vhd apply)."""
+    """Write a differencing VHD that turns OLD's disk into NEW's, bit for bit (see goldsmith vhd apply)."""
     import time
 
     from pipeline.cli.show import size
@@ -39,21 +39,21 @@ def delta(
 
 def lease(
     reference: Reference,
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="What for.")] = "by hand",
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="When it ends by itself.")] = 24.0,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The purpose of the lease.")] = "by hand",
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="The lease ends after this time.")] = 24.0,
     release: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--release", metavar="ID", help="End this lease."),
+        typer.Option("--release", metavar="ID", help="End this lease instead of taking one."),
     ] = None,
 ) -> None:
-    """Keep a version from being pruned while something uses it: an upload, a clone, another host."""
+    """Protect a version from deletion while an upload, a clone or another host uses it."""
     from pipeline.gallery.retention import give_back, take_lease
 
     gallery = open_gallery()
     version = gallery.get(reference)
     if release is not None:
         give_back(gallery, version.name, release)
-        print(f"{release} has ended")
+        print(f"lease {release} has ended")
         return
     taken = take_lease(gallery, version, why, seconds=hours * 3600)
     print(taken.id)
@@ -62,7 +62,7 @@ def lease(
 def export(
     reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
 ) -> None:
-    """Copy a master to a folder, with its manifest and SHA256SUMS."""
+    """Copy a master to a new folder, with its manifest and SHA256SUMS."""
     from pipeline.gallery.export_import import export as send
     from pipeline.gallery.retention import leased
 
@@ -72,12 +72,12 @@ def export(
         print(send(version, target.absolute(), judge=evidence_judge([])))
 
 
-def take_in(
-    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")],
+def import_version(
+    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `export` made.")],
     key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
-    """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
+    """Import an exported master after verifying its manifest and its evidence. No channel moves."""
     from pipeline.base.store import Store
     from pipeline.evidence.checksum import settle
     from pipeline.gallery.export_import import take_in as receive
@@ -88,7 +88,7 @@ def take_in(
     made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
     _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
-    print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+    print(f"  goldsmith gallery promote {made.name}@{made.version}    promotes it to golden")
 
 
 def _refuse_unreadable(parcel: Path) -> None:
@@ -118,14 +118,14 @@ def _admit(version: Version, digest: str | None, why: str) -> None:
 
     if digest is not None:
         unsigned.admit(unsigned.register_beside(signing.locate()), version, why)
-        print(f"{version.name} {version.version} is here without a signature: nobody vouches for what it holds")
+        print(f"{version.name} {version.version} has no trusted signature: its content is not authenticated")
 
 
 def archive(
     references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...")],
     repository: Repository = None,
 ) -> None:
-    """Move old masters into a deduplicating archive (borg); each is read back and compared before it goes."""
+    """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery."""
     from pipeline.base.store import Store
     from pipeline.maintenance.retention import put_away
 
@@ -142,7 +142,7 @@ def restore(
     repository: Repository = None,
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
-    """Bring a master back from the archive. No channel moves."""
+    """Restore a master from the archive. No channel moves."""
     from pipeline.base.store import Store
     from pipeline.evidence.checksum import settle
     from pipeline.gallery.archive import bring_back
