@@ -44,20 +44,16 @@ def windows(disk: Disk, part: tuple[int, int] | None = None) -> Iterator[Window]
     Of a part (begin, end), the first window begins OVERLAP before the part does.
     """
     first, last = part or (0, disk.size)
-    end = 0
-    carried = b""
     for begin, stop in _within(_joined(disk), max(0, first - OVERLAP), last):
         at = begin
-        if begin != end:
-            carried = b""
         while at < stop:
-            data = disk.read(at, min(CHUNK, stop - at))
-            if not data:
+            # read again rather than joined: both pieces would be copied
+            start = max(begin, at - OVERLAP)
+            data = disk.read(start, min(CHUNK, stop - at) + at - start)
+            if len(data) <= at - start:
                 break
-            yield Window(at - len(carried), carried + data)
-            at += len(data)
-            carried = data[-OVERLAP:]
-        end = at
+            yield Window(start, data)
+            at = start + len(data)
 
 
 def _within(pieces: Iterator[tuple[int, int]], first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -220,9 +220,23 @@ class Reader:
                 f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside", hint=AGAIN
             )
         length = max(0, min(length, self.size - offset))
+        if (piece := self._in_one_piece(offset, length)) is not None:
+            return piece
         out = bytearray(length)
         self.read_into(memoryview(out), offset)
         return bytes(out)
+
+    def _in_one_piece(self, offset: int, length: int) -> bytes | None:
+        """What one extent holds and one call reads, which nothing copies; None for all else."""
+        index = bisect_right(self._starts, offset) - 1
+        if index < 0 or offset + length > self._source.extents[index].end:
+            return None
+        extent = self._source.extents[index]
+        try:
+            data = os.pread(self._descriptor(extent.path), length, extent.offset + offset - extent.start)
+        except OSError:
+            return None
+        return data if len(data) == length else None
 
     def read_into(self, room: memoryview, offset: int) -> None:
         """Fill `room` with what is from `offset` on; zeros past the disk's end. Errors as `read`; from any thread."""
@@ -239,11 +253,16 @@ class Reader:
             index += 1
         _blank(room[at - offset :])
 
-    def _fill(self, path: Path, room: memoryview, offset: int) -> None:
+    def _descriptor(self, path: Path) -> int:
         with self._opening:
-            if path not in self._held and path not in self._files:
+            if path in self._held:
+                return self._held[path]
+            if path not in self._files:
                 self._files[path] = _Opened(path)
-            fd = self._held[path] if path in self._held else self._files[path].__enter__()
+            return self._files[path].__enter__()
+
+    def _fill(self, path: Path, room: memoryview, offset: int) -> None:
+        fd = self._descriptor(path)
         got = 0
         while got < len(room):
             try:
