@@ -85,6 +85,36 @@ WINDOWS: dict[str, int] = {
     "disk.registry": 1,
     "disk.windows": 1,
 }
+#: What a key calls a module that has moved: the name that it had before, so that what is built stays built.
+NAMES_IN_KEYS: dict[str, str] = {
+    "base.secret_rules.key_formats": "secret_rules.key_formats",
+    "base.secret_rules.rules": "secret_rules.rules",
+    "checks.disk.boot": "checks.boot",
+    "checks.disk.config_files": "checks.config_files",
+    "checks.disk.partitions": "checks.table",
+    "checks.disk.secret_scan": "checks.scan",
+    "checks.disk.vhd_file": "checks.container",
+    "checks.linux.agents": "checks.agents",
+    "checks.linux.build_config": "checks.secrets",
+    "checks.linux.build_residue": "checks.leftovers",
+    "checks.linux.host_name": "checks.host_name",
+    "checks.linux.identity": "checks.identity",
+    "checks.linux.kernel": "checks.kernel",
+    "checks.linux.network": "checks.network",
+    "checks.linux.network_names": "checks.network_names",
+    "checks.linux.resolver": "checks.resolver",
+    "checks.linux.resume": "checks.resume",
+    "checks.linux.service_identity": "checks.service_identity",
+    "checks.linux.system": "checks.system",
+    "checks.linux.system_folders": "checks.system_folders",
+    "checks.windows.access": "checks.windows_access",
+    "checks.windows.boot": "checks.windows_boot",
+    "checks.windows.secrets": "checks.windows_secrets",
+    "checks.windows.state": "checks.windows_state",
+    "disk.disk_formats": "offline.containers",
+    "systems.linux.service_identity": "guests.service_identity",
+    "systems.windows.firewall": "guests.windows.firewall",
+}
 #: The rules are data: their bytes are what is produced.
 RULES = ("gitleaks.toml", "goldsmith.toml")
 
@@ -96,7 +126,14 @@ def inspection_inputs(system: str) -> dict[str, object]:
     for name in RULES:
         rules.update(resources.files("pipeline.base.secret_rules").joinpath(name).read_bytes())
     return {
-        "checks": {name: number for name, number in versions.items() if name.startswith("checks.")},
-        "readers": {name: number for name, number in versions.items() if not name.startswith("checks.")},
+        "checks": {name_in_key(name): number for name, number in versions.items() if name.startswith("checks.")},
+        "readers": {name_in_key(name): number for name, number in versions.items() if not name.startswith("checks.")},
         "secret rules": rules.hexdigest(),
     }
+
+
+def name_in_key(module: str) -> str:
+    """What keys call a module below `pipeline`, wherever it is now."""
+    if module in NAMES_IN_KEYS:
+        return NAMES_IN_KEYS[module]
+    return module.replace("disk.", "offline.", 1) if module.startswith("disk.") else module

@@ -101,3 +101,12 @@ def test_a_reader_of_one_system_is_not_in_the_others_key(system: str, monkeypatc
     before = versions.inspection_inputs(system)
     monkeypatch.setitem(versions.LINUX, "disk.packages", versions.LINUX["disk.packages"] + 1)
     assert (versions.inspection_inputs(system) == before) is (system == "windows")
+
+
+def test_a_module_that_moves_keeps_its_name_in_keys(golden) -> None:
+    """Where this fails a layer would be built again. A new module is a new line; moved ones go to NAMES_IN_KEYS."""
+    lines = []
+    for system in ("linux", "windows"):
+        inputs = versions.inspection_inputs(system)
+        lines += [f"{system} {kind} {name}\n" for kind in ("checks", "readers") for name in sorted(inputs[kind])]
+    golden("inspection-names-in-keys.txt", "".join(lines))
