@@ -229,9 +229,8 @@ class _Search:
                 wide += [(end - width, end) for end in ends]
         if not layers:
             self._open("zlib", data, _zlib_files(data, place(0)), place, layers)
-        if len(layers) < DEPTH and (runs := _ends_of_runs(data)):
-            self._spend(len(runs) // 10)
-            self._decode_runs(data, runs, place, layers)
+        if len(layers) < DEPTH:
+            self._decode_runs(data, place, layers)
         if wide:
             self._decode_wide(data, sorted(wide), place, layers)
 
@@ -337,22 +336,21 @@ class _Search:
             elif not layers and (error.begun or kind in _BLOCKS):
                 self.found.broken.append((at, kind))
 
-    def _decode_runs(self, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:
+    def _decode_runs(self, data: bytes, place: Place, layers: tuple[str, ...]) -> None:
         """Base64, at each of the four places where it may begin: a path or a name may stand right before it."""
         parts: list[bytes] = []
         starts: list[int] = []
         places: list[int] = []
-        size = done = 0
-        for end in ends:
-            if end - 1 <= done:
-                continue
-            begin, done = _run(data, end - 1, done)
-            raw = data[begin:done].translate(None, _BREAKS)
+        size = 0
+        for begin, end in _runs(data):
+            raw = data[begin:end].translate(None, _BREAKS)
             # zeros keep two runs apart, and each begins where four characters do
             parts.append(raw + b"A" * (8 - len(raw) % 4))
             starts.append(size)
             places.append(begin)
             size += len(parts[-1])
+        if not parts:
+            return
         self._spend(len(parts))
         joined = b"".join(parts)
         for shift in range(4):
@@ -414,19 +412,24 @@ def _ends(pattern: bytes, data: bytes | memoryview, flags: int = 0) -> list[int]
     return found
 
 
-def _ends_of_runs(data: bytes) -> list[int]:
-    """As `_ends` of RUN or more of base64 and the character behind; what the buffer ends with is left out."""
+def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """(begin, end) of RUN or more of base64, with the lines that follow; what the buffer ends with is left out."""
     view = memoryview(data)
-    found: list[int] = []
-    at = 0
-    while first := _ends(_AT_LEAST, view[at:], hyperscan.HS_FLAG_SINGLEMATCH):
-        at = _after(data, at + first[0], _BASE64, len(data))
-        if at == len(data):
-            break
-        found.append(at + 1)
-        if len(found) == _LEAPS:
-            return found + [at + end for end in _ends(_ENDS, view[at:])]
-    return found
+    at = steps = 0
+    while steps < _LEAPS and (first := _ends(_AT_LEAST, view[at:], hyperscan.HS_FLAG_SINGLEMATCH)):
+        end = _after(data, at + first[0], _BASE64, len(data))
+        if end == len(data):
+            return
+        begin, at = _run(data, end, at)
+        yield begin, at
+        steps += 1
+    if steps < _LEAPS:
+        return
+    behind = at
+    for end in _ends(_ENDS, view[behind:]):
+        if behind + end - 1 > at:
+            begin, at = _run(data, behind + end - 1, at)
+            yield begin, at
 
 
 def _after(data: bytes, at: int, letters: bytes, limit: int) -> int:
