@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.base.errors import UsageError
-from pipeline.cli import context
+from pipeline.cli import completion, context
 from pipeline.cli.build import need_root, report
+
+if TYPE_CHECKING:
+    from pipeline.systems.inspection import DetectedSystem
 
 #: The formats of disks whose names say nothing, by what their content says.
 FORMATS = {"vpc": "vhd"}
@@ -33,6 +36,14 @@ def capture(
     waive: Annotated[
         list[str], typer.Option("--waive", metavar="ID=WHY", help="A check that may fail, and why; repeatable.")
     ] = [],  # noqa: B006
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="Capture DISK as the system of this profile, not as the detected one.",
+            autocompletion=completion.complete_profile,
+        ),
+    ] = "",
     summary: Annotated[str, typer.Option("--summary", help="A description of one line.")] = "",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more details.")] = False,
 ) -> None:
@@ -54,12 +65,15 @@ def capture(
     _undefined(name)
     found = disk_format(disk)
     reasons = dict(_reason(each) for each in waive)
+    system = _system(disk, found, profile or None)
+    print(f"detected: {system}")
     definition_keys = {
         "goldsmith": 1,
         "summary": summary or f"{disk.name}, prepared by hand",
         "source": {"disk": {"path": str(disk.absolute()), "format": FORMATS.get(found, found)}},
-        "generations": sorted(set(generation)) or [1, 2],
+        "os": system.os,
         "generalize": {"agent": "outside"},
+        **({"generations": sorted(set(generation))} if generation else {}),
         **({"accounts": account} if account else {}),
         **({"waive": reasons} if reasons else {}),
     }
@@ -78,6 +92,18 @@ def capture(
         finally:
             progress.close()
     report(outcome)
+
+
+def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
+    """What the disk is captured as. Raises UsageError: a master is inspected for its system's usual profile."""
+    from pipeline.checks import detect_system
+    from pipeline.systems.inspection import inspection_of, inspections
+
+    system = detect_system(disk, fmt, profile=profile)
+    if system.profile != inspection_of(system.system).profiles[0]:
+        usual = " or ".join(dict.fromkeys(each.profiles[0] for each in inspections()))
+        raise UsageError(f"a master is not kept for the profile {profile}", name="usage", hint=f"--profile {usual}")
+    return system
 
 
 def _undefined(name: str) -> None:

@@ -28,10 +28,10 @@ def inspect(
         str,
         typer.Option(
             "--profile",
-            help="azure-linux, azure-windows, hyper-v or any.",
+            help="azure-linux, azure-windows, hyper-v or any; default: the profile of the detected system.",
             autocompletion=completion.complete_profile,
         ),
-    ] = "azure-linux",
+    ] = "",
     account: Annotated[
         list[str], typer.Option("--account", metavar="NAME", help="An account that may ship; repeatable.")
     ] = [],  # noqa: B006  typer reads it, nobody changes it
@@ -69,7 +69,7 @@ def inspect(
     from contextlib import nullcontext
 
     from pipeline.base.errors import CheckFailed, UsageError
-    from pipeline.checks import inspect_disk
+    from pipeline.checks import inspect as inspect_disk
     from pipeline.checks.verdict import BLOCKING, count, system_of
     from pipeline.disk.unpack import unpacked
 
@@ -90,26 +90,36 @@ def inspect(
             hint="--generation 1 (BIOS), --generation 2 (UEFI)",
         )
     with opened as plain:
-        results = inspect_disk(
+        inspected = inspect_disk(
             plain,
             fmt or None,
-            profile=profile,
+            profile=profile or None,
             accounts=account,
             generations=generation or (1, 2),
             ports=_ports(port) if port else None,
         )
+    results, system = inspected.results, inspected.system
     listed = [result.to_json() for result in results]
     verdict = count(listed)
     if as_json:
         from pipeline.cli.show import print_json
 
-        facts = {"disk": str(disk), "profile": profile, "system": system_of(listed), "verdict": verdict.to_json()}
-        print_json({**facts, "checks": listed})
+        print_json(
+            {
+                "disk": str(disk),
+                "profile": system.profile,
+                "system": system_of(listed),
+                "detected": system.to_json(),
+                "verdict": verdict.to_json(),
+                "checks": listed,
+            }
+        )
     elif as_html:
         from pipeline.checks.html_report import report
 
-        print(report(disk, profile, results), end="")
+        print(report(disk, system.profile, results), end="")
     else:
+        print(f"detected: {system}")
         _print(results)
         print(verdict)
     if not verdict.good:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.cache.layers import Image
     from pipeline.definition import Definition
+    from pipeline.systems.inspection import DetectedSystem
 
 #: Ends of names that are disks' and no image's.
 DISK_SUFFIXES = (".vhd", ".vhdx", ".qcow2", ".raw", ".img", ".vmdk")
@@ -49,6 +51,14 @@ def prove(
     target_old: Annotated[
         list[str], typer.Option("--cell", metavar="TARGET", hidden=True, autocompletion=completion.complete_target)
     ] = [],  # noqa: B006
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="For a DISK: test it as the system of this profile, not as the detected one.",
+            autocompletion=completion.complete_profile,
+        ),
+    ] = "",
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
@@ -65,7 +75,10 @@ def prove(
         raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
     need_root("prove")
     store = Store.locate()
-    definition, name, master, held = _subject(what)
+    subject = _subject(what, profile or None)
+    definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
+    if subject.system is not None and not as_json:
+        print(f"detected: {subject.system}")
     progress = Progress()
     try:
         # its clones stand on the very file: nobody prunes it meanwhile
@@ -84,7 +97,8 @@ def prove(
         progress.close()
     clones = run.record["stages"][-1]["cells"]
     if as_json:
-        print_json(clones)
+        system = {} if subject.system is None else {"detected": subject.system.to_json()}
+        print_json({name: {**seen, **system} for name, seen in clones.items()})
         return
     _print(clones)
     print(f"{name} passed all tests; screenshots, serial logs and the fabric's records are in {run.folder / 'prove'}")
@@ -96,25 +110,45 @@ def is_disk(what: str) -> bool:
     return "/" in what or path.is_file() or ("@" not in what and path.suffix.lower() in DISK_SUFFIXES)
 
 
-def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[None]]:
-    """What is proven by which definition, a master by its own, a disk by none; and what keeps it meanwhile."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is proven by which definition: a master by its own, a disk by none. `held` keeps it meanwhile.
+
+    `system` is what was found on a disk, None of a master.
+    """
+
+    definition: Definition
+    name: str
+    master: Image
+    held: AbstractContextManager[None]
+    system: DetectedSystem | None = None
+
+
+def _subject(what: str, profile: str | None) -> _Subject:
     from pipeline.base.store import Store
     from pipeline.definition import load_named
     from pipeline.gallery import Gallery
     from pipeline.gallery.retention import leased
 
     if is_disk(what):
-        return *_disk(Path(what).absolute()), nullcontext()
+        return _disk(Path(what).absolute(), profile)
+    if profile is not None:
+        raise UsageError(
+            "--profile is for a disk", name="usage", hint=f"{what} is proven by its definition: leave it out"
+        )
     gallery = Gallery(Store.locate().gallery)
     version = gallery.get(what)
     definition = load_named(context.project(), version.name)
     named = f"{version.name} {version.version}"
-    return definition, named, version.image, leased(gallery, version, "a proof")
+    return _Subject(definition, named, version.image, leased(gallery, version, "a proof"))
 
 
-def _disk(path: Path) -> tuple[Definition, str, Image]:
+def _disk(path: Path, profile: str | None) -> _Subject:
     from pipeline.cache.layers import Image
-    from pipeline.definition import Definition, DiskSource
+    from pipeline.checks import detect_system
+    from pipeline.definition.load import make_definition
+    from pipeline.definition.rules import Context
+    from pipeline.definition.schema_models import Written
     from pipeline.disk.mapping import disk_format
     from pipeline.vhd.footer import verify_fixed
 
@@ -128,9 +162,12 @@ def _disk(path: Path) -> tuple[Definition, str, Image]:
             hint=f"goldsmith vhd convert {path.name} OUT.vhd",
         )
     footer = verify_fixed(path)
-    source = DiskSource(path, None, None, "vhd")
-    definition = Definition(name=path.stem, path=path, project=path.parent, source=source)
-    return definition, path.name, Image(path, "vpc", size=footer.current_size)
+    system = detect_system(path, "vpc", profile=profile)
+    # with the defaults of its system, as a definition that names nothing but the disk
+    words = {"goldsmith": 1, "os": system.os, "source": {"disk": {"path": str(path), "format": "vhd"}}}
+    definition = make_definition(Written.model_validate(words, context=Context(path.parent)), path, path.parent)
+    image = Image(path, "vpc", size=footer.current_size)
+    return _Subject(definition, path.name, image, nullcontext(), system)
 
 
 def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from pipeline.base.errors import DiskError
 from pipeline.disk.hive_logs import MAX_LOG, SUFFIXES, needs_logs
 from pipeline.disk.registry import LARGEST, Hive, Value
 from pipeline.disk.root import Root
+
+if TYPE_CHECKING:
+    from pipeline.disk.disk import Disk
 
 CONFIG = "/Windows/System32/config"
 #: The hives that every Windows has.
@@ -34,6 +39,17 @@ def read_hive(root: Root, path: str, *, allow_dirty: bool = False) -> Hive | Non
     # a hive at rest needs none of them, and they may be large
     logs = [root.read(f"{path}{suffix}", MAX_LOG) or b"" for suffix in SUFFIXES] if needs_logs(data) else []
     return Hive(data, logs=logs, allow_dirty=allow_dirty)
+
+
+def open_hive(disk: Disk, name: str) -> Hive:
+    """A hive of the Windows on a disk by its file's name, its logs replayed.
+
+    Raises DiskError: no-windows-root, no-such-key, and as `read_hive`.
+    """
+    found = None if "/" in name else read_hive(disk.windows, f"{CONFIG}/{name}")
+    if found is None:
+        raise DiskError(f"no hive {name} in {CONFIG}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
+    return found
 
 
 def need_keys(hive: Hive, path: str, name: str) -> list[str]:
@@ -117,6 +133,17 @@ class Windows:
     def settings(self, key: str) -> dict[str, Value]:
         """The values of a key of SYSTEM by their names in lower case, as Windows compares them; none of no key."""
         return {name.lower(): value for name, value in (self.hive("SYSTEM").values(key) or {}).items()}
+
+
+#: One for each open disk: a hive may have a hundred MiB.
+_WINDOWS: WeakKeyDictionary[Disk, Windows] = WeakKeyDictionary()
+
+
+def windows_on(disk: Disk) -> Windows:
+    """The Windows on an open disk, the same for all who ask. Raises DiskError (no-windows-root)."""
+    if disk not in _WINDOWS:
+        _WINDOWS[disk] = Windows(disk.windows)
+    return _WINDOWS[disk]
 
 
 def decoded(raw: bytes, otherwise: str = "utf-8") -> str:

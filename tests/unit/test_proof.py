@@ -220,8 +220,13 @@ def test_a_disk_of_ones_own_is_proven_as_it_lies(tmp_path: Path) -> None:
         file.truncate(4 << 20)
     vhd = tmp_path / "own.vhd"
     write_fixed(file_extents(raw), vhd, unique_id=uuid.UUID(int=7), timestamp=EPOCH + 1)
-    definition, name, image = _disk(vhd)
-    assert (definition.name, name, image) == ("own", "own.vhd", Image(vhd, "vpc", size=4 << 20))
+    subject = _disk(vhd, None)
+    assert (subject.definition.name, subject.name) == ("own", "own.vhd")
+    assert subject.master == Image(vhd, "vpc", size=4 << 20)
+    # nothing that goldsmith knows is on it: it is proven as a generic Linux, and says so
+    assert subject.system is not None and not subject.system.recognized
+    assert (subject.definition.os, subject.system.profile) == ("linux", "azure-linux")
+    assert "no system was recognized" in str(subject.system)
 
 
 def test_only_what_ships_is_proven(tmp_path: Path) -> None:
@@ -231,10 +236,10 @@ def test_only_what_ships_is_proven(tmp_path: Path) -> None:
         disk = tmp_path / f"own.{words[1]}"
         subprocess.run(["qemu-img", "create", "-q", *words, str(disk), "4M"], check=True)
         with pytest.raises(GoldsmithError) as caught:
-            _disk(disk)
+            _disk(disk, None)
         assert caught.value.name == name
     with pytest.raises(GoldsmithError, match="is not a file"):
-        _disk(tmp_path / "none.vhd")
+        _disk(tmp_path / "none.vhd", None)
 
 
 @pytest.mark.parametrize(

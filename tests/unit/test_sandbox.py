@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.base.errors import DiskError, HostError, UsageError
 from pipeline.checks import inspect_disk, list_disk, run_checks
-from pipeline.checks.sandbox import INSPECT, LIST
+from pipeline.checks.sandbox import INSPECT, LIST, known_systems, with_systems
 from pipeline.disk import confinement, open_disk, sandbox
 from pipeline.disk.questions import Answer, Asked, Question, pack_rows, unpack_rows
 
@@ -34,13 +34,14 @@ def test_the_same_results_as_in_process(good: Path) -> None:
 
 
 def test_one_worker_answers_several_questions(good: Path) -> None:
-    with sandbox.Worker([LIST], good) as worker:
-        first = worker.ask(LIST, {"list": "os", "key": ""})
+    systems = {"systems": known_systems()}
+    with sandbox.Worker([with_systems(LIST)], good) as worker:
+        first = worker.ask(LIST, {"list": "os", "key": "", **systems})
         rows = json.loads(first.blobs[0])
         with pytest.raises(DiskError) as caught:
-            worker.ask(LIST, {"list": "registry", "key": "SOFTWARE"})
+            worker.ask(LIST, {"list": "registry", "key": "SOFTWARE", **systems})
         assert caught.value.hint
-        assert worker.ask(LIST, {"list": "os", "key": ""}).blobs == first.blobs
+        assert worker.ask(LIST, {"list": "os", "key": "", **systems}).blobs == first.blobs
     assert rows[0] == ["ID", "debian"] and len(rows) == first.value
 
 
@@ -62,8 +63,9 @@ def test_a_chain_is_opened_by_the_parent_and_only_where_it_may(good: Path, tmp_p
 def test_a_packed_disk_is_unpacked_for_the_reader_and_removed(good: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.qcow2"
     phony.tool("qemu-img", "convert", "-f", "vpc", "-O", "qcow2", "-c", good, packed)
-    with sandbox.Worker([LIST], packed, scratch=tmp_path) as worker:
-        assert json.loads(worker.ask(LIST, {"list": "os", "key": ""}).blobs[0])[0] == ["ID", "debian"]
+    systems = {"systems": known_systems()}
+    with sandbox.Worker([with_systems(LIST)], packed, scratch=tmp_path) as worker:
+        assert json.loads(worker.ask(LIST, {"list": "os", "key": "", **systems}).blobs[0])[0] == ["ID", "debian"]
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == [packed]
 
@@ -184,9 +186,11 @@ def test_a_root_without_capabilities_reads_all_the_same(good: Path, tmp_path: Pa
     script = """
 import json, sys
 from pathlib import Path
-from pipeline.checks.sandbox import LIST
+from pipeline.checks.sandbox import LIST, known_systems, with_systems
 from pipeline.disk import sandbox
-answer = sandbox.ask(LIST, Path(sys.argv[1]), parameters={"list": "os", "key": ""})
+answer = sandbox.ask(
+    with_systems(LIST), Path(sys.argv[1]), parameters={"list": "os", "key": "", "systems": known_systems()}
+)
 print(json.dumps([answer.value, answer.confinement]))
 """
     done = subprocess.run(
@@ -202,7 +206,8 @@ print(json.dumps([answer.value, answer.confinement]))
 
 
 def test_what_could_not_be_applied_is_recorded(good: Path) -> None:
-    answer = sandbox.ask(LIST, good, parameters={"list": "os", "key": ""})
+    order = {"list": "os", "key": "", "systems": known_systems()}
+    answer = sandbox.ask(with_systems(LIST), good, parameters=order)
     told = answer.confinement
     assert set(told) == {"namespaces", "landlock", "seccomp", "missing"}
 
@@ -223,6 +228,7 @@ import os, signal, socket, sys, time
 sys.path[:0] = {path!r}
 from pipeline.disk.questions import pack
 from pipeline.disk.worker_messages import receive, send
+SYSTEM = {system!r}
 channel, result = socket.socket(fileno=int(sys.argv[-2])), int(sys.argv[-1])
 receive(channel)
 send(channel, {{"do": "ready", "confinement": {{}}}})
@@ -235,7 +241,8 @@ def answer(value, blobs=()):
 
 def misbehave(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     script, fake = folder / "worker.py", folder / "python"
-    script.write_text(MISBEHAVES.format(path=[str(Path(sandbox.__file__).parents[2])], body=body))
+    system = {"system": "linux", "profile": "azure-linux", "recognized": True}
+    script.write_text(MISBEHAVES.format(path=[str(Path(sandbox.__file__).parents[2])], system=system, body=body))
     fake.write_text(f"#!/bin/sh\nexec {sys.executable} {script} $4 $5\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
@@ -258,8 +265,12 @@ def misbehave(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
         ("send(channel, {'do': 'tool', 'tool': 'rm', 'parameters': {}})", "reader-lies"),
         ("os.write(result, b'\\xff' * 100); send(channel, {'do': 'answer', 'length': 100})", "reader-lies"),
         ("answer({'answer': 'garbage'})", "reader-lies"),
-        ("answer({'answer': [{'id': 'machine-id', 'status': 'great'}]})", "reader-lies"),
-        ("answer({'answer': [{'id': 'x', 'status': 'pass'}]})", "reader-lies"),
+        ("answer({'answer': {'system': SYSTEM, 'results': 'garbage'}})", "reader-lies"),
+        ("answer({'answer': {'system': SYSTEM, 'results': [{'id': 'machine-id', 'status': 'great'}]}})",
+         "reader-lies"),
+        ("answer({'answer': {'system': SYSTEM, 'results': [{'id': 'x', 'status': 'pass'}]}})", "reader-lies"),
+        ("answer({'answer': {'system': {**SYSTEM, 'system': 'plan9'}, 'results': []}})", "reader-lies"),
+        ("answer({'answer': {'system': {**SYSTEM, 'profile': 'azure-windows'}, 'results': []}})", "reader-lies"),
         ("answer({'error': 'x'})", "reader-lies"),
         ("answer({'error': {'name': 'gpt-damaged', 'message': 'x'}})", "gpt-damaged"),
         ("answer({'error': {'name': 'Über/../x', 'message': 'x'}})", "disk-unreadable"),
@@ -278,7 +289,7 @@ def test_a_reader_that_misbehaves(
 
 def test_its_words_are_cut_and_cleaned(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {"id": "machine-id", "status": "fail", "evidence": "\x1b[2J" + "x" * 9999, "remedy": "rm"}
-    misbehave(tmp_path, monkeypatch, f"answer({{'answer': [{told!r}]}})")
+    misbehave(tmp_path, monkeypatch, f"answer({{'answer': {{'system': SYSTEM, 'results': [{told!r}]}}}})")
     (result,) = inspect_disk(good)
     assert "\x1b" not in result.evidence and len(result.evidence) == 4096 and result.remedy != "rm"
 

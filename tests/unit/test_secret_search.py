@@ -12,10 +12,12 @@ from secret_forms import FORMS, FREED, Form
 
 from pipeline.base.errors import DiskError
 from pipeline.checks import inspect_disk, sandbox
-from pipeline.checks.model import REGISTRY, Subject
+from pipeline.checks.model import Subject
 from pipeline.checks.run import all_checks
 from pipeline.disk import open_disk
 from pipeline.disk.secret_search import Found, search
+from pipeline.systems.inspection import inspections
+from pipeline.systems.installed import find_or_generic
 
 CHECKS = ("private-keys", "access-tokens", "credential-files", "config-passwords", "mail-left", "secrets-searched")
 
@@ -35,8 +37,9 @@ def write(folder: Path, files: dict[str, bytes], size: str = "48M") -> Path:
 
 def findings(disk: Path, profile: str = "azure-linux") -> dict[str, list[str]]:
     with open_disk(disk, "raw") as opened:
-        subject = Subject(opened, profile, frozenset(), frozenset({1, 2}))
-        return {name: list(REGISTRY[name].run(subject)) for name in CHECKS}
+        _, _, system = find_or_generic(opened, inspections(), profile)
+        subject = Subject(opened, system, profile, frozenset(), frozenset({1, 2}))
+        return {check.id: list(check.run(subject)) for check in all_checks(profile) if check.id in CHECKS}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 import pipeline
 from pipeline.checks import versions
+from pipeline.systems.inspection import Part, inspection_of, inspections
 
 ROOT = Path(pipeline.__file__).parent
 #: What the sandbox's worker loads and no finding depends on: doors, shapes, words, and the sandbox itself.
@@ -18,6 +19,8 @@ PLUMBING = {
     "checks.answers", "checks.listing", "checks.sandbox", "checks.versions",
     "disk.confined_exec", "disk.confinement", "disk.pattern_cache", "disk.questions", "disk.sandbox",
     "disk.worker_messages",
+    # what a Linux is started by without its boot loader: a build asks, no check does
+    "systems.linux.boot_files", "systems.linux.direct_boot",
 }  # fmt: skip
 
 
@@ -41,9 +44,13 @@ def imported(name: str) -> set[str]:
 
 
 def loaded_by_an_inspection() -> set[str]:
-    """All modules that `checks.answers`, which the worker calls, stands on; what is plumbing leads nowhere."""
+    """All modules that the worker loads: `checks.answers`, what each system names, and what these stand on.
+
+    What is plumbing leads nowhere.
+    """
     found: set[str] = set()
-    todo = ["checks.answers"]
+    named = {name.removeprefix("pipeline.") for each in inspections() for name in each.modules}
+    todo = ["checks.answers", *sorted(named)]
     while todo:
         name = todo.pop()
         if name and name not in found:
@@ -59,9 +66,18 @@ def is_plumbing(name: str) -> bool:
     return name in PLUMBING or name.split(".")[0] in PLUMBING
 
 
+def parts() -> list[tuple[str, Part]]:
+    """Every part with its label; a system that shares another's parts adds none."""
+    found = dict(versions.COMMON)
+    for each in inspections():
+        for label, part in each.parts.items():
+            assert found.setdefault(label, part) is part, f"{label} stands for two parts"
+    return sorted(found.items())
+
+
 def test_every_check_and_reader_has_a_version() -> None:
-    known = {**versions.BOTH, **versions.LINUX, **versions.WINDOWS}
-    assert len(known) == len(versions.BOTH) + len(versions.LINUX) + len(versions.WINDOWS)
+    known = [module.removeprefix("pipeline.") for _, part in parts() for module in part.modules]
+    assert len(known) == len(set(known))
     assert set(known) == loaded_by_an_inspection()
 
 
@@ -78,12 +94,16 @@ def fingerprint(path: Path) -> str:
 
 
 def test_code_that_changed_has_a_new_version_or_judges_as_before(golden) -> None:
-    """Where this fails: raise the module's version in checks/versions.py if the same disk now gets another answer.
+    """Where this fails: raise the part's version if the same disk now gets another answer (checks/versions.py, and
+    `inspection.py` of a system).
 
     GOLDSMITH_REGEN=1 then writes the fingerprints anew; without a new version it says that no answer changed.
     """
-    known = {**versions.BOTH, **versions.LINUX, **versions.WINDOWS}
-    lines = [f"{name} {known[name]} {fingerprint(MODULES[name])}\n" for name in sorted(known)]
+    lines = [
+        f"{label} {part.version} {module} {fingerprint(MODULES[module.removeprefix('pipeline.')])}\n"
+        for label, part in parts()
+        for module in part.modules
+    ]
     golden("inspection-versions.txt", "".join(lines))
 
 
@@ -96,17 +116,22 @@ def test_a_docstring_changes_no_fingerprint_and_code_does(tmp_path: Path) -> Non
     assert fingerprint(other) != fingerprint(MODULES["checks.disk.boot"])
 
 
-@pytest.mark.parametrize("system", ["linux", "windows"])
+@pytest.mark.parametrize("system", ["linux", "debian", "windows"])
 def test_a_reader_of_one_system_is_not_in_the_others_key(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = versions.inspection_inputs(system)
-    monkeypatch.setitem(versions.LINUX, "disk.packages", versions.LINUX["disk.packages"] + 1)
+    part = inspection_of("linux").parts["offline.packages"]
+    monkeypatch.setitem(
+        inspection_of("linux").parts,  # type: ignore[arg-type]  a dict, which nobody else changes
+        "offline.packages",
+        Part(part.version + 1, part.modules),
+    )
     assert (versions.inspection_inputs(system) == before) is (system == "windows")
 
 
-def test_a_module_that_moves_keeps_its_name_in_keys(golden) -> None:
-    """Where this fails a layer would be built again. A new module is a new line; moved ones go to NAMES_IN_KEYS."""
+def test_a_module_that_moves_keeps_its_label_in_keys(golden) -> None:
+    """Where this fails a layer would be built again. A new module belongs to a part that there is, or to a new one."""
     lines = []
     for system in ("linux", "windows"):
         inputs = versions.inspection_inputs(system)
-        lines += [f"{system} {kind} {name}\n" for kind in ("checks", "readers") for name in sorted(inputs[kind])]
+        lines += [f"{system} {kind} {label}\n" for kind in ("checks", "readers") for label in sorted(inputs[kind])]  # type: ignore[call-overload]
     golden("inspection-names-in-keys.txt", "".join(lines))

@@ -25,6 +25,8 @@ from pipeline.disk.accounts import accounts
 from pipeline.disk.bcdstore import BootStore
 from pipeline.disk.punch_holes import punch_free
 from pipeline.disk.registry import Hive
+from pipeline.systems.inspection import inspections
+from pipeline.systems.installed import find_or_generic
 
 PROFILE = "azure-windows"
 _RDP = r"Control\Terminal Server\WinStations\RDP-Tcp"
@@ -117,7 +119,8 @@ def test_each_fact_of_a_real_system(case: str, tmp_path: Path) -> None:
     results = {each.id: each for each in inspect_disk(disk, profile=PROFILE)}
     assert not [each.id for each in results.values() if "circles" in each.evidence or "damaged" in each.evidence]
     with open_disk(disk) as opened:
-        subject = Subject(opened, PROFILE, frozenset(), frozenset((1, 2)))
+        _, _, system = find_or_generic(opened, inspections(), PROFILE)
+        subject = Subject(opened, system, PROFILE, frozenset(), frozenset((1, 2)))
         for check in VALUES:
             wrong = list(measure.wrong(check))
             if check == "win-agent":

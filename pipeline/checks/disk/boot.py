@@ -14,7 +14,6 @@ from pipeline.disk.partitions import BIOS_BOOT, SECTOR
 from pipeline.disk.root import Root
 from pipeline.disk.volumes import HOLDERS
 
-GRUB_CFG = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
 _BOOTX64 = "/EFI/BOOT/BOOTX64.EFI"
 _GRUB_SPEC = "GNU GRUB: boot.S (kernel sector at 0x5c), diskboot.S (block list at 0x1f4)"
 #: Bytes of an EFI program that are looked at.
@@ -34,7 +33,7 @@ class Entry:
 def grub_entries(subject: Subject) -> list[Entry]:
     """What GRUB boots, recovery entries left out; the first is the default unless GRUB is told otherwise."""
     found: list[Entry] = []
-    for path in GRUB_CFG:
+    for path in subject.system.boot_menus:
         for raw in subject.root.text(path).splitlines():
             words = raw.split()
             if len(words) > 1 and re.fullmatch(r"linux(16|efi)?", words[0]):
@@ -280,7 +279,7 @@ def serial_console(subject: Subject) -> Iterator[str]:
     profiles=CLOUD,
 )
 def grub_serial(subject: Subject) -> Iterator[str]:
-    text = "\n".join(subject.root.text(path) for path in GRUB_CFG)
+    text = "\n".join(subject.root.text(path) for path in subject.system.boot_menus)
     if not re.search(r"^\s*serial\s", text, re.MULTILINE):
         yield "grub.cfg has no serial command"
     if not re.search(r"^\s*terminal_output\s.*serial", text, re.MULTILINE):

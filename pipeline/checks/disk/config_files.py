@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 
 from pipeline.base.secret_rules import rule_set
-from pipeline.checks.model import ALL, HOUSE, LINUX, WINDOWS, Subject, check, has_data
+from pipeline.checks.model import ALL, HOUSE, LINUX, Subject, check, has_data
 from pipeline.disk.root import Root
 from pipeline.disk.shipped import Shipped
 
@@ -77,14 +77,9 @@ _NEITHER = re.compile(
 )
 
 
-def system_root(subject: Subject) -> Root:
-    """The root of the profile's system."""
-    return subject.disk.windows if subject.profile in WINDOWS else subject.disk.root
-
-
 def shipped_of(subject: Subject) -> Shipped:
     if subject.shipped is None:
-        subject.shipped = Shipped(system_root(subject))
+        subject.shipped = Shipped(subject.root)
     shipped: Shipped = subject.shipped
     return shipped
 
@@ -92,7 +87,7 @@ def shipped_of(subject: Subject) -> Shipped:
 def _files(subject: Subject) -> tuple[str, ...]:
     """All regular files, listed once."""
     if subject.files is None:
-        subject.files = tuple(path for path, kind in system_root(subject).walk() if kind == "file")
+        subject.files = tuple(path for path, kind in subject.root.walk() if kind == "file")
     return subject.files
 
 
@@ -104,9 +99,9 @@ def credential_paths(subject: Subject) -> frozenset[str]:
 
 
 def _credential_paths(subject: Subject) -> Iterator[str]:
-    root = system_root(subject)
+    root = subject.root
     shipped = shipped_of(subject)
-    if subject.profile not in WINDOWS:
+    if subject.system.unix_layout:
         for home in subject.homes:
             yield from (f"{home}/{name}" for name in _IN_HOMES if subject.has_data(f"{home}/{name}"))
     for path in _files(subject):
@@ -130,8 +125,6 @@ def _credential_paths(subject: Subject) -> Iterator[str]:
 )
 def credential_files(subject: Subject) -> Iterator[str]:
     yield from (f"{path} is there" for path in sorted(credential_paths(subject)))
-    if subject.profile in WINDOWS:
-        return
     for path in ["/etc/apt/auth.conf", *subject.files_in("/etc/apt/auth.conf.d")]:
         if re.search(r"\bpassword\b", subject.root.text(path)):
             yield f"{path} holds a password"
@@ -168,7 +161,7 @@ def _text(root: Root, path: str) -> bytes:
     profiles=ALL,
 )
 def config_passwords(subject: Subject) -> Iterator[str]:
-    root, known, rules = system_root(subject), credential_paths(subject), rule_set()
+    root, known, rules = subject.root, credential_paths(subject), rule_set()
     shipped = shipped_of(subject)
     count = 0
     for path in _files(subject):

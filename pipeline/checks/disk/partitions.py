@@ -22,6 +22,7 @@ from pipeline.disk import fat
 from pipeline.disk.disk import Disk
 from pipeline.disk.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP, Partition
 from pipeline.disk.volumes import Volume
+from pipeline.systems.installed import find_system
 
 MIB = 1 << 20
 
@@ -44,8 +45,7 @@ def fs_clean(subject: Subject) -> Iterator[str]:
             dirty = _left_unfinished(subject.disk, volume)
             if dirty is not None:
                 looked.append(volume)
-            # of a Windows, win-ntfs-clean says the same of NTFS
-            if dirty and not (volume.kind == "ntfs" and subject.profile in WINDOWS):
+            if dirty and volume.kind not in subject.system.own_clean_checks:
                 yield f"partition {volume.number} ({volume.kind}): not marked clean"
             continue
         looked.append(volume)
@@ -116,13 +116,12 @@ def linux_root(subject: Subject) -> Iterator[str]:
 
 def _other_system(subject: Subject) -> str:
     """What to ask for instead, where the disk holds a system of the other kind."""
-    windows = subject.profile in WINDOWS
+    others = [each for each in subject.known if subject.profile not in each.profiles]
     try:
-        _ = subject.disk.root if windows else subject.disk.windows
+        other, _ = find_system(subject.disk, others)
     except DiskError:
         return ""
-    other = "a Linux: --profile azure-linux" if windows else "Windows: --profile azure-windows"
-    return f"; it holds {other} looks at that"
+    return f"; it holds {other.title}: --profile {other.profiles[0]} looks at that"
 
 
 @check(
@@ -137,7 +136,7 @@ def _other_system(subject: Subject) -> str:
 )
 def windows_root(subject: Subject) -> Iterator[str]:
     try:
-        root = subject.disk.windows
+        root = subject.root
     except DiskError as error:
         yield f"{error.message}{_other_system(subject)}"
         return

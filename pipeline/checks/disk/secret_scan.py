@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.checks.disk.config_files import credential_paths, shipped_of, system_root
+from pipeline.checks.disk.config_files import credential_paths, shipped_of
 from pipeline.checks.linux.service_identity import identity_paths
-from pipeline.checks.model import ALL, HOUSE, WINDOWS, Subject, check
+from pipeline.checks.model import ALL, HOUSE, Subject, check
 from pipeline.disk.root import Root
 from pipeline.disk.search import owners
 from pipeline.disk.secret_search import Found, Hit, search, search_packed
@@ -48,7 +48,7 @@ def secret_scan(subject: Subject) -> SecretScan:
 
 
 def _scan(subject: Subject) -> SecretScan:
-    root = system_root(subject)
+    root = subject.root
     found: Found = subject.found if subject.found is not None else search(subject.disk)
     where = owners(root, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
     gaps = [*found.gaps, *_read_as_files(root, found, where)]
@@ -131,7 +131,7 @@ def _text(hit: Hit, path: str | None) -> str:
 )
 def private_keys(subject: Subject) -> Iterator[str]:
     known = set(credential_paths(subject))
-    if subject.profile not in WINDOWS:
+    if subject.system.unix_layout:
         # a key that a service made for this machine has a check that says what to do about that service
         known |= identity_paths(subject.root).keys()
     for secret in secret_scan(subject).secrets:

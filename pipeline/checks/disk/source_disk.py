@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import DiskError
-from pipeline.checks.model import REGISTRY
-from pipeline.checks.run import run_checks
+from pipeline.checks import run
+from pipeline.checks.answers import systems_of
+from pipeline.checks.model import Check
+from pipeline.checks.sandbox import known_systems, with_systems
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Asked, Question, clean_text, lies
-from pipeline.disk.root import Root
-from pipeline.systems.linux.boot_files import boots_directly
+from pipeline.systems.installed import find_or_generic
 from pipeline.vhd.footer import MAX_SIZE
 
 SOURCE = Question("source disk", "pipeline.checks.disk.source_disk:examine")
 #: What is looked at: whether there is a system, and whether it boots in a generation.
-_CHECKS = frozenset({"linux-root", "windows-root", "boot-bios", "boot-efi"})
-#: Where distributions put the programs by which a build reaches its guest.
-_AGENTS = ("/usr/sbin/qemu-ga", "/usr/bin/qemu-ga")
-_CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
+_BOOT_CHECKS = ("boot-bios", "boot-efi")
 
 
 @dataclass(frozen=True)
@@ -42,31 +40,34 @@ def examine(asked: Asked) -> dict[str, Any]:
     """In the sandbox's worker: the results of the checks, and what the root holds."""
     order = asked.parameters
     with asked.disk() as disk:
-        results = run_checks(disk, profile=order["profile"], generations=order["generations"], only=_CHECKS)
+        systems = systems_of(asked)
+        _, inspection, system = find_or_generic(disk, systems, order["profile"])
+        results = run.inspect(
+            disk,
+            profile=order["profile"],
+            systems=systems,
+            generations=order["generations"],
+            only={inspection.root_check, *_BOOT_CHECKS},
+        ).results
         faults = {each.id: each.evidence for each in results if each.status == "fail"}
-        linux = order["profile"] == "azure-linux" and "linux-root" not in faults
+        readable = inspection.root_check not in faults
         return {
             "faults": faults,
-            "direct": linux and boots_directly(disk.root),
-            "agent": _has_agent(disk.root) if linux else None,
-            "cloud_init": any(disk.root.exists(path) for path in _CLOUD_INIT) if linux else None,
+            "direct": readable and system.boots_directly(),
+            "agent": system.has_guest_agent() if readable else None,
+            "cloud_init": system.has_cloud_init() if readable else None,
         }
-
-
-def _has_agent(root: Root) -> bool:
-    masked = root.read_link("/etc/systemd/system/qemu-guest-agent.service") == "/dev/null"
-    return not masked and any(root.exists(path) for path in _AGENTS)
 
 
 def look_at_source(
     path: Path, fmt: str, *, profile: str, generations: Collection[int], within: Path | None = None
 ) -> SourceDisk:
     """Ask the sandbox. Raises DiskError as it does."""
-    order = {"profile": profile, "generations": sorted(generations)}
-    value = sandbox.ask(SOURCE, path, fmt, parameters=order, within=within).value
+    order = {"profile": profile, "generations": sorted(generations), "systems": known_systems()}
+    value = sandbox.ask(with_systems(SOURCE), path, fmt, parameters=order, within=within).value
     if not isinstance(value, dict) or not isinstance(value.get("faults"), dict):
         raise lies(path)
-    faults = {str(name): clean_text(text) for name, text in value["faults"].items() if name in REGISTRY}
+    faults = {str(name): clean_text(text) for name, text in value["faults"].items() if name in _checks()}
     states = [value.get(name) if isinstance(value.get(name), bool) else None for name in ("agent", "cloud_init")]
     return SourceDisk(faults, value.get("direct") is True, *states)
 
@@ -97,13 +98,12 @@ def judge_source(
     be read, which no waiver accepts, is refused here too.
     """
     faults = {check: text for check, text in disk.faults.items() if check not in waived}
-    for check in ("linux-root", "windows-root"):
-        if check in faults:
-            raise DiskError(f"{name}: {faults[check]}", name="source-no-root", hint=REGISTRY[check].remedy)
+    for check in faults.keys() - _BOOT_CHECKS:
+        raise DiskError(f"{name}: {faults[check]}", name="source-no-root", hint=_checks()[check].remedy)
     # a build's guest boots as generation 1 where the image is for both
     boots, boot_check = (2, "boot-efi") if set(generations) == {2} else (1, "boot-bios")
     notes = []
-    for check in ("boot-bios", "boot-efi"):
+    for check in _BOOT_CHECKS:
         if check not in faults:
             continue
         generation = 1 if check == "boot-bios" else 2
@@ -118,11 +118,15 @@ def judge_source(
     return notes
 
 
+def _checks() -> dict[str, Check]:
+    return {check.id: check for check in run.all_checks()}
+
+
 def _boot_hint(disk: SourceDisk, generation: int) -> str:
     other = 3 - generation
     check = "boot-efi" if other == 2 else "boot-bios"
     ways = [] if check in disk.faults else [f"`generations: [{other}]`, if the disk boots so"]
-    return " or ".join([*ways, f"on the disk: {REGISTRY['boot-bios' if generation == 1 else 'boot-efi'].remedy}"])
+    return " or ".join([*ways, f"on the disk: {_checks()['boot-bios' if generation == 1 else 'boot-efi'].remedy}"])
 
 
 def _lacks(name: str, package: str) -> DiskError:

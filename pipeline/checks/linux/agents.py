@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 from pipeline.checks.model import AZURE, AZURE_DOC, CLOUD_INIT, LISA, CannotLook, Skip, Subject, check
 
-_WAAGENT_UNITS = ("walinuxagent.service", "waagent.service")
-_SSH_UNITS = ("ssh.service", "sshd.service", "ssh.socket")
 _UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 #: LISA's oldest accepted agent.
 _OLDEST_WAAGENT = (2, 2, 53, 1)
@@ -65,7 +63,7 @@ def waagent_installed(subject: Subject) -> Iterator[str]:
 
 def _waagent_version(subject: Subject) -> str:
     """By the record of packages, else as the agent's own source says. Raises CannotLook where neither does."""
-    for name in ("waagent", "walinuxagent", "WALinuxAgent", "python-azure-agent"):
+    for name in subject.system.azure_agent_packages:
         if name in subject.packages:
             return subject.packages[name].version
     for above in ("/usr/lib", "/usr/local/lib"):
@@ -116,11 +114,12 @@ def waagent_config(subject: Subject) -> Iterator[str]:
 def waagent_enabled(subject: Subject) -> Iterator[str]:
     if not _has_waagent(subject):
         raise Skip("no waagent")
-    for unit in _WAAGENT_UNITS:
+    units = subject.system.agent_units["azure"]
+    for unit in units:
         if subject.root.read_link(f"/etc/systemd/system/{unit}") == "/dev/null":
             yield f"{unit} is masked"
-    if not enabled(subject, _WAAGENT_UNITS):
-        yield "neither walinuxagent.service nor waagent.service is enabled"
+    if not enabled(subject, units):
+        yield f"{'neither ' if len(units) > 1 else ''}{' nor '.join(units)} is enabled"
 
 
 @check(
@@ -142,8 +141,7 @@ def cloud_init_installed(subject: Subject) -> Iterator[str]:
     for entry in ("cloud-init.service", "cloud-init-main.service", "cloud-config.service", "cloud-final.service"):
         if subject.root.read_link(f"/etc/systemd/system/{entry}") == "/dev/null":
             yield f"{entry} is masked"
-    units = ("cloud-init.service", "cloud-init-main.service", "cloud-init-network.service")
-    if not enabled(subject, units) and not subject.root.exists(
+    if not enabled(subject, subject.system.agent_units["cloud-init"]) and not subject.root.exists(
         "/usr/lib/systemd/system-generators/cloud-init-generator"
     ):
         yield "cloud-init is not enabled"
@@ -191,7 +189,7 @@ def cloud_init_seed(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
         if volume.label.lower() in ("cidata", "config-2"):
             yield f"partition {volume.number} is labelled {volume.label}"
-    for path in ("/boot/grub/grub.cfg",):
+    for path in subject.system.boot_menus:
         if re.search(r"\bds=(nocloud|none)", subject.root.text(path), re.IGNORECASE):
             yield f"{path} names a data source"
 
@@ -255,7 +253,9 @@ def _need_sshd(subject: Subject) -> dict[str, str]:
 def ssh_enabled(subject: Subject) -> Iterator[str]:
     if not subject.root.exists("/usr/sbin/sshd"):
         yield "no sshd"
-    elif not enabled(subject, _SSH_UNITS) and not subject.root.exists("/etc/systemd/system/sshd.service"):
+    elif not enabled(subject, subject.system.agent_units["ssh"]) and not subject.root.exists(
+        "/etc/systemd/system/sshd.service"
+    ):
         yield "ssh.service is not enabled"
     if subject.root.exists("/etc/ssh/sshd_not_to_be_run"):
         yield "/etc/ssh/sshd_not_to_be_run is there"
