@@ -7,7 +7,7 @@ from pipeline.systems.inspection import Inspection, Part
 #: What only an inspection of a Linux stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
     "checks.agents": Part(
-        1, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
+        2, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
     ),
     "checks.host_name": Part(1, ("pipeline.checks.linux.host_name",)),
     "checks.identity": Part(1, ("pipeline.checks.linux.identity",)),
