@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
+from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.base.store import Store
     from pipeline.definition import Definition
     from pipeline.engine.runner import Outcome
-
-
-#: Seconds for one image of several: a Windows guest with all its updates takes a good part of a day, emulated.
-LONGEST = 24 * 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -93,10 +88,7 @@ def build(
         *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
     ]
 
-    def build_image(definition: Definition, stop: threading.Event) -> None:
-        if jobs > 1:
-            _in_a_process(definition, words, stop)
-            return
+    def build_here(definition: Definition) -> None:
         from pipeline.cli.show import print_error
 
         try:
@@ -105,20 +97,32 @@ def build(
             print_error(error)
             raise
 
-    _all(chosen, jobs, build_image)
+    _all(chosen, store, jobs, build_here, words)
 
 
-def _all(chosen: list[Definition], jobs: int, build_image: Callable[[Definition, threading.Event], None]) -> None:
+def _all(
+    chosen: list[Definition], store: Store, jobs: int, build_here: Callable[[Definition], None], words: list[str]
+) -> None:
     """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
-    from pipeline.engine.scheduler import Budget, Task, run
+    from pipeline.engine.executors import ChildProcess, Executor, ImageJob, ThisProcess, run_jobs
 
-    by_name = {definition.name: definition for definition in chosen}
-    tasks = [Task(d.name, tuple(_parents(d)), d.machine.cpus, d.machine.memory) for d in chosen]
-    failed = run(
-        tasks,
-        Budget.of_host(jobs),
-        lambda task, stop: build_image(by_name[task.name], stop),
-        lambda text: print(text, file=sys.stderr),
+    def job_of(definition: Definition) -> ImageJob[None]:
+        return ImageJob(
+            definition,
+            run=lambda: build_here(definition),
+            arguments=lambda _result: ["build", definition.name, *words],
+            read_result=lambda _result: None,
+        )
+
+    executor: Executor = ThisProcess()
+    if jobs > 1:
+        executor = ChildProcess(store, lambda image, line: print(f"{image:14} {line}", flush=True))
+    failed = run_jobs(
+        [job_of(each) for each in chosen],
+        executor,
+        jobs,
+        on_result=lambda _name, _result: None,
+        on_skip=lambda name, parent: print(f"{name}: skipped, {parent} failed", file=sys.stderr),
     )
     if failed:
         failure = CheckFailed(
@@ -128,46 +132,6 @@ def _all(chosen: list[Definition], jobs: int, build_image: Callable[[Definition,
         )
         failure.exit_code = max(error.exit_code for error in failed.values())
         raise failure
-
-
-def _in_a_process(definition: Definition, words: list[str], stop: threading.Event) -> None:
-    """Build one image in a process of its own, each line of its output under the image's name."""
-    from pipeline.base import process
-
-    def watch() -> None:
-        if stop.is_set():
-            raise BuildError(
-                "the build was stopped together with the other builds",
-                name="cancelled",
-                hint="all finished layers are kept",
-            )
-
-    project = ["--project", str(definition.project)]
-    argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
-    try:
-        process.run(
-            argv,
-            deadline=LONGEST,
-            env=_variables(definition),
-            on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
-            watch=watch,
-        )
-    except process.CommandFailed as error:
-        failure = BuildError(
-            f"the build of {definition.name} failed", name="image-failed", hint="read its error above"
-        )
-        failure.exit_code = error.code
-        raise failure from None
-
-
-def _variables(definition: Definition) -> dict[str, str]:
-    """What another goldsmith needs to build the image: its own variables, and those that the definition names."""
-    from pipeline.base import process
-    from pipeline.definition import PlaybookStep
-
-    steps = (*definition.steps, *definition.refresh.steps)
-    named = [step.environment for step in steps if isinstance(step, PlaybookStep)]
-    return {**{name: value for each in named for name, value in each.items()}, **process.own_variables()}
 
 
 def _build_image(
@@ -181,13 +145,13 @@ def _build_image(
 ) -> None:
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress
-    from pipeline.engine import runner as builder
+    from pipeline.engine import runner
 
     if many:
         print(f"== {definition.name}")
     progress = Progress(verbose=verbose)
     try:
-        outcome = builder.build(
+        outcome = runner.build(
             definition,
             Store.locate(),
             command=" ".join(["goldsmith", *sys.argv[1:]]),
@@ -233,14 +197,6 @@ def report(outcome: Outcome) -> None:
     print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")
 
 
-def _parents(definition: Definition) -> list[str]:
-    from pipeline.definition import MasterSource
-
-    source = definition.source
-    # a numbered version exists already, or never will
-    return [source.image] if isinstance(source, MasterSource) and source.is_channel else []
-
-
 def _image_name(word: str, project: Path) -> str:
     """The image that an argument means: its name, or its definition's path. Raises UsageError (other-project)."""
     from pathlib import Path
@@ -260,6 +216,7 @@ def _image_name(word: str, project: Path) -> str:
 def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
     """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
     from pipeline.definition import build_order, load_all, load_named
+    from pipeline.engine.scheduler import parents_of
     from pipeline.gallery import Gallery
 
     project = context.project()
@@ -279,7 +236,7 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
         if name in chosen:
             continue
         chosen[name] = load_named(project, name)
-        waiting += [p for p in _parents(chosen[name]) if gallery.find(p) is None and p not in chosen]
+        waiting += [p for p in parents_of(chosen[name]) if gallery.find(p) is None and p not in chosen]
     return list(build_order(list(chosen.values())))
 
 
@@ -323,9 +280,10 @@ def _explained(
 ) -> list[dict[str, str]]:
     """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
     from pipeline.engine.plan import check_word, explain
+    from pipeline.engine.scheduler import parents_of
     from pipeline.engine.stage import stage_names
 
-    first = next((each.name for each in parents if each.name in _parents(definition)), None)
+    first = next((each.name for each in parents if each.name in parents_of(definition)), None)
     if first is None:
         return explain(definition, store, warm=warm, again=again)
     check_word(definition, again)

@@ -55,7 +55,7 @@ def capture(
     from pipeline.cli.show import Progress
     from pipeline.definition import load
     from pipeline.disk.mapping import disk_format
-    from pipeline.engine import runner as builder
+    from pipeline.engine import runner
 
     need_root("capture")
     if not disk.is_file():
@@ -86,7 +86,7 @@ def capture(
         definition = load(path, folder)
         progress = Progress(verbose=verbose)
         try:
-            outcome = builder.build(
+            outcome = runner.build(
                 definition, store, command=" ".join(["goldsmith", *sys.argv[1:]]), listeners=[progress]
             )
         finally:

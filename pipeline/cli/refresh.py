@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -13,7 +14,9 @@ from pipeline.cli.build import choose, need_root
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
-    from pipeline.nightly.refresh import Night
+    from collections.abc import Callable
+
+    from pipeline.nightly.refresh import RefreshReport
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +43,17 @@ def refresh(
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Refresh up to N images at once, within the processors and the memory of the host.",
+            metavar="N",
+        ),
+    ] = 1,
+    image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
@@ -50,7 +64,8 @@ def refresh(
 
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress, print_error, print_json
-    from pipeline.nightly import refresh as night
+    from pipeline.engine.executors import ChildProcess, ThisProcess
+    from pipeline.nightly import refresh as nightly
 
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
@@ -58,16 +73,29 @@ def refresh(
     chosen = choose(names or [], everything, store.gallery)
     if patch:
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
+    command = " ".join(["goldsmith", *sys.argv[1:]])
     progress = Progress(verbose=verbose)
     try:
-        report = night.refresh(
+        if image_result is not None:
+            # one image of a refresh that another process runs, and reports
+            (definition,) = (each for each in chosen if each.name in (names or []))
+            result = nightly.refresh_image(
+                definition, store, command=command, listeners=[progress], on_failure=print_error
+            )
+            nightly.write_result(image_result, result)
+            raise typer.Exit(result.exit_code)
+        separate = jobs > 1 and len(chosen) > 1
+        report = nightly.refresh(
             chosen,
             store,
-            command=" ".join(["goldsmith", *sys.argv[1:]]),
+            command=command,
+            executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
+            at_once=jobs,
+            options=["-v"] if verbose else [],
             keep=size,
             listeners=[] if as_json else [progress],
-            begin=lambda name: None if as_json else print(f"== {name}", flush=True),
-            failed=print_error,
+            on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
+            on_failure=print_error,
         )
     finally:
         progress.close()
@@ -75,23 +103,27 @@ def refresh(
         print_json(report.to_json())
     else:
         _print(report)
-    bad = [image for image in report.images if image.failed]
+    bad = [each for each in report.images if each.failed]
     if bad:
         error = CheckFailed(
-            f"{len(bad)} of {len(report.images)} images were not refreshed: {', '.join(image.name for image in bad)}",
+            f"{len(bad)} of {len(report.images)} images were not refreshed: {', '.join(each.name for each in bad)}",
             name="refresh-failed",
             hint=f"their golden versions are unchanged; the summary is in {report.path}",
         )
-        error.exit_code = max(image.exit_code for image in bad)
+        error.exit_code = max(each.exit_code for each in bad)
         raise error
 
 
-def _print(report: Night) -> None:
+def _print_line(as_json: bool) -> Callable[[str, str], None]:
+    """Each line of an image's output under its name: on stderr where stdout is for JSON."""
+    return lambda image, line: print(f"{image:14} {line}", file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def _print(report: RefreshReport) -> None:
     from pipeline.cli.show import table
 
     rows: list[tuple[Any, ...]] = [
-        (image.name, image.outcome, image.golden or "none", f"{image.seconds:.1f} s", image.why)
-        for image in report.images
+        (each.name, each.outcome, each.golden or "none", f"{each.seconds:.1f} s", each.why) for each in report.images
     ]
     print()
     table(rows, ("image", "outcome", "golden", "took", "why"))

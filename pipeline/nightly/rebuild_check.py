@@ -21,7 +21,7 @@ from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
 from pipeline.checks import list_disk
 from pipeline.definition import Definition
-from pipeline.engine import runner as builder
+from pipeline.engine import runner
 from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
 
@@ -104,8 +104,8 @@ def hold_to_it(definition: Definition, store: Store, *, command: str, listeners:
     archive moved between the two builds, and they cannot be compared. The cold layers go either way.
     """
     master = master_stage().name
-    layered = builder.build(definition, store, command=command, until=master, listeners=listeners)
-    cold = builder.build(definition, store, command=command, until=master, listeners=listeners, cold=now())
+    layered = runner.build(definition, store, command=command, until=master, listeners=listeners)
+    cold = runner.build(definition, store, command=command, until=master, listeners=listeners, cold=now())
     try:
         _compare(definition, store, layered.shipped, cold)
     finally:
@@ -115,7 +115,7 @@ def hold_to_it(definition: Definition, store: Store, *, command: str, listeners:
     note(definition, Gallery(store.gallery), cold.run)
 
 
-def _compare(definition: Definition, store: Store, layered: Path | None, cold: builder.Outcome) -> None:
+def _compare(definition: Definition, store: Store, layered: Path | None, cold: runner.Outcome) -> None:
     assert layered is not None and cold.shipped is not None, "convert makes a disk"
     one, other = list_disk(layered, "vpc", what="packages"), list_disk(cold.shipped, "vpc", what="packages")
     if one != other:

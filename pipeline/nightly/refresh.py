@@ -1,12 +1,14 @@
-"""The night: each image in the order of its parents, one after the other, and a summary that says what became of it.
+"""Refreshes images: parents before children, several at once where asked, and a summary of what became of each.
 
 What changed is found out as any build finds it out, by the keys of its layers; so an unchanged image costs a plan. A
-failure of one image leaves the others, and yesterday's golden, alone. Two nights never run at once on one store.
+failure of one image leaves the others, and its own golden version, alone. One store has one refresh at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,29 @@ from filelock import FileLock, Timeout
 
 from pipeline.base import locks
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
-from pipeline.base.file_errors import describe_os_error
+from pipeline.base.files import Shape, read_json
 from pipeline.base.runs import Stopwatch, now, write_json
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
-from pipeline.definition import Definition, MasterSource
-from pipeline.engine import runner as builder
+from pipeline.definition import Definition
+from pipeline.engine import runner
+from pipeline.engine.executors import THIS_PROCESS, Executor, ImageJob, run_jobs
 from pipeline.engine.plan import explain
+from pipeline.engine.runner import host_file_error
 from pipeline.gallery import Gallery, Version
 from pipeline.maintenance import gc
 from pipeline.maintenance.retention import prune_masters
 from pipeline.nightly import patch, rebuild_check
 
-#: The last night's summary, in the store.
+#: The summary of the last refresh, in the store.
 SUMMARY = "refresh.json"
 LOCK = "refresh.lock"
-#: What an image may have come to.
+#: What may have become of an image.
 UNCHANGED, PROMOTED, FAILED, SKIPPED = "unchanged", "promoted", "failed", "skipped"
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageResult:
     """What became of one image. `golden` is its golden version afterwards; `why` is what changed, or what failed."""
 
     name: str
@@ -54,20 +58,55 @@ class Image:
         return self.outcome in (FAILED, SKIPPED)
 
 
+class _ImageResultShape(Shape):
+    """An `ImageResult` as another process leaves it."""
+
+    name: str
+    outcome: str
+    golden: str | None
+    before: str | None
+    seconds: float
+    why: str
+    run: str | None
+    evidence: str | None
+    exit_code: int
+    pruned: list[str]
+
+    @classmethod
+    def advice(cls) -> str:
+        return "refresh the image again"
+
+
+def write_result(path: Path, result: ImageResult) -> None:
+    write_json(path, asdict(result))
+
+
+def read_result(path: Path) -> ImageResult:
+    """What `write_result` wrote. Raises BuildError (refresh-without-result), RecordDamaged."""
+    record = read_json(path, _ImageResultShape)
+    if record is None:
+        raise BuildError(
+            "the process that refreshed the image left no result",
+            name="refresh-without-result",
+            hint="goldsmith runs list shows its last run; refresh the image again",
+        )
+    return ImageResult(**{**record, "pruned": tuple(record["pruned"])})
+
+
 @dataclass
-class Night:
-    """One refresh of several images. `path` is where its summary lies; `layers` says which went for their size."""
+class RefreshReport:
+    """One refresh of several images. `path` is where it is kept; `layers` says which were deleted for their size."""
 
     path: Path
     began: str = field(default_factory=now)
     ended: str | None = None
     seconds: float = 0.0
-    images: list[Image] = field(default_factory=list)
+    images: list[ImageResult] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        told = asdict(self)
-        return {**told, "path": str(self.path), "ok": not any(image.failed for image in self.images)}
+        fields = asdict(self)
+        return {**fields, "path": str(self.path), "ok": not any(image.failed for image in self.images)}
 
 
 def refresh(
@@ -75,16 +114,70 @@ def refresh(
     store: Store,
     *,
     command: str,
+    executor: Executor = THIS_PROCESS,
+    at_once: int = 1,
+    options: Sequence[str] = (),
     keep: int | None = None,
     listeners: Sequence[Any] = (),
-    begin: Callable[[str], None] = lambda _name: None,
-    failed: Callable[[GoldsmithError], None] = lambda _error: None,
-) -> Night:
-    """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) where a night is under way.
+    on_begin: Callable[[str], None] = lambda _name: None,
+    on_failure: Callable[[GoldsmithError], None] = lambda _error: None,
+) -> RefreshReport:
+    """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) while another refresh runs.
 
-    A failed image is told to `failed` and stands in the summary; only an interrupt ends the night. At its end layers
-    and saved guests are let go, the longest unused first, down to `keep` bytes, where it is given.
+    A failed image stands in the report; only an interrupt ends the refresh. At its end layers and memory snapshots
+    are deleted, the longest unused first, down to `keep` bytes, where it is given. What runs in this process calls
+    `on_begin` and `on_failure` and has `listeners`; what runs elsewhere gets `options` on its command line.
     """
+
+    def job_of(definition: Definition) -> ImageJob[ImageResult]:
+        def run() -> ImageResult:
+            on_begin(definition.name)
+            return refresh_image(definition, store, command=command, listeners=listeners, on_failure=on_failure)
+
+        def arguments(result: Path) -> list[str]:
+            patch_words = ["--patch"] if definition.refresh.mode == "patch" else []
+            return ["refresh", definition.name, *patch_words, *options, "--image-result", str(result)]
+
+        return ImageJob(definition, run, arguments, read_result)
+
+    with _only_refresh(store):
+        report, watch, lock = RefreshReport(store.root / SUMMARY), Stopwatch(), threading.Lock()
+        order = [definition.name for definition in definitions]
+
+        def add(result: ImageResult) -> None:
+            with lock:
+                report.images.append(result)
+                report.images.sort(key=lambda each: order.index(each.name))
+                report.seconds = round(watch.seconds, 2)
+                # after each image: whoever looks meanwhile, or after a crash, sees how far it came
+                write_json(report.path, report.to_json())
+
+        def on_result(_name: str, result: ImageResult) -> None:
+            add(result)
+            if result.failed:
+                raise CheckFailed(f"{result.name} was not refreshed", name="refresh-failed", hint=result.why)
+
+        def on_skip(name: str, parent: str) -> None:
+            had = golden_number(store, name)
+            add(ImageResult(name, SKIPPED, had, had, 0.0, f"{parent} was not refreshed", exit_code=1))
+
+        errors = run_jobs([job_of(each) for each in definitions], executor, at_once, on_result, on_skip)
+        reported = {image.name for image in report.images}
+        for name in [name for name in order if name in errors and name not in reported]:
+            # its process ended without a result
+            add(_failure(name, golden_number(store, name), 0.0, errors[name]))
+        if keep is not None:
+            report.layers = [
+                f"{each.bytes / 2**20:8.1f} MiB  {each.name}, {each.why}" for each in gc.prune(store, keep)
+            ]
+        report.seconds = round(watch.seconds, 2)
+        report.ended = now()
+        write_json(report.path, report.to_json())
+    return report
+
+
+@contextmanager
+def _only_refresh(store: Store) -> Iterator[None]:
     lock = FileLock(store.tmp / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
@@ -93,71 +186,54 @@ def refresh(
         raise CheckFailed(
             f"another refresh is under way in this store: {holder}", name="refresh-locked", hint="goldsmith runs list"
         ) from None
-    night, watch = Night(store.root / SUMMARY), Stopwatch()
     try:
-        for definition in definitions:
-            begin(definition.name)
-            night.images.append(_one(definition, store, night, command, listeners, failed))
-            night.seconds = round(watch.seconds, 2)
-            # after each image: who looks in the middle of the night, or after a crash, sees how far it came
-            write_json(night.path, night.to_json())
-        if keep is not None:
-            night.layers = [
-                f"{each.bytes / 2**20:8.1f} MiB  {each.name}, {each.why}" for each in gc.prune(store, keep)
-            ]
-        night.seconds = round(watch.seconds, 2)
-        night.ended = now()
-        write_json(night.path, night.to_json())
+        yield
     finally:
         lock.release()
-    return night
 
 
-def _one(
+def golden_number(store: Store, name: str) -> str | None:
+    golden = Gallery(store.gallery).find(name)
+    return golden.version if golden else None
+
+
+def refresh_image(
     definition: Definition,
     store: Store,
-    night: Night,
+    *,
     command: str,
-    listeners: Sequence[Any],
-    failed: Callable[[GoldsmithError], None],
-) -> Image:
+    listeners: Sequence[Any] = (),
+    on_failure: Callable[[GoldsmithError], None] = lambda _error: None,
+) -> ImageResult:
+    """Refresh one image. Its failure is called out to `on_failure` and stands in the result; raises Interrupted."""
     gallery, watch = Gallery(store.gallery), Stopwatch()
     before = gallery.find(definition.name)
     had = before.version if before else None
-    parent = _parent(definition)
-    if any(image.name == parent and image.failed for image in night.images):
-        return Image(definition.name, SKIPPED, had, had, 0.0, f"{parent} was not refreshed", exit_code=1)
     try:
         wanted, why, cold = _wanted(definition, before, store)
         if cold is None and rebuild_check.due(definition, gallery):
             rebuild_check.hold_to_it(definition, store, command=command, listeners=listeners)
         if before is not None and not why:
             gone = _prune(definition, store)
-            return Image(definition.name, UNCHANGED, had, had, round(watch.seconds, 2), pruned=gone)
-        outcome = builder.build(wanted, store, command=command, listeners=listeners, cold=cold)
+            return ImageResult(definition.name, UNCHANGED, had, had, round(watch.seconds, 2), pruned=gone)
+        outcome = runner.build(wanted, store, command=command, listeners=listeners, cold=cold)
         if cold is not None:
             rebuild_check.note(definition, gallery, outcome.run)
-        after = gallery.find(definition.name)
+        golden = golden_number(store, definition.name)
         gone = _prune(definition, store)
     except Interrupted:
         raise
     except (GoldsmithError, OSError) as error:
-        named = error if isinstance(error, GoldsmithError) else _named(error)
-        failed(named)
+        named = error if isinstance(error, GoldsmithError) else host_file_error(error)
+        on_failure(named)
         return _failure(definition.name, had, round(watch.seconds, 2), named)
-    now_golden = after.version if after else None
-    state = UNCHANGED if outcome.unchanged and now_golden == had else PROMOTED
+    state = UNCHANGED if outcome.unchanged and golden == had else PROMOTED
     why = "" if outcome.unchanged else why
-    return Image(definition.name, state, now_golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
-
-
-def _named(error: OSError) -> BuildError:
-    told = describe_os_error(error)
-    return BuildError(told.message, name="host-file-error", hint=told.hint)
+    return ImageResult(definition.name, state, golden, had, round(watch.seconds, 2), why, outcome.run, pruned=gone)
 
 
 def _wanted(definition: Definition, golden: Version | None, store: Store) -> tuple[Definition, str, str | None]:
-    """What is built tonight, why (nothing is, without a reason), and the word that sets a cold build apart."""
+    """What is built, why (nothing is, without a reason), and the word that sets a cold build apart."""
     if golden is not None and definition.refresh.mode == "patch":
         if rebuild_check.due(definition, Gallery(store.gallery)):
             return definition, f"built anew after {definition.refresh.cold_days} days", now()
@@ -168,9 +244,9 @@ def _wanted(definition: Definition, golden: Version | None, store: Store) -> tup
     return definition, _reason(rows) or "golden is another version", None
 
 
-def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) -> Image:
+def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) -> ImageResult:
     where = error.evidence
-    return Image(
+    return ImageResult(
         name,
         FAILED,
         had,
@@ -181,11 +257,6 @@ def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) 
         evidence=str(where) if where else None,
         exit_code=error.exit_code,
     )
-
-
-def _parent(definition: Definition) -> str | None:
-    source = definition.source
-    return source.image if isinstance(source, MasterSource) and source.is_channel else None
 
 
 def _is_current(rows: Sequence[Mapping[str, str]], store: Store, golden: Version) -> bool:
@@ -204,5 +275,5 @@ def _reason(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _prune(definition: Definition, store: Store) -> tuple[str, ...]:
-    going = prune_masters(store, definition.name, definition.keep)
-    return tuple(one.version.version for one in going if not one.held)
+    candidates = prune_masters(store, definition.name, definition.keep)
+    return tuple(each.version.version for each in candidates if not each.held)

@@ -136,7 +136,7 @@ class Builds:
         self.trees: list[Mapping[str, Sequence[str]]] = [TREE, TREE]
         self.dropped: list[str] = []
         self.calls: list[dict[str, Any]] = []
-        monkeypatch.setattr(rebuild_check.builder, "build", self)
+        monkeypatch.setattr(rebuild_check.runner, "build", self)
         monkeypatch.setattr(rebuild_check, "list_disk", self.listed)
         monkeypatch.setattr(rebuild_check.Layers, "drop", lambda _self, key: self.dropped.append(key))
 
@@ -205,7 +205,7 @@ def test_a_night_patches_and_the_week_builds_anew(
         built.append(definition)
         return builds(definition, _store, **more)
 
-    monkeypatch.setattr(night.builder, "build", build)
+    monkeypatch.setattr(night.runner, "build", build)
     definition = patching_definition(project)
     told = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == MasterSource("site", golden.version)

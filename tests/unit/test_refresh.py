@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, Interr
 from pipeline.base.store import Store
 from pipeline.cache.layers import RECORD, Draft, Layers
 from pipeline.definition import Definition, build_order, load_all
+from pipeline.engine.executors import ImageJob, Result
 from pipeline.engine.runner import Outcome
+from pipeline.engine.scheduler import Budget
 from pipeline.gallery import Gallery
 from pipeline.nightly import refresh as night
 from tests.unit.test_keeping import capture
@@ -35,6 +40,7 @@ class Builder:
         self.changed: set[str] = set()
         self.bad: dict[str, GoldsmithError] = {}
         self.built: list[str] = []
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, definition: Definition, _store: Store, **_more: object) -> Outcome:
         name = definition.name
@@ -43,7 +49,8 @@ class Builder:
             raise self.bad[name]
         if name not in self.changed:
             return Outcome("R1", None, True, 0.1)
-        made = capture(self.gallery, name=name)
+        with self._one_at_a_time:  # they share a file
+            made = capture(self.gallery, name=name)
         self.gallery.promote(made)
         return Outcome("R2", made, False, 9.0)
 
@@ -64,7 +71,7 @@ def definitions(tmp_path: Path) -> list[Definition]:
 @pytest.fixture
 def builder(store: Store, monkeypatch: pytest.MonkeyPatch) -> Builder:
     builder = Builder(Gallery(store.gallery))
-    monkeypatch.setattr(night.builder, "build", builder)
+    monkeypatch.setattr(night.runner, "build", builder)
     monkeypatch.setattr(night, "explain", lambda _definition, _store: [])
     for name in CHAIN:
         builder.gallery.promote(capture(builder.gallery, name=name))
@@ -165,3 +172,83 @@ def test_a_night_leaves_no_more_layers_than_it_was_told(
     assert sum(path.exists() for path in old) == 1
     (line,) = json.loads(told.path.read_text())["layers"]
     assert "MiB  provision" in line
+
+
+class Threads:
+    """Runs several images at once in threads, within a budget, and notes which ran together."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._now: set[str] = set()
+        self.together: set[frozenset[str]] = set()
+
+    def budget(self, jobs: int, /) -> Budget:
+        return replace(self._budget, jobs=jobs)
+
+    def execute(self, job: ImageJob[Result], _stop: threading.Event, /) -> Result:
+        name = job.definition.name
+        with self._lock:
+            self._now.add(name)
+            self.together.add(frozenset(self._now))
+        try:
+            time.sleep(0.05)  # what a build takes
+            return job.run()
+        finally:
+            with self._lock:
+                self._now.discard(name)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize("budget", [Budget(9, 9, 90 * GIB), Budget(9, 1, 90 * GIB), Budget(9, 9, GIB)])
+def test_several_images_are_refreshed_at_once(
+    budget: Budget, definitions: list[Definition], store: Store, builder: Builder
+) -> None:
+    """As processors and memory allow; a child waits for its parent, and the report keeps the order."""
+    executor = Threads(budget)
+    builder.changed = set(CHAIN)
+    report = night.refresh(definitions, store, command="test", executor=executor, at_once=4)
+    assert [image.name for image in report.images] == [each.name for each in definitions]
+    assert {image.outcome: image.why for image in report.images} == {night.PROMOTED: "golden is another version"}
+    assert builder.built.index("base") < builder.built.index("shop") < builder.built.index("till")
+    small = budget.cpus == 1 or budget.memory == GIB
+    assert (frozenset({"base", "other"}) in executor.together) is not small
+    assert not any({"base", "shop"} <= group for group in executor.together)
+
+
+def test_a_failure_leaves_what_runs_beside_it_alone(
+    definitions: list[Definition], store: Store, builder: Builder
+) -> None:
+    executor = Threads(Budget(9, 9, 90 * GIB))
+    builder.changed = {"other"}
+    builder.bad = {"base": CheckFailed("the page is empty", name="prove-failed")}
+    report = night.refresh(definitions, store, command="test", executor=executor, at_once=4)
+    outcomes = {image.name: image.outcome for image in report.images}
+    assert outcomes == {"base": "failed", "shop": "skipped", "till": "skipped", "other": "promoted"}
+    assert json.loads(report.path.read_text())["ok"] is False
+
+
+def test_a_process_that_ends_without_a_result_fails_its_image(
+    definitions: list[Definition], store: Store, builder: Builder
+) -> None:
+    class Dies(Threads):
+        def execute(self, job: ImageJob[Result], stop: threading.Event, /) -> Result:
+            if job.definition.name == "shop":
+                raise BuildError("shop failed", name="image-failed", hint="its own error stands above")
+            return super().execute(job, stop)
+
+    report = night.refresh(definitions, store, command="test", executor=Dies(Budget(9, 9, 90 * GIB)), at_once=2)
+    outcomes = {image.name: (image.outcome, image.why) for image in report.images}
+    assert outcomes["shop"] == ("failed", "image-failed: shop failed")
+    assert outcomes["till"] == ("skipped", "shop was not refreshed")
+    assert outcomes["other"][0] == "unchanged"
+
+
+def test_a_result_survives_its_file(tmp_path: Path) -> None:
+    result = night.ImageResult("web", "promoted", "2026.1.2", "2026.1.1", 3.5, "new", "R7", None, 0, ("2026.1.0",))
+    night.write_result(tmp_path / "result.json", result)
+    assert night.read_result(tmp_path / "result.json") == result
+    with pytest.raises(BuildError, match="left no result"):
+        night.read_result(tmp_path / "none.json")

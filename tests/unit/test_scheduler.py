@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.base.errors import BuildError, Interrupted
-from pipeline.engine.scheduler import OVERHEAD, Budget, Task, run
+from pipeline.engine.scheduler import OVERHEAD, Budget, Task, run_tasks
 
 GIB = 1 << 30
 
@@ -28,15 +28,15 @@ class Watch:
         self._lock = threading.Lock()
         self._bad = bad
 
-    def __call__(self, one: Task, _stop: threading.Event) -> None:
+    def __call__(self, image: Task, _stop: threading.Event) -> None:
         with self._lock:
-            self.order.append(one.name)
-            self._now.add(one.name)
+            self.order.append(image.name)
+            self._now.add(image.name)
             self.together.add(frozenset(self._now))
         time.sleep(0.05)
         with self._lock:
-            self._now.discard(one.name)
-        if one.name in self._bad:
+            self._now.discard(image.name)
+        if image.name in self._bad:
             raise BuildError("no", name="step-failed")
 
 
@@ -45,7 +45,7 @@ WIDE = Budget(8, 8, 64 * GIB)
 
 def test_parents_come_first_and_children_run_together() -> None:
     watch = Watch()
-    assert run([task("a"), task("b", "a"), task("c", "a")], WIDE, watch) == {}
+    assert run_tasks([task("a"), task("b", "a"), task("c", "a")], WIDE, watch) == {}
     assert watch.order[0] == "a"
     assert frozenset("bc") in watch.together
     assert not any({"a", "b"} <= group for group in watch.together)
@@ -53,7 +53,7 @@ def test_parents_come_first_and_children_run_together() -> None:
 
 def test_a_parent_that_is_not_built_here_is_no_reason_to_wait() -> None:
     watch = Watch()
-    assert run([task("b", "a")], WIDE, watch) == {}
+    assert run_tasks([task("b", "a")], WIDE, watch) == {}
     assert watch.order == ["b"]
 
 
@@ -68,19 +68,24 @@ def test_a_parent_that_is_not_built_here_is_no_reason_to_wait() -> None:
 )
 def test_the_budget_holds(budget: Budget, most: int) -> None:
     watch = Watch()
-    assert run([task(name) for name in "abcdef"], budget, watch) == {}
+    assert run_tasks([task(name) for name in "abcdef"], budget, watch) == {}
     assert max(map(len, watch.together)) == most
 
 
 @pytest.mark.parametrize("budget", [WIDE, replace(WIDE, jobs=1)])
 def test_children_of_the_failed_are_skipped_and_the_others_built(budget: Budget) -> None:
-    watch, told = Watch("a"), []
-    failed = run([task("a"), task("b", "a"), task("c", "b"), task("d")], budget, watch, told.append)
+    watch, skipped = Watch("a"), []
+    failed = run_tasks(
+        [task("a"), task("b", "a"), task("c", "b"), task("d")],
+        budget,
+        watch,
+        lambda task, parent: skipped.append((task.name, parent)),
+    )
     assert {name: error.name for name, error in failed.items()} == {
         "a": "step-failed", "b": "parent-failed", "c": "parent-failed"
     }  # fmt: skip
     assert sorted(watch.order) == ["a", "d"]
-    assert told == ["b: skipped, a failed", "c: skipped, b failed"]
+    assert skipped == [("b", "a"), ("c", "b")]
 
 
 def test_one_at_a_time_runs_where_signals_arrive() -> None:
@@ -91,5 +96,5 @@ def test_one_at_a_time_runs_where_signals_arrive() -> None:
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        run([task("a"), task("b")], replace(WIDE, jobs=1), do)
+        run_tasks([task("a"), task("b")], replace(WIDE, jobs=1), do)
     assert seen == [threading.main_thread()]
