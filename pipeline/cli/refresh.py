@@ -49,8 +49,7 @@ def refresh(
             "--jobs",
             "-j",
             min=1,
-            help="Refresh up to N images at once, within the processors and the memory of the host.",
-            metavar="N",
+            help="Refresh up to this number of images at once, if processors and memory suffice.",
         ),
     ] = 1,
     image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
