@@ -219,7 +219,7 @@ class BuildContext:
 
         if self.suite is not None:
             with contextlib.suppress(GoldsmithError, OSError):
-                found = dpkg_versions(image.path, image.format, within=self.store.root)
+                found = dpkg_versions(image.path, image.format.key, within=self.store.root)
                 return apt.newer(self.suite, found) if found else None
         return None
 

@@ -22,18 +22,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from pipeline.base import process
 
-Format = Literal["raw", "qcow2", "vpc", "vhdx", "vmdk"]
-
-#: QEMU's driver by the name of a format in definitions, manifests and layers.
-DRIVERS: Mapping[str, Format] = {
-    "raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vpc": "vpc", "vhdx": "vhdx", "vmdk": "vmdk",
-}  # fmt: skip
+#: QEMU's driver of a format, as `disk_format.DiskFormat.driver` has it.
+Format = str
 #: Seconds that a call may take whose cost does not follow the disk's data.
 SHORT = 60.0
 #: Seconds that a conversion may take: two hours are 38 MB/s for 256 GiB of data.

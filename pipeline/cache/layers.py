@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.base import locks
+from pipeline.base.disk_format import DiskFormat, find_format, known_format
 from pipeline.base.files import RecordDamaged, Shape, read_json, skip
 from pipeline.base.runs import now, remove_tree, sync_folder, write_json
 from pipeline.cache.digests import chunk_digests
@@ -55,12 +56,12 @@ def layer_key(stage: str, version: int, inputs: Mapping[str, object], source: st
 class Image:
     """A disk file, its format, and what it stands on, each level with its format stated.
 
-    `size`: of a fixed VHD, the bytes of the disk, which are the file without its footer. `data`: of an OS disk, the
-    data disks that go with it, by LUN.
+    `size`: of a file with a footer, such as a fixed VHD, the bytes of the disk, which are the file without it.
+    `data`: of an OS disk, the data disks that go with it, by LUN.
     """
 
     path: Path
-    format: str
+    format: DiskFormat
     backing: Image | None = None
     size: int | None = None
     data: tuple[tuple[int, Image], ...] = ()
@@ -83,7 +84,7 @@ class Image:
     def to_json(self) -> dict[str, Any]:
         return {
             "path": str(self.path),
-            "format": self.format,
+            "format": self.format.key,
             "backing": self.backing.to_json() if self.backing else None,
             "size": self.size,
             **({"data": [[lun, image.to_json()] for lun, image in self.data]} if self.data else {}),
@@ -94,18 +95,24 @@ class Image:
         below = data.get("backing")
         return cls(
             Path(data["path"]),
-            str(data["format"]),
+            known_format(str(data["format"])),
             cls.from_json(below) if below else None,
             data.get("size"),
             tuple((int(lun), cls.from_json(image)) for lun, image in data.get("data", ())),
         )
 
 
+def _format_key(text: str) -> str:
+    if find_format(text) is None:
+        raise ValueError("not a disk format that this goldsmith knows")
+    return text
+
+
 class _ImageShape(Shape):
     """`Image.to_json`."""
 
     path: str
-    format: str
+    format: Annotated[str, AfterValidator(_format_key)]
     backing: _ImageShape | None = None
     size: int | None = None
     data: list[Annotated[tuple[int, _ImageShape], Field(strict=False)]] = Field(default_factory=list)

@@ -15,9 +15,6 @@ from pipeline.cli.build import need_root, report
 if TYPE_CHECKING:
     from pipeline.systems.inspection import DetectedSystem
 
-#: The formats of disks whose names say nothing, by what their content says.
-FORMATS = {"vpc": "vhd"}
-
 
 def register(app: typer.Typer) -> None:
     app.command("capture")(capture)
@@ -51,6 +48,7 @@ def capture(
     import yaml
 
     from pipeline.base import scratch
+    from pipeline.base.disk_format import known_format
     from pipeline.base.store import Store
     from pipeline.cli.show import Progress
     from pipeline.definition import load
@@ -70,7 +68,7 @@ def capture(
     definition_keys = {
         "goldsmith": 1,
         "summary": summary or f"{disk.name}, prepared by hand",
-        "source": {"disk": {"path": str(disk.absolute()), "format": FORMATS.get(found, found)}},
+        "source": {"disk": {"path": str(disk.absolute()), "format": known_format(found).name}},
         "os": system.os,
         "generalize": {"agent": "outside"},
         **({"generations": sorted(set(generation))} if generation else {}),

@@ -144,29 +144,30 @@ def _subject(what: str, profile: str | None) -> _Subject:
 
 
 def _disk(path: Path, profile: str | None) -> _Subject:
+    from pipeline.base.disk_format import known_format
     from pipeline.cache.layers import Image
     from pipeline.checks import detect_system
     from pipeline.definition.load import make_definition
     from pipeline.definition.rules import Context
     from pipeline.definition.schema_models import Written
     from pipeline.disk.mapping import disk_format
-    from pipeline.vhd.footer import verify_fixed
 
     if not path.is_file():
         raise UsageError(f"{path} is not a file", name="disk-missing", hint="name an image or the path of a disk")
     found = disk_format(path)
-    if found != "vpc":
+    row = known_format(found)
+    if not row.is_output:
         raise UsageError(
             f"{path.name} is a {found} disk, but only a fixed VHD can be tested",
             name="disk-format",
             hint=f"goldsmith vhd convert {path.name} OUT.vhd",
         )
-    footer = verify_fixed(path)
-    system = detect_system(path, "vpc", profile=profile)
+    size = row.verify(path)
+    system = detect_system(path, row.key, profile=profile)
     # with the defaults of its system, as a definition that names nothing but the disk
     words = {"goldsmith": 1, "os": system.os, "source": {"disk": {"path": str(path), "format": "vhd"}}}
     definition = make_definition(Written.model_validate(words, context=Context(path.parent)), path, path.parent)
-    image = Image(path, "vpc", size=footer.current_size)
+    image = Image(path, row, size=size)
     return _Subject(definition, path.name, image, nullcontext(), system)
 
 

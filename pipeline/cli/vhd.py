@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.printable import one_line
 from pipeline.cli import context
 from pipeline.cli.usage import VerbGroup, json_option
@@ -339,8 +340,8 @@ def apply(
     """
     from pipeline.disk import transfer
 
-    unique_id, timestamp = transfer.identity(child, "vpc", _now())
-    with transfer.open_source(child, "vpc", parent=parent, check_time=not any_time) as disk:
+    unique_id, timestamp = transfer.identity(child, VHD.key, _now())
+    with transfer.open_source(child, VHD.key, parent=parent, check_time=not any_time) as disk:
         made = transfer.convert(
             disk,
             target,

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from pipeline.base.disk_format import DEFAULT_OUTPUT, known_format
 from pipeline.base.errors import UsageError
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition import rules, schema_models
@@ -26,7 +27,6 @@ from pipeline.definition.model import (
     DataDisk,
     DebianSource,
     Definition,
-    DiskFormat,
     DiskSource,
     Expectation,
     FirstBoot,
@@ -43,6 +43,7 @@ from pipeline.definition.model import (
     Refresh,
     ScriptStep,
     Source,
+    SourceFormat,
     Step,
     Updates,
 )
@@ -322,6 +323,7 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
             shape.generalize.oobe.skip,
         ),
         waive=dict(shape.waive),
+        output=known_format(shape.output) if shape.output else DEFAULT_OUTPUT,
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
         keep=Keep(shape.keep.versions, shape.keep.days),
         refresh=Refresh(
@@ -356,7 +358,7 @@ def _source(source: object, project: Path) -> Source:
             where = disk.path or disk.url or ""
             kind = disk.format or format_of(where)
             path = (project / disk.path).resolve() if disk.path else None
-            return DiskSource(path, disk.url, disk.sha256, cast(DiskFormat, kind))
+            return DiskSource(path, disk.url, disk.sha256, cast(SourceFormat, kind))
         case schema_models.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")

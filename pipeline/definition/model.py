@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
 from pipeline.definition.destinations import Destination
 
 Network = Literal["full", "none"]
-DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
+SourceFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
 CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
 #: The generation that an image must be of for it.
@@ -44,7 +45,7 @@ class DiskSource:
     path: Path | None
     url: str | None
     sha256: str | None
-    format: DiskFormat
+    format: SourceFormat
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,8 @@ class Definition:
     secrets: Mapping[str, Any] = field(default_factory=dict)
     generalize: Generalize = Generalize()
     waive: dict[str, str] = field(default_factory=dict)
+    #: What the master is shipped in.
+    output: DiskFormat = DEFAULT_OUTPUT
     prove: tuple[str, ...] = ("gen1", "gen2")
     keep: Keep = Keep()
     refresh: Refresh = Refresh()

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Discriminator, ValidationInfo
 
+from pipeline.base.disk_format import QCOW2, RAW, VHD, VHDX, VMDK, find_format, output_formats
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition.destinations import destination
 from pipeline.definition.diagnostics import Wrong, closest, shown
@@ -27,7 +28,7 @@ CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 NOT_WAIVABLE = frozenset({"fs-clean", "linux-root", "windows-root", "win-control-set", "win-hives", "win-ntfs-clean"})
 
 #: What a disk's name says of its format, where it does. `.img` does not: it is raw to some and qcow2 to others.
-FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk"}
+FORMATS = {row.suffix: row.name for row in (QCOW2, RAW, VHD, VHDX, VMDK)}
 
 
 @dataclass
@@ -46,6 +47,15 @@ def _context(info: ValidationInfo) -> Context:
 def project_of(info: ValidationInfo) -> Path:
     """The project that a relative path of the definition belongs to."""
     return _context(info).project
+
+
+def output_format(value: str) -> str:
+    """The name of a format that masters can be shipped in."""
+    row = find_format(value)
+    if row is None or not row.is_output or value != row.name:
+        known = ", ".join(each.name for each in output_formats())
+        raise Wrong(f"{shown(value)} is not a format that masters are shipped in", f"one of {known}")
+    return value
 
 
 def not_built(value: object) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Tag, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from pipeline.definition import contents, rules
 from pipeline.definition.model import USER_DATA, CellName
@@ -429,6 +430,8 @@ class Written(Part):
     prove: Annotated[list[CellName], Field(min_length=1), Unique] | None = Field(
         default=None, description="Where clones are started before the master is golden; by default every generation."
     )
+    #: The name of a registered format. While goldsmith ships one format, no schema or page speaks of it.
+    output: SkipJsonSchema[Annotated[str, AfterValidator(rules.output_format)] | None] = None
     expect: list[Expectation] = Field(default=[], description="What prove must see in the running clone.")
     first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)

@@ -38,7 +38,7 @@ def pack_extents(asked: Asked, source: ExtentSource) -> dict[str, Any]:
 
 def free_ranges(asked: Asked) -> None:
     """What no reader of a raw disk or fixed VHD can get at any more: blobs of starts and lengths."""
-    starts, lengths = free_blocks.free_ranges(asked.path)
+    starts, lengths = free_blocks.free_ranges(asked.path, asked.fmt)
     asked.blobs += [starts.tobytes(), lengths.tobytes()]
 
 

@@ -12,6 +12,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.base.disk_format import QCOW2, RAW, VHD, VHDX, VMDK, known_format
 from pipeline.base.errors import DiskError
 from pipeline.base.printable import one_line
 from pipeline.disk import formats, qcow2, vhdx, vmdk
@@ -55,21 +56,21 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     if tail.startswith(COOKIE) or tail[1:].startswith(COOKIE):
         try:
             Footer.parse(tail if tail.startswith(COOKIE) else tail[1:])
-            return "vpc"
+            return VHD.key
         except DiskError as error:
             torn = error
     head = read(0, 4096)
     if head.startswith(COOKIE) and (torn is None or size > FOOTER_SIZE):
-        return "vpc"
+        return VHD.key
     if torn is not None:
         name = one_line(path.name)
         raise DiskError(f"{name}: {torn.message}", name=torn.name, hint=torn.hint, evidence=path)
     if head.startswith(qcow2.MAGIC):
-        return "qcow2"
+        return QCOW2.key
     if head.startswith(vhdx.MAGIC):
-        return "vhdx"
+        return VHDX.key
     if vmdk.looks_like(head):
-        return "vmdk"
+        return VMDK.key
     foreign = formats.recognize_foreign(read, size)
     if foreign is not None:
         raise DiskError(
@@ -87,7 +88,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
             hint=f"copy it again from its source, or cut a copy of it: truncate -s {at + FOOTER_SIZE} FILE",
             evidence=path,
         )
-    return "raw"
+    return RAW.key
 
 
 def refuse_other_name(name: str, found: str, read: Read) -> None:
@@ -98,8 +99,8 @@ def refuse_other_name(name: str, found: str, read: Read) -> None:
     promise = formats.promised(name)
     if promise is None or promise[0] == found or (promise[1] == "an ISO" and formats.is_medium(read)):
         return
-    shown, title = one_line(name), formats.TITLES[found]
-    if found == "raw" and promise[0] == "vpc":
+    shown, title = one_line(name), known_format(found).title
+    if found == "raw" and promise[0] == VHD.key:
         raise DiskError(
             f"{shown}: its name says VHD, but no footer stands at its end: it was cut, or is none",
             name="vhd-no-footer",

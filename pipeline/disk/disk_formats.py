@@ -17,19 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import (
+    QCOW2,
+    RAW,
+    VHD,
+    VHDX,
+    VMDK,
+    by_suffix,
+    find_format,
+    formats,
+    known_format,
+    own_formats,
+)
 from pipeline.base.errors import DiskError, UsageError
 from pipeline.base.printable import one_line
 from pipeline.disk import qcow2, tools, vhdx, vmdk
 from pipeline.disk.detection import detect_content, detect_format
 from pipeline.vhd.chain import refuse_cut
-from pipeline.vhd.extents import ExtentSource, ExtentTable, file_extents, open_file
+from pipeline.vhd.extents import ExtentSource, ExtentTable, file_extents, file_size, open_file
 from pipeline.vhd.footer import COOKIE, FOOTER_SIZE, DiskType, Footer, read_footer
 from pipeline.vhd.sparse import open_sparse, sparse_extents
 
-#: The formats, by qemu's names. A VHD is `vpc` whatever its type.
-FORMATS = ("raw", "qcow2", "vpc", "vhdx", "vmdk")
-#: What people call them too.
-_ALIASES = {"vhd": "vpc", "img": "raw"}
 _PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+._-]*:")
 #: Deeper chains than this are a mistake or an attack.
 MAX_CHAIN = 64
@@ -82,7 +90,7 @@ def chain(path: Path, fmt: str | None = None, *, allow_backing_within: Path | No
                 )
             seen.add(identity)
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
-            found = fmt or detect_format(file.read, size, here)
+            found = fmt or _own_format(here) or detect_format(file.read, size, here)
             backing = _judge(file, size, here, found)
         links.append(Link(here.absolute(), found))
         if backing is None:
@@ -98,19 +106,32 @@ def detect(path: Path, *, named: bool = True) -> str:
     """
     with _open(path) as file:
         size = os.lseek(file.fileno(), 0, os.SEEK_END)
-        return (detect_format if named else detect_content)(file.read, size, path)
+        own = _own_format(path) if named else None
+        return own or (detect_format if named else detect_content)(file.read, size, path)
+
+
+def _own_format(path: Path) -> str | None:
+    """The key of a registered format that a file's name promises and its verifier finds; None for all others.
+
+    Raises DiskError as the verifier does.
+    """
+    row = by_suffix(own_formats()).get(path.suffix.lower())
+    if row is None:
+        return None
+    row.verify(path)
+    return row.key
 
 
 def format_of(fmt: str) -> str:
-    """qemu's name of a format that a person named. Raises UsageError (unknown-format)."""
-    found = _ALIASES.get(fmt.lower(), fmt.lower())
-    if found not in FORMATS:
+    """The key of a format that a person named. Raises UsageError (unknown-format)."""
+    row = RAW if fmt.lower() == "img" else find_format(fmt)
+    if row is None:
         raise UsageError(
             f"goldsmith reads no format {one_line(fmt, 40)!r}",
             name="unknown-format",
-            hint=f"one of {', '.join(FORMATS)}",
+            hint=f"one of {', '.join(each.key for each in formats())}",
         )
-    return found
+    return row.key
 
 
 def tail(path: Path) -> tuple[int, bytes]:
@@ -161,14 +182,15 @@ _open = _File
 
 def _judge(file: _File, size: int, path: Path, fmt: str) -> tuple[str, str] | None:
     """Refuse what refers outside; a qcow2's backing file comes back as (name, format) for the caller to judge."""
-    if fmt == "qcow2":
+    driver = known_format(fmt).driver
+    if driver == QCOW2.driver:
         return qcow2.judge(file.read, path)
-    if fmt == "vpc":
+    if driver == VHD.driver:
         _judge_vhd(file, size, path)
-    elif fmt == "vhdx":
+    elif driver == VHDX.driver:
         vhdx.refuse_parent(file.read, path)
         vhdx.refuse_log(file.read, path)
-    elif fmt == "vmdk":
+    elif driver == VMDK.driver:
         vmdk.refuse_foreign(file.read, size, path)
     return None
 
@@ -216,14 +238,14 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
             evidence=path,
             hint="flatten it where it comes from: qemu-img convert -O qcow2",
         )
-    if fmt not in ("qcow2", "raw", "vpc"):
+    if fmt not in (QCOW2.driver, RAW.driver, VHD.driver):
         raise DiskError(
             f"{path.name}: the format of its backing file is {fmt or 'not stated'}",
             name="backing-format",
             evidence=path,
             hint="flatten it where it comes from: qemu-img convert -O qcow2",
         )
-    if fmt == "vpc":
+    if fmt == VHD.driver:
         # qemu opens it, and must see all of it
         footer = read_footer(target)
         if footer.disk_type != DiskType.FIXED or footer.old_qemu_size != footer.virtual_size:
@@ -243,10 +265,10 @@ def extents(path: Path, fmt: str | None = None, *, allow_backing_within: Path | 
     `containers.refuse_foreign_references` does, and disk-map where qemu-img fails.
     """
     links = chain(path, fmt, allow_backing_within=allow_backing_within)
-    top = links[0]
-    if top.fmt == "raw":
-        return file_extents(top.path)
-    if top.fmt == "vpc":
+    top, row = links[0], known_format(links[0].fmt)
+    if row.driver == RAW.driver:
+        return file_extents(top.path, file_size(top.path) - row.trailing if row.trailing else None)
+    if row.driver == VHD.driver:
         footer = _fixed_footer(top.path)
         if footer is not None:
             refuse_cut(top.path, footer)
@@ -305,7 +327,7 @@ def _entries(running: tools.Running) -> Iterator[dict[str, Any]]:
 def _unpacked(links: tuple[Link, ...], size: int, data: int) -> ExtentSource:
     """A disk unpacked into a raw file. `data` bytes of it are no holes."""
     # qemu-img takes all of a VHDX for data: what it really has is seen when it is written
-    if links[0].fmt != "vhdx" and data > (budget := tools.unpack_budget([link.path for link in links])):
+    if links[0].fmt != VHDX.key and data > (budget := tools.unpack_budget([link.path for link in links])):
         raise tools.too_large(links[0].path, budget)
     order = {"fmt": links[0].fmt, "files": [str(link.path) for link in links], "size": size}
     running = tools.RUNNER.start("unpack", order)

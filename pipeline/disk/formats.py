@@ -13,23 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-Read = Callable[[int, int], bytes]
+from pipeline.base.disk_format import by_suffix
 
-#: What names promise, by qemu's names of the formats that goldsmith reads. `.img` and `.bin` promise nothing.
-PROMISES = {
-    ".vhd": "vpc",
-    ".vpc": "vpc",
-    ".avhd": "vpc",
-    ".vhdx": "vhdx",
-    ".avhdx": "vhdx",
-    ".qcow2": "qcow2",
-    ".qcow": "qcow2",
-    ".vmdk": "vmdk",
-    ".raw": "raw",
-    ".dd": "raw",
-}
-#: How people call the formats that goldsmith reads.
-TITLES = {"raw": "raw", "qcow2": "qcow2", "vpc": "VHD", "vhdx": "VHDX", "vmdk": "VMDK"}
+Read = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True)
@@ -208,10 +194,10 @@ _MEDIUM_AT, _MEDIUM = 32769, (b"CD001", b"BEA01", b"NSR02", b"NSR03", b"CDW02")
 
 
 def promised(name: str) -> tuple[str, str] | None:
-    """What a file name promises: (qemu's name of the format or '', its title); None where it promises nothing."""
+    """What a file name promises: (the format's key or '', its title); None where it promises nothing."""
     suffix = PurePath(name).suffix.lower()
-    if suffix in PROMISES:
-        return PROMISES[suffix], TITLES[PROMISES[suffix]]
+    if row := by_suffix().get(suffix):
+        return row.key, row.title
     if suffix == ".iso":
         return "", "an ISO"
     return ("", _FOREIGN_NAMES[suffix]) if suffix in _FOREIGN_NAMES else None

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.disk_format import known_format
 from pipeline.base.errors import DiskError
 from pipeline.disk import fat, paging, tools
 from pipeline.disk.disk import Disk, open_disk
@@ -20,7 +21,7 @@ _JOURNAL_INODE, _JOURNAL_MAGIC = 8, 0xC03B3998
 _FREE = b"  Free blocks: "
 
 
-def free_ranges(path: Path) -> tuple[array[int], array[int]]:
+def free_ranges(path: Path, fmt: str | None = None) -> tuple[array[int], array[int]]:
     """Starts and lengths in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
 
     That is what ext and FAT file systems report as free, what an ext journal has already written home, and what
@@ -30,8 +31,8 @@ def free_ranges(path: Path) -> tuple[array[int], array[int]]:
     free), disk-too-fragmented, and what `open_disk` raises.
     """
     starts, lengths = array("q"), array("q")
-    with open_disk(path) as disk:
-        if disk.fmt not in ("raw", "vpc"):
+    with open_disk(path, fmt) as disk:
+        if not known_format(disk.fmt).is_flat:
             raise DiskError(
                 f"{path.name} is {disk.fmt}: only a raw disk or a fixed VHD is scrubbed",
                 name="disk-format",

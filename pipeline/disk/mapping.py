@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import formats
 from pipeline.base.errors import DiskError
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Answer, Question, clean_name, clean_text, lies
@@ -28,13 +29,12 @@ FAULTS = Question("faults", "pipeline.disk.sources:vhd_faults")
 END = Question("end", "pipeline.disk.sources:disk_end")
 #: What a parent of a differencing VHD may be called, where the child names it.
 _PARENTS = (".vhd", ".avhd")
-FORMATS = frozenset({"raw", "qcow2", "vpc", "vhdx", "vmdk"})
 
 
 def disk_format(path: Path, fmt: str | None = None, *, within: Path | None = None) -> str:
     """The format of a disk that refers to nothing outside. Errors as `containers.refuse_foreign_references`."""
     found = sandbox.ask(FORMAT, path, fmt, within=within).value
-    if found not in FORMATS:
+    if found not in (row.key for row in formats()):
         raise lies(path)
     return str(found)
 
@@ -56,7 +56,7 @@ def open_source(
 def detect(path: Path, fmt: str | None = None, *, named: bool = True) -> str:
     """The format by content; with `named` what the name promises must agree. Errors as `containers.detect`."""
     found = sandbox.ask(DETECT, path, fmt, parameters={"named": named}).value
-    if found not in FORMATS:
+    if found not in (row.key for row in formats()):
         raise lies(path)
     return str(found)
 

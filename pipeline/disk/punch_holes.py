@@ -23,16 +23,16 @@ FREE = Question("free blocks", "pipeline.disk.answers:free_ranges", limit=64 << 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
 
 
-def free_extents(path: Path) -> list[tuple[int, int]]:
+def free_extents(path: Path, fmt: str | None = None) -> list[tuple[int, int]]:
     """(start, length) in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
 
     Errors as `free_blocks.free_ranges`, and the sandbox's.
     """
-    return list(_free_extents(path))
+    return list(_free_extents(path, fmt))
 
 
-def _free_extents(path: Path) -> Iterator[tuple[int, int]]:
-    blobs = sandbox.ask(FREE, path).blobs
+def _free_extents(path: Path, fmt: str | None) -> Iterator[tuple[int, int]]:
+    blobs = sandbox.ask(FREE, path, fmt).blobs
     if len(blobs) != 2 or len(blobs[0]) != len(blobs[1]) or len(blobs[0]) % 8:
         raise lies(path)
     size = path.stat().st_size
@@ -42,15 +42,17 @@ def _free_extents(path: Path) -> Iterator[tuple[int, int]]:
         yield start, length
 
 
-def punch_free(path: Path) -> int:
+def punch_free(path: Path, fmt: str | None = None) -> int:
     """Make holes of all free blocks that hold data, then fsync. Returns the bytes given back.
+
+    `fmt`: the format's key, by default what the content says.
 
     Errors as `free_extents`; HostError (no-holes) where the host's file system cannot make holes.
     """
     punched = 0
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        for start, length in free_extents(path):
+        for start, length in free_extents(path, fmt):
             for begin, end in list(data_ranges(fd, start, start + length)):
                 _punch(fd, begin, end - begin)
                 punched += end - begin

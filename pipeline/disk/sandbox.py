@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.base import process
+from pipeline.base.disk_format import modules
 from pipeline.base.errors import DiskError, GoldsmithError, HostError
 from pipeline.disk import tools
 from pipeline.disk.confinement import Limits
@@ -199,7 +200,9 @@ class Worker:
         self._send(
             {
                 "questions": {name: each.where for name, each in self._questions.items()},
-                "modules": sorted({module for each in self._questions.values() for module in each.modules}),
+                "modules": sorted(
+                    {module for each in self._questions.values() for module in each.modules} | {*modules()}
+                ),
                 "prepare": sorted({where for each in self._questions.values() for where in each.prepare}),
                 "limits": asdict(limits),
             }

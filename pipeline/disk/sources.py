@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.errors import DiskError
 from pipeline.disk import disk_formats
 from pipeline.disk.answers import pack_extents
@@ -25,7 +26,7 @@ def open_source(
     """Any disk's data; a differencing VHD with its parents', read by goldsmith's own reader only."""
     disk_formats.refuse_name(path)
     kind = disk_formats.format_of(fmt) if fmt else disk_formats.detect(path)
-    if kind != "vpc":
+    if kind != VHD.key:
         return disk_formats.extents(path, kind)
     if not fmt:
         _refuse_other_size(path)
@@ -70,7 +71,7 @@ def detect(asked: Asked) -> str:
 
 def vhd_identity(asked: Asked) -> list[Any] | None:
     """A VHD's unique id and time (Unix seconds); None of what is no VHD."""
-    if detect(asked) != "vpc":
+    if detect(asked) != VHD.key:
         return None
     footer = any_footer(asked.path)
     return [str(footer.unique_id), EPOCH + footer.timestamp]

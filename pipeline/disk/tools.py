@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, cast, get_args
+from typing import IO, Any, Protocol
 
 import pipeline
 from pipeline.base import process, qemu_img
+from pipeline.base.disk_format import find_format, formats
 from pipeline.base.errors import DiskError, HostError
 from pipeline.disk.confined_exec import UNFIT
 
@@ -140,10 +141,12 @@ def _journal(parameters: Mapping[str, Any], _: Path | None) -> Plan:
 
 
 def _format(parameters: Mapping[str, Any]) -> qemu_img.Format:
-    fmt = str(parameters["fmt"])
-    if fmt not in get_args(qemu_img.Format):
-        raise DiskError(f"{fmt[:20]!r} is no format", name="disk-format", hint="qcow2, vhdx, vmdk, vpc or raw")
-    return cast(qemu_img.Format, fmt)
+    name = str(parameters["fmt"])
+    row = find_format(name)
+    if row is None:
+        known = ", ".join(each.name for each in formats())
+        raise DiskError(f"{name[:20]!r} is not a disk format", name="disk-format", hint=f"one of {known}")
+    return row.driver
 
 
 _TOOLS: dict[str, Callable[[Mapping[str, Any], Path | None], Plan]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.base import process, qemu_img, scratch
+from pipeline.base.disk_format import RAW, VHD, known_format
 from pipeline.base.errors import DiskError, UsageError
 from pipeline.disk import gpt, mapping
 from pipeline.disk.mapping import open_source as open_source  # noqa: PLC0414  callers know it from here
@@ -107,7 +108,7 @@ def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool,
         raw.parent.mkdir()
         write_raw(source, raw, progress=progress)
         try:
-            qemu_img.convert(raw, "raw", draft, qemu_img.DRIVERS[kind])
+            qemu_img.convert(raw, RAW.driver, draft, known_format(kind).driver)
         except process.CommandFailed as error:
             raise DiskError(
                 f"qemu-img cannot write {kind}: {error.message}", name="disk-map", hint="is the target's disk full?"
@@ -147,7 +148,7 @@ def difference(
     `within`: elsewhere the two are known to be the same.
     """
     unique_id, timestamp = identity(new, fmt, timestamp)
-    if mapping.detect(old) != "vpc":
+    if mapping.detect(old) != VHD.key:
         raise DiskError(
             f"{old.name} is no VHD: only a VHD can be a parent",
             name="vhd-no-footer",

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.base import scratch
+from pipeline.base.disk_format import find_format, known_format
 from pipeline.base.errors import BuildError, DiskError, GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cache.digests import file_digest
@@ -208,8 +209,8 @@ class _Looker:
 
         try:
             found = mapping.detect(source.path, named=False)
-            if found != {"vhd": "vpc"}.get(source.format, source.format):
-                name = {"vpc": "vhd"}.get(found, found)
+            if known_format(found) != find_format(source.format):
+                name = known_format(found).name
                 message = f"{source.path.name} is a {name} disk, not {source.format}"
                 document.add(("source", "disk", "format"), message, f"write format: {name}")
                 return

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.base.errors import BuildError, DiskError
 from pipeline.base.files import regular_files
+from pipeline.cache.layers import Image
 from pipeline.checks import list_disk
 from pipeline.evidence import sbom, statements, template
 from pipeline.evidence.signing import SigningKey, signed
@@ -42,14 +43,14 @@ class Contents:
     packages: Sequence[Sequence[str]]
 
     @classmethod
-    def of(cls, disk: Path) -> Contents:
-        """Read off a fixed VHD, as a stranger's. Raises BuildError (inventory-failed) where that cannot be done.
+    def of(cls, disk: Image) -> Contents:
+        """Read off a disk that ships, as a stranger's. Raises BuildError (inventory-failed) where that fails.
 
         A bill of materials that is missing, or empty because its reader failed, would be taken for a small system.
         """
         try:
-            rows = list_disk(disk, "vpc", what="packages")
-            system: dict[str, str] = dict(list_disk(disk, "vpc", what="os"))
+            rows = list_disk(disk.path, disk.format.key, what="packages")
+            system: dict[str, str] = dict(list_disk(disk.path, disk.format.key, what="os"))
         except DiskError as error:
             raise _failed(f"{error.message} ({error.name})", error.hint) from error
         # a Windows without a program is still a Windows

@@ -16,7 +16,7 @@ from pipeline.cache.digests import BLOCK, unequal_blocks
 from pipeline.checks import list_disk
 from pipeline.disk import transfer
 from pipeline.disk.transfer import Made
-from pipeline.gallery import DISK, Version, digests_file, disks_of
+from pipeline.gallery import Version, digests_file, disks_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def delta(old: Version, new: Version, target: Path, *, timestamp: int, force: bo
             name="data-disks",
             hint="goldsmith vhd diff OLD NEW TARGET for each of them",
         )
-    within = _suspects(old, new, DISK)
+    within = _suspects(old, new, old.disk.name)
     return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)
 
 
@@ -117,7 +117,7 @@ def _joined(blocks: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _packages(version: Version) -> dict[str, str]:
-    rows: Sequence[Sequence[str]] = list_disk(version.disk, "vpc", what="packages")
+    rows: Sequence[Sequence[str]] = list_disk(version.disk, version.format.key, what="packages")
     return {f"{name}:{architecture}": number for name, number, architecture in rows}
 
 
@@ -160,7 +160,7 @@ class _Entry:
 
 
 def _tree(version: Version) -> dict[str, _Entry]:
-    rows: Sequence[Sequence[str]] = list_disk(version.disk, "vpc", what="tree")
+    rows: Sequence[Sequence[str]] = list_disk(version.disk, version.format.key, what="tree")
     return {path: _Entry(*rest) for path, *rest in rows}
 
 

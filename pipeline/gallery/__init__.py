@@ -20,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from pipeline.base import locks
+from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
 from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.base.runs import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
 from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
-from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
+from pipeline.gallery.manifest import ManifestShape, format_of_disk, manifest_of, tree_of_disk
 from pipeline.gallery.versions import next_version, parse
 
 if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
 
-DISK = "disk.vhd"
-DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
+#: What a version's OS disk is called, but for the end of its name, which its format gives.
+OS_DISK = "disk"
+#: Its name in the format that masters are shipped in unless their definition says otherwise.
+DISK = f"{OS_DISK}{DEFAULT_OUTPUT.suffix}"
 GOLDEN = "golden"
 #: What is proven and yet not for building upon.
 CANDIDATE = "candidate"
@@ -59,9 +62,14 @@ def mode_of(name: str) -> int:
     return LOG_MODE if name.endswith(".log") else 0o444
 
 
-def data_file(lun: int) -> str:
-    """The name of a version's data disk."""
-    return f"data-{lun}.vhd"
+def disk_file(row: DiskFormat) -> str:
+    """The name of a version's OS disk in a format."""
+    return f"{OS_DISK}{row.suffix}"
+
+
+def data_file(lun: int, row: DiskFormat = DEFAULT_OUTPUT) -> str:
+    """The name of a version's data disk in a format."""
+    return f"data-{lun}{row.suffix}"
 
 
 def digests_file(disk: str) -> str:
@@ -71,8 +79,8 @@ def digests_file(disk: str) -> str:
 
 def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What a manifest says of each disk, by the name that its file must have; the OS disk first."""
-    data = {data_file(int(told["lun"])): told for told in manifest.get("data_disks", ())}
-    return {DISK: manifest["disk"], **data}
+    data = {data_file(int(disk["lun"]), format_of_disk(disk)): disk for disk in manifest.get("data_disks", ())}
+    return {disk_file(format_of_disk(manifest["disk"])): manifest["disk"], **data}
 
 
 def channels_in(folder: Path) -> dict[str, list[str]]:
@@ -103,16 +111,25 @@ class Version:
 
     @property
     def disk(self) -> Path:
-        return self.path / DISK
+        return self.path / disk_file(self.format)
+
+    @property
+    def format(self) -> DiskFormat:
+        """What its OS disk was shipped in."""
+        return format_of_disk(self.manifest["disk"])
 
     @property
     def image(self) -> Image:
         """The OS disk, with the data disks that go with it."""
         from pipeline.cache.layers import Image
 
-        told = disks_of(self.manifest)
-        made = {name: Image(self.path / name, "vpc", size=int(one["virtual_size"])) for name, one in told.items()}
-        return replace(made.pop(DISK), data=tuple((int(told[name]["lun"]), image) for name, image in made.items()))
+        disks = disks_of(self.manifest)
+        images = {
+            name: Image(self.path / name, format_of_disk(disk), size=int(disk["virtual_size"]))
+            for name, disk in disks.items()
+        }
+        os_disk = images.pop(self.disk.name)
+        return replace(os_disk, data=tuple((int(disks[name]["lun"]), image) for name, image in images.items()))
 
     @property
     def data_disks(self) -> tuple[DataDisk, ...]:

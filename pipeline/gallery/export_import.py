@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import process, scratch
+from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, HostError, UsageError
 from pipeline.base.files import RecordDamaged, regular_files
 from pipeline.base.runs import remove_tree, sync_folder, sync_tree
@@ -184,7 +185,7 @@ def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
 
 def _copy(source: Path, target: Path, mode: int) -> None:
     """A copy of a regular file, whatever has taken its place meanwhile."""
-    if source.suffix in (".vhd", ".digests"):
+    if source.suffix in (".digests", *(row.suffix for row in output_formats())):
         process.run(
             ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE
         )

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.files import RecordDamaged, kind_of
 from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
-from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, digests_file, disks_of
+from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
 
@@ -91,7 +91,7 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
 
 
 def _judge_disk(path: Path, record: Mapping[str, Any]) -> str:
-    return next(_disk_faults(path, record, "its disk" if path.name == DISK else path.name), "")
+    return next(_disk_faults(path, record, "its disk" if path.stem == OS_DISK else path.name), "")
 
 
 def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:

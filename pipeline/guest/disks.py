@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base import process, qemu_img
+from pipeline.base.disk_format import QCOW2, RAW
 from pipeline.cache.layers import Image
 from pipeline.definition import DataDisk
 
@@ -18,8 +19,10 @@ def create_overlay(path: Path, below: Image, size: int | None = None) -> Image:
 
 
 def _overlay(path: Path, below: Image, size: int | None = None) -> Image:
-    qemu_img.create_overlay(path, below.path, qemu_img.DRIVERS[below.format], size)
-    return Image(path, "qcow2", below)
+    # a guest must not see what stands behind the disk's data
+    size = below.size if size is None and below.format.trailing else size
+    qemu_img.create_overlay(path, below.path, below.format.driver, size)
+    return Image(path, QCOW2, below)
 
 
 def create_data_disk(path: Path, disk: DataDisk) -> Image:
@@ -31,4 +34,4 @@ def create_data_disk(path: Path, disk: DataDisk) -> Image:
         # as in the bases: what newer mke2fs turn on, older kernels do not read; the file is zeros already
         options += ["-O", "^metadata_csum_seed,^orphan_file", "-E", "root_owner=0:0,assume_storage_prezeroed=1"]
         process.run(["mke2fs", "-q", "-F", "-t", disk.filesystem, *options, path], deadline=300)
-    return Image(path, "raw")
+    return Image(path, RAW)

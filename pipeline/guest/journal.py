@@ -18,7 +18,7 @@ TEXT_LIMIT = 16 << 20
 
 def read_journal(image: Image, work: Path, store: Path) -> str:
     """The journal's text (the last 4000 lines). Raises DiskError when the disk or the journal cannot be read."""
-    found = journal_files(image.path, image.format, JOURNAL, within=store)
+    found = journal_files(image.path, image.format.key, JOURNAL, within=store)
     if not found:
         raise DiskError(
             "the disk holds no journal", name="journal-missing", hint="the guest did not boot far enough to write one"

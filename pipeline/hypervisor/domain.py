@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lxml import etree
 
+from pipeline.base.disk_format import RAW
 from pipeline.cache.layers import Image
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -131,11 +132,11 @@ def _backing(parent: etree._Element, image: Image | None) -> None:
 
 
 def libvirt_format(image: Image) -> str:
-    """A fixed VHD is its data as they are, and a footer behind them: a slice of a raw file.
+    """QEMU's driver. A flat file with a footer, as a fixed VHD, is a slice of a raw file.
 
-    As `vpc`, qemu could not save a guest's state on top of it. Probed, it would take the footer for data.
+    By its own driver, qemu could not save a guest's state on top of a VHD. Probed, the footer would count as data.
     """
-    return "raw" if image.format == "vpc" and image.size is not None else image.format
+    return RAW.driver if image.format.is_flat and image.size is not None else image.format.driver
 
 
 _PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
@@ -373,7 +374,7 @@ def _seed(devices: etree._Element, spec: Spec) -> None:
 def _medium(devices: etree._Element, spec: Spec, image: Image, index: int) -> None:
     """A CD in its drive. Windows gives drives their letters in this order."""
     element = _sub(devices, "disk", type="file", device="cdrom")
-    _sub(element, "driver", name="qemu", type=image.format)
+    _sub(element, "driver", name="qemu", type=image.format.driver)
     _source(element, image)
     _backing(element, image.backing)
     prefix, bus = ("hd", "ide") if spec.machine == "pc" else ("sd", "sata")

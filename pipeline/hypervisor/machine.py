@@ -336,7 +336,7 @@ class Machine:
         after = attached(overlay, self.spec.disks[0].bus)
         for target, new in zip(targets(after), after, strict=True):
             disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
-            etree.SubElement(disk, "driver", type=new.image.format)
+            etree.SubElement(disk, "driver", type=new.image.format.driver)
             source = etree.SubElement(disk, "source", file=str(new.image.path))
             etree.SubElement(source, "seclabel", model="dac", relabel="no")
         flags = (

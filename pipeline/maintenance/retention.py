@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, NotFound
 from pipeline.base.files import RecordDamaged, disk_bytes
 from pipeline.base.store import Store
@@ -99,7 +100,8 @@ def remove_master(
                 hint = f"goldsmith gallery rollback {image} makes the version before golden; {hint}"
             told = "; ".join(objections)
             raise CheckFailed(f"{image} {number} is kept: {told}", name="version-protected", hint=hint)
-        above = {layer.key for disk in path.glob("*.vhd") for layer in _layers_of(layers, disk)}
+        disks = [disk for row in output_formats() for disk in path.glob(f"*{row.suffix}")]
+        above = {layer.key for disk in disks for layer in _layers_of(layers, disk)}
         found = Removal(image, number, disk_bytes(path), channels, objections, tuple(sorted(above)))
         if not dry:
             # a channel must never point at nothing, whenever this ends

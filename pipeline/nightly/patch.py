@@ -64,7 +64,7 @@ def outdated(golden: Version) -> list[str] | None:
     suite = golden.manifest.get("suite")
     if not suite:
         return None
-    rows = list_disk(golden.disk, "vpc", what="packages")
+    rows = list_disk(golden.disk, golden.format.key, what="packages")
     found = apt.newer(str(suite), {name: version for name, version, _ in rows})
     if found is None:
         raise HostError(

@@ -44,9 +44,9 @@ Tree = Mapping[str, Sequence[str]]
 SHOWN = 5
 
 
-def tree(disk: Path) -> Tree:
-    """Every path of a fixed VHD's root. Raises DiskError."""
-    return {path: entry for path, *entry in list_disk(disk, "vpc", what="tree")}
+def tree(disk: Path, fmt: str) -> Tree:
+    """Every path of a shipped disk's root; `fmt` is its format's key. Raises DiskError."""
+    return {path: entry for path, *entry in list_disk(disk, fmt, what="tree")}
 
 
 def differences(one: Tree, other: Tree, expected: Iterable[str] = ()) -> list[str]:
@@ -117,14 +117,15 @@ def hold_to_it(definition: Definition, store: Store, *, command: str, listeners:
 
 def _compare(definition: Definition, store: Store, layered: Path | None, cold: runner.Outcome) -> None:
     assert layered is not None and cold.shipped is not None, "convert makes a disk"
-    one, other = list_disk(layered, "vpc", what="packages"), list_disk(cold.shipped, "vpc", what="packages")
+    fmt = definition.output.key
+    one, other = list_disk(layered, fmt, what="packages"), list_disk(cold.shipped, fmt, what="packages")
     if one != other:
         raise CheckFailed(
             f"{definition.name}: the archive moved between the two builds, so the cold one cannot be compared",
             name="cold-overtaken",
             hint="the next night tries again",
         )
-    found = differences(tree(layered), tree(cold.shipped))
+    found = differences(tree(layered, fmt), tree(cold.shipped, fmt))
     if found:
         told = store.runs / cold.run / "cold-differences.txt"
         told.write_text("\n".join(found) + "\n")

@@ -15,7 +15,7 @@ from pipeline.checks import list_disk
 from pipeline.context import BuildContext
 from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
-from pipeline.gallery import DISK, data_file
+from pipeline.gallery import data_file, disk_file
 from pipeline.prove.clone_test import CloneTest, TestRun
 from pipeline.prove.matrix import TARGETS, TestTarget, matrix, without_seeds
 from pipeline.prove.result import CloneResult, shared_identities
@@ -110,7 +110,8 @@ def _judged(
 
 
 def _trees(master: Image) -> dict[str, str]:
-    files = {DISK: master.path, **{data_file(lun): disk.path for lun, disk in master.data}}
+    row = master.format
+    files = {disk_file(row): master.path, **{data_file(lun, row): disk.path for lun, disk in master.data}}
     return {name: chunk_digests(path).tree for name, path in files.items()}
 
 
@@ -119,7 +120,7 @@ def _data_disks(context: BuildContext, master: Image) -> list[DataDisk]:
     caching = {disk.lun: disk.caching for disk in context.definition.data_disks}
     found = []
     for lun, image in master.data:
-        rows = list_disk(image.path, "vpc", what="volumes")
+        rows = list_disk(image.path, image.format.key, what="volumes")
         kind, label = rows[0][1:3] if rows and rows[0][0] == "0" else ("", "")
         found.append(DataDisk(lun, image.size or 0, caching.get(lun, "None"), kind or None, label or None))
     return found
@@ -128,7 +129,7 @@ def _data_disks(context: BuildContext, master: Image) -> list[DataDisk]:
 def _reads_seeds(master: Image) -> bool:
     """Whether cloud-init is on the disk. One whose packages cannot be read shows it in the running clone."""
     try:
-        listed = list_disk(master.path, what="packages")
+        listed = list_disk(master.path, master.format.key, what="packages")
     except DiskError:
         return True
     return any(name == "cloud-init" for name, *_ in listed)

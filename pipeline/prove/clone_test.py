@@ -75,7 +75,7 @@ class CloneTest:
         self.hostname = f"{test_run.target.name}-{secrets.token_hex(3)}"
         self.token = secrets.token_hex(8)
         self.ports = {e.port: free_port() for e in context.definition.expect if isinstance(e, HttpExpectation)}
-        self.size = (master.path.stat().st_size - 512) + GROWTH
+        self.size = master.path.stat().st_size - master.format.trailing + GROWTH
         self._beside = beside
         self._again_already = False
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+from pipeline.base.disk_format import RAW
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
@@ -57,7 +58,7 @@ class WindowsCloneTest:
             session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
             medium = session.folder / "azure.iso"
             fabric.write_media(guest, medium, windows_password=draw_password())
-            session.insert(Image(medium, "raw"))
+            session.insert(Image(medium, RAW))
             self.result.seconds["made"] = round(time.monotonic() - began, 2)
             try:
                 self._first_boot(session, guest, pictures)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.base.disk_format import QCOW2, find_format, known_format
 from pipeline.base.errors import BuildError, CheckFailed, UsageError
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import DISK, Draft, Image, Layer
@@ -147,7 +148,7 @@ def _qemu_reads(context: BuildContext, path: Path) -> None:
 
 
 def _plain(draft: Draft) -> Image:
-    return Image(draft.path / DISK, "qcow2")
+    return Image(draft.path / DISK, QCOW2)
 
 
 def _file_digest(source: DiskSource) -> str:
@@ -185,7 +186,7 @@ def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draf
     # before qemu-img opens it: a foreign disk may name other files of this host
     # its content decides: the definition says the format, so that a file's name need not
     detected = mapping.detect(path, named=False)
-    if source.format and {"vhd": "vpc"}.get(source.format, source.format) != detected:
+    if source.format and find_format(source.format) != known_format(detected):
         raise UsageError(
             f"{path} is {detected}, the definition says {source.format}",
             name="disk-format",

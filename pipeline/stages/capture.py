@@ -10,6 +10,7 @@ from typing import Any
 
 import pipeline
 from pipeline.base import process, qemu_img
+from pipeline.base.disk_format import DiskFormat
 from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
@@ -17,7 +18,7 @@ from pipeline.cache.layers import Draft, Layer
 from pipeline.checks.verdict import count
 from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
 from pipeline.definition import MasterSource
-from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
+from pipeline.gallery import CANDIDATE, GOLDEN, data_file, digests_file, disk_file
 
 #: The manifest's format.
 MANIFEST_FORMAT = 1
@@ -47,10 +48,11 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
 
     assert source is not None
     image = source.image
-    files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}
+    row = image.format
+    files = {disk_file(row): image.path, **{data_file(lun, row): disk.path for lun, disk in image.data}}
     context.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
-    told = {name: _describe_disk(context, name, path, blocks[digests_file(name)]) for name, path in files.items()}
+    told = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
     key = load(locate(), context.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
@@ -88,14 +90,14 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
             "agent": context.definition.generalize.agent,
             **_rearms(facts.get("generalize", {})),
             "first_boot": context.definition.first_boot.source if context.definition.first_boot else None,
-            "disk": told[DISK],
+            "disk": told[disk_file(row)],
             "data_disks": [
                 {
                     "lun": one.lun,
                     "caching": one.caching,
                     "filesystem": one.filesystem,
                     "label": one.label,
-                    **told[data_file(one.lun)],
+                    **told[data_file(one.lun, row)],
                 }
                 for one in context.data_disks
             ],
@@ -125,7 +127,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
         }
 
     context.progress("what is in it")
-    contents = Contents.of(image.path)
+    contents = Contents.of(image)
     context.progress("into the gallery")
     made = context.gallery.capture(
         context.definition.name,
@@ -139,15 +141,15 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     return StageResult(made.image, {"version": made.version}, f"{made.name} {made.version}")
 
 
-def _describe_disk(context: BuildContext, name: str, path: Path, blocks: Path) -> dict[str, Any]:
+def _describe_disk(context: BuildContext, row: DiskFormat, path: Path, blocks: Path) -> dict[str, Any]:
     """What the manifest says of a disk's file; the digests of its blocks go to the file `blocks`."""
     digests = write_block_digests(path, blocks)
     blocks.chmod(0o444)
     return {
-        "file": name,
-        "format": "fixed VHD",
+        "file": f"{blocks.stem}{row.suffix}",
+        "format": row.output_title,
         "size": digests.size,
-        "virtual_size": digests.size - 512,
+        "virtual_size": digests.size - row.trailing,
         "allocated": digests.allocated,
         "sha256": context.flat_digest(path, digests.tree),
         "tree_sha256": digests.tree,

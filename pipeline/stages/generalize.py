@@ -109,7 +109,7 @@ def _run_sysprep(context: BuildContext, source: Layer | None, draft: Draft) -> S
 
 def inspect_disk(disk: Image, within: Path) -> list[CheckResult]:
     """What the checks say of a Windows disk at rest, whose layers lie in `within`. Raises DiskError."""
-    return checks.inspect_disk(disk.path, disk.format, profile="azure-windows", allow_backing_within=within)
+    return checks.inspect_disk(disk.path, disk.format.key, profile="azure-windows", allow_backing_within=within)
 
 
 def _named_by_disk(context: BuildContext, disk: Image, error: GuestError) -> GuestError:
@@ -140,7 +140,7 @@ def _proven(context: BuildContext, disk: Image) -> None:
     """Ask the disk at rest whether it is generalized. Raises GuestError (sysprep-not-generalized)."""
     try:
         rows = checks.list_disk(
-            disk.path, disk.format, what="registry", key=_SETUP_STATE, allow_backing_within=context.store.root
+            disk.path, disk.format.key, what="registry", key=_SETUP_STATE, allow_backing_within=context.store.root
         )
     except DiskError as error:
         raise GuestError(

@@ -58,7 +58,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     # what comes out of a guest is not trusted: its disk is read in a process without rights
     results = checks.inspect_disk(
         source.image.path,
-        source.image.format,
+        source.image.format.key,
         profile="azure-windows" if definition.os == "windows" else "azure-linux",
         accounts=definition.accounts,
         waive=definition.waive,
@@ -103,7 +103,7 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
     evidence = f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {told}, clean"
     status: Status = "pass"
     if disk.filesystem is not None:
-        rows = checks.list_disk(shipped.path, "vpc", what="volumes")
+        rows = checks.list_disk(shipped.path, shipped.format.key, what="volumes")
         found = [(number, kind, label, state) for number, kind, label, _uuid, state in rows]
         if found != [("0", disk.filesystem, disk.label or "", "clean")]:
             status = "fail"

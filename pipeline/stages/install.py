@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from pipeline.base.disk_format import RAW
 from pipeline.cache.layers import DISK, Draft, Image, Layer
 from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
 from pipeline.definition import Definition, IsoSource
@@ -80,7 +81,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     silent = None
     if machine.generation == 2:
         silent = boot_media.without_prompt(media.path, session.folder / "medium.qcow2")
-    session.insert(silent or Image(media.path, "raw"), Image(media.drivers, "raw"), answers)
+    session.insert(silent or Image(media.path, RAW), Image(media.drivers, RAW), answers)
     install(session, press=silent is None)
     restarts = session.machine.reboots
     session.shut_down()

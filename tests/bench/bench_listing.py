@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
@@ -69,7 +70,7 @@ def keep_all(root: Path, name: str) -> None:
         draft = job.layers.begin(unit.key)
         assert isinstance(draft, Draft)
         (draft.path / LAYER_DISK).write_bytes(b"")
-        image = Image(draft.path / LAYER_DISK, "qcow2", None if unit.stage.name == "convert" else image)
+        image = Image(draft.path / LAYER_DISK, QCOW2, None if unit.stage.name == "convert" else image)
         draft.commit(
             stage=unit.stage.name,
             inputs=unit.inputs,

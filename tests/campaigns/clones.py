@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.runs import Run
 from pipeline.base.store import Store
@@ -66,7 +67,7 @@ def start(
     error: GoldsmithError | None = None
     try:
         _ = job.accelerator
-        image = Image(disk, "vpc", size=disk.stat().st_size - 512)
+        image = Image(disk, VHD, size=disk.stat().st_size - 512)
         course = CloneTest(job, image, TestRun(TARGETS[cell], cell), beside)
         with Fabric(job.label, say) as fabric:
             verdict = course.run(fabric, run.folder)

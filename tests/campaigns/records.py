@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.runs import Run, write_json
 from pipeline.base.scratch import sweep
@@ -86,7 +87,7 @@ def make(root: Path) -> Bench:
         draft = layers.begin(key)
         assert isinstance(draft, Draft)
         (draft.path / DISK).write_bytes(b"data" * 1000)
-        made = Image(draft.path / DISK, "qcow2", below)
+        made = Image(draft.path / DISK, QCOW2, below)
         draft.commit(stage="provision", inputs={"a": 1}, source=None, image=made, title="x", facts={})
         below = made
     shutil.copytree(store.root, root / "pattern", symlinks=True)

@@ -8,6 +8,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
@@ -93,4 +94,4 @@ def a_job(lab: Lab, disk: Path) -> tuple[BuildContext, Image]:
     definition = Definition(name="ten", path=disk, project=lab.home, source=DiskSource(disk, None, None, "vhd"))
     run = Run.start(store.runs, "ten", "campaign")
     job = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
-    return job, Image(disk, "vpc", size=disk.stat().st_size - 512)
+    return job, Image(disk, VHD, size=disk.stat().st_size - 512)

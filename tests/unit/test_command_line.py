@@ -19,6 +19,7 @@ from test_keeping import capture
 from typer.testing import CliRunner
 
 import pipeline
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.runs import Run
@@ -198,7 +199,7 @@ def test_what_a_build_stands_on_is_never_removed(store: Store, masters: list[Ver
     draft = Layers(store.layers).begin("ab" * 16)
     assert isinstance(draft, Draft)
     (draft.path / "disk.qcow2").write_bytes(b"overlay")
-    draft.commit(stage="acquire", inputs={}, source=None, image=Image(draft.path / "disk.qcow2", "qcow2", old.image))
+    draft.commit(stage="acquire", inputs={}, source=None, image=Image(draft.path / "disk.qcow2", QCOW2, old.image))
     run = Run.start(store.runs, "app", "goldsmith build app")
     run.note(layers=["ab" * 16])
     code, _, said = call("gallery", "remove", f"web@{old.version}", "--why", "x", "--force")

@@ -11,6 +11,7 @@ import phony_hive
 import pytest
 from test_listing import TREE, ntfs
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.errors import UsageError
 from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, write_block_digests
 from pipeline.disk import transfer
@@ -35,7 +36,7 @@ def version(number: str, disk: Path, *, digests: bool = False, older: bool = Fal
         "disk": told,
         "checks": [{"id": "root-size", "status": "pass" if number == "1" else "warn"}],
     }
-    return SimpleNamespace(name="site", version=number, path=folder, disk=disk, manifest=manifest)
+    return SimpleNamespace(name="site", version=number, path=folder, disk=disk, format=VHD, manifest=manifest)
 
 
 def of_linux(folder: Path, changes: dict[str, str], *commands: str) -> Path:

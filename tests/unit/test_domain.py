@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import libvirt
 import pytest
 
+from pipeline.base.disk_format import QCOW2, RAW, VHD
 from pipeline.cache.layers import Image
 from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
 from pipeline.systems.linux import snapshots
 
 BASE = Image(
     Path("/store/layers/base/disk.qcow2"),
-    "qcow2",
-    Image(Path("/store/gallery/a/1.2.3/disk.vhd"), "vpc", size=8 << 30),
+    QCOW2,
+    Image(Path("/store/gallery/a/1.2.3/disk.vhd"), VHD, size=8 << 30),
 )
 SPEC = Spec(
     name="goldsmith-R1-debian-12",
@@ -23,7 +24,7 @@ SPEC = Spec(
     kvm=False,
     cpus=2,
     memory=2 << 30,
-    disks=(Disk(Image(Path("/store/layers/top/disk.qcow2"), "qcow2", BASE)),),
+    disks=(Disk(Image(Path("/store/layers/top/disk.qcow2"), QCOW2, BASE)),),
     serial_log=Path("/store/runs/R1/serial.log"),
     seed=Path("/run/goldsmith/R1/build/seed.iso"),
     forwards=(Forward(40022, 22),),
@@ -32,7 +33,7 @@ SPEC = Spec(
 
 #: A data disk at LUN 0 and one at LUN 40.
 DATA = tuple(
-    (lun, Image(Path(f"/store/layers/top/disk-lun{lun}.qcow2"), "qcow2", Image(Path(f"/store/{lun}.raw"), "raw")))
+    (lun, Image(Path(f"/store/layers/top/disk-lun{lun}.qcow2"), QCOW2, Image(Path(f"/store/{lun}.raw"), RAW)))
     for lun in (0, 40)
 )
 
@@ -49,9 +50,9 @@ GEN2 = replace(
 
 #: An installation medium that does not ask for a key, the drivers', the answer file's.
 MEDIA = (
-    Image(Path("/run/goldsmith/R1/build/medium.qcow2"), "qcow2", Image(Path("/media/server.iso"), "raw")),
-    Image(Path("/media/virtio-win.iso"), "raw"),
-    Image(Path("/run/goldsmith/R1/build/answers.iso"), "raw"),
+    Image(Path("/run/goldsmith/R1/build/medium.qcow2"), QCOW2, Image(Path("/media/server.iso"), RAW)),
+    Image(Path("/media/virtio-win.iso"), RAW),
+    Image(Path("/run/goldsmith/R1/build/answers.iso"), RAW),
 )
 
 SPECS = {
@@ -139,7 +140,7 @@ def test_the_same_specification_gives_the_same_text() -> None:
 def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(golden) -> None:
     """libvirt gives its own XML of a save back, with all that it filled in: only what must change is changed."""
     snapshots = domain_xml(SPECS["save"])
-    overlay = Image(Path("/store/layers/new/disk.qcow2"), "qcow2", SPEC.disks[0].image)
+    overlay = Image(Path("/store/layers/new/disk.qcow2"), QCOW2, SPEC.disks[0].image)
     mine = replace(
         SPECS["save"],
         run="R2",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_domain import SPEC
 
+from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.errors import HostError
 from pipeline.cache.layers import Image
 from pipeline.hypervisor import host
@@ -85,10 +86,8 @@ def test_a_link_is_followed(home: Path) -> None:
 
 
 def test_the_whole_chain_of_a_guests_files_is_looked_at(tmp_path: Path) -> None:
-    below = Image(tmp_path / "a" / "base.vhd", "vpc")
-    spec = replace(
-        SPEC, disks=(Disk(Image(tmp_path / "b" / "top.qcow2", "qcow2", below)),), seed=tmp_path / "seed.iso"
-    )
+    below = Image(tmp_path / "a" / "base.vhd", VHD)
+    spec = replace(SPEC, disks=(Disk(Image(tmp_path / "b" / "top.qcow2", QCOW2, below)),), seed=tmp_path / "seed.iso")
     others, read = qemu_files(spec)
     assert read == [tmp_path / "b" / "top.qcow2", tmp_path / "a" / "base.vhd"] and tmp_path / "seed.iso" in others
 

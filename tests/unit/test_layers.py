@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.runs import remove_tree
 from pipeline.base.store import DEFAULT_HOME, Store
 from pipeline.cache.layers import CHECKED, DISK, Draft, Image, Layer, Layers, layer_key, mode
@@ -16,9 +17,7 @@ def commit(layers: Layers, key: str, backing: Image | None = None) -> Layer:
     draft = layers.begin(key)
     assert isinstance(draft, Draft)
     (draft.path / DISK).write_bytes(b"data")
-    return draft.commit(
-        stage="acquire", inputs={"a": 1}, source=None, image=Image(draft.path / DISK, "qcow2", backing)
-    )
+    return draft.commit(stage="acquire", inputs={"a": 1}, source=None, image=Image(draft.path / DISK, QCOW2, backing))
 
 
 def test_a_key_hangs_on_everything() -> None:
@@ -40,9 +39,9 @@ def test_a_layer_exists_once_its_record_does(tmp_path: Path) -> None:
     assert isinstance(draft, Draft)
     (draft.path / DISK).write_bytes(b"data")
     assert layers.get("k") is None
-    draft.commit(stage="s", inputs={}, source=None, image=Image(draft.path / DISK, "qcow2"))
+    draft.commit(stage="s", inputs={}, source=None, image=Image(draft.path / DISK, QCOW2))
     layer = layers.get("k")
-    assert layer is not None and layer.image.format == "qcow2"
+    assert layer is not None and layer.image.format == QCOW2
     assert mode(layer.path / DISK) == 0o444
     assert isinstance(layers.begin("k"), Layer)
 
@@ -154,7 +153,7 @@ def test_the_master_below_the_first_layer_is_hashed_with_it(tmp_path: Path) -> N
     master.parent.mkdir()
     master.write_bytes(b"master")
     layers = Layers(tmp_path / "layers")
-    first = commit(layers, "first", Image(master, "vpc"))
+    first = commit(layers, "first", Image(master, VHD))
     above = commit(layers, "above", first.image)
     assert (str(master) in first.record["seals"], list(above.record["seals"])) == (True, [DISK])
     os.utime(first.path / CHECKED, (0, 0))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import context
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
@@ -100,7 +101,7 @@ def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
         if isinstance(draft, Draft):
             (draft.path / DISK).write_bytes(b"")
             # a VHD stands alone
-            image = Image(draft.path / DISK, "qcow2", None if unit.stage.name == "convert" else image)
+            image = Image(draft.path / DISK, QCOW2, None if unit.stage.name == "convert" else image)
             draft.commit(
                 stage=unit.stage.name,
                 inputs=unit.inputs,

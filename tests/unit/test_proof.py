@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.base.disk_format import RAW, VHD
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.cache.layers import Image
 from pipeline.definition import TARGET_GENERATION, DataDisk
@@ -121,7 +122,7 @@ def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
         "exchanges": (asked("/machine/?comp=goalstate"),),
         "dhcp": LEASED,
         "greets": True,
-        "disk": Image(tmp_path / "none", "raw"),
+        "disk": Image(tmp_path / "none", RAW),
         "store": tmp_path,
         "user": "clone",
     }
@@ -134,7 +135,7 @@ def test_the_outermost_cause_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_an_sshd_that_has_ended_is_dead(tmp_path: Path) -> None:
-    disk = Image(tmp_path / "none", "raw")
+    disk = Image(tmp_path / "none", RAW)
     journal = "".join(LISTENS.splitlines(keepends=True)[:2])
     error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone", journal))
     assert error.name == "guest-sshd-dead"
@@ -142,7 +143,7 @@ def test_an_sshd_that_has_ended_is_dead(tmp_path: Path) -> None:
 
 
 def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> None:
-    disk = Image(tmp_path / "none", "raw")
+    disk = Image(tmp_path / "none", RAW)
     error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone"))
     assert error.name == "guest-sshd-dead"
 
@@ -157,7 +158,7 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
     ],
 )
 def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_path: Path) -> None:
-    disk = Image(tmp_path / "none", "raw")
+    disk = Image(tmp_path / "none", RAW)
     journal = f"Nov 22 00:05:01 web kernel: x\nNov 22 00:05:38 web {line}\n"
     error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone", journal))
     assert error.message.startswith("no sshd answers: sshd: " if said else "no sshd answers (")
@@ -222,7 +223,7 @@ def test_a_disk_of_ones_own_is_proven_as_it_lies(tmp_path: Path) -> None:
     write_fixed(file_extents(raw), vhd, unique_id=uuid.UUID(int=7), timestamp=EPOCH + 1)
     subject = _disk(vhd, None)
     assert (subject.definition.name, subject.name) == ("own", "own.vhd")
-    assert subject.master == Image(vhd, "vpc", size=4 << 20)
+    assert subject.master == Image(vhd, VHD, size=4 << 20)
     # nothing that goldsmith knows is on it: it is proven as a generic Linux, and says so
     assert subject.system is not None and not subject.system.recognized
     assert (subject.definition.os, subject.system.profile) == ("linux", "azure-linux")

@@ -8,6 +8,7 @@ from pathlib import Path
 import phony
 import pytest
 
+from pipeline.base.disk_format import QCOW2, RAW
 from pipeline.cache.layers import Image
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.systems.linux import boot_files, direct_boot, set_up_session, snapshots
@@ -29,7 +30,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def find(disk: Path) -> set_up_session.Threshold | None:
-    return set_up_session.find(Image(disk, "raw"), disk.parent)
+    return set_up_session.find(Image(disk, RAW), disk.parent)
 
 
 def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
@@ -144,7 +145,7 @@ def test_addresses_are_drawn_in_qemus_range() -> None:
 
 
 def test_a_saved_guest_is_named_and_addressed_by_its_key() -> None:
-    disk = Disk(Image(Path("/store/disk.qcow2"), "qcow2"))
+    disk = Disk(Image(Path("/store/disk.qcow2"), QCOW2))
     spec = Spec(
         name="goldsmith-R1-x", run="R1", role="build", kvm=False, cpus=2, memory=1 << 30, disks=(disk,),
         serial_log=Path("/store/serial.log"),

@@ -15,6 +15,7 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import DiskError, GuestError
 from pipeline.base.store import Store
 from pipeline.cache.layers import Image
@@ -203,7 +204,7 @@ def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
     machine = SimpleNamespace(destroy=lambda: did.append("ended"))
     session = SimpleNamespace(black_box=lambda: did.append("black box"), machine=machine)
     job = SimpleNamespace(store=Store(tmp_path), session=session, keep_failed=False)
-    error = generalize._named_by_disk(job, Image(tmp_path, "qcow2"), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
+    error = generalize._named_by_disk(job, Image(tmp_path, QCOW2), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
     assert error.name == now
     assert error.message.startswith("it did")
     assert now != name or name == "guest-blue-screen" or error.message.endswith(log or "it did")
@@ -215,11 +216,11 @@ def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
 
     monkeypatch.setattr(generalize, "inspect_disk", unreadable)
     again = GuestError("it did", name=name)
-    assert generalize._named_by_disk(job, Image(tmp_path, "qcow2"), again) is again  # type: ignore[arg-type]  # a likeness
+    assert generalize._named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     # a guest that somebody wants to look at is left alone
     job.keep_failed = True
     did.clear()
-    assert generalize._named_by_disk(job, Image(tmp_path, "qcow2"), again) is again  # type: ignore[arg-type]  # a likeness
+    assert generalize._named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     assert did == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.disk_format import RAW
 from pipeline.base.errors import GuestError
 from pipeline.cache.layers import Image
 from pipeline.hypervisor import observation, progress
@@ -47,7 +48,7 @@ def test_a_boot_that_does_not_get_on_is_named(
             kvm=False,
             cpus=1,
             memory=64 << 20,
-            disks=(Disk(Image(disk, "raw")),),
+            disks=(Disk(Image(disk, RAW)),),
             serial_log=Path(folder) / "serial.log",
         )
         with Machine(connection, spec, Path(folder)) as machine, pytest.raises(GuestError, match=words) as caught:

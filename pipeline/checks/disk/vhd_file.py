@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.base.disk_format import VHD
 from pipeline.checks.model import ALL, AZURE_LIMITS, WINDOWS_TOO, Skip, Subject, check
 from pipeline.vhd.footer import MAX_SIZE, MIB, Footer, fixed_faults, geometry
 
@@ -15,7 +16,7 @@ _OWN_CHECK = ("vhd-saved-state", "vhd-size-by-creator", *_SIZE_FAULTS)
 
 
 def _footer(subject: Subject) -> Footer:
-    if subject.disk.fmt != "vpc":
+    if subject.disk.fmt != VHD.key:
         raise Skip(f"not a VHD ({subject.disk.fmt})")
     tail = subject.disk.tail
     return Footer.parse(tail if tail.startswith(b"conectix") else tail[1:])

@@ -141,7 +141,9 @@ def _networks_words(journal: str) -> str:
 def _agents_words(evidence: Evidence) -> str:
     """The last complaint of the guest's agents, off the disk at rest."""
     try:
-        logs = read_files(evidence.disk.path, evidence.disk.format, AGENT_LOGS, limit=LIMIT, within=evidence.store)
+        logs = read_files(
+            evidence.disk.path, evidence.disk.format.key, AGENT_LOGS, limit=LIMIT, within=evidence.store
+        )
         for path, text in zip(AGENT_LOGS, logs, strict=True):
             lines = [line for line in (text or b"").decode(errors="replace").splitlines() if _TROUBLE.search(line)]
             if lines:

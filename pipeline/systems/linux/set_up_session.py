@@ -59,7 +59,7 @@ def find(image: Image, within: Path) -> Threshold | None:
     from pipeline.disk import sandbox
 
     try:
-        answer = sandbox.ask(BOOT_FILES, image.path, image.format, within=within)
+        answer = sandbox.ask(BOOT_FILES, image.path, image.format.key, within=within)
     except (GoldsmithError, OSError):
         return None
     if not isinstance(answer.value, str) or len(answer.blobs) != 2 or not COMMAND_LINE.fullmatch(answer.value):

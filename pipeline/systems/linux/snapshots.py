@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import BuildError, GuestError
 from pipeline.cache.layers import DISK, Image, Layer, Layers, digest, layer_key
 from pipeline.guest.access import free_port
@@ -40,7 +41,7 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
         spec,
         name="saved",
         run="",
-        disks=(Disk(Image(nobody, "qcow2")),),
+        disks=(Disk(Image(nobody, QCOW2)),),
         serial_log=nobody,
         forwards=(),
         outside="outside" if spec.outside else None,

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from pipeline.base import qemu_img
+from pipeline.base.disk_format import QCOW2, RAW
 from pipeline.cache.layers import Image
 from pipeline.disk.media import find_loader_swap
 from pipeline.guest.access import write_iso
@@ -24,11 +25,11 @@ def without_prompt(medium: Path, overlay: Path) -> Image | None:
     qemu_img.create_overlay(overlay, medium, "raw")
     changes = [(swap.place + index, byte) for index, byte in enumerate(struct.pack("<I", swap.sector))]
     qemu_img.patch(overlay, "qcow2", changes)
-    return Image(overlay, "qcow2", Image(medium, "raw"))
+    return Image(overlay, QCOW2, Image(medium, RAW))
 
 
 def answer_medium(path: Path, answers: bytes) -> Image:
     """The CD on which Setup looks for its answer file."""
     write_iso(path, "UNATTEND", {ANSWERS: answers.decode()})
     path.chmod(0o600)
-    return Image(path, "raw")
+    return Image(path, RAW)
