@@ -14,7 +14,7 @@ from pipeline.base.errors import UsageError
 from pipeline.checks import listing
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Question, clean_text, lies, unpack_rows
-from pipeline.systems.inspection import DetectedSystem, inspections, profiles
+from pipeline.systems.inspection import DetectedSystem, inspection_of, inspections, profiles
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
@@ -94,7 +94,7 @@ def inspect(
     }
     ask = _ask_at_once if _is_large(path) else _ask_once
     system, listed = ask(path, fmt, allow_backing_within, order)
-    return Inspected(system, [waived(result) for result in _results(listed, path)])
+    return Inspected(system, [waived(result) for result in _results(system, listed, path)])
 
 
 def known_systems() -> list[dict[str, Any]]:
@@ -179,8 +179,9 @@ def list_disk(
     return unpack_rows(answer, path, len(listing.COLUMNS[what]), listing.MAX_ROWS)
 
 
-def _results(listed: Any, path: Path) -> list[CheckResult]:
-    """The answer as results; only ids, statuses and printable text of bounded length pass."""
+def _results(system: DetectedSystem, listed: Any, path: Path) -> list[CheckResult]:
+    """The answer as results in the order of the system's report; only ids, statuses and printable text of bounded
+    length pass."""
     from pipeline.checks.model import REGISTRY, CheckResult
     from pipeline.checks.run import all_checks
 
@@ -202,8 +203,10 @@ def _results(listed: Any, path: Path) -> list[CheckResult]:
                 check.why,
             )
         )
-    place = {name: number for number, name in enumerate(check.id for check in all_checks())}
-    results.sort(key=lambda result: place[result.id])
+    order = [check.id for check in all_checks(system.profile, [inspection_of(system.system)])]
+    if not {result.id for result in results} <= set(order):
+        raise lies(path)
+    results.sort(key=lambda result: order.index(result.id))
     if len({result.id for result in results}) != len(results):
         raise lies(path)
     return results
