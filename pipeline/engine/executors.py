@@ -104,7 +104,7 @@ class ChildProcess:
                 )
             except process.CommandFailed as error:
                 if result.exists():
-                    return job.read_result(result)  # it has said itself what failed
+                    return job.read_result(result)  # the process has reported itself what failed
                 failure = BuildError(f"{name} failed", name="image-failed", hint="read its error above")
                 failure.exit_code = error.code
                 raise failure from None

@@ -70,7 +70,7 @@ def plan(
     return units
 
 
-def golden_stands(context: BuildContext) -> Version | None:
+def current_golden(context: BuildContext) -> Version | None:
     """The golden master, where its own record says that a build would make the very same: no layer has to be left.
 
     Every unit's key is that of the record. The state of the archive is an input only where it has something newer for
@@ -193,7 +193,7 @@ def explain(
     """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
     context, units, begin = _decide(definition, store, warm, again)
     former = _latest(context)
-    if again is None and not warm and begin < len(units) and golden_stands(context):
+    if again is None and not warm and begin < len(units) and current_golden(context):
         # its layers are gone, and nothing would come of making them anew
         begin = len(units)
     rows = []

@@ -24,8 +24,8 @@ from pipeline.engine.plan import (
     Unit,
     begin_of,
     check_word,
+    current_golden,
     end_of,
-    golden_stands,
     plan,
     position_of_master,
     reusable_prefix,
@@ -35,7 +35,7 @@ from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.retention import withdrawn
 from pipeline.guest.playbook_check import require_good_playbooks
 from pipeline.hypervisor.domains import mark_kept
-from pipeline.maintenance.gc import planning, sweep_dead
+from pipeline.maintenance.gc import cache_lock, collect_orphans
 
 #: Seconds that a build waits for another build of the same image.
 TIMEOUT = 4 * 3600.0
@@ -93,7 +93,7 @@ def build(
                 image=definition.name,
                 on_wait=lambda text: run.emit("note", "", text),
             )
-            sweep_dead(store, context)
+            collect_orphans(store, context)
             unchanged = _run(context, from_stage, until, warm, cold)
     finally:
         if not (keep_failed and run.record.get("kept_guest")):
@@ -124,7 +124,7 @@ def _layer_where(context: BuildContext, fits: Callable[[Stage], bool]) -> Layer 
 
 def _run(context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
     """Run what is not there yet. True when nothing had to run."""
-    with planning(context.store):
+    with cache_lock(context.store):
         units = plan(context, warm=warm, again=from_stage, cold=cold)
         context.run.note(layers=[unit.key for unit in units])
     if from_stage is not None:
@@ -148,7 +148,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
         return True
     if any(unit.spec.steps for unit in units[begin:end]):
         require_good_playbooks([context.definition], context.store)
-    _ = context.accelerator  # said before the first stage, refused before anything starts
+    _ = context.accelerator  # reported before the first stage, refused before anything starts
     source = context.made[-1][1] if begin else None
     draft: Draft | None = None
     for position in range(begin, end):
@@ -160,7 +160,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
 
 def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) -> bool:
     """Whether golden is what a build would make, although layers of it are gone. Where one was `asked` for, never."""
-    if asked or reusable_prefix(units, context.layers) == len(units) or golden_stands(context) is None:
+    if asked or reusable_prefix(units, context.layers) == len(units) or current_golden(context) is None:
         return False
     context.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
     return True
@@ -347,7 +347,7 @@ def run_alone(
     context = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage=stage.name)
     watch = Stopwatch()
     with _recorded(context):
-        sweep_dead(store, context)
+        collect_orphans(store, context)
         _ = context.accelerator
         run.emit("start", stage.name, title)
         result = work(context)

@@ -34,20 +34,20 @@ from pipeline.systems.linux import snapshots
 #: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
 FRESH = 600.0
 #: Seconds to wait for whoever plans or prunes: galaxy may be asked for collections meanwhile.
-PATIENCE = 1800.0
+TIMEOUT = 1800.0
 #: How many runs of each image keep their records, unless `goldsmith runs prune --keep` says otherwise. A run's folder
 #: takes some 350 KiB; a failed one, with what was gathered of its guest, a few MiB.
 KEPT_RUNS = 100
 
 
 @contextlib.contextmanager
-def planning(store: Store) -> Iterator[None]:
+def cache_lock(store: Store) -> Iterator[None]:
     """Held while a build finds out what it stands on and says so, and while layers are pruned.
 
     Raises BuildError (layers-locked) after PATIENCE seconds.
     """
     lock = FileLock(store.tmp / "layers.lock", thread_local=False)
-    locks.acquire(lock, "the plan of another build", deadline=PATIENCE, name="layers-locked", runs=store.runs)
+    locks.acquire(lock, "the plan of another build", deadline=TIMEOUT, name="layers-locked", runs=store.runs)
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ class Removed:
         return f"{self.kind} {self.name}"
 
 
-def sweep_dead(store: Store, context: BuildContext | None = None, *, dry: bool = False) -> list[Removed]:
+def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: bool = False) -> list[Removed]:
     """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed.
 
     With `dry` nothing is removed.
@@ -152,13 +152,13 @@ def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
             if not dry:
                 with translated(f"ending {domain.name()}"):
                     domain.destroy()
-    gone += sweep_dead(store, dry=dry)
+    gone += collect_orphans(store, dry=dry)
     if layers:
         _refuse_running(store)
-        for holding in holdings(Layers(store.layers)):
-            gone.append(removed_layer(holding))
+        for usage in layer_usages(Layers(store.layers)):
+            gone.append(removed_layer(usage))
             if not dry:
-                Layers(store.layers).drop(holding.layer.key)
+                Layers(store.layers).drop(usage.layer.key)
     return gone
 
 
@@ -223,7 +223,7 @@ def _has_version(gallery: Gallery, run: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Holding:
+class LayerUsage:
     """A layer as its keeper sees it: bytes that its going would free, when it was last used, what it stands on."""
 
     layer: Layer
@@ -232,11 +232,11 @@ class Holding:
     below: frozenset[str]
 
     @property
-    def is_save(self) -> bool:
+    def is_snapshot(self) -> bool:
         return str(self.layer.record["stage"]) == snapshots.NAME
 
 
-def holdings(layers: Layers) -> list[Holding]:
+def layer_usages(layers: Layers) -> list[LayerUsage]:
     """All layers. A VHD that is a master's too costs nothing here."""
     found = []
     for layer in layers.all():
@@ -244,28 +244,30 @@ def holdings(layers: Layers) -> list[Holding]:
         size = sum(status.st_blocks * 512 for status in files if status.st_nlink == 1)
         chain = layer.image.files if layer.record.get("image") else ()
         below = {level.path.parent.name for level in chain if level.path.is_relative_to(layers.root)}
-        found.append(Holding(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
+        found.append(LayerUsage(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
     return found
 
 
-def surplus(holdings: Iterable[Holding], keep: int, in_use: frozenset[str], fresh_since: float) -> list[Holding]:
+def evictable(
+    layer_usages: Iterable[LayerUsage], keep: int, in_use: frozenset[str], fresh_since: float
+) -> list[LayerUsage]:
     """What must go, in order, for all to fit into `keep` bytes: the longest unused first, nothing from under another.
 
     What is in use, or was used since `fresh_since`, stays, and so does all below it.
     """
-    left = {holding.layer.key: holding for holding in holdings}
-    total = sum(holding.size for holding in left.values())
+    left = {usage.layer.key: usage for usage in layer_usages}
+    total = sum(usage.size for usage in left.values())
     bound = set(in_use)
-    for holding in left.values():
-        if holding.layer.key in in_use or holding.used >= fresh_since:
-            bound |= {holding.layer.key, *holding.below}
+    for usage in left.values():
+        if usage.layer.key in in_use or usage.used >= fresh_since:
+            bound |= {usage.layer.key, *usage.below}
     gone = []
     while total > keep:
-        carrying = {key for holding in left.values() for key in holding.below}
-        free = [one for key, one in left.items() if key not in bound and key not in carrying]
+        carrying = {key for usage in left.values() for key in usage.below}
+        free = [usage for key, usage in left.items() if key not in bound and key not in carrying]
         if not free:
             break
-        oldest = min(free, key=lambda holding: holding.used)
+        oldest = min(free, key=lambda each: each.used)
         del left[oldest.layer.key]
         total -= oldest.size
         gone.append(oldest)
@@ -275,11 +277,11 @@ def surplus(holdings: Iterable[Holding], keep: int, in_use: frozenset[str], fres
 def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
     """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
     layers = Layers(store.layers)
-    with planning(store):
-        gone = surplus(holdings(layers), keep, in_use(store), time.time() - FRESH)
-        for holding in gone if not dry else ():
-            layers.drop(holding.layer.key)
-    return [removed_layer(holding) for holding in gone]
+    with cache_lock(store):
+        gone = evictable(layer_usages(layers), keep, in_use(store), time.time() - FRESH)
+        for usage in gone if not dry else ():
+            layers.drop(usage.layer.key)
+    return [removed_layer(usage) for usage in gone]
 
 
 def in_use(store: Store) -> frozenset[str]:
@@ -289,21 +291,21 @@ def in_use(store: Store) -> frozenset[str]:
     return frozenset(keys)
 
 
-def removed_layer(holding: Holding) -> Removed:
+def removed_layer(usage: LayerUsage) -> Removed:
     """A layer as a person knows it: its image, stage and title."""
-    record = holding.layer.record
-    age = (time.time() - holding.used) / 86400
+    record = usage.layer.record
+    age = (time.time() - usage.used) / 86400
     what = " ".join(str(record.get(word) or "") for word in ("name", "stage", "title")).strip()
-    return Removed("saved guest" if holding.is_save else "layer", what, holding.size, f"last used {age:.1f} days ago")
+    return Removed("saved guest" if usage.is_snapshot else "layer", what, usage.size, f"last used {age:.1f} days ago")
 
 
 def disk_use(store: Store) -> dict[str, int]:
     """Bytes on disk of the store's layers, saved guests and masters."""
-    held_by = holdings(Layers(store.layers))
+    held_by = layer_usages(Layers(store.layers))
     gallery = sum(path.stat().st_blocks * 512 for path in _files(store.gallery))
     return {
-        "layers": sum(holding.size for holding in held_by if not holding.is_save),
-        "saved guests": sum(holding.size for holding in held_by if holding.is_save),
+        "layers": sum(usage.size for usage in held_by if not usage.is_snapshot),
+        "saved guests": sum(usage.size for usage in held_by if usage.is_snapshot),
         "gallery": gallery,
     }
 

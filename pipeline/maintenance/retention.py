@@ -18,10 +18,10 @@ from pipeline.gallery import GOLDEN, Gallery, Version, archive
 from pipeline.gallery.channels import list_channels
 from pipeline.gallery.integrity import Judge
 from pipeline.gallery.retention import Going, delete_with_tombstone, leases, prune
-from pipeline.maintenance.gc import in_use, planning
+from pipeline.maintenance.gc import cache_lock, in_use
 
 
-def standing(layers: Layers) -> dict[Path, list[Layer]]:
+def layers_above(layers: Layers) -> dict[Path, list[Layer]]:
     """Every file that layers have below their own disk, with those layers."""
     found: dict[Path, list[Layer]] = defaultdict(list)
     for layer in layers.all():
@@ -34,8 +34,8 @@ def standing(layers: Layers) -> dict[Path, list[Layer]]:
 def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version], str]]:
     """Who of the running builds stands on a version, as long as this is held; with `dry` it is only looked at."""
     layers = Layers(store.layers)
-    with contextlib.nullcontext() if dry else planning(store):
-        busy, above = in_use(store), standing(layers)
+    with contextlib.nullcontext() if dry else cache_lock(store):
+        busy, above = in_use(store), layers_above(layers)
 
         def used(version: Version) -> str:
             names = {str(layer.record.get("name")) for layer in above[version.disk] if layer.key in busy}
@@ -52,9 +52,9 @@ def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> 
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
     with users_of(store, dry=dry) as used:
         going = prune(gallery, name, keep.versions, keep.days, used=used, dry=dry)
-        for one in going:
-            if not dry and not one.held:
-                _drop_above(layers, one.version)
+        for candidate in going:
+            if not dry and not candidate.held:
+                _drop_above(layers, candidate.version)
     return going
 
 
@@ -98,8 +98,8 @@ def remove_master(
             hint = "--force removes it all the same"
             if GOLDEN in channels:
                 hint = f"goldsmith gallery rollback {image} makes the version before golden; {hint}"
-            told = "; ".join(objections)
-            raise CheckFailed(f"{image} {number} is kept: {told}", name="version-protected", hint=hint)
+            why_kept = "; ".join(objections)
+            raise CheckFailed(f"{image} {number} is kept: {why_kept}", name="version-protected", hint=hint)
         disks = [disk for row in output_formats() for disk in path.glob(f"*{row.suffix}")]
         above = {layer.key for disk in disks for layer in _layers_of(layers, disk)}
         found = Removal(image, number, disk_bytes(path), channels, objections, tuple(sorted(above)))
@@ -141,7 +141,7 @@ def _parent_of(version: Version) -> tuple[str, str] | None:
 
 def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
     """Layers that have a version's disk as their own (a hard link), and those that stand on it."""
-    yield from standing(layers)[disk]
+    yield from layers_above(layers)[disk]
     for layer in layers.all():
         image = layer.image.path if layer.record.get("image") else None
         if image is not None and image.exists() and image.samefile(disk):
@@ -156,5 +156,5 @@ def put_away(store: Store, version: Version, repository: Path, judge: Judge) -> 
 
 
 def _drop_above(layers: Layers, version: Version) -> None:
-    for layer in standing(layers)[version.disk]:
+    for layer in layers_above(layers)[version.disk]:
         layers.drop(layer.key)

@@ -43,11 +43,11 @@ def patched(definition: Definition, golden: Version) -> Definition:
     )
 
 
-def due(definition: Definition, golden: Version, store: Store) -> tuple[Definition, str]:
+def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[Definition, str]:
     """What is to be built, and why; an empty reason where nothing is."""
     if changed := "; ".join(_changed(definition, golden, store)):
         return definition, f"built anew: {changed}"
-    found = overdue(golden) if definition.os == "windows" else outdated(golden)
+    found = pending_updates(golden) if definition.os == "windows" else outdated(golden)
     if found is None:
         return definition, ""
     if found and golden.manifest.get("rearms_left") == 0:
@@ -75,7 +75,7 @@ def outdated(golden: Version) -> list[str] | None:
     return found
 
 
-def overdue(golden: Version) -> list[str] | None:
+def pending_updates(golden: Version) -> list[str] | None:
     """The updates that Microsoft has released since a Windows master looked for them; None where it never did."""
     inputs = (unit["inputs"] for unit in golden.manifest["inputs"])
     looked = next((str(each[updates.RELEASED]) for each in inputs if updates.RELEASED in each), None)

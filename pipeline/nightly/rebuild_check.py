@@ -26,7 +26,7 @@ from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
 
 #: When an image was last built cold and found the same, in its folder of the gallery.
-TRUTH = ".truth.json"
+CHECK_RECORD = ".truth.json"
 #: What two builds of one definition may differ in, whichever way they went. Globs of paths, with the reason.
 EXPECTED = {
     "/etc/.pwd.lock": "made by the first change of an account",
@@ -49,13 +49,13 @@ def tree(disk: Path, fmt: str) -> Tree:
     return {path: entry for path, *entry in list_disk(disk, fmt, what="tree")}
 
 
-def differences(one: Tree, other: Tree, expected: Iterable[str] = ()) -> list[str]:
+def differences(first: Tree, second: Tree, expected: Iterable[str] = ()) -> list[str]:
     """Paths that are not the same in both and not expected to differ."""
     globs = [*EXPECTED, *expected]
     return [
-        f"{path}: {' '.join(one.get(path, ['not there']))} | {' '.join(other.get(path, ['not there']))}"
-        for path in sorted({*one, *other})
-        if one.get(path) != other.get(path) and not any(fnmatch.fnmatch(path, glob) for glob in globs)
+        f"{path}: {' '.join(first.get(path, ['not there']))} | {' '.join(second.get(path, ['not there']))}"
+        for path in sorted({*first, *second})
+        if first.get(path) != second.get(path) and not any(fnmatch.fnmatch(path, glob) for glob in globs)
     ]
 
 
@@ -75,7 +75,7 @@ class _Compared(Shape):
         return "remove the file: the image is built with no layer reused when its first version is old enough"
 
 
-def due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
+def check_is_due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
     """Whether the last cold build, or else the image's first version, is too long ago.
 
     Never for Windows: each sysprep leaves thousands of files that no other has left so, and nothing to compare.
@@ -86,18 +86,18 @@ def due(definition: Definition, gallery: Gallery, today: datetime | None = None)
     if not definition.refresh.cold_days or not versions:
         return False
     began = str(versions[0].manifest["created"])
-    record = read_usable(gallery.root / definition.name / TRUTH, _Compared)
+    record = read_usable(gallery.root / definition.name / CHECK_RECORD, _Compared)
     last = str(record["when"]) if record else began
     age = (today or datetime.now(UTC)) - datetime.fromisoformat(last)
     return age >= timedelta(days=definition.refresh.cold_days)
 
 
-def note(definition: Definition, gallery: Gallery, run: str) -> None:
+def record_check(definition: Definition, gallery: Gallery, run: str) -> None:
     """Remember that an image was built with no layer reused, and is what it should be."""
-    write_json(gallery.root / definition.name / TRUTH, {"when": now(), "run": run})
+    write_json(gallery.root / definition.name / CHECK_RECORD, {"when": now(), "run": run})
 
 
-def hold_to_it(definition: Definition, store: Store, *, command: str, listeners: Sequence[Any]) -> None:
+def verify_reproducible(definition: Definition, store: Store, *, command: str, listeners: Sequence[Any]) -> None:
     """Build `definition` on its layers and once more with none of them, as far as convert, and compare the disks.
 
     Raises CheckFailed: cold-differs, with all paths in a file of the cold build's run; cold-overtaken where the
@@ -112,14 +112,14 @@ def hold_to_it(definition: Definition, store: Store, *, command: str, listeners:
         layers = Layers(store.layers)
         for key in cold.layers:
             layers.drop(key)
-    note(definition, Gallery(store.gallery), cold.run)
+    record_check(definition, Gallery(store.gallery), cold.run)
 
 
 def _compare(definition: Definition, store: Store, layered: Path | None, cold: runner.Outcome) -> None:
     assert layered is not None and cold.shipped is not None, "convert makes a disk"
     fmt = definition.output.key
-    one, other = list_disk(layered, fmt, what="packages"), list_disk(cold.shipped, fmt, what="packages")
-    if one != other:
+    packages, rebuilt = list_disk(layered, fmt, what="packages"), list_disk(cold.shipped, fmt, what="packages")
+    if packages != rebuilt:
         raise CheckFailed(
             f"{definition.name}: the archive moved between the two builds, so the cold one cannot be compared",
             name="cold-overtaken",
@@ -127,13 +127,13 @@ def _compare(definition: Definition, store: Store, layered: Path | None, cold: r
         )
     found = differences(tree(layered, fmt), tree(cold.shipped, fmt))
     if found:
-        told = store.runs / cold.run / "cold-differences.txt"
-        told.write_text("\n".join(found) + "\n")
+        listing = store.runs / cold.run / "cold-differences.txt"
+        listing.write_text("\n".join(found) + "\n")
         error = CheckFailed(
             f"{definition.name}: {len(found)} paths differ when no layer is reused: "
             + "; ".join(line.partition(":")[0] for line in found[:SHOWN]),
             name="cold-differs",
-            hint=f"an input is missed by a layer's key, or a step does not do the same twice; all paths: {told}",
+            hint=f"an input is missed by a layer's key, or a step does not do the same twice; all paths: {listing}",
         )
-        error.evidence = told.parent
+        error.evidence = listing.parent
         raise error

@@ -211,14 +211,14 @@ def refresh_image(
     had = before.version if before else None
     try:
         wanted, why, cold = _wanted(definition, before, store)
-        if cold is None and rebuild_check.due(definition, gallery):
-            rebuild_check.hold_to_it(definition, store, command=command, listeners=listeners)
+        if cold is None and rebuild_check.check_is_due(definition, gallery):
+            rebuild_check.verify_reproducible(definition, store, command=command, listeners=listeners)
         if before is not None and not why:
             gone = _prune(definition, store)
             return ImageResult(definition.name, UNCHANGED, had, had, round(watch.seconds, 2), pruned=gone)
         outcome = runner.build(wanted, store, command=command, listeners=listeners, cold=cold)
         if cold is not None:
-            rebuild_check.note(definition, gallery, outcome.run)
+            rebuild_check.record_check(definition, gallery, outcome.run)
         golden = golden_number(store, definition.name)
         gone = _prune(definition, store)
     except Interrupted:
@@ -235,9 +235,9 @@ def refresh_image(
 def _wanted(definition: Definition, golden: Version | None, store: Store) -> tuple[Definition, str, str | None]:
     """What is built, why (nothing is, without a reason), and the word that sets a cold build apart."""
     if golden is not None and definition.refresh.mode == "patch":
-        if rebuild_check.due(definition, Gallery(store.gallery)):
+        if rebuild_check.check_is_due(definition, Gallery(store.gallery)):
             return definition, f"built anew after {definition.refresh.cold_days} days", now()
-        return *patch.due(definition, golden, store), None
+        return *patch.needs_patch(definition, golden, store), None
     rows = explain(definition, store)
     if golden is not None and _is_current(rows, store, golden):
         return definition, "", None

@@ -90,8 +90,8 @@ def facts(clone: Clone, token: str) -> dict[str, str]:
     settle = SETTLE[clone.spec.kvm]
     script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token))
     script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
-    said = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.patience.command).stdout
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.patience.command).stdout
+    return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
 def provisioned(
@@ -127,11 +127,11 @@ def attached(clone: Clone, result: CloneResult, seen: Mapping[str, str], disks: 
     found = [(row[0].split(":"), int(row[1]) * 512, row[2], row[3]) for row in rows if len(row) == 4]
     for disk in disks:
         wanted = (disk.size, disk.filesystem or "-", disk.label or "-")
-        told = f"{disk.size >> 20} MiB, {disk.filesystem or 'blank'} {disk.label or ''}".strip()
+        description = f"{disk.size >> 20} MiB, {disk.filesystem or 'blank'} {disk.label or ''}".strip()
         there = [place for place, *rest in found if tuple(rest) == wanted]
         if clone.spec.virtio:
             there = [place for place in there if place[-1] == str(disk.lun)]
-        result.see(f"data disk LUN {disk.lun}", told if there else f"not there: {told}", bool(there))
+        result.see(f"data disk LUN {disk.lun}", description if there else f"not there: {description}", bool(there))
 
 
 def healthy(clone: Clone, result: CloneResult, seen: Mapping[str, str]) -> None:
@@ -140,8 +140,8 @@ def healthy(clone: Clone, result: CloneResult, seen: Mapping[str, str]) -> None:
     result.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
     if clone.guest is not None:
         found = seen.get("resolved", "")
-        told = found or f"no name is resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
-        result.see("names", told, found == WIRESERVER)
+        resolved = found or f"no name is resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
+        result.see("names", resolved, found == WIRESERVER)
     # the answer came before the units had settled: the clock was read first, the whole took as long as it did
     behind = float(seen.get("date", "0") or 0) - time.time()
     settle = SETTLE[clone.spec.kvm]

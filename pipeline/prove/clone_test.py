@@ -118,7 +118,7 @@ class CloneTest:
         # one connection a thread: libvirt tracks event callbacks by connection, and two threads' calls collide
         connection = connect()
         try:
-            with self._told(access, fabric if self.test_run.target.fabric else None) as guest:
+            with self._provisioned(access, fabric if self.test_run.target.fabric else None) as guest:
                 clone, disk = self._clone(connection, access, guest), self._overlay("disk")
                 self.result.seconds["made"] = round(time.monotonic() - began, 2)
                 yield clone, disk
@@ -128,7 +128,7 @@ class CloneTest:
             remove_tree(self.scratch)
 
     @contextmanager
-    def _told(self, access: Access, fabric: Fabric | None) -> Iterator[Guest | None]:
+    def _provisioned(self, access: Access, fabric: Fabric | None) -> Iterator[Guest | None]:
         """The clone's place on the fabric with its medium written, or None: then it gets a seed."""
         if fabric is None:
             yield None
@@ -177,8 +177,8 @@ class CloneTest:
             access_mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
         )
         if guest is not None:
-            told = guest.instance
-            spec = replace(spec, azure=True, bridge=guest.bridge, access_mac=told.mac, uuid=told.vm_id)
+            instance = guest.instance
+            spec = replace(spec, azure=True, bridge=guest.bridge, access_mac=instance.mac, uuid=instance.vm_id)
         clone = Clone(
             connection,
             spec,

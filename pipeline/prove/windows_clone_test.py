@@ -52,8 +52,8 @@ class WindowsCloneTest:
         self.scratch.chmod(0o755)
         connection = connect()
         first_boot = self.context.definition.first_boot
-        told = sampled(first_boot.sample, self.name).encode() if first_boot else b""
-        guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=told)
+        user_data = sampled(first_boot.sample, self.name).encode() if first_boot else b""
+        guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=user_data)
         try:
             session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
             medium = session.folder / "azure.iso"
@@ -68,7 +68,7 @@ class WindowsCloneTest:
             finally:
                 session.close()
             reports = guest.reports
-            self.result.see("Ready", "posted" if any(one.ready for one in reports) else "not posted", True)
+            self.result.see("Ready", "posted" if any(report.ready for report in reports) else "not posted", True)
         except GoldsmithError as error:
             error.message = f"{self.target.description}: {error.message}"
             error.args = (error.message,)
@@ -133,8 +133,8 @@ class WindowsCloneTest:
             self.context.progress(f"{self.target.name}: the first-boot adapter")
             deadline = self.context.definition.first_boot.deadline
             assertions.configured(session.machine, result, guest, deadline, what="configuration")
-        said = len(session.machine.serial().strip())
-        result.see("serial console", f"{said} bytes", said > 0)
+        printed = len(session.machine.serial().strip())
+        result.see("serial console", f"{printed} bytes", printed > 0)
         picture = pictures / f"{self.target.name}.png"
         if session.machine.screenshot(picture):
             result.screenshot = picture.name

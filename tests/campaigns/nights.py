@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline.nightly.rebuild_check import TRUTH
+from pipeline.nightly.rebuild_check import CHECK_RECORD
 from tests.campaigns.lab import Lab, Say
 
 #: Seconds for a whole night of five images under TCG.
@@ -113,9 +113,9 @@ def backdate(lab: Lab, name: str) -> None:
     folder = lab.home / "gallery" / name
     if folder.is_dir():
         when = (datetime.now(UTC) - timedelta(days=8)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        (folder / TRUTH).write_text(json.dumps({"when": when, "run": "R0"}))
+        (folder / CHECK_RECORD).write_text(json.dumps({"when": when, "run": "R0"}))
 
 
 def fresh(lab: Lab, name: str) -> bool:
-    when = str(json.loads((lab.home / "gallery" / name / TRUTH).read_text())["when"])
+    when = str(json.loads((lab.home / "gallery" / name / CHECK_RECORD).read_text())["when"])
     return datetime.now(UTC) - datetime.fromisoformat(when) < timedelta(days=1)

@@ -9,12 +9,12 @@ from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer
 from pipeline.gallery import Gallery
-from pipeline.maintenance.gc import Holding, _sweep_store, surplus
+from pipeline.maintenance.gc import LayerUsage, _sweep_store, evictable
 from tests.unit.test_keeping import capture
 
 
-def holding(key: str, size: int, used: float, *below: str) -> Holding:
-    return Holding(Layer(key, Path("/nowhere") / key, {"stage": "provision"}), size, used, frozenset(below))
+def holding(key: str, size: int, used: float, *below: str) -> LayerUsage:
+    return LayerUsage(Layer(key, Path("/nowhere") / key, {"stage": "provision"}), size, used, frozenset(below))
 
 
 #: base <- one <- two, base <- other, and a VHD that stands alone; used in the order of the numbers.
@@ -28,7 +28,7 @@ STORE = [
 
 
 def gone(keep: int, *in_use: str, fresh_since: float = 99.0) -> list[str]:
-    return [one.layer.key for one in surplus(STORE, keep, frozenset(in_use), fresh_since)]
+    return [one.layer.key for one in evictable(STORE, keep, frozenset(in_use), fresh_since)]
 
 
 def test_what_fits_stays() -> None:

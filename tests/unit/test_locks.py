@@ -18,7 +18,7 @@ from pipeline.base.errors import BuildError
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
 from pipeline.gallery import Gallery
-from pipeline.maintenance.gc import planning
+from pipeline.maintenance.gc import cache_lock
 
 _HOLD = """
 import sys
@@ -95,7 +95,7 @@ def test_every_wait_of_the_store_says_for_whom(
     """An image's folder, a layer in the making, the plan of a build: each names the holder, and has a deadline."""
     monkeypatch.setattr("pipeline.gallery.PATIENCE", 0.1)
     monkeypatch.setattr("pipeline.cache.layers.PATIENCE", 0.1)
-    monkeypatch.setattr("pipeline.maintenance.gc.PATIENCE", 0.1)
+    monkeypatch.setattr("pipeline.maintenance.gc.TIMEOUT", 0.1)
     monkeypatch.setattr(locks.log, "propagate", True)
 
     def hold_image() -> None:
@@ -103,7 +103,7 @@ def test_every_wait_of_the_store_says_for_whom(
             pass
 
     def plan() -> None:
-        with planning(store):
+        with cache_lock(store):
             pass
 
     waits = {

@@ -48,14 +48,14 @@ def test_nothing_new_is_no_patch(project: Path, monkeypatch: pytest.MonkeyPatch)
     golden = golden_of(project)
     for found in ([], None):
         newer(monkeypatch, found)
-        assert patch.due(patching_definition(project), golden, store_of(project))[1] == ""
+        assert patch.needs_patch(patching_definition(project), golden, store_of(project))[1] == ""
 
 
 def test_newer_packages_are_patched_into_golden(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = golden_of(project)
     index(monkeypatch, "index two", ["bash"])
     newer(monkeypatch, ["bash 1 -> 2", "b", "c", "d"])
-    wanted, why = patch.due(patching_definition(project), golden, store_of(project))
+    wanted, why = patch.needs_patch(patching_definition(project), golden, store_of(project))
     assert wanted.source == MasterSource("site", golden.version)
     assert [step.title for step in wanted.steps] == ["updates"]
     assert why == "newer: bash 1 -> 2, b, c ..."
@@ -75,15 +75,15 @@ def test_what_is_no_package_asks_for_a_rebuild(project: Path, monkeypatch: pytes
         root = {"version": golden.version, "inputs": golden.manifest["inputs"]}
         golden = golden_of(project, inputs=[], patched_from=golden.version, rebuilt=root)
     newer(monkeypatch, ["bash 1 -> 2"])
-    unchanged, _ = patch.due(patching_definition(project), golden, store_of(project))
+    unchanged, _ = patch.needs_patch(patching_definition(project), golden, store_of(project))
     assert unchanged.source == MasterSource("site", golden.version)
     (project / "scripts/tune.sh").write_text("#!/bin/sh\nfalse\n")
-    wanted, why = patch.due(patching_definition(project), golden, store_of(project))
+    wanted, why = patch.needs_patch(patching_definition(project), golden, store_of(project))
     assert wanted.source == load_named(project, "site").source
     assert why == "built anew: tune.sh: changed: script scripts/tune.sh"
     text = (project / "images/site.yaml").read_text()
     (project / "images/site.yaml").write_text(text.replace("  - copy: {from: files/motd, to: /etc/motd}\n", ""))
-    assert "/etc/motd is gone" in patch.due(patching_definition(project), golden, store_of(project))[1]
+    assert "/etc/motd is gone" in patch.needs_patch(patching_definition(project), golden, store_of(project))[1]
 
 
 def test_a_patched_master_knows_its_line(project: Path) -> None:
@@ -113,18 +113,18 @@ def test_a_cold_build_reuses_nothing_and_leaves_nothing_to_explain(project: Path
 def test_cold_is_due_by_the_last_one_or_the_first_version(project: Path) -> None:
     gallery = Gallery(store_of(project).gallery)
     definition = load_named(project, "site")
-    assert not rebuild_check.due(definition, gallery)  # nothing there yet
+    assert not rebuild_check.check_is_due(definition, gallery)  # nothing there yet
     golden_of(project, age=3)
     today = datetime.now(UTC)
-    assert not rebuild_check.due(definition, gallery, today)
-    assert rebuild_check.due(definition, gallery, today + timedelta(days=5))
+    assert not rebuild_check.check_is_due(definition, gallery, today)
+    assert rebuild_check.check_is_due(definition, gallery, today + timedelta(days=5))
     # what sysprep leaves no two times alike cannot be compared
-    assert not rebuild_check.due(replace(definition, os="windows"), gallery, today + timedelta(days=5))
-    rebuild_check.note(definition, gallery, "R1")
-    assert not rebuild_check.due(definition, gallery, today + timedelta(days=5))
-    assert rebuild_check.due(definition, gallery, today + timedelta(days=8))
+    assert not rebuild_check.check_is_due(replace(definition, os="windows"), gallery, today + timedelta(days=5))
+    rebuild_check.record_check(definition, gallery, "R1")
+    assert not rebuild_check.check_is_due(definition, gallery, today + timedelta(days=5))
+    assert rebuild_check.check_is_due(definition, gallery, today + timedelta(days=8))
     never = replace(definition, refresh=Refresh(cold_days=0))
-    assert not rebuild_check.due(never, gallery, today + timedelta(days=99))
+    assert not rebuild_check.check_is_due(never, gallery, today + timedelta(days=99))
 
 
 class Builds:
@@ -160,7 +160,7 @@ def builds(project: Path, monkeypatch: pytest.MonkeyPatch) -> Builds:
 
 
 def hold(project: Path) -> None:
-    rebuild_check.hold_to_it(load_named(project, "site"), store_of(project), command="test", listeners=[])
+    rebuild_check.verify_reproducible(load_named(project, "site"), store_of(project), command="test", listeners=[])
 
 
 def test_the_same_is_the_truth(project: Path, builds: Builds) -> None:
@@ -169,7 +169,7 @@ def test_the_same_is_the_truth(project: Path, builds: Builds) -> None:
     assert [bool(call.get("cold")) for call in builds.calls] == [False, True]
     assert {call["until"] for call in builds.calls} == {"convert"}
     assert builds.dropped == ["k1"]
-    assert not rebuild_check.due(load_named(project, "site"), Gallery(store_of(project).gallery))
+    assert not rebuild_check.check_is_due(load_named(project, "site"), Gallery(store_of(project).gallery))
 
 
 def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -> None:
@@ -181,7 +181,7 @@ def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -
     told = (caught.value.evidence / "cold-differences.txt").read_text()
     assert told == "/etc/motd: file 0 0 644 aa | file 0 0 644 cc\n"
     assert builds.dropped == ["k1"]
-    assert not (store_of(project).gallery / "site" / rebuild_check.TRUTH).exists()
+    assert not (store_of(project).gallery / "site" / rebuild_check.CHECK_RECORD).exists()
 
 
 def test_an_archive_that_moved_cannot_tell(project: Path, builds: Builds) -> None:
@@ -210,7 +210,7 @@ def test_a_night_patches_and_the_week_builds_anew(
     told = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == MasterSource("site", golden.version)
     assert told.why == "newer: bash 1 -> 2"
-    monkeypatch.setattr(rebuild_check, "due", lambda *_: True)
+    monkeypatch.setattr(rebuild_check, "check_is_due", lambda *_: True)
     told = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == definition.source
     assert builds.calls[-1]["cold"]
@@ -221,7 +221,7 @@ def test_a_cold_build_that_differs_fails_the_night(
     project: Path, builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden = golden_of(project)
-    monkeypatch.setattr(rebuild_check, "due", lambda *_: True)
+    monkeypatch.setattr(rebuild_check, "check_is_due", lambda *_: True)
     builds.trees = [TREE, {}]
     told = night.refresh([load_named(project, "site")], store_of(project), command="test").images[0]
     assert (told.outcome, told.golden) == (night.FAILED, golden.version)

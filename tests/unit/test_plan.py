@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.cache.layers import DISK, Draft, Image, Layers
 from pipeline.checks import versions
 from pipeline.context import BuildContext
 from pipeline.definition import load_named
-from pipeline.engine.plan import START, WARM, explain, golden_stands, plan, root_needed_for
+from pipeline.engine.plan import START, WARM, current_golden, explain, plan, root_needed_for
 from pipeline.engine.runner import _run, _sound
 from pipeline.engine.stage import stage_names
 from pipeline.gallery import DISK as MASTER
@@ -27,6 +28,7 @@ from pipeline.gallery import Gallery
 from pipeline.nightly.refresh import _is_current
 from pipeline.stages import generalize, provision
 from pipeline.systems.debian import apt, bootstrap
+from pipeline.systems.inspection import Part, inspection_of
 from pipeline.systems.linux import first_boot_service, scripts
 from tests.unit.test_gallery import least_manifest
 
@@ -141,9 +143,10 @@ def patched(thing: object, name: str, value: object) -> Change:
     return lambda _project, patch: patch.setattr(thing, name, value)
 
 
-def raised(table: dict[str, int], name: str) -> Change:
-    """A module's version is raised."""
-    return lambda _project, patch: patch.setitem(table, name, table[name] + 1)
+def raised(table: Mapping[str, Part], label: str) -> Change:
+    """The version of a part of the inspection is raised."""
+    part = table[label]
+    return lambda _project, patch: patch.setitem(table, label, replace(part, version=part.version + 1))
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
@@ -172,8 +175,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "generalize",
     ),
     "the version of a stage": (patched(generalize.Generalize, "version", 99), "generalize"),
-    "a check": (raised(versions.BOTH, "checks.disk.boot"), "checks"),
-    "the packages' reader": (raised(versions.LINUX, "disk.packages"), "checks"),
+    "a check": (raised(versions.COMMON, "checks.boot"), "checks"),
+    "the packages' reader": (raised(inspection_of("linux").parts, "offline.packages"), "checks"),
     "the rules for secrets": (patched(versions, "RULES", versions.RULES[:1]), "checks"),
     "a waived check": (define("expect:", "waive: {apt-proxy: a reason}\nexpect:"), "checks"),
     "the cells": (define("expect:", "prove: [gen1]\nexpect:"), "gen1"),
@@ -208,7 +211,7 @@ NOTHING: dict[str, Change] = {
     "another image's playbook": edit("playbooks/other.yml", "all", "web"),
     "a comment": define("disk: 8 GiB", "disk: 8 GiB  # enough"),
     "a deadline": define("network: none", "network: none\n    timeout: 5 min"),
-    "a reader of Windows' registry": raised(versions.WINDOWS, "disk.registry"),
+    "a reader of Windows' registry": raised(inspection_of("windows").parts, "offline.registry"),
     "the machine": define("expect:", "machine: {cpus: 4}\nexpect:"),
     "an index without news for this disk": lambda _project, patch: index(patch, "index two", []),
 }
@@ -358,7 +361,7 @@ def without_layers(project: Path) -> Path:
 def test_golden_stands_whatever_layers_are_left(without_layers: Path) -> None:
     assert run_of(without_layers) == []
     made = job_of(without_layers)
-    assert golden_stands(made) is not None
+    assert current_golden(made) is not None
     assert _run(made, None, None, False, None) is True  # a build of it boots nothing
     rows = explain(load_named(without_layers, "site"), store_of(without_layers))
     assert _is_current(rows, store_of(without_layers), made.gallery.get("site"))
@@ -378,7 +381,7 @@ def test_an_index_that_moved_asks_goldens_own_disk(
 ) -> None:
     index(monkeypatch, "index two", newer)
     monkeypatch.setattr(BuildContext, "outdated_packages", lambda _job, _image: newer)
-    assert (golden_stands(job_of(without_layers)) is not None) is stands
+    assert (current_golden(job_of(without_layers)) is not None) is stands
 
 
 def test_what_is_asked_for_is_run_where_layers_are_gone(without_layers: Path) -> None:

@@ -129,23 +129,23 @@ def golden_of(project: Path, **more: object) -> Version:
 
 def test_a_months_updates_are_patched_into_golden(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition, golden = load_named(project, "site"), golden_of(project, rearms_left=2)
-    assert patching.due(definition, golden, store_of(project))[1] == ""
+    assert patching.needs_patch(definition, golden, store_of(project))[1] == ""
     monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
-    wanted, why = patching.due(definition, golden, store_of(project))
+    wanted, why = patching.needs_patch(definition, golden, store_of(project))
     assert (wanted.source, wanted.steps) == (MasterSource("site", golden.version), ())
     assert (wanted.updates, why) == (definition.updates, "newer: updates of 2026-12-08")
     # what a patch looked for is newer than what its line began with
     inputs = [{"stage": "provision", "title": "updates", "inputs": {updates.RELEASED: "2026-12-08"}}]
     root = {"version": golden.version, "inputs": golden.manifest["inputs"]}
     second = golden_of(project, inputs=inputs, rebuilt=root)
-    assert patching.due(definition, second, store_of(project))[1] == ""
+    assert patching.needs_patch(definition, second, store_of(project))[1] == ""
 
 
 def test_without_a_rearm_it_is_built_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition, golden = load_named(project, "site"), golden_of(project, rearms_left=0)
-    assert patching.due(definition, golden, store_of(project))[1] == ""
+    assert patching.needs_patch(definition, golden, store_of(project))[1] == ""
     monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
-    wanted, why = patching.due(definition, golden, store_of(project))
+    wanted, why = patching.needs_patch(definition, golden, store_of(project))
     assert wanted == definition
     assert why == "built anew: golden cannot be generalized once more: no rearm is left"
 
@@ -155,6 +155,6 @@ def test_what_is_no_update_asks_for_a_rebuild(project: Path, monkeypatch: pytest
     golden = golden_of(project, rearms_left=2)
     changed = {"the edition": "ServerDatacenter is new", "a script": "features.ps1: changed"}
     CHANGES[what][0](project, monkeypatch)
-    wanted, why = patching.due(load_named(project, "site"), golden, store_of(project))
+    wanted, why = patching.needs_patch(load_named(project, "site"), golden, store_of(project))
     assert not isinstance(wanted.source, MasterSource)
     assert changed[what] in why

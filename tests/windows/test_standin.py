@@ -114,7 +114,7 @@ def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pyt
     assert stand.lab.leftovers() == []
     # a month later there is no rearm left: the next one is built from its medium
     monkeypatch.setattr(updates, "today", lambda: date(2099, 2, 10))
-    wanted, why = patch.due(definition, Gallery(store.gallery).get(name), store)
+    wanted, why = patch.needs_patch(definition, Gallery(store.gallery).get(name), store)
     assert (wanted, why.partition(":")[0]) == (definition, "built anew")
 
 
