@@ -47,6 +47,8 @@ _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
 _STRING, _NUMBER = 6, 4
 
 
+#: The last of dpkg's three words of a package that nothing is left to do for; a record that is half written is here.
+_SETTLED, _UPDATES = ("installed", "config-files", "not-installed"), "/var/lib/dpkg/updates"
 #: dpkg's three words for a package that is wholly there.
 _WHOLE = "install ok installed"
 
@@ -88,6 +90,26 @@ def packages(root: Root) -> tuple[Package, ...]:
 def dpkg_packages(root: Root) -> tuple[Package, ...]:
     """Every package that dpkg knows, sorted by name; none on a root without dpkg."""
     return parse_status(root.text(STATUS, STATUS_LIMIT))
+
+
+def unfinished_by_dpkg(root: Root) -> Iterator[str]:
+    """Packages that dpkg has not finished, and what it has not written down; nothing on a root without dpkg.
+
+    Raises DiskError (dpkg-record-missing).
+    """
+    known = dpkg_packages(root)
+    if not known and (root.exists("/var/lib/dpkg") or root.exists("/usr/bin/dpkg")):
+        raise DiskError(
+            f"dpkg is there, and its record {STATUS} is missing or empty",
+            name="dpkg-record-missing",
+            hint=f"copy {STATUS}-old to {STATUS} on the disk, or build again",
+        )
+    for package in known:
+        words = package.state.split()
+        if not words or words[-1] not in _SETTLED or "reinstreq" in words:
+            yield f"{package.name} {package.version}: {package.state or 'no state'}"
+    for name in root.listdir(_UPDATES):
+        yield f"{_UPDATES}/{name}: dpkg was cut off"
 
 
 def parse_status(text: str) -> tuple[Package, ...]:

@@ -6,7 +6,7 @@ A reader: made and asked in the sandbox's worker alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,6 +56,10 @@ class InstalledSystem(ABC):
     @abstractmethod
     def packages(self) -> tuple[Package, ...]:
         """What its package database at rest records, whatever state that is in; none where there is no database."""
+
+    def unfinished_packages(self) -> Iterator[str]:
+        """What its package manager left undone when it was interrupted, a line of evidence each."""
+        return iter(())
 
     def services(self) -> tuple[Unit, ...]:
         """Its services and units. Only a Linux has any that are read: others raise DiskError (no-linux-root)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pipeline.base.errors import DiskError
 from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, CannotLook, Skip, Subject, check
-from pipeline.disk.packages import dpkg_packages
 from pipeline.disk.volumes import HOLDERS
 
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "cgroup2", "efivarfs", "securityfs", "debugfs", "overlay")
@@ -154,27 +154,28 @@ _PROGRAMS = (
 )
 
 
+#: Errors of package databases that goldsmith has no reader for. One that is damaged or open is another matter.
+_NO_READER = ("packages-not-read", "rpm-database-old")
+
+
 @check(
     "dpkg-state",
     "Every package is whole",
     why="A half-configured package breaks the first update on every clone.",
-    remedy="dpkg --configure -a, apt-get -f install; find out why the step was cut off.",
-    source="dpkg(1)",
+    remedy="dpkg --configure -a, apt-get -f install (rpm --rebuilddb); find out why the step was cut off.",
+    source="dpkg(1), rpm(8)",
 )
 def dpkg_state(subject: Subject) -> Iterator[str]:
-    packages = dpkg_packages(subject.root)
-    if not packages:
-        if subject.root.exists("/var/lib/dpkg") or subject.root.exists("/usr/bin/dpkg"):
-            raise CannotLook("dpkg is there, and its record /var/lib/dpkg/status is missing or empty")
-        raise Skip("no dpkg")
-    whole = ("installed", "config-files", "not-installed")
-    for package in packages:
-        words = package.state.split()
-        if not words or words[-1] not in whole or "reinstreq" in words:
-            yield f"{package.name} {package.version}: {package.state or 'no state'}"
-    for name in subject.root.listdir("/var/lib/dpkg/updates"):
-        yield f"/var/lib/dpkg/updates/{name}: dpkg was cut off"
-    subject.note(f"{sum(package.installed for package in packages)} packages")
+    yield from subject.system.unfinished_packages()
+    try:
+        found = [package for package in subject.system.packages() if package.installed]
+    except DiskError as error:
+        if error.name in _NO_READER:
+            raise Skip(error.message) from None
+        raise
+    if not found:
+        raise Skip("no package database")
+    subject.note(f"{len(found)} packages")
 
 
 @check(

@@ -19,7 +19,7 @@ PARTS: dict[str, Part] = {
     "checks.resume": Part(1, ("pipeline.checks.linux.resume",)),
     "checks.secrets": Part(1, ("pipeline.checks.linux.build_config",)),
     "checks.system_folders": Part(1, ("pipeline.checks.linux.system_folders",)),
-    "checks.system": Part(3, ("pipeline.checks.linux.system", "pipeline.disk.release")),
+    "checks.system": Part(4, ("pipeline.checks.linux.system", "pipeline.disk.release")),
     "guests.service_identity": Part(1, ("pipeline.systems.linux.service_identity",)),
     "offline.ext4": Part(1, ("pipeline.disk.ext4",)),
     "offline.ext4_files": Part(1, ("pipeline.disk.ext4_files",)),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.disk.packages import packages
+from pipeline.disk.packages import packages, unfinished_by_dpkg
 from pipeline.disk.release import read_release
 from pipeline.systems.installed import InstalledSystem
 from pipeline.systems.linux.boot_files import boots_directly
@@ -51,6 +51,10 @@ class InstalledLinux(InstalledSystem):
 
     def packages(self) -> tuple[Package, ...]:
         return packages(self.root)
+
+    def unfinished_packages(self) -> Iterator[str]:
+        # dpkg alone records half-installed packages; a database of rpm that is open is an error of reading it
+        return unfinished_by_dpkg(self.root)
 
     @property
     def stale(self) -> str | None:
