@@ -1,4 +1,4 @@
-"""The stages in order, and what a build would do: every unit with its key, kept or run, and why.
+"""Plans a build: every unit with its key, whether its layer is kept or it runs, and why.
 
 Every unit's key is known before anything runs: it is the digest of the stage, its inputs and its source's key. What
 is committed under a key is kept; the first unit that is not is where work starts.
@@ -28,7 +28,7 @@ COLD = "cold"
 
 @dataclass(frozen=True)
 class Unit:
-    """One keyed piece of a stage."""
+    """One unit of a stage, with its key and the key of the layer below it."""
 
     stage: Stage
     spec: UnitSpec
@@ -71,7 +71,7 @@ def plan(
 
 
 def current_golden(context: BuildContext) -> Version | None:
-    """The golden master, where its own record says that a build would make the very same: no layer has to be left.
+    """The golden master, if its own record shows that a build would make the same one; its layers may be deleted.
 
     Every unit's key is that of the record. The state of the archive is an input only where it has something newer for
     the disk: the state that golden was made with stands for it. None for a golden master that was patched since, or
@@ -100,7 +100,7 @@ def current_golden(context: BuildContext) -> Version | None:
 
 
 def _is_described(context: BuildContext, golden: Version) -> bool:
-    """Whether what capture alone writes down is what the definition says."""
+    """Whether golden's manifest has the definition's summary and caching, which no layer below capture has."""
     caching = {disk.lun: disk.caching for disk in golden.data_disks}
     return golden.manifest.get("summary") == context.definition.summary and caching == {
         disk.lun: disk.caching for disk in context.data_disks
@@ -112,7 +112,7 @@ def _unit(stage: Stage, spec: UnitSpec, source: str | None) -> Unit:
 
 
 def _still_good(context: BuildContext, unit: Unit, former: Layer) -> Unit | None:
-    """The unit under the package index that it was made with, where the new one has no newer version for its disk."""
+    """The unit with its former package index, if the new index has no newer version of a package on its disk."""
     if INDEX not in unit.inputs or former.record["inputs"].get(INDEX) is None:
         return None
     inputs = {**unit.inputs, INDEX: former.record["inputs"][INDEX]}
@@ -123,7 +123,7 @@ def _still_good(context: BuildContext, unit: Unit, former: Layer) -> Unit | None
 
 
 def _is(unit: Unit, word: str, before: Sequence[Unit]) -> bool:
-    """Whether a stage's name, a step's title or a step's number means this unit, or a stage before it."""
+    """Whether a word (a stage's name, a step's title or number) names this unit, or a stage before this unit."""
     first = sum(len(each.spec.steps) for each in before if each.spec.counted) + 1
     numbers = [str(number) for number, _ in enumerate(unit.spec.steps, first)] if unit.spec.counted else []
     if word in (*unit.spec.steps, *numbers):
@@ -190,7 +190,7 @@ def _run_length(good: Sequence[bool], start: int) -> int:
 def explain(
     definition: Definition, store: Store, *, warm: bool = False, again: str | None = None
 ) -> list[dict[str, str]]:
-    """For each unit: keep or run, and why: which input changed against this image's latest layer there."""
+    """A row for each unit: keep or run, and why: the inputs that differ from its latest layer of this image."""
     context, units, begin = _decide(definition, store, warm, again)
     former = _latest(context)
     if again is None and not warm and begin < len(units) and current_golden(context):
@@ -212,7 +212,7 @@ def explain(
 def _decide(
     definition: Definition, store: Store, warm: bool, again: str | None
 ) -> tuple[BuildContext, list[Unit], int]:
-    """The units of a build that nobody has begun, and the position of the first one that would run."""
+    """The units of a build that has not started, and the position of the first unit that would run."""
     check_word(definition, again)
     store.ensure()
     context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
@@ -226,7 +226,7 @@ def _decide(
 def root_needed_for(
     definition: Definition, store: Store, *, warm: bool = False, again: str | None = None, until: str | None = None
 ) -> str:
-    """What of a build needs root, as 'STAGE: why'; nothing where a user who may write to the store can do it all."""
+    """The first stage of a build that needs root, as 'STAGE: why'; '' if write access to the store is enough."""
     check_word(definition, until)
     _context, units, begin = _decide(definition, store, warm, again)
     for unit in units[begin : end_of(units, until) if until is not None else len(units)]:

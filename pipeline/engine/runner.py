@@ -43,7 +43,7 @@ TIMEOUT = 4 * 3600.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a build ended. `shipped` is the VHD that convert made, `layers` are the keys that it stands on."""
+    """The result of a build. `shipped` is the disk that ships, `layers` are the keys of its layers."""
 
     run: str
     version: Version | None
@@ -123,7 +123,7 @@ def _layer_where(context: BuildContext, fits: Callable[[Stage], bool]) -> Layer 
 
 
 def _run(context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
-    """Run what is not there yet. True when nothing had to run."""
+    """Run the units that have no layer yet. True if nothing had to run."""
     with cache_lock(context.store):
         units = plan(context, warm=warm, again=from_stage, cold=cold)
         context.run.note(layers=[unit.key for unit in units])
@@ -159,7 +159,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
 
 
 def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) -> bool:
-    """Whether golden is what a build would make, although layers of it are gone. Where one was `asked` for, never."""
+    """Whether a build would make golden again, although its layers are deleted. False if a part is `asked` for."""
     if asked or reusable_prefix(units, context.layers) == len(units) or current_golden(context) is None:
         return False
     context.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
@@ -167,7 +167,7 @@ def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) ->
 
 
 def _sound(context: BuildContext, units: Sequence[Unit], begin: int) -> int:
-    """How many of the first `begin` units are still what was committed; the first that is not is named.
+    """How many of the first `begin` units have unchanged files; the first changed layer is reported.
 
     Once there is a VHD, the layers below it are not used any more.
     """
@@ -191,7 +191,7 @@ def _kept(context: BuildContext, units: Sequence[Unit]) -> None:
 
 
 def _point_golden(context: BuildContext, unit: Unit) -> None:
-    """A definition that was changed and changed back: golden is what it says now."""
+    """Promote the version that the definition describes, for example after a change that was undone."""
     layer = context.layers.get(unit.key)
     current = context.gallery.find(context.definition.name)
     if layer is None:
@@ -209,7 +209,7 @@ def _point_golden(context: BuildContext, unit: Unit) -> None:
 def _unit(
     context: BuildContext, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
 ) -> tuple[Layer, Draft | None]:
-    """Make one layer. `draft` is there already when the running guest writes into it."""
+    """Make one layer. `draft` exists already if the running guest writes into it."""
     name = context.stage = unit.stage.name
     context.warm = context.warm or unit.inputs.get(START) == WARM
     watch = context.watch = Stopwatch()
@@ -268,7 +268,7 @@ def _hand_over(context: BuildContext, following: Unit | None) -> Draft | None:
 
 
 def _black_box(context: BuildContext, error: BaseException) -> None:
-    """Gather what the guest can still tell, while it is there."""
+    """Collect diagnostics from the guest while it exists."""
     if context.session is None:
         return
     context.session.black_box(quick=isinstance(error, Interrupted))

@@ -1,6 +1,6 @@
-"""Care of the store: what dead runs left goes, and layers that nobody has used for long, up to a size.
+"""Garbage collection of the store: leftovers of dead runs, and layers that were not used for long, down to a size.
 
-Masters are never touched here, and nothing that a running build stands on.
+Masters are never deleted here, nor any layer that a running build uses.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.domains import domains, sweep
 from pipeline.systems.linux import snapshots
 
-#: Seconds for which what was just used is left alone: a build may be about to say that it stands on it.
+#: Seconds for which a layer stays after its last use: a build may be about to register that it uses the layer.
 FRESH = 600.0
-#: Seconds to wait for whoever plans or prunes: galaxy may be asked for collections meanwhile.
+#: Seconds to wait for another plan or another deletion, which may download collections meanwhile.
 TIMEOUT = 1800.0
 #: How many runs of each image keep their records, unless `goldsmith runs prune --keep` says otherwise. A run's folder
 #: takes some 350 KiB; a failed one, with what was gathered of its guest, a few MiB.
@@ -42,7 +42,7 @@ KEPT_RUNS = 100
 
 @contextlib.contextmanager
 def cache_lock(store: Store) -> Iterator[None]:
-    """Held while a build finds out what it stands on and says so, and while layers are pruned.
+    """Held while a build decides which layers it uses and registers them, and while layers are deleted.
 
     Raises BuildError (layers-locked) after PATIENCE seconds.
     """
@@ -56,7 +56,7 @@ def cache_lock(store: Store) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Removed:
-    """One thing that care removed, or would remove. `bytes`: on the disk, 0 where it is no file."""
+    """One thing that was deleted, or would be. `bytes`: on the disk, 0 if it is not a file."""
 
     kind: str
     name: str
@@ -68,16 +68,16 @@ class Removed:
 
 
 def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: bool = False) -> list[Removed]:
-    """Remove what dead runs left: domains, access folders, scratch layers, scratch folders. Says what it removed.
+    """Delete what dead runs left: domains, access folders, unfinished layers, scratch. Returns what was deleted.
 
-    With `dry` nothing is removed.
+    With `dry` nothing is deleted.
     """
     connection = context.connection if context else connect()
     kept = {run for _, run, role in domains(connection) if role == "kept"}
     dead: set[str] = set()
 
     def wanted(label: str) -> bool:
-        """Whether a domain or an access folder is another store's, a live run's, or kept on purpose."""
+        """Whether a domain or an access folder belongs to another store or to a live run, or was kept on purpose."""
         run = store.own_run(label)
         if run is None or label in kept or alive(store.runs, run):
             return True
@@ -113,9 +113,9 @@ def _scratch(path: Path, name: str = "") -> Removed:
 
 
 def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
-    """What dead processes left in the gallery, beside records, and of scratch made before there was a journal.
+    """Delete what dead processes left in the gallery and beside records, and scratch from before the journal existed.
 
-    An image whose folder somebody holds is left to them: whoever captures or imports sweeps it too.
+    An image whose folder another process holds is skipped: that process cleans it itself.
     """
     gone = []
     gallery = Gallery(store.gallery)
@@ -138,9 +138,9 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
 
 
 def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
-    """Sweep what dead runs left, guests kept on purpose too; with `layers` forget every layer. Says what went.
+    """Delete what dead runs left, and guests kept on purpose; with `layers` every layer. Returns what was deleted.
 
-    A layer that a running build stands on is not to be had: with a build running, `layers` is refused.
+    Raises UsageError (image-locked) for `layers` while a build runs: the build uses its layers.
     """
     if layers:
         _refuse_running(store)
@@ -178,10 +178,10 @@ def _refuse_running(store: Store) -> None:
 def prune_runs(
     store: Store, keep: int = KEPT_RUNS, names: Collection[str] = (), *, dry: bool = False
 ) -> list[Removed]:
-    """Remove the records of runs beyond the newest `keep` of each image (of `names`, or of all). Says what went.
+    """Delete records of runs beyond the newest `keep` of each image (of `names`, or all). Returns what was deleted.
 
-    A run stays while it lives, while a guest of its is kept, and as long as the version that it made, or the
-    refusal that it ended in, is in the gallery.
+    A run stays while it is alive, while its guest is kept, and while the gallery has the version that it made or the
+    refusal in which it ended.
     """
     if len(run_ids(store.runs)) <= keep:
         return []
@@ -224,7 +224,7 @@ def _has_version(gallery: Gallery, run: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class LayerUsage:
-    """A layer as its keeper sees it: bytes that its going would free, when it was last used, what it stands on."""
+    """A layer's size (the bytes that its deletion would free), the time of its last use, and the layers below it."""
 
     layer: Layer
     size: int
@@ -237,7 +237,7 @@ class LayerUsage:
 
 
 def layer_usages(layers: Layers) -> list[LayerUsage]:
-    """All layers. A VHD that is a master's too costs nothing here."""
+    """The usage of all layers. A VHD that a master shares counts as nothing."""
     found = []
     for layer in layers.all():
         files = [path.stat() for path in layer.path.rglob("*") if path.is_file()]
@@ -251,9 +251,10 @@ def layer_usages(layers: Layers) -> list[LayerUsage]:
 def evictable(
     layer_usages: Iterable[LayerUsage], keep: int, in_use: frozenset[str], fresh_since: float
 ) -> list[LayerUsage]:
-    """What must go, in order, for all to fit into `keep` bytes: the longest unused first, nothing from under another.
+    """The layers to delete, in order, until the others fit into `keep` bytes: the least recently used first, never a
+    layer below another one.
 
-    What is in use, or was used since `fresh_since`, stays, and so does all below it.
+    A layer that is in use, or was used since `fresh_since`, stays, and so do all layers below it.
     """
     left = {usage.layer.key: usage for usage in layer_usages}
     total = sum(usage.size for usage in left.values())
@@ -275,7 +276,7 @@ def evictable(
 
 
 def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
-    """Remove layers and saved guests until all that are left fit into `keep` bytes. Says what went."""
+    """Delete layers and memory snapshots until the others fit into `keep` bytes. Returns what was deleted."""
     layers = Layers(store.layers)
     with cache_lock(store):
         gone = evictable(layer_usages(layers), keep, in_use(store), time.time() - FRESH)
@@ -285,14 +286,14 @@ def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
 
 
 def in_use(store: Store) -> frozenset[str]:
-    """Keys that a running build has said it stands on or makes, and saves whose guest runs."""
+    """The keys of layers that running builds use or make, and of snapshots whose guest runs."""
     keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
     keys |= {path.parent.name for path in store.layers.glob(f"*/{snapshots.LOCK}") if held(path)}
     return frozenset(keys)
 
 
 def removed_layer(usage: LayerUsage) -> Removed:
-    """A layer as a person knows it: its image, stage and title."""
+    """A layer by the names that a person knows: its image, stage and title."""
     record = usage.layer.record
     age = (time.time() - usage.used) / 86400
     what = " ".join(str(record.get(word) or "") for word in ("name", "stage", "title")).strip()
@@ -300,7 +301,7 @@ def removed_layer(usage: LayerUsage) -> Removed:
 
 
 def disk_use(store: Store) -> dict[str, int]:
-    """Bytes on disk of the store's layers, saved guests and masters."""
+    """Bytes on disk of the store's layers, memory snapshots and masters."""
     held_by = layer_usages(Layers(store.layers))
     gallery = sum(path.stat().st_blocks * 512 for path in _files(store.gallery))
     return {

@@ -1,4 +1,4 @@
-"""Retention of masters, with what the store knows of who stands on them."""
+"""Which versions of masters are deleted, and which layers with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.maintenance.gc import cache_lock, in_use
 
 
 def layers_above(layers: Layers) -> dict[Path, list[Layer]]:
-    """Every file that layers have below their own disk, with those layers."""
+    """For each file below the disk of a layer, the layers above it."""
     found: dict[Path, list[Layer]] = defaultdict(list)
     for layer in layers.all():
         for level in layer.image.below if layer.record.get("image") else ():
@@ -32,7 +32,8 @@ def layers_above(layers: Layers) -> dict[Path, list[Layer]]:
 
 @contextlib.contextmanager
 def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version], str]]:
-    """Who of the running builds stands on a version, as long as this is held; with `dry` it is only looked at."""
+    """A function that names the running builds that use a version, '' if none does. No build starts to use one while
+    this is held; with `dry` nothing is held."""
     layers = Layers(store.layers)
     with contextlib.nullcontext() if dry else cache_lock(store):
         busy, above = in_use(store), layers_above(layers)
@@ -45,9 +46,9 @@ def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version],
 
 
 def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> list[Going]:
-    """Let go the versions of an image that its definition does not keep.
+    """Delete the versions of an image beyond `keep:`.
 
-    One that a running build stands on stays. With a version go the layers on top of it: nothing can use them.
+    A version that a running build uses stays. The layers on top of a deleted version are deleted too.
     """
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
     with users_of(store, dry=dry) as used:
@@ -60,7 +61,7 @@ def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> 
 
 @dataclass(frozen=True)
 class Removal:
-    """One version that goes by hand: bytes on disk, its channels, what speaks against it, layers that go too."""
+    """One version that a user deletes: bytes on disk, its channels, objections, and the layers deleted with it."""
 
     image: str
     version: str
@@ -73,7 +74,7 @@ class Removal:
 def remove_master(
     store: Store, image: str, number: str, why: str, *, force: bool = False, dry: bool = False
 ) -> Removal:
-    """Remove one version, damaged or not, its channels, and the layers that hold its disk or stand on it.
+    """Delete one version, damaged or not, its channels, and the layers that share its disk or lie on top of it.
 
     Raises NotFound, CheckFailed: version-protected for what is leased, in a channel or a parent, where `force` is not
     set; version-in-use for what a running build stands on, in any case.
@@ -118,7 +119,7 @@ def _others(gallery: Gallery, image: str) -> str:
 
 
 def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[str]) -> Iterator[str]:
-    """Why a version should stay: channels, leases, versions of other images that were built on it."""
+    """The reasons to keep a version: channels, leases, versions of other images that were built on it."""
     for channel in channels:
         yield f"it is {image}@{channel}"
     for lease in leases(gallery, image):
@@ -131,7 +132,7 @@ def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[st
 
 
 def _parent_of(version: Version) -> tuple[str, str] | None:
-    """The image and number that a version was built or patched on, None where it began otherwise."""
+    """The image and number that a version was built or patched on, None if it has no parent."""
     if patched := version.manifest.get("patched_from"):
         return version.name, str(patched)
     units = version.manifest.get("inputs", ())
@@ -140,7 +141,7 @@ def _parent_of(version: Version) -> tuple[str, str] | None:
 
 
 def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
-    """Layers that have a version's disk as their own (a hard link), and those that stand on it."""
+    """The layers that share a version's disk (a hard link), and those on top of it."""
     yield from layers_above(layers)[disk]
     for layer in layers.all():
         image = layer.image.path if layer.record.get("image") else None
@@ -149,7 +150,7 @@ def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
 
 
 def put_away(store: Store, version: Version, repository: Path, judge: Judge) -> None:
-    """Move a version into an archive; the layers on top of it go. Raises as `archive.put_away`."""
+    """Move a version into an archive; the layers on top of it are deleted. Raises as `archive.put_away`."""
     with users_of(store) as used:
         archive.put_away(Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used)
         _drop_above(Layers(store.layers), version)

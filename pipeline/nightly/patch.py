@@ -1,4 +1,4 @@
-"""Patching: golden itself is updated and generalized anew, where building the image again would be too dear.
+"""Patches a golden master: it is updated and generalized again, where a rebuild of the image would take too long.
 
 Only what the distribution, or Windows Update, changed is brought in that way. Whatever else changed since the image
 was last built anew (a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age. A Windows
@@ -27,12 +27,12 @@ from pipeline.systems.windows import updates
 
 #: What a patch of a Linux runs where the definition names no steps.
 UPDATES = Path(__file__).parents[1] / "systems" / "linux" / "inside" / "updates.sh"
-#: What moves by itself, and is what a patch brings in.
+#: Inputs that change as time goes on. A patch brings these changes in.
 _MOVES = frozenset({INDEX, COLD, updates.RELEASED})
 
 
 def patched(definition: Definition, golden: Version) -> Definition:
-    """The definition of the next version: golden, its updates, and all gates as ever."""
+    """The definition of the patched version: it starts from golden, installs updates, and passes all gates."""
     # those of a Windows are a key of its own, which stays as it is
     own = () if definition.os == "windows" else (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
     return replace(
@@ -44,7 +44,7 @@ def patched(definition: Definition, golden: Version) -> Definition:
 
 
 def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[Definition, str]:
-    """What is to be built, and why; an empty reason where nothing is."""
+    """The definition to build, and the reason. The reason is empty if there is nothing to build."""
     if changed := "; ".join(_changed(definition, golden, store)):
         return definition, f"built anew: {changed}"
     found = pending_updates(golden) if definition.os == "windows" else outdated(golden)
@@ -57,7 +57,7 @@ def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[
 
 
 def outdated(golden: Version) -> list[str] | None:
-    """The packages of a master that its archive has newer versions of; None of a master that is of no suite.
+    """The packages of a master that have newer versions in its archive. None if the master has no suite.
 
     Raises HostError (archive-not-reached): a night that could not look must not say that nothing is newer.
     """
@@ -86,7 +86,7 @@ def pending_updates(golden: Version) -> list[str] | None:
 
 
 def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:
-    """What else than packages went in when golden's line was last built anew, and goes in no more, or otherwise."""
+    """The inputs other than packages that have changed since golden was last rebuilt, a line for each."""
     root: Mapping[str, Any] = golden.manifest.get("rebuilt") or golden.manifest
     content = {stage.name for stage in STAGES if stage.makes_content}
     old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in content}

@@ -1,7 +1,7 @@
-"""Cold truth: an image built with no layer reused must come out as the one that stands on layers.
+"""The clean-rebuild check: an image that is built without any reused layer must equal the one built on layers.
 
-Layers are kept by the digest of what went in. Should a digest ever miss an input, every night would go on shipping
-what should have been built anew, and say "unchanged". So now and then nothing is believed.
+Layers are reused by the digest of their inputs. If a digest missed an input, every refresh would report "unchanged"
+and ship an image that should have been rebuilt. Therefore, a refresh sometimes reuses no layer and compares.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline.engine import runner
 from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
 
-#: When an image was last built cold and found the same, in its folder of the gallery.
+#: The record of an image's last clean-rebuild check, in its folder of the gallery.
 CHECK_RECORD = ".truth.json"
-#: What two builds of one definition may differ in, whichever way they went. Globs of paths, with the reason.
+#: Paths in which two builds of one definition may differ: globs, with the reason.
 EXPECTED = {
     "/etc/.pwd.lock": "made by the first change of an account",
     "/etc/shadow": "the day of a password's last change",
@@ -50,7 +50,7 @@ def tree(disk: Path, fmt: str) -> Tree:
 
 
 def differences(first: Tree, second: Tree, expected: Iterable[str] = ()) -> list[str]:
-    """Paths that are not the same in both and not expected to differ."""
+    """The paths that differ and are not expected to differ, a line for each."""
     globs = [*EXPECTED, *expected]
     return [
         f"{path}: {' '.join(first.get(path, ['not there']))} | {' '.join(second.get(path, ['not there']))}"
@@ -66,7 +66,7 @@ def _moment(text: str) -> str:
 
 
 class _Compared(Shape):
-    """When an image was last built with no layer reused."""
+    """When an image was last built without any reused layer."""
 
     when: Annotated[str, AfterValidator(_moment)]
 
@@ -76,7 +76,7 @@ class _Compared(Shape):
 
 
 def check_is_due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
-    """Whether the last cold build, or else the image's first version, is too long ago.
+    """Whether the last clean-rebuild check (or the image's first version) is older than `cold_days`.
 
     Never for Windows: each sysprep leaves thousands of files that no other has left so, and nothing to compare.
     """
@@ -93,12 +93,12 @@ def check_is_due(definition: Definition, gallery: Gallery, today: datetime | Non
 
 
 def record_check(definition: Definition, gallery: Gallery, run: str) -> None:
-    """Remember that an image was built with no layer reused, and is what it should be."""
+    """Record that an image was built without any reused layer, and passed."""
     write_json(gallery.root / definition.name / CHECK_RECORD, {"when": now(), "run": run})
 
 
 def verify_reproducible(definition: Definition, store: Store, *, command: str, listeners: Sequence[Any]) -> None:
-    """Build `definition` on its layers and once more with none of them, as far as convert, and compare the disks.
+    """Build `definition` up to the shipped disk twice, with its layers and without any, and compare the disks.
 
     Raises CheckFailed: cold-differs, with all paths in a file of the cold build's run; cold-overtaken where the
     archive moved between the two builds, and they cannot be compared. The cold layers go either way.

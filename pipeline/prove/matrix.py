@@ -1,4 +1,4 @@
-"""The matrix: on which machines a clone is started, who tells it what it is, and what is done to it then."""
+"""The test matrix: the machines on which clones boot, who provisions them, and which tests follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Hardware:
-    """The likeness of a machine, as near as QEMU comes."""
+    """A machine model, as close to the real one as QEMU comes."""
 
     firmware: str
     machine: str
@@ -32,15 +32,15 @@ FOREIGN = Hardware("bios", "q35", "sata", "a foreign machine (AHCI, e1000)", 1, 
 
 @dataclass(frozen=True)
 class TestTarget:
-    """One field of the matrix. A build boots the first clone once; `goldsmith prove` does the whole."""
+    """One target of the matrix. A build boots one clone once; `goldsmith prove` runs all its tests."""
 
     name: str
     hardware: Hardware
     fabric: bool
     clones: int = 1
-    again: bool = False  # the first clone boots a second time, and is provisioned no second time
-    reimage: bool = False  # the first clone goes back to the master, and is provisioned anew
-    provisioned: bool = True  # else nobody does: a generalized VM that is merely started
+    again: bool = False  # the first clone boots a second time, and must not be provisioned again
+    reimage: bool = False  # the first clone is reset to the master, and must be provisioned again
+    provisioned: bool = True  # False: a generalized VM is only started
 
     @property
     def provisioned_by(self) -> str:
@@ -63,7 +63,7 @@ TARGETS = {
         TestTarget("start", GEN1, True, provisioned=False),
     )
 }
-#: What `goldsmith prove` runs unless it is told otherwise: each machine, each way of being told.
+#: The targets of `goldsmith prove` by default: each machine, each way of provisioning.
 MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-nocloud", "foreign")
 #: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
 UNPROVEN = {
@@ -77,7 +77,7 @@ def matrix(generations: tuple[int, ...]) -> tuple[TestTarget, ...]:
 
 
 def without_seeds(targets: Sequence[TestTarget]) -> tuple[TestTarget, ...]:
-    """The same machines for an image that is to be told by Azure alone: all on the fabric, and none twice."""
+    """The same machines for an image that only Azure provisions: all on the fabric, and no machine twice."""
     there = {target.hardware for target in targets if target.fabric}
     found = []
     for target in targets:
