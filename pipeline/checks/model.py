@@ -13,7 +13,7 @@ from pipeline.disk.packages import Package
 from pipeline.disk.partitions import ESP
 from pipeline.disk.root import Root
 from pipeline.disk.volumes import Volume
-from pipeline.disk.windows import Windows, windows_on
+from pipeline.disk.windows import Windows, open_windows
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.installed import InstalledSystem
 
@@ -97,7 +97,7 @@ class Subject:
     @cached_property
     def windows(self) -> Windows:
         """Raises DiskError (no-windows-root)."""
-        return windows_on(self.disk)
+        return open_windows(self.disk)
 
     @cached_property
     def esp(self) -> Volume | None:

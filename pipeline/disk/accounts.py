@@ -29,7 +29,7 @@ class Account:
     has_password: bool
 
 
-def accounts(sam: Hive) -> Iterator[Account]:
+def read_accounts(sam: Hive) -> Iterator[Account]:
     """Every local account. Raises DiskError (sam-damaged) where one cannot be read."""
     keys = [key for key in sam.keys(USERS) or [] if key.lower() != "names"]
     # the type of the default value of each name is its number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.disk import disk_formats, free_blocks
-from pipeline.disk.packages import dpkg_packages
+from pipeline.disk.packages import read_dpkg
 from pipeline.disk.questions import Asked
 from pipeline.vhd.extents import ExtentSource, ExtentTable
 
@@ -45,7 +45,7 @@ def free_ranges(asked: Asked) -> None:
 def dpkg_versions(asked: Asked) -> list[list[str]]:
     """(name, version) of each installed Debian package, whatever the journal says: a layer's disk was in use."""
     with asked.disk() as disk:
-        return [[one.name, one.version] for one in dpkg_packages(disk.root) if one.installed]
+        return [[package.name, package.version] for package in read_dpkg(disk.root) if package.installed]
 
 
 def files(asked: Asked) -> list[bool]:

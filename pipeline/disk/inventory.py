@@ -23,24 +23,24 @@ _INSTALLED = 0x70
 _STATE = "install ok installed"
 
 
-def system(software: Hive) -> dict[str, str]:
+def read_system(software: Hive) -> dict[str, str]:
     """The system by os-release's words. Raises DiskError (no-such-key): it is not the hive of a Windows."""
     need_keys(software, _VERSION, "SOFTWARE")
-    told = {name.lower(): value for name, value in (software.values(_VERSION) or {}).items()}
-    build = _text(told.get("currentbuild"))
-    revision = told.get("ubr")
+    values = {name.lower(): value for name, value in (software.values(_VERSION) or {}).items()}
+    build = _text(values.get("currentbuild"))
+    revision = values.get("ubr")
     version = f"{build}.{revision}" if isinstance(revision, int) else build
-    name = _text(told.get("productname")) or "Windows"
+    name = _text(values.get("productname")) or "Windows"
     return {
         "ID": "windows",
         "NAME": name,
         "VERSION_ID": version,
-        "VARIANT_ID": _text(told.get("editionid")),
+        "VARIANT_ID": _text(values.get("editionid")),
         "PRETTY_NAME": f"{name} {version}".strip(),
     }
 
 
-def programs(software: Hive) -> Iterator[Package]:
+def read_programs(software: Hive) -> Iterator[Package]:
     """Programs and updates; what registers itself without a name is a part of something else.
 
     Raises DiskError (no-such-key): a Windows without a list of programs is not one, and its list is not empty.

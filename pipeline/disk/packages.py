@@ -67,13 +67,13 @@ class Package:
         return self.state.endswith(" installed")
 
 
-def packages(root: Root) -> tuple[Package, ...]:
+def read_packages(root: Root) -> tuple[Package, ...]:
     """The packages of the first record that has any; none on a root without a record that is known.
 
     Raises DiskError: packages-not-read where only a record is there that goldsmith names and does not read; errors
-    as `rpm_packages`.
+    as `read_rpm`.
     """
-    for read in (dpkg_packages, rpm_packages, apk_packages, pacman_packages, opkg_packages):
+    for read in (read_dpkg, read_rpm, read_apk, read_pacman, read_opkg):
         found = read(root)
         if found:
             return found
@@ -87,17 +87,17 @@ def packages(root: Root) -> tuple[Package, ...]:
     return ()
 
 
-def dpkg_packages(root: Root) -> tuple[Package, ...]:
+def read_dpkg(root: Root) -> tuple[Package, ...]:
     """Every package that dpkg knows, sorted by name; none on a root without dpkg."""
     return parse_status(root.text(STATUS, STATUS_LIMIT))
 
 
-def unfinished_by_dpkg(root: Root) -> Iterator[str]:
+def find_unfinished(root: Root) -> Iterator[str]:
     """Packages that dpkg has not finished, and what it has not written down; nothing on a root without dpkg.
 
     Raises DiskError (dpkg-record-missing).
     """
-    known = dpkg_packages(root)
+    known = read_dpkg(root)
     if not known and (root.exists("/var/lib/dpkg") or root.exists("/usr/bin/dpkg")):
         raise DiskError(
             f"dpkg is there, and its record {STATUS} is missing or empty",
@@ -132,12 +132,12 @@ def parse_status(text: str) -> tuple[Package, ...]:
     return _sorted(found)
 
 
-def opkg_packages(root: Root) -> tuple[Package, ...]:
+def read_opkg(root: Root) -> tuple[Package, ...]:
     """Every package that opkg knows, sorted by name; none on a root without opkg."""
     return _sorted([each for path in OPKG for each in parse_status(root.text(path, STATUS_LIMIT))])
 
 
-def apk_packages(root: Root) -> tuple[Package, ...]:
+def read_apk(root: Root) -> tuple[Package, ...]:
     """Every package that apk knows, sorted by name; none on a root without apk."""
     return _sorted([each for path in APK for each in parse_apk(root.text(path, STATUS_LIMIT))])
 
@@ -156,7 +156,7 @@ def parse_apk(text: str) -> list[Package]:
     return found
 
 
-def pacman_packages(root: Root) -> tuple[Package, ...]:
+def read_pacman(root: Root) -> tuple[Package, ...]:
     """Every package that pacman knows, sorted by name; none on a root without pacman."""
     found = []
     for folder in root.listdir(PACMAN)[:_MAX_PACKAGES]:
@@ -167,7 +167,7 @@ def pacman_packages(root: Root) -> tuple[Package, ...]:
     return _sorted(found)
 
 
-def rpm_packages(root: Root) -> tuple[Package, ...]:
+def read_rpm(root: Root) -> tuple[Package, ...]:
     """Every package that rpm knows, sorted by name; none on a root without rpm.
 
     Raises DiskError: rpm-database-old (Berkeley DB and ndb are named, not read), rpm-database-damaged,

@@ -38,9 +38,9 @@ class Unit:
     wanted_by: tuple[str, ...] = ()
 
 
-def services(root: Root) -> tuple[Unit, ...]:
+def read_services(root: Root) -> tuple[Unit, ...]:
     """systemd's units, else OpenRC's, runit's or System V's services. Raises DiskError (no-services)."""
-    found = units(root) or openrc_services(root) or runit_services(root) or sysv_services(root)
+    found = read_units(root) or read_openrc(root) or read_runit(root) or read_sysv(root)
     if found:
         return found
     other = next((name for path, name in _OTHER_INIT.items() if root.exists(path)), None)
@@ -53,20 +53,20 @@ def services(root: Root) -> tuple[Unit, ...]:
     )
 
 
-def openrc_services(root: Root) -> tuple[Unit, ...]:
+def read_openrc(root: Root) -> tuple[Unit, ...]:
     """The scripts in /etc/init.d; enabled are those that a runlevel has. None on a root without runlevels."""
     levels = root.listdir(_RUNLEVELS)
     wanted = {level: set(root.listdir(f"{_RUNLEVELS}/{level}")) for level in levels}
     return _listed(root, _SCRIPTS, wanted) if levels else ()
 
 
-def runit_services(root: Root) -> tuple[Unit, ...]:
+def read_runit(root: Root) -> tuple[Unit, ...]:
     levels = [name for name in root.listdir(_RUNIT_LEVELS) if name != "current"]
     wanted = {level: set(root.listdir(f"{_RUNIT_LEVELS}/{level}")) for level in levels}
     return _listed(root, _RUNIT_SERVICES, wanted) if levels else ()
 
 
-def sysv_services(root: Root) -> tuple[Unit, ...]:
+def read_sysv(root: Root) -> tuple[Unit, ...]:
     """The scripts in /etc/init.d; enabled are those that a runlevel starts (rcN.d/S20name)."""
     wanted: dict[str, set[str]] = {}
     for level in "S0123456":
@@ -88,7 +88,7 @@ def _listed(root: Root, folder: str, wanted: dict[str, set[str]]) -> tuple[Unit,
     return tuple(found)
 
 
-def units(root: Root) -> tuple[Unit, ...]:
+def read_units(root: Root) -> tuple[Unit, ...]:
     """Every unit with a file of its own, sorted by name; none on a root without systemd."""
     found: dict[str, str] = {}
     wanted: dict[str, set[str]] = {}

@@ -139,7 +139,7 @@ class Windows:
 _WINDOWS: WeakKeyDictionary[Disk, Windows] = WeakKeyDictionary()
 
 
-def windows_on(disk: Disk) -> Windows:
+def open_windows(disk: Disk) -> Windows:
     """The Windows on an open disk, the same for all who ask. Raises DiskError (no-windows-root)."""
     if disk not in _WINDOWS:
         _WINDOWS[disk] = Windows(disk.windows)

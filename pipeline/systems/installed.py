@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.base.errors import DiskError
 from pipeline.disk.questions import clean_text
-from pipeline.disk.units import services
+from pipeline.disk.units import read_services
 from pipeline.systems.inspection import GENERIC, DetectedSystem, Inspection
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class InstalledSystem(ABC):
 
     def services(self) -> tuple[Unit, ...]:
         """Its services and units. Only a Linux has any that are read: others raise DiskError (no-linux-root)."""
-        return services(self.disk.root)
+        return read_services(self.disk.root)
 
     @property
     def stale(self) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.base.errors import DiskError
 from pipeline.disk import initramfs, punch_holes
 from pipeline.disk.disk import open_disk
-from pipeline.disk.packages import dpkg_packages, parse_status
+from pipeline.disk.packages import parse_status, read_dpkg
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_table_volumes_and_root(good: Path) -> None:
         assert root.listdir("/etc/sudoers.d") == ["README"]
         assert ("/boot/efi/EFI/BOOT/BOOTX64.EFI", "file") in set(root.walk("/boot"))
         assert root.read("/etc/mtab") is None and root.read_link("/etc/mtab") == "../proc/self/mounts"
-        assert [package.name for package in dpkg_packages(root)][:2] == ["cloud-init", "libssl3"]
+        assert [package.name for package in read_dpkg(root)][:2] == ["cloud-init", "libssl3"]
 
 
 def test_links_stay_inside_and_end(disk: Path) -> None:

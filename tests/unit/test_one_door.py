@@ -99,7 +99,11 @@ def test_only_the_sandboxs_worker_reads_disks() -> None:
     [
         ("stages.convert", "from pipeline.disk import open_disk", "takes open_disk of disk"),
         ("stages.convert", "from pipeline.disk.disk import open_disk", "takes open_disk of disk.disk"),
-        ("cli.prove", "def f():\n    from pipeline.disk.packages import packages", "takes packages of disk.packages"),
+        (
+            "cli.prove",
+            "def f():\n    from pipeline.disk.packages import read_packages",
+            "takes read_packages of disk.packages",
+        ),
         ("nightly.patch", "from pipeline.disk import registry", "takes all of disk.registry"),
         ("prove.clone_test", "import pipeline.disk.ext4_files", "takes all of disk.ext4_files"),
         ("systems.debian.apt", "from pipeline.systems.linux.installed import InstalledLinux", "takes InstalledLinux"),

@@ -14,8 +14,8 @@ import pytest
 from pipeline.base.errors import DiskError
 from pipeline.base.process import find
 from pipeline.disk import open_disk
-from pipeline.disk.packages import packages, parse_rpmdb
-from pipeline.disk.units import units
+from pipeline.disk.packages import parse_rpmdb, read_packages
+from pipeline.disk.units import read_units
 from tests.tools import needs_tool, skip_without
 
 TEXT, NUMBER = 6, 4
@@ -106,10 +106,10 @@ def rpm_disk(good: Path, folder: Path, files: dict[str, bytes]) -> Path:
 
 def test_packages_of_a_root(good: Path, tmp_path: Path) -> None:
     with open_disk(good) as disk:
-        assert {each.name for each in packages(disk.root)} >= {"waagent", "cloud-init"}
+        assert {each.name for each in read_packages(disk.root)} >= {"waagent", "cloud-init"}
     data = database(tmp_path / "db", header(BASH))
     with open_disk(rpm_disk(good, tmp_path, {"rpmdb.sqlite": data})) as disk:
-        assert [each.name for each in packages(disk.root)] == ["bash"]
+        assert [each.name for each in read_packages(disk.root)] == ["bash"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_packages_of_a_root(good: Path, tmp_path: Path) -> None:
 )
 def test_rpm_databases_that_are_not_read(good: Path, tmp_path: Path, files: dict[str, bytes], name: str) -> None:
     with open_disk(rpm_disk(good, tmp_path, files)) as disk, pytest.raises(DiskError) as caught:
-        packages(disk.root)
+        read_packages(disk.root)
     assert caught.value.name == name
 
 
@@ -138,7 +138,7 @@ def test_units(good: Path, tmp_path: Path) -> None:
         f"symlink {folder}/sshd.service /lib/systemd/system/ssh.service",
     )
     with open_disk(disk) as opened:
-        found = {unit.name: unit for unit in units(opened.root)}
+        found = {unit.name: unit for unit in read_units(opened.root)}
     assert {name: unit.state for name, unit in found.items()} == {
         "cloud-init.service": "enabled",
         "mask.service": "masked",

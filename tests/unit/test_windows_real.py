@@ -21,7 +21,7 @@ from pipeline.checks.model import REGISTRY, Subject
 from pipeline.checks.windows.access import AUTOMATIC, ON_DEMAND
 from pipeline.checks.windows.boot import HYPERV, OTHERS
 from pipeline.disk import open_disk, paging
-from pipeline.disk.accounts import accounts
+from pipeline.disk.accounts import read_accounts
 from pipeline.disk.bcdstore import BootStore
 from pipeline.disk.punch_holes import punch_free
 from pipeline.disk.registry import Hive
@@ -148,7 +148,7 @@ def test_each_fact_of_a_real_system(case: str, tmp_path: Path) -> None:
 
 
 def test_a_real_sam_keeps_passwords(tmp_path: Path) -> None:
-    found = list(accounts(Hive(unpacked("windows-hives/SAM.xz", tmp_path).read_bytes())))
+    found = list(read_accounts(Hive(unpacked("windows-hives/SAM.xz", tmp_path).read_bytes())))
     assert [(each.name, each.rid, each.has_password) for each in found] == [
         ("Administrator", 500, True),
         ("Guest", 501, False),

@@ -172,12 +172,12 @@ def config_passwords(subject: Subject) -> Iterator[str]:
             yield f"more than {COUNT_LIMIT} configuration files: the rest was not looked at"
             return
         text = _text(root, path)
-        found = [one for one in rules.judge_file(text, path) if one.rule.scope == "files"] if text else []
+        found = [finding for finding in rules.judge_file(text, path) if finding.rule.scope == "files"] if text else []
         if not found or shipped.brought(path):
             continue
-        for one in found:
-            line = text.count(b"\n", 0, one.start + _leading_breaks(text, one.start)) + 1
-            yield f"{one.rule.description} in {path}, line {line}"
+        for finding in found:
+            line = text.count(b"\n", 0, finding.start + _leading_breaks(text, finding.start)) + 1
+            yield f"{finding.rule.description} in {path}, line {line}"
 
 
 def _leading_breaks(text: bytes, at: int) -> int:

@@ -176,8 +176,8 @@ def ports(subject: Subject) -> Iterator[str]:
                 yield f"{control}: {name} is there, and not declared"
                 continue
             # what a rule is called opens and closes nothing; any other field narrows it
-            told = {field for field in _fields(rule) if not field.startswith(("Name=", "Desc=", "EmbedCtxt="))}
-            if other := told ^ _opening(*place):
+            conditions = {field for field in _fields(rule) if not field.startswith(("Name=", "Desc=", "EmbedCtxt="))}
+            if other := conditions ^ _opening(*place):
                 yield f"{control}: {name} is not as it was made: {', '.join(sorted(other))}"
 
 
@@ -224,8 +224,8 @@ def network(subject: Subject) -> Iterator[str]:
                 yield f"{control}: {card}: EnableDHCP is {shown(values['enabledhcp'])}"
             for name in ("IPAddress", "NameServer", "DefaultGateway"):
                 # 0.0.0.0 is compared with, and nothing binds to it
-                if said := [each for each in _list(values.get(name.lower())) if each not in ("", "0.0.0.0")]:  # noqa: S104
-                    yield f"{control}: {card}: {name} {', '.join(said)}"
+                if fixed := [each for each in _list(values.get(name.lower())) if each not in ("", "0.0.0.0")]:  # noqa: S104
+                    yield f"{control}: {card}: {name} {', '.join(fixed)}"
         for route in system.values(f"{above}\\PersistentRoutes") or {}:
             yield f"{control}: persistent route {route}"
 

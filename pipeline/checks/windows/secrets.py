@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.checks.model import HOUSE, Subject, windows_check
-from pipeline.disk.accounts import accounts
+from pipeline.disk.accounts import read_accounts
 
 _LOGON = r"Policy\Secrets\DefaultPassword"
 
@@ -35,6 +35,6 @@ def lsa_password(subject: Subject) -> Iterator[str]:
 )
 def account_passwords(subject: Subject) -> Iterator[str]:
     allowed = {name.lower() for name in subject.accounts}
-    for account in accounts(subject.windows.hive("SAM")):
+    for account in read_accounts(subject.windows.hive("SAM")):
         if account.has_password and account.name.lower() not in allowed:
             yield f"account {account.name} ({account.rid}): a password's hash is kept"

@@ -123,10 +123,10 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
         if volume.kind != "ntfs":
             continue
-        told = subject.disk.filesystem(volume).attribute(_VOLUME, _VOLUME_INFORMATION)
-        if told is None or len(told) < 12:
+        information = subject.disk.filesystem(volume).attribute(_VOLUME, _VOLUME_INFORMATION)
+        if information is None or len(information) < 12:
             yield f"partition {volume.number} does not say in what state it is"
-        elif int.from_bytes(told[10:12], "little") & _DIRTY:
+        elif int.from_bytes(information[10:12], "little") & _DIRTY:
             yield f"partition {volume.number} is marked dirty"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.disk.packages import packages, unfinished_by_dpkg
+from pipeline.disk.packages import find_unfinished, read_packages
 from pipeline.disk.release import read_release
 from pipeline.systems.installed import InstalledSystem
 from pipeline.systems.linux.boot_files import boots_directly
@@ -50,11 +50,11 @@ class InstalledLinux(InstalledSystem):
         return read_release(self.root)
 
     def packages(self) -> tuple[Package, ...]:
-        return packages(self.root)
+        return read_packages(self.root)
 
     def unfinished_packages(self) -> Iterator[str]:
         # dpkg alone records half-installed packages; a database of rpm that is open is an error of reading it
-        return unfinished_by_dpkg(self.root)
+        return find_unfinished(self.root)
 
     @property
     def stale(self) -> str | None:

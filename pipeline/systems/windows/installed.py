@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.base.errors import DiskError
 from pipeline.disk import inventory
-from pipeline.disk.windows import open_hive, windows_on
+from pipeline.disk.windows import open_hive, open_windows
 from pipeline.systems.installed import InstalledSystem
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ class InstalledWindows(InstalledSystem):
 
     @cached_property
     def release(self) -> Mapping[str, str]:
-        return inventory.system(self._software())
+        return inventory.read_system(self._software())
 
     def packages(self) -> tuple[Package, ...]:
-        return tuple(inventory.programs(self._software()))
+        return tuple(inventory.read_programs(self._software()))
 
     def _software(self) -> Hive:
         """The hive SOFTWARE, its logs replayed. Raises DiskError as `open_hive`."""
         try:
-            found = windows_on(self.disk).hive("SOFTWARE")
+            found = open_windows(self.disk).hive("SOFTWARE")
         except DiskError:
             # a list is strict, and says what is wrong with the hive
             return open_hive(self.disk, "SOFTWARE")
