@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
 from tests.campaigns.lab import new_home, remove
 
 GOLDEN = Path(__file__).parent / "golden"

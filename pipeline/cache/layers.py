@@ -33,6 +33,8 @@ LOCK = ".lock"
 #: Touched when a layer's files were found to be what was committed.
 CHECKED = ".checked"
 DISK = "disk.qcow2"
+#: The stage in the record of a layer that is a guest's memory with its disk, and the lock of whoever runs that guest.
+SNAPSHOT, SNAPSHOT_LOCK = "warm", "use.lock"
 
 #: Seconds for which a layer that was hashed is believed; every night hashes anew. Until then its files' sizes and
 #: times have to be those of the commit.

@@ -25,6 +25,7 @@ def project_option() -> Path | None:
 
 def project() -> Path:
     """The project folder: `--project`'s, or the nearest that holds images/; raises UsageError."""
+    import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
     from pipeline.definition import find_project
 
     return find_project(project_option())

@@ -90,6 +90,7 @@ def _print_note(text: str) -> None:
 
 def schema() -> None:
     """Print the JSON schema of a definition, for editors."""
+    import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
     from pipeline.definition import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))

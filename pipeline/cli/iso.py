@@ -65,11 +65,8 @@ def iso(
 
 def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -> str:
     """autounattend.xml for a second CD; the administrator's password is drawn, and used for one logon."""
-    from typing import Literal, cast
-
     from pipeline.base.errors import UsageError
-    from pipeline.systems.windows.answers import Machine, Wishes, draw_password, installation
-    from pipeline.systems.windows.preflight import preflight
+    from pipeline.systems import registry
 
     if generation not in (1, 2):
         raise UsageError(
@@ -77,7 +74,5 @@ def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -
             name="unknown-generation",
             hint="--generation 1 (BIOS), --generation 2 (UEFI)",
         )
-    edition = preflight(medium, wanted, generation, drivers)
-    machine = Machine(cast(Literal[1, 2], generation), secure_boot=generation == 2, tpm=generation == 2)
-    wishes = Wishes(edition.index, edition.drivers or "", draw_password(), locale=(*edition.languages, "en-US")[0])
-    return installation(wishes, machine).decode()
+    installed = next(system for system in registry.all_systems() if system.installs_from_media)
+    return installed.answer_file(medium, wanted, generation, drivers)

@@ -50,6 +50,7 @@ from pipeline.definition.model import (
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import Written
 from pipeline.definition.step_digest import config_of
+from pipeline.definition.system_rules import rules_of
 from pipeline.definition.units import GIB
 
 IMAGES = "images"
@@ -294,10 +295,10 @@ def _master_of(data: object) -> str | None:
 
 
 def make_definition(shape: Written, path: Path, project: Path) -> Definition:
-    windows = shape.os == "windows"
-    generations = tuple(sorted(shape.generations or ([2] if windows else [1, 2])))
+    system = rules_of(shape.os)
+    generations = tuple(sorted(shape.generations or system.generations))
     unsaid = _DEFAULT_DISK.get(type(shape.source))
-    modern = windows and generations == (2,)
+    trusted = generations in system.trusted_boot
     return Definition(
         name=path.stem,
         path=path,
@@ -307,18 +308,16 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
         source=_source(shape.source, project),
         disk=shape.disk or unsaid,
         generations=generations,
-        secure_boot=modern if shape.secure_boot is None else shape.secure_boot,
-        tpm=modern if shape.tpm is None else shape.tpm,
+        secure_boot=trusted if shape.secure_boot is None else shape.secure_boot,
+        tpm=trusted if shape.tpm is None else shape.tpm,
         locale=shape.locale,
         timezone=shape.timezone,
-        machine=Machine(
-            shape.machine.cpus, shape.machine.memory or (4 if windows else 2) * GIB, shape.machine.patience
-        ),
+        machine=Machine(shape.machine.cpus, shape.machine.memory or system.memory, shape.machine.patience),
         accelerator=shape.accelerator,
         updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
         steps=tuple(_step(step, project, path) for step in shape.steps),
         generalize=Generalize(
-            shape.generalize.agent or ("sysprep" if windows else "waagent"),
+            shape.generalize.agent or system.agent,
             shape.generalize.mode_vm,
             shape.generalize.oobe.skip,
         ),

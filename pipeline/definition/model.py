@@ -11,6 +11,8 @@ from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
 from pipeline.definition.destinations import Destination
 
 Network = Literal["full", "none"]
+#: What generalizes a guest; `outside`: its disk was generalized before it came here.
+GeneralizeAgent = Literal["waagent", "none", "outside", "sysprep"]
 SourceFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
 CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
@@ -215,7 +217,7 @@ class Generalize:
     Of sysprep: `mode_vm` binds the master to this hypervisor, `skip_oobe` answers all that a first boot asks.
     """
 
-    agent: Literal["waagent", "none", "outside", "sysprep"] = "waagent"
+    agent: GeneralizeAgent = "waagent"
     mode_vm: bool = False
     skip_oobe: bool = True
 
@@ -294,7 +296,7 @@ class Definition:
     project: Path
     source: Source
     summary: str = ""
-    os: Literal["linux", "windows"] = "linux"
+    os: str = "linux"
     disk: int | None = None
     generations: tuple[int, ...] = (1, 2)
     secure_boot: bool = False

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Tag, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from pipeline.definition import contents, rules
-from pipeline.definition.model import USER_DATA, CellName
+from pipeline.definition import contents, rules, system_rules
+from pipeline.definition.model import USER_DATA, CellName, GeneralizeAgent
 from pipeline.definition.types import (
     Account,
     CheckId,
@@ -290,7 +290,7 @@ class Oobe(Part):
 class GeneralizePart(Part):
     """How the guest is made a master."""
 
-    agent: Literal["waagent", "none", "outside", "sysprep"] | None = Field(
+    agent: GeneralizeAgent | None = Field(
         default=None,
         description="Whose deprovisioning runs: by default waagent, for Windows sysprep. "
         "outside: the source's disk has been generalized already.",
@@ -388,6 +388,14 @@ class DataDiskPart(Part):
     )
 
 
+class SystemNames:
+    """In the JSON schema: the names of the systems that are registered when it is written."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_schema: Any, _handler: Any) -> dict[str, Any]:
+        return {"enum": list(system_rules.names()), "type": "string"}
+
+
 class Written(Part):
     """A goldsmith image definition."""
 
@@ -395,7 +403,9 @@ class Written(Part):
         description="The format's version."
     )
     summary: Text | None = Field(default=None, description="One line on what the image is.")
-    os: Literal["linux", "windows"] = Field(default="linux", description="The operating system.")
+    os: Annotated[str, AfterValidator(system_rules.known_system), SystemNames] = Field(
+        default=system_rules.DEFAULT, description="The operating system."
+    )
     source: Source = Field(description="What the image begins with; exactly one of its kinds.")
     disk: DiskSize | None = Field(
         default=None,

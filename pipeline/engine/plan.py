@@ -13,7 +13,8 @@ from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer, Layers, digest, layer_key
-from pipeline.context import BuildContext, UnitSpec
+from pipeline.cache.units import UnitSpec
+from pipeline.context import BuildContext
 from pipeline.definition import Definition
 from pipeline.engine import stage as stages
 from pipeline.engine.stage import Stage
@@ -31,7 +32,7 @@ class Unit:
     """One unit of a stage, with its key and the key of the layer below it."""
 
     stage: Stage
-    spec: UnitSpec
+    spec: UnitSpec[BuildContext]
     key: str
     source: str | None
 
@@ -107,7 +108,7 @@ def _is_described(context: BuildContext, golden: Version) -> bool:
     }
 
 
-def _unit(stage: Stage, spec: UnitSpec, source: str | None) -> Unit:
+def _unit(stage: Stage, spec: UnitSpec[BuildContext], source: str | None) -> Unit:
     return Unit(stage, spec, layer_key(stage.name, stage.version, spec.inputs, source), source)
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline.base import scratch
 from pipeline.base.disk_format import find_format, known_format
-from pipeline.base.errors import BuildError, DiskError, GoldsmithError
+from pipeline.base.errors import DiskError, GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cache.digests import file_digest
 from pipeline.definition import (
-    DebianSource,
     Definition,
     DefinitionError,
     DiskSource,
@@ -34,7 +33,8 @@ from pipeline.definition.document import Document
 from pipeline.definition.load import IMAGES
 from pipeline.gallery import GOLDEN, Gallery
 from pipeline.guest.playbook_check import check_playbooks, require_good_playbooks
-from pipeline.systems.debian import apt
+from pipeline.systems import registry
+from pipeline.systems.base import Lookups
 
 GIB = 1 << 30
 #: Suites and package lists in the store's own scratch: `packages-SUITE.txt`.
@@ -90,7 +90,7 @@ class _Looker:
         self._notes: set[str] = set()
         self._left_out: frozenset[str] = frozenset()
         self._gallery = Gallery(store.gallery) if store.gallery.is_dir() else None
-        self._packages: dict[str, apt.PackageNames | None] = {}
+        self._lookups = Lookups(store.root / _CACHE, self._note)
 
     def faults(self, definition: Definition, left_out: frozenset[str]) -> tuple[Fault, ...]:
         place = read_places(definition.path, definition.project)
@@ -120,7 +120,7 @@ class _Looker:
         # the checks bring every reader of disks with them: loaded where they are asked for
         from pipeline.checks import all_checks
 
-        profile = "azure-windows" if definition.os == "windows" else "azure-linux"
+        profile = registry.for_definition(definition, None).profile
         names = [check.id for check in all_checks()]
         asked = {check.id for check in all_checks(profile)}
         for name in definition.waive:
@@ -261,29 +261,7 @@ class _Looker:
         return found
 
     def _archive(self, definition: Definition, document: Document) -> None:
-        source = definition.source
-        if not isinstance(source, DebianSource):
-            return
-        try:
-            if source.suite not in self._packages:
-                self._packages[source.suite] = apt.known_packages(source.suite, self._store.root / _CACHE)
-        except BuildError as error:
-            document.add(("source", "debian", "suite"), error.message, error.hint or "")
-            return
-        known = self._packages[source.suite]
-        if known is None and source.packages:
-            self._note(f"the names of packages could not be looked up: no list of {source.suite} is at hand")
-        for number, package in enumerate(source.packages if known else ()):
-            if known and package not in known:
-                near = closest(package, _alike(package, known)) or "apt-cache search finds packages by a word"
-                message = f"{source.suite} has no package {package}"
-                document.add(("source", "debian", "packages", number), message, near)
-
-
-def _alike(word: str, names: Iterable[str]) -> Iterator[str]:
-    """Names that may be a slip of `word`: comparing sixty thousand takes seconds."""
-    near = (name for name in names if abs(len(name) - len(word)) <= 2)
-    return (name for name in near if name[0] == word[0] or name[1:2] == word[1:2])
+        registry.for_definition(definition, None).check_source(definition, document, self._lookups)
 
 
 def _host_memory() -> int:

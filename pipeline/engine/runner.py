@@ -16,7 +16,8 @@ from pipeline.base.file_errors import describe_os_error
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
 from pipeline.cache.layers import Draft, Layer, Layers
-from pipeline.context import BuildContext, StageResult
+from pipeline.cache.units import StageResult
+from pipeline.context import BuildContext
 from pipeline.definition import Definition
 from pipeline.engine.plan import (
     START,

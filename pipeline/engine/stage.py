@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipeline.context import BuildContext, UnitSpec
+from pipeline.cache.units import UnitSpec
+from pipeline.context import BuildContext
 from pipeline.definition import Definition
 from pipeline.stages.acquire import Acquire
 from pipeline.stages.capture import Capture
@@ -53,7 +54,7 @@ class Stage(Protocol):
         """Whether it leaves a version in the gallery, whose number is the fact `version` of its layer."""
         ...
 
-    def units(self, context: BuildContext, /) -> tuple[UnitSpec, ...]:
+    def units(self, context: BuildContext, /) -> tuple[UnitSpec[BuildContext], ...]:
         """What it consists of for this definition, in order, with all inputs. Runs nothing and boots nothing."""
         ...
 

@@ -199,15 +199,11 @@ class Machine:
         """Raise GuestError if the guest is lost, or the build was cancelled."""
         if self._cancelled.is_set():
             raise BuildError("cancelled", name="cancelled")
-        if found := console.disaster(*self._console(), windows=self.spec.windows):
+        if found := console.disaster(*self._console(), self.spec.features.disasters):
             name, message = found
             raise GuestError(message, name=name, hint=console.HINTS[name])
-        if self.panicked:
-            raise GuestError(
-                "Windows stopped with a blue screen (reported by the panic device)",
-                name="guest-blue-screen",
-                hint="screen.png in the run's folder shows its stop code",
-            )
+        if self.panicked and (panic := self.spec.features.panic) is not None:
+            raise GuestError(panic.message, name=panic.name, hint=panic.hint)
         if self.stopped is not None:
             raise GuestError(
                 f"the guest {self.stopped} while it was needed",

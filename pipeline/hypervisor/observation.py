@@ -75,7 +75,8 @@ def read_traffic(connection: Connection, domain: libvirt.virDomain) -> tuple[int
 def progress_check(machine: Observed, busy: float | None = None) -> Callable[[], None]:
     """A function to call while waiting for a guest's sign of life. It raises GuestError where it does not get on."""
     spec = machine.spec
-    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows, busy=busy or BUSY)
+    firmware = spec.kernel is None and not spec.media
+    moves = Progress(firmware=firmware, kernel=spec.features.kernel_console, busy=busy or BUSY)
     due = 0.0
 
     def check() -> None:

@@ -20,7 +20,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.files import disk_bytes, sweep_unfinished
 from pipeline.base.runs import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
 from pipeline.base.store import IMAGE_NAME, Store
-from pipeline.cache.layers import RECORD, Layer, Layers
+from pipeline.cache.layers import RECORD, SNAPSHOT, SNAPSHOT_LOCK, Layer, Layers
 from pipeline.context import BuildContext
 from pipeline.fabric import sweep_networks
 from pipeline.gallery import Gallery
@@ -29,7 +29,6 @@ from pipeline.gallery.versions import parse
 from pipeline.guest.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.domains import domains, sweep
-from pipeline.systems.linux import snapshots
 
 #: Seconds for which a layer stays after its last use: a build may be about to register that it uses the layer.
 FRESH = 600.0
@@ -233,7 +232,7 @@ class LayerUsage:
 
     @property
     def is_snapshot(self) -> bool:
-        return str(self.layer.record["stage"]) == snapshots.NAME
+        return str(self.layer.record["stage"]) == SNAPSHOT
 
 
 def layer_usages(layers: Layers) -> list[LayerUsage]:
@@ -288,7 +287,7 @@ def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
 def in_use(store: Store) -> frozenset[str]:
     """The keys of layers that running builds use or make, and of snapshots whose guest runs."""
     keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
-    keys |= {path.parent.name for path in store.layers.glob(f"*/{snapshots.LOCK}") if held(path)}
+    keys |= {path.parent.name for path in store.layers.glob(f"*/{SNAPSHOT_LOCK}") if held(path)}
     return frozenset(keys)
 
 

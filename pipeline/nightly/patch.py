@@ -9,36 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from pipeline.base.errors import HostError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers, digest
-from pipeline.checks import list_disk
 from pipeline.context import BuildContext
-from pipeline.definition import Definition, MasterSource, ScriptStep
+from pipeline.definition import Definition, MasterSource
 from pipeline.engine.plan import COLD, INDEX, plan
 from pipeline.engine.stage import STAGES
 from pipeline.gallery import Gallery, Version
-from pipeline.systems.debian import apt
-from pipeline.systems.windows import updates
+from pipeline.systems import registry
+from pipeline.systems.base import GuestSystem
 
-#: What a patch of a Linux runs where the definition names no steps.
-UPDATES = Path(__file__).parents[1] / "systems" / "linux" / "inside" / "updates.sh"
 #: Inputs that change as time goes on. A patch brings these changes in.
-_MOVES = frozenset({INDEX, COLD, updates.RELEASED})
+_MOVES = frozenset({INDEX, COLD})
+
+
+def _system(definition: Definition, golden: Version) -> GuestSystem:
+    return registry.for_definition(definition, golden.manifest.get("suite"))
 
 
 def patched(definition: Definition, golden: Version) -> Definition:
     """The definition of the patched version: it starts from golden, installs updates, and passes all gates."""
-    # those of a Windows are a key of its own, which stays as it is
-    own = () if definition.os == "windows" else (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
     return replace(
         definition,
         source=MasterSource(definition.name, golden.version),
-        steps=definition.refresh.steps or own,
+        steps=definition.refresh.steps or _system(definition, golden).update_steps(definition),
         refresh=replace(definition.refresh, mode="patch"),
     )
 
@@ -47,42 +44,13 @@ def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[
     """The definition to build, and the reason. The reason is empty if there is nothing to build."""
     if changed := "; ".join(_changed(definition, golden, store)):
         return definition, f"built anew: {changed}"
-    found = pending_updates(golden) if definition.os == "windows" else outdated(golden)
+    found = _system(definition, golden).updates_for(golden)
     if found is None:
         return definition, ""
     if found and golden.manifest.get("rearms_left") == 0:
         return definition, "built anew: golden cannot be generalized once more: no rearm is left"
     more = " ..." if len(found) > 3 else ""
     return patched(definition, golden), f"newer: {', '.join(found[:3])}{more}" if found else ""
-
-
-def outdated(golden: Version) -> list[str] | None:
-    """The packages of a master that have newer versions in its archive. None if the master has no suite.
-
-    Raises HostError (archive-not-reached): a night that could not look must not say that nothing is newer.
-    """
-    suite = golden.manifest.get("suite")
-    if not suite:
-        return None
-    rows = list_disk(golden.disk, golden.format.key, what="packages")
-    found = apt.newer(str(suite), {name: version for name, version, _ in rows})
-    if found is None:
-        raise HostError(
-            f"the archive of {suite} does not answer: whether {golden.name} has outdated packages is not known",
-            name="archive-not-reached",
-            hint="look at the host's network, and at the mirror in /etc/apt: a suite past its end moves to another",
-        )
-    return found
-
-
-def pending_updates(golden: Version) -> list[str] | None:
-    """The updates that Microsoft has released since a Windows master looked for them; None where it never did."""
-    inputs = (unit["inputs"] for unit in golden.manifest["inputs"])
-    looked = next((str(each[updates.RELEASED]) for each in inputs if updates.RELEASED in each), None)
-    if looked is None:
-        return None
-    day = updates.today().isoformat()
-    return [f"updates of {day}"] if looked < day else []
 
 
 def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:
@@ -92,11 +60,12 @@ def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[
     old = {(unit["stage"], unit["title"]): unit["inputs"] for unit in root["inputs"] if unit["stage"] in content}
     context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     new = {(unit.stage.name, unit.spec.title): unit.inputs for unit in plan(context) if unit.stage.makes_content}
+    moves = _MOVES | _system(definition, golden).moving_inputs
     for place in dict.fromkeys((*old, *new)):
         before, after = old.get(place), new.get(place)
         if before is None or after is None:
             yield f"{place[1]} is {'new' if before is None else 'gone'}"
             continue
-        names = sorted({*before, *after} - _MOVES)
+        names = sorted({*before, *after} - moves)
         if differ := [name for name in names if digest(before.get(name)) != digest(after.get(name))]:
             yield f"{place[1]}: changed: {', '.join(differ)}"

@@ -24,20 +24,10 @@ from pipeline.definition import Definition
 from pipeline.engine import runner
 from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
+from pipeline.systems import registry
 
 #: The record of an image's last clean-rebuild check, in its folder of the gallery.
 CHECK_RECORD = ".truth.json"
-#: Paths in which two builds of one definition may differ: globs, with the reason.
-EXPECTED = {
-    "/etc/.pwd.lock": "made by the first change of an account",
-    "/etc/shadow": "the day of a password's last change",
-    "/var/lib/systemd/timers/*": "when a timer last ran: names come and go with the length of the build",
-    "/var/cache/ldconfig/aux-cache": "inode numbers",
-    "/var/lib/apt/periodic/*": "when apt's timer last ran",
-    "/var/lib/apt/daily_lock": "left by apt's timer",
-    "/var/lib/logrotate/status": "when logs were last rotated",
-    "/var/lib/chrony/chrony.drift": "the measured clock",
-}
 #: Of each path: kind, owner, group, mode, digest of the content or target of the link.
 Tree = Mapping[str, Sequence[str]]
 #: How many paths an error names.
@@ -49,9 +39,9 @@ def tree(disk: Path, fmt: str) -> Tree:
     return {path: entry for path, *entry in list_disk(disk, fmt, what="tree")}
 
 
-def differences(first: Tree, second: Tree, expected: Iterable[str] = ()) -> list[str]:
-    """The paths that differ and are not expected to differ, a line for each."""
-    globs = [*EXPECTED, *expected]
+def differences(first: Tree, second: Tree, may_differ: Iterable[str]) -> list[str]:
+    """The paths that differ, a line for each; those that the globs `may_differ` name are left out."""
+    globs = tuple(may_differ)
     return [
         f"{path}: {' '.join(first.get(path, ['not there']))} | {' '.join(second.get(path, ['not there']))}"
         for path in sorted({*first, *second})
@@ -78,9 +68,9 @@ class _Compared(Shape):
 def check_is_due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
     """Whether the last clean-rebuild check (or the image's first version) is older than `cold_days`.
 
-    Never for Windows: each sysprep leaves thousands of files that no other has left so, and nothing to compare.
+    Never where no two builds make the same files: there is nothing to compare.
     """
-    if definition.os == "windows":
+    if not registry.for_definition(definition, None).reproducible:
         return False
     versions = gallery.versions(definition.name)
     if not definition.refresh.cold_days or not versions:
@@ -125,7 +115,8 @@ def _compare(definition: Definition, store: Store, layered: Path | None, cold: r
             name="cold-overtaken",
             hint="the next night tries again",
         )
-    found = differences(tree(layered, fmt), tree(cold.shipped, fmt))
+    may_differ = registry.for_definition(definition, None).may_differ
+    found = differences(tree(layered, fmt), tree(cold.shipped, fmt), may_differ)
     if found:
         listing = store.runs / cold.run / "cold-differences.txt"
         listing.write_text("\n".join(found) + "\n")

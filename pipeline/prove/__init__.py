@@ -1,43 +1,53 @@
-"""The proof on the shipped file: clones of it are started as users start them, and must be what was asked for."""
+"""The proof on the shipped file: clones of it are started as users start them, and must be what was asked for.
+
+What a clone is, and what it must show, its operating system says, which is handed in.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Protocol
 
-from pipeline.base.errors import BuildError, CheckFailed, DiskError
+from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Image
-from pipeline.checks import list_disk
-from pipeline.context import BuildContext
 from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
 from pipeline.gallery import data_file, disk_file
-from pipeline.prove.clone_test import CloneTest, TestRun
-from pipeline.prove.matrix import TARGETS, TestTarget, matrix, without_seeds
+from pipeline.guest.build import Build
+from pipeline.prove.matrix import TARGETS, TestRun, TestTarget, matrix
 from pipeline.prove.result import CloneResult, shared_identities
-from pipeline.prove.windows_clone_test import WindowsCloneTest
 
-__all__ = ["CloneResult", "prove"]
+__all__ = ["CloneResult", "CloneTest", "TestedSystem", "prove"]
 
 
-def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRun]:
-    """Who is started where; the longest first, so that none is left over at the end."""
-    found = []
-    for target in targets:
-        if not whole:
-            found.append(TestRun(target, target.name))
-            continue
-        found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
-        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, target.clones + 1)]
-    return sorted(found, key=lambda test_run: -test_run.boots)
+class CloneTest(Protocol):
+    """The test of one clone."""
+
+    def run(self, fabric: Fabric | None, pictures: Path) -> CloneResult:
+        """The result; screenshots go to `pictures`. Raises GuestError where the clone does not come up."""
+        ...
+
+
+class TestedSystem(Protocol):
+    """What a proof asks of an operating system; `pipeline.systems.base.GuestSystem` says what each answer means."""
+
+    def test_runs(
+        self, build: Build, master: Image, targets: Sequence[TestTarget], *, whole: bool
+    ) -> list[TestRun]: ...
+
+    def clone_test(
+        self, build: Build, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk]
+    ) -> CloneTest: ...
+
+    def clones_at_once(self, build: Build, wanted: int) -> int: ...
 
 
 def prove(
-    context: BuildContext, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
+    context: Build, system: TestedSystem, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
 ) -> tuple[list[CloneResult], dict[str, str]]:
     """Start clones of `master` on the targets `names`, by default on all; their results, and the tree digest of each
     of the master's disks by the name that the gallery gives it.
@@ -51,23 +61,17 @@ def prove(
     first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
     targets = tuple(TARGETS[name] for name in names) or matrix(context.definition.generations)
-    if context.definition.os == "windows":
-        return _judged(context, master, before, _windows(context, master, pictures, targets, site))
-    # with a seed alone a clone would find nobody to ask for its first boot's configuration
-    wanted = plan_test_runs(
-        targets if first_boot is None and _reads_seeds(master) else without_seeds(targets), whole=whole
-    )
+    wanted = system.test_runs(context, master, targets, whole=whole)
     _ = context.accelerator  # measured once, before the threads share it
     results: list[CloneResult] = []
-    # an emulated clone lets its processor idle a tenth of the time; another one takes it
-    workers = max(1, min(len(wanted), (os.cpu_count() or 1) + (context.accelerator.kind == "tcg")))
+    workers = system.clones_at_once(context, len(wanted))
     with contextlib.ExitStack() as stack:
         fabric = (
             stack.enter_context(Fabric(context.label, site=site)) if any(t.target.fabric for t in wanted) else None
         )
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers))
         disks = _data_disks(context, master)
-        tests = [CloneTest(context, master, test_run, workers, disks) for test_run in wanted]
+        tests = [system.clone_test(context, master, test_run, workers, disks) for test_run in wanted]
         futures = [pool.submit(test.run, fabric, pictures) for test in tests]
         try:
             for future in as_completed(futures):
@@ -79,19 +83,8 @@ def prove(
     return _judged(context, master, before, results)
 
 
-def _windows(
-    context: BuildContext, master: Image, pictures: Path, targets: Sequence[TestTarget], site: Site | None
-) -> list[CloneResult]:
-    """One clone of Windows after another: each wants what a host has."""
-    _ = context.accelerator
-    with Fabric(context.label, site=site) as fabric:
-        return [
-            WindowsCloneTest(context, master, target).run(fabric, pictures) for target in targets if target.fabric
-        ]
-
-
 def _judged(
-    context: BuildContext, master: Image, before: dict[str, str], results: list[CloneResult]
+    context: Build, master: Image, before: dict[str, str], results: list[CloneResult]
 ) -> tuple[list[CloneResult], dict[str, str]]:
     """The results in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
     results.sort(key=lambda result: result.target)
@@ -115,21 +108,12 @@ def _trees(master: Image) -> dict[str, str]:
     return {name: chunk_digests(path).tree for name, path in files.items()}
 
 
-def _data_disks(context: BuildContext, master: Image) -> list[DataDisk]:
+def _data_disks(context: Build, master: Image) -> list[DataDisk]:
     """What is on each data disk as it ships; how Azure is to cache it, as far as the definition itself says."""
     caching = {disk.lun: disk.caching for disk in context.definition.data_disks}
     found = []
     for lun, image in master.data:
-        rows = list_disk(image.path, image.format.key, what="volumes")
+        rows = context.list_disk(image, what="volumes")
         kind, label = rows[0][1:3] if rows and rows[0][0] == "0" else ("", "")
         found.append(DataDisk(lun, image.size or 0, caching.get(lun, "None"), kind or None, label or None))
     return found
-
-
-def _reads_seeds(master: Image) -> bool:
-    """Whether cloud-init is on the disk. One whose packages cannot be read shows it in the running clone."""
-    try:
-        listed = list_disk(master.path, master.format.key, what="packages")
-    except DiskError:
-        return True
-    return any(name == "cloud-init" for name, *_ in listed)

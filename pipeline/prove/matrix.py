@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -89,3 +90,39 @@ def without_seeds(targets: Sequence[TestTarget]) -> tuple[TestTarget, ...]:
             there.add(hardware)
             found.append(replace(target, fabric=True, hardware=hardware))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """Which clone this is, and what is done to it after its first boot."""
+
+    target: TestTarget
+    name: str
+    again: bool = False
+    reimage: bool = False
+    settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
+
+    @property
+    def boots(self) -> int:
+        return 1 + self.again + self.reimage
+
+
+def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRun]:
+    """Who is started where; the longest first, so that none is left over at the end."""
+    found = []
+    for target in targets:
+        if not whole:
+            found.append(TestRun(target, target.name))
+            continue
+        found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
+        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, target.clones + 1)]
+    return sorted(found, key=lambda test_run: -test_run.boots)
+
+
+#: How a definition writes the host name of the clone that it will be.
+_CLONE = re.compile(r"\{\{\s*clone\s*\}\}")
+
+
+def sampled(text: str, hostname: str) -> str:
+    """Where a definition means the clone itself, its host name."""
+    return _CLONE.sub(hostname, text)

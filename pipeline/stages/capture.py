@@ -15,8 +15,9 @@ from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
 from pipeline.cache.layers import Draft, Layer
+from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import count
-from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import MasterSource
 from pipeline.gallery import CANDIDATE, GOLDEN, data_file, digests_file, disk_file
 
@@ -31,7 +32,7 @@ class Capture(BaseStage):
     version = 1
     makes_version = True
 
-    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
         definition = context.definition
         inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
         if context.data_disks:

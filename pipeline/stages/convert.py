@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipeline.base.disk_format import DEFAULT_OUTPUT
 from pipeline.cache.layers import Draft, Image, Layer
-from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
 from pipeline.gallery import data_file, disk_file
 
 
@@ -23,7 +24,7 @@ class Convert(BaseStage):
     version = 2
     makes_master = True
 
-    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
         row = context.definition.output
         # the default's inputs are those of older versions, whose layers stay good
         inputs = {"subformat": "fixed"} if row == DEFAULT_OUTPUT else {"format": row.name}

@@ -10,9 +10,10 @@ from pipeline import checks
 from pipeline.base.errors import CheckFailed
 from pipeline.base.runs import write_json
 from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
-from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk
 
 if TYPE_CHECKING:
@@ -31,24 +32,19 @@ class Inspect(BaseStage):
     version = 1
     is_gate = True
 
-    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
         definition = context.definition
         inputs: dict[str, object] = {
-            **inspection_inputs(definition.os),
+            **inspection_inputs(context.system.name),
             "waive": dict(definition.waive),
             "accounts": sorted(definition.accounts),
             "generations": sorted(definition.generations),
         }
         if definition.ports:
-            inputs["ports"] = sorted(_ports(context) or ())
+            inputs["ports"] = sorted(context.system.open_ports(definition) or ())
         if context.data_disks:
             inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
         return (UnitSpec("checks", inputs, _run),)
-
-
-def _ports(context: BuildContext) -> set[tuple[str, int]] | None:
-    definition = context.definition
-    return {(one.protocol, one.port) for one in definition.ports} if definition.os == "windows" else None
 
 
 def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
@@ -59,11 +55,11 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     results = checks.inspect_disk(
         source.image.path,
         source.image.format.key,
-        profile="azure-windows" if definition.os == "windows" else "azure-linux",
+        profile=context.system.profile,
         accounts=definition.accounts,
         waive=definition.waive,
         generations=definition.generations,
-        ports=_ports(context),
+        ports=context.system.open_ports(definition),
     )
     results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in context.data_disks]
     listed = [result.to_json() for result in results]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache.layers import Draft, Image, Layer
-from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition
 
 
@@ -19,7 +20,7 @@ class Prove(BaseStage):
     version = 3
     is_gate = True
 
-    def units(self, context: BuildContext) -> tuple[UnitSpec, ...]:
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
         definition = context.definition
         inputs: dict[str, object] = {
             "cells": sorted(definition.prove),
@@ -57,6 +58,6 @@ def _prove(
 ) -> StageResult:
     from pipeline.prove import prove
 
-    results, trees = prove(context, master, pictures, targets, whole=whole)
+    results, trees = prove(context, context.system, master, pictures, targets, whole=whole)
     detail = " and ".join(v.summary for v in results)
     return StageResult(master, {"cells": {v.target: v.to_json() for v in results}, "trees": trees}, detail)

@@ -19,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.layers import Layers
+from pipeline.cache.layers import SNAPSHOT, Layers
 from pipeline.disk import open_disk
 from pipeline.hypervisor import accelerator
-from pipeline.systems.linux import snapshots
 from pipeline.systems.linux.scripts import generalize_script
 from tests.bench.growth import by_data, by_size, data_lines, define, size_lines
 from tests.bench.meter import Cost, Meter, Series
@@ -223,7 +222,7 @@ def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any
     layers = Layers(lab.home / "layers")
     for layer in list(layers.all()):
         # one that is there from other days would not be made
-        if layer.record["stage"] == snapshots.NAME:
+        if layer.record["stage"] == SNAPSHOT:
             layers.drop(layer.key)
     with Meter() as making:
         goldsmith(lab, "--warm", "--until", "1")

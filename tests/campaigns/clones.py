@@ -19,9 +19,9 @@ from pipeline.definition import Definition, DiskSource
 from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
 from pipeline.gallery import Gallery
-from pipeline.prove.clone_test import CloneTest, TestRun
-from pipeline.prove.matrix import TARGETS
+from pipeline.prove.matrix import TARGETS, TestRun
 from pipeline.prove.result import CloneResult
+from pipeline.systems.linux.clone_test import CloneTest
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pipeline.context import BuildContext
 from pipeline.definition import Definition, DiskSource
 from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
-from pipeline.prove.clone_test import CloneTest, TestRun
-from pipeline.prove.matrix import TARGETS
+from pipeline.prove.matrix import TARGETS, TestRun
 from pipeline.prove.result import IDENTITY, CloneResult, shared_identities
+from pipeline.systems.linux.clone_test import CloneTest
 from tests.campaigns.lab import GOLDSMITH, Lab, Say
 
 CLONES = 10

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import process
+from pipeline.network.host_apt import Mirrors
 from pipeline.systems.debian import apt
-from pipeline.systems.debian.apt import Mirrors, candidates, newer
+from pipeline.systems.debian.apt import candidates, newer
 
 pytestmark = pytest.mark.skipif(
     not Path(apt.APT_HELPER).exists() or process.find("dpkg") is None, reason="apt and dpkg are not installed"

@@ -10,16 +10,18 @@ import pytest
 
 from pipeline.base.errors import BuildError, GuestError
 from pipeline.base.runs import Run
-from pipeline.context import HUNG, BuildContext, keep_console
+from pipeline.context import BuildContext
 from pipeline.engine import runner
-from pipeline.prove.clone_test import CloneTest
 from pipeline.prove.result import CloneResult
+from pipeline.systems.linux.boot_again import HUNG, keep_console
+from pipeline.systems.linux.build_guest import GuestStart
+from pipeline.systems.linux.clone_test import CloneTest
 
 HANGS = GuestError("the guest's kernel hangs", name=HUNG, hint="build again")
 
 
 class Started(BuildContext):
-    """A job whose guests hang as often as `hangs` says; all else is real."""
+    """A build whose guests hang as often as `hangs` says; all else is real."""
 
     def __init__(self, tmp_path: Path, hangs: int) -> None:
         run = Run.start(tmp_path / "runs", "web", "goldsmith build web")
@@ -29,26 +31,32 @@ class Started(BuildContext):
         self.notes: list[str] = []
         run.listen(lambda event: self.notes.append(event.text))
 
+
+class Start(GuestStart):
+    """Starts the guest of a `Started`."""
+
+    build: Started
+
     def _spec(self) -> Any:
         return "spec", "access"
 
-    def _boot(self, _spec: Any, _access: Any, _source: Any, draft: Any, _entry: Any) -> None:
-        overlay = draft.path / "disk.qcow2"
+    def _boot(self, _spec: Any, _access: Any, _entry: Any) -> None:
+        overlay = self.draft.path / "disk.qcow2"
         overlay.touch(exist_ok=False)
-        self.run.log("serial.log").write_text("BUG: soft lockup\n")
-        self.session = SimpleNamespace(
+        self.build.run.log("serial.log").write_text("BUG: soft lockup\n")
+        self.build.session = SimpleNamespace(
             machine=SimpleNamespace(screenshot=lambda path: path.write_bytes(b"PNG")), close=lambda: None
         )  # type: ignore[assignment]
-        if self.hangs:
-            self.hangs -= 1
+        if self.build.hangs:
+            self.build.hangs -= 1
             raise HANGS
 
 
 def start(job: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.context.set_up_session.find", lambda *_: None)
+    monkeypatch.setattr("pipeline.systems.linux.set_up_session.find", lambda *_: None)
     draft = SimpleNamespace(path=tmp_path / "draft")
     draft.path.mkdir()
-    job._start_cold("spec", "access", SimpleNamespace(image=None), draft)  # type: ignore[arg-type]
+    Start(job, SimpleNamespace(image=None), draft)._start_cold("spec", "access")  # type: ignore[arg-type]
 
 
 def test_a_boot_that_hangs_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +78,7 @@ def test_one_that_hangs_twice_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_other_failure_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Started(tmp_path, 0)
-    monkeypatch.setattr(job, "_boot", lambda *_: (_ for _ in ()).throw(GuestError("x", name="guest-no-agent")))
+    monkeypatch.setattr(Start, "_boot", lambda *_: (_ for _ in ()).throw(GuestError("x", name="guest-no-agent")))
     with pytest.raises(GuestError, match="x"):
         start(job, tmp_path, monkeypatch)
     assert "boots_again" not in job.run.record

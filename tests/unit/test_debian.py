@@ -9,8 +9,10 @@ from types import ModuleType
 import pytest
 
 from pipeline.base.errors import BuildError, HostError
+from pipeline.network import host_apt
+from pipeline.network.host_apt import Mirrors
 from pipeline.systems.debian import apt, bootstrap, tree
-from pipeline.systems.debian.apt import Archive, Mirrors, index_lines
+from pipeline.systems.debian.apt import Archive, index_lines
 from pipeline.systems.debian.bootstrap import explain, identity, memory_for_tree, mmdebstrap_argv
 
 TARGETS = """\
@@ -38,7 +40,7 @@ SHA256:
 
 
 def test_mirrors_are_the_first_of_each_kind() -> None:
-    assert apt.parse_targets(TARGETS) == Mirrors(
+    assert host_apt.parse_targets(TARGETS) == Mirrors(
         "http://mirror.example/debian", "http://mirror.example/debian-security"
     )
 
@@ -60,11 +62,11 @@ def test_mirrors_are_the_first_of_each_kind() -> None:
     ],
 )
 def test_other_lines_give_no_mirror(line: str) -> None:
-    assert apt.parse_targets(line) == Mirrors(None, None)
+    assert host_apt.parse_targets(line) == Mirrors(None, None)
 
 
 def test_sources_are_those_that_the_archive_has() -> None:
-    mirrors = apt.parse_targets(TARGETS)
+    mirrors = host_apt.parse_targets(TARGETS)
     assert mirrors.sources("sid", ["sid"]) == [("http://mirror.example/debian", "sid")]
     assert [name for _, name in mirrors.candidates("trixie")] == ["trixie", "trixie-updates", "trixie-security"]
     assert Mirrors(None, None).candidates("trixie") == []

@@ -11,6 +11,7 @@ from pipeline.base.disk_format import QCOW2, RAW, VHD
 from pipeline.cache.layers import Image
 from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
 from pipeline.systems.linux import snapshots
+from pipeline.systems.windows.machine import FEATURES
 
 BASE = Image(
     Path("/store/layers/base/disk.qcow2"),
@@ -65,7 +66,7 @@ SPECS = {
     "prove-gen2-secure": replace(GEN2, secure_boot=True, tpm=True),
     "windows-install-gen2": replace(
         SPEC,
-        windows=True,
+        features=FEATURES,
         firmware="efi",
         machine="q35",
         nvram=Path("/run/goldsmith/R1/build/vars.fd"),
@@ -75,8 +76,8 @@ SPECS = {
         forwards=(),
         media=MEDIA,
     ),
-    "windows-install-gen1-kvm": replace(SPEC, windows=True, kvm=True, seed=None, forwards=(), media=MEDIA),
-    "windows-prove-gen2": replace(GEN2, windows=True, seed=None, media=MEDIA[2:]),
+    "windows-install-gen1-kvm": replace(SPEC, features=FEATURES, kvm=True, seed=None, forwards=(), media=MEDIA),
+    "windows-prove-gen2": replace(GEN2, features=FEATURES, seed=None, media=MEDIA[2:]),
     "prove-gen2-nocloud": replace(
         GEN2,
         azure=False,

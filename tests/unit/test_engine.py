@@ -16,7 +16,8 @@ from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.base.runs import load_run
 from pipeline.base.store import Store
 from pipeline.cache.layers import Draft, Image, Layer, Layers
-from pipeline.context import BaseStage, BuildContext, StageResult, UnitSpec
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition, load_named
 from pipeline.engine import runner, stage
 from pipeline.engine.executors import ThisProcess

@@ -11,8 +11,9 @@ import pytest
 from test_plan import project, store_of  # noqa: F401  a fixture, by its name
 
 from pipeline.base.errors import BuildError, HostError
+from pipeline.disk import facts
 from pipeline.evidence.checksum import Contents
-from pipeline.nightly import patch
+from pipeline.systems import registry
 from pipeline.systems.debian import apt
 from tests.unit.test_patching import golden_of
 
@@ -69,11 +70,11 @@ def test_an_archive_that_does_not_answer_is_not_unchanged(
     project: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    golden = golden_of(project)
-    monkeypatch.setattr(patch, "list_disk", lambda *_, **__: [["bash", "1", "amd64"]])
+    golden, debian = golden_of(project), registry.get("debian")
+    monkeypatch.setattr(facts, "dpkg_versions", lambda *_, **__: {"bash": "1"})
     monkeypatch.setattr(apt, "newer", lambda *_: None)
     with pytest.raises(HostError) as caught:
-        patch.outdated(golden)
+        debian.updates_for(golden)
     assert caught.value.name == "archive-not-reached" and caught.value.hint
     monkeypatch.setattr(apt, "newer", lambda *_: [])
-    assert patch.outdated(golden) == []
+    assert debian.updates_for(golden) == []

@@ -105,7 +105,7 @@ def test_only_the_sandboxs_worker_reads_disks() -> None:
             "takes read_packages of disk.packages",
         ),
         ("nightly.patch", "from pipeline.disk import registry", "takes all of disk.registry"),
-        ("prove.clone_test", "import pipeline.disk.ext4_files", "takes all of disk.ext4_files"),
+        ("systems.linux.clone_test", "import pipeline.disk.ext4_files", "takes all of disk.ext4_files"),
         ("systems.debian.apt", "from pipeline.systems.linux.installed import InstalledLinux", "takes InstalledLinux"),
         ("checks.sandbox", "from pipeline.disk.root import Root", "takes Root of disk.root"),
         ("disk.mapping", "from pipeline.vhd.sparse import open_sparse", "takes open_sparse of vhd.sparse"),

@@ -18,6 +18,7 @@ from pipeline.gallery import Gallery, Version
 from pipeline.nightly import patch, rebuild_check
 from pipeline.nightly import refresh as night
 from pipeline.stages import capture as stage
+from pipeline.systems.debian.system import DebianSystem
 from tests.unit.test_keeping import capture
 from tests.unit.test_plan import index, job_of, project, store_of
 
@@ -41,7 +42,7 @@ def golden_of(project: Path, **more: object) -> Version:
 
 
 def newer(monkeypatch: pytest.MonkeyPatch, found: list[str] | None) -> None:
-    monkeypatch.setattr(patch, "outdated", lambda _golden: found)
+    monkeypatch.setattr(DebianSystem, "updates_for", lambda _self, _golden: found)
 
 
 def test_nothing_new_is_no_patch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,10 @@ from pipeline.engine.stage import stage_names
 from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery
 from pipeline.nightly.refresh import _is_current
-from pipeline.stages import generalize, provision
+from pipeline.stages import generalize
 from pipeline.systems.debian import apt, bootstrap
 from pipeline.systems.inspection import Part, inspection_of
-from pipeline.systems.linux import first_boot_service, scripts
+from pipeline.systems.linux import first_boot_service, provision, scripts
 from tests.unit.test_gallery import least_manifest
 
 DEFINITION = """\

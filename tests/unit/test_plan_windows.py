@@ -14,7 +14,7 @@ from pipeline.definition import MasterSource, load_named
 from pipeline.engine.plan import explain, plan
 from pipeline.gallery import Gallery, Version
 from pipeline.nightly import patch as patching
-from pipeline.systems.windows import first_boot, updates
+from pipeline.systems.windows import first_boot, release_days, updates
 
 MSI = "NOT AN MSI"
 DEFINITION = f"""\
@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(updates, "today", lambda: date(2026, 11, 10))
+    monkeypatch.setattr(release_days, "today", lambda: date(2026, 11, 10))
     build_all(folder)
     return folder
 
@@ -61,7 +61,7 @@ def define(old: str, new: str) -> Change:
 CHANGES: dict[str, tuple[Change, str]] = {
     "the edition": (define("ServerStandard", "ServerDatacenter"), "ServerDatacenter"),
     "which updates": (define("only: security", "only: all"), "updates"),
-    "a month's updates": (patched(updates, "today", lambda: date(2026, 12, 8)), "updates"),
+    "a month's updates": (patched(release_days, "today", lambda: date(2026, 12, 8)), "updates"),
     "how updates are brought in": (patched(updates, "script", lambda _only: b"another"), "updates"),
     "no updates": (define("updates: {only: security, deadline: 2 h}\n", ""), "features.ps1"),
     "a script": (edit("scripts/features.ps1", "0", "1"), "features.ps1"),
@@ -106,7 +106,7 @@ def test_a_deadline_is_no_input(project: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_why_updates_are_looked_for_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    monkeypatch.setattr(release_days, "today", lambda: date(2026, 12, 8))
     rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
     assert rows["updates"] == "changed: released"
 
@@ -130,12 +130,12 @@ def golden_of(project: Path, **more: object) -> Version:
 def test_a_months_updates_are_patched_into_golden(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition, golden = load_named(project, "site"), golden_of(project, rearms_left=2)
     assert patching.needs_patch(definition, golden, store_of(project))[1] == ""
-    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    monkeypatch.setattr(release_days, "today", lambda: date(2026, 12, 8))
     wanted, why = patching.needs_patch(definition, golden, store_of(project))
     assert (wanted.source, wanted.steps) == (MasterSource("site", golden.version), ())
     assert (wanted.updates, why) == (definition.updates, "newer: updates of 2026-12-08")
     # what a patch looked for is newer than what its line began with
-    inputs = [{"stage": "provision", "title": "updates", "inputs": {updates.RELEASED: "2026-12-08"}}]
+    inputs = [{"stage": "provision", "title": "updates", "inputs": {release_days.RELEASED: "2026-12-08"}}]
     root = {"version": golden.version, "inputs": golden.manifest["inputs"]}
     second = golden_of(project, inputs=inputs, rebuilt=root)
     assert patching.needs_patch(definition, second, store_of(project))[1] == ""
@@ -144,7 +144,7 @@ def test_a_months_updates_are_patched_into_golden(project: Path, monkeypatch: py
 def test_without_a_rearm_it_is_built_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition, golden = load_named(project, "site"), golden_of(project, rearms_left=0)
     assert patching.needs_patch(definition, golden, store_of(project))[1] == ""
-    monkeypatch.setattr(updates, "today", lambda: date(2026, 12, 8))
+    monkeypatch.setattr(release_days, "today", lambda: date(2026, 12, 8))
     wanted, why = patching.needs_patch(definition, golden, store_of(project))
     assert wanted == definition
     assert why == "built anew: golden cannot be generalized once more: no rearm is left"

@@ -15,13 +15,14 @@ from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.cache.layers import Image
 from pipeline.definition import TARGET_GENERATION, DataDisk
 from pipeline.fabric import Exchange, Report, Request, Response
-from pipeline.hypervisor.console import disaster
-from pipeline.hypervisor.domain import Spec
+from pipeline.hypervisor.console import DISASTERS, disaster
+from pipeline.hypervisor.domain import MachineFeatures, Spec
 from pipeline.hypervisor.machine import Machine
-from pipeline.prove import assertions, plan_test_runs
-from pipeline.prove.matrix import MATRIX, TARGETS, UNPROVEN, matrix, without_seeds
+from pipeline.prove.matrix import MATRIX, TARGETS, UNPROVEN, matrix, plan_test_runs, without_seeds
 from pipeline.prove.result import CloneResult, shared_identities
+from pipeline.systems.linux import assertions
 from pipeline.systems.linux.diagnosis import Evidence, diagnose
+from pipeline.systems.windows.machine import FEATURES
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import EPOCH
@@ -176,16 +177,20 @@ def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_pat
 )
 def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
     """A module that GRUB can do without was once taken for the end of the boot."""
-    lost = disaster(said, 0, windows=False)
+    lost = disaster(said, 0, DISASTERS)
     assert (lost[0] if lost else None) == name
-    assert disaster(said, len(said), windows=False) is None
+    assert disaster(said, len(said), DISASTERS) is None
 
 
-@pytest.mark.parametrize(("windows", "name"), [(False, "guest-kernel-panic"), (True, None)])
-def test_a_console_of_windows_is_not_read_as_linux(windows: bool, name: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("features", "name"), [(MachineFeatures(), "guest-kernel-panic"), (FEATURES, None)])
+def test_a_console_of_windows_is_not_read_as_linux(
+    features: MachineFeatures, name: str | None, tmp_path: Path
+) -> None:
     serial = tmp_path / "serial.log"
     serial.write_bytes(b"Kernel panic - not syncing: sysrq triggered crash\r\n")
-    spec = Spec("vm", "R1", "build", kvm=False, cpus=1, memory=1 << 30, disks=(), serial_log=serial, windows=windows)
+    spec = Spec(
+        "vm", "R1", "build", kvm=False, cpus=1, memory=1 << 30, disks=(), serial_log=serial, features=features
+    )
     machine = Machine(None, spec, tmp_path)  # type: ignore[arg-type]  # nothing of libvirt is asked
     if name is None:
         machine.check()

@@ -21,8 +21,8 @@ from pipeline.guest.ansible_run import AnsibleProject
 from pipeline.network import proxy_relay
 from pipeline.network.egress import GATEWAY, PROXY_PORT, Egress
 from pipeline.network.namespaces import inside
+from pipeline.network.proxies import HostProxies, Proxy, bootstrap_variables, read_proxies, read_proxy
 from pipeline.network.proxy_relay import ProxyRelay, Request, Upstream, closed_name, forwarded_head, read_head
-from pipeline.systems.debian.proxies import HostProxies, Proxy, bootstrap_variables, read_proxies, read_proxy
 from pipeline.systems.linux.steps import Steps
 
 LOGIN = "Basic " + base64.b64encode(b"anna:p@ss word").decode()

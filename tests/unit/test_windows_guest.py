@@ -17,13 +17,11 @@ import tree_sitter_powershell
 
 from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import DiskError, GuestError
-from pipeline.base.store import Store
 from pipeline.cache.layers import Image
 from pipeline.checks.model import CheckResult
 from pipeline.definition import load_all
 from pipeline.hypervisor.agent import Executed
-from pipeline.stages import generalize
-from pipeline.systems.windows import boot_media, oobe, sysprep, updates
+from pipeline.systems.windows import boot_media, generalize, oobe, sysprep, updates
 from pipeline.systems.windows import install as setup
 from pipeline.systems.windows.install import MIB
 from pipeline.systems.windows.session import Deadlines
@@ -196,31 +194,30 @@ def test_sysprep_s_log_names_the_cause(name: str) -> None:
     ],
 )
 def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
-    name: str, log: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, log: str, now: str, tmp_path: Path
 ) -> None:
     found = CheckResult("win-sysprep-errors", "", "warn" if log else "pass", "warn", log, "")
-    monkeypatch.setattr(generalize, "inspect_disk", lambda *_words, **_options: [found])
     did: list[str] = []
     machine = SimpleNamespace(destroy=lambda: did.append("ended"))
     session = SimpleNamespace(black_box=lambda: did.append("black box"), machine=machine)
-    job = SimpleNamespace(store=Store(tmp_path), session=session, keep_failed=False)
-    error = generalize._named_by_disk(job, Image(tmp_path, QCOW2), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
+    job = SimpleNamespace(session=session, keep_failed=False, inspect_disk=lambda _disk: [found])
+    error = generalize.named_by_disk(job, Image(tmp_path, QCOW2), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
     assert error.name == now
     assert error.message.startswith("it did")
     assert now != name or name == "guest-blue-screen" or error.message.endswith(log or "it did")
 
     assert did == ([] if name == "guest-blue-screen" else ["black box", "ended"])
 
-    def unreadable(*_words: object, **_options: object) -> Any:
+    def unreadable(_disk: object) -> Any:
         raise DiskError("torn", name="fs-damaged")
 
-    monkeypatch.setattr(generalize, "inspect_disk", unreadable)
+    job.inspect_disk = unreadable
     again = GuestError("it did", name=name)
-    assert generalize._named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
+    assert generalize.named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     # a guest that somebody wants to look at is left alone
     job.keep_failed = True
     did.clear()
-    assert generalize._named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
+    assert generalize.named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     assert did == []
 
 

@@ -12,8 +12,7 @@ import pytest
 from pipeline.base import process
 from pipeline.base.errors import CheckFailed, GuestError
 from pipeline.definition import MsiStep, step_inputs
-from pipeline.stages import provision
-from pipeline.systems.windows import msi
+from pipeline.systems.windows import msi, provision
 from pipeline.systems.windows.session import Deadlines
 
 #: As msiexec writes it, cut short.
@@ -151,8 +150,8 @@ def test_its_content_alone_is_in_the_key(step: MsiStep) -> None:
 
 
 def test_another_package_than_was_meant_is_known_before_anything_boots(step: MsiStep) -> None:
-    assert provision._told(step)["kind"] == "msi"
+    assert provision.verified_inputs(step)["kind"] == "msi"
     step.file.write_bytes(b"NOT AN MSI, and another\n")
     with pytest.raises(CheckFailed) as caught:
-        provision._told(step)
+        provision.verified_inputs(step)
     assert caught.value.name == "checksum-mismatch"

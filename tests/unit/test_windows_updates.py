@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.base import process
 from pipeline.base.errors import GuestError
-from pipeline.systems.windows import updates
+from pipeline.systems.windows import release_days, updates
 from pipeline.systems.windows.session import Deadlines
 from pipeline.systems.windows.update_errors import MEANINGS, explained
 
@@ -216,7 +216,7 @@ def test_codes_are_spelt_as_the_script_spells_them() -> None:
     ],
 )
 def test_the_day_of_a_months_updates(now: datetime, day: date) -> None:
-    assert updates.released(now) == day
+    assert release_days.released(now) == day
 
 
 @pytest.mark.parametrize("only", ["security", "all"])

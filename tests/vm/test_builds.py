@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.network.egress import host_addresses
 from pipeline.network.endpoints import endpoint
-from pipeline.systems.debian.apt import mirrors
+from pipeline.network.host_apt import mirrors
 from tests.campaigns import faults, kill
 from tests.campaigns.lab import ROOT, Lab, rotation, wait_for
 from tests.campaigns.trees import sectors_with

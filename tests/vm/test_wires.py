@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.fabric import Fabric, Guest, Site, sweep_networks
 from pipeline.network.namespaces import NAMESPACES, inside
-from pipeline.prove import assertions
+from pipeline.systems.linux import assertions
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 LABEL = "fabrictest-R1"

@@ -22,8 +22,9 @@ from typing import Any
 from pipeline.base import process
 from pipeline.base.errors import BuildError, HostError
 from pipeline.guest.tls_failures import HOST_HINT, NOT_TRUSTED
+from pipeline.network.host_apt import mirrors
+from pipeline.network.proxies import bootstrap_variables, host_proxies
 from pipeline.systems.debian import apt, tree
-from pipeline.systems.debian.proxies import bootstrap_variables, host_proxies
 
 MIB = 1 << 20
 
@@ -164,13 +165,13 @@ def bootstrap(
     if os.geteuid() != 0:
         raise HostError("a bootstrap needs root", name="root-needed", hint="sudo make golden")
     sources: list[tuple[str, str]] = []
-    if apt.mirrors().archive is not None:
+    if mirrors().archive is not None:
         state = apt.ask_archive(suite)
         if state is None:
             raise BuildError(
                 "the Debian mirror does not answer", name="mirror-unreachable", hint="try apt-get update"
             )
-        sources = apt.mirrors().sources(suite, list(state.releases))
+        sources = mirrors().sources(suite, list(state.releases))
     memory = memory_for_tree(_available())
     work.mkdir(parents=True, exist_ok=True)
     try:

@@ -57,6 +57,8 @@ class GuestSession:
         self.restarts = 0
         self._connection = connection
         self._progress = progress
+        #: Gives back the memory snapshot that the guest was started from.
+        self.release: Callable[[], object] = lambda: None
         self.seconds: dict[str, float] = {}
 
     @property
@@ -164,9 +166,12 @@ class GuestSession:
         self.close()
 
     def close(self) -> None:
-        self.access.hang_up()
-        self.machine.destroy()
-        self.access.remove()
+        try:
+            self.access.hang_up()
+            self.machine.destroy()
+            self.access.remove()
+        finally:
+            self.release()
 
     def black_box(self, *, quick: bool = False) -> None:
         """Save what the guest can still tell: its screen, and its journal by the agent or else off its disk.

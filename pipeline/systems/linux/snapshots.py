@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import BuildError, GuestError
-from pipeline.cache.layers import DISK, Image, Layer, Layers, digest, layer_key
+from pipeline.cache.layers import DISK, SNAPSHOT, SNAPSHOT_LOCK, Image, Layer, Layers, digest, layer_key
 from pipeline.guest.access import free_port
 from pipeline.guest.disks import create_overlay
 from pipeline.guest.timeouts import Patience
@@ -24,10 +24,8 @@ from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, domain_xml
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.systems.linux import direct_boot, set_up_session
 
-NAME = "warm"
 VERSION = 1
 MEMORY = "memory.save"
-LOCK = "use.lock"
 
 
 def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None) -> tuple[str, dict[str, object]]:
@@ -55,7 +53,7 @@ def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None
         "disk size": size,
         "script": digest([set_up_session.grow_script(), set_up_session.forget_script(), direct_boot.STOP]),
     }
-    return layer_key(NAME, VERSION, inputs, source.key), inputs
+    return layer_key(SNAPSHOT, VERSION, inputs, source.key), inputs
 
 
 def _processor() -> str:
@@ -132,7 +130,7 @@ def make(
             machine.save(begun.path / MEMORY)
         size_on_disk = (begun.path / MEMORY).stat().st_blocks * 512
         return begun.commit(
-            stage=NAME,
+            stage=SNAPSHOT,
             inputs=inputs,
             source=source.key,
             image=overlay,
@@ -152,7 +150,7 @@ def kernel(layer: Layer) -> Kernel:
 
 def take(layer: Layer) -> FileLock | None:
     """The right to run the one guest of a save; None where another build has it."""
-    lock = FileLock(layer.path / LOCK, thread_local=False)
+    lock = FileLock(layer.path / SNAPSHOT_LOCK, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -151,6 +151,9 @@ class WindowsSession:
         self.machine.wait_agent(self.deadlines.boot, self.deadlines.boot)
         self.progress("agent is up")
 
+    def rotate(self, overlay: Image) -> None:
+        raise AssertionError(f"{overlay.path}: no unit of Windows is live: its disk is at rest only when it is off")
+
     def shut_down(self) -> None:
         """Power off in order, so that the disk is at rest, and close."""
         self.progress("shutting down")

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from importlib import resources
 from typing import Any, Literal
 
@@ -31,35 +30,8 @@ MOST_ROUNDS = 12
 TRIES, SEARCHES = 2, 3
 #: What a line begins with that is for us.
 _MARK = "goldsmith "
-#: UTC hour from which on a month's updates are out: 10:00 in Seattle, in winter. Microsoft: Windows monthly updates.
-_HOUR = 18
-_TUESDAY = 1
 #: The names of a restart that does not end.
 _NO_RESTART = frozenset({"guest-no-restart", "guest-no-agent"})
-
-
-#: The key's word for the day whose updates a layer looked for.
-RELEASED = "released"
-
-
-def released(now: datetime) -> date:
-    """The last second Tuesday of a month, on which Microsoft releases a month's updates; `now` is in UTC."""
-    day = now.date() if now.hour >= _HOUR else now.date() - timedelta(days=1)
-    this = _second_tuesday(day.year, day.month)
-    if this <= day:
-        return this
-    before = day.replace(day=1) - timedelta(days=1)
-    return _second_tuesday(before.year, before.month)
-
-
-def _second_tuesday(year: int, month: int) -> date:
-    first = date(year, month, 1)
-    return first + timedelta(days=(_TUESDAY - first.weekday()) % 7 + 7)
-
-
-def today() -> date:
-    """`released`, by this host's clock."""
-    return released(datetime.now(UTC))
 
 
 def script(only: Literal["security", "all"]) -> bytes:

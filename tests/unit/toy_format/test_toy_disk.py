@@ -23,8 +23,9 @@ from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Draft, Image, Layer, Layers, layer_key
+from pipeline.cache.units import StageResult
 from pipeline.checks import inspect_disk, list_disk
-from pipeline.context import BuildContext, StageResult
+from pipeline.context import BuildContext
 from pipeline.definition import DefinitionError, load
 from pipeline.disk import mapping
 from pipeline.gallery import Gallery

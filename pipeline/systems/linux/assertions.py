@@ -9,16 +9,14 @@ from pipeline.base import process
 from pipeline.base.errors import GuestError
 from pipeline.base.printable import shorten
 from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
-from pipeline.fabric import Event, Guest
+from pipeline.fabric import Guest
 from pipeline.fabric.instance import INTERNAL_DOMAIN, WIRESERVER
 from pipeline.hypervisor.console import LOGIN
-from pipeline.hypervisor.machine import Machine
 from pipeline.prove import web
+from pipeline.prove.first_boot_report import SETTLE
 from pipeline.prove.result import CloneResult
 from pipeline.systems.linux.clone import Clone
 
-#: Seconds for a clone's units to settle after its sshd answers, by whether KVM is real.
-SETTLE = {True: 120.0, False: 360.0}
 #: Seconds by which a clone's clock may differ from the host's; the question itself takes a second or two, emulated.
 CLOCK = 15.0
 #: Seconds for a clone to resolve a name: the C library asks a server that is silent twice, 5 s each.
@@ -191,29 +189,6 @@ def settled(clone: Clone, result: CloneResult, guest: Guest) -> None:
     since = asked[-1].at - MINUTE
     polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
     result.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
-
-
-def configured(
-    machine: Machine, result: CloneResult, guest: Guest, deadline: float, *, what: str = "first boot"
-) -> None:
-    """Judge the first-boot adapter by what it reported to the fabric itself; the result calls it `what`."""
-
-    def reported() -> Event | None:
-        return next((event for event in list(guest.events) if event.operation == "FirstBoot"), None)
-
-    try:
-        event = machine.wait(
-            "the first-boot adapter's report",
-            reported,
-            deadline=deadline + SETTLE[machine.spec.kvm],
-            name="first-boot-silent",
-        )
-    except GuestError as error:
-        if error.name != "first-boot-silent":
-            raise
-        result.see(what, error.message, False)
-        return
-    result.see(what, f"{event.message} after {event.seconds:.1f} s", event.success)
 
 
 def expect(

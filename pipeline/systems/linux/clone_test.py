@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
-from pipeline.context import HUNG, BuildContext
 from pipeline.definition import DataDisk, Expectation, HttpExpectation
 from pipeline.fabric import Fabric, Guest
 from pipeline.guest.access import Access, free_port
+from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Spec, attached
-from pipeline.prove import assertions
-from pipeline.prove.matrix import TestTarget
+from pipeline.prove.first_boot_report import configured
+from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
-from pipeline.systems.linux import scripts
+from pipeline.systems.linux import assertions, scripts
+from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
 
@@ -34,35 +34,13 @@ from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
 GROWTH = 1 << 30
 #: The user that a clone is asked to make.
 CLONE_USER = "clone"
-#: How a definition writes the host name of the clone that it will be.
-_CLONE = re.compile(r"\{\{\s*clone\s*\}\}")
-
-
-@dataclass(frozen=True)
-class TestRun:
-    """Which clone this is, and what is done to it after its first boot."""
-
-    target: TestTarget
-    name: str
-    again: bool = False
-    reimage: bool = False
-    settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
-
-    @property
-    def boots(self) -> int:
-        return 1 + self.again + self.reimage
-
-
-def sampled(text: str, hostname: str) -> str:
-    """Where a definition means the clone itself, its host name."""
-    return _CLONE.sub(hostname, text)
 
 
 class CloneTest:
     """Runs one clone. `beside`: how many clones run at the same time; `disks`: what the master's data disks hold."""
 
     def __init__(
-        self, context: BuildContext, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk] = ()
+        self, context: Build, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk] = ()
     ) -> None:
         self.disks = disks
         self.context = context
@@ -100,7 +78,7 @@ class CloneTest:
         """Another clone in place of one that hangs, whose logs stay beside the new one's."""
         kept = self.logs.with_name(f"{self.test_run.name}-hung")
         self.logs.replace(kept)
-        self.context.record_hung(error, f"{self.test_run.name}: ", str(kept.relative_to(self.context.run.folder)))
+        record_hung(self.context, error, f"{self.test_run.name}: ", str(kept.relative_to(self.context.run.folder)))
         other = CloneTest(self.context, self.master, self.test_run, self._beside, self.disks)
         other._again_already = True
         return other.run(fabric, pictures)
@@ -262,7 +240,7 @@ class CloneTest:
         if self.test_run.settles and clone.guest is not None and seen.get("waagent") == "active":
             assertions.settled(clone, result, clone.guest)
         if self.context.definition.first_boot is not None and clone.guest is not None:
-            assertions.configured(clone.machine, result, clone.guest, self.context.definition.first_boot.deadline)
+            configured(clone.machine, result, clone.guest, self.context.definition.first_boot.deadline)
         pages: dict[str, str] = {}
         for expectation in self.context.definition.expect:
             pages |= assertions.expect(self._own(expectation), clone, result, self.ports)

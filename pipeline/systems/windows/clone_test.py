@@ -11,18 +11,18 @@ from pipeline.base.disk_format import RAW
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
-from pipeline.context import BuildContext
 from pipeline.fabric import Fabric, Guest
 from pipeline.guest.access import run_folder
+from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Spec, attached
-from pipeline.prove import assertions
-from pipeline.prove.clone_test import sampled
-from pipeline.prove.matrix import TestTarget
+from pipeline.prove.first_boot_report import configured
+from pipeline.prove.matrix import TestTarget, sampled
 from pipeline.prove.result import CloneResult
 from pipeline.systems.windows import oobe
 from pipeline.systems.windows.answers import draw_password
+from pipeline.systems.windows.machine import FEATURES
 from pipeline.systems.windows.session import Deadlines, WindowsSession
 from pipeline.systems.windows.shell import Shell
 
@@ -34,7 +34,7 @@ _NAME = r"HKLM\SYSTEM\CurrentControlSet\Control\ComputerName\ComputerName"
 class WindowsCloneTest:
     """Runs one clone: on the fabric, with Azure's medium for Windows in its drive."""
 
-    def __init__(self, context: BuildContext, master: Image, target: TestTarget) -> None:
+    def __init__(self, context: Build, master: Image, target: TestTarget) -> None:
         self.context = context
         self.master = master
         self.target = target
@@ -44,8 +44,9 @@ class WindowsCloneTest:
         # fifteen characters are what NetBIOS leaves a computer's name
         self.name = f"{target.name[:8]}-{secrets.token_hex(3)}"
 
-    def run(self, fabric: Fabric, pictures: Path) -> CloneResult:
+    def run(self, fabric: Fabric | None, pictures: Path) -> CloneResult:
         """What the clone showed. Raises what a boot raises, with the target's name in front."""
+        assert fabric is not None, "its targets are all on the fabric"
         began = time.monotonic()
         for folder in (self.logs, self.scratch):
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ class WindowsCloneTest:
             secure_boot=context.definition.secure_boot or hardware.secure,
             tpm=context.definition.tpm or hardware.secure,
             azure=True,
-            windows=True,
+            features=FEATURES,
             bridge=bridge,
             access_mac=mac,
             uuid=vm_id,
@@ -132,7 +133,7 @@ class WindowsCloneTest:
         if self.context.definition.first_boot is not None:
             self.context.progress(f"{self.target.name}: the first-boot adapter")
             deadline = self.context.definition.first_boot.deadline
-            assertions.configured(session.machine, result, guest, deadline, what="configuration")
+            configured(session.machine, result, guest, deadline, what="configuration")
         printed = len(session.machine.serial().strip())
         result.see("serial console", f"{printed} bytes", printed > 0)
         picture = pictures / f"{self.target.name}.png"

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError
-from pipeline.systems.debian import apt as archive
+from pipeline.network import host_apt
 
 #: The variables of the environment that name a proxy; lower case counts as upper case.
 VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
@@ -164,10 +164,10 @@ def _apt() -> tuple[str, str]:
         return "", ""
     try:
         dump = process.run(["apt-config", "dump", "Acquire"], deadline=DEADLINE).stdout
-        mirror = archive.mirrors().archive
+        mirror = host_apt.mirrors().archive
         if not _AUTO_DETECT.search(dump) or mirror is None:
             return dump, ""
-        said = process.run([archive.APT_HELPER, "auto-detect-proxy", mirror], deadline=DEADLINE)
+        said = process.run([host_apt.APT_HELPER, "auto-detect-proxy", mirror], deadline=DEADLINE)
     except GoldsmithError:
         return "", ""
     found = _DETECTED.search(said.stdout + said.stderr)
