@@ -28,7 +28,7 @@ STORE = [
 
 
 def gone(keep: int, *in_use: str, fresh_since: float = 99.0) -> list[str]:
-    return [one.layer.key for one in evictable(STORE, keep, frozenset(in_use), fresh_since)]
+    return [usage.layer.key for usage in evictable(STORE, keep, frozenset(in_use), fresh_since)]
 
 
 def test_what_fits_stays() -> None:

@@ -91,9 +91,9 @@ def test_a_patched_master_knows_its_line(project: Path) -> None:
     first = golden_of(project)
     job = job_of(project)
     job.definition = patch.patched(job.definition, first)
-    told = stage._lineage(job)
-    assert told["patched_from"] == told["rebuilt"]["version"] == first.version
-    second = golden_of(project, **told)
+    seen = stage._lineage(job)
+    assert seen["patched_from"] == seen["rebuilt"]["version"] == first.version
+    second = golden_of(project, **seen)
     job.definition = patch.patched(job.definition, second)
     assert stage._lineage(job)["patched_from"] == second.version
     assert stage._lineage(job)["rebuilt"]["version"] == first.version
@@ -179,8 +179,8 @@ def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -
         hold(project)
     assert caught.value.name == "cold-differs"
     assert caught.value.evidence is not None
-    told = (caught.value.evidence / "cold-differences.txt").read_text()
-    assert told == "/etc/motd: file 0 0 644 aa | file 0 0 644 cc\n"
+    seen = (caught.value.evidence / "cold-differences.txt").read_text()
+    assert seen == "/etc/motd: file 0 0 644 aa | file 0 0 644 cc\n"
     assert builds.dropped == ["k1"]
     assert not (store_of(project).gallery / "site" / rebuild_check.CHECK_RECORD).exists()
 
@@ -208,14 +208,14 @@ def test_a_night_patches_and_the_week_builds_anew(
 
     monkeypatch.setattr(night.runner, "build", build)
     definition = patching_definition(project)
-    told = night.refresh([definition], store_of(project), command="test").images[0]
+    seen = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == MasterSource("site", golden.version)
-    assert told.why == "newer: bash 1 -> 2"
+    assert seen.why == "newer: bash 1 -> 2"
     monkeypatch.setattr(rebuild_check, "check_is_due", lambda *_: True)
-    told = night.refresh([definition], store_of(project), command="test").images[0]
+    seen = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == definition.source
     assert builds.calls[-1]["cold"]
-    assert told.why == "built anew after 7 days"
+    assert seen.why == "built anew after 7 days"
 
 
 def test_a_cold_build_that_differs_fails_the_night(
@@ -224,7 +224,7 @@ def test_a_cold_build_that_differs_fails_the_night(
     golden = golden_of(project)
     monkeypatch.setattr(rebuild_check, "check_is_due", lambda *_: True)
     builds.trees = [TREE, {}]
-    told = night.refresh([load_named(project, "site")], store_of(project), command="test").images[0]
-    assert (told.outcome, told.golden) == (night.FAILED, golden.version)
-    assert told.why.startswith("cold-differs: ")
+    seen = night.refresh([load_named(project, "site")], store_of(project), command="test").images[0]
+    assert (seen.outcome, seen.golden) == (night.FAILED, golden.version)
+    assert seen.why.startswith("cold-differs: ")
     assert [call.get("until") for call in builds.calls] == ["convert", "convert"]  # nothing was promoted

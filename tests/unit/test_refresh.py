@@ -79,14 +79,14 @@ def builder(store: Store, monkeypatch: pytest.MonkeyPatch) -> Builder:
 
 
 def go(definitions: list[Definition], store: Store) -> dict[str, str]:
-    return {one.name: one.outcome for one in night.refresh(definitions, store, command="test").images}
+    return {image.name: image.outcome for image in night.refresh(definitions, store, command="test").images}
 
 
 def test_an_unchanged_night(definitions: list[Definition], store: Store, builder: Builder) -> None:
     assert set(go(definitions, store).values()) == {night.UNCHANGED}
-    told = json.loads((store.root / night.SUMMARY).read_text())
-    assert told["ok"] and told["ended"]
-    assert [one["name"] for one in told["images"]] == [one.name for one in definitions]
+    seen = json.loads((store.root / night.SUMMARY).read_text())
+    assert seen["ok"] and seen["ended"]
+    assert [image["name"] for image in seen["images"]] == [image.name for image in definitions]
 
 
 def test_a_new_master_is_promoted_and_the_oldest_goes(
@@ -94,13 +94,13 @@ def test_a_new_master_is_promoted_and_the_oldest_goes(
 ) -> None:
     builder.changed = {"shop"}
     for _ in range(3):
-        told = go(definitions, store)
-    assert told == {"base": "unchanged", "shop": "promoted", "till": "unchanged", "other": "unchanged"}
+        seen = go(definitions, store)
+    assert seen == {"base": "unchanged", "shop": "promoted", "till": "unchanged", "other": "unchanged"}
     versions = [version.version for version in builder.gallery.versions("shop")]
     assert len(versions) == 2
     assert builder.gallery.get("shop").version == versions[-1]
     last = json.loads((store.root / night.SUMMARY).read_text())["images"]
-    (shop,) = [one for one in last if one["name"] == "shop"]
+    (shop,) = [image for image in last if image["name"] == "shop"]
     assert shop["golden"] == versions[-1] and shop["before"] == versions[-2] and len(shop["pruned"]) == 1
 
 
@@ -110,13 +110,13 @@ def test_a_failure_leaves_golden_and_the_others_alone(
     builder.changed = {"other"}
     builder.bad = {"shop": CheckFailed("the page is empty", name="prove-failed")}
     before = builder.gallery.get("shop").version
-    told = go(definitions, store)
-    assert told == {"base": "unchanged", "shop": "failed", "till": "skipped", "other": "promoted"}
+    seen = go(definitions, store)
+    assert seen == {"base": "unchanged", "shop": "failed", "till": "skipped", "other": "promoted"}
     assert "till" not in builder.built
     assert builder.gallery.get("shop").version == before
     summary = json.loads((store.root / night.SUMMARY).read_text())
     assert not summary["ok"]
-    why = {one["name"]: one["why"] for one in summary["images"]}
+    why = {image["name"]: image["why"] for image in summary["images"]}
     assert why["shop"] == "prove-failed: the page is empty" and why["till"] == "shop was not refreshed"
     builder.bad = {}
     builder.changed = {"shop"}
@@ -168,9 +168,9 @@ def test_a_night_leaves_no_more_layers_than_it_was_told(
     assert night.refresh(definitions, store, command="test").layers == []
     # as much as one takes, its record too
     keep = sum(path.stat().st_blocks * 512 for path in old[0].iterdir())
-    told = night.refresh(definitions, store, command="test", keep=keep)
+    seen = night.refresh(definitions, store, command="test", keep=keep)
     assert sum(path.exists() for path in old) == 1
-    (line,) = json.loads(told.path.read_text())["layers"]
+    (line,) = json.loads(seen.path.read_text())["layers"]
     assert "MiB  provision" in line
 
 
