@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.base.disk_format import RAW, VHD
-from pipeline.base.errors import GoldsmithError, GuestError
+from pipeline.base.errors import GoldsmithError, GuestError, UsageError
 from pipeline.cache.layers import Image
+from pipeline.cli.app import app
 from pipeline.definition import TARGET_GENERATION, DataDisk
 from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.hypervisor.console import DISASTERS, disaster
@@ -31,7 +32,7 @@ BOOTED = "Debian GNU/Linux 12 web1 ttyS0\n\nweb1 login: "
 LEASED = "DHCPDISCOVER(c0)\nDHCPOFFER(c0)\nDHCPREQUEST(c0)\nDHCPACK(c0)\n"
 
 
-def test_definitions_know_the_cells_and_their_generations() -> None:
+def test_definitions_know_the_targets_and_their_generations() -> None:
     assert {name: cell.hardware.generation for name, cell in TARGETS.items()} == TARGET_GENERATION
     assert set(MATRIX) <= set(TARGETS)
 
@@ -285,3 +286,10 @@ def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool,
         assertions.healthy(clone, verdict, well)  # type: ignore[arg-type]
         assert verdict.failures == failures
         assert verdict.checks.get("names") == (told if guest else None)
+
+
+@pytest.mark.parametrize("option", ["--target", "--cell"])
+def test_the_former_name_of_an_option_still_works(option: str) -> None:
+    with pytest.raises(UsageError, match="gen3") as caught:
+        app(["prove", "web", option, "gen1", option, "gen3"], standalone_mode=False)
+    assert "gen2-secure" in str(caught.value.hint)
