@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.network.proxies import HostProxies
     from pipeline.systems.base import GuestSystem
 
-#: Seconds for which the archive's state is taken for granted: Debian's changes four times a day.
+#: Seconds for which the archive's state is not asked again: Debian's changes four times a day.
 INDEX_AGE = 300.0
 
 
@@ -75,11 +75,11 @@ class BuildContext:
     cancelled: threading.Event = field(default_factory=threading.Event)
     session: RunningGuest | None = None
     stage: str = ""
-    #: Runs since the unit that is being made was begun.
+    #: Measures the unit that is being made.
     watch: Stopwatch = field(default_factory=Stopwatch)
-    #: Whether the guest is to be restored from a save. The runner says so from a unit's inputs.
+    #: Whether the guest starts from a memory snapshot. The runner sets it from a unit's inputs.
     warm: bool = False
-    #: What this build stands on so far: each unit's stage and layer, in order.
+    #: The layers of this build so far, each with the name of its stage, in order.
     made: list[tuple[str, Layer]] = field(default_factory=list)
     _indexes: dict[str, str | None] = field(default_factory=dict)
     _outdated: dict[str, list[str] | None] = field(default_factory=dict)
@@ -110,10 +110,10 @@ class BuildContext:
         return self.store.label(self.run.id)
 
     def package_index(self, suite: str | None) -> str | None:
-        """A digest of the distribution's package index, None where there is none.
+        """A digest of the distribution's package index, None if it is not known.
 
-        The archive is asked once in INDEX_AGE seconds. When it does not answer, the last digest seen on this host
-        stands, so that a network that is down does not rebuild everything.
+        The archive is asked once in INDEX_AGE seconds. If it does not answer, the last digest seen on this host is
+        used, so that a network outage does not rebuild everything.
         """
         if suite is None:
             return None
@@ -144,7 +144,7 @@ class BuildContext:
 
     @cached_property
     def suite(self) -> str | None:
-        """The distribution's suite that the guest installs from, None where it is not known."""
+        """The distribution's suite that the guest installs from, None if it is not known."""
         source = self.definition.source
         if isinstance(source, MasterSource):
             suite = self.gallery.get(str(source)).manifest.get("suite")
@@ -172,13 +172,13 @@ class BuildContext:
         return tuple(found[lun] for lun in sorted(found))
 
     def outdated(self, layer: Layer) -> list[str] | None:
-        """The packages on a layer's disk of which the archive has a newer version; None where that is not known."""
+        """The packages on a layer's disk that have a newer version in the archive; None if that is not known."""
         if layer.key not in self._outdated:
             self._outdated[layer.key] = self.outdated_packages(layer.image)
         return self._outdated[layer.key]
 
     def outdated_packages(self, image: Image) -> list[str] | None:
-        """The packages on a disk of which the archive has a newer version; None where that is not known."""
+        """The packages on a disk that have a newer version in the archive; None if that is not known."""
         return self.system.outdated_packages(self.suite, image, self.store.root) if self.suite is not None else None
 
     def list_disk(self, image: Image, *, what: str, key: str | None = None) -> Sequence[Sequence[str]]:
@@ -202,13 +202,13 @@ class BuildContext:
         self.run.emit("line", self.stage, text)
 
     def begin_flat_digests(self, image: Image) -> None:
-        """Take the flat sha256 of the disks that will ship while they are inspected and proven: capture wants it."""
+        """Start to compute the flat sha256 of the shipped disks, which capture needs, during inspect and prove."""
         for path in (image.path, *(disk.path for _, disk in image.data)):
             if path not in self._flat and path.stat().st_size <= FLAT_LIMIT:
                 self._flat[path] = FlatDigest(path)
 
     def flat_digest(self, path: Path, tree: str) -> str | None:
-        """The flat sha256 of a disk whose tree is known; None where the disk is too large for one to be taken."""
+        """The flat sha256 of a disk whose tree digest is known; None if the disk is too large."""
         if path.stat().st_size > FLAT_LIMIT:
             return None
         begun = self._flat.get(path)
@@ -230,7 +230,7 @@ class BuildContext:
             self.close()
 
     def close(self) -> None:
-        """Leave no guest, no key, no seed behind."""
+        """End the guest and the way out; no key and no seed stays behind."""
         for digest in self._flat.values():
             digest.stop()
         self._flat.clear()
@@ -251,11 +251,11 @@ class BuildContext:
 
         if self._egress is None:
             allowed = [*host_destinations(host_addresses()), *self.definition.allow]
-            upstreams = [Upstream(one.host, one.port, one.tls, one.authorization) for one in self.proxies.all]
+            upstreams = [Upstream(each.host, each.port, each.tls, each.authorization) for each in self.proxies.all]
             egress = Egress(self.label, self.run.folder, allowed, upstreams)
             egress.open()
             self._egress = egress
-            self.run.note(egress={"allowed": [str(one) for one in allowed]})
+            self.run.note(egress={"allowed": [str(network) for network in allowed]})
         return self._egress.bridge
 
     @cached_property

@@ -173,7 +173,7 @@ class _Looker:
             if not beside.is_file() or source.channel_or_version != GOLDEN:
                 self._no_master(definition, document, source)
                 return
-            # a build makes the parent first; the parent's own faults are told as its own
+            # a build makes the parent first; the parent's own faults are reported with the parent
             with suppress(DefinitionError):
                 parent = load(beside, definition.project)
                 size, system = parent.disk, parent.os
