@@ -127,7 +127,7 @@ def boot_efi(subject: Subject) -> Iterator[str]:
     if loader is None:
         yield f"no {_BOOTX64} on the EFI system partition"
     elif _machine(loader) != 0x8664:
-        yield f"{_BOOTX64} is no x86-64 EFI program"
+        yield f"{_BOOTX64} is not an x86-64 EFI program"
 
 
 @check(
@@ -148,7 +148,7 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
     if not _signed(loader):
         yield f"{_BOOTX64} carries no signature"
     elif b"shim," not in loader and b"UEFI SHIM" not in loader:
-        yield f"{_BOOTX64} is signed, but it is no shim"
+        yield f"{_BOOTX64} is signed, but is not shim"
     second = root.read("/EFI/BOOT/grubx64.efi", _EFI_LIMIT)
     if second is None:
         yield "no EFI/BOOT/grubx64.efi: the shim has nothing to start"

@@ -30,7 +30,7 @@ MIB = 1 << 20
 @check(
     "fs-clean",
     "File systems were unmounted cleanly",
-    why="A journal to replay means that the files read here are stale, and that the guest was cut off.",
+    why="If a journal has to be replayed, the files read here are stale and the guest was powered off.",
     remedy="Shut the guest down in order (never by power-off), then build again.",
     source=SYSTEMD,
     profiles=ALL,
@@ -94,7 +94,7 @@ _NTFS_VOLUME, _NTFS_INFORMATION = 3, 0x70
 @check(
     "linux-root",
     "A Linux root file system is found and can be read",
-    why="Without it nothing of what ships is proven.",
+    why="Without a root file system no file of the disk can be checked.",
     remedy="Build on ext4; for XFS, btrfs or LVM look with libguestfs.",
     source=HOUSE,
     profiles=LINUX,
@@ -127,8 +127,8 @@ def _other_system(subject: Subject) -> str:
 @check(
     "windows-root",
     "A Windows root file system is found and can be read",
-    why="Without it nothing of what ships is proven.",
-    remedy="Inspect the disk of an installed Windows: NTFS, without BitLocker; a Linux has profiles of its own.",
+    why="Without a root file system no file of the disk can be checked.",
+    remedy="Inspect the disk of an installed Windows: NTFS, without BitLocker. A Linux has other profiles.",
     source=HOUSE,
     profiles=WINDOWS,
     needs_root=False,
@@ -147,7 +147,7 @@ def windows_root(subject: Subject) -> Iterator[str]:
 @check(
     "volumes-read",
     "Every volume on the disk is of a kind that can be read",
-    why="What lies in a volume that cannot be read ships without anybody having looked at it.",
+    why="A volume that cannot be read would ship unchecked.",
     remedy="Take the volume off the disk, make it ext4, or waive this check with the reason why it may ship.",
     source=HOUSE,
     profiles=ALL,
@@ -180,7 +180,7 @@ def _holds_data(subject: Subject, volume: Volume) -> bool:
 @check(
     "partition-table",
     "The first partition table is whole",
-    why="Firmware and kernels read it first; a damaged one boots only by luck.",
+    why="Firmware and kernels read it first; a damaged table boots only by chance.",
     remedy="Build again; or mend a raw copy, which has no footer to lose: goldsmith vhd convert DISK COPY.raw, "
     "sgdisk -e COPY.raw, goldsmith vhd convert COPY.raw NEW.vhd.",
     source="UEFI specification 5.3",
@@ -275,7 +275,7 @@ def fs_bounds(subject: Subject) -> Iterator[str]:
 @check(
     "free-space",
     "The root file system has room to boot and provision",
-    why="The first boot writes keys, logs and agent state; a full disk fails there, where nobody looks.",
+    why="The first boot writes keys, logs and agent state, and fails on a full disk.",
     remedy="Make the disk larger or the image smaller; at least 10 percent or 1 GiB stay free.",
     source=HOUSE,
     severity="warn",

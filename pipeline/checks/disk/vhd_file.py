@@ -26,7 +26,7 @@ def _footer(subject: Subject) -> Footer:
     "vhd-footer",
     "The VHD footer is right, field by field",
     why="Azure and Hyper-V refuse the upload, or take the footer for data.",
-    remedy="goldsmith vhd convert DISK NEW.vhd writes it anew.",
+    remedy="goldsmith vhd convert DISK NEW.vhd writes a new footer.",
     source=_SPECIFICATION,
     profiles=ALL,
     needs_root=False,

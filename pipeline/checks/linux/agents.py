@@ -77,8 +77,8 @@ def _waagent_version(subject: Subject) -> str:
 
 @check(
     "waagent-config",
-    "The Azure agent provisions, and leaves the resource disk to nobody",
-    why="Provisioning by nobody never ends; a formatted resource disk with swap is lost at each move of the machine.",
+    "The Azure agent provisions, and does not use the resource disk",
+    why="Without a provisioning agent provisioning never ends. Azure empties the resource disk when a VM moves.",
     remedy="/etc/waagent.conf: Provisioning.Agent=auto (or waagent, without cloud-init), ResourceDisk.Format=n, "
     "ResourceDisk.EnableSwap=n.",
     source=AZURE_DOC,
@@ -125,7 +125,7 @@ def waagent_enabled(subject: Subject) -> Iterator[str]:
 @check(
     "cloud-init-installed",
     "cloud-init is installed, enabled and not switched off",
-    why="It makes the user, the keys and the host name; without it waagent must be told to, and nobody can log in.",
+    why="It creates the user, the keys and the host name. Without it waagent has to do that; else nobody can log in.",
     remedy="apt-get install cloud-init; rm -f /etc/cloud/cloud-init.disabled; systemctl unmask and enable its units.",
     source=CLOUD_INIT,
     profiles=AZURE,
@@ -245,7 +245,7 @@ def _need_sshd(subject: Subject) -> dict[str, str]:
 @check(
     "ssh-enabled",
     "sshd is installed and starts at boot",
-    why="Nobody gets into a clone otherwise.",
+    why="Otherwise nobody can log in to a clone.",
     remedy="apt-get install openssh-server; systemctl enable ssh.",
     source=AZURE_DOC,
     profiles=AZURE,
@@ -279,7 +279,7 @@ def ssh_client_alive(subject: Subject) -> Iterator[str]:
 
 @check(
     "ssh-root-login",
-    "sshd lets root in by no password",
+    "sshd does not let root log in with a password",
     why="A password that a clone's owner sets for root would be open to the internet.",
     remedy="PermitRootLogin prohibit-password or no; PermitEmptyPasswords no.",
     source="sshd_config(5)",

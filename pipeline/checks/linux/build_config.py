@@ -47,7 +47,7 @@ def apt_proxy(subject: Subject) -> Iterator[str]:
 @check(
     "apt-mirror",
     "apt's sources are public and carry no password",
-    why="A clone cannot reach the build's private mirror, and a password in its address is everybody's.",
+    why="A clone cannot reach the build's private mirror; a password in its address becomes public.",
     remedy="Write the distribution's public addresses into /etc/apt/sources.list*.",
     source=HOUSE,
 )

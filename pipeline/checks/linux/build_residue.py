@@ -62,7 +62,7 @@ def dhcp_leases(subject: Subject) -> Iterator[str]:
 
 @check(
     "cloud-instance",
-    "cloud-init knows no instance",
+    "cloud-init has no record of an instance",
     why="It would take the clone for the build machine that booted again, and skip users, keys and name.",
     remedy="cloud-init clean --logs --seed",
     source=CLOUD_INIT,
@@ -130,7 +130,7 @@ def package_logs(subject: Subject) -> Iterator[str]:
 @check(
     "journal",
     "No journal of the build",
-    why="It holds everything the build machine said, under that machine's id.",
+    why="It holds every message of the build machine, under that machine's id.",
     remedy="Let journald write to memory (Storage=volatile in a file of /run/systemd/journald.conf.d, systemctl "
     "restart systemd-journald), then rm -rf /var/log/journal/*",
     source=SYSTEMD,
@@ -144,7 +144,7 @@ def journal(subject: Subject) -> Iterator[str]:
 @check(
     "package-cache",
     "No downloaded packages and lists",
-    why="They are dead weight in every clone and every upload, and old lists fail on their first use.",
+    why="They make every clone and every upload larger, and old lists fail on their first use.",
     remedy="apt-get clean; rm -rf /var/lib/apt/lists/*",
     source=HOUSE,
     severity="warn",

@@ -87,7 +87,7 @@ def password_hash(subject: Subject) -> Iterator[str]:
 @check(
     "empty-password",
     "No account without a password lets anybody in",
-    why="An empty field in shadow is a login without asking, on the console at least.",
+    why="With an empty field in shadow anybody can log in without a password, at least on the console.",
     remedy="usermod -p '*' USER",
     source="shadow(5)",
 )
@@ -149,7 +149,7 @@ def build_user(subject: Subject) -> Iterator[str]:
 @check(
     "undeclared-account",
     "No account of a person but those declared",
-    why="An account that nobody asked for is a way in that nobody watches.",
+    why="An undeclared account is a way into every clone that no owner knows of.",
     remedy="userdel -r USER, or list it under `accounts` if it is meant to ship.",
     source=LISA,
 )
@@ -161,8 +161,8 @@ def undeclared_account(subject: Subject) -> Iterator[str]:
 
 @check(
     "uid-zero",
-    "Only root is root",
-    why="A second account with uid 0 is the oldest back door there is.",
+    "Only root has uid 0",
+    why="A second account with uid 0 is a back door.",
     remedy="userdel the account, or give it a uid of its own.",
     source="CIS Debian Linux Benchmark",
 )
@@ -175,7 +175,7 @@ def uid_zero(subject: Subject) -> Iterator[str]:
 @check(
     "orphan-home",
     "No home folder without its account",
-    why="It is what a removed user left behind, and the next user with that uid inherits it.",
+    why="It belonged to a removed user, and the next user with that uid gets it.",
     remedy="userdel -r removes it with the account; rm -rf the folder.",
     source=HOUSE,
     severity="warn",
@@ -184,7 +184,7 @@ def orphan_home(subject: Subject) -> Iterator[str]:
     homes = {user.home.rstrip("/") for user in subject.users}
     for name in subject.root.listdir("/home"):
         if f"/home/{name}" not in homes and name not in ("lost+found", BUILD_USER):
-            yield f"/home/{name} belongs to nobody"
+            yield f"/home/{name} belongs to no account"
 
 
 def _sudoers(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -231,7 +231,7 @@ def sudoers(subject: Subject) -> Iterator[str]:
 
 @check(
     "sudoers-targetpw",
-    "sudo asks for one's own password",
+    "sudo asks for the user's own password",
     why="With targetpw it asks for root's, which no cloud image has: the owner is locked out of root.",
     remedy="Remove 'Defaults targetpw' from /etc/sudoers.",
     source=LISA,
@@ -265,7 +265,7 @@ def random_seed(subject: Subject) -> Iterator[str]:
 @check(
     "credential-secret",
     "systemd's credential secret is not shipped",
-    why="It encrypts each machine's credentials: shared, every clone can read every other's.",
+    why="It encrypts a machine's credentials. If it is shared, every clone can read those of every other.",
     remedy="rm -f /var/lib/systemd/credential.secret",
     source=SYSTEMD,
 )

@@ -71,6 +71,6 @@ def resume_device(subject: Subject) -> Iterator[str]:
         if hidden and name not in here:
             unknown[f"{path} names {raw}"] = None
         else:
-            yield f"{path} names {raw}, which is no swap on this disk"
+            yield f"{path} names {raw}, which is not a swap area on this disk"
     if unknown:
         raise CannotLook(f"{'; '.join(unknown)}: what is in {', '.join(hidden)} cannot be read")

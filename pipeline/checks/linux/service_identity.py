@@ -53,7 +53,7 @@ def _is_identity(root: Root, path: str, row: Identity) -> bool:
     "service-identity",
     "No service keeps an identity of the build machine",
     why="Clones with one initiator name, node id or key take each other's disks, certificates and messages.",
-    remedy="What to do about each stands behind it. What its service makes anew goldsmith's generalize removes.",
+    remedy="Each finding says what to do. goldsmith's generalize removes what a service creates again.",
     source="the services' documentation, and " + HOUSE,
 )
 def service_identity(subject: Subject) -> Iterator[str]:

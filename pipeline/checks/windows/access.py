@@ -37,8 +37,8 @@ def rdp(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-rdp-policy",
-    "No policy takes Remote Desktop away",
-    why="A policy goes before the setting: the port is open, and the connection refused.",
+    "No policy switches Remote Desktop off",
+    why="A policy overrides the setting: the port is open, and the connection is refused.",
     remedy=r"Remove SOFTWARE\Policies\Microsoft\Windows NT\Terminal Services\fDenyTSConnections.",
 )
 def rdp_policy(subject: Subject) -> Iterator[str]:
@@ -66,7 +66,7 @@ def rdp_nla(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-rdp-certificate",
-    "Remote Desktop is bound to no certificate",
+    "Remote Desktop is not bound to a certificate",
     why="The certificate's key stays with the machine that built it: RDP in a clone does not answer.",
     remedy=r"Delete SSLCertificateSHA1Hash from WinStations\RDP-Tcp.",
 )
@@ -94,7 +94,7 @@ def services(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-firewall",
     "The firewall is on in all three profiles",
-    why="On Azure the network is not yours alone.",
+    why="On Azure other machines share the network.",
     remedy="Set-NetFirewallProfile -Profile Domain,Public,Private -Enabled True",
 )
 def firewall(subject: Subject) -> Iterator[str]:
@@ -105,7 +105,7 @@ def firewall(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-firewall-rdp",
     "The firewall lets Remote Desktop in",
-    why="The port listens, and nobody reaches it.",
+    why="The service listens, but no connection reaches it.",
     remedy="Set-NetFirewallRule -Group '@FirewallAPI.dll,-28752' -Enabled True",
 )
 def firewall_rdp(subject: Subject) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _opening(protocol: str, port: int) -> set[str]:
 @windows_check(
     "win-ports",
     "The firewall opens exactly the ports that the definition declares",
-    why="The service runs, and nobody reaches it; or a port is open that nobody meant to ship.",
+    why="A closed port makes its service unreachable; an undeclared open port is a risk.",
     remedy="Declare it in the definition's ports, and generalize again.",
     source=HOUSE,
 )
@@ -190,7 +190,7 @@ def _place(name: str) -> tuple[str, int] | None:
 @windows_check(
     "win-utc",
     "The hardware clock is taken for UTC",
-    why="Azure's is; a clone is hours off until it has synchronized, and Kerberos fails.",
+    why="Azure's clock is UTC. Otherwise a clone's time is hours off until it has synchronized, and Kerberos fails.",
     remedy=r"Set Control\TimeZoneInformation\RealTimeIsUniversal to 1 (a DWORD).",
 )
 def utc(subject: Subject) -> Iterator[str]:
@@ -237,7 +237,7 @@ def _list(value: object) -> list[str]:
 @windows_check(
     "win-proxy",
     "No proxy is left",
-    why="Azure's agent reaches its host through nothing but the card; a proxy of the build is not there.",
+    why="Azure's agent reaches its host only without a proxy, and a clone cannot reach the build's proxy.",
     remedy="netsh winhttp reset proxy",
 )
 def proxy(subject: Subject) -> Iterator[str]:
@@ -251,7 +251,7 @@ def proxy(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-crash",
     "A crash leaves a kernel dump and restarts",
-    why="Otherwise a stopped clone stays stopped, and nobody learns why.",
+    why="Otherwise a crashed clone stays stopped, and the cause is lost.",
     remedy=r"Control\CrashControl: CrashDumpEnabled 2, AutoReboot 1",
     severity="warn",
 )
@@ -262,7 +262,7 @@ def crash(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-temp",
-    "TEMP and TMP lie where they always are",
+    "TEMP and TMP have their usual paths",
     why="A folder of the build's user, or on a drive that clones do not have, breaks installers.",
     remedy=r"Environment: TEMP and TMP to %SystemRoot%\TEMP",
     severity="warn",

@@ -167,8 +167,8 @@ def ems_console(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-boot-recovery",
-    "A failed boot is tried again, not stopped in a menu",
-    why="Nobody is there to press a key: the clone waits in automatic repair.",
+    "A failed boot is tried again and does not stop in a menu",
+    why="Nobody can press a key: the clone waits in automatic repair for ever.",
     remedy="bcdedit /set {current} recoveryenabled Off; bcdedit /set {current} bootstatuspolicy IgnoreAllFailures",
     source=_DOC,
 )

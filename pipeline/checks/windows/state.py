@@ -34,7 +34,7 @@ _VOLUME, _VOLUME_INFORMATION, _DIRTY = 3, 0x70, 0x0001
     "win-image-state",
     "Windows' own image state says generalized",
     why="A disk that was not generalized boots as the very machine it was; every clone has its SID and its name.",
-    remedy=r"Run sysprep /generalize /oobe /shutdown; see Sysprep\Panther\setuperr.log for why it did not end well.",
+    remedy=r"Run sysprep /generalize /oobe /shutdown; Sysprep\Panther\setuperr.log names the cause of a failure.",
     source=SYSPREP,
 )
 def image_state(subject: Subject) -> Iterator[str]:
@@ -64,8 +64,8 @@ def state_ini(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-sysprep-tag",
     "Sysprep says that it succeeded",
-    why="Its exit code and the power-off come either way; this file only after the last provider.",
-    remedy=r"Its first error stands in Sysprep\Panther\setuperr.log; correct what it names, generalize again.",
+    why="Sysprep exits and powers off after a failure too; it writes this file only after its last provider.",
+    remedy=r"The first error is in Sysprep\Panther\setuperr.log: correct it, then generalize again.",
     source=SYSPREP,
 )
 def sysprep_tag(subject: Subject) -> Iterator[str]:
@@ -76,7 +76,7 @@ def sysprep_tag(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-setup-phase",
     "The next boot begins with specialize and OOBE",
-    why="Without it a clone boots to a desktop that nobody set up.",
+    why="Otherwise a clone boots to a desktop without having been set up.",
     remedy="Generalize again; /oobe and not /audit.",
     source=SYSPREP,
 )
@@ -133,8 +133,8 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-sysprep-errors",
     "Sysprep's error log is empty",
-    why="What it lists was not generalized, whatever the state says.",
-    remedy="Mend what the log names; AppX packages of one user are removed with Remove-AppxPackage.",
+    why="The components that it lists were not generalized, even if the image state says so.",
+    remedy="Correct what the log names; remove AppX packages of a single user with Remove-AppxPackage.",
     source=SYSPREP,
     severity="warn",
 )
@@ -150,7 +150,7 @@ def sysprep_errors(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-mode-vm",
-    "It was not generalized for one hypervisor only",
+    "The image was not generalized for one hypervisor only",
     why="/mode:vm keeps the devices of the machine that built it; elsewhere the clone looks for disks that are gone.",
     remedy="Generalize again without /mode:vm.",
     source=SYSPREP,
@@ -169,7 +169,7 @@ def mode_vm(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-rearm",
     "Activation was rearmed",
-    why="With SkipRearm set, clones share what activation knows a machine by.",
+    why="With SkipRearm set, clones share the identity by which activation knows a machine.",
     remedy=r"Set SoftwareProtectionPlatform\SkipRearm to 0 before sysprep.",
     source=SYSPREP,
     severity="warn",
@@ -195,7 +195,7 @@ def answer_passwords(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-autologon",
-    "Nobody is logged on automatically",
+    "No user is logged on automatically",
     why="Every clone would open a session of the build's administrator, and its password stands in the registry.",
     remedy="Remove AutoAdminLogon and DefaultPassword from Winlogon.",
     source=HOUSE,
@@ -224,7 +224,7 @@ def users(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-history",
     "No shell history",
-    why="What was typed while it was built, passwords among it, would ship.",
+    why="The commands of the build, with their passwords, would ship.",
     remedy="Delete ConsoleHost_history.txt of every user as the last step.",
     source=HOUSE,
 )
@@ -264,7 +264,7 @@ def hibernation(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-pagefile",
-    "No paging file holds memory, and none is nailed to a drive that clones may not have",
+    "No paging file holds memory, and none is bound to a drive that clones may not have",
     why="Windows keeps pagefile.sys when it shuts down, with pieces of the build's memory; one on a missing drive "
     "costs clones their paging.",
     remedy="goldsmith's convert makes holes of it; elsewhere set Memory Management\\ClearPageFileAtShutdown to 1 for "
@@ -319,7 +319,7 @@ def pending(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-pending-renames",
     "No file is replaced or deleted at the next boot",
-    why="Every clone's first boot would do it. Installers and browsers leave such lists often; most are harmless.",
+    why="Every clone's first boot would do so. Installers and browsers often leave such lists; most are harmless.",
     remedy="Restart before sysprep; goldsmith's generalize does, once.",
     severity="warn",
 )
@@ -348,7 +348,7 @@ def reserved_storage(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-domain",
-    "It is no member of a domain",
+    "The machine is not a member of a domain",
     why="Sysprep takes a machine out of its domain, and leaves clones with what group policy has set.",
     remedy="Build it in a workgroup; clones join.",
     source=SYSPREP,

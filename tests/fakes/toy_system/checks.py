@@ -10,7 +10,7 @@ from pipeline.checks.model import Subject, check
 @check(
     "toy-root",
     "A toy is found",
-    why="Without it nothing of what ships is proven.",
+    why="Without a root no file can be checked.",
     remedy="Inspect the disk of a toy.",
     source="the toy's manual",
     profiles=("toy",),
