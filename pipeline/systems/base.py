@@ -19,6 +19,7 @@ from pipeline.base.errors import UsageError
 from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, Source, Step, system_rules
 from pipeline.guest.build import Build
+from pipeline.systems.inspection import Inspection
 
 if TYPE_CHECKING:
     from pipeline.cache.layers import Image
@@ -61,8 +62,8 @@ class GuestSystem(ABC):
     name: ClassVar[str]
     #: What definitions and manifests write: `os:`. Distributions of Linux share `linux`.
     os: ClassVar[str]
-    #: The checks that a master of it must pass (`goldsmith checks --profile`).
-    profile: ClassVar[str]
+    #: How its disks are read and which checks they must pass.
+    inspection: ClassVar[Inspection]
     #: What definitions with `os:` this system mean and must not say; None where another system has registered that.
     rules: ClassVar[system_rules.SystemRules | None] = None
     #: Rules beside those, of definitions that say the same `os:`.
@@ -147,6 +148,11 @@ class GuestSystem(ABC):
         return ()
 
     # ---- the disk at rest ----------------------------------------------------------------------------------------
+
+    @property
+    def profile(self) -> str:
+        """The checks that a master of it must pass (`goldsmith checks --profile`)."""
+        return self.inspection.profiles[0]
 
     def open_ports(self, definition: Definition) -> set[tuple[str, int]] | None:
         """The ports (protocol, number) that its firewall must open, and no others; None where it has no such rule."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 
@@ -87,16 +90,14 @@ class DetectedSystem:
 
 #: What is read as the system of a disk that no other claims.
 GENERIC = "linux"
-#: Their folders below `pipeline.systems` have a module `inspection`. The last one that claims a disk has it: a
-#: distribution stands behind its family.
-_BUILT_IN = ("windows", "linux", "debian")
 _REGISTERED: dict[str, Inspection] = {}
 
 
 def register(inspection: Inspection) -> None:
-    """Add a system, or replace the one of its name. It is asked before all that were registered earlier."""
-    _REGISTERED.pop(inspection.system, None)
-    _REGISTERED[inspection.system] = inspection
+    """Add a system from another folder. It is asked before all that were registered earlier."""
+    if inspection not in _built_in():
+        _REGISTERED.pop(inspection.system, None)
+        _REGISTERED[inspection.system] = inspection
 
 
 def unregister(system: str) -> None:
@@ -104,9 +105,8 @@ def unregister(system: str) -> None:
 
 
 def inspections() -> tuple[Inspection, ...]:
-    """Every system's, the general ones first."""
-    built_in = [_built_in(name) for name in _BUILT_IN if name not in _REGISTERED]
-    return (*built_in, *_REGISTERED.values())
+    """Every system's. The last one that claims a disk has it: a distribution stands behind its family."""
+    return (*(each for each in _built_in() if each.system not in _REGISTERED), *_REGISTERED.values())
 
 
 def inspection_of(system: str) -> Inspection:
@@ -125,6 +125,12 @@ def of_profile(profile: str) -> tuple[Inspection, ...]:
     return tuple(each for each in inspections() if profile in each.profiles)
 
 
-def _built_in(name: str) -> Inspection:
-    found: Inspection = import_module(f"pipeline.systems.{name}.inspection").INSPECTION
-    return found
+@cache
+def _built_in() -> tuple[Inspection, ...]:
+    """Of each folder here that has a module `inspection`: families first, of these the generic one last."""
+    found: list[Inspection] = [
+        import_module(f"{__package__}.{folder.name}.inspection").INSPECTION
+        for folder in iter_modules([str(Path(__file__).parent)])
+        if folder.ispkg and (Path(__file__).parent / folder.name / "inspection.py").exists()
+    ]
+    return tuple(sorted(found, key=lambda each: (each.system != each.os, each.system == GENERIC, each.system)))

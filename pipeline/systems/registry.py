@@ -13,6 +13,7 @@ from pathlib import Path
 import pipeline.systems
 from pipeline.base.errors import UsageError
 from pipeline.definition import Definition, system_rules
+from pipeline.systems import inspection
 from pipeline.systems.base import GuestSystem
 
 _SYSTEMS: dict[str, GuestSystem] = {}
@@ -21,6 +22,7 @@ _SYSTEMS: dict[str, GuestSystem] = {}
 def register(system: GuestSystem) -> None:
     """Make a system known, and its rules to definitions. One of the same name is replaced."""
     _SYSTEMS[system.name] = system
+    inspection.register(system.inspection)
     if system.rules is not None:
         system_rules.register(system.rules)
     for check in system.added_rules:
@@ -30,6 +32,7 @@ def register(system: GuestSystem) -> None:
 def unregister(name: str) -> None:
     """Forget a system and its rules."""
     system = _SYSTEMS.pop(name)
+    inspection.unregister(name)
     if system.rules is not None:
         system_rules.unregister(system.rules.name)
 

@@ -13,7 +13,9 @@ from pipeline.definition.document import Document
 from pipeline.definition.system_rules import Check, SystemRules
 from pipeline.guest.build import Build
 from pipeline.systems.base import Lookups
+from pipeline.systems.debian.inspection import INSPECTION
 from pipeline.systems.debian.rules import check
+from pipeline.systems.inspection import Inspection
 from pipeline.systems.linux.system import LinuxSystem
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class DebianSystem(LinuxSystem):
     """A Debian whose suite is known: bootstrapped here, or begun with a master that was."""
 
     name: ClassVar[str] = "debian"
+    inspection: ClassVar[Inspection] = INSPECTION
     rules: ClassVar[SystemRules | None] = None
     added_rules: ClassVar[tuple[Check, ...]] = (check,)
 

@@ -12,6 +12,8 @@ from pipeline.definition import Definition, ScriptStep, Step
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
 from pipeline.systems.base import GuestSystem
+from pipeline.systems.inspection import Inspection
+from pipeline.systems.linux.inspection import INSPECTION
 from pipeline.systems.linux.rules import RULES
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class LinuxSystem(GuestSystem):
 
     name: ClassVar[str] = "linux"
     os: ClassVar[str] = "linux"
-    profile: ClassVar[str] = "azure-linux"
+    inspection: ClassVar[Inspection] = INSPECTION
     rules: ClassVar[SystemRules | None] = RULES
     reproducible: ClassVar[bool] = True
     may_differ: ClassVar[Mapping[str, str]] = {

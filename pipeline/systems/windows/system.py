@@ -11,7 +11,9 @@ from pipeline.definition import Definition, IsoSource, Source
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
 from pipeline.systems.base import GuestSystem
+from pipeline.systems.inspection import Inspection
 from pipeline.systems.windows import release_days
+from pipeline.systems.windows.inspection import INSPECTION
 from pipeline.systems.windows.rules import RULES
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class WindowsSystem(GuestSystem):
 
     name: ClassVar[str] = "windows"
     os: ClassVar[str] = "windows"
-    profile: ClassVar[str] = "azure-windows"
+    inspection: ClassVar[Inspection] = INSPECTION
     rules: ClassVar[SystemRules | None] = RULES
     installs_from_media: ClassVar[bool] = True
     moving_inputs: ClassVar[frozenset[str]] = frozenset({release_days.RELEASED})
