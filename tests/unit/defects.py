@@ -343,6 +343,57 @@ DEFECTS: dict[str, tuple[str, Change]] = {
             put("/etc/sysconfig/network-scripts/ifcfg-ens192", "DEVICE=ens192\nBOOTPROTO=dhcp\nONBOOT=yes\n"),
         ),
     ),
+    # accelerated networking
+    "the base's network of before, and nothing about a virtual function": (
+        "network-sriov",
+        several(
+            fs("rm /etc/systemd/network/01-azure-vf.network", "rm /etc/systemd/network/10-eth.network"),
+            put("/etc/systemd/network/90-dhcp.network", "[Match]\nName=en* eth*\nType=ether\n[Network]\nDHCP=yes\n"),
+        ),
+    ),
+    "a virtual function that is left alone too late": (
+        "network-sriov",
+        fs(
+            "rm /etc/systemd/network/01-azure-vf.network",
+            "symlink /etc/systemd/network/99-azure-vf.network /usr/lib/systemd/network/99-azure-vf.network",
+        ),
+    ),
+    "mana is forgotten": (
+        "network-sriov",
+        put(
+            "/etc/systemd/network/01-azure-vf.network",
+            "[Match]\nDriver=mlx4_core mlx4_en mlx5_core\n[Link]\nUnmanaged=yes\n",
+        ),
+    ),
+    "a drop-in that manages the virtual function again": (
+        "network-sriov",
+        put("/etc/systemd/network/01-azure-vf.network.d/50-mine.conf", "[Link]\nUnmanaged=no\n"),
+    ),
+    "netplan that sorts before": (
+        "network-sriov",
+        several(
+            fs("rm /etc/systemd/network/01-azure-vf.network"),
+            put(
+                "/etc/systemd/network/20-azure-vf.network",
+                "[Match]\nDriver=mana mlx4_en mlx5_core\n[Link]\nUnmanaged=yes\n",
+            ),
+            put("/etc/netplan/01-all.yaml", "network: {ethernets: {all: {match: {name: 'e*'}, dhcp4: true}}}\n"),
+        ),
+    ),
+    "NetworkManager takes the virtual function": (
+        "network-sriov",
+        several(service("NetworkManager"), fs("rm /etc/udev/rules.d/68-azure-vf.rules")),
+    ),
+    "interfaces for every name of a PCI card": (
+        "network-sriov",
+        several(
+            service("networking"),
+            put(
+                "/etc/network/interfaces",
+                "auto lo\niface lo inet loopback\nallow-hotplug /en*=dhcp\niface dhcp inet dhcp\n",
+            ),
+        ),
+    ),
     "the build's name": ("host-name", put("/etc/hostname", "goldsmith-R7\n")),
     "a template's name": ("host-name", put("/etc/hostname", "golden-template01\n")),
     "a template's name in hosts": (
@@ -555,6 +606,28 @@ GOOD: dict[str, Change] = {
         service("networking"),
         put("/usr/sbin/dhclient", "\x7fELF"),
         put("/etc/network/interfaces", "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet dhcp\n"),
+    ),
+    "what azure-vm-utils brings": several(
+        fs("rm /etc/systemd/network/01-azure-vf.network", "rm /etc/udev/rules.d/68-azure-vf.rules"),
+        put(
+            "/usr/lib/udev/rules.d/10-azure-unmanaged-sriov.rules",
+            'SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="mana|mlx4_core|mlx5_core", '
+            'ATTR{flags}=="0x?[89ABCDEF]??", ENV{NM_UNMANAGED}="1", ENV{AZURE_UNMANAGED_SRIOV}="1"\n',
+        ),
+        put(
+            "/usr/lib/systemd/network/10-azure-unmanaged-sriov.network",
+            "[Match]\nProperty=AZURE_UNMANAGED_SRIOV=1\n\n[Link]\nUnmanaged=yes\n",
+        ),
+        service("NetworkManager"),
+    ),
+    "netplan for Hyper-V's card alone, as on Azure's Ubuntu": several(
+        CLOUD_NETWORK_OFF,
+        fs("rm /etc/systemd/network/01-azure-vf.network", "rm /etc/systemd/network/10-eth.network"),
+        put(
+            "/etc/netplan/90-hotplug-azure.yaml",
+            "network:\n  version: 2\n  ethernets:\n    hotpluggedeth0:\n      dhcp4: true\n"
+            "      match: {driver: hv_netvsc, name: 'eth0'}\n",
+        ),
     ),
     "a local resolver of its own": several(
         masked("systemd-resolved.service"),

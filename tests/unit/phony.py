@@ -57,6 +57,11 @@ FILES: dict[str, str] = {
     "etc/default/grub": 'GRUB_TERMINAL="serial console"\nGRUB_CMDLINE_LINUX=""\n',
     "etc/adjtime": "0.0 0 0.0\n0\nUTC\n",
     "etc/systemd/network/10-eth.network": "[Match]\nName=e*\n[Network]\nDHCP=yes\n",
+    # what azure-vm-utils brings: the virtual function of accelerated networking is nobody's
+    "etc/systemd/network/01-azure-vf.network": "[Match]\nDriver=mana mlx4_core mlx4_en mlx5_core\n"
+    "[Link]\nUnmanaged=yes\n",
+    "etc/udev/rules.d/68-azure-vf.rules": 'SUBSYSTEM=="net", DRIVERS=="mana|mlx4_core|mlx5_core", '
+    'ENV{NM_UNMANAGED}="1"\n',
     "boot/grub/grub.cfg": "serial --speed=115200 --unit=0 --word=8 --parity=no --stop=1\n"
     "terminal_input serial console\nterminal_output serial console\n"
     f"menuentry 'Debian GNU/Linux' {{\n\tsearch --no-floppy --fs-uuid --set=root {ROOT_UUID}\n"

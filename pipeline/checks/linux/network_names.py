@@ -53,7 +53,7 @@ class Network:
     source=AZURE_DOC + "; systemd.net-naming-scheme(7)",
 )
 def network_pinned(subject: Subject) -> Iterator[str]:
-    started = _started(subject)
+    started = started_services(subject)
     networks = list(_networks(subject, active=True))
     cards = (_CLOUD_NAME,) if subject.profile in CLOUD else _OTHER_NAMES
     off = _cloud_init_off(subject)
@@ -97,13 +97,13 @@ def _cloud_init_off(subject: Subject) -> str | None:
 
 def _networks(subject: Subject, *, active: bool) -> Iterator[Network]:
     """Every network of a manager that starts, or of those that do not."""
-    started = _started(subject)
+    started = started_services(subject)
     for services, read in _MANAGERS:
         if bool(services & started) is active:
             yield from read(subject)
 
 
-def _started(subject: Subject) -> frozenset[str]:
+def started_services(subject: Subject) -> frozenset[str]:
     """The services that start; netplan's generator starts systemd-networkd at boot, enabled or not."""
     unit = "systemd-networkd.service"
     masked = subject.root.read_link(f"/etc/systemd/system/{unit}") == "/dev/null"

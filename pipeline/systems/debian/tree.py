@@ -59,6 +59,17 @@ DHCP=yes
 UseDomains=yes
 """
 
+#: With accelerated networking Azure shows a second card, with the MAC address of eth0: it must have no address of its
+#: own. Sorted before every file that takes cards; netplan's own are called 10-netplan-*. ethtool says mlx4_en where
+#: the kernel module is mlx4_core.
+_VIRTUAL_FUNCTION = """\
+[Match]
+Driver=mana mlx4_core mlx4_en mlx5_core
+
+[Link]
+Unmanaged=yes
+"""
+
 #: One card with an address is online enough: a second card without a cable must not hold up the boot for two minutes.
 _WAIT_ONLINE = """\
 [Service]
@@ -246,6 +257,7 @@ def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
         "etc/initramfs-tools/conf.d/modules": "# not only what the building machine has\nMODULES=most\n",
         "etc/initramfs-tools/scripts/init-top/rootdelay": _ROOTDELAY_AWAY,
         "etc/initramfs-tools/scripts/local-top/rootdelay": _ROOTDELAY_BACK,
+        "etc/systemd/network/10-azure-vf.network": _VIRTUAL_FUNCTION,
         "etc/systemd/network/90-dhcp.network": _NETWORK,
         "etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf": _WAIT_ONLINE,
         # grub-cloud then renews the boot sector and the ESP when GRUB or shim is upgraded in the guest

@@ -15,6 +15,15 @@ PARTS: dict[str, Part] = {
     "checks.leftovers": Part(1, ("pipeline.checks.linux.build_residue",)),
     "checks.network": Part(3, ("pipeline.checks.linux.network",)),
     "checks.network_names": Part(2, ("pipeline.checks.linux.network_names",)),
+    "checks.network_sriov": Part(
+        1,
+        (
+            "pipeline.checks.linux.virtual_function",
+            "pipeline.checks.linux.network_manager",
+            "pipeline.disk.network_files",
+            "pipeline.disk.udev_rules",
+        ),
+    ),
     "checks.resolver": Part(1, ("pipeline.checks.linux.resolver",)),
     "checks.resume": Part(1, ("pipeline.checks.linux.resume",)),
     "checks.secrets": Part(1, ("pipeline.checks.linux.build_config",)),
@@ -41,6 +50,7 @@ CHECKS = (
     "pipeline.checks.linux.system_folders",
     "pipeline.checks.linux.network",
     "pipeline.checks.linux.network_names",
+    "pipeline.checks.linux.virtual_function",
     "pipeline.checks.linux.resolver",
     "pipeline.checks.linux.host_name",
     "pipeline.checks.linux.agents",
