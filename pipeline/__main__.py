@@ -101,8 +101,10 @@ def _guarded() -> int:
     from pipeline.cli import door
     from pipeline.cli.app import app
     from pipeline.cli.completion import VARIABLE, enable_completion
+    from pipeline.cli.environment import hand_in_environment
     from pipeline.cli.show import print_error
 
+    hand_in_environment()
     if VARIABLE in os.environ:
         enable_completion()
     try:

@@ -7,7 +7,6 @@ guests, libvirt and networks need is imported where it is used.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.files import Shape, read_usable
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
+from pipeline.base.surroundings import variables
 from pipeline.cache.digests import FLAT_LIMIT, FlatDigest, flat_digest
 from pipeline.cache.layers import DISK, Draft, Image, Layer, Layers
 from pipeline.definition import DataDisk, Definition, MasterSource
@@ -100,7 +100,7 @@ class BuildContext:
     def accelerator(self) -> Verdict:
         from pipeline.hypervisor import accelerator
 
-        verdict = accelerator.choose(self.definition.accelerator)
+        verdict = accelerator.choose(self.definition.accelerator, self.store)
         self.run.emit("accelerator", "", f"{verdict.kind}: {verdict.reason}")
         self.run.note(accelerator={"kind": verdict.kind, "reason": verdict.reason})
         return verdict
@@ -262,7 +262,7 @@ class BuildContext:
     def proxies(self) -> HostProxies:
         from pipeline.network.proxies import host_proxies
 
-        return host_proxies(os.environ)
+        return host_proxies(variables())
 
     def proxy_address(self, index: int) -> str | None:
         """The URL at which the guest reaches a proxy of the host; None before it has a way out."""

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
+from pipeline.cli.environment import hand_in_environment
 from tests.campaigns.lab import new_home, remove
+
+# tests call what the command line calls, and it hands this in before
+hand_in_environment()
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from pipeline.base.errors import BuildError, HostError
+from pipeline.base.surroundings import user_home, variables
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
 GRACE = 3.0
@@ -174,27 +174,23 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
     HOME is the home folder in the user database: `sudo` and CI jobs set another one.
     """
-    try:
-        home = pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:  # a container may run us under a user id without a name
-        home = "/"
-    kept = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
-    fixed = {"HOME": home, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    kept = {name: variables()[name] for name in _KEPT if variables().get(name)}
+    fixed = {"HOME": str(user_home()), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     return {"PATH": _search_path(), **kept, **fixed, **(extra or {})}
 
 
 def _search_path() -> str:
-    return f"{os.environ.get('PATH') or os.defpath}:{_ROOT_TOOLS}"
+    return f"{variables().get('PATH') or os.defpath}:{_ROOT_TOOLS}"
 
 
 def download_variables() -> dict[str, str]:
     """The caller's proxies, certificate files and ssh agent, for a program that downloads."""
-    return {name: value for name, value in os.environ.items() if name.upper() in _DOWNLOADS}
+    return {name: value for name, value in variables().items() if name.upper() in _DOWNLOADS}
 
 
 def own_variables() -> dict[str, str]:
     """What another goldsmith needs of the caller's environment to do what this one would do."""
-    own = {name: os.environ[name] for name in _OWN if name in os.environ}
+    own = {name: variables()[name] for name in _OWN if name in variables()}
     return {**download_variables(), **own, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
@@ -349,7 +345,7 @@ def open_child(
         stdout=subprocess.PIPE if stdout is None else stdout,
         stderr=subprocess.PIPE,
         pass_fds=pass_fds,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **env},
+        env={"PATH": variables().get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **env},
         umask=UMASK,
         start_new_session=True,
     )

@@ -26,7 +26,7 @@ from pydantic import Field
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder
-from pipeline.base.store import Store
+from pipeline.base.surroundings import places
 
 #: What every temporary name begins with.
 PREFIX = ".goldsmith-"
@@ -45,18 +45,17 @@ class _Entry(Shape):
 
 def _journal() -> Path:
     """The journal's folder: the store's, or the user's own where there is no store that they may write to."""
-    home = Store.locate().root
+    home = places().home
     journal = home / "scratch"
     if os.access(journal if journal.is_dir() else home, os.W_OK | os.X_OK):
         return journal
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "goldsmith" / "scratch"
+    return places().own_state / "scratch"
 
 
 def journals() -> list[Path]:
     """Every journal that this user may have written to."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return list(dict.fromkeys([Store.locate().root / "scratch", _journal(), Path(state) / "goldsmith" / "scratch"]))
+    here = places()
+    return list(dict.fromkeys([here.home / "scratch", _journal(), here.own_state / "scratch"]))
 
 
 @contextlib.contextmanager
@@ -102,7 +101,7 @@ def folder(parent: Path | None = None, name: str = "") -> Iterator[Path]:
 
     `parent` need not be the store's. Raises HostError (cannot-write).
     """
-    place = parent if parent is not None else Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+    place = parent if parent is not None else places().temporary
     with _entered(place, f"-{name}" if name else "") as path:
         try:
             path.mkdir(mode=0o700)

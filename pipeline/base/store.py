@@ -1,19 +1,33 @@
-"""Where things land: the folders of GOLDSMITH_HOME (by default /var/lib/goldsmith)."""
+"""Where things land: the folders of a store, and those of its host outside of it. Who makes a Store names both."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.base.errors import HostError, UsageError
+from pipeline.base.errors import HostError
 from pipeline.base.file_errors import describe_os_error
+from pipeline.base.surroundings import DEFAULT_HOME, user_home
 
-DEFAULT_HOME = Path("/var/lib/goldsmith")
+#: The private half of the key that signs what this host makes.
+DEFAULT_KEY = Path("/etc/goldsmith/signing.key")
 #: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
 IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host has of its own, in none of its stores.
+
+    `facts`: what was measured of it, until it boots again. `cache`: this user's, where the store may not be written
+    to. `key`: what signs masters here.
+    """
+
+    facts: Path = Path("/run/goldsmith-host")
+    cache: Path = field(default_factory=lambda: user_home() / ".cache" / "goldsmith")
+    key: Path = DEFAULT_KEY
 
 
 @dataclass(frozen=True)
@@ -21,15 +35,7 @@ class Store:
     """The store's folders. libvirt's qemu user must be able to search every folder above a disk."""
 
     root: Path
-
-    @classmethod
-    def locate(cls) -> Store:
-        root = Path(os.environ.get("GOLDSMITH_HOME") or DEFAULT_HOME).absolute()
-        if root.exists() and not root.is_dir():
-            raise UsageError(
-                f"the store {root} is not a folder", name="store-missing", hint="GOLDSMITH_HOME has to name a folder"
-            )
-        return cls(root)
+    host: Host = field(default_factory=Host)
 
     @property
     def gallery(self) -> Path:

@@ -10,6 +10,7 @@ import typer
 
 from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
+from pipeline.cli.environment import locate_store
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -72,10 +73,9 @@ def build(
     ] = False,
 ) -> None:
     """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`."""
-    from pipeline.base.store import Store
     from pipeline.engine.preconditions import require_buildable
 
-    store = Store.locate()
+    store = locate_store()
     chosen = choose(names or [], everything, store.gallery)
     require_buildable(chosen, store)
     need_root_to_build(chosen, store, from_stage, until, warm)
@@ -143,7 +143,6 @@ def _build_image(
     keep_failed: bool,
     verbose: bool,
 ) -> None:
-    from pipeline.base.store import Store
     from pipeline.cli.show import Progress
     from pipeline.engine import runner
 
@@ -153,7 +152,7 @@ def _build_image(
     try:
         outcome = runner.build(
             definition,
-            Store.locate(),
+            locate_store(),
             command=" ".join(["goldsmith", *sys.argv[1:]]),
             from_stage=from_stage,
             until=until,
@@ -257,11 +256,10 @@ def plan(
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
     """Show for each unit of a build whether it would be kept or run, and why."""
-    from pipeline.base.store import Store
     from pipeline.cli.show import print_json, table
     from pipeline.engine.preconditions import require_buildable
 
-    store = Store.locate()
+    store = locate_store()
     # the image itself comes last, behind the parents that a build would make first
     *parents, definition = choose([name], False, store.gallery)
     require_buildable([*parents, definition], store)

@@ -49,7 +49,7 @@ def capture(
 
     from pipeline.base import scratch
     from pipeline.base.disk_format import known_format
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress
     from pipeline.definition import load
     from pipeline.disk.mapping import disk_format
@@ -75,7 +75,7 @@ def capture(
         **({"accounts": account} if account else {}),
         **({"waive": reasons} if reasons else {}),
     }
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     # a definition like any other, but that nobody keeps: the manifest has its text
     with scratch.folder(store.tmp, "capture") as folder:
         path = folder / "images" / f"{name}.yaml"

@@ -137,9 +137,9 @@ def complete_channel(_incomplete: str) -> Iterable[str]:
 @_quiet
 def complete_run(_incomplete: str) -> Iterable[str]:
     from pipeline.base.runs import run_ids
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
 
-    return run_ids(Store.locate().runs)
+    return run_ids(locate_store().runs)
 
 
 @_quiet
@@ -164,7 +164,7 @@ def complete_target(_incomplete: str) -> Iterable[str]:
 
 
 def _gallery() -> Gallery:
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.gallery import Gallery
 
-    return Gallery(Store.locate().gallery)
+    return Gallery(locate_store().gallery)

@@ -36,7 +36,7 @@ def validate(
     as_json: Annotated[bool, json_option("Print a list of objects instead of lines.")] = False,
 ) -> None:
     """Check definitions and report all errors at once, as file:line:column: key: message (hint)."""
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, load, load_sound_part
     from pipeline.engine.preconditions import check_preconditions
@@ -63,8 +63,8 @@ def validate(
                 if not part.left_out & {"steps", "refresh"}:
                     whole_steps.append(part.definition)
     # Ansible is started once for all playbooks
-    of_playbooks = check_playbooks(whole_steps, Store.locate())
-    of_needs = check_preconditions(good, Store.locate(), left_out, _print_note)
+    of_playbooks = check_playbooks(whole_steps, locate_store())
+    of_needs = check_preconditions(good, locate_store(), left_out, _print_note)
     for path, folder, own in judged:
         # one message for each place is enough
         places = {(fault.line, fault.column) for fault in own}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.environment import locate_store
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
         from pipeline.cli.show import print_json
         from pipeline.hypervisor import host
 
-        findings = [*host.examine(refresh=refresh), _sandbox(), *_use()]
+        findings = [*host.examine(locate_store, refresh=refresh), _sandbox(), *_use()]
         if json:
             print_json([asdict(finding) for finding in findings])
         else:
@@ -83,12 +84,11 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
 
 def _use() -> list[Finding]:
     """What the store holds on disk."""
-    from pipeline.base.store import Store
     from pipeline.cli.show import size
     from pipeline.hypervisor.host import Finding
     from pipeline.maintenance.gc import disk_use
 
-    store = Store.locate()
+    store = locate_store()
     if not store.layers.is_dir():
         return []
     use = disk_use(store)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.base.errors import UsageError
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.usage import VerbGroup, json_option
 
 
@@ -21,13 +22,13 @@ def register(app: typer.Typer) -> None:
 
 def make() -> None:
     """Create this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key). Verifiers need its .pub file."""
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import signing_key
     from pipeline.evidence import signing, unsigned
     from pipeline.gallery import Gallery
 
-    made = signing.make(signing.locate())
+    made = signing.make(signing_key())
     # what is there already was never signed: from now on a master without a signature is damaged
-    unsigned.admitted(unsigned.register_beside(made.path), Gallery(Store.locate().gallery))
+    unsigned.admitted(unsigned.register_beside(made.path), Gallery(locate_store().gallery))
     print(f"private  {made.path}")
     print(f"public   {signing.public_path(made.path)}")
     print(f"id       {made.id}")
@@ -38,7 +39,7 @@ def show(as_json: Annotated[bool, json_option()] = False) -> None:
     from pipeline.cli.show import print_json
     from pipeline.evidence import signing
 
-    path = signing.public_path(signing.locate())
+    path = signing.public_path(signing_key())
     if not path.exists():
         raise UsageError(f"there is no key at {path}", name="no-key", hint="goldsmith key make creates it")
     public = signing.load_public(path)

@@ -62,7 +62,7 @@ def prove(
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import TARGET_GENERATION
     from pipeline.engine import runner
@@ -74,7 +74,7 @@ def prove(
         hint = f"targets: {', '.join(TARGET_GENERATION)}"
         raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
     need_root("prove")
-    store = Store.locate()
+    store = locate_store()
     subject = _subject(what, profile or None)
     definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
     if subject.system is not None and not as_json:
@@ -125,7 +125,7 @@ class _Subject:
 
 
 def _subject(what: str, profile: str | None) -> _Subject:
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.definition import load_named
     from pipeline.gallery import Gallery
     from pipeline.gallery.retention import leased
@@ -136,7 +136,7 @@ def _subject(what: str, profile: str | None) -> _Subject:
         raise UsageError(
             "--profile is for a disk", name="usage", hint=f"{what} is proven by its definition: leave it out"
         )
-    gallery = Gallery(Store.locate().gallery)
+    gallery = Gallery(locate_store().gallery)
     version = gallery.get(what)
     definition = load_named(context.project(), version.name)
     named = f"{version.name} {version.version}"

@@ -61,14 +61,14 @@ def refresh(
     """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`."""
     from dataclasses import replace
 
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_error, print_json
     from pipeline.engine.executors import ChildProcess, ThisProcess
     from pipeline.nightly import refresh as nightly
 
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     chosen = choose(names or [], everything, store.gallery)
     if patch:
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]

@@ -34,10 +34,10 @@ def register(app: typer.Typer) -> None:
 def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
     """List the runs, newest first."""
     from pipeline.base.runs import list_runs
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json, table
 
-    runs = list_runs(Store.locate().runs)
+    runs = list_runs(locate_store().runs)
     if as_json:
         print_json(runs)
         return
@@ -63,10 +63,10 @@ def show(
     from pathlib import Path
 
     from pipeline.base.runs import find_run
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
 
-    run = find_run(Store.locate().runs, run_id)
+    run = find_run(locate_store().runs, run_id)
     folder = Path(run["folder"])
     files = sorted(
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lock")
@@ -96,10 +96,10 @@ def shell(
 ) -> None:
     """Open a shell in the guest of a running build or of a failed one (--keep-failed). The guest keeps running."""
     from pipeline.base.runs import find_run
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.guest.access import Access
 
-    run = find_run(Store.locate().runs, run_id)
+    run = find_run(locate_store().runs, run_id)
     kept = run.get("kept_guest") or run.get("guest")
     if not kept or not kept.get("folder") or not Access.from_json(kept).key.exists():
         raise UsageError(
@@ -149,10 +149,10 @@ def prune(
     """
     from pipeline.base.errors import NotFound
     from pipeline.base.runs import list_runs
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.maintenance.gc import prune_runs
 
-    store = Store.locate()
+    store = locate_store()
     known = {str(run["image"]).partition(" ")[0] for run in list_runs(store.runs)} if names else set()
     for name in names or ():
         if name not in known:
@@ -183,7 +183,7 @@ def clean(
 ) -> None:
     """Remove leftovers of dead runs: guests (also those of --keep-failed), keys, scratch files. Masters are kept."""
     from pipeline.base import scratch
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.maintenance.gc import clean_up
     from pipeline.maintenance.gc import prune as prune_layers
 
@@ -198,7 +198,7 @@ def clean(
             name="root-needed",
             hint="sudo goldsmith clean also ends guests and removes files of root",
         )
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     gone = clean_up(store, layers=layers, dry=dry)
     if wanted is not None and not layers:
         gone += prune_layers(store, wanted, dry=dry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.base.disk_format import DEFAULT_OUTPUT, known_format
 from pipeline.base.errors import UsageError
 from pipeline.base.store import IMAGE_NAME
+from pipeline.base.surroundings import variables
 from pipeline.definition import rules, schema_models
 from pipeline.definition.cross_rules import across, format_of
 from pipeline.definition.destinations import destination
@@ -386,7 +386,7 @@ def _step(step: object, project: Path, definition: Path) -> Step:
                 playbook=step.playbook,
                 vars=dict(step.vars),
                 vault_password_file=vault,
-                environment={name: os.environ[name] for name in step.environment},
+                environment={name: variables()[name] for name in step.environment},
                 **shared,
             )
         case schema_models.Script():

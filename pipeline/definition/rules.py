@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import Discriminator, ValidationInfo
 
+from pipeline.base import surroundings
 from pipeline.base.disk_format import QCOW2, RAW, VHD, VHDX, VMDK, find_format, output_formats
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition.destinations import destination
@@ -189,7 +189,7 @@ def environment_variable(value: str) -> str:
         raise Wrong(f"{shown(value)} is not the name of a variable of the environment", "letters, digits and _")
     if re.match(r"ANSIBLE_|PYTHON|LD_|LC_|GIT_|SSH_", value) or value in ("HOME", "LANG", "PATH", "TMPDIR", "TZ"):
         raise Wrong(f"{value} is set by goldsmith itself: it decides how Ansible runs", "remove it")
-    if value not in os.environ:
+    if value not in surroundings.variables():
         raise Wrong(f"{value} is not set in the environment", f"export {value}=..., or write the value in vars:")
     return value
 

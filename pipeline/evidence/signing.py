@@ -50,10 +50,6 @@ class SigningKey:
         return str(self.public.keyid)
 
 
-def locate() -> Path:
-    return Path(os.environ.get("GOLDSMITH_KEY") or DEFAULT).absolute()
-
-
 def public_path(path: Path) -> Path:
     return path.with_suffix(".pub")
 

@@ -7,13 +7,13 @@ taken out of the archive again and found to be what was captured.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.base import process, scratch
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.files import Shape, parse_json
+from pipeline.base.surroundings import variables
 from pipeline.gallery import Gallery, Version
 from pipeline.gallery.export_import import MOST_FILES, take_in
 from pipeline.gallery.integrity import Judge, judge_folder
@@ -159,6 +159,6 @@ def _list(repository: Path) -> list[str]:
 
 def _borg(words: list[str], cwd: Path | None = None) -> str:
     # the archive moves with its store, and nobody is there to be asked; how to open it is in the caller's environment
-    env = {name: value for name, value in os.environ.items() if name.startswith("BORG_")}
+    env = {name: value for name, value in variables().items() if name.startswith("BORG_")}
     env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
     return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout

@@ -24,6 +24,7 @@ from pipeline.base.errors import BuildError, GoldsmithError, HostError, UsageErr
 from pipeline.base.files import Shape, read_usable
 from pipeline.base.runs import remove_tree, write_json
 from pipeline.base.store import Store
+from pipeline.base.surroundings import variables
 from pipeline.cache.layers import digest
 from pipeline.definition import DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import AnsibleConfig
@@ -91,8 +92,7 @@ def cache_folder(store: Store) -> Path:
     root = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     if os.access(root, os.W_OK):
         return store.root / "ansible"
-    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) / "goldsmith" / "ansible"
+    return store.host.cache / "ansible"
 
 
 def install_requirements(step: PlaybookStep, project: Path, store: Store) -> Installed | None:
@@ -309,7 +309,7 @@ def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, pr
             **AnsibleProject(config).environment(home),
             **process.download_variables(),
             # who may download from a server that the project's ansible.cfg names
-            **{name: value for name, value in os.environ.items() if _SERVER_ACCESS.fullmatch(name)},
+            **{name: value for name, value in variables().items() if _SERVER_ACCESS.fullmatch(name)},
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
             "ANSIBLE_ROLES_PATH": str(folder / "roles"),
             # git's user names and passwords are in the home folder; its line ends are ours

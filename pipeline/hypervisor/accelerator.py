@@ -171,8 +171,8 @@ def _key() -> dict[str, Any]:
     }
 
 
-def _cache() -> Path:
-    return Store.locate().root / "accelerator.json"
+#: The measurement's file among a host's facts. Older versions kept it in the store, where it may still be.
+FILE = "accelerator.json"
 
 
 class _MeasuredVerdict(Shape):
@@ -193,41 +193,40 @@ class _Measured(Shape):
         return "remove the file: the accelerator is measured again"
 
 
-def _remembered(key: dict[str, Any]) -> Verdict | None:
-    kept = read_usable(_cache(), _Measured, limit=1 << 16)
-    if kept is None or kept["key"] != key:
-        return None
-    return Verdict(**{name: kept["verdict"][name] for name in _MeasuredVerdict.model_fields}, cached=True)
+def _remembered(key: dict[str, Any], store: Store) -> Verdict | None:
+    for folder in (store.host.facts, store.root):
+        kept = read_usable(folder / FILE, _Measured, limit=1 << 16)
+        if kept is not None and kept["key"] == key:
+            return Verdict(**{name: kept["verdict"][name] for name in _MeasuredVerdict.model_fields}, cached=True)
+    return None
 
 
-def _remember(key: dict[str, Any], verdict: Verdict) -> None:
-    path = _cache()
-    if not path.parent.is_dir():
-        return
-    # no store yet, or not ours to write: the next run measures again
+def _remember(key: dict[str, Any], verdict: Verdict, facts: Path) -> None:
+    # not ours to write: the next run measures again
     with contextlib.suppress(OSError):
-        write_json(path, {"key": key, "verdict": asdict(verdict)})
+        facts.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_json(facts / FILE, {"key": key, "verdict": asdict(verdict)})
 
 
-def probe(*, refresh: bool = False) -> Verdict:
-    """Measure, or take this boot's measurement from the store; `refresh` measures anyway.
+def probe(store: Store, *, refresh: bool = False) -> Verdict:
+    """Measure, or take this boot's measurement from the facts of the store's host; `refresh` measures anyway.
 
     Takes about 3.5 s where KVM is not real, 0.5 s where it is or is missing; longer on a slow host. Raises HostError
     (qemu-unusable, host-too-slow, tool-missing).
     """
     key = _key()
-    if not refresh and (kept := _remembered(key)):
+    if not refresh and (kept := _remembered(key, store)):
         return kept
     verdict = _measure()
-    _remember(key, verdict)
+    _remember(key, verdict, store.host.facts)
     return verdict
 
 
-def choose(wanted: str) -> Verdict:
+def choose(wanted: str, store: Store) -> Verdict:
     """The accelerator for `auto`, `kvm` or `tcg`. Raises HostError where kvm is demanded and not real."""
     if wanted == "tcg":
         return Verdict("tcg", None, None, "the definition asks for it")
-    verdict = probe()
+    verdict = probe(store)
     if wanted == "kvm" and verdict.kind != "kvm":
         raise HostError(
             f"the definition demands kvm: {verdict.reason}",

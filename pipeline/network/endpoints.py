@@ -6,7 +6,6 @@ resolver is not among them: the way out asks it on the guest's behalf.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError
+from pipeline.base.surroundings import variables
 from pipeline.definition import Destination, destination
 from pipeline.definition.diagnostics import Wrong
 from pipeline.network.egress import is_refused
@@ -67,7 +67,7 @@ def host_destinations(own: Collection[str]) -> list[Destination]:
 
     A name that does not resolve in time opens nothing: a guest could not resolve it either.
     """
-    wanted = endpoints(*_apt(), os.environ)
+    wanted = endpoints(*_apt(), variables())
     return sorted(
         {
             found

@@ -44,7 +44,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     # a plan needs none of these
     from pipeline.evidence import unsigned
     from pipeline.evidence.checksum import Contents, seal
-    from pipeline.evidence.signing import load, locate
+    from pipeline.evidence.signing import load
     from pipeline.evidence.verification import FORMAT
 
     assert source is not None
@@ -54,7 +54,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
     context.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
     told = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
-    key = load(locate(), context.store.root)
+    key = load(context.store.host.key, context.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
         unsigned.admitted(unsigned.register_beside(key.path), context.gallery)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pipeline.base.scratch import PREFIX
 from pipeline.base.store import Store
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.evidence import signing
 from pipeline.evidence.checksum import seal
 from pipeline.gallery import Gallery, Version
@@ -64,7 +65,7 @@ class Bench:
             file.write(os.urandom(DATA))
         self.store = Store(self.root / "store").ensure()
         os.environ |= {"GOLDSMITH_HOME": str(self.store.root), "GOLDSMITH_KEY": str(self.root / "key/signing.key")}
-        self.key = signing.make(signing.locate())
+        self.key = signing.make(signing_key())
         self.gallery = Gallery(self.store.gallery)
         self.before = {place: set(_names(place)) for place in SYSTEM}
         self.gallery.promote(self.make())
@@ -221,8 +222,8 @@ def capture_signed(gallery: Gallery, root: Path, key: signing.SigningKey) -> Ver
 
 def capture_for_ever(root: Path) -> None:
     """Make versions without pause, as the last stage does."""
-    gallery = Gallery(Store.locate().gallery)
-    key = signing.load(signing.locate(), root / "store")
+    gallery = Gallery(locate_store().gallery)
+    key = signing.load(signing_key(), root / "store")
     assert key is not None
     print("ready", flush=True)
     while True:

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.store import Store
+from pipeline.cli.environment import hand_in_environment
 from pipeline.network.namespaces import OUT
+
+# a campaign calls what the command line calls, and it hands this in before
+hand_in_environment()
 
 ROOT = Path(__file__).parents[2]
 GOLDSMITH = Path(sys.executable).parent / "goldsmith"

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import HostError
+from pipeline.base.store import Host, Store
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.accelerator import Count, Verdict, judge, payload, rate_of, rom, spoken
 from tests.tools import needs_tool
@@ -93,10 +95,9 @@ def test_tcg_reaches_the_end_at_a_credible_rate(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(accelerator, "_key", lambda: {"boot": "b1", "qemu": ["q", 1, 2], "kvm": True, "probe": 270})
-    return tmp_path
+    return Store(tmp_path / "store", Host(facts=tmp_path / "facts"))
 
 
 def _measures(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> list[int]:
@@ -110,46 +111,63 @@ def _measures(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> list[int]:
     return calls
 
 
-def test_verdict_is_kept_for_this_boot(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdict_is_kept_for_this_boot(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
-    assert accelerator.probe() == Verdict("kvm", 3e9, 7e8, "fast")
-    assert accelerator.probe() == Verdict("kvm", 3e9, 7e8, "fast", cached=True)
+    assert accelerator.probe(store) == Verdict("kvm", 3e9, 7e8, "fast")
+    assert accelerator.probe(store) == Verdict("kvm", 3e9, 7e8, "fast", cached=True)
     assert len(calls) == 1
-    accelerator.probe(refresh=True)
+    accelerator.probe(store, refresh=True)
     assert len(calls) == 2
     monkeypatch.setattr(accelerator, "_key", lambda: {"boot": "b2"})
-    assert not accelerator.probe().cached
+    assert not accelerator.probe(store).cached
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}', '{"key": {"boot": "b1"}, "verdict": {"kind": "kvm"}}'])
-def test_a_broken_cache_is_measured_again(store: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_broken_cache_is_measured_again(store: Store, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     calls = _measures(monkeypatch, Verdict("tcg", None, 7e8, "none"))
-    (store / "accelerator.json").write_text(text)
-    assert not accelerator.probe().cached
+    store.host.facts.mkdir()
+    (store.host.facts / "accelerator.json").write_text(text)
+    assert not accelerator.probe(store).cached
     assert calls
-    assert json.loads((store / "accelerator.json").read_text())["verdict"]["kind"] == "tcg"
+    assert json.loads((store.host.facts / "accelerator.json").read_text())["verdict"]["kind"] == "tcg"
 
 
-def test_without_a_store_nothing_is_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOLDSMITH_HOME", str(store / "missing"))
+def test_two_stores_share_what_is_known_of_their_host(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _measures(monkeypatch, Verdict("tcg", None, 7e8, "none"))
-    accelerator.probe()
-    accelerator.probe()
+    accelerator.probe(store)
+    assert accelerator.probe(replace(store, root=store.root / "other")).cached
+    assert len(calls) == 1
+    assert not store.root.exists()
+
+
+def test_what_an_older_version_kept_in_the_store_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
+    accelerator.probe(store)
+    store.root.mkdir()
+    (store.host.facts / "accelerator.json").rename(store.root / "accelerator.json")
+    assert accelerator.probe(store).cached
+    assert len(calls) == 1
+
+
+def test_where_nothing_can_be_kept_it_is_measured_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.host.facts.write_text("a file in the folder's place")
+    calls = _measures(monkeypatch, Verdict("tcg", None, 7e8, "none"))
+    accelerator.probe(store)
+    accelerator.probe(store)
     assert len(calls) == 2
-    assert not (store / "missing").exists()
 
 
-def test_kvm_demanded_and_not_real_is_refused_with_the_rate(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kvm_demanded_and_not_real_is_refused_with_the_rate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _measures(monkeypatch, Verdict("tcg", 1.4e6, 7e8, "/dev/kvm runs 1.4 M instructions/s, TCG 700 M"))
     with pytest.raises(HostError, match=r"1\.4 M instructions/s") as caught:
-        accelerator.choose("kvm")
+        accelerator.choose("kvm", store)
     assert caught.value.name == "kvm-unusable"
-    assert accelerator.choose("auto").kind == "tcg"
+    assert accelerator.choose("auto", store).kind == "tcg"
 
 
-def test_tcg_demanded_measures_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tcg_demanded_measures_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _measures(monkeypatch, Verdict("kvm", 3e9, 7e8, "fast"))
-    assert accelerator.choose("tcg").kind == "tcg"
+    assert accelerator.choose("tcg", store).kind == "tcg"
     assert not calls
 
 

@@ -17,6 +17,8 @@ from dissect.regf import RegistryHive
 from phony_windows import NTFS_AT, PORT, PORT_NAME, PORT_RULE, Model
 from windows_defects import DEFECTS, GOOD
 
+from pipeline.base.disk_format import VHD
+from pipeline.cache.layers import Image
 from pipeline.checks import inspect_disk, list_disk, run, run_checks
 from pipeline.checks.model import REGISTRY
 from pipeline.disk import open_disk
@@ -139,7 +141,7 @@ def test_what_is_installed(tmp_path: Path) -> None:
         ["QEMU guest agent", "107.0.1", "amd64"],
         ["KB5034439", "20348.2201.1.0", "amd64"],
     ]
-    contents = Contents.of(disk)
+    contents = Contents.of(Image(disk, VHD))
     assert contents is not None and contents.system["VERSION_ID"] == "20348.2201"
     text = bill("w", "1", created="2026-11-22T00:00:00+00:00", sha256=None, tree="0" * 64, system=contents.system,
                 packages=contents.packages)  # fmt: skip

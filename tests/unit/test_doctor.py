@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline.base.errors import HostError
 from pipeline.cli import doctor
+from pipeline.cli.environment import locate_store
 from pipeline.disk import sandbox
 from pipeline.hypervisor import host
 from pipeline.hypervisor.accelerator import Verdict
@@ -87,7 +88,7 @@ def test_the_kvm_device_is_its_groups(group: str, mode: int, fits: bool) -> None
 
 def test_a_missing_store_fails_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "none"))
-    (finding,) = host._store()
+    (finding,) = host._store(locate_store())
     assert finding.verdict == "fail"
     assert "make setup" in str(finding.fix)
 
@@ -97,8 +98,8 @@ def test_what_raises_is_a_finding_and_the_rest_goes_on(monkeypatch: pytest.Monke
         raise HostError("libvirt does not answer", name="libvirt-unreachable", hint="make setup starts libvirtd")
 
     monkeypatch.setattr(host, "_libvirt", unreachable)
-    monkeypatch.setattr(host, "_accelerator", lambda _refresh: [Finding("accelerator", "ok", "kvm")])
-    findings = {finding.name: finding for finding in host.examine()}
+    monkeypatch.setattr(host, "_accelerator", lambda _store, _refresh: [Finding("accelerator", "ok", "kvm")])
+    findings = {finding.name: finding for finding in host.examine(locate_store)}
     assert findings["libvirt"].verdict == "fail"
     assert {"host", "accelerator", "disk", "memory", "rights", "store", "bootstrap"} <= set(findings)
 
@@ -121,7 +122,7 @@ def test_json_is_a_list_of_objects(app: typer.Typer, tmp_path: Path, monkeypatch
         Finding("libvirt", "ok", "9.0.0"),
         Finding("disk", "warn", "9 GiB free", "goldsmith clean", {"free": 9 * GIB}),
     ]
-    monkeypatch.setattr(host, "examine", lambda *, refresh: found)
+    monkeypatch.setattr(host, "examine", lambda _find_store, *, refresh: found)
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
@@ -132,7 +133,7 @@ def test_json_is_a_list_of_objects(app: typer.Typer, tmp_path: Path, monkeypatch
 
 def test_what_the_store_holds_is_told(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
-    monkeypatch.setattr(host, "examine", lambda *, refresh: [])
+    monkeypatch.setattr(host, "examine", lambda _find_store, *, refresh: [])
     layer = tmp_path / "layers" / "key"
     layer.mkdir(parents=True)
     (layer / "disk.qcow2").write_bytes(b"x" * 8192)
@@ -144,7 +145,9 @@ def test_what_the_store_holds_is_told(app: typer.Typer, tmp_path: Path, monkeypa
 
 
 def test_a_failed_line_is_exit_code_3(app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "examine", lambda *, refresh: [Finding("store", "fail", "missing: /x", "make setup")])
+    monkeypatch.setattr(
+        host, "examine", lambda _find_store, *, refresh: [Finding("store", "fail", "missing: /x", "make setup")]
+    )
     result = CliRunner().invoke(app, ["doctor"])
     assert isinstance(result.exception, HostError)
     assert result.exception.exit_code == 3

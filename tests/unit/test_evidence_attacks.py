@@ -19,6 +19,7 @@ from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.digests import file_digest
 from pipeline.cli.app import app
+from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing, unsigned
 from pipeline.evidence.checksum import settle, write_sums
 from pipeline.evidence.verification import ATTESTATIONS, PROVENANCE, RESULTS, SBOM, SUMS, judge
@@ -390,10 +391,10 @@ def test_a_stripped_and_renamed_parcel_never_becomes_golden(host: Store, signed:
     # somebody puts it there by hand
     Gallery(host.gallery)
     shutil.copytree(parcel, host.gallery / "trusted" / signed.version)
-    unsigned.admitted(unsigned.register_beside(signing.locate()), Gallery(tmp_path / "nowhere"))
-    register = json.loads(unsigned.register_beside(signing.locate()).read_text())
+    unsigned.admitted(unsigned.register_beside(signing_key()), Gallery(tmp_path / "nowhere"))
+    register = json.loads(unsigned.register_beside(signing_key()).read_text())
     register["stores"].append(str(host.gallery))
-    unsigned.register_beside(signing.locate()).write_text(json.dumps(register))
+    unsigned.register_beside(signing_key()).write_text(json.dumps(register))
     assert run("gallery", "promote", f"trusted@{signed.version}")[::2] == (1, "evidence-damaged")
     code, output, name = run("gallery", "verify")
     assert (code, name) == (1, "gallery-damaged") and "nobody signed it" in output

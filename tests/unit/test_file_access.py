@@ -15,6 +15,7 @@ from test_domain import SPEC
 from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.errors import HostError
 from pipeline.cache.layers import Image
+from pipeline.cli.environment import locate_store
 from pipeline.hypervisor import host
 from pipeline.hypervisor.domain import Disk, qemu_files
 from pipeline.hypervisor.file_access import ANYBODY, closed_folders, need_access
@@ -99,6 +100,6 @@ def test_the_doctor_names_a_store_below_a_private_folder(home: Path, monkeypatch
     monkeypatch.setenv("GOLDSMITH_HOME", str(store))
     monkeypatch.setattr(host, "_qemu_user", lambda: (NOBODY, "nobody"))
     (store / "layers").chmod(0o700)
-    (finding,) = host._store()
+    (finding,) = host._store(locate_store())
     assert finding.verdict == "fail" and f"cannot search {store}/layers" in finding.text
     assert f"chmod o+x {store}/layers" in str(finding.fix)

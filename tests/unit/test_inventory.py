@@ -10,7 +10,9 @@ import phony_windows
 import pytest
 from test_plan import project, store_of  # noqa: F401  a fixture, by its name
 
+from pipeline.base.disk_format import VHD
 from pipeline.base.errors import BuildError, HostError
+from pipeline.cache.layers import Image
 from pipeline.disk import facts
 from pipeline.evidence.checksum import Contents
 from pipeline.systems import registry
@@ -27,7 +29,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_good_master_is_listed(good: Path) -> None:
-    contents = Contents.of(good)
+    contents = Contents.of(Image(good, VHD))
     assert contents.system["ID"] == "debian" and len(contents.packages) == 7
 
 
@@ -48,7 +50,7 @@ def test_what_cannot_be_listed_is_an_error(good: Path, tmp_path: Path, name: str
     disk = phony.copy(good, tmp_path / "disk.vhd")
     CHANGES[name](disk, tmp_path)
     with pytest.raises(BuildError) as caught:
-        Contents.of(disk)
+        Contents.of(Image(disk, VHD))
     assert caught.value.name == "inventory-failed" and caught.value.hint and caught.value.exit_code == 4
 
 
@@ -61,7 +63,7 @@ def test_a_windows_whose_hive_cannot_be_read_is_an_error(tmp_path: Path, damage:
         model.files["Windows/System32/config/SOFTWARE"] = b"regf" + bytes(9000)
     disk = phony_windows.as_vhd(phony_windows.build(model, tmp_path), tmp_path / "disk.vhd")
     with pytest.raises(BuildError) as caught:
-        Contents.of(disk)
+        Contents.of(Image(disk, VHD))
     assert caught.value.name == "inventory-failed" and caught.value.hint
     assert {"gone": "no hive SOFTWARE", "torn": "hive-damaged"}[damage] in caught.value.message
 

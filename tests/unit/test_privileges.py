@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.environment import locate_store
 from pipeline.hypervisor import host, privileges
 from pipeline.hypervisor.host import Finding
 
@@ -89,8 +90,8 @@ def test_a_look_that_the_host_forbids_is_a_line(monkeypatch: pytest.MonkeyPatch)
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(host.shutil, "disk_usage", forbidden)
-    monkeypatch.setattr(host, "_accelerator", lambda _refresh: [Finding("accelerator", "ok", "kvm")])
-    found = {finding.name: finding for finding in host.examine()}
+    monkeypatch.setattr(host, "_accelerator", lambda _store, _refresh: [Finding("accelerator", "ok", "kvm")])
+    found = {finding.name: finding for finding in host.examine(locate_store)}
     assert found["disk"].verdict == "fail" and "Permission denied" in found["disk"].text
     assert all(finding.fix for finding in found.values() if finding.verdict != "ok")
 

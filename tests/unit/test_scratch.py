@@ -89,7 +89,9 @@ def test_what_came_meanwhile_is_not_replaced(tmp_path: Path, kind: str) -> None:
 DEAD = """
 import sys, time, contextlib
 from pathlib import Path
-from pipeline import scratch
+from pipeline.base import scratch
+from pipeline.cli.environment import hand_in_environment
+hand_in_environment()
 with contextlib.ExitStack() as stack:
     for word in sys.argv[1:]:
         folder = stack.enter_context(scratch.folder(Path(word), "test"))

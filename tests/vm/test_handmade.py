@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cache.digests import chunk_digests
+from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing
 from tests.campaigns.faults import edited
 from tests.campaigns.lab import Lab, wait_for
@@ -29,7 +30,7 @@ def test_what_the_golden_master_carries(golden_build: Lab, master: Path, tmp_pat
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=master.parent, check=False).returncode == 0
     )
     which = f"debian-12@{master.parent.name}"
-    mine = signing.public_path(signing.locate())
+    mine = signing.public_path(signing_key())
     assert golden_build.run("gallery", "verify", which, "--key", str(mine)).returncode == 0
     other = signing.make(tmp_path / "other.key")
     refused = golden_build.run("gallery", "verify", which, "--key", str(signing.public_path(other.path)))

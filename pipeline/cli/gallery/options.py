@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli import completion
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -44,10 +45,9 @@ AllowUnsigned = Annotated[
 
 def open_gallery() -> Gallery:
     """The gallery of the store."""
-    from pipeline.base.store import Store
     from pipeline.gallery import Gallery
 
-    return Gallery(Store.locate().gallery)
+    return Gallery(locate_store().gallery)
 
 
 def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | None = None) -> Judge:
@@ -61,7 +61,7 @@ def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | Non
     from pipeline.evidence import signing, unsigned
     from pipeline.evidence.verification import judge
 
-    key = signing.locate()
+    key = signing_key()
     trusted = keys or signing.trusted(key)
     demanded = bool(keys) or arriving or signing.signs(key)
     admitted = (

@@ -25,7 +25,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Delete versions beyond `keep:` of their definition; a version in a channel or in use is never deleted."""
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import Keep, load_named
     from pipeline.maintenance.retention import prune_masters
@@ -46,7 +46,7 @@ def prune(
                 # without a definition nobody has said how many are kept
                 print(f"{name}: there is no definition here, so all versions are kept", file=sys.stderr)
                 continue
-        found += prune_masters(Store.locate(), name, policy, dry=dry)
+        found += prune_masters(locate_store(), name, policy, dry=dry)
     if as_json:
         print_json(
             [
@@ -76,7 +76,7 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Delete one version and leave a tombstone. A version that a running build uses is never deleted."""
-    from pipeline.base.store import Store
+    from pipeline.cli.environment import locate_store
     from pipeline.gallery.versions import parse
     from pipeline.maintenance.retention import remove_master
 
@@ -92,7 +92,7 @@ def remove(
         )
     if not why.strip():
         raise UsageError("--why is empty", name="usage", hint="--why 'a token was in /etc/app.conf'")
-    found = remove_master(Store.locate(), name, number, why.strip(), force=force, dry=dry)
+    found = remove_master(locate_store(), name, number, why.strip(), force=force, dry=dry)
     rows = [Row("version", f"{name} {number}", found.size, why.strip())]
     rows += [Row("channel", f"{name}@{channel}", 0, f"it pointed at {number}") for channel in found.channels]
     rows += [Row("layer", key, 0, "it holds the same disk, or depends on it") for key in found.layers]

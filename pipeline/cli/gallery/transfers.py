@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.gallery.options import AllowUnsigned, Keys, Reference, Repository, evidence_judge, open_gallery
 from pipeline.cli.usage import unreadable_input
 
@@ -78,12 +79,11 @@ def import_version(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Import an exported master after verifying its manifest and its evidence. No channel moves."""
-    from pipeline.base.store import Store
     from pipeline.evidence.checksum import settle
     from pipeline.gallery.export_import import take_in as receive
 
     _refuse_unreadable(parcel)
-    Store.locate().ensure()
+    locate_store().ensure()
     admit = _manifest_digest(parcel) if allow_unsigned else None
     made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
     _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
@@ -114,10 +114,10 @@ def _manifest_digest(parcel: Path) -> str | None:
 
 def _admit(version: Version, digest: str | None, why: str) -> None:
     """Remember that a version may be without a signature, where somebody has let it in so."""
-    from pipeline.evidence import signing, unsigned
+    from pipeline.evidence import unsigned
 
     if digest is not None:
-        unsigned.admit(unsigned.register_beside(signing.locate()), version, why)
+        unsigned.admit(unsigned.register_beside(signing_key()), version, why)
         print(f"{version.name} {version.version} has no trusted signature: its content is not authenticated")
 
 
@@ -126,10 +126,9 @@ def archive(
     repository: Repository = None,
 ) -> None:
     """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery."""
-    from pipeline.base.store import Store
     from pipeline.maintenance.retention import put_away
 
-    store, judge = Store.locate().ensure(), evidence_judge([])
+    store, judge = locate_store().ensure(), evidence_judge([])
     place = (repository or store.root / "archive").absolute()
     for reference in references:
         version = open_gallery().get(reference)
@@ -143,11 +142,10 @@ def restore(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Restore a master from the archive. No channel moves."""
-    from pipeline.base.store import Store
     from pipeline.evidence.checksum import settle
     from pipeline.gallery.archive import bring_back
 
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     name, _, version = reference.partition("@")
     place = (repository or store.root / "archive").absolute()
     digests: list[str | None] = []

@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline.base import process
 from pipeline.base.errors import BuildError, HostError
+from pipeline.base.surroundings import variables
 from pipeline.guest.tls_failures import HOST_HINT, NOT_TRUSTED
 from pipeline.network.host_apt import mirrors
 from pipeline.network.proxies import bootstrap_variables, host_proxies
@@ -215,7 +216,7 @@ def _assemble(
             # apt downloads the packages through the host's proxy
             env={
                 **process.download_variables(),
-                **bootstrap_variables(host_proxies(os.environ)),
+                **bootstrap_variables(host_proxies(variables())),
                 "HOME": "/root",
                 "TMPDIR": str(stage),
                 "DEBIAN_FRONTEND": "noninteractive",

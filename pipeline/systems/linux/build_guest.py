@@ -125,6 +125,7 @@ class GuestStart:
             replace(spec, disks=attached(overlay)),
             access,
             logs=build.run.folder,
+            store=build.store.root,
             cancelled=build.cancelled,
             progress=build.progress,
         )

@@ -16,7 +16,6 @@ from typing import Any
 
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError, GuestError
-from pipeline.base.store import Store
 from pipeline.cache.layers import Image
 from pipeline.fabric import Guest
 from pipeline.guest.access import Access
@@ -50,6 +49,7 @@ class Clone:
         access: Access,
         *,
         logs: Path,
+        store: Path,
         guest: Guest | None = None,
         medium: bool = True,
         cancelled: threading.Event | None = None,
@@ -62,6 +62,7 @@ class Clone:
         self.seconds: dict[str, float] = {}
         self.patience = Patience.for_kind(spec.kvm)
         self._connection = connection
+        self._store = store
         self._cancelled = cancelled
         self._progress = progress
         self.spec = spec
@@ -199,7 +200,7 @@ class Clone:
                 dhcp=_read(self.logs / "dhcp.log"),
                 greets=greets,
                 disk=self.machine.spec.disks[0].image,
-                store=Store.locate().root,
+                store=self._store,
                 user=self.access.user,
                 journal=_read(self.logs / JOURNAL),
             )
@@ -233,7 +234,7 @@ class Clone:
         self.machine.destroy()
         journal = self.logs / JOURNAL
         try:
-            journal.write_text(read_journal(self.machine.spec.disks[0].image, self.logs, Store.locate().root))
+            journal.write_text(read_journal(self.machine.spec.disks[0].image, self.logs, self._store))
         except (GoldsmithError, OSError) as error:
             journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
 

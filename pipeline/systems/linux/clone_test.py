@@ -162,6 +162,7 @@ class CloneTest:
             spec,
             access,
             logs=self.logs,
+            store=context.store.root,
             guest=guest,
             medium=self.test_run.target.provisioned,
             cancelled=context.cancelled,

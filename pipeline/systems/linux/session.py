@@ -13,7 +13,6 @@ from typing import Any
 
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError, GuestError
-from pipeline.base.store import Store
 from pipeline.cache.layers import Image
 from pipeline.guest.access import Access
 from pipeline.guest.agent_script import Errand
@@ -43,6 +42,7 @@ class GuestSession:
         access: Access,
         *,
         logs: Path,
+        store: Path,
         cancelled: threading.Event | None = None,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -56,6 +56,7 @@ class GuestSession:
         #: How often steps have restarted the guest.
         self.restarts = 0
         self._connection = connection
+        self._store = store
         self._progress = progress
         #: Gives back the memory snapshot that the guest was started from.
         self.release: Callable[[], object] = lambda: None
@@ -195,7 +196,7 @@ class GuestSession:
                 return
         self.machine.destroy()
         try:
-            journal.write_text(read_journal(self.disk, self.logs, Store.locate().root))
+            journal.write_text(read_journal(self.disk, self.logs, self._store))
         except (GoldsmithError, OSError) as error:
             journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
 
