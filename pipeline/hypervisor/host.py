@@ -8,7 +8,7 @@ import platform
 import pwd
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
 from pipeline.hypervisor import accelerator, connection, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
+from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
 GIB = 1 << 30
 UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
@@ -185,6 +186,24 @@ def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> 
     return Finding(name, otherwise, f"{text}: missing", f"{SETUP}, or apt-get install {package}")
 
 
+def judge_secure_boot_keys(stores: Mapping[Path, SecureBootKeys | None]) -> list[Finding]:
+    """A line for each variable store with enrolled keys: which of Microsoft's certificates it knows."""
+    findings = []
+    for path, keys in stores.items():
+        facts = {"path": str(path)}
+        if keys is None or not keys.known:
+            lacks = "cannot be read as a variable store" if keys is None else "knows no certificate of Microsoft's"
+            fix = f"{SETUP}, or apt-get install --reinstall ovmf"
+            findings.append(Finding("uefi-keys", "warn", f"{path} {lacks}", fix, facts))
+            continue
+        text = f"{path.name} knows {', '.join(keys.known)}"
+        text += f"; not {', '.join(keys.missing)}" if keys.missing else ""
+        text += f"; {keys.revoked} revoked"
+        more = {"allowed": list(keys.allowed), "missing": list(keys.missing), "revoked": keys.revoked}
+        findings.append(Finding("uefi-keys", "ok", text, facts={**facts, **more}))
+    return findings
+
+
 def _qemu_img() -> list[Finding]:
     line = qemu_img.version()
     version = re.search(r"version (\S+)", line)
@@ -323,6 +342,7 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         ("accelerator", lambda: _accelerator(find_store(), refresh)),
         ("kvm-device", _kvm_device),
         ("libvirt", _libvirt),
+        ("uefi-keys", lambda: judge_secure_boot_keys(enrolled_stores())),
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),
         ("provisioning", _provisioning),
