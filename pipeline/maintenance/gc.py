@@ -18,7 +18,7 @@ from filelock import FileLock
 from pipeline.base import locks, scratch
 from pipeline.base.errors import UsageError
 from pipeline.base.files import disk_bytes, sweep_unfinished
-from pipeline.base.runs import alive, drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
+from pipeline.base.runs import drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
 from pipeline.base.store import IMAGE_NAME, Store
 from pipeline.cache.layers import RECORD, SNAPSHOT, SNAPSHOT_LOCK, Layer, Layers
 from pipeline.context import BuildContext
@@ -29,6 +29,7 @@ from pipeline.gallery.versions import parse
 from pipeline.guest.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.domains import domains, sweep
+from pipeline.maintenance.owners import is_orphan, owners_of
 
 #: Seconds for which a layer stays after its last use: a build may be about to register that it uses the layer.
 FRESH = 600.0
@@ -74,11 +75,11 @@ def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: b
     connection = context.connection if context else connect()
     kept = {run for _, run, role in domains(connection) if role == "kept"}
     dead: set[str] = set()
+    owners = owners_of(store)
 
     def wanted(label: str) -> bool:
-        """Whether a domain or an access folder belongs to another store or to a live run, or was kept on purpose."""
-        run = store.own_run(label)
-        if run is None or label in kept or alive(store.runs, run):
+        """Whether a domain or an access folder is another store's or a live owner's, or was kept on purpose."""
+        if label in kept or not is_orphan(owners, label):
             return True
         dead.add(label)
         return dry  # what is wanted stays
@@ -97,7 +98,7 @@ def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: b
     gone += [Removed("layer", key, why="unfinished") for key in Layers(store.layers).sweep(dry=dry)]
     for path in sorted(store.tmp.iterdir()):
         run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
-        if run is not None and not alive(store.runs, run):
+        if run is not None and is_orphan(owners, store.label(run)):
             gone.append(_scratch(path, path.name))
             if not dry:
                 remove_tree(path)
@@ -285,8 +286,8 @@ def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
 
 
 def in_use(store: Store) -> frozenset[str]:
-    """The keys of layers that running builds use or make, and of snapshots whose guest runs."""
-    keys = {key for run in list_runs(store.runs) if run["outcome"] == "running" for key in run.get("layers", ())}
+    """The keys of layers that living owners use or make, and of snapshots whose guest runs."""
+    keys = {key for owners in owners_of(store) for key in owners.layers_in_use()}
     keys |= {path.parent.name for path in store.layers.glob(f"*/{SNAPSHOT_LOCK}") if held(path)}
     return frozenset(keys)
 
