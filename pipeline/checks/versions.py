@@ -1,7 +1,7 @@
 """Versions of what an inspection stands on: each module of checks, each reader of disks, the rules for secrets.
 
-They are what the key of `inspect` says of goldsmith itself. tests/unit/test_versions.py notices code that changed
-under the same version and asks whether the same disk now gets another answer.
+They are what the key of `inspect` says of goldsmith itself. tests/unit/checks/test_versions.py notices code that
+changed under the same version and asks whether the same disk now gets another answer.
 
 The tables are no part of the modules because a plan reads them, and must not load every reader for that.
 """

@@ -25,7 +25,7 @@ from pipeline.hypervisor import accelerator
 from pipeline.systems.linux.scripts import generalize_script
 from tests.bench.growth import by_data, by_size, data_lines, define, size_lines
 from tests.bench.meter import Cost, Meter, Series
-from tests.campaigns.lab import ROOT, Lab, commit_id, new_home, remove
+from tests.harness import ROOT, Lab, commit_id, new_home, remove
 
 DISK = "9 GiB"
 #: The job that goldsmith and packer do: one shell provisioner, as a first image has it.
@@ -177,7 +177,7 @@ PARTS = ("rounds", "last", "growth")
 def main() -> int:
     ask = argparse.ArgumentParser()
     ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--page", type=Path, default=ROOT / "docs" / "bench.md")
+    ask.add_argument("--page", type=Path, default=ROOT / "docs/reports/bench.md")
     ask.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     args = ask.parse_args()
     if shutil.which("packer") is None:

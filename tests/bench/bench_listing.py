@@ -30,7 +30,7 @@ from pipeline.context import BuildContext
 from pipeline.definition import load_named
 from pipeline.engine.plan import plan
 from pipeline.gallery import DISK, Gallery
-from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
+from tests.harness import GOLDSMITH, ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/listing.md"
 VERSIONS, IMAGES, ROUNDS = 1000, 20, 10

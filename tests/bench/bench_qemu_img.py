@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import process, qemu_img
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/qemu-img-calls.md"
 PAIRS = 100

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.base.errors import GoldsmithError
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
-PAGE = ROOT / "docs/campaign-corpus.md"
+PAGE = ROOT / "docs/reports/campaign-corpus.md"
 #: Bounds of all verbs of one file: seconds, MiB of this process, and of any child (qemu-img and the disk's readers).
 SECONDS, MEMORY = 60.0, 300
 #: What file(1) calls what is no disk: none of these may be read as a raw one.

@@ -26,10 +26,10 @@ from pipeline.gallery import Gallery, Version
 from pipeline.gallery.export_import import export, take_in
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.retention import promote, prune, roll_back, shut, take_lease
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "200"))
-PAGE = ROOT / "docs/campaign-gallery.md"
+PAGE = ROOT / "docs/reports/campaign-gallery.md"
 NAME = "web"
 #: Seconds after a worker's first word within which it is killed.
 SPAN = 0.5

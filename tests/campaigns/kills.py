@@ -31,10 +31,10 @@ from pipeline.gallery import Gallery, Version
 from pipeline.gallery.retention import bury
 from pipeline.maintenance.gc import clean_up
 from tests.campaigns.gallery import capture as capture_noise
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "60"))
-PAGE = ROOT / "docs/campaign-kills.md"
+PAGE = ROOT / "docs/reports/campaign-kills.md"
 NAME = "web"
 VERBS = ("convert", "export", "import", "archive", "capture")
 #: Bytes of noise that a converted or captured disk holds.
@@ -237,7 +237,7 @@ def capture_for_ever(root: Path) -> None:
 
 @contextmanager
 def _bench() -> Iterator[Bench]:
-    from tests.campaigns.lab import new_home, remove
+    from tests.harness import new_home, remove
 
     root = new_home("kills")
     root.mkdir(parents=True, exist_ok=True)

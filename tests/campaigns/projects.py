@@ -1,7 +1,7 @@
 """Public bug reports rebuilt in small: `make campaign-projects`. Each definition ends as its right answer says.
 
 The definitions, playbooks, scripts and the programs that make their disks lie beside the repository (`cases`); what
-needs no guest is run by tests/unit/test_projects.py too. GOLDSMITH_PART chooses by parts of the names.
+needs no guest is run by tests/unit/campaigns/test_projects.py too. GOLDSMITH_PART chooses by parts of the names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.lab import GOLDSMITH, PART, ROOT, Lab, Say
+from tests.harness import GOLDSMITH, PART, ROOT, Lab, Say
 
 CASES = Path(os.environ.get("GOLDSMITH_CASES", ROOT.parent / "shared/cases")) / "projects"
 #: Where the programs that make disks look for the master that they begin with.
@@ -87,9 +87,9 @@ def _big(lab: Lab) -> None:
             file.write(os.urandom(1 << 20))
 
 
-#: Debian's postfix makes /etc/mailname of a fully qualified name alone. A build machine has none, and must not have one:
-#: it would ship. So the script of `ids` ends at `cat /etc/mailname`, as it does on every Debian machine whose name has no
-#: domain; with debconf's answer given before, the same script comes to its end.
+#: Debian's postfix writes /etc/mailname only if the host name has a domain. The name of a build machine has none,
+#: because the image would keep it. So the script of `ids` fails at `cat /etc/mailname`, as on each Debian machine
+#: without a domain. If a step before it answers debconf's question, the same script succeeds.
 NAMED = """goldsmith: 1
 summary: packages that make up an identity, with debconf's answer for the name of mail
 source: {master: debian-12@golden}

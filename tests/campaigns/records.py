@@ -30,11 +30,11 @@ from pipeline.gallery import CANDIDATE, GOLDEN, Gallery
 from pipeline.gallery.retention import bury, roll_back, take_lease
 from pipeline.maintenance.gc import disk_use, in_use
 from pipeline.maintenance.gc import prune as prune_layers
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
 #: How many cases; 0 for all.
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "0"))
-PAGE = ROOT / "docs/campaign-records.md"
+PAGE = ROOT / "docs/reports/campaign-records.md"
 CHILD = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: db@golden}\n"
 
 
@@ -59,7 +59,7 @@ class Bench:
 
 def make(root: Path) -> Bench:
     """A bench with two images, and everything else that has a record."""
-    from tests.unit.test_keeping import capture
+    from tests.unit.gallery.test_retention import capture
 
     bench = Bench(root)
     store = bench.store.ensure()

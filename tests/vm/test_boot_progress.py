@@ -13,7 +13,7 @@ from pipeline.hypervisor import observation, progress
 from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.hypervisor.machine import Machine, own
-from tests.campaigns.lab import new_home, remove
+from tests.harness import new_home, remove
 
 #: Reads 32 sectors by the BIOS, and then turns in a circle: xor ax,ax; mov ds,ax; mov es,ax; mov bx,0x7e00;
 #: mov ax,0x0220; mov cx,2; mov dx,0x80; int 0x13; jmp $

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cache.digests import flat_digest
 from tests.campaigns.faults import edited
-from tests.campaigns.lab import Lab
+from tests.harness import Lab
 from tests.vm.conftest import Seal
 
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from pipeline.cache.digests import chunk_digests
 from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing
 from tests.campaigns.faults import edited
-from tests.campaigns.lab import Lab, wait_for
+from tests.harness import Lab, wait_for
 
 VIRSH = ["virsh", "-q", "-c", "qemu:///system"]
 

@@ -13,8 +13,8 @@ import pytest
 from pipeline.disk import open_disk
 from pipeline.nightly.rebuild_check import differences, tree
 from pipeline.systems import registry
-from tests.campaigns.lab import Lab
 from tests.campaigns.trees import sectors_with, spellings
+from tests.harness import Lab
 
 DEFINITION = """\
 goldsmith: 1

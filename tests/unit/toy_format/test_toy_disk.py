@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import phony
 import pytest
 import toy_disk
 
@@ -37,6 +36,7 @@ from pipeline.stages.capture import Capture
 from pipeline.stages.convert import Convert
 from pipeline.stages.inspect import Inspect
 from pipeline.vhd.output import writer_of
+from tests.fakes import fake_disk
 
 # the import registered it, but only the tests that ask for it should see it
 disk_format.unregister(toy_disk.TOY)
@@ -74,7 +74,7 @@ class _Build:
             connection=SimpleNamespace(version="9.0.0", qemu_version="7.2.0"),
         )
         draft = self._begin("acquire", {})
-        raw = phony.copy(phony.build(home), draft.path / "disk.raw")
+        raw = fake_disk.copy(fake_disk.build(home), draft.path / "disk.raw")
         self._commit("acquire", draft, {}, StageResult(Image(raw, RAW), {"suite": "bookworm"}))
 
     def _begin(self, stage: str, inputs: dict[str, Any]) -> Draft:
@@ -113,8 +113,8 @@ class _Build:
 def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskFormat, tmp_path: Path) -> None:
     build = _Build(tmp_path, DEFINITION)
     shipped = build.run(Convert()).image
-    assert (shipped.path.name, shipped.format, shipped.size) == ("disk.toy", toy, phony.SIZE)
-    assert shipped.path.stat().st_size == phony.SIZE + toy_disk.TRAILING
+    assert (shipped.path.name, shipped.format, shipped.size) == ("disk.toy", toy, fake_disk.SIZE)
+    assert shipped.path.stat().st_size == fake_disk.SIZE + toy_disk.TRAILING
     # the layer's record brings the format back
     assert build.context.made[-1][1].image.format == toy
     checks = {one["id"]: one for one in build.run(Inspect()).facts["checks"]}
@@ -126,7 +126,11 @@ def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskForma
     gallery = build.context.gallery
     (version,) = gallery.versions("web")
     manifest = manifest_of(version.path)["disk"]
-    assert (manifest["file"], manifest["format"], manifest["virtual_size"]) == ("disk.toy", "toy disk", phony.SIZE)
+    assert (manifest["file"], manifest["format"], manifest["virtual_size"]) == (
+        "disk.toy",
+        "toy disk",
+        fake_disk.SIZE,
+    )
     assert version.channels == ("golden",)
     assert [Path(disk["path"]).name for disk in version.summary()["disks"]] == ["disk.toy"]
     assert {finding.wrong for finding in verify(gallery, "web")} == {""}
@@ -138,7 +142,7 @@ def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskForma
     with version.disk.open("rb") as one, (parcel / "disk.toy").open("rb") as other:
         assert one.read() == other.read()
     # as a parent it is a slice of a raw file, like a fixed VHD
-    assert (libvirt_format(version.image), version.image.size) == ("raw", phony.SIZE)
+    assert (libvirt_format(version.image), version.image.size) == ("raw", fake_disk.SIZE)
 
 
 def inspection_fails(disk: Path) -> bool:
@@ -146,14 +150,14 @@ def inspection_fails(disk: Path) -> bool:
 
 
 def test_its_file_is_known_by_name_and_trailer(toy: DiskFormat, tmp_path: Path) -> None:
-    raw, disk = phony.build(tmp_path), tmp_path / "own.toy"
+    raw, disk = fake_disk.build(tmp_path), tmp_path / "own.toy"
     with mapping.open_source(raw, "raw") as source:
         writer_of(toy)(source, disk, unique_id=uuid.UUID(int=1), timestamp=0)
     assert mapping.detect(disk) == "toy"
     with mapping.open_source(disk) as found:
-        assert found.size == phony.SIZE
+        assert found.size == fake_disk.SIZE
     with disk.open("r+b") as file:
-        file.seek(phony.SIZE)
+        file.seek(fake_disk.SIZE)
         file.write(b"x")
     with pytest.raises(DiskError) as caught:
         mapping.detect(disk)
