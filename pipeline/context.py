@@ -21,7 +21,7 @@ from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
 from pipeline.base.surroundings import variables
 from pipeline.cache.digests import FLAT_LIMIT, FlatDigest, flat_digest
-from pipeline.cache.layers import DISK, Draft, Image, Layer, Layers
+from pipeline.cache.layers import DISK, Image, Layer, Layers, PendingLayer
 from pipeline.definition import DataDisk, Definition, MasterSource
 from pipeline.gallery import Gallery
 from pipeline.systems import registry
@@ -216,7 +216,7 @@ class BuildContext:
 
     # ---- the build's guest ---------------------------------------------------------------------------------------
 
-    def rotate(self, draft: Draft) -> None:
+    def rotate(self, draft: PendingLayer) -> None:
         """Let the running guest write into `draft` from now on."""
         from pipeline.guest.disks import create_overlay
 

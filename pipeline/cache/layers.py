@@ -200,7 +200,7 @@ class Layer:
             os.utime(self.path / RECORD)
 
 
-class Draft:
+class PendingLayer:
     """A layer in the making: its folder, and its lock held until it is committed or discarded."""
 
     def __init__(self, key: str, path: Path, lock: FileLock) -> None:
@@ -215,7 +215,7 @@ class Draft:
         seals = {}
         for path in sorted(self.path.rglob("*")):
             if path.is_file() and path.name != LOCK:
-                seals[path.relative_to(self.path).as_posix()] = settle(path)
+                seals[path.relative_to(self.path).as_posix()] = make_durable(path)
         seals |= {str(path): _seal(path) for path in self._masters(image)}
         (self.path / CHECKED).touch()
         record = {
@@ -254,7 +254,7 @@ def _seal(path: Path) -> list[object]:
     return [status.st_size, status.st_mtime_ns, chunk_digests(path).tree]
 
 
-def settle(path: Path) -> list[object]:
+def make_durable(path: Path) -> list[object]:
     """Give a finished file back to us, read-only, and bring it to the disk; its seal is taken meanwhile."""
     if os.geteuid() == 0 and path.stat().st_uid != 0:
         os.chown(path, 0, 0)
@@ -292,7 +292,7 @@ class Layers:
             return None
         return Layer(key, folder, record)
 
-    def begin(self, key: str) -> Draft | Layer:
+    def begin(self, key: str) -> PendingLayer | Layer:
         """A draft to fill, or the layer itself if another build committed it while we waited for its lock.
 
         Raises BuildError when the other build is not done within PATIENCE.
@@ -323,7 +323,7 @@ class Layers:
                 if path.name != LOCK:
                     remove_tree(path)
             folder.chmod(0o755)  # libvirt's qemu user searches it
-            return Draft(key, folder, lock)
+            return PendingLayer(key, folder, lock)
 
     def drop(self, key: str) -> None:
         """Forget a layer: the record first, so that a crash leaves scratch and never half a layer."""

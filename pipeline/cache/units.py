@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 
 #: What a unit sees of the build that runs it. A unit that asks little of a build runs in any build that has that.
 Context_contra = TypeVar("Context_contra", contravariant=True)
@@ -30,7 +30,7 @@ class UnitSpec(Generic[Context_contra]):
 
     title: str
     inputs: Mapping[str, object]
-    run: Callable[[Context_contra, Layer | None, Draft], StageResult]
+    run: Callable[[Context_contra, Layer | None, PendingLayer], StageResult]
     live: bool = False
     #: The titles of the steps that it runs: `--from` and `--until` take them. None outside of provision.
     steps: tuple[str, ...] = ()

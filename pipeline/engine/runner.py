@@ -15,7 +15,7 @@ from pipeline.base.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
-from pipeline.cache.layers import Draft, Layer, Layers
+from pipeline.cache.layers import Layer, Layers, PendingLayer
 from pipeline.cache.units import StageResult
 from pipeline.context import BuildContext
 from pipeline.definition import Definition
@@ -151,7 +151,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
         require_good_playbooks([context.definition], context.store)
     _ = context.accelerator  # reported before the first stage, refused before anything starts
     source = context.made[-1][1] if begin else None
-    draft: Draft | None = None
+    draft: PendingLayer | None = None
     for position in range(begin, end):
         following = units[position + 1] if position + 1 < end else None
         source, draft = _unit(context, units[position], source, draft, following)
@@ -208,8 +208,8 @@ def _point_golden(context: BuildContext, unit: Unit) -> None:
 
 
 def _unit(
-    context: BuildContext, unit: Unit, source: Layer | None, draft: Draft | None, following: Unit | None
-) -> tuple[Layer, Draft | None]:
+    context: BuildContext, unit: Unit, source: Layer | None, draft: PendingLayer | None, following: Unit | None
+) -> tuple[Layer, PendingLayer | None]:
     """Make one layer. `draft` exists already if the running guest writes into it."""
     name = context.stage = unit.stage.name
     context.warm = context.warm or unit.inputs.get(START) == WARM
@@ -221,7 +221,7 @@ def _unit(
         context.run.stage(name, "kept", seconds=watch.seconds, detail=unit.spec.title)
         context.run.emit("end", name, "kept\tby another build", watch.seconds)
         return begun, None
-    next_draft: Draft | None = None
+    next_draft: PendingLayer | None = None
     try:
         made = unit.spec.run(context, source, begun)
         if context.session is not None:
@@ -250,11 +250,11 @@ def _unit(
     return layer, next_draft
 
 
-def _hand_over(context: BuildContext, following: Unit | None) -> Draft | None:
+def _hand_over(context: BuildContext, following: Unit | None) -> PendingLayer | None:
     """Bring the running guest's disk to rest: it writes into the next unit's draft, or it is shut down."""
     if following is not None and following.spec.live:
         begun = context.layers.begin(following.key)
-        if isinstance(begun, Draft):
+        if isinstance(begun, PendingLayer):
             try:
                 context.rotate(begun)
             except BaseException:

@@ -32,7 +32,16 @@ from pipeline.evidence.verification import (
 )
 from pipeline.gallery.manifest import manifest_of
 
-__all__ = ["ATTESTATIONS", "SBOM", "SUMS", "Contents", "judge", "seal", "settle", "write_sums"]
+__all__ = [
+    "ATTESTATIONS",
+    "SBOM",
+    "SUMS",
+    "Contents",
+    "judge",
+    "write_evidence",
+    "write_local_evidence",
+    "write_sums",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def _failed(why: str, hint: str | None) -> BuildError:
     )
 
 
-def seal(folder: Path, final: Path, contents: Contents, key: SigningKey | None) -> None:
+def write_evidence(folder: Path, final: Path, contents: Contents, key: SigningKey | None) -> None:
     """Write the evidence of the version in `folder`, whose disk and manifest are there and which will be `final`."""
     template.write_template(folder)
     template.write_domain(folder, final)
@@ -95,7 +104,7 @@ def seal(folder: Path, final: Path, contents: Contents, key: SigningKey | None) 
     write_sums(folder, manifest)
 
 
-def settle(folder: Path, final: Path) -> None:
+def write_local_evidence(folder: Path, final: Path) -> None:
     """Write anew what hangs on where a version lies: one that has come from elsewhere, about to lie at `final`."""
     manifest = manifest_of(folder)
     if "signed_by" in manifest:

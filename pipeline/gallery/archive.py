@@ -15,9 +15,9 @@ from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.files import Shape, parse_json
 from pipeline.base.surroundings import variables
 from pipeline.gallery import Gallery, Version
-from pipeline.gallery.export_import import MOST_FILES, take_in
+from pipeline.gallery.export_import import MOST_FILES, import_version
 from pipeline.gallery.integrity import Judge, judge_folder
-from pipeline.gallery.retention import bury, leases
+from pipeline.gallery.retention import delete_version, leases
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
@@ -25,7 +25,7 @@ DEADLINE = 4 * 3600.0
 _HOW = ["--sparse", "--chunker-params", "fixed,65536", "--compression", "zstd,3", "--noctime"]
 
 
-def put_away(
+def archive_version(
     gallery: Gallery,
     version: Version,
     repository: Path,
@@ -61,7 +61,7 @@ def put_away(
                     name="archive-damaged",
                     hint="the version stays in the gallery; borg check looks at the whole archive",
                 )
-        bury(folder, version, f"archived in {repository}")
+        delete_version(folder, version, f"archived in {repository}")
 
 
 def _make(repository: Path) -> None:
@@ -79,7 +79,7 @@ def _make(repository: Path) -> None:
             ) from None
 
 
-def bring_back(
+def restore_version(
     gallery: Gallery,
     name: str,
     version: str,
@@ -91,13 +91,13 @@ def bring_back(
 ) -> Version:
     """Take a version out of the archive, into the gallery; it stays in the archive too. No channel moves.
 
-    Raises UsageError (not-archived), and as `take_in`.
+    Raises UsageError (not-archived), and as `import_version`.
     """
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
         raise UsageError(f"no {name} {version} in {repository}", name="not-archived", hint=f"it holds {known}")
     with _unpacked(repository, name, version, unpack_in) as copy:
-        return take_in(gallery, copy, judge=judge, complete=complete, returns=True)
+        return import_version(gallery, copy, judge=judge, complete=complete, returns=True)
 
 
 @contextlib.contextmanager

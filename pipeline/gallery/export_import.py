@@ -71,7 +71,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     return target
 
 
-def take_in(
+def import_version(
     gallery: Gallery,
     parcel: Path,
     *,

@@ -96,7 +96,7 @@ def take_lease(gallery: Gallery, version: Version, why: str, *, seconds: float =
     return lease
 
 
-def give_back(gallery: Gallery, name: str, lease_id: str) -> None:
+def release_lease(gallery: Gallery, name: str, lease_id: str) -> None:
     """End a lease. Raises UsageError when there is none of that id."""
     path = gallery.root / name / LEASES / f"{lease_id}.json"
     if "/" in lease_id or not path.exists():
@@ -112,7 +112,7 @@ def leased(gallery: Gallery, version: Version, why: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(UsageError):
-            give_back(gallery, version.name, lease.id)
+            release_lease(gallery, version.name, lease.id)
 
 
 # ---- channels, forth and back ------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
 
     Only what was proven, and has no check that failed without a waiver, may become golden.
     """
-    if channel == GOLDEN and (why := shut(version)):
+    if channel == GOLDEN and (why := promotion_blocker(version)):
         raise CheckFailed(
             f"{version.name} {version.version} cannot be golden: {why}",
             name="gate-shut",
@@ -154,7 +154,7 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
         remove_tree(folder / WITHDRAWN / f"{version.version}.json")
 
 
-def shut(version: Version) -> str | None:
+def promotion_blocker(version: Version) -> str | None:
     """Which gate a version has not passed, None where it may be golden."""
     if version.manifest.get("state") != "proven":
         return f"it is {version.manifest.get('state', 'captured')}, not proven"
@@ -175,7 +175,7 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
         current = gallery.get(f"{name}@{channel}")
         gone = withdrawn(gallery, name)
         before = [v for v in gallery.versions(name) if v.number < current.number and v.version not in gone]
-        good = [version for version in before if shut(version) is None]
+        good = [version for version in before if promotion_blocker(version) is None]
         if not good:
             raise UsageError(
                 f"no good version of {name} before {current.version}",
@@ -193,7 +193,7 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
 
 
 @dataclass(frozen=True)
-class Going:
+class PruneCandidate:
     """A version that retention lets go, and why; `held` says what keeps it all the same. `size`: bytes on disk."""
 
     version: Version
@@ -202,14 +202,14 @@ class Going:
     size: int = 0
 
 
-def surplus(
+def prunable_versions(
     versions: Sequence[Version], gone: Mapping[str, str], keep: int | None, days: int | None, today: datetime
 ) -> list[tuple[Version, str]]:
     """Which versions are too many or too old, oldest first. Only good ones count, and the newest of them stays."""
     good = 0
     going: list[tuple[Version, str]] = []
     for version in reversed(versions):
-        proven = shut(version) is None and version.version not in gone
+        proven = promotion_blocker(version) is None and version.version not in gone
         too_many = keep is not None and good >= keep
         good += proven
         if proven and good == 1:
@@ -230,33 +230,33 @@ def prune(
     *,
     used: Callable[[Version], str] = lambda _version: "",
     dry: bool = False,
-) -> list[Going]:
+) -> list[PruneCandidate]:
     """Let go what is too many or too old: no channel's target, nothing leased, nothing that `used` names a user of.
 
     Each that goes leaves a tombstone. `dry` only says what would go.
     """
-    found: list[Going] = []
+    found: list[PruneCandidate] = []
     with gallery.hold(name, dry=dry) as folder:
         if not dry:
             sweep(folder)
         held = {lease.version: lease for lease in leases(gallery, name)}
-        going = surplus(gallery.versions(name), withdrawn(gallery, name), keep, days, datetime.now(UTC))
+        going = prunable_versions(gallery.versions(name), withdrawn(gallery, name), keep, days, datetime.now(UTC))
         for version, why in going:
             lease = held.get(version.version)
             by = ", ".join(version.channels) or (f"leased: {lease.why}" if lease else used(version))
-            found.append(Going(version, why, by, disk_bytes(version.path)))
+            found.append(PruneCandidate(version, why, by, disk_bytes(version.path)))
             if not by and not dry:
-                bury(folder, version, why)
+                delete_version(folder, version, why)
     return found
 
 
-def bury(folder: Path, version: Version, why: str) -> None:
+def delete_version(folder: Path, version: Version, why: str) -> None:
     """Remove a version: first the word about it, then its name in one rename, then its files. The lock is held."""
     delete_with_tombstone(folder, version.version, version.digest, why)
 
 
 def delete_with_tombstone(folder: Path, number: str, digest: str | None, why: str) -> None:
-    """As `bury`, by the version's number; `digest` is None where its manifest cannot be read any more."""
+    """As `delete_version`, by the version's number; `digest` is None where its manifest cannot be read any more."""
     (folder / TOMBSTONES).mkdir(exist_ok=True)
     word = {"version": number, "why": why, "when": now(), "digest": digest}
     write_json(folder / TOMBSTONES / f"{number}.json", word)

@@ -17,7 +17,7 @@ from pipeline.definition import Keep
 from pipeline.gallery import GOLDEN, Gallery, Version, archive
 from pipeline.gallery.channels import list_channels
 from pipeline.gallery.integrity import Judge
-from pipeline.gallery.retention import Going, delete_with_tombstone, leases, prune
+from pipeline.gallery.retention import PruneCandidate, delete_with_tombstone, leases, prune
 from pipeline.maintenance.gc import cache_lock, in_use
 
 
@@ -45,7 +45,7 @@ def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version],
         yield used
 
 
-def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> list[Going]:
+def prune_masters(store: Store, name: str, keep: Keep, *, dry: bool = False) -> list[PruneCandidate]:
     """Delete the versions of an image beyond `keep:`.
 
     A version that a running build uses stays. The layers on top of a deleted version are deleted too.
@@ -149,10 +149,10 @@ def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
             yield layer
 
 
-def put_away(store: Store, version: Version, repository: Path, judge: Judge) -> None:
-    """Move a version into an archive; the layers on top of it are deleted. Raises as `archive.put_away`."""
+def archive_version(store: Store, version: Version, repository: Path, judge: Judge) -> None:
+    """Move a version into an archive; the layers on top of it are deleted. Raises as `archive.archive_version`."""
     with users_of(store) as used:
-        archive.put_away(Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used)
+        archive.archive_version(Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used)
         _drop_above(Layers(store.layers), version)
 
 

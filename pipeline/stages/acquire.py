@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.base.disk_format import QCOW2, find_format, known_format
 from pipeline.base.errors import BuildError, CheckFailed, UsageError
 from pipeline.cache.digests import chunk_digests
-from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk, Definition, DiskSource, MasterSource
@@ -64,7 +64,9 @@ def _beside(context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
     return (UnitSpec("data disks", {"disks": told}, partial(_data_disks, new)),)
 
 
-def _data_disks(new: Sequence[DataDisk], _context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+def _data_disks(
+    new: Sequence[DataDisk], _context: BuildContext, source: Layer | None, draft: PendingLayer
+) -> StageResult:
     from pipeline.guest.disks import create_data_disk
 
     assert source is not None
@@ -79,7 +81,7 @@ def master_of(context: BuildContext, source: MasterSource) -> Version:
     return context.gallery.get(str(source))
 
 
-def _plain(draft: Draft) -> Image:
+def _plain(draft: PendingLayer) -> Image:
     return Image(draft.path / DISK, QCOW2)
 
 
@@ -90,7 +92,7 @@ def _file_digest(source: DiskSource) -> str:
     return chunk_digests(source.path).tree
 
 
-def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draft: Draft) -> StageResult:
+def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:
     # a plan needs none of these
     from pipeline.cache.download import download
     from pipeline.checks.disk.source_disk import judge_size
@@ -145,7 +147,7 @@ def _judge_brought(context: BuildContext, name: str, disk: Path) -> None:
         context.run.emit("note", "", line)
 
 
-def _master(master: Version, context: BuildContext, _source: Layer | None, draft: Draft) -> StageResult:
+def _master(master: Version, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.guest.disks import create_overlay
 
     if not master.disk.exists():

@@ -14,7 +14,7 @@ from pipeline.base.disk_format import DiskFormat
 from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
-from pipeline.cache.layers import Draft, Layer
+from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import count
 from pipeline.context import BaseStage, BuildContext
@@ -40,10 +40,10 @@ class Capture(BaseStage):
         return (UnitSpec(GOLDEN, inputs, _run),)
 
 
-def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     # a plan needs none of these
     from pipeline.evidence import unsigned
-    from pipeline.evidence.checksum import Contents, seal
+    from pipeline.evidence.checksum import Contents, write_evidence
     from pipeline.evidence.signing import load
     from pipeline.evidence.verification import FORMAT
 
@@ -135,7 +135,7 @@ def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResu
         {**files, **blocks},
         _extras(context, source),
         manifest,
-        partial(seal, contents=contents, key=key),
+        partial(write_evidence, contents=contents, key=key),
     )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     context.gallery.promote(made, CANDIDATE if context.warm else GOLDEN)

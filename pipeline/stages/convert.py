@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.disk_format import DEFAULT_OUTPUT
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.gallery import data_file, disk_file
@@ -31,7 +31,7 @@ class Convert(BaseStage):
         return (UnitSpec(row.output_title, inputs, _run),)
 
 
-def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
     row = context.definition.output
     image, facts = _ship(context, source.image, draft.path / disk_file(row), uuid.UUID(hex=draft.key))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline import checks
 from pipeline.base.errors import CheckFailed
 from pipeline.base.runs import write_json
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
@@ -47,7 +47,7 @@ class Inspect(BaseStage):
         return (UnitSpec("checks", inputs, _run),)
 
 
-def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
     context.begin_flat_digests(source.image)
     definition = context.definition

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition
@@ -38,7 +38,7 @@ def asdict_any(thing: Any) -> dict[str, Any]:
     return {"kind": type(thing).__name__, **data}
 
 
-def _run(context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
     context.begin_flat_digests(source.image)
     return _prove(context, source.image, draft.path, context.definition.prove, whole=False)

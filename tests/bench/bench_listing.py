@@ -24,7 +24,7 @@ from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
 from pipeline.cache.layers import DISK as LAYER_DISK
-from pipeline.cache.layers import Draft, Image, Layers
+from pipeline.cache.layers import Image, Layers, PendingLayer
 from pipeline.checks import all_checks
 from pipeline.context import BuildContext
 from pipeline.definition import load_named
@@ -68,7 +68,7 @@ def keep_all(root: Path, name: str) -> None:
     image: Image | None = None
     for unit in plan(job):
         draft = job.layers.begin(unit.key)
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         (draft.path / LAYER_DISK).write_bytes(b"")
         image = Image(draft.path / LAYER_DISK, QCOW2, None if unit.stage.name == "convert" else image)
         draft.commit(

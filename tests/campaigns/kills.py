@@ -26,9 +26,9 @@ from pipeline.base.scratch import PREFIX
 from pipeline.base.store import Store
 from pipeline.cli.environment import locate_store, signing_key
 from pipeline.evidence import signing
-from pipeline.evidence.checksum import seal
+from pipeline.evidence.checksum import write_evidence
 from pipeline.gallery import Gallery, Version
-from pipeline.gallery.retention import bury
+from pipeline.gallery.retention import delete_version
 from pipeline.maintenance.gc import clean_up
 from tests.campaigns.gallery import capture as capture_noise
 from tests.harness import ROOT, commit_id
@@ -216,7 +216,7 @@ def capture_signed(gallery: Gallery, root: Path, key: signing.SigningKey) -> Ver
         },
         **{"prove": {}, "signed_by": key.id, "evidence": 2},
     }
-    complete = partial(seal, contents=None, key=key)
+    complete = partial(write_evidence, contents=None, key=key)
     return capture_noise(gallery, root, random.Random(), complete, **words)
 
 
@@ -232,7 +232,7 @@ def capture_for_ever(root: Path) -> None:
         for version in gallery.versions(NAME)[:-8]:
             if not version.channels:
                 with gallery.hold(NAME) as folder:
-                    bury(folder, version, "the campaign")
+                    delete_version(folder, version, "the campaign")
 
 
 @contextmanager

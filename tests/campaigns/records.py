@@ -25,9 +25,9 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.runs import Run, write_json
 from pipeline.base.scratch import sweep
 from pipeline.base.store import Store
-from pipeline.cache.layers import DISK, Draft, Image, Layers
+from pipeline.cache.layers import DISK, Image, Layers, PendingLayer
 from pipeline.gallery import CANDIDATE, GOLDEN, Gallery
-from pipeline.gallery.retention import bury, roll_back, take_lease
+from pipeline.gallery.retention import delete_version, roll_back, take_lease
 from pipeline.maintenance.gc import disk_use, in_use
 from pipeline.maintenance.gc import prune as prune_layers
 from tests.harness import ROOT, commit_id
@@ -68,7 +68,7 @@ def make(root: Path) -> Bench:
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
     versions = [capture(gallery) for _ in range(4)]
     with gallery.hold("web") as folder:
-        bury(folder, versions[0], "too many")
+        delete_version(folder, versions[0], "too many")
     gallery.promote(versions[3])
     roll_back(gallery, "web", GOLDEN, "it was bad")
     gallery.promote(versions[1], CANDIDATE)
@@ -85,7 +85,7 @@ def make(root: Path) -> Bench:
     below = None
     for key in ("a" * 32, "b" * 32):
         draft = layers.begin(key)
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         (draft.path / DISK).write_bytes(b"data" * 1000)
         made = Image(draft.path / DISK, QCOW2, below)
         draft.commit(stage="provision", inputs={"a": 1}, source=None, image=made, title="x", facts={})

@@ -48,12 +48,12 @@ def lease(
     ] = None,
 ) -> None:
     """Protect a version from deletion while an upload, a clone or another host uses it."""
-    from pipeline.gallery.retention import give_back, take_lease
+    from pipeline.gallery.retention import release_lease, take_lease
 
     gallery = open_gallery()
     version = gallery.get(reference)
     if release is not None:
-        give_back(gallery, version.name, release)
+        release_lease(gallery, version.name, release)
         print(f"lease {release} has ended")
         return
     taken = take_lease(gallery, version, why, seconds=hours * 3600)
@@ -79,13 +79,15 @@ def import_version(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Import an exported master after verifying its manifest and its evidence. No channel moves."""
-    from pipeline.evidence.checksum import settle
-    from pipeline.gallery.export_import import take_in as receive
+    from pipeline.evidence.checksum import write_local_evidence
+    from pipeline.gallery.export_import import import_version as receive
 
     _refuse_unreadable(parcel)
     locate_store().ensure()
     admit = _manifest_digest(parcel) if allow_unsigned else None
-    made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
+    made = receive(
+        open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence
+    )
     _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    promotes it to golden")
@@ -126,13 +128,13 @@ def archive(
     repository: Repository = None,
 ) -> None:
     """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery."""
-    from pipeline.maintenance.retention import put_away
+    from pipeline.maintenance.retention import archive_version
 
     store, judge = locate_store().ensure(), evidence_judge([])
     place = (repository or store.root / "archive").absolute()
     for reference in references:
         version = open_gallery().get(reference)
-        put_away(store, version, place, judge)
+        archive_version(store, version, place, judge)
         print(f"{version.name} {version.version} is in {place}")
 
 
@@ -142,8 +144,8 @@ def restore(
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
     """Restore a master from the archive. No channel moves."""
-    from pipeline.evidence.checksum import settle
-    from pipeline.gallery.archive import bring_back
+    from pipeline.evidence.checksum import write_local_evidence
+    from pipeline.gallery.archive import restore_version
 
     store = locate_store().ensure()
     name, _, version = reference.partition("@")
@@ -154,6 +156,8 @@ def restore(
         digests.append(_manifest_digest(folder) if allow_unsigned else None)
         return evidence_judge([], admit=digests[-1])(folder, manifest)
 
-    made = bring_back(open_gallery(), name, version, place, store.tmp, judge=judge, complete=settle)
+    made = restore_version(
+        open_gallery(), name, version, place, store.tmp, judge=judge, complete=write_local_evidence
+    )
     _admit(made, digests[-1] if digests else None, "restored from the archive with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")

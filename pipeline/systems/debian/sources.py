@@ -7,7 +7,7 @@ from functools import partial
 
 from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import BuildError
-from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import DebianSource
 from pipeline.definition.diagnostics import closest
@@ -32,7 +32,7 @@ def bootstrap_unit(build: Build, source: DebianSource) -> UnitSpec[Build]:
     return UnitSpec(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source))
 
 
-def _bootstrap(source: DebianSource, build: Build, _source: Layer | None, draft: Draft) -> StageResult:
+def _bootstrap(source: DebianSource, build: Build, _source: Layer | None, draft: PendingLayer) -> StageResult:
     work = build.store.tmp / f"bootstrap-{build.run.id}"
     with build.log_file("bootstrap.log").open("a", encoding="utf-8") as file:
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.base.errors import BuildError, GuestError
 from pipeline.base.runs import Stopwatch
-from pipeline.cache.layers import DISK, Draft, Layer
+from pipeline.cache.layers import DISK, Layer, PendingLayer
 from pipeline.guest.access import BUILD_USER, Access
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
@@ -17,7 +17,7 @@ from pipeline.systems.linux.boot_again import HUNG, keep_console, record_hung
 from pipeline.systems.linux.session import GuestSession
 
 
-def running_guest(build: Build, source: Layer, draft: Draft) -> GuestSession:
+def running_guest(build: Build, source: Layer, draft: PendingLayer) -> GuestSession:
     """The build's running guest, writing into `draft`; started on an overlay of `source` when none runs."""
     if isinstance(build.session, GuestSession):
         return build.session
@@ -45,7 +45,7 @@ def proxy_environment(build: Build, session: GuestSession) -> dict[str, str]:
 class GuestStart:
     """Starts a build's guest: from a memory snapshot where the build is warm and that can be done, else cold."""
 
-    def __init__(self, build: Build, source: Layer, draft: Draft) -> None:
+    def __init__(self, build: Build, source: Layer, draft: PendingLayer) -> None:
         self.build = build
         self.source = source
         self.draft = draft

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from pipeline.base.errors import GuestError
-from pipeline.cache.layers import Draft, Layer
+from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import Definition
 from pipeline.guest.build import Build
@@ -33,7 +33,7 @@ def _script(definition: Definition) -> str:
     return scripts.generalize_script(definition.generalize.agent, install_script(service) if service else "")
 
 
-def _run(build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.systems.linux.build_guest import running_guest
 
     assert source is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base import process
 from pipeline.base.errors import GuestError, UsageError
-from pipeline.cache.layers import Draft, Layer
+from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
 from pipeline.guest.ansible_requirements import Installed, install_requirements
@@ -50,7 +50,7 @@ def step_units(build: Build) -> Iterator[UnitSpec[Build]]:
         yield UnitSpec(step.title, inputs, partial(_run_step, step, number), live=True, steps=(step.title,))
 
 
-def _run_step(step: Step, number: int, build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _run_step(step: Step, number: int, build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.guest.ssh_reach import named
     from pipeline.systems.linux.build_guest import running_guest
     from pipeline.systems.linux.step_end import StepEnd

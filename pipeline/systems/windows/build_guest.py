@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.guest.access import run_folder
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
@@ -11,7 +11,7 @@ from pipeline.systems.windows.machine import FEATURES
 from pipeline.systems.windows.session import Deadlines, WindowsSession
 
 
-def guest_on_overlay(build: Build, source: Layer, draft: Draft) -> tuple[WindowsSession, Image]:
+def guest_on_overlay(build: Build, source: Layer, draft: PendingLayer) -> tuple[WindowsSession, Image]:
     """A guest on a fresh overlay of `source`, not started yet, and the overlay. It is the build's session.
 
     Its UEFI variables are fresh each time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from pipeline.base.errors import DiskError, GuestError
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import Definition, IsoSource
 from pipeline.guest.build import Build
@@ -47,7 +47,7 @@ def _sets_ports(definition: Definition) -> bool:
     return bool(definition.ports) or not isinstance(definition.source, IsoSource)
 
 
-def _run(build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.systems.windows import first_boot, oobe, ports, sysprep
     from pipeline.systems.windows.build_guest import guest_on_overlay
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base import process
 from pipeline.base.errors import CheckFailed, GuestError
-from pipeline.cache.layers import Draft, Layer
+from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import MsiStep, Step, Updates, step_inputs
 from pipeline.guest.build import Build
@@ -48,7 +48,7 @@ def _update_units(wanted: Updates | None) -> Iterator[UnitSpec[Build]]:
         yield UnitSpec(wanted.title, inputs, partial(_run_updates, wanted), steps=(wanted.title,), counted=False)
 
 
-def _run_updates(wanted: Updates, build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _run_updates(wanted: Updates, build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.systems.windows import oobe, updates
     from pipeline.systems.windows.build_guest import guest_on_overlay, shut_down
 
@@ -103,7 +103,9 @@ def verified_inputs(step: Step) -> dict[str, object]:
     return {"kind": step.kind, "network": step.network, **inputs}
 
 
-def _run_steps(steps: tuple[Step, ...], first: int, build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _run_steps(
+    steps: tuple[Step, ...], first: int, build: Build, source: Layer | None, draft: PendingLayer
+) -> StageResult:
     from pipeline.systems.windows import oobe
     from pipeline.systems.windows.build_guest import guest_on_overlay, shut_down
     from pipeline.systems.windows.steps import windows_step

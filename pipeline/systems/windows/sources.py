@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.base.disk_format import QCOW2, RAW
-from pipeline.cache.layers import DISK, Draft, Image, Layer
+from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import IsoSource
 from pipeline.guest.build import Build
@@ -28,7 +28,7 @@ def media_unit(build: Build, source: IsoSource) -> UnitSpec[Build]:
     return UnitSpec(source.path.name, inputs, partial(_check_media, source))
 
 
-def _check_media(source: IsoSource, build: Build, _source: Layer | None, draft: Draft) -> StageResult:
+def _check_media(source: IsoSource, build: Build, _source: Layer | None, draft: PendingLayer) -> StageResult:
     """The media are what the definition says, and can do what it asks; the disk is blank."""
     from pipeline.base import qemu_img
     from pipeline.systems.windows.preflight import preflight
@@ -77,7 +77,7 @@ def _machine(build: Build) -> Machine:
     return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
 
 
-def _install(media: IsoSource, build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _install(media: IsoSource, build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.systems.windows import boot_media
     from pipeline.systems.windows.answers import Wishes, draw_password, installation
     from pipeline.systems.windows.build_guest import guest_on_overlay, shut_down

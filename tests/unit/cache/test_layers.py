@@ -10,12 +10,12 @@ import pytest
 from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.runs import remove_tree
 from pipeline.base.store import DEFAULT_HOME, Store
-from pipeline.cache.layers import CHECKED, DISK, Draft, Image, Layer, Layers, layer_key, mode
+from pipeline.cache.layers import CHECKED, DISK, Image, Layer, Layers, PendingLayer, layer_key, mode
 
 
 def commit(layers: Layers, key: str, backing: Image | None = None) -> Layer:
     draft = layers.begin(key)
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     (draft.path / DISK).write_bytes(b"data")
     return draft.commit(stage="acquire", inputs={"a": 1}, source=None, image=Image(draft.path / DISK, QCOW2, backing))
 
@@ -36,7 +36,7 @@ def test_a_key_hangs_on_everything() -> None:
 def test_a_layer_exists_once_its_record_does(tmp_path: Path) -> None:
     layers = Layers(tmp_path)
     draft = layers.begin("k")
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     (draft.path / DISK).write_bytes(b"data")
     assert layers.get("k") is None
     draft.commit(stage="s", inputs={}, source=None, image=Image(draft.path / DISK, QCOW2))
@@ -50,7 +50,7 @@ def test_sweep_takes_dead_scratch_only(tmp_path: Path) -> None:
     layers = Layers(tmp_path)
     commit(layers, "good")
     held = layers.begin("held")
-    assert isinstance(held, Draft)
+    assert isinstance(held, PendingLayer)
     (tmp_path / "dead").mkdir()
     (tmp_path / "dead" / DISK).write_bytes(b"x")
     (tmp_path / "dead" / ".lock").touch()
@@ -64,12 +64,12 @@ def test_a_killed_writer_leaves_scratch_that_the_next_one_takes(tmp_path: Path) 
     pid = os.fork()
     if pid == 0:
         draft = Layers(tmp_path).begin("k")
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         (draft.path / "half").write_bytes(b"x")
         os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)
     draft = Layers(tmp_path).begin("k")
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     assert [p.name for p in draft.path.iterdir()] == [".lock"]
     draft.discard()
 
@@ -86,7 +86,7 @@ def test_a_layer_whose_base_is_gone_is_none(tmp_path: Path) -> None:
 def test_a_failed_commit_is_no_layer(tmp_path: Path) -> None:
     layers = Layers(tmp_path)
     draft = layers.begin("k")
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     (draft.path / DISK).write_bytes(b"data")
     with pytest.raises(AttributeError):
         draft.commit(stage="s", inputs={}, source=None, image=object())  # type: ignore[arg-type]

@@ -193,11 +193,11 @@ def test_a_damaged_version_can_be_removed(store: Store, masters: list[Version]) 
 
 
 def test_what_a_build_stands_on_is_never_removed(store: Store, masters: list[Version]) -> None:
-    from pipeline.cache.layers import Draft, Image, Layers
+    from pipeline.cache.layers import Image, Layers, PendingLayer
 
     old = masters[0]
     draft = Layers(store.layers).begin("ab" * 16)
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     (draft.path / "disk.qcow2").write_bytes(b"overlay")
     draft.commit(stage="acquire", inputs={}, source=None, image=Image(draft.path / "disk.qcow2", QCOW2, old.image))
     run = Run.start(store.runs, "app", "goldsmith build app")

@@ -16,7 +16,7 @@ from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
-from pipeline.cache.layers import DISK, Draft, Image, Layers
+from pipeline.cache.layers import DISK, Image, Layers, PendingLayer
 from pipeline.checks import versions
 from pipeline.context import BuildContext
 from pipeline.definition import load_named
@@ -100,7 +100,7 @@ def build_all(project: Path, name: str = "site", *, warm: bool = False) -> None:
     image: Image | None = None
     for unit in plan(building, warm=warm):
         draft = building.layers.begin(unit.key)
-        if isinstance(draft, Draft):
+        if isinstance(draft, PendingLayer):
             (draft.path / DISK).write_bytes(b"")
             # a VHD stands alone
             image = Image(draft.path / DISK, QCOW2, None if unit.stage.name == "convert" else image)

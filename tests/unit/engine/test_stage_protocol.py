@@ -15,7 +15,7 @@ from pipeline.base.disk_format import RAW
 from pipeline.base.errors import BuildError, CheckFailed
 from pipeline.base.runs import load_run
 from pipeline.base.store import Store
-from pipeline.cache.layers import Draft, Image, Layer, Layers
+from pipeline.cache.layers import Image, Layer, Layers, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition, load_named
@@ -52,8 +52,8 @@ class Toy(BaseStage):
     def why_root(self, _definition: Definition) -> str:
         return self.root
 
-    def _work(self, title: str) -> Callable[[BuildContext, Layer | None, Draft], StageResult]:
-        def run(_context: BuildContext, source: Layer | None, draft: Draft) -> StageResult:
+    def _work(self, title: str) -> Callable[[BuildContext, Layer | None, PendingLayer], StageResult]:
+        def run(_context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
             if title in self.bad:
                 raise self.bad[title]
             disk = draft.path / "disk.raw"

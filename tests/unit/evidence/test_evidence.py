@@ -27,9 +27,18 @@ from referencing import Registry, Resource
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cache.digests import flat_digest, write_block_digests
 from pipeline.evidence import signing
-from pipeline.evidence.checksum import ATTESTATIONS, SBOM, SUMS, Contents, judge, seal, settle, write_sums
+from pipeline.evidence.checksum import (
+    ATTESTATIONS,
+    SBOM,
+    SUMS,
+    Contents,
+    judge,
+    write_evidence,
+    write_local_evidence,
+    write_sums,
+)
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file, digests_file
-from pipeline.gallery.export_import import export, take_in
+from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import Judge, verify
 
 SYSTEM = {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
@@ -113,7 +122,7 @@ def captured(
         "evidence": 2,
     }
 
-    complete = partial(seal, contents=Contents(SYSTEM, PACKAGES), key=key)
+    complete = partial(write_evidence, contents=Contents(SYSTEM, PACKAGES), key=key)
     disks |= {digests_file(name): path.with_suffix(".digests") for name, path in disks.items()}
     made = gallery.capture("web", disks, extras, lambda version: {**manifest, "version": version}, complete)
     gallery.promote(made)
@@ -168,7 +177,7 @@ def test_the_same_disk_has_the_same_bill(gallery: Gallery, key: signing.SigningK
 def seal_again(version: Version, key: signing.SigningKey) -> None:
     for name in (SBOM, *ATTESTATIONS):
         (version.path / name).unlink()
-    seal(version.path, version.path, Contents(SYSTEM, PACKAGES), key)
+    write_evidence(version.path, version.path, Contents(SYSTEM, PACKAGES), key)
 
 
 # ---- statements and signatures -----------------------------------------------------------------------------------
@@ -273,7 +282,9 @@ def test_an_import_keeps_the_signature_and_knows_its_place(
     parcel = export(version, tmp_path / "parcel")
     assert subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=parcel, check=False).returncode == 0
     other = Gallery(tmp_path / "other" / "gallery")
-    made = take_in(other, parcel, judge=partial(judge, keys=[key.public], demanded=True), complete=settle)
+    made = import_version(
+        other, parcel, judge=partial(judge, keys=[key.public], demanded=True), complete=write_local_evidence
+    )
     assert wrong(other, key, demanded=True) == []
     assert str(made.disk) in (made.path / "domain.xml").read_text()
 
@@ -281,16 +292,16 @@ def test_an_import_keeps_the_signature_and_knows_its_place(
 def test_an_import_demands_the_signature(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     parcel = export(captured(gallery, None), tmp_path / "parcel")
     with pytest.raises(CheckFailed, match="nobody signed it"):
-        take_in(Gallery(tmp_path / "other"), parcel, judge=partial(judge, keys=[key.public], demanded=True))
+        import_version(Gallery(tmp_path / "other"), parcel, judge=partial(judge, keys=[key.public], demanded=True))
     assert not list((tmp_path / "other").glob("web/2*"))
 
 
 # ---- in the archive ----------------------------------------------------------------------------------------------
 
 
-def put_away(gallery: Gallery, version: Version, key: signing.SigningKey, tmp_path: Path) -> Path:
+def archive_version(gallery: Gallery, version: Version, key: signing.SigningKey, tmp_path: Path) -> Path:
     repository = tmp_path / "archive"
-    archive.put_away(gallery, version, repository, tmp_path, judge=trusting(key), used=lambda _version: "")
+    archive.archive_version(gallery, version, repository, tmp_path, judge=trusting(key), used=lambda _version: "")
     return repository
 
 
@@ -301,21 +312,23 @@ def trusting(key: signing.SigningKey) -> Judge:
 def test_an_archived_version_comes_back_as_it_was(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     old, new = captured(gallery, key), captured(gallery, key)
     before = {p.relative_to(old.path): p.read_bytes() for p in old.path.rglob("*") if p.is_file()}
-    repository = put_away(gallery, old, key, tmp_path)
+    repository = archive_version(gallery, old, key, tmp_path)
     assert [version.version for version in gallery.versions("web")] == [new.version]
     assert not list(tmp_path.glob("unpacked-*"))
-    back = archive.bring_back(gallery, "web", old.version, repository, tmp_path, judge=trusting(key), complete=settle)
+    back = archive.restore_version(
+        gallery, "web", old.version, repository, tmp_path, judge=trusting(key), complete=write_local_evidence
+    )
     assert {p.relative_to(back.path): p.read_bytes() for p in back.path.rglob("*") if p.is_file()} == before
     assert back.disk.stat().st_blocks * 512 < 1 << 20  # as sparse as it was
     assert wrong(gallery, key, demanded=True) == []
     # away once more, though the archive has it
-    put_away(gallery, back, key, tmp_path)
+    archive_version(gallery, back, key, tmp_path)
 
 
 def test_what_is_in_use_is_not_archived(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     golden = captured(gallery, key)
     with pytest.raises(UsageError, match="is in use: golden"):
-        put_away(gallery, golden, key, tmp_path)
+        archive_version(gallery, golden, key, tmp_path)
     assert golden.disk.exists()
 
 
@@ -326,16 +339,18 @@ def test_an_archive_that_gives_back_something_else_takes_nothing_away(
     good = old.disk.read_bytes()
     rewrite(old.disk, good[:-600] + b"rotten" + good[-594:])
     with pytest.raises(CheckFailed, match="its disk was changed"):
-        put_away(gallery, old, key, tmp_path)
+        archive_version(gallery, old, key, tmp_path)
     assert old.disk.exists()
 
 
 def test_what_is_not_in_the_archive(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     old, _ = captured(gallery, key), captured(gallery, key)
-    repository = put_away(gallery, old, key, tmp_path)
+    repository = archive_version(gallery, old, key, tmp_path)
     for where, version in ((repository, "2020.101.0"), (tmp_path / "nowhere", old.version)):
         with pytest.raises(UsageError) as caught:
-            archive.bring_back(gallery, "web", version, where, tmp_path, judge=trusting(key), complete=settle)
+            archive.restore_version(
+                gallery, "web", version, where, tmp_path, judge=trusting(key), complete=write_local_evidence
+            )
         assert caught.value.name == "not-archived"
 
 
@@ -432,7 +447,7 @@ def test_data_disks_travel_and_are_judged(gallery: Gallery, key: signing.Signing
     parcel = export(version, tmp_path / "parcel")
     other = Gallery(tmp_path / "other")
     held = partial(judge, keys=[key.public], demanded=True)
-    taken = take_in(other, parcel, judge=held, complete=settle)
+    taken = import_version(other, parcel, judge=held, complete=write_local_evidence)
     assert taken.image.data[0][1].path.read_bytes() == version.image.data[0][1].path.read_bytes()
     assert [one.wrong for one in verify(other, "web", judge=held) if one.wrong] == []
     # a disk that is not there at all
@@ -468,8 +483,8 @@ def test_digests_go_with_an_export(gallery: Gallery, key: signing.SigningKey, tm
     version = captured(gallery, key, luns=[3])
     parcel = export(version, tmp_path / "parcel")
     other = Gallery(tmp_path / "other")
-    made = take_in(other, parcel)
+    made = import_version(other, parcel)
     assert (made.path / "data-3.digests").read_bytes() == (version.path / "data-3.digests").read_bytes()
     os.truncate(parcel / "disk.digests", 64)
     with pytest.raises(CheckFailed, match=r"disk\.digests has 64 bytes"):
-        take_in(Gallery(tmp_path / "third"), parcel)
+        import_version(Gallery(tmp_path / "third"), parcel)

@@ -21,10 +21,10 @@ from pipeline.cache.digests import file_digest
 from pipeline.cli.app import app
 from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing, unsigned
-from pipeline.evidence.checksum import settle, write_sums
+from pipeline.evidence.checksum import write_local_evidence, write_sums
 from pipeline.evidence.verification import ATTESTATIONS, PROVENANCE, RESULTS, SBOM, SUMS, judge
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version
-from pipeline.gallery.export_import import export, take_in
+from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
 from tests.unit.evidence.test_evidence import captured, gallery, key, rewrite
 
@@ -226,7 +226,7 @@ def test_what_was_not_changed_is_good(
     signed: Version, gallery: Gallery, key: signing.SigningKey, tmp_path: Path
 ) -> None:
     parcel = export(signed, tmp_path / "parcel", judge=held(key))
-    made = take_in(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=settle)
+    made = import_version(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=write_local_evidence)
     assert not [one for one in verify(Gallery(tmp_path / "other"), "web", judge=held(key)) if one.wrong]
     assert made.manifest == signed.manifest
 
@@ -239,7 +239,7 @@ def test_a_changed_parcel_is_refused_and_nothing_of_it_stays(
     ATTACKS[attack](parcel)
     other = Gallery(tmp_path / "other")
     with pytest.raises(GoldsmithError) as caught:
-        take_in(other, parcel, judge=held(key), complete=settle)
+        import_version(other, parcel, judge=held(key), complete=write_local_evidence)
     assert caught.value.name in ("master-damaged", "no-parcel", "disk-full") and caught.value.hint
     left = [path for path in other.root.rglob("*") if path.name not in ("web", "other", ".lock")]
     assert left == []
@@ -265,14 +265,16 @@ def test_files_of_two_versions_do_not_make_a_third(gallery: Gallery, key: signin
         shutil.copyfile(one / path.name, mixed / path.name)
         sums(mixed)
         with pytest.raises(GoldsmithError):
-            take_in(Gallery(tmp_path / f"into-{path.name}"), mixed, judge=held(key), complete=settle)
+            import_version(
+                Gallery(tmp_path / f"into-{path.name}"), mixed, judge=held(key), complete=write_local_evidence
+            )
     # all but the disk: an older version under a newer number
     mixed = tmp_path / "replayed"
     shutil.copytree(one, mixed)
     edit(mixed, version=new.version)
     sums(mixed)
     with pytest.raises(CheckFailed, match="speaks of other files"):
-        take_in(Gallery(tmp_path / "replay"), mixed, judge=held(key), complete=settle)
+        import_version(Gallery(tmp_path / "replay"), mixed, judge=held(key), complete=write_local_evidence)
 
 
 def test_an_older_version_in_a_newer_ones_folder_is_found(gallery: Gallery, key: signing.SigningKey) -> None:
@@ -288,7 +290,7 @@ def test_a_damaged_version_is_not_written_over(signed: Version, key: signing.Sig
     parcel = export(signed, tmp_path / "parcel")
     (signed.path / MANIFEST).unlink()
     with pytest.raises(GoldsmithError) as caught:
-        take_in(Gallery(signed.path.parents[1]), parcel, judge=held(key), complete=settle)
+        import_version(Gallery(signed.path.parents[1]), parcel, judge=held(key), complete=write_local_evidence)
     assert caught.value.name == "version-exists"
     assert signed.disk.exists()
 
@@ -298,7 +300,7 @@ def test_a_hard_link_is_copied_and_no_link_any_more(signed: Version, key: signin
     (tmp_path / "mine").write_bytes((parcel / "logs/serial.log").read_bytes())
     (parcel / "logs/serial.log").unlink()
     os.link(tmp_path / "mine", parcel / "logs/serial.log")
-    made = take_in(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=settle)
+    made = import_version(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=write_local_evidence)
     (tmp_path / "mine").write_text("changed afterwards")
     assert (made.path / "logs/serial.log").read_text() == "Linux version 6\n"
 
@@ -313,7 +315,7 @@ def test_logs_have_the_modes_of_the_run_wherever_they_go(
     run.finish("done")
     modes = {path.stat().st_mode & 0o777 for path in run.folder.rglob("*.log")}
     parcel = export(signed, tmp_path / "parcel")
-    made = take_in(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=settle)
+    made = import_version(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=write_local_evidence)
     for folder in (signed.path, parcel, made.path):
         modes.add((folder / "logs/serial.log").stat().st_mode & 0o777)
     assert modes == {0o440}
@@ -453,7 +455,7 @@ def test_only_versions_that_are_such_are_imported(
     edit(parcel, version=version)
     sums(parcel)
     with pytest.raises(GoldsmithError) as caught:
-        take_in(Gallery(tmp_path / "other"), parcel)
+        import_version(Gallery(tmp_path / "other"), parcel)
     assert caught.value.name == "no-parcel"
     assert not (tmp_path / "other").exists()
 
@@ -464,7 +466,7 @@ def test_only_names_that_are_such_are_imported(signed: Version, tmp_path: Path, 
     edit(parcel, name=name)
     sums(parcel)
     with pytest.raises(GoldsmithError) as caught:
-        take_in(Gallery(tmp_path / "other"), parcel)
+        import_version(Gallery(tmp_path / "other"), parcel)
     assert caught.value.name == "no-parcel"
 
 

@@ -15,18 +15,18 @@ import pytest
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.gallery import DISK, Gallery, Version
-from pipeline.gallery.export_import import export, take_in
+from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.retention import (
-    bury,
-    give_back,
+    delete_version,
     leased,
     leases,
     promote,
+    promotion_blocker,
+    prunable_versions,
     prune,
+    release_lease,
     roll_back,
-    shut,
-    surplus,
     take_lease,
     withdrawn,
 )
@@ -90,7 +90,7 @@ def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> Non
     # a number is given once
     for version in made[3:]:
         with gallery.hold("web") as folder:
-            bury(folder, version, "test")
+            delete_version(folder, version, "test")
     assert capture(gallery).number > made[-1].number
 
 
@@ -106,7 +106,7 @@ def test_only_good_versions_count(gallery: Gallery) -> None:
     bad = [capture(gallery, state="captured") for _ in range(2)]
     assert prune(gallery, "web", 2, None) == []
     third = capture(gallery)
-    gone = surplus(gallery.versions("web"), {}, 2, None, datetime.now(UTC))
+    gone = prunable_versions(gallery.versions("web"), {}, 2, None, datetime.now(UTC))
     assert [version.version for version, _ in gone] == [good[0].version]
     assert third.version in names(gallery) and bad[0].version in names(gallery)
 
@@ -116,7 +116,7 @@ def test_what_was_taken_back_does_not_count(gallery: Gallery) -> None:
     gallery.promote(second)
     roll_back(gallery, "web", "golden", "it lost the disks")
     assert gallery.get("web").version == first.version
-    assert surplus(gallery.versions("web"), withdrawn(gallery, "web"), 1, None, datetime.now(UTC)) == []
+    assert prunable_versions(gallery.versions("web"), withdrawn(gallery, "web"), 1, None, datetime.now(UTC)) == []
 
 
 @pytest.mark.parametrize("held", ["channel", "lease", "build"])
@@ -172,10 +172,10 @@ def test_a_lease_ends_by_time_by_its_process_and_by_hand(gallery: Gallery) -> No
     assert [lease.why for lease in leases(gallery, "web")] == ["mine"]
     with leased(gallery, version, "a while"):
         assert len(leases(gallery, "web")) == 2
-    give_back(gallery, "web", mine.id)
+    release_lease(gallery, "web", mine.id)
     assert leases(gallery, "web") == []
     with pytest.raises(UsageError, match="no lease"):
-        give_back(gallery, "web", mine.id)
+        release_lease(gallery, "web", mine.id)
 
 
 def test_a_lease_of_another_host_holds_whatever_its_process(gallery: Gallery) -> None:
@@ -217,7 +217,7 @@ def test_what_has_gone_cannot_be_leased(gallery: Gallery) -> None:
 def test_a_shut_gate_keeps_golden_where_it_is(gallery: Gallery, more: dict[str, object], why: str) -> None:
     good, bad = capture(gallery), capture(gallery, **more)
     promote(gallery, good, "golden")
-    assert why in (shut(bad) or "")
+    assert why in (promotion_blocker(bad) or "")
     with pytest.raises(CheckFailed, match=why):
         promote(gallery, bad, "golden")
     assert gallery.get("web").version == good.version
@@ -316,10 +316,10 @@ def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=parcel, check=True)
     assert (parcel / "disk.vhd").stat().st_blocks * 512 < 2 << 20
     other = Gallery(tmp_path / "other")
-    taken = take_in(other, parcel)
+    taken = import_version(other, parcel)
     assert (taken.name, taken.version, taken.sha256) == (made.name, made.version, made.sha256)
     assert taken.channels == ()
-    assert take_in(other, parcel).version == made.version
+    assert import_version(other, parcel).version == made.version
     assert all(not one.wrong for one in verify(other, "web"))
     with pytest.raises(UsageError, match="is there already"):
         export(made, parcel)
@@ -336,7 +336,7 @@ def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: 
     assert one.sha256 is None and one.digest.startswith("tree:") and one.digest != two.digest
     assert wrong(gallery) == {}
     parcel = export(one, tmp_path / "parcel")
-    assert take_in(Gallery(tmp_path / "other"), parcel).digest == one.digest
+    assert import_version(Gallery(tmp_path / "other"), parcel).digest == one.digest
     flip(two.disk, 3 << 20)
     assert len(wrong(gallery)) == 1
     with pytest.raises(CheckFailed):
@@ -359,7 +359,7 @@ def test_a_bad_parcel_leaves_nothing(gallery: Gallery, tmp_path: Path, damage: s
             (parcel / "disk.vhd").symlink_to("/etc/hostname")
     other = Gallery(tmp_path / "other")
     with pytest.raises((UsageError, CheckFailed)):
-        take_in(other, parcel)
+        import_version(other, parcel)
     assert other.versions("web") == []
     assert not list(tmp_path.glob("other/*/.new-*"))
 
@@ -370,7 +370,7 @@ def test_what_was_let_go_does_not_come_back_by_itself(gallery: Gallery, tmp_path
     capture(gallery)
     prune(gallery, "web", 1, None)
     with pytest.raises(UsageError, match="was let go"):
-        take_in(gallery, parcel)
+        import_version(gallery, parcel)
 
 
 def test_a_process_killed_at_any_moment_leaves_a_whole_gallery() -> None:

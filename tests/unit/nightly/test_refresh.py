@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, Interrupted
 from pipeline.base.store import Store
-from pipeline.cache.layers import RECORD, Draft, Layers
+from pipeline.cache.layers import RECORD, Layers, PendingLayer
 from pipeline.definition import Definition, build_order, load_all
 from pipeline.engine.executors import ImageJob, Result
 from pipeline.engine.runner import Outcome
@@ -152,7 +152,7 @@ def test_an_interrupt_ends_the_night(definitions: list[Definition], store: Store
 def layer(store: Store, key: str) -> Path:
     """A layer of a MiB that was last used long ago."""
     draft = Layers(store.layers).begin(key)
-    assert isinstance(draft, Draft)
+    assert isinstance(draft, PendingLayer)
     (draft.path / "data").write_bytes(b"x" * MIB)
     made = draft.commit(stage="provision", inputs={}, source=None, image=None, title=key)
     os.utime(made.path / RECORD, (0, 0))

@@ -21,7 +21,7 @@ from pipeline.base.files import RecordDamaged
 from pipeline.base.runs import Run
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
-from pipeline.cache.layers import Draft, Image, Layer, Layers, layer_key
+from pipeline.cache.layers import Image, Layer, Layers, PendingLayer, layer_key
 from pipeline.cache.units import StageResult
 from pipeline.checks import inspect_disk, list_disk
 from pipeline.context import BuildContext
@@ -77,13 +77,13 @@ class _Build:
         raw = fake_disk.copy(fake_disk.build(home), draft.path / "disk.raw")
         self._commit("acquire", draft, {}, StageResult(Image(raw, RAW), {"suite": "bookworm"}))
 
-    def _begin(self, stage: str, inputs: dict[str, Any]) -> Draft:
+    def _begin(self, stage: str, inputs: dict[str, Any]) -> PendingLayer:
         made = self.context.made
         draft = self.context.layers.begin(layer_key(stage, 1, inputs, made[-1][1].key if made else None))
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         return draft
 
-    def _commit(self, stage: str, draft: Draft, inputs: dict[str, Any], result: StageResult) -> Layer:
+    def _commit(self, stage: str, draft: PendingLayer, inputs: dict[str, Any], result: StageResult) -> Layer:
         made = self.context.made
         source = made[-1][1].key if made else None
         layer = draft.commit(
