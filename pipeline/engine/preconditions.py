@@ -23,7 +23,6 @@ from pipeline.definition import (
     DefinitionError,
     DiskSource,
     Fault,
-    IsoSource,
     MasterSource,
     load,
     read_places,
@@ -228,11 +227,8 @@ class _Looker:
         files: list[tuple[tuple[str, ...], Path | None, str | None]] = []
         if isinstance(source, DiskSource):
             files = [(("source", "disk", "sha256"), source.path, source.sha256)]
-        elif isinstance(source, IsoSource):
-            files = [
-                (("source", "iso", "sha256"), source.path, source.sha256),
-                (("source", "drivers", "sha256"), source.drivers, source.drivers_sha256),
-            ]
+        else:
+            files = [*registry.for_definition(definition, None).source_files(source)]
         for place, path, wanted in files:
             if path is None or wanted is None:
                 continue

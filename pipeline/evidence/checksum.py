@@ -31,6 +31,7 @@ from pipeline.evidence.verification import (
     sums_of,
 )
 from pipeline.gallery.manifest import manifest_of
+from pipeline.systems.inspection import NO_INDEX, package_type
 
 __all__ = [
     "ATTESTATIONS",
@@ -62,8 +63,8 @@ class Contents:
             system: dict[str, str] = dict(list_disk(disk.path, disk.format.key, what="os"))
         except DiskError as error:
             raise _failed(f"{error.message} ({error.name})", error.hint) from error
-        # a Windows without a program is still a Windows
-        if not rows and system.get("ID") != "windows":
+        # only a system whose own files are packages cannot be without any
+        if not rows and package_type(system) != NO_INDEX:
             raise _failed("the record of packages names none that is installed", None)
         return cls(system, rows)
 

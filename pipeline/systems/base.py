@@ -109,6 +109,10 @@ class GuestSystem(ABC):
         """Why the first disk cannot be made without root; empty where it can."""
         return ""
 
+    def source_files(self, source: Source) -> Sequence[tuple[tuple[str, ...], Path, str]]:
+        """The local files of a source that only this system knows: the place in the definition, path and sha256."""
+        return ()
+
     def check_source(self, definition: Definition, document: Document, lookups: Lookups) -> None:
         """Put faults into the document that only the archive, or the host, shows of a definition's source."""
 

@@ -35,6 +35,8 @@ class Inspection:
     `installed` is module:class of its `InstalledSystem`. `profiles` are what its disks can be inspected for, the
     usual one first. `checks` are modules in the order of the report; a system shares those of `pipeline.checks.disk`.
     `root_check` is the id of the check that finds its root. `parts` are what only its inspection stands on, by label.
+    `package_types` are the kinds of package URLs that its programs get (deb, rpm, ...), each with the IDs of
+    os-release for which they do; the one without IDs is for all others.
     """
 
     system: str
@@ -45,6 +47,7 @@ class Inspection:
     checks: tuple[str, ...]
     root_check: str
     parts: Mapping[str, Part] = field(default_factory=dict)
+    package_types: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """What the worker needs of it."""
-        return {name: value for name, value in asdict(self).items() if name != "parts"}
+        return {name: value for name, value in asdict(self).items() if name not in ("parts", "package_types")}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Inspection:
@@ -112,6 +115,18 @@ def inspections() -> tuple[Inspection, ...]:
 def inspection_of(system: str) -> Inspection:
     """By the system's name. Raises KeyError."""
     return {each.system: each for each in inspections()}[system]
+
+
+#: The type of a package URL of what belongs to no index of packages.
+NO_INDEX = "generic"
+
+
+def package_type(release: Mapping[str, str]) -> str:
+    """The type of the package URLs of a system, by its os-release: deb, rpm, NO_INDEX, ..."""
+    ids = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
+    known = [pair for each in inspections() for pair in each.package_types.items()]
+    named = next((kind for kind, its in known if ids & its), None)
+    return named or next((kind for kind, its in known if not its), NO_INDEX)
 
 
 def profiles() -> tuple[str, ...]:

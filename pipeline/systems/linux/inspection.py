@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.systems.inspection import Inspection, Part
 
+_RPM = frozenset({"rhel", "fedora", "centos", "suse", "opensuse", "sles", "rocky", "almalinux", "ol", "azurelinux"})
+
 #: What only an inspection of a Linux stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
     "checks.agents": Part(
@@ -70,4 +72,5 @@ INSPECTION = Inspection(
     checks=CHECKS,
     root_check="linux-root",
     parts=PARTS,
+    package_types={"rpm": _RPM, "deb": frozenset()},
 )

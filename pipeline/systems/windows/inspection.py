@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.systems.inspection import Inspection, Part
+from pipeline.systems.inspection import NO_INDEX, Inspection, Part
 
 #: What only an inspection of Windows stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
@@ -41,4 +41,6 @@ INSPECTION = Inspection(
     checks=CHECKS,
     root_check="windows-root",
     parts=PARTS,
+    # a program of Windows belongs to no index of packages
+    package_types={NO_INDEX: frozenset({"windows"})},
 )

@@ -48,6 +48,14 @@ class WindowsSystem(GuestSystem):
         source = build.definition.source
         return (install_unit(build, source),) if isinstance(source, IsoSource) else ()
 
+    def source_files(self, source: Source) -> Sequence[tuple[tuple[str, ...], Path, str]]:
+        if not isinstance(source, IsoSource):
+            return ()
+        return (
+            (("source", "iso", "sha256"), source.path, source.sha256),
+            (("source", "drivers", "sha256"), source.drivers, source.drivers_sha256),
+        )
+
     def answer_file(self, medium: Path, edition: str, generation: int, drivers: Path | None) -> str:
         from pipeline.systems.windows.sources import answer_file
 
