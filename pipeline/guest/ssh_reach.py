@@ -177,18 +177,18 @@ echo "login=$(stat -L -c '%n %i %s %Y' /etc/ssh/sshd_config /etc/ssh/sshd_config
 class GuestState:
     """A guest at one moment. `login` changes with the files that decide who may log in.
 
-    `system` is systemd's word: running, degraded, starting, stopping, ...; `scheduled` is the mode of a shutdown that
-    is to come (reboot, poweroff, halt, kexec), or "".
+    `systemd` is systemd's word: running, degraded, starting, stopping, ...; `scheduled` is the mode of a shutdown
+    that is to come (reboot, poweroff, halt, kexec), or "".
     """
 
     boot: str
-    system: str
+    systemd: str
     scheduled: str
     login: str
 
     @property
     def settled(self) -> bool:
-        return self.system in ("running", "degraded")
+        return self.systemd in ("running", "degraded")
 
 
 def ask_state(agent: Agent, user: str, check: Callable[[], None] | None = None) -> GuestState:

@@ -63,7 +63,7 @@ class StepEnd:
                 name="step-took-guest-down",
                 hint=_REBOOT_HINT,
             )
-        if after is None or after.system == "stopping" or after.boot != self._before.boot:
+        if after is None or after.systemd == "stopping" or after.boot != self._before.boot:
             after = self._wait_restart()
         greeting = self._session.patience.ssh if self.restarted else self._session.patience.greeting
         if lost := self._session.unreachable(greeting):
@@ -75,7 +75,7 @@ class StepEnd:
         """Why a step broke off, where it was not the step itself that failed. None where it was, or nobody knows."""
         try:
             after = self._state_or_none()
-            if after is None or after.system == "stopping" or after.boot != self._before.boot:
+            if after is None or after.systemd == "stopping" or after.boot != self._before.boot:
                 self._wait_restart()
                 return GuestError(
                     "the guest restarted in the middle of the step", name="guest-rebooted", hint=_REBOOT_HINT
@@ -124,7 +124,9 @@ class StepEnd:
                 if error.name == "guest-agent-silent":
                     return None
                 raise _taken_down(error) from None
-            return state if state.boot != self._before.boot and state.system not in ("starting", "stopping") else None
+            return (
+                state if state.boot != self._before.boot and state.systemd not in ("starting", "stopping") else None
+            )
 
         try:
             state = session.machine.wait(
