@@ -23,8 +23,8 @@ class Authority:
 AUTHORITIES = (
     Authority("Microsoft Corporation UEFI CA 2011", 2011, "loaders", "Microsoft UEFI CA 2011"),
     Authority("Microsoft UEFI CA 2023", 2023, "loaders", "Microsoft UEFI CA 2023"),
-    Authority("Microsoft Windows Production PCA 2011", 2011, "windows", "Windows PCA 2011"),
-    Authority("Windows UEFI CA 2023", 2023, "windows", "Windows UEFI CA 2023"),
+    Authority("Microsoft Windows Production PCA 2011", 2011, "Windows loaders", "Windows PCA 2011"),
+    Authority("Windows UEFI CA 2023", 2023, "Windows loaders", "Windows UEFI CA 2023"),
     Authority("Microsoft Option ROM UEFI CA 2023", 2023, "option ROMs", "Microsoft Option ROM UEFI CA 2023"),
 )
 _BY_NAME = {authority.name: authority for authority in AUTHORITIES}

@@ -43,7 +43,7 @@ class SecureBootKeys:
     @property
     def missing(self) -> tuple[str, ...]:
         """Microsoft's authorities for loaders and for Windows that it does not know."""
-        wanted = [each.label for each in AUTHORITIES if each.signs in ("loaders", "windows")]
+        wanted = [each.label for each in AUTHORITIES if each.signs in ("loaders", "Windows loaders")]
         return tuple(label for label in wanted if label not in self.known)
 
 
