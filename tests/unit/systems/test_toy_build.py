@@ -20,7 +20,7 @@ from pipeline.gallery import Gallery
 from pipeline.nightly.patch import patched
 from pipeline.systems import registry
 from tests.fakes.toy_system.system import SYSTEM
-from tests.unit.test_toy_inspection import FILES, disk_of
+from tests.unit.systems.test_toy_inspection import FILES, disk_of
 
 DEFINITION = """\
 goldsmith: 1
