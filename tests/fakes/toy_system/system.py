@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pipeline.base import qemu_img
 from pipeline.base.disk_format import RAW
-from pipeline.cache.layers import Draft, Image, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import CopyStep, DataDisk, Definition, Step, step_inputs
 from pipeline.definition.document import Document
@@ -83,7 +83,7 @@ def _unit(step: Step) -> UnitSpec[Build]:
     return UnitSpec(step.title, dict(step_inputs(step)), partial(_edit, argv), steps=(step.title,))
 
 
-def _edit(argv: Sequence[str], build: Build, source: Layer | None, draft: Draft) -> StageResult:
+def _edit(argv: Sequence[str], build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     """A command of mtools on a copy of the source's disk."""
     assert source is not None and source.image is not None
     disk = draft.path / "disk.raw"
