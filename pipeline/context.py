@@ -59,7 +59,7 @@ class _SeenIndex(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the archive is asked again"
+        return "delete the file; the archive's state is then read again"
 
 
 @dataclass
@@ -166,7 +166,7 @@ class BuildContext:
                 raise UsageError(
                     f"{self.definition.name}: LUN {disk.lun} is another disk in {source}",
                     name="data-disk-differs",
-                    hint="take another LUN, or leave the parent's disk as it is: only its caching can be changed",
+                    hint="use another LUN, or change only the caching of the parent's disk",
                 )
             found[disk.lun] = disk
         return tuple(found[lun] for lun in sorted(found))

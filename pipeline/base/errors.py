@@ -80,5 +80,5 @@ class Interrupted(GoldsmithError):
     """A signal asked for the end; the layers made so far are kept."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted; the layers made so far are kept", name="interrupted")
+        super().__init__("interrupted; all finished layers are kept", name="interrupted")
         self.exit_code = 128 + signal_number

@@ -108,7 +108,7 @@ def _describe_full(words: str, paths: list[Path]) -> GoldsmithError:
     path = paths[0] if paths else None
     free = _free_bytes(path) if path else None
     where = f"{free >> 20} MiB are free there; " if free is not None else ""
-    hint = f"{where}make space: goldsmith clean --max-size 20G, goldsmith gallery prune --dry-run"
+    hint = f"{where}free space: goldsmith clean --max-size 20G, goldsmith gallery prune --dry-run"
     return HostError(_at(path, words), name="disk-full", hint=hint)
 
 
@@ -130,17 +130,17 @@ def _describe_read_only(words: str, paths: list[Path]) -> GoldsmithError:
 def _describe_too_long(_words: str, paths: list[Path]) -> GoldsmithError:
     name = max(paths[0].parts, key=len) if paths else ""
     shown = f"{name[:40]}... ({len(os.fsencode(name))} bytes)" if name else "a name"
-    hint = f"a name has at most {LONGEST_NAME} bytes, a path {LONGEST_PATH}: take a shorter one"
+    hint = f"use a shorter name: a name has at most {LONGEST_NAME} bytes, a path {LONGEST_PATH}"
     return UsageError(f"{shown}: the name is too long", name="name-too-long", hint=hint)
 
 
 def _describe_missing(words: str, paths: list[Path]) -> GoldsmithError:
     path = paths[0] if paths else None
-    hint = "is the path right? something may have removed it meanwhile"
+    hint = "check the path something may have removed it meanwhile"
     if path is not None:
         first = next((each for each in (*reversed(path.absolute().parents),) if not each.exists()), None)
         if first is not None:
-            hint = f"there is no folder {first}: make it first, or correct the path"
+            hint = f"create the folder {first}, or correct the path"
     return UsageError(_at(path, words), name="file-missing", hint=hint)
 
 
@@ -149,33 +149,31 @@ def _describe_no_folder(words: str, paths: list[Path]) -> GoldsmithError:
     guilty = None
     if path is not None:
         guilty = next((each for each in (*reversed(path.absolute().parents), path) if each.is_file()), None)
-    hint = f"{guilty} is a file, and a folder is needed there" if guilty else "name a path below a folder"
+    hint = f"{guilty} is a file, but a folder is needed" if guilty else "use a path below a folder"
     return UsageError(_at(path, words), name="not-a-folder", hint=hint)
 
 
 def _describe_existing(words: str, paths: list[Path]) -> GoldsmithError:
-    hint = "something else has that name: take another one, or move it away"
+    hint = "choose another name, or move the existing file away"
     return UsageError(_at(paths[0] if paths else None, words), name="file-exists", hint=hint)
 
 
 def _describe_folder(words: str, paths: list[Path]) -> GoldsmithError:
-    return UsageError(
-        _at(paths[0] if paths else None, words), name="is-a-folder", hint="a file is needed there: name one"
-    )
+    return UsageError(_at(paths[0] if paths else None, words), name="is-a-folder", hint="name a file instead")
 
 
 def _describe_links(words: str, paths: list[Path]) -> GoldsmithError:
-    hint = "its symbolic links lead in circles: ls -l shows them"
+    hint = "correct its symbolic links, which are circular (ls -l shows them)"
     return UsageError(_at(paths[0] if paths else None, words), name="link-loop", hint=hint)
 
 
 def _describe_limit(words: str, paths: list[Path]) -> GoldsmithError:
-    hint = "too many files are open: ulimit -n shows the limit of this shell, ulimit -n 4096 raises it"
+    hint = "raise the limit of open files, such as ulimit -n 4096"
     return HostError(_at(paths[0] if paths else None, words), name="too-many-files", hint=hint)
 
 
 def _describe_damage(words: str, paths: list[Path]) -> GoldsmithError:
-    hint = "the disk below may be failing: dmesg says more, goldsmith gallery verify reads every master again"
+    hint = "check the disk with dmesg and the masters with goldsmith gallery verify; the disk may be failing"
     return HostError(_at(paths[0] if paths else None, words), name="input-output", hint=hint)
 
 

@@ -101,9 +101,9 @@ def parse_json(text: str, shape: type[Shape]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise _Unusable(f"it is not JSON: {error.msg} at line {error.lineno}") from None
     except ValueError:
-        raise _Unusable("it holds a number of too many digits") from None
+        raise _Unusable("it contains a number with too many digits") from None
     if not isinstance(data, dict):
-        raise _Unusable(f"it holds {_KINDS.get(type(data), 'another value')}, not an object")
+        raise _Unusable(f"it contains {_KINDS.get(type(data), 'another value')}, not an object")
     _check_tree(data)
     try:
         shape.model_validate(data)
@@ -125,7 +125,7 @@ _KINDS = {
 
 
 def _refuse_constant(word: str) -> None:
-    raise _Unusable(f"it holds {word}, which is not JSON")
+    raise _Unusable(f"it contains {word}, which is not JSON")
 
 
 def _check_tree(data: object) -> None:
@@ -141,11 +141,11 @@ def _check_tree(data: object) -> None:
                 inner += value
             elif isinstance(value, str) and not value.isascii():
                 if any("\ud800" <= char <= "\udfff" for char in value):
-                    raise _Unusable("it holds half of a character (a lone surrogate)")
+                    raise _Unusable("it contains half of a character (a lone surrogate)")
             elif (isinstance(value, int) and abs(value) >= 1 << 63) or (
                 isinstance(value, float) and value in (float("inf"), float("-inf"))
             ):
-                raise _Unusable("it holds a number that is too large")
+                raise _Unusable("it contains a number that is too large")
         level = [value for value in inner if isinstance(value, dict | list | str | int | float)]
         if not level:
             return

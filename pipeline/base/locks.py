@@ -93,7 +93,7 @@ def describe_holder(lock: Path, runs: Path | None = None, image: str = "") -> st
         since = f"since {run['started']} ({_age(run['started'])})"
         return f"run {run['id']} ({run['command']}), {who} on {run.get('host') or host}, {since}"
     if holder is None:
-        return "a process that cannot be seen from here"
+        return "a process that is not visible here"
     began = datetime.fromtimestamp(time.time() - holder.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return f"process {holder.pid} of {holder.user} on {host} ({holder.command}), since {began} ({_age(began)})"
 
@@ -131,7 +131,7 @@ def acquire(
     except Timeout:
         holder = describe_holder(Path(lock.lock_file), runs, image)
         raise BuildError(
-            f"{what} has been in use for {deadline:.0f} s: {holder}",
+            f"{what} has been locked for {deadline:.0f} s by {holder}",
             name=name,
-            hint="wait until it ends, or end that process; then try again",
+            hint="wait until that process ends, or end it; then try again",
         ) from None

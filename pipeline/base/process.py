@@ -296,9 +296,9 @@ def follow(
     stdout, stderr = out.close(GRACE), err.close(GRACE)
     if out.too_much or err.too_much:
         raise BuildError(
-            f"{Path(words[0]).name} printed more than {LARGEST_OUTPUT >> 20} MiB and was ended",
+            f"{Path(words[0]).name} printed more than {LARGEST_OUTPUT >> 20} MiB and was stopped",
             name="output-too-large",
-            hint="what it runs prints without end: send its output to a file, or print less",
+            hint="write the program's output to a file, or reduce it",
         )
     if code not in ok_codes:
         raise CommandFailed(words, code, stdout, stderr, hint)

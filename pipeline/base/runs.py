@@ -221,7 +221,7 @@ class RunShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "the run's logs are still in its folder; remove the folder to forget the run"
+        return "delete the run's folder to remove the run; its logs are still there"
 
 
 def load_run(folder: Path) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def find_run(runs: Path, run_id: str) -> dict[str, Any]:
     """One run's record. Raises UsageError for an unknown id."""
     folder = runs / run_id
     if not _RUN_ID.fullmatch(run_id) or not folder.is_dir():
-        raise UsageError(f"no run {run_id}", name="run-unknown", hint="goldsmith runs list shows the runs")
+        raise UsageError(f"there is no run {run_id}", name="run-unknown", hint="goldsmith runs list shows all runs")
     return load_run(folder)
 
 

@@ -40,7 +40,7 @@ class _Entry(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the entry; what it named can no longer be found"
+        return "delete the entry; its file cannot be found"
 
 
 def _journal() -> Path:
@@ -74,7 +74,7 @@ def _entered(folder: Path, name: str) -> Iterator[Path]:
         raise HostError(
             f"cannot write to {journal}: {error.strerror}",
             name="cannot-write",
-            hint="goldsmith notes there what it has to remove should it be killed",
+            hint="make the folder writable; goldsmith records its temporary files there",
         ) from None
     try:
         yield path
@@ -151,14 +151,16 @@ def file_beside(target: Path, *, force: bool = False, named: bool = False) -> It
 def refuse_target(target: Path, *, force: bool) -> None:
     """Raise UsageError (target-exists) or HostError (cannot-write) where a file cannot come to be at `target`."""
     if target.is_dir():
-        raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file in it, or another place")
+        raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file in that folder")
     if target.exists() and not target.is_file():
         # a rename would put a file in a device's place
-        raise UsageError(f"{target} is no file", name="target-not-a-file", hint="name a file that is to be made")
+        raise UsageError(f"{target} is not a file", name="target-not-a-file", hint="name a new file")
     if not force and os.path.lexists(target):
         raise _exists(target)
     if not target.absolute().parent.is_dir():
-        raise HostError(f"no folder {target.parent}", name="cannot-write", hint="make the folder first")
+        raise HostError(
+            f"the folder {target.parent} does not exist", name="cannot-write", hint="create the folder first"
+        )
 
 
 def publish(path: Path, target: Path, *, force: bool = False) -> None:
@@ -283,7 +285,7 @@ def _sweep_entry(entry: Path, dry: bool) -> list[str]:
     except BlockingIOError:
         return []  # its owner lives
     except OSError as error:
-        skip(RecordDamaged(entry, f"what it names cannot be removed: {error.strerror}", _Entry.advice()))
+        skip(RecordDamaged(entry, f"its file cannot be removed: {error.strerror}", _Entry.advice()))
         return []
     finally:
         os.close(fd)

@@ -87,8 +87,8 @@ class Store:
         except OSError as error:
             hint = describe_os_error(error).hint
             raise HostError(
-                f"cannot make the store {self.root}: {error.strerror}",
+                f"the store {self.root} cannot be created: {error.strerror}",
                 name="store-missing",
-                hint=f"{hint}; `make setup` makes the default one, GOLDSMITH_HOME names another",
+                hint=f"{hint}; `make setup` creates the default store; GOLDSMITH_HOME names another one",
             ) from None
         return self

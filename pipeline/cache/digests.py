@@ -83,7 +83,7 @@ def _chunk(fd: int, start: int, size: int) -> bytes:
     while len(data) < end - start:
         more = os.pread(fd, end - start - len(data), start + len(data))
         if not more:
-            raise OSError(errno.EIO, "the file shrank while it was read")
+            raise OSError(errno.EIO, "the file became shorter while it was read")
         data += more
     return data
 

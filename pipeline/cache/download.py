@@ -43,7 +43,7 @@ RESERVE = 256 << 20
 _CHUNK = 1 << 20
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_PROXY_HINT = "is the address right, and does a proxy (https_proxy) stand between?"
+_PROXY_HINT = "check the address, and whether the network needs a proxy (https_proxy)"
 
 
 class _Broken(Exception):
@@ -82,9 +82,9 @@ def download(
         if found != sha256:
             part.unlink()
             raise CheckFailed(
-                f"{url}: sha256 is {found}, the definition says {sha256}",
+                f"{url} has the sha256 {found}, but the definition requires {sha256}",
                 name="checksum-mismatch",
-                hint="the file at the URL changed, or the definition is wrong; the download was thrown away",
+                hint="the file at the URL has changed, or the definition is wrong; the download was deleted",
             )
         part.chmod(0o444)
         part.rename(target)
@@ -96,7 +96,7 @@ def _is_right(target: Path, sha256: str, progress: Callable[[str], None]) -> boo
     if target.is_file() and not target.is_symlink():
         if file_digest(target) == sha256:
             return True
-        progress(f"{target.name[:12]} is damaged: fetched again")
+        progress(f"{target.name[:12]} is damaged and is downloaded again")
     remove_tree(target)
     return False
 
@@ -118,7 +118,7 @@ class _Request:
 
 def _fetch(request: _Request, progress: Callable[[str], None]) -> None:
     """Fill the part. Raises as `download`."""
-    last = "no try was made"
+    last = "it was not tried"
     for _ in range(TRIES):
         try:
             _append(request, progress)
@@ -137,7 +137,7 @@ def _fetch(request: _Request, progress: Callable[[str], None]) -> None:
     raise BuildError(
         f"{request.url} could not be downloaded in {TRIES} tries: {last}",
         name="download-failed",
-        hint="what came so far is kept: the next build goes on from there",
+        hint="the partial download is kept, and the next build continues it",
     )
 
 
@@ -147,21 +147,24 @@ def _judge_status(url: str, error: urllib.error.HTTPError) -> str:
     if error.code in (408, 416, 425, 429) or error.code >= 500:
         return text
     hints = {
-        401: "the address needs a login",
-        403: "the server does not give it to you",
-        404: "is the address right?",
+        401: "the address needs a login, which goldsmith cannot give",
+        403: "the server denies access to the file: check the address",
+        404: "check the address",
     }
-    hints |= {410: "the file was taken away", 407: "the proxy needs a login"}
+    hints |= {
+        410: "the file was removed from the server: use another address",
+        407: "add the login to the proxy's address",
+    }
     if 300 <= error.code < 400:
         raise BuildError(
             f"{url} could not be downloaded: {text}",
             name="download-redirect",
-            hint="the server leads in a circle, or out of the web: name the file's own address",
+            hint="the server redirects in a circle or to another protocol; use the file's final address",
         )
     raise BuildError(
         f"{url} could not be downloaded: {text}",
         name="download-refused",
-        hint=hints.get(error.code, "the server will say so again: correct the address"),
+        hint=hints.get(error.code, "correct the address; another try would give the same error"),
     )
 
 
@@ -172,8 +175,8 @@ def _judge_failure(url: str, error: urllib.error.URLError) -> str:
         raise BuildError(
             f"{url} could not be downloaded: {_printable(reason.verify_message)}",
             name="download-certificate",
-            hint="a company's own authority? put its certificate into /usr/local/share/ca-certificates, "
-            "then update-ca-certificates",
+            hint="for a company's own authority, put its certificate into /usr/local/share/ca-certificates and run "
+            "update-ca-certificates",
         )
     if isinstance(reason, FileNotFoundError | IsADirectoryError | PermissionError):
         raise BuildError(f"{url} could not be read: {reason.strerror}", name="download-refused", hint=_PROXY_HINT)
@@ -195,7 +198,8 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
             raise BuildError(
                 f"{req.full_url} leads to {_printable(newurl)}",
                 name="download-redirect",
-                hint="only http and https are followed, and https never to http: name the file's own address",
+                hint="goldsmith follows redirects to http and https only, and never from https to http; use the "
+                "file's final address",
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -250,7 +254,7 @@ def _append(request: _Request, progress: Callable[[str], None]) -> None:
             if _whole(error.headers.get("Content-Range"), have):
                 return  # nothing is left to fetch: the checksum decides
             request.part.unlink()  # what is here is not the beginning of what is there
-            raise _Broken("the server does not go on from where the download broke") from None
+            raise _Broken("the server does not resume the download") from None
         raise
     with contextlib.closing(reply):
         status = getattr(reply, "status", None)
@@ -282,7 +286,7 @@ def _place(headers: Message, status: int | None, have: int) -> tuple[int, int | 
     if found is None and headers.get("Content-Range") is None and have:
         return have, have + size if size is not None else None
     if found is None or not have or int(found[1]) != have or int(found[2]) < int(found[1]):
-        raise _Broken(f"the server sends another part than was asked for: {_printable(headers.get('Content-Range'))}")
+        raise _Broken(f"the server sends another part than requested: {_printable(headers.get('Content-Range'))}")
     return have, int(found[3]) if found[3] != "*" else int(found[2]) + 1
 
 
@@ -293,12 +297,12 @@ def _check_size(request: _Request, total: int | None) -> None:
         raise BuildError(
             f"{request.url} has {total} bytes, not {request.size}",
             name="download-failed",
-            hint="the file at the URL changed, or the definition is wrong",
+            hint="the file at the URL has changed, or the definition is wrong",
         )
     need = (total or 0) - request.have
     free = shutil.disk_usage(request.part.parent).free - RESERVE
     if need > free:
-        raise _no_room(request, f"{need >> 20} MiB are to come, and {max(free, 0) >> 20} MiB are free")
+        raise _no_room(request, f"{need >> 20} MiB are needed, but {max(free, 0) >> 20} MiB are free")
 
 
 def _copy(request: _Request, reply: Any, file: IO[bytes], total: int | None, progress: Callable[[str], None]) -> None:
@@ -326,15 +330,15 @@ def _copy(request: _Request, reply: Any, file: IO[bytes], total: int | None, pro
 def _too_large(request: _Request, what: str) -> BuildError:
     request.part.unlink(missing_ok=True)
     return BuildError(
-        f"{request.url} sends {what}, at most {request.largest} are taken",
+        f"{request.url} sends {what}, but the limit is {request.largest}",
         name="download-too-large",
-        hint="is it the right address? what came so far was thrown away",
+        hint="check the address; the partial download was deleted",
     )
 
 
 def _no_room(request: _Request, what: str) -> HostError:
     return HostError(
-        f"no room for {request.url} in {request.part.parent}: {what}",
+        f"{request.part.parent} has no space for {request.url}: {what}",
         name="disk-full",
-        hint="goldsmith clean --keep SIZE and goldsmith gallery prune make room",
+        hint="free space with goldsmith clean --max-size SIZE and goldsmith gallery prune",
     )

@@ -149,7 +149,7 @@ class LayerShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "the layer is not used, and the next build makes it anew"
+        return "the layer is not used, and the next build makes it again"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Layer:
             try:
                 status = path.stat()
                 if (status.st_size, status.st_mtime_ns) != (size, mtime):
-                    return f"{path} was written to"
+                    return f"{path} has been modified"
                 if not fresh and chunk_digests(path).tree != tree:
                     return f"{path} is damaged"
             except OSError as error:
@@ -306,7 +306,7 @@ class Layers:
             try:
                 locks.acquire(
                     lock,
-                    f"another build that makes layer {key[:12]}",
+                    f"another build of the layer {key[:12]}",
                     deadline=PATIENCE,
                     name="layer-locked",
                     runs=self.root.parent / "runs",

@@ -39,9 +39,9 @@ LARGEST_FILE = 256 << 20
 def prepare(what: str, key: str = "") -> None:
     """Raises UsageError: unknown-list, no-key."""
     if what not in COLUMNS:
-        raise UsageError(f"no list of {what!r} ({', '.join(COLUMNS)})", name="unknown-list")
+        raise UsageError(f"there is no list {what!r} (lists: {', '.join(COLUMNS)})", name="unknown-list")
     if (what == "registry") != bool(key):
-        raise UsageError("the registry is listed by a key", name="no-key", hint=r"--key 'SOFTWARE\Microsoft'")
+        raise UsageError("the list of the registry needs a key", name="no-key", hint=r"--key 'SOFTWARE\Microsoft'")
 
 
 def listing(disk: Disk, what: str, key: str = "", systems: Systems | None = None) -> list[list[str]]:
@@ -59,7 +59,7 @@ def listing(disk: Disk, what: str, key: str = "", systems: Systems | None = None
         rows.append([_cell(cell) for cell in row])
         left -= len(json.dumps(rows[-1]))
         if left < 0:
-            raise DiskError(f"the list of {what} is too long to be shown", name="list-too-long")
+            raise DiskError(f"the list of {what} is too long", name="list-too-long")
     return rows
 
 
@@ -72,7 +72,7 @@ def _at_rest(stale: str | None) -> None:
         raise DiskError(
             stale,
             name="fs-journal",
-            hint="start the system and shut it down in order, or e2fsck -fy on a copy of the disk",
+            hint="start the system and shut it down, or run e2fsck -fy on a copy of the disk",
         )
 
 
@@ -93,7 +93,7 @@ def _root(disk: Disk, systems: Systems) -> Root:
         root = disk.only_filesystem
         facts = next(each for each in disk.filesystems if each.start == root.start).facts
         if facts is not None and facts.needs_recovery:
-            _at_rest("the root file system's journal is to be replayed first")
+            _at_rest("the root file system's journal must be replayed first")
         return root
 
 
@@ -101,7 +101,7 @@ def _os(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
     rows = [[name, value] for name, value in _system(disk, systems).release.items()]
     if not rows:
         raise DiskError(
-            "the Linux root has no os-release that says what it is",
+            "the Linux root file system has no os-release file",
             name="no-os-release",
             hint="--list files shows what is there; /etc/os-release is every current distribution's",
         )
@@ -112,9 +112,9 @@ def _packages(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
     found = _system(disk, systems).packages()
     if not found:
         raise DiskError(
-            "the root has no record of installed packages that goldsmith knows (dpkg, rpm, apk, pacman, opkg)",
+            "the root file system has no package database that goldsmith can read (dpkg, rpm, apk, pacman, opkg)",
             name="no-package-database",
-            hint="what is there without a package manager is in --list files",
+            hint="--list files shows the files",
         )
     return [[each.name, each.version, each.architecture] for each in found if each.installed]
 
@@ -163,7 +163,7 @@ def _registry(disk: Disk, key: str, _systems: Systems) -> list[list[str]]:
     hive = open_hive(disk, name)
     values, keys = hive.values(path), hive.keys(path)
     if values is None or keys is None:
-        raise DiskError(f"no key {key}", name="no-such-key")
+        raise DiskError(f"the registry has no key {key}", name="no-such-key")
     return [[f"{each}\\", ""] for each in keys] + [
         [each or "(default)", shown(value)] for each, value in values.items()
     ]

@@ -201,14 +201,16 @@ def prepare(profile: str | None, waive: Mapping[str, str] | None) -> Callable[[C
     unknown = sorted(set(reasons) - set(REGISTRY))
     if unknown:
         raise UsageError(
-            f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
+            f"the waived check {unknown[0]!r} does not exist",
+            name="unknown-check",
+            hint="goldsmith checks lists all checks",
         )
     for name in reasons:
         if not REGISTRY[name].waivable:
             raise UsageError(
-                f"{name} cannot be waived: other checks stand on it, and would pass unlooked at",
+                f"{name} cannot be waived, because other checks depend on it",
                 name="waive-not-possible",
-                hint=f"mend the disk: {REGISTRY[name].remedy}",
+                hint=f"correct the disk: {REGISTRY[name].remedy}",
             )
 
     def waived(result: CheckResult) -> CheckResult:

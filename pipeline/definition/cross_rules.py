@@ -21,7 +21,7 @@ def across(document: Document, data: dict[str, Any]) -> None:
     if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
         for index, item in enumerate(prove):
             if item in TARGET_GENERATION and TARGET_GENERATION[item] not in generations:
-                message = f"{item} is not among the generations"
+                message = f"{item} is not in the image's generations"
                 document.add(("prove", index), message, f"generations is {_list_of(generations)}")
     _outside(document, data)
     check_definition(document, data)
@@ -40,11 +40,11 @@ def _outside(document: Document, data: dict[str, Any]) -> None:
     if not isinstance(generalize, dict) or generalize.get("agent") != "outside":
         return
     if isinstance(source, dict) and "disk" not in source:
-        document.add(("generalize", "agent"), "outside goes with a disk as the source", "waagent or none")
+        document.add(("generalize", "agent"), "outside needs a disk as the source", "use waagent or none")
     for key in ("steps", "disk", "first_boot", "updates", "ports"):
         if data.get(key):
             document.add(
-                (key,), "needs a guest, and generalize: {agent: outside} boots none", f"remove {key}", at_key=True
+                (key,), "needs a guest, but generalize: {agent: outside} boots none", f"remove {key}", at_key=True
             )
 
 
@@ -55,25 +55,27 @@ def _data_disks(document: Document, disks: object) -> None:
             continue
         lun = disk.get("lun")
         if isinstance(lun, int) and lun in seen:
-            document.add(("data_disks", index, "lun"), f"LUN {lun} is there twice", "each disk has its own")
+            document.add(("data_disks", index, "lun"), f"LUN {lun} is duplicated", "give each disk its own LUN")
         seen.add(lun)
         if "label" in disk and "filesystem" not in disk:
-            document.add(("data_disks", index, "label"), "only a file system has a label", "filesystem: ext4")
+            document.add(("data_disks", index, "label"), "a label needs a filesystem", "filesystem: ext4")
 
 
 def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:
     place = ("source", "disk")
     if "path" in disk and "url" in disk:
-        document.add((*place, "url"), "a disk has a path or a url, not both", "remove one", at_key=True)
+        document.add((*place, "url"), "path and url cannot be combined", "remove one", at_key=True)
     elif "path" not in disk and "url" not in disk:
         document.add(place, "needs a path or a url")
     if "url" in disk and "sha256" not in disk:
-        document.add((*place, "url"), "a url needs a sha256", "add sha256: with the digits that its maker publishes")
+        document.add(
+            (*place, "url"), "a url needs a sha256", "add sha256: with the checksum that the publisher states"
+        )
     where = disk.get("path", disk.get("url"))
     if "format" not in disk and isinstance(where, str) and format_of(where) is None:
         known = ", ".join(sorted(set(rules.FORMATS.values())))
         which = "path" if "path" in disk else "url"
-        document.add((*place, which), "its name does not say its format", f"add format: one of {known}")
+        document.add((*place, which), "the file's name does not show its format", f"add format: one of {known}")
 
 
 def format_of(name: str) -> str | None:

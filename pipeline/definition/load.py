@@ -73,9 +73,9 @@ def find_project(start: Path | None = None) -> Path:
     if candidates:
         return candidates[0]
     raise UsageError(
-        f"no project here: neither {begin} nor a folder above it holds {IMAGES}/",
+        f"there is no project: neither {begin} nor a folder above it contains {IMAGES}/",
         name="no-project",
-        hint="goldsmith --project DIR names it; mkdir images begins one",
+        hint="name a project with goldsmith --project DIR, or create one with mkdir images",
     )
 
 
@@ -94,10 +94,12 @@ def load_named(project: Path, name: str) -> Definition:
     path = project / IMAGES / f"{name}.yaml"
     if not IMAGE_NAME.fullmatch(name) or not path.is_file():
         names = [found.stem for found in (project / IMAGES).glob("*.yaml")]
-        hint = closest(name, names) or (f"there is {', '.join(sorted(names))}" if names else "goldsmith init NAME")
+        hint = closest(name, names) or (
+            f"existing images: {', '.join(sorted(names))}" if names else "goldsmith init NAME"
+        )
         message = f"{IMAGES}/{name}.yaml: no such definition"
         if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
-            hint = f"rename {IMAGES}/{name}.yml: a definition's name ends in .yaml"
+            hint = f"rename {IMAGES}/{name}.yml to {name}.yaml"
         raise UsageError(message, name="no-such-image", hint=hint)
     return load(path, project)
 
@@ -209,36 +211,43 @@ def _find_credentials(document: Document, raw: bytes) -> None:
         at = one.start + len(raw[one.start : one.end]) - len(raw[one.start : one.end].lstrip())
         begin = raw.rfind(b"\n", 0, at) + 1
         column = len(raw[begin:at].decode("utf-8", "replace")) + 1
-        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters, in clear text"
-        hint = "give it to each machine at its first start, or let the step read it from a file that stays outside"
+        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters as plain text"
+        hint = (
+            "set the secret on each machine at its first start, or let the step read it from a file outside the "
+            "repository"
+        )
         document.faults.append(Fault(document.file, raw.count(b"\n", 0, at) + 1, column, "", message, hint))
 
 
 def _check(document: Document, path: Path, project: Path) -> Definition | None:
     """Put all faults of a document into it; a Definition where there are none."""
     if path.suffix != ".yaml":
-        document.add((), f"a definition's name ends in .yaml, not {path.suffix or 'in nothing'}", f"{path.stem}.yaml")
+        document.add(
+            (), f"the file's name must end in .yaml, not {path.suffix or 'without a suffix'}", f"{path.stem}.yaml"
+        )
     if not IMAGE_NAME.fullmatch(path.stem):
-        message = f"{shown(path.stem)} cannot be the name of an image"
+        message = f"{shown(path.stem)} is not a valid image name"
         document.add((), message, rules.IMAGE_NAME_RULE)
     data = document.data
     if data is None:
         if not document.faults:
-            document.add((), "is empty", "goldsmith init NAME writes one to begin with")
+            document.add((), "is empty", "write a new definition with goldsmith init NAME")
         return None
     if not isinstance(data, dict):
-        document.add((), f"must be a mapping of keys, not {shown(data)}", "begin with goldsmith: 1")
+        document.add((), f"must be a mapping, not {shown(data)}", "start the file with goldsmith: 1")
         return None
     version = data.get("goldsmith")
     if isinstance(version, int) and not isinstance(version, bool) and version > rules.FORMAT:
         # A later format has keys that this one does not know; to complain of each would hide what is wrong.
-        hint = "a later goldsmith reads it"
-        document.add(("goldsmith",), f"format version {shown(version)}; this reads {rules.FORMAT}", hint)
+        hint = "use a newer version of goldsmith"
+        document.add(
+            ("goldsmith",), f"format version {shown(version)} is not supported (supported: {rules.FORMAT})", hint
+        )
         return None
     context = Context(project)
     spoken_for = {(fault.line, fault.column) for fault in document.faults}
     for place in missing_values(document):
-        document.add(place, "has no value", "give it one, or remove the key")
+        document.add(place, "has no value", "add a value, or remove the key")
         spoken_for.add(document.values[place])
     shape: Written | None = None
     try:
@@ -276,7 +285,7 @@ def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) 
 
 
 def _cycle_message(chain: Sequence[str]) -> str:
-    return f"a cycle of masters: {' -> '.join(chain)}"
+    return f"the masters form a cycle: {' -> '.join(chain)}"
 
 
 def _master_of(data: object) -> str | None:

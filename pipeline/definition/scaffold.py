@@ -104,13 +104,13 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
     """
     project = project.resolve()
     if not IMAGE_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be the name of an image", name="image-name", hint=rules.IMAGE_NAME_RULE)
+        raise UsageError(f"{name!r} is not a valid image name", name="image-name", hint=rules.IMAGE_NAME_RULE)
     definition, playbook = project / "images" / f"{name}.yaml", project / "playbooks" / f"{name}.yml"
     _refuse_master(definition.parent, name, master)
     for path in (definition, playbook):
         if path.exists() or path.is_symlink():
             message = f"{path.relative_to(project)} is there already"
-            raise UsageError(message, name="exists", hint="remove it, or take another name")
+            raise UsageError(message, name="exists", hint="remove it, or choose another name")
     texts = {definition: definition_text(name, master), playbook: playbook_text(name)}
     # somebody's own playbook of that name is theirs, and the definition uses it
     if master is None and not (playbook.parent / STARTER[0]).exists():
@@ -122,18 +122,18 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
 def _refuse_master(images: Path, name: str, master: str | None) -> None:
     """Raises UsageError for what cannot be the master of a new image."""
     if master is None and f"{name}.yml" in STARTER:
-        hint = "a playbook of goldsmith's has that name: take another one"
-        raise UsageError(f"{name} cannot be the name of this image", name="image-name", hint=hint)
+        hint = "goldsmith has a playbook with that name; choose another name"
+        raise UsageError(f"{name} is not allowed as the name of this image", name="image-name", hint=hint)
     if master is None:
         return
     if not IMAGE_NAME.fullmatch(master):
         message = f"{master!r} is not the name of an image"
-        raise UsageError(message, name="image-name", hint="a name alone: --base debian-12")
+        raise UsageError(message, name="image-name", hint="write only a name, such as --base debian-12")
     known = [path.stem for path in images.glob("*.yaml")]
     if master not in known and (near := closest(master, known)):
         raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)
     if master == name:
-        raise UsageError(f"{name} cannot begin with itself", name="image-name")
+        raise UsageError(f"image {name} cannot be its own base", name="image-name")
 
 
 def _write_all(texts: Mapping[Path, str]) -> None:
@@ -151,7 +151,7 @@ def _write_all(texts: Mapping[Path, str]) -> None:
         raise UsageError(
             f"cannot write {error.filename}: {error.strerror}",
             name="cannot-write",
-            hint="name a folder that you may write to: goldsmith --project FOLDER init NAME",
+            hint="use a writable folder: goldsmith --project FOLDER init NAME",
         ) from error
 
 

@@ -36,8 +36,10 @@ from pipeline.definition.types import (
 class Debian(Part):
     """A Debian bootstrapped from its archive, no installer."""
 
-    suite: Suite = Field(description="The release by its code name: bookworm, trixie.")
-    packages: Annotated[list[Package], Unique] = Field(default=[], description="Packages beside the base system.")
+    suite: Suite = Field(description="The release's code name, such as bookworm or trixie.")
+    packages: Annotated[list[Package], Unique] = Field(
+        default=[], description="Packages in addition to the base system."
+    )
 
 
 class Disk(Part):
@@ -47,11 +49,11 @@ class Disk(Part):
         default=None, description="A file, relative to the project."
     )
     url: Annotated[str, AfterValidator(rules.web_address)] | None = Field(
-        default=None, description="Where to download it."
+        default=None, description="The address for download."
     )
-    sha256: Sha256 | None = Field(default=None, description="Its checksum; a url must have one.")
+    sha256: Sha256 | None = Field(default=None, description="The checksum; required with a url.")
     format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
-        default=None, description="Only where the file's name does not end in it."
+        default=None, description="The format; needed if the file's name does not end with it."
     )
 
 
@@ -88,7 +90,7 @@ class FromIso(Part):
     """Install Windows from its medium."""
 
     iso: Iso = Field(description="The installation medium.")
-    drivers: Iso = Field(description="The medium with the virtio drivers and the guest agent: virtio-win's.")
+    drivers: Iso = Field(description="virtio-win.iso, which has the virtio drivers and the guest agent.")
     edition: Text = Field(
         description="The edition to install: its name, its index, or its id, with its type where the medium has "
         "several of that id (`ServerStandard Server Core`)."
@@ -114,17 +116,19 @@ Source = Annotated[
 class StepPart(Part):
     """What all steps share."""
 
-    name: Text | None = Field(default=None, description="What to call the step; by default its file.")
-    network: Literal["full", "none"] = Field(default="full", description="What the guest reaches meanwhile.")
+    name: Text | None = Field(default=None, description="The step's title; by default its file.")
+    network: Literal["full", "none"] = Field(
+        default="full", description="The guest's network access during the step."
+    )
     timeout: Duration = Field(
         default_factory=lambda: 30 * 60,
-        description="After which the step has failed.",
+        description="The step's time limit.",
         json_schema_extra={"default": "30 min"},
     )
     reboot: Literal["expected"] | None = Field(
         default=None, description="Windows: the step may restart the guest; it is then run again."
     )
-    checkpoint: bool = Field(default=False, description="Windows: shut down behind it and commit a layer.")
+    checkpoint: bool = Field(default=False, description="Windows: shut down after the step and commit a layer.")
 
 
 class Playbook(StepPart):
@@ -138,7 +142,7 @@ class Playbook(StepPart):
     )
     vault_password_file: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
         default=None,
-        description="A file with the password of what ansible-vault encrypted; it stays out of every record.",
+        description="A file with the password of files that ansible-vault encrypted; no record contains it.",
     )
     environment: Annotated[list[Annotated[Text, AfterValidator(rules.environment_variable)]], Unique] = Field(
         default=[],
@@ -163,7 +167,7 @@ class CopyPart(Part):
     from_: Annotated[Text, AfterValidator(rules.existing("", "file or folder", folders=True))] = Field(
         alias="from", description="A file or a folder, relative to the project."
     )
-    to: Annotated[Text, AfterValidator(rules.target)] = Field(description="Its absolute path in the guest.")
+    to: Annotated[Text, AfterValidator(rules.target)] = Field(description="The absolute path in the guest.")
     mode: Mode | None = Field(
         default=None,
         description='Octal, in quotes: "0644"; by default 0755 for a file with the executable bit, else 0644.',
@@ -229,8 +233,8 @@ class Http(Part):
 
     port: Annotated[int, Field(ge=1, le=65535)] = Field(default=80, description="The TCP port.")
     path: Annotated[str, AfterValidator(rules.web_path)] = Field(default="/", description="The page.")
-    contains: Text | None = Field(default=None, description="Text that the page must hold.")
-    status: Annotated[int, Field(ge=100, le=599)] = Field(default=200, description="The status it must answer.")
+    contains: Text | None = Field(default=None, description="Text that the page must contain.")
+    status: Annotated[int, Field(ge=100, le=599)] = Field(default=200, description="The expected HTTP status.")
 
 
 class ExpectHttp(Part):
@@ -266,7 +270,7 @@ class MachinePart(Part):
 
     cpus: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Virtual processors.")
     memory: MemorySize | None = Field(
-        default=None, description="Memory, a whole MiB; by default 2 GiB, 4 GiB for Windows."
+        default=None, description="Memory, a whole number of MiB; by default 2 GiB, 4 GiB for Windows."
     )
     patience: Annotated[float, Field(gt=0, le=10)] = Field(
         default=1.0, description="Windows: a factor for every deadline, for a host that is slower than most."
@@ -284,7 +288,7 @@ class SecretPart(Part):
 class Oobe(Part):
     """Windows' first boot."""
 
-    skip: bool = Field(default=True, description="A clone asks nothing at its first boot.")
+    skip: bool = Field(default=True, description="A clone asks no questions at its first boot.")
 
 
 class GeneralizePart(Part):
@@ -292,12 +296,12 @@ class GeneralizePart(Part):
 
     agent: GeneralizeAgent | None = Field(
         default=None,
-        description="Whose deprovisioning runs: by default waagent, for Windows sysprep. "
-        "outside: the source's disk has been generalized already.",
+        description="The tool that deprovisions the guest: by default waagent, for Windows sysprep. outside: the "
+        "source's disk is already generalized.",
     )
     mode_vm: bool = Field(
         default=False,
-        description="Windows: sysprep /mode:vm, for clones on the hypervisor that built it and no other.",
+        description="Windows: sysprep /mode:vm, for clones only on the hypervisor that built the image.",
     )
     oobe: Oobe = Field(default_factory=Oobe)
 
@@ -306,28 +310,29 @@ class FirstBootPart(Part):
     """What the master does at a clone's first boot: it pulls its configuration and applies it."""
 
     apply: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.readable)] = Field(
-        description="A program, relative to the project, that gets the configuration on its standard input."
+        description="A program, relative to the project, that reads the configuration from its standard input."
     )
     from_: Annotated[str, AfterValidator(rules.configuration)] = Field(
         default=USER_DATA,
         alias="from",
-        description="userdata, of Azure's metadata service, or an address that begins with http://.",
+        description="userdata (of Azure's metadata service), or an http:// address.",
     )
     deadline: Duration = Field(
         default_factory=lambda: 5 * 60,
-        description="After which it has failed, until the next boot.",
+        description="The time limit; after it, the next boot tries again.",
         json_schema_extra={"default": "5 min"},
     )
     sample: Text | None = Field(
-        default=None, description="What prove gives its clones; {{ clone }} becomes the clone's host name."
+        default=None,
+        description="The configuration that prove gives its clones; {{ clone }} becomes the clone's host name.",
     )
 
 
 class KeepPart(Part):
     """What the gallery keeps."""
 
-    versions: Annotated[int, Field(ge=1)] | None = Field(default=None, description="At most so many versions.")
-    days: Annotated[int, Field(ge=1)] | None = Field(default=None, description="At most so many days.")
+    versions: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The maximum number of versions.")
+    days: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The maximum age in days.")
 
 
 class RefreshPart(Part):
@@ -335,11 +340,12 @@ class RefreshPart(Part):
 
     mode: Literal["rebuild", "patch"] = Field(
         default="rebuild",
-        description="patch: golden is updated and generalized anew where only packages have changed.",
+        description="patch: if only packages have changed, golden is updated and generalized again.",
     )
-    steps: list[Step] = Field(default=[], description="What a patch runs; by default the distribution's updates.")
+    steps: list[Step] = Field(default=[], description="The steps of a patch; by default the distribution's updates.")
     cold_days: Annotated[int, Field(ge=0)] = Field(
-        default=7, description="After so many days the night reuses no layer, and compares; 0 is never."
+        default=7,
+        description="After so many days the refresh rebuilds without reusing layers and compares; 0 means never.",
     )
 
 
@@ -347,11 +353,12 @@ class Updates(Part):
     """Windows' updates, before the steps."""
 
     only: Literal["security", "all"] = Field(
-        default="all", description="Which: security and critical ones, or all that Windows would install by itself."
+        default="all",
+        description="security: security and critical updates; all: all updates that Windows installs automatically.",
     )
     deadline: Duration = Field(
         default_factory=lambda: 3 * 3600,
-        description="After which they have failed, restarts included.",
+        description="The time limit for all updates and restarts.",
         json_schema_extra={"default": "3 h"},
     )
 
@@ -363,7 +370,7 @@ class PortPart(Part):
     protocol: Literal["tcp", "udp"] = Field(default="tcp", description="Its protocol.")
     name: (
         Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9][A-Za-z0-9 ._()-]{0,59}", "a rule's name"))] | None
-    ) = Field(default=None, description="What the firewall's rule is called.")
+    ) = Field(default=None, description="The name of the firewall's rule.")
 
 
 class NetworkPart(Part):
@@ -377,12 +384,10 @@ class NetworkPart(Part):
 class DataDiskPart(Part):
     """A data disk beside the OS disk."""
 
-    lun: Annotated[int, Field(ge=0, le=63)] = Field(description="Its logical unit number.")
-    size: DiskSize = Field(description="Its virtual size, a whole MiB.")
-    caching: Literal["None", "ReadOnly", "ReadWrite"] = Field(default="None", description="Host caching in Azure.")
-    filesystem: Literal["ext4"] | None = Field(
-        default=None, description="What to format it with; by default nothing."
-    )
+    lun: Annotated[int, Field(ge=0, le=63)] = Field(description="The logical unit number.")
+    size: DiskSize = Field(description="The virtual size, a whole number of MiB.")
+    caching: Literal["None", "ReadOnly", "ReadWrite"] = Field(default="None", description="Azure's cache mode.")
+    filesystem: Literal["ext4"] | None = Field(default=None, description="The file system; by default none.")
     label: Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9_.-]{1,16}", "a label of ext4"))] | None = Field(
         default=None, description="The file system's label."
     )
@@ -402,53 +407,56 @@ class Written(Part):
     goldsmith: Annotated[int, AfterValidator(rules.format_version), WithJsonSchema({"const": rules.FORMAT})] = Field(
         description="The format's version."
     )
-    summary: Text | None = Field(default=None, description="One line on what the image is.")
+    summary: Text | None = Field(default=None, description="A description of one line.")
     os: Annotated[str, AfterValidator(system_rules.known_system), SystemNames] = Field(
         default=system_rules.DEFAULT, description="The operating system."
     )
-    source: Source = Field(description="What the image begins with; exactly one of its kinds.")
+    source: Source = Field(description="The base of the image; exactly one kind.")
     disk: DiskSize | None = Field(
         default=None,
-        description="The virtual size, a whole MiB; by default the source's, 8 GiB for debian, 64 GiB for iso.",
+        description="The virtual size, a whole number of MiB; by default the source's, 8 GiB for debian, 64 GiB "
+        "for iso.",
     )
     generations: Annotated[list[Generation], Field(min_length=1), Unique] | None = Field(
         default=None,
-        description="Hyper-V generations that the master boots in: 1 is BIOS, 2 is UEFI. "
-        "By default both; Windows has one, by default 2.",
+        description="Hyper-V generations in which the master boots: 1 is BIOS, 2 is UEFI. By default both; a "
+        "Windows image has one, by default 2.",
     )
     secure_boot: bool | None = Field(
-        default=None, description="Windows: installed under Secure Boot; by default on generation 2."
+        default=None, description="Windows: install and test under Secure Boot; by default true on generation 2."
     )
     tpm: bool | None = Field(
-        default=None, description="Windows: installed with a TPM 2.0; by default on generation 2."
+        default=None, description="Windows: install and test with a TPM 2.0; by default true on generation 2."
     )
     machine: MachinePart = Field(default_factory=MachinePart)
     accelerator: Literal["auto", "kvm", "tcg"] = Field(
-        default="auto", description="auto takes KVM where a measurement finds it working."
+        default="auto", description="auto uses KVM if a measurement shows that it works."
     )
     locale: Annotated[
         str, AfterValidator(rules.matches(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", "a locale such as en-US"))
     ] = Field(default="en-US", description="Windows: language, formats and keyboard.")
-    timezone: Text = Field(default="UTC", description="Windows: the time zone, by Windows' own name.")
-    updates: Updates | None = Field(default=None, description="Windows: its updates, before the steps.")
-    steps: list[Step] = Field(default=[], description="What happens in the guest, in order; each commits a layer.")
+    timezone: Text = Field(default="UTC", description="Windows: the time zone, by its Windows name.")
+    updates: Updates | None = Field(default=None, description="Windows: updates that are installed before the steps.")
+    steps: list[Step] = Field(default=[], description="The steps in the guest, in order; each makes a layer.")
     secrets: Annotated[dict[str, SecretPart], Later] | None = Field(
         default=None, description="Not built yet: secrets by name."
     )
     generalize: GeneralizePart = Field(default_factory=GeneralizePart)
-    waive: dict[CheckId, Text] = Field(default={}, description="Checks that may fail, and why: id to reason.")
+    waive: dict[CheckId, Text] = Field(
+        default={}, description="Checks that may fail, with the reasons: id to reason."
+    )
     prove: Annotated[list[CellName], Field(min_length=1), Unique] | None = Field(
-        default=None, description="Where clones are started before the master is golden; by default every generation."
+        default=None, description="The test targets on which clones must pass; by default every generation."
     )
     #: The name of a registered format. While goldsmith ships one format, no schema or page speaks of it.
     output: SkipJsonSchema[Annotated[str, AfterValidator(rules.output_format)] | None] = None
-    expect: list[Expectation] = Field(default=[], description="What prove must see in the running clone.")
+    expect: list[Expectation] = Field(default=[], description="Conditions that a running clone must meet.")
     first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)
     refresh: RefreshPart = Field(default_factory=RefreshPart)
     accounts: Annotated[list[Account], Unique] = Field(
-        default=[], description="Accounts that may ship; any other is a finding."
+        default=[], description="Accounts that may ship; inspect reports every other account."
     )
-    ports: list[PortPart] = Field(default=[], description="Windows: ports that its firewall opens.")
-    data_disks: list[DataDiskPart] = Field(default=[], description="Disks that go with the OS disk.")
+    ports: list[PortPart] = Field(default=[], description="Windows: ports that the firewall opens.")
+    data_disks: list[DataDiskPart] = Field(default=[], description="Disks beside the OS disk.")
     network: NetworkPart = Field(default_factory=NetworkPart)

@@ -125,7 +125,7 @@ def _check_list(document: Document, place: tuple[str, ...], steps: object, rules
         copied = step.get("copy")
         to = copied.get("to") if isinstance(copied, dict) else None
         if isinstance(to, str) and rules.foreign_path.match(to):
-            document.add((*place, index, "copy", "to"), "is a path of another system", rules.example)
+            document.add((*place, index, "copy", "to"), "is a path of another operating system", rules.example)
 
 
 def check_keys(document: Document, data: dict[str, Any], foreign: Mapping[tuple[str, ...], tuple[str, str]]) -> None:

@@ -32,7 +32,7 @@ def size(value: object) -> int:
     if total != int(total):
         raise Wrong(f"{value} is not a whole number of bytes")
     if total == 0:
-        raise Wrong("a size must be above zero")
+        raise Wrong("a size must be greater than zero")
     return int(total)
 
 
@@ -44,7 +44,7 @@ def disk_size(value: object) -> int:
         hint = f"{below or 1} MiB or {below + 1} MiB?" if below else "1 MiB?"
         raise Wrong(f"{value} is not a whole number of MiB", hint)
     if total > LARGEST_DISK:
-        raise Wrong(f"{value} is more than a VHD can hold", "at most 2040 GiB")
+        raise Wrong(f"{value} is larger than a VHD can be", "use at most 2040 GiB")
     return total
 
 
@@ -54,7 +54,7 @@ def memory_size(value: object) -> int:
     if total % MIB:
         raise Wrong(f"{value} is not a whole number of MiB")
     if total < 256 * MIB:
-        raise Wrong(f"{value} is too little for a guest to boot", "at least 256 MiB")
+        raise Wrong(f"{value} is too small for a guest", "use at least 256 MiB")
     return total
 
 
@@ -69,7 +69,7 @@ def duration(value: object) -> int:
     if total != int(total):
         raise Wrong(f"{value} is not a whole number of seconds")
     if total == 0:
-        raise Wrong("a duration must be above zero")
+        raise Wrong("a duration must be greater than zero")
     return int(total)
 
 
@@ -77,7 +77,7 @@ def _split(value: object, like: str, units: dict[str, int]) -> tuple[Decimal, st
     if isinstance(value, int | float) and not isinstance(value, bool):
         uneven = ""
         if "MiB" in units and isinstance(value, int) and value % MIB:
-            uneven = "; as bytes it would not be a whole number of MiB either"
+            uneven = "; in bytes it is not a whole number of MiB either"
         raise Wrong(f"must be {like}: {shown(value)} has no unit{uneven}")
     if not isinstance(value, str):
         raise Wrong(f"must be {like}, not {shown(value)}")

@@ -64,7 +64,7 @@ def _is_set(found: bytes) -> bool:
 
 def _damaged(key: str) -> DiskError:
     return DiskError(
-        f"the account {key} of the SAM cannot be read",
+        f"the account {key} in the SAM cannot be read",
         name="sam-damaged",
-        hint="start that Windows, and look whether its accounts are whole: net user",
+        hint="start that Windows and check its accounts with net user",
     )

@@ -38,7 +38,7 @@ class BootStore:
         default = self._ids(BOOTMGR, _DEFAULT)
         for name in default:
             if self._hive.keys(f"Objects\\{name}") is None:
-                raise _no_loader(f"its default entry {name} is not there")
+                raise _no_loader(f"its default entry {name} does not exist")
         wanted = [
             *default,
             *self._ids(BOOTMGR, _DISPLAY_ORDER),
@@ -88,5 +88,5 @@ def _no_loader(why: str) -> DiskError:
     return DiskError(
         f"the BCD's boot manager starts no Windows: {why}",
         name="no-loader",
-        hint="bcdboot C:\\Windows writes the boot configuration anew",
+        hint="run bcdboot C:\\Windows, which rewrites the boot configuration",
     )

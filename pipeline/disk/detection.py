@@ -33,9 +33,9 @@ def detect_format(read: Read, size: int, path: Path) -> str:
     refuse_other_name(path.name, found, read)
     if found == "raw" and size % SECTOR:
         raise DiskError(
-            f"{one_line(path.name)}: {size} bytes are not whole sectors of {SECTOR}: it is no disk, or was cut",
+            f"{one_line(path.name)}: {size} bytes are not whole sectors of {SECTOR}: it is not a disk, or was cut",
             name="disk-size",
-            hint="copy it again from its source; --format raw takes it for a raw disk all the same",
+            hint="copy it again from its source, or read it as a raw disk with --format raw",
             evidence=path,
         )
     return found
@@ -47,7 +47,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
         raise DiskError(
             f"{one_line(path.name)} is empty",
             name="disk-empty",
-            hint="a copy that failed leaves such files: copy it again",
+            hint="copy it again from its source; a failed copy may leave an empty file",
             evidence=path,
         )
     # the footer first: sector 0 of a fixed VHD belongs to the guest, who may write any magic there
@@ -82,8 +82,8 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     at = stray_footer(read, size)
     if at is not None:
         raise DiskError(
-            f"{one_line(path.name)} is a VHD that something was added to: its footer stands at byte {at}, "
-            f"the file ends at {size}",
+            f"{one_line(path.name)} is a VHD with added bytes: its footer is at byte {at}, but the file ends at "
+            f"{size}",
             name="vhd-padded",
             hint=f"copy it again from its source, or cut a copy of it: truncate -s {at + FOOTER_SIZE} FILE",
             evidence=path,
@@ -102,15 +102,15 @@ def refuse_other_name(name: str, found: str, read: Read) -> None:
     shown, title = one_line(name), known_format(found).title
     if found == "raw" and promise[0] == VHD.key:
         raise DiskError(
-            f"{shown}: its name says VHD, but no footer stands at its end: it was cut, or is none",
+            f"{shown}: its name says VHD, but it has no footer at its end: it was cut, or is not a VHD",
             name="vhd-no-footer",
-            hint="copy it again from its source; if it is a raw disk, rename it, or say so: --format raw",
+            hint="copy it again from its source; if it is a raw disk, rename it, or use --format raw",
         )
     content = "nothing that goldsmith knows" if found == "raw" and promise[0] != "raw" else title
     raise DiskError(
         f"{shown}: its name says {promise[1]}, its content is {content}",
         name="disk-name-and-content",
-        hint=f"copy it again from its source; if the content is right, rename it, or say so: --format {found}",
+        hint=f"copy it again from its source; if the content is right, rename it, or use --format {found}",
     )
 
 

@@ -65,7 +65,7 @@ class Disk:
         """The files of a volume. Raises DiskError: fs-unsupported, fs-damaged."""
         if not volume.readable:
             raise DiskError(
-                f"partition {volume.number} holds {volume.kind or 'nothing known'}: goldsmith cannot read that",
+                f"partition {volume.number} holds {volume.kind or 'nothing known'}: which goldsmith cannot read",
                 name="fs-unsupported",
                 hint=how_to_read(volume.kind),
             )
@@ -91,9 +91,9 @@ class Disk:
                 candidate.mount_all(self._by_name(), volume.start)
                 return candidate
         raise DiskError(
-            f"no Linux root on {self.path.name}{self._unread()}",
+            f"{self.path.name} has no Linux root file system{self._unread()}",
             name="no-linux-root",
-            hint="goldsmith inspect DISK --list volumes shows what is on it",
+            hint="goldsmith inspect DISK --list volumes shows its file systems",
         )
 
     @cached_property
@@ -105,9 +105,9 @@ class Disk:
                 if candidate.is_dir("/Windows/System32/config"):
                     return candidate
         raise DiskError(
-            f"no Windows root on {self.path.name}{self._unread()}",
+            f"{self.path.name} has no Windows root file system{self._unread()}",
             name="no-windows-root",
-            hint="goldsmith inspect DISK --list volumes shows what is on it",
+            hint="goldsmith inspect DISK --list volumes shows its file systems",
         )
 
     @cached_property

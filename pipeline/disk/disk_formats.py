@@ -78,15 +78,15 @@ def chain(path: Path, fmt: str | None = None, *, allow_backing_within: Path | No
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
                 raise DiskError(
-                    f"{path}: its backing chain is a circle at {here}",
+                    f"{path}: its backing chain is circular at {here}",
                     name="backing-cycle",
-                    hint="flatten it where it comes from: qemu-img convert -O qcow2",
+                    hint="flatten the disk on its original host: qemu-img convert -O qcow2",
                 )
             if len(seen) >= MAX_CHAIN:
                 raise DiskError(
                     f"{path}: its backing chain has more than {MAX_CHAIN} files",
                     name="backing-cycle",
-                    hint="flatten it where it comes from: qemu-img convert -O qcow2",
+                    hint="flatten the disk on its original host: qemu-img convert -O qcow2",
                 )
             seen.add(identity)
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
@@ -127,7 +127,7 @@ def format_of(fmt: str) -> str:
     row = RAW if fmt.lower() == "img" else find_format(fmt)
     if row is None:
         raise UsageError(
-            f"goldsmith reads no format {one_line(fmt, 40)!r}",
+            f"goldsmith cannot read the format {one_line(fmt, 40)!r}",
             name="unknown-format",
             hint=f"one of {', '.join(each.key for each in formats())}",
         )
@@ -146,7 +146,7 @@ def refuse_name(path: Path) -> None:
     for name in (str(path), path.name):
         if _PROTOCOL.match(name):
             raise DiskError(
-                f"{name}: qemu would read this name as a protocol or a json: description, not as a file",
+                f"{name}: QEMU would read this name as a protocol or a json: description, not as a file",
                 name="disk-name",
                 hint="rename the file",
             )
@@ -173,7 +173,9 @@ class _File:
             return os.pread(self._fd, length, offset)
         except OSError as error:
             raise DiskError(
-                f"cannot read {self._path}: {error.strerror}", name="disk-unreadable", hint="is its disk whole?"
+                f"cannot read {self._path}: {error.strerror}",
+                name="disk-unreadable",
+                hint="check the host's disk with dmesg",
             ) from None
 
 
@@ -205,7 +207,7 @@ def _judge_vhd(file: _File, size: int, path: Path) -> None:
         (kind,) = struct.unpack_from(">I", data, 60)
         if kind == DiskType.DIFFERENCING and (data is not head or not _fixed(tail)):
             raise DiskError(
-                f"{path.name} is a differencing VHD: its data is only whole with its parent's",
+                f"{path.name} is a differencing VHD: it needs its parent's data",
                 name="vhd-differencing",
                 hint="merge it into its parent first: goldsmith vhd merge FILE NEW.vhd --parent PARENT.vhd",
                 evidence=path,
@@ -225,9 +227,9 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
     shown = one_line(name, 200)
     if within is None or _PROTOCOL.match(name):
         raise DiskError(
-            f"{path.name} is not whole: it names {shown!r} as its backing file",
+            f"{path.name} is incomplete: it names {shown!r} as its backing file",
             name="qcow2-backing-file",
-            hint="flatten it where it comes from: qemu-img convert -O qcow2",
+            hint="flatten the disk on its original host: qemu-img convert -O qcow2",
             evidence=path,
         )
     target = (path.parent / name).resolve()
@@ -236,14 +238,14 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
             f"{path.name}: its backing file {shown!r} lies outside {within}",
             name="backing-outside",
             evidence=path,
-            hint="flatten it where it comes from: qemu-img convert -O qcow2",
+            hint="flatten the disk on its original host: qemu-img convert -O qcow2",
         )
     if fmt not in (QCOW2.driver, RAW.driver, VHD.driver):
         raise DiskError(
             f"{path.name}: the format of its backing file is {fmt or 'not stated'}",
             name="backing-format",
             evidence=path,
-            hint="flatten it where it comes from: qemu-img convert -O qcow2",
+            hint="flatten the disk on its original host: qemu-img convert -O qcow2",
         )
     if fmt == VHD.driver:
         # qemu opens it, and must see all of it
@@ -253,7 +255,7 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
                 f"{path.name}: its backing file {shown!r} is no fixed VHD that every qemu reads whole",
                 name="backing-format",
                 evidence=path,
-                hint="flatten it where it comes from: qemu-img convert -O qcow2",
+                hint="flatten the disk on its original host: qemu-img convert -O qcow2",
             )
     return target, fmt
 

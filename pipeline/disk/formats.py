@@ -28,7 +28,7 @@ class Foreign:
 
 
 def _compressed(title: str, tool: str, unpacks: str = "") -> Foreign:
-    own = "--unpack unpacks it on the way; or " if unpacks else ""
+    own = "use --unpack, or run " if unpacks else ""
     return Foreign(title, f"{own}{tool} FILE, then the file that it leaves", unpacks)
 
 
@@ -54,7 +54,7 @@ _ZIP = _archive("a zip archive", "unzip")
 _DMG = _disk("a dmg (an Apple disk image)", "dmg")
 _CLOOP = _disk("a cloop image", "cloop")
 _EWF = Foreign("an EWF (EnCase) image", "ewfexport -f raw FILE")
-_LUKS = Foreign("LUKS", "unlock it where its key is, then ship it without encryption")
+_LUKS = Foreign("LUKS", "unlock it on the host that has its key, and store it without encryption")
 
 #: (offset, magic, what begins with it).
 _MAGICS: tuple[tuple[int, bytes, Foreign], ...] = (

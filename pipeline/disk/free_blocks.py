@@ -34,16 +34,16 @@ def free_ranges(path: Path, fmt: str | None = None) -> tuple[array[int], array[i
     with open_disk(path, fmt) as disk:
         if not known_format(disk.fmt).is_flat:
             raise DiskError(
-                f"{path.name} is {disk.fmt}: only a raw disk or a fixed VHD is scrubbed",
+                f"{path.name} is {disk.fmt}: only a raw disk or a fixed VHD can be trimmed",
                 name="disk-format",
-                hint="goldsmith vhd convert makes a fixed VHD of it",
+                hint="convert it to a fixed VHD with goldsmith vhd convert",
             )
         for start, length in _free(disk, path):
             if len(starts) >= MAX_RANGES:
                 raise DiskError(
-                    f"{path.name}: its free room lies in more than {MAX_RANGES} pieces",
+                    f"{path.name}: its free space is in more than {MAX_RANGES} pieces",
                     name="disk-too-fragmented",
-                    hint="the file system is damaged, or must be defragmented first: e4defrag",
+                    hint="check the file system, or defragment it with e4defrag",
                     evidence=path,
                 )
             starts.append(start)
@@ -70,11 +70,11 @@ def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
         raise DiskError(
             f"partition {volume.number}: the {volume.kind} file system was not unmounted cleanly",
             name="fs-not-clean",
-            hint="shut the guest down in order, then build again",
+            hint="shut the guest down properly, then build again",
             evidence=path,
         )
     if facts.bigalloc:
-        raise DiskError(f"partition {volume.number}: ext4 with bigalloc is not scrubbed", name="fs-unsupported")
+        raise DiskError(f"partition {volume.number}: ext4 with bigalloc cannot be trimmed", name="fs-unsupported")
     if "?" in path.name:
         # e2fsprogs takes what follows as its own options
         raise DiskError(f"{path}: a name with '?' cannot be given to dumpe2fs", name="disk-name")
@@ -88,9 +88,9 @@ def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
             begin, end = int(first), int(last or first) + 1
             if end <= begin or end > facts.blocks:
                 raise DiskError(
-                    f"partition {volume.number}: free block {end} is outside",
+                    f"partition {volume.number}: the free block {end} is outside the disk",
                     name="fs-damaged",
-                    hint="check it from a rescue system: e2fsck -f",
+                    hint="check it in a rescue system with e2fsck -f",
                 )
             yield volume.start + begin * block, (end - begin) * block
     running.finish()

@@ -76,7 +76,9 @@ def move_backup(source: ExtentSource, size: int) -> tuple[ExtentSource, bool]:
     """
     if size % SECTOR or size < source.size:
         raise DiskError(
-            f"{size} bytes are not whole sectors", name="gpt-size", hint="convert to VHD: it is rounded up"
+            f"{size} bytes are not whole sectors",
+            name="gpt-size",
+            hint="convert the disk to a VHD, which rounds the size up",
         )
     # a reader of its own: closing it must not close the source
     reader = Reader(ExtentSource(source.size, source.extents))
@@ -96,9 +98,9 @@ def _patches(reader: Reader, size: int) -> dict[int, bytes]:
     first = _header(reader, 1)
     if first is None:
         raise DiskError(
-            "there is no first GPT that is right, so that the second cannot be made from it",
+            "the primary GPT is not valid, so the backup GPT cannot be made from it",
             name="gpt-missing",
-            hint="goldsmith inspect DISK --list volumes says what there is; a disk with an MBR needs no second table",
+            hint="goldsmith inspect DISK --list volumes shows the partitions; a disk with an MBR needs no backup GPT",
         )
     last = size // SECTOR - 1
     width = -(-len(first.entries) // SECTOR)
@@ -106,7 +108,7 @@ def _patches(reader: Reader, size: int) -> dict[int, bytes]:
         raise DiskError(
             f"a partition ends in sector {first.last_used}; the second GPT needs {last - width} to {last}",
             name="gpt-no-room",
-            hint="make the disk larger first: goldsmith vhd resize, by 1 MiB",
+            hint="enlarge the disk first by 1 MiB, with goldsmith vhd resize",
         )
     out = _old_backup(reader, first, last - width)
     table = first.entries.ljust(width * SECTOR, b"\0")

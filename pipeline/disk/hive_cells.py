@@ -287,5 +287,5 @@ def damaged(what: str) -> DiskError:
     return DiskError(
         f"the registry hive cannot be read: {what}",
         name="hive-damaged",
-        hint="start that Windows and let it write its registry anew, or take the hive from a backup",
+        hint="start that Windows, which rewrites its registry, or restore the hive from a backup",
     )

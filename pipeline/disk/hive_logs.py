@@ -170,9 +170,9 @@ def _grow(target: Patched, size: int) -> None:
 
 def _too_large(what: str) -> DiskError:
     return DiskError(
-        f"the registry hive is dirty, and its log is not replayed: {what}",
+        f"the registry hive is dirty, and its log cannot be replayed: {what}",
         name="hive-log-too-large",
-        hint="start that Windows and shut it down in order, without fast startup: then its registry is whole",
+        hint="start that Windows and shut it down without fast startup",
     )
 
 

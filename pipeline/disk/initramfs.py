@@ -123,13 +123,13 @@ def _entries(data: bytes, *, bodies: bool) -> Iterator[tuple[str, _Entry]]:
         raise DiskError(
             "the initramfs cannot be read: its archive or its compressed data are damaged or cut off",
             name="initramfs-damaged",
-            hint="make it anew inside the system: update-initramfs -u (Debian), dracut --force (Fedora, SUSE)",
+            hint="rebuild it inside the system: update-initramfs -u (Debian), dracut --force (Fedora, SUSE)",
         ) from None
 
 
 def _counted(count: int) -> int:
     if count >= MAX_NAMES:
-        raise DiskError(f"an initramfs of more than {MAX_NAMES} names", name="initramfs-too-large")
+        raise DiskError(f"the initramfs has more than {MAX_NAMES} names", name="initramfs-too-large")
     return count + 1
 
 
@@ -160,7 +160,9 @@ def _unpack(view: memoryview) -> tuple[str, IO[bytes]]:
         return "lz4", io.BufferedReader(_Chunks(_lz4_legacy(view)), 1 << 20)
     if magic.startswith(b"\x04\x22\x4d\x18"):
         return "lz4", lz4.frame.LZ4FrameFile(source)
-    raise DiskError(f"an initramfs that begins with {magic.hex()}: unknown compression", name="initramfs-compression")
+    raise DiskError(
+        f"the initramfs begins with {magic.hex()}, which is no known compression", name="initramfs-compression"
+    )
 
 
 def _lz4_legacy(view: memoryview) -> Iterator[bytes]:
@@ -207,7 +209,7 @@ class _Limited(io.RawIOBase):
         data = self._stream.read(len(buffer))
         self._given += len(data)
         if self._given > MAX_UNPACKED:
-            raise DiskError(f"an initramfs of more than {MAX_UNPACKED >> 20} MiB", name="initramfs-too-large")
+            raise DiskError(f"the initramfs has more than {MAX_UNPACKED >> 20} MiB", name="initramfs-too-large")
         buffer[: len(data)] = data
         return len(data)
 

@@ -136,7 +136,7 @@ def find_loader_swap(path: Path) -> LoaderSwap | None:
 def _ask(question: Question, path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(
-            f"{path} is no file", name="medium-missing", hint="name an .iso file; pipes and devices are not read"
+            f"{path} is not a file", name="medium-missing", hint="name an .iso file; pipes and devices cannot be read"
         )
     try:
         value = sandbox.ask(question, path, parameters=parameters).value
@@ -215,13 +215,15 @@ def choose(medium: Installation, wanted: str) -> Edition:
     ]
     if not found:
         raise UsageError(
-            f"{medium.path.name} has no edition {wanted}", name="edition-unknown", hint=f"it has {known or 'none'}"
+            f"{medium.path.name} has no edition {wanted}",
+            name="edition-unknown",
+            hint=f"the medium has {known or 'no editions'}",
         )
     if len(found) > 1:
         ways = " or ".join(f'"{each.edition} {each.kind}"' for each in found)
         raise UsageError(
             f"{medium.path.name} has more than one {wanted}",
             name="edition-ambiguous",
-            hint=f"write {ways}, or the index; it has {known}",
+            hint=f"write {ways}, or the index; the medium has {known}",
         )
     return found[0]

@@ -87,14 +87,14 @@ class Medium:
         """Raises UsageError (no-such-file, medium-damaged)."""
         place = self.find(path)
         if place is None:
-            raise UsageError(f"there is no {path} on the medium", name="no-such-file")
+            raise UsageError(f"the medium has no {path}", name="no-such-file")
         try:
             with self._iso.open_file_from_iso(**{self._by: place}) as file:
                 file.seek(offset)
                 return bytes(file.read(size))
         except (PyCdlibException, OSError):
             raise UsageError(
-                f"{path} cannot be read: the medium is damaged or cut off there",
+                f"{path} cannot be read: the medium is damaged or incomplete",
                 name="medium-damaged",
                 hint="compare its checksum with the publisher's, and download it again",
             ) from None
@@ -125,7 +125,7 @@ def open_medium(path: Path) -> Iterator[Medium]:
         raise UsageError(
             f"{path.name} cannot be read as an installation medium",
             name="no-medium",
-            hint="an .iso file as it was downloaded; is it whole?",
+            hint="use an .iso file, and compare its checksum with the publisher's",
         ) from None
     try:
         yield Medium(iso, iso.pvd.volume_identifier.decode("ascii", "replace").strip())
@@ -163,7 +163,7 @@ def _entry(path: Path, sector: int) -> int | None:
         record = file.read(SECTOR)
         if not record.startswith(_RECORD_ID) or len(record) < SECTOR:
             raise UsageError(
-                f"{path.name} does not start a machine: it has no boot record",
+                f"{path.name} cannot boot a machine, because it has no boot record",
                 name="medium-damaged",
                 hint=_DOWNLOAD_AGAIN,
             )
@@ -184,7 +184,7 @@ def _kind(path: Path, medium: Medium) -> str:
     raise UsageError(
         f"{path.name} ({medium.label}) is neither a Windows installation medium nor virtio-win's",
         name="medium-unknown",
-        hint="the one has a folder sources, the other folders such as viostor",
+        hint="a Windows medium has a folder sources; virtio-win.iso has folders such as viostor",
     )
 
 
@@ -205,20 +205,21 @@ def _no_image(path: Path, medium: Medium, names: set[str]) -> UsageError:
     if "install.swm" in names:
         parts = sorted(name for name in names if name.startswith("install") and name.endswith(".swm"))
         return UsageError(
-            f"{path.name}: its image is split ({', '.join(parts)})",
+            f"{path.name}: its image is split into several files ({', '.join(parts)})",
             name="wim-is-split",
-            hint="wimlib-imagex join install.wim install*.swm, and an ISO with that; or take the original one",
+            hint="wimlib-imagex join install.wim install*.swm, and make an ISO with the result; or use the "
+            "original ISO",
         )
     if "install.esd" in names:
         return UsageError(
             f"{path.name}: its image is install.esd, as the media creation tool makes it",
             name="wim-is-esd",
-            hint="take the ISO from the evaluation center or the volume licensing center; it has install.wim",
+            hint="use the ISO of the evaluation center or the volume licensing center, which has install.wim",
         )
     return UsageError(
         f"{path.name} ({medium.label}) has no sources/install.wim",
         name="no-installation",
-        hint="a Windows installation ISO has one",
+        hint="use a Windows installation ISO",
     )
 
 
@@ -274,7 +275,7 @@ def _drivers(path: Path, medium: Medium) -> dict[str, Any]:
         raise UsageError(
             f"{path.name} ({medium.label}) has none of {', '.join(DRIVERS)}",
             name="no-drivers",
-            hint="virtio-win.iso, as the virtio-win project publishes it",
+            hint="use virtio-win.iso as the virtio-win project publishes it",
         )
     return {"kind": "drivers", "label": medium.label, "drivers": found, "agent": medium.find(AGENT) is not None}
 

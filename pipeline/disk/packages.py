@@ -80,9 +80,9 @@ def read_packages(root: Root) -> tuple[Package, ...]:
     for folder, (manager, command) in _NOT_READ.items():
         if root.listdir(folder):
             raise DiskError(
-                f"the root's packages are {manager}'s ({folder}), whose record goldsmith cannot read",
+                f"the packages are managed by {manager} ({folder}), whose database goldsmith cannot read",
                 name="packages-not-read",
-                hint=f"inside the running system: {command}",
+                hint=f"run this inside the system: {command}",
             )
     return ()
 
@@ -179,15 +179,15 @@ def read_rpm(root: Root) -> tuple[Package, ...]:
             log = root.stat(f"{folder}/rpmdb.sqlite-wal")
             if log is not None and log.size:
                 raise DiskError(
-                    "rpm's database was not closed: its log is not empty",
+                    "rpm's database was not closed, because its log is not empty",
                     name="rpm-database-open",
-                    hint="shut the system down in order, then look again",
+                    hint="shut the system down properly, then inspect again",
                 )
             return parse_rpmdb(root.read(f"{folder}/rpmdb.sqlite", RPM_LIMIT) or b"")
         for name, kind in _RPM_OLD.items():
             if name in names:
                 raise DiskError(
-                    f"{folder}/{name} is rpm's old database ({kind}), which goldsmith cannot read",
+                    f"{folder}/{name} is an old rpm database ({kind}), which goldsmith cannot read",
                     name="rpm-database-old",
                     hint=f"install rpm, copy {folder} out of the disk, rpm --dbpath FOLDER -qa",
                 )
@@ -257,5 +257,5 @@ def _damaged(what: str) -> DiskError:
     return DiskError(
         f"rpm's database cannot be read: {what}",
         name="rpm-database-damaged",
-        hint="inside the running system: rpm --rebuilddb",
+        hint="run rpm --rebuilddb inside the system",
     )

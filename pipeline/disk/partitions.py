@@ -89,9 +89,9 @@ def read_table(read: Read, size: int) -> Table:
         if good.fault is not None:
             _refuse_other_sectors(read, size)
             raise DiskError(
-                f"neither copy of the GPT is right: first {primary.fault}, backup {backup.fault}",
+                f"both copies of the GPT are damaged: primary: {primary.fault}; backup: {backup.fault}",
                 name="gpt-damaged",
-                hint="gdisk may find the partitions again (recovery menu), on a copy of the disk",
+                hint="try gdisk's recovery menu on a copy of the disk",
             )
         return Table("gpt", good.partitions, mbr[:440], primary, backup)
     _refuse_other_sectors(read, size)
@@ -111,7 +111,7 @@ def _refuse_other_sectors(read: Read, size: int) -> None:
                 raise DiskError(
                     f"the disk has a GPT for sectors of {sector:,} bytes; goldsmith reads sectors of 512 bytes only",
                     name="gpt-sector-size",
-                    hint="a VHD has sectors of 512 bytes: make such a disk, and copy the file systems to it",
+                    hint="create a disk with sectors of 512 bytes, as a VHD has, and copy the file systems to it",
                 )
 
 

@@ -67,7 +67,7 @@ def _punch(fd: int, offset: int, length: int) -> None:
     if libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)):
         number = ctypes.get_errno()
         raise HostError(
-            f"cannot make a hole: {os.strerror(number)}",
+            f"a hole cannot be punched: {os.strerror(number)}",
             name="no-holes",
-            hint="the store must lie on a file system with holes: ext4, xfs, btrfs",
+            hint="move the store to a file system that supports holes: ext4, xfs, btrfs",
         )

@@ -35,9 +35,9 @@ def judge(read: Read, path: Path) -> tuple[str, str] | None:
         raise damaged
     if head[4:8] == b"\0\0\0\1":
         raise DiskError(
-            f"{path.name} is qcow version 1, of before 2008; goldsmith reads versions 2 and 3",
+            f"{path.name} is qcow version 1, but goldsmith reads only versions 2 and 3",
             name="qcow2-version",
-            hint="where it is trusted: qemu-img convert -f qcow -O qcow2 FILE NEW.qcow2",
+            hint="if you trust the disk: qemu-img convert -f qcow -O qcow2 FILE NEW.qcow2",
             evidence=path,
         )
     if len(head) < 72:
@@ -58,21 +58,21 @@ def judge(read: Read, path: Path) -> tuple[str, str] | None:
         raise DiskError(
             f"{path.name} keeps its data in another file ({other})",
             name="qcow2-data-file",
-            hint="convert it where it comes from: qemu-img convert -O qcow2",
+            hint="convert it on its original host: qemu-img convert -O qcow2",
             evidence=path,
         )
     if features & _CORRUPT or features & ~_KNOWN:
         raise DiskError(
-            f"{path.name}: marked corrupt, or needs features that are not known ({features:#x})",
+            f"{path.name}: the header is marked corrupt, or has unknown features ({features:#x})",
             name="qcow2-damaged",
-            hint="on a copy: qemu-img check -r all COPY.qcow2",
+            hint="run qemu-img check -r all on a copy",
             evidence=path,
         )
     if crypt:
         raise DiskError(
             f"{path.name} is encrypted",
             name="qcow2-encrypted",
-            hint="decrypt it where its key is: qemu-img convert with --object secret",
+            hint="decrypt it on the host that has its key: qemu-img convert with --object secret",
             evidence=path,
         )
     if not backing_at:

@@ -186,6 +186,6 @@ def lies(path: Path) -> DiskError:
     return DiskError(
         f"{path.name}: the disk reader returned an invalid result",
         name="reader-lies",
-        hint="the disk may have been made to attack its reader: do not use it",
+        hint="the disk may be malicious: do not use it",
         evidence=path,
     )

@@ -49,9 +49,9 @@ class Hive:
         """
         if len(data) > LARGEST:
             raise DiskError(
-                f"a registry hive of more than {LARGEST >> 20} MiB is not read",
+                f"the registry hive has more than {LARGEST >> 20} MiB, which is the limit",
                 name="hive-too-large",
-                hint="compact it: load it in a Windows and save it with reg save",
+                hint="compact the hive: load it in Windows and save it with reg save",
             )
         found = replay(data, logs)
         self.header, self.replayed, self._why_dirty = found.header, found.entries, found.why_dirty
@@ -74,8 +74,8 @@ class Hive:
                 named, *self.header.sequences, self._why_dirty
             ),
             name="hive-dirty",
-            hint="the logs lie beside the hive (.LOG1, .LOG2): copy them too; of a disk: start that Windows, shut it "
-            "down in order, without fast startup, then look again",
+            hint="the logs lie beside the hive (.LOG1, .LOG2): copy them too; for a disk: start that Windows, shut "
+            "it down without fast startup, then inspect again",
         )
 
     def keys(self, path: str = "") -> list[str] | None:

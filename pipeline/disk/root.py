@@ -47,14 +47,16 @@ class Root:
             return None
         data = place[0].read(place[1], 0, limit)
         if len(data) < min(limit, facts.size):
-            raise DiskError(f"{path}: {len(data)} of its {facts.size} bytes can be read", name="file-cut-short")
+            raise DiskError(
+                f"only {len(data)} of the {facts.size} bytes of {path} can be read", name="file-cut-short"
+            )
         return data
 
     def read_whole(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         """A regular file, None where there is none. Raises DiskError: file-too-large, file-cut-short."""
         data = self.read(path, limit + 1)
         if data is not None and len(data) > limit:
-            raise DiskError(f"{path} has more than the {limit >> 20} MiB that are read", name="file-too-large")
+            raise DiskError(f"{path} has more than {limit >> 20} MiB, which is the limit", name="file-too-large")
         return data
 
     def text(self, path: str, limit: int = READ_LIMIT) -> str:
@@ -118,7 +120,7 @@ class Root:
             for name, entry in sorted(fs.entries(inode).items()):
                 count += 1
                 if count > limit:
-                    raise DiskError(f"more than {limit} names below {path}", name="fs-too-many-names")
+                    raise DiskError(f"{path} has more than {limit} names below it", name="fs-too-many-names")
                 here = f"{above}/{name}"
                 yield here, fs, entry
                 if entry.type != "dir" or here.count("/") > MAX_DEPTH:

@@ -338,14 +338,14 @@ class Worker:
         last = self._last_words() or f"code {status}"
         if not self.confinement and status == 1:
             return HostError(
-                f"nothing that reads disks can be confined on this host: {last}",
+                f"this host cannot confine the disk reader: {last}",
                 name="sandbox-unavailable",
-                hint="make setup installs libseccomp2; goldsmith doctor says what else is missing",
+                hint="install libseccomp2 (make setup does); goldsmith doctor shows other problems",
             )
         return DiskError(
-            f"{self.path.name}: its reader ended early: {last}",
+            f"{self.path.name}: the disk reader ended early: {last}",
             name="reader-crashed",
-            hint="the disk is damaged, or made to attack its reader: do not use it",
+            hint="the disk is damaged or malicious: do not use it",
             evidence=self.path,
         )
 

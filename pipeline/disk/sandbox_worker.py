@@ -174,7 +174,7 @@ def confine(limits: Limits, *, more_calls: Iterable[confinement.Rule] = ()) -> A
 
 
 def _too_large(message: str) -> tuple[dict[str, Any], list[bytes]]:
-    hint = "a sound disk of its size takes a fraction of that: it is damaged, or made to exhaust its reader"
+    hint = "the disk is damaged or malicious: a valid disk of this size takes much less time"
     return {"error": {"name": "reader-too-large", "message": message, "hint": hint}}, []
 
 
@@ -192,9 +192,9 @@ def answer(function: Callable[[Asked], Any], asked: Asked, memory: int) -> tuple
         if not error.args:
             # the parent is gone
             os._exit(1)
-        return {"error": {"name": "reader-crashed", "message": f"its reader ended early: {error!r}"}}, []
+        return {"error": {"name": "reader-crashed", "message": f"the disk reader ended early: {error!r}"}}, []
     except Exception as error:  # a hostile disk may surprise any library; the parent gets one named error
-        return {"error": {"name": "reader-crashed", "message": f"its reader ended early: {error!r}"[:500]}}, []
+        return {"error": {"name": "reader-crashed", "message": f"the disk reader ended early: {error!r}"[:500]}}, []
 
 
 def main() -> None:

@@ -43,9 +43,11 @@ def _refuse_other_size(path: Path) -> None:
     surplus = file_size(path) - FOOTER_SIZE - max(footer.current_size, footer.virtual_size)
     if footer.disk_type == DiskType.FIXED and surplus > 0:
         raise DiskError(
-            f"{path.name}: its footer names a disk of {footer.current_size} bytes, {surplus} more stand before it",
+            f"{path.name}: its footer names a disk of {footer.current_size} bytes, but the file has {surplus} "
+            "bytes more",
             name="vhd-file-size",
-            hint="copy it again from its source; --format vpc takes what the footer names and leaves the rest",
+            hint="copy it again from its source; --format vpc reads the size that the footer names and ignores the "
+            "rest",
             evidence=path,
         )
 

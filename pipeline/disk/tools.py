@@ -180,9 +180,10 @@ class Local:
             return self._output(cleanup, size)
         except OSError as error:
             raise DiskError(
-                f"a disk of {size >> 30} GiB cannot be unpacked here: {error.strerror}",
+                f"there is no space to unpack a disk of {size >> 30} GiB: {error.strerror}",
                 name="disk-unpacks-too-large",
-                hint="set TMPDIR to where there is room, or unpack it where it comes from: qemu-img convert -O raw",
+                hint="set TMPDIR to a larger file system, or unpack the disk on its original host: qemu-img "
+                "convert -O raw",
             ) from None
 
     def _output(self, cleanup: ExitStack, size: int) -> Path:
@@ -271,9 +272,9 @@ class _Guard(threading.Thread):
             raise too_large(self._plan.visible[0], self._plan.budget)
         if code == UNFIT:
             raise HostError(
-                f"nothing that reads disks can be confined on this host: {' '.join(said[-1:])[:300]}",
+                f"this host cannot confine the disk reader: {' '.join(said[-1:])[:300]}",
                 name="sandbox-unavailable",
-                hint="goldsmith doctor says what is missing",
+                hint="goldsmith doctor shows the missing requirement",
             )
         if code not in self._plan.codes:
             raise self._failed(code, said)
@@ -292,16 +293,17 @@ class _Guard(threading.Thread):
         return DiskError(
             f"{tool} cannot read the disk: {text[:300]}",
             name=self._plan.error,
-            hint="the disk is damaged, or uses what this host's tools do not read: convert it where it comes from",
+            hint="the disk is damaged, or has features that this host's tools do not support: convert it on its "
+            "original host",
             evidence=path,
         )
 
 
 def too_slow(path: Path, seconds: float) -> DiskError:
     return DiskError(
-        f"{path.name}: reading it was not done after {seconds:.0f} s of work",
+        f"{path.name}: the disk reader did not finish within {seconds:.0f} s of processor time",
         name="reader-too-slow",
-        hint="a sound disk of its size takes a fraction of that: it is damaged, or made to exhaust its reader",
+        hint="the disk is damaged or malicious: a valid disk of this size takes much less time",
         evidence=path,
     )
 
@@ -310,7 +312,8 @@ def too_large(path: Path, budget: int) -> DiskError:
     return DiskError(
         f"{path.name}: unpacked it has more than the {max(budget, 0) >> 20} MiB that its file and this host allow",
         name="disk-unpacks-too-large",
-        hint="unpack it where it comes from: qemu-img convert -O raw (or set TMPDIR to a larger file system)",
+        hint="unpack the disk on its original host with qemu-img convert -O raw, or set TMPDIR to a larger file "
+        "system",
         evidence=path,
     )
 

@@ -52,7 +52,9 @@ def kind_of(target: Path) -> str:
     kind = _BY_SUFFIX.get(target.suffix.lower())
     if kind is None:
         raise UsageError(
-            f"{target.name}: the name does not say what to write", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
+            f"{target.name}: the name does not show the format to write",
+            name="unknown-kind",
+            hint=f"--to {'|'.join(KINDS)}",
         )
     return kind
 
@@ -77,7 +79,9 @@ def convert(
     size = round_up_mib(source.size)
     if kind not in KINDS:
         raise UsageError(
-            f"no kind {kind!r} ({', '.join(KINDS)})", name="unknown-kind", hint=f"--to {'|'.join(KINDS)}"
+            f"there is no format {kind!r} (formats: {', '.join(KINDS)})",
+            name="unknown-kind",
+            hint=f"--to {'|'.join(KINDS)}",
         )
     moved = False
     if move_gpt:
@@ -111,7 +115,9 @@ def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool,
             qemu_img.convert(raw, RAW.driver, draft, known_format(kind).driver)
         except process.CommandFailed as error:
             raise DiskError(
-                f"qemu-img cannot write {kind}: {error.message}", name="disk-map", hint="is the target's disk full?"
+                f"qemu-img cannot write {kind}: {error.message}",
+                name="disk-map",
+                hint="check that the target's disk has free space",
             ) from None
         status = draft.stat()
         scratch.publish(draft, target, force=force)
@@ -150,7 +156,7 @@ def difference(
     unique_id, timestamp = identity(new, fmt, timestamp)
     if mapping.detect(old) != VHD.key:
         raise DiskError(
-            f"{old.name} is no VHD: only a VHD can be a parent",
+            f"{old.name} is not a VHD, but only a VHD can be a parent",
             name="vhd-no-footer",
             hint=f"goldsmith vhd convert {old.name} OLD.vhd",
         )

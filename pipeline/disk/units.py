@@ -45,7 +45,7 @@ def read_services(root: Root) -> tuple[Unit, ...]:
         return found
     other = next((name for path, name in _OTHER_INIT.items() if root.exists(path)), None)
     raise DiskError(
-        f"the root's services are of {other}, which goldsmith cannot read"
+        f"the services are managed by {other}, which goldsmith cannot read"
         if other
         else "the root has no services of systemd, OpenRC, runit or System V's init",
         name="no-services",

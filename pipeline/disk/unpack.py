@@ -85,9 +85,9 @@ def _unpack(path: Path, kind: str, target: Path, limit: int) -> None:
     name, _, why = done.stdout.strip().partition(" ")
     if name == "unfit":
         raise HostError(
-            f"nothing that reads disks can be confined on this host: {one_line(why)[:300]}",
+            f"this host cannot confine the disk reader: {one_line(why)[:300]}",
             name="sandbox-unavailable",
-            hint="make setup installs libseccomp2; goldsmith doctor says what else is missing",
+            hint="install libseccomp2 (make setup does); goldsmith doctor shows other problems",
         )
     if done.code == 0 and name == "done":
         return
@@ -100,10 +100,12 @@ def _error(path: Path, name: str, limit: int) -> GoldsmithError:
         return _too_large(path, f"unpacked it has more than {limit} bytes")
     if name == "space":
         return HostError(
-            f"no space to unpack {shown}", name="no-space", hint="free some space, or unpack it on another disk"
+            f"there is no space to unpack {shown}",
+            name="no-space",
+            hint="free some space, or unpack it on another disk",
         )
     return DiskError(
-        f"{shown}: it cannot be unpacked: it is damaged or cut short",
+        f"{shown}: it cannot be unpacked, because it is damaged or incomplete",
         name="packed-damaged",
         hint="copy it again from its source, and compare the checksums",
         evidence=path,
@@ -114,6 +116,6 @@ def _too_large(path: Path, why: str) -> DiskError:
     return DiskError(
         f"{one_line(path.name)}: {why}",
         name="packed-too-large",
-        hint="is it a disk? Unpack it yourself, then give goldsmith what comes out",
+        hint="check that it is a disk; unpack it yourself, then use the unpacked file",
         evidence=path,
     )

@@ -83,9 +83,9 @@ def _judge_metadata(read: Read, region: int, path: Path) -> None:
 
 def _parent(path: Path) -> DiskError:
     return DiskError(
-        f"{path.name} is a differencing VHDX: its data is only whole with its parent's",
+        f"{path.name} is a differencing VHDX: it needs its parent's data",
         name="vhdx-parent",
-        hint="merge it where it comes from (Merge-VHD)",
+        hint="merge it on its original host (Merge-VHD)",
         evidence=path,
     )
 
@@ -95,7 +95,7 @@ def refuse_log(read: Read, path: Path) -> None:
     headers = [header for at in _HEADERS if (header := _header(read(at, _HEADER_SIZE))) is not None]
     if not headers:
         raise DiskError(
-            f"{path.name}: neither of its VHDX headers is right",
+            f"{path.name}: neither of its VHDX headers is valid",
             name="vhdx-damaged",
             hint=AGAIN,
             evidence=path,
@@ -110,9 +110,9 @@ def refuse_log(read: Read, path: Path) -> None:
         # [MS-VHDX] 2.3.1.1: an entry of the log that the header names
         if entry.startswith(b"loge") and entry[32:48] == log_guid:
             raise DiskError(
-                f"{path.name}: its log has to be replayed first: it was not closed in order",
+                f"{path.name}: its log must be replayed first, because it was not closed properly",
                 name="vhdx-log",
-                hint="on a copy: qemu-img check -r all COPY.vhdx, then the copy; or let Hyper-V open and close it",
+                hint="run qemu-img check -r all on a copy and use the copy, or open and close the disk in Hyper-V",
                 evidence=path,
             )
 

@@ -42,7 +42,7 @@ def refuse_foreign(read: Read, size: int, path: Path) -> None:
         raise DiskError(
             f"{path.name} is a VMFS sparse extent, not a whole disk",
             name="vmdk-foreign-extent",
-            hint="export the machine (OVF) where it runs, and take the VMDK of that",
+            hint="export the machine as OVF on its host, and use the exported VMDK",
         )
     if not head.startswith(_SPARSE):
         _judge_text(read(0, min(size, _DESCRIPTOR_LIMIT)), path)
@@ -85,9 +85,9 @@ def _refuse_parent(text: bytes, path: Path) -> None:
     parent = re.search(rb"^\s*parentCID\s*=\s*([0-9A-Fa-f]+)", text, re.MULTILINE)
     if b"parentFileNameHint" in text or (parent and int(parent[1], 16) != 0xFFFFFFFF):
         raise DiskError(
-            f"{path.name} is not whole: it names a parent disk",
+            f"{path.name} is incomplete: it names a parent disk",
             name="vmdk-parent",
-            hint="consolidate the disk's snapshots where it comes from",
+            hint="consolidate the disk's snapshots on its original host",
             evidence=path,
         )
 
@@ -96,6 +96,6 @@ def _foreign(names: list[str], path: Path) -> None:
     raise DiskError(
         f"{path.name} keeps its data in other files: {one_line(', '.join(names), 200) or 'none named'}",
         name="vmdk-foreign-extent",
-        hint="convert it where it comes from: qemu-img convert -O vmdk (monolithicSparse)",
+        hint="convert it on its original host: qemu-img convert -O vmdk (monolithicSparse)",
         evidence=path,
     )

@@ -19,11 +19,11 @@ HOLDERS = frozenset(
 )
 #: What to do about the others, where it is not guestfish.
 _READERS = {
-    "luks": "unlock it where its key is, then ship it without encryption",
-    "bitlocker": "switch BitLocker off inside (manage-bde -off C:), then look again",
+    "luks": "unlock it on the host that has its key, and store it without encryption",
+    "bitlocker": "turn BitLocker off in Windows (manage-bde -off C:), then inspect again",
     "raid": "ship a disk without software RAID",
     "swap": "swap holds no files",
-    "swsuspend": "the system was suspended to disk: start it, shut it down in order, then look again",
+    "swsuspend": "the system was suspended to disk: start it, shut it down, then inspect again",
     "jbd": "it holds no files, only the journal of an ext file system elsewhere",
     "lvm": "install libguestfs-tools; guestfish --ro -i -a DISK reads what its logical volumes hold",
     "bcache": "ship the file system without a cache",

@@ -48,7 +48,7 @@ def open_hive(disk: Disk, name: str) -> Hive:
     """
     found = None if "/" in name else read_hive(disk.windows, f"{CONFIG}/{name}")
     if found is None:
-        raise DiskError(f"no hive {name} in {CONFIG}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
+        raise DiskError(f"{CONFIG} has no hive {name}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
     return found
 
 
@@ -59,7 +59,7 @@ def need_keys(hive: Hive, path: str, name: str) -> list[str]:
         raise DiskError(
             f"the hive {name} has no key {path}",
             name="no-such-key",
-            hint="every Windows has it: this hive is another's, or was emptied",
+            hint="use the hive of an installed Windows; every Windows has this key",
         )
     return found
 
@@ -94,9 +94,9 @@ class Windows:
             found = read_hive(self.root, f"{CONFIG}/{name}", allow_dirty=True)
             if found is None:
                 return DiskError(
-                    f"there is no hive {name} in {CONFIG}",
+                    f"there is {CONFIG} has no hive {name}",
                     name="no-such-hive",
-                    hint="every Windows has it: look whether the disk is whole",
+                    hint="check whether the disk is complete; every Windows has this hive",
                 )
             need_keys(found, _ALWAYS.get(name, ""), name)
         except DiskError as error:
@@ -112,7 +112,7 @@ class Windows:
             raise DiskError(
                 "the hive SYSTEM has no control set (ControlSet001)",
                 name="no-control-set",
-                hint="it is not the hive of a Windows that can start: build again",
+                hint="build again; a Windows with this hive cannot start",
             )
         return found
 

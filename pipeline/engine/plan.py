@@ -160,7 +160,7 @@ def check_word(definition: Definition, word: str | None) -> None:
 
 def _unknown(word: str, steps: Sequence[str]) -> UsageError:
     known = f"stages: {', '.join(stages.stage_names())}" + (f"; steps: {', '.join(steps)}" if steps else "")
-    return UsageError(f"no stage or step {word}", name="stage-unknown", hint=known)
+    return UsageError(f"there is no stage or step {word}", name="stage-unknown", hint=known)
 
 
 def reusable_prefix(units: Sequence[Unit], layers: Layers) -> int:
@@ -261,4 +261,4 @@ def _why(context: BuildContext, unit: Unit, before: Layer | None, after_first: b
     if before.record.get("version") != unit.stage.version:
         yield f"changed: goldsmith's own {unit.stage.name}"
         return
-    yield "what it stands on is run" if after_first else "asked for, or its layer is gone"
+    yield "the layer below it is run" if after_first else "it was requested, or its layer is missing"

@@ -127,10 +127,10 @@ class _Looker:
                 self._data_disk_waiver(definition, document, name)
             elif name not in names:
                 hint = closest(name, asked) or "goldsmith checks lists all checks"
-                document.add(("waive", name), f"there is no check {name}", hint, at_key=True)
+                document.add(("waive", name), f"the check {name} does not exist", hint, at_key=True)
             elif name not in asked and "os" not in self._left_out:
-                hint = f"goldsmith checks --profile {profile} lists those that look at it; remove the line"
-                document.add(("waive", name), f"the check {name} does not look at this image", hint, at_key=True)
+                hint = f"remove the line; goldsmith checks --profile {profile} lists the checks for this image"
+                document.add(("waive", name), f"the check {name} does not apply to this image", hint, at_key=True)
 
     def _data_disk_waiver(self, definition: Definition, document: Document, name: str) -> None:
         """A check of a data disk has the disk's LUN in its name; the parent's data disks are the child's too."""
@@ -145,17 +145,19 @@ class _Looker:
             luns |= {disk.lun for disk in version.data_disks}
         checks = [f"data-disk-{lun}" for lun in sorted(luns)]
         if name not in checks:
-            hint = f"there is {', '.join(checks)}" if checks else "this image has no data disks; remove the line"
-            document.add(("waive", name), f"there is no check {name}", hint, at_key=True)
+            hint = (
+                f"similar checks: {', '.join(checks)}" if checks else "remove the line; this image has no data disks"
+            )
+            document.add(("waive", name), f"the check {name} does not exist", hint, at_key=True)
 
     def _host(self, definition: Definition, document: Document) -> None:
         cpus, memory = len(os.sched_getaffinity(0)), _host_memory()
         machine = definition.machine
         if machine.cpus > cpus and ("machine", "cpus") in document.values:
-            message = f"{machine.cpus} processors are more than this host has ({cpus})"
+            message = f"this host has only {cpus} processors"
             document.add(("machine", "cpus"), message, f"write cpus: {cpus} or fewer")
         if machine.memory > memory:
-            message = f"{_size(machine.memory)} of memory are more than this host has ({_size(memory)})"
+            message = f"{_size(machine.memory)} of memory is more than this host has ({_size(memory)})"
             document.add(("machine", "memory"), message, f"write memory: {max(1, memory // GIB - 1)} GiB or less")
 
     def _master(self, definition: Definition, document: Document) -> None:
@@ -185,7 +187,7 @@ class _Looker:
     def _no_master(self, definition: Definition, document: Document, source: MasterSource) -> None:
         made_here = {path.stem for path in (definition.project / IMAGES).glob("*.yaml")}
         if self._gallery is None and not closest(source.image, made_here):
-            self._note(f"{source} could not be looked up: there is no gallery in {self._store.root}")
+            self._note(f"{source} was not checked, because {self._store.root} has no gallery")
             return
         versions = self._gallery.versions(source.image) if self._gallery else []
         if versions:
@@ -235,7 +237,7 @@ class _Looker:
             try:
                 found = self._checksum(path)
             except OSError as error:
-                document.add(place[:2], f"{path.name} cannot be read: {error.strerror}", "give its reader the right")
+                document.add(place[:2], f"{path.name} cannot be read: {error.strerror}", "allow this user to read it")
                 continue
             if found != wanted:
                 message = f"the sha256 of {path.name} is {found}"

@@ -163,7 +163,7 @@ def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) ->
     """Whether a build would make golden again, although its layers are deleted. False if a part is `asked` for."""
     if asked or reusable_prefix(units, context.layers) == len(units) or current_golden(context) is None:
         return False
-    context.run.emit("note", "", "golden is what this definition makes; its layers are gone, and not made anew")
+    context.run.emit("note", "", "golden matches this definition; its deleted layers are not built again")
     return True
 
 
@@ -177,7 +177,7 @@ def _sound(context: BuildContext, units: Sequence[Unit], begin: int) -> int:
         unit = units[position]
         layer = context.layers.get(unit.key)
         if layer is not None and (changed := layer.changed()):
-            context.run.emit("note", "", f"{unit.stage.name} {unit.spec.title}: {changed}: made anew")
+            context.run.emit("note", "", f"{unit.stage.name} {unit.spec.title}: {changed}, so it is built again")
             return position
     return begin
 
@@ -298,7 +298,7 @@ def _recorded(context: BuildContext) -> Iterator[None]:
             BuildError(
                 f"{type(error).__name__}: {error}",
                 name="internal",
-                hint="a fault of goldsmith: report it, with the run's folder",
+                hint="this is a bug in goldsmith: please report it, with the run's folder",
             ),
         )
         raise

@@ -65,16 +65,17 @@ class Contents:
             raise _failed(f"{error.message} ({error.name})", error.hint) from error
         # only a system whose own files are packages cannot be without any
         if not rows and package_type(system) != NO_INDEX:
-            raise _failed("the record of packages names none that is installed", None)
+            raise _failed("the package database lists no installed package", None)
         return cls(system, rows)
 
 
 def _failed(why: str, hint: str | None) -> BuildError:
     return BuildError(
-        f"no bill of materials can be written: what is installed on the disk cannot be listed: {why}",
+        f"the bill of materials cannot be written, because the disk's packages cannot be listed: {why}",
         name="inventory-failed",
         hint=hint
-        or "goldsmith inspect --list packages DISK shows it alone; a master ships with its bill, or not at all",
+        or "goldsmith inspect --list packages DISK shows the problem; a master cannot ship without its bill of "
+        "materials",
     )
 
 

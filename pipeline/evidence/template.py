@@ -128,7 +128,7 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
     how.text = (
         f"A clone of {manifest['name']} {manifest['version']}, by hand. The master is only read; the clone's "
         f"{'disks' if data else 'disk'}: {made}  Then: virsh create {DOMAIN}  "
-        "A generalized image waits to be told who it is: add a network card, and a medium for NoCloud or Azure."
+        "A generalized image must be provisioned: add a network card, and a medium for NoCloud or Azure."
     )
     for metadata in root.findall("metadata"):
         root.remove(metadata)  # it would be swept with the build's own guests

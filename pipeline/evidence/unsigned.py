@@ -43,7 +43,7 @@ class _Register(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "it says which masters may be unsigned; restore it, or remove it to register what is there now"
+        return "restore the register of unsigned masters, or delete it to register all present masters"
 
 
 def register_beside(key: Path) -> Path:

@@ -53,12 +53,12 @@ def _faults(
     exempt = file_digest(folder / MANIFEST) in admitted
     signed_by = manifest.get("signed_by")
     if signed_by is None and demanded and not exempt:
-        yield "nobody signed it"
+        yield "it has no signature"
     if "signed_by" not in manifest:
         # captured before masters carried evidence: then it has none at all
         for name in EVIDENCE:
             if name in files:
-                yield f"its manifest does not say who signed it, and yet {name} is there"
+                yield f"its manifest names no signing key, but {name} exists"
         if SUMS not in files:
             return
     elif SUMS not in files:
@@ -68,7 +68,7 @@ def _faults(
     if signed_by is None:
         for name in ATTESTATIONS:
             if name in files:
-                yield f"its manifest says that nobody signed it, and yet {name} is there"
+                yield f"its manifest says that it has no signature, but {name} exists"
     elif not exempt:
         yield from _signature_faults(folder, manifest, files, keys, demanded)
 
@@ -98,11 +98,11 @@ def _sums_faults(folder: Path, manifest: Mapping[str, Any], files: Collection[st
     for name in sorted(listed.keys() - found.keys()):
         yield f"{name} is missing"
     for name in sorted(found.keys() - listed.keys()):
-        yield f"{name} is not one of its files"
+        yield f"{name} does not belong to the master"
     for name in sorted(name for name in listed.keys() & found.keys() if listed[name] != found[name]):
-        yield f"{name} was changed"
+        yield f"{name} has changed"
     if written != "".join(f"{digest}  {name}\n" for name, digest in found.items()):
-        yield f"{SUMS} was changed"
+        yield f"{SUMS} has changed"
 
 
 def _signature_faults(
@@ -110,7 +110,7 @@ def _signature_faults(
 ) -> Iterator[str]:
     signed_by = str(manifest["signed_by"])
     if not keys and demanded:
-        yield f"key {signed_by} signed it, and no key is here to verify that"
+        yield f"key {signed_by} signed it, but there is no key to verify the signature"
     expected = {name: dict(digests) for name, digests in subjects_of(folder, manifest, files).items()}
     for name in ATTESTATIONS:
         if name not in files:
@@ -124,14 +124,14 @@ def _signature_faults(
             except CheckFailed as error:
                 yield f"{name}: {error.message}"
             except (ValueError, KeyError, TypeError) as error:
-                yield f"{name} holds no statement: {type(error).__name__}"
+                yield f"{name} contains no statement: {type(error).__name__}"
             else:
                 if by != signed_by:
-                    yield f"{name} was signed by key {by}, and its manifest says {signed_by}"
+                    yield f"{name} was signed by key {by}, but its manifest says {signed_by}"
                 if kind != _KINDS[name]:
-                    yield f"{name} holds another kind of statement: {kind}"
+                    yield f"{name} contains another kind of statement: {kind}"
                 if subjects != expected:
-                    yield f"{name} speaks of other files"
+                    yield f"{name} describes other files"
 
 
 def subjects_of(folder: Path, manifest: Mapping[str, Any], files: Collection[str]) -> dict[str, statements.Digests]:

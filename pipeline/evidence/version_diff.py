@@ -84,9 +84,9 @@ def delta(old: Version, new: Version, target: Path, *, timestamp: int, force: bo
     """
     if len(disks_of(old.manifest)) + len(disks_of(new.manifest)) > 2:
         raise UsageError(
-            f"{new.name} has data disks, and a delta is of one disk",
+            f"{new.name} has data disks, but a delta supports only one disk",
             name="data-disks",
-            hint="goldsmith vhd diff OLD NEW TARGET for each of them",
+            hint="use goldsmith vhd diff OLD NEW TARGET for each disk",
         )
     within = _suspects(old, new, old.disk.name)
     return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)

@@ -130,7 +130,7 @@ class Guest:
         if self._log_left <= 0:
             return
         if len(line) > self._log_left:
-            line = json.dumps({"note": f"the log is full at {limits.LOG >> 20} MiB: nothing more is written"}) + "\n"
+            line = json.dumps({"note": f"the log has reached its limit of {limits.LOG >> 20} MiB"}) + "\n"
             self._log_left = 0
         self._log_left -= len(line)
         with self._log.open("a") as log:
@@ -290,8 +290,8 @@ class Fabric:
         while _SERVING not in log.read_text(errors="replace"):
             if child.poll() is not None or time.monotonic() > until:
                 process.end(child)
-                said = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-                raise HostError(f"the fabric's DHCP server does not run: {said}", name="dhcp-server-failed")
+                said = (log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
+                raise HostError(f"the fabric's DHCP server failed: {said}", name="dhcp-server-failed")
             time.sleep(0.01)
         return child
 

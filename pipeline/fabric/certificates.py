@@ -47,5 +47,5 @@ def _openssl(*words: str | Path) -> None:
         raise GoldsmithError(
             f"openssl {words[0]}: {error.message}",
             name="openssl-failed",
-            hint="is openssl 3 installed, and is there space in TMPDIR? goldsmith doctor looks at both",
+            hint="check that openssl 3 is installed and that TMPDIR has free space (goldsmith doctor)",
         ) from None

@@ -176,7 +176,7 @@ class _Seals:
             if key in self._kept:
                 return self._kept[key]
             if instance.vm_id in self._busy:
-                raise GoldsmithError("another certificate of this machine is being made", name="fabric-busy")
+                raise GoldsmithError("another certificate for this machine is being created", name="fabric-busy")
             self._busy.add(instance.vm_id)
         try:
             made = sealed(instance.name, transport)

@@ -173,7 +173,7 @@ class RefusedShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the next build of the image writes it anew"
+        return "delete the file; the next build of the image writes it again"
 
 
 class Gallery:
@@ -213,9 +213,9 @@ class Gallery:
         near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
         meant = f"did you mean {near[0]}? " if near else ""
         return NotFound(
-            f"no image {name} in the gallery",
+            f"the gallery has no image {name}",
             name="gallery-unknown",
-            hint=f"{meant}goldsmith gallery list shows all; goldsmith build {name} makes a version",
+            hint=f"{meant}goldsmith gallery list shows all images; goldsmith build {name} makes a version",
         )
 
     def refuse_unknown(self, name: str) -> None:
@@ -250,7 +250,7 @@ class Gallery:
         manifest = manifest_of(path)
         whose = (manifest["name"], manifest["version"])
         if whose != (name, path.name):
-            raise RecordDamaged(path / MANIFEST, f"it is that of {whose[0]} {whose[1]}", ManifestShape.advice())
+            raise RecordDamaged(path / MANIFEST, f"it belongs to {whose[0]} {whose[1]}", ManifestShape.advice())
         return manifest
 
     def find(self, name: str, which: str = GOLDEN) -> Version | None:
@@ -263,7 +263,7 @@ class Gallery:
         folder = self.root / name
         if not IMAGE_NAME.fullmatch(name) or not (parse(which) or CHANNEL_NAME.fullmatch(which)):
             raise UsageError(
-                f"{name}@{which} is not a gallery name", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
+                f"{name}@{which} is not a valid reference", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
             )
         path = folder / which
         if path.is_symlink():
@@ -271,7 +271,9 @@ class Gallery:
             return path if path.parent == folder and parse(path.name) else None
         if path.exists() and not parse(which):
             raise RecordDamaged(
-                path, "it has a channel's name, and is no link to a version", f"move it away, then promote {name}"
+                path,
+                "it has a channel's name, but is not a link to a version",
+                f"move it away, then run goldsmith gallery promote {name}",
             )
         return path if parse(which) else None
 
@@ -284,7 +286,7 @@ class Gallery:
             self.refuse_unknown(name)
             known = ", ".join(v.version for v in self.versions(name)) or "none"
             raise NotFound(
-                f"no {name}@{which or GOLDEN} in the gallery",
+                f"the gallery has no {name}@{which or GOLDEN}",
                 name="gallery-unknown",
                 hint=f"versions of {name}: {known}; goldsmith build {name} makes one",
             )
@@ -361,12 +363,12 @@ class Gallery:
         folder = version.path.parent
         if not CHANNEL_NAME.fullmatch(channel):
             raise UsageError(
-                f"{channel!r} cannot be a channel's name",
+                f"{channel!r} is not a valid channel name",
                 name="channel-name",
-                hint="a letter, then letters, digits, dots, hyphens and underscores, at most 61",
+                hint="use a letter, then letters, digits, dots, hyphens and underscores, at most 61",
             )
         if (folder / channel).exists() and not (folder / channel).is_symlink():
-            raise RecordDamaged(folder / channel, "it has a channel's name, and is no link", "move it away")
+            raise RecordDamaged(folder / channel, "it has a channel's name, but is not a link", "move it away")
         temporary = folder / f"{POINT}{channel}-{os.getpid()}"
         for last in (False, True):
             temporary.unlink(missing_ok=True)
@@ -413,9 +415,10 @@ class Gallery:
             remove_tree(folder / REFUSED)
         if made is None:
             raise GoldsmithError(
-                f"{folder} does not give back what was captured",
+                f"{folder} does not contain the data that was written to it",
                 name="capture-failed",
-                hint="goldsmith gallery verify looks at what is there; dmesg says what the kernel knows of the disk",
+                hint="check the gallery with goldsmith gallery verify, and the kernel's messages about the disk "
+                "with dmesg",
             )
         return made
 

@@ -48,7 +48,7 @@ def archive_version(
             raise UsageError(
                 f"{version.name} {version.version} is in use: {by}",
                 name="version-in-use",
-                hint="goldsmith gallery show says who needs it: move the channel, or end the lease",
+                hint="goldsmith gallery show lists its users; move the channel, or end the lease",
             )
         place = f"{repository}::{_label(version.name, version.version)}"
         # one that a dead process left half made has no place in the list; a whole one is the same version
@@ -57,9 +57,9 @@ def archive_version(
         with _unpacked(repository, version.name, version.version, unpack_in) as copy:
             if wrong := judge_folder(copy, version.name, version.version, judge):
                 raise CheckFailed(
-                    f"what {place} gives back: {wrong}",
+                    f"the restored copy of {place} is damaged: {wrong}",
                     name="archive-damaged",
-                    hint="the version stays in the gallery; borg check looks at the whole archive",
+                    hint="the version is still in the gallery; check the archive with borg check",
                 )
         delete_version(folder, version, f"archived in {repository}")
 
@@ -75,7 +75,7 @@ def _make(repository: Path) -> None:
             raise UsageError(
                 f"{repository} cannot become an archive: {error.strerror}",
                 name="not-archived",
-                hint="name an empty folder, or one that does not exist",
+                hint="name an empty or a new folder",
             ) from None
 
 
@@ -95,7 +95,7 @@ def restore_version(
     """
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
-        raise UsageError(f"no {name} {version} in {repository}", name="not-archived", hint=f"it holds {known}")
+        raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it holds {known}")
     with _unpacked(repository, name, version, unpack_in) as copy:
         return import_version(gallery, copy, judge=judge, complete=complete, returns=True)
 
@@ -121,17 +121,17 @@ def _judge_members(place: str, lines: str) -> None:
             break
         path = PurePosixPath(member["path"])
         if path.is_absolute() or ".." in path.parts:
-            fault = f"{path} lies outside of it"
+            fault = f"{path} is outside the archive"
         elif member["type"] not in ("-", "d"):
             fault = f"{path} is neither a file nor a folder"
         elif str(path) in seen:
-            fault = f"{path} is there twice"
+            fault = f"{path} is duplicated"
         seen.add(str(path))
         if fault or len(seen) > MOST_FILES:
             break
     if fault or len(seen) > MOST_FILES:
         fault = fault or f"it has more than {MOST_FILES} files"
-        raise CheckFailed(f"{place}: {fault}", name="archive-damaged", hint="borg check looks at the whole archive")
+        raise CheckFailed(f"{place}: {fault}", name="archive-damaged", hint="check the archive with borg check")
 
 
 class _Member(Shape):
@@ -152,7 +152,7 @@ def _holds(repository: Path, name: str, version: str) -> bool:
 def _list(repository: Path) -> list[str]:
     if not (repository / "config").exists():
         raise UsageError(
-            f"{repository} is no archive", name="not-archived", hint="goldsmith gallery archive makes one"
+            f"{repository} is not a borg archive", name="not-archived", hint="goldsmith gallery archive creates one"
         )
     return _borg(["list", "--format", "{archive}{NL}", str(repository)]).split()
 

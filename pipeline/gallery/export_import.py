@@ -30,7 +30,7 @@ _EXTRA = re.compile(
 #: Bytes of one of its files that is neither: the largest serial log seen has 2 MiB. And how many files there may be.
 TEXT_LIMIT, MOST_FILES = 64 << 20, 10_000
 _VERIFY = "goldsmith gallery verify says what else is damaged"
-_AGAIN = "export it again where it was made; goldsmith gallery verify tells there whether it is good"
+_AGAIN = "export the master again on its original host; check it there with goldsmith gallery verify"
 #: Seconds to copy one disk.
 COPY_DEADLINE = 4 * 3600.0
 
@@ -41,7 +41,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     Raises UsageError (target-exists) where something is, CheckFailed (master-damaged).
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} is there already", name="target-exists", hint="name a folder that does not exist")
+        raise UsageError(f"{target} exists already", name="target-exists", hint="name a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     there, odd = regular_files(version.path)
     if odd:
@@ -49,7 +49,9 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
         raise CheckFailed(f"{version.path / name} is {kind}, not a file", name="master-damaged", hint=_VERIFY)
     for name, told in disks_of(version.manifest).items():
         if name not in there or (version.path / name).stat().st_size != told["size"]:
-            raise CheckFailed(f"{version.path / name} is not what was captured", name="master-damaged", hint=_VERIFY)
+            raise CheckFailed(
+                f"{version.path / name} has changed since it was captured", name="master-damaged", hint=_VERIFY
+            )
     files = [name for name in there if name != SUMS]
     with scratch.folder_beside(target) as draft:
         for name in files:
@@ -61,7 +63,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
             same = chunk_digests(draft / name).tree == tree_of_disk(told)
             if not same or flat[name] != (told["sha256"] or flat[name]):
                 raise CheckFailed(
-                    f"{version.path / name} is not what was captured", name="master-damaged", hint=_VERIFY
+                    f"{version.path / name} has changed since it was captured", name="master-damaged", hint=_VERIFY
                 )
         if wrong := judge(draft, version.manifest):
             raise CheckFailed(f"{version.path}: {wrong}", name="master-damaged", hint=_VERIFY)
@@ -93,9 +95,9 @@ def import_version(
         if disks_of(there.manifest) == disks_of(manifest):
             return there
         raise UsageError(
-            f"{name} {version} is in the gallery already, and another",
+            f"the gallery already has another {name} {version}",
             name="version-exists",
-            hint="two hosts made versions of one name: give one image another name",
+            hint="two hosts have made versions of the same name; rename one of the images",
         )
     members = _members(parcel, manifest)
     with gallery.hold(name, make=True) as folder:
@@ -103,13 +105,15 @@ def import_version(
         tombstone = folder / TOMBSTONES / f"{version}.json"
         if tombstone.exists() and not returns:
             raise UsageError(
-                f"{name} {version} was let go", name="version-gone", hint=f"its word is in {folder / TOMBSTONES}"
+                f"{name} {version} was deleted",
+                name="version-gone",
+                hint=f"its tombstone is in {folder / TOMBSTONES}",
             )
         if (folder / version).exists():
             raise UsageError(
-                f"{folder / version} is there already, and damaged",
+                f"{folder / version} exists already and is damaged",
                 name="version-exists",
-                hint="goldsmith gallery verify says how; move it away to import this one",
+                hint="goldsmith gallery verify shows the damage; move the folder away, then import again",
             )
         gallery.sweep(name)
         draft = folder / f"{NEW}{version}"
@@ -139,10 +143,10 @@ def _manifest(parcel: Path) -> dict[str, Any]:
         manifest = read_manifest(parcel)
     except RecordDamaged as error:
         raise UsageError(
-            f"{parcel} is no exported master: {MANIFEST}: {error.why}", name="no-parcel", hint=_AGAIN
+            f"{parcel} is not an exported master: {MANIFEST}: {error.why}", name="no-parcel", hint=_AGAIN
         ) from None
     if manifest is None:
-        raise UsageError(f"{parcel} is no exported master: it has no {MANIFEST}", name="no-parcel", hint=_AGAIN)
+        raise UsageError(f"{parcel} is not an exported master: it has no {MANIFEST}", name="no-parcel", hint=_AGAIN)
     return manifest
 
 
@@ -163,7 +167,7 @@ def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
             if size != blocks_size(int(digests[name]["size"])):
                 faults.append(f"{name} has {size} bytes, not {blocks_size(int(digests[name]['size']))}")
         elif name not in (MANIFEST, SUMS) and not _EXTRA.fullmatch(name):
-            faults.append(f"{name} is not one of a master's files")
+            faults.append(f"{name} is not a file of a master")
         elif size > (MANIFEST_LIMIT if name == MANIFEST else TEXT_LIMIT):
             faults.append(f"{name} has {size} bytes, more than {TEXT_LIMIT}")
     faults += [f"{name} is missing" for name in (*disks, *digests) if name not in files and name not in odd]
@@ -177,9 +181,9 @@ def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise HostError(
-            f"{parcel} takes {needed >> 20} MiB, and {free >> 20} MiB are free at {folder}",
+            f"{parcel} needs {needed >> 20} MiB, but {folder} has only {free >> 20} MiB free",
             name="disk-full",
-            hint="goldsmith gallery prune and goldsmith clean --keep SIZE make room",
+            hint="free space with goldsmith gallery prune and goldsmith clean --max-size SIZE",
         )
 
 
@@ -190,11 +194,11 @@ def _copy(source: Path, target: Path, mode: int) -> None:
             ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE
         )
         if not stat.S_ISREG(target.lstat().st_mode):
-            raise CheckFailed(f"{source} is not a file any more", name="master-damaged", hint=_AGAIN)
+            raise CheckFailed(f"{source} is no longer a file", name="master-damaged", hint=_AGAIN)
     else:
         fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file, target.open("xb") as copy:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise CheckFailed(f"{source} is not a file any more", name="master-damaged", hint=_AGAIN)
+                raise CheckFailed(f"{source} is no longer a file", name="master-damaged", hint=_AGAIN)
             shutil.copyfileobj(file, copy)
     target.chmod(mode)

@@ -60,7 +60,7 @@ class LeaseShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "until it is removed, the version stays: somebody may be using it"
+        return "remove the file if the version is not in use; until then the version is kept"
 
 
 def _read_lease(path: Path) -> Lease | None:
@@ -100,7 +100,7 @@ def release_lease(gallery: Gallery, name: str, lease_id: str) -> None:
     """End a lease. Raises UsageError when there is none of that id."""
     path = gallery.root / name / LEASES / f"{lease_id}.json"
     if "/" in lease_id or not path.exists():
-        raise NotFound(f"no lease {lease_id} on {name}", name="lease-unknown", hint=f"goldsmith gallery show {name}")
+        raise NotFound(f"{name} has no lease {lease_id}", name="lease-unknown", hint=f"goldsmith gallery show {name}")
     remove_tree(path)
 
 
@@ -124,7 +124,7 @@ def withdrawn(gallery: Gallery, name: str) -> Mapping[str, str]:
     for path in (gallery.root / name / WITHDRAWN).glob("[!.]*.json"):
         word = read_usable(path, WithdrawnShape)
         # a mark that cannot be read is a mark all the same
-        found[path.stem] = str(word["why"]) if word else "its mark cannot be read"
+        found[path.stem] = str(word["why"]) if word else "its record of withdrawal cannot be read"
     return found
 
 
@@ -135,7 +135,7 @@ class WithdrawnShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "its version stays withdrawn; goldsmith gallery promote takes the mark away"
+        return "its version stays withdrawn until goldsmith gallery promote"
 
 
 def promote(gallery: Gallery, version: Version, channel: str) -> None:
@@ -147,7 +147,8 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
         raise CheckFailed(
             f"{version.name} {version.version} cannot be golden: {why}",
             name="gate-shut",
-            hint=f"goldsmith build {version.name} makes one that passes; goldsmith gallery list shows which did",
+            hint=f"build a version that passes with goldsmith build {version.name}; goldsmith gallery list shows "
+            "the good versions",
         )
     with gallery.hold(version.name) as folder:
         gallery.promote(version, channel)
@@ -157,13 +158,13 @@ def promote(gallery: Gallery, version: Version, channel: str) -> None:
 def promotion_blocker(version: Version) -> str | None:
     """Which gate a version has not passed, None where it may be golden."""
     if version.manifest.get("state") != "proven":
-        return f"it is {version.manifest.get('state', 'captured')}, not proven"
+        return f"its state is {version.manifest.get('state', 'captured')}, not proven"
     if version.manifest.get("start") == "warm":
-        return "it was built from a saved guest; the night builds it cold"
+        return "it was built from a snapshot; build it without --warm"
     by_status: dict[str, list[str]] = {}
     for check in version.manifest.get("checks", ()):
         by_status.setdefault(check["status"], []).append(str(check["id"]))
-    for status, words in (("fail", "checks failed"), ("unchecked", "checks that could not look")):
+    for status, words in (("fail", "checks failed"), ("unchecked", "unchecked checks")):
         if status in by_status:
             return f"{words}: {', '.join(by_status[status])}"
     return None
@@ -178,9 +179,10 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
         good = [version for version in before if promotion_blocker(version) is None]
         if not good:
             raise UsageError(
-                f"no good version of {name} before {current.version}",
+                f"{name} has no good version before {current.version}",
                 name="nothing-to-roll-back-to",
-                hint=f"goldsmith gallery list {name} shows all; goldsmith gallery promote takes any good one",
+                hint=f"goldsmith gallery list {name} shows all versions; promote a good one with goldsmith gallery "
+                "promote",
             )
         # first the mark: whoever dies in between has withdrawn a version and moved nothing
         (folder / WITHDRAWN).mkdir(exist_ok=True)
@@ -216,9 +218,9 @@ def prunable_versions(
             continue
         age = today - datetime.fromisoformat(str(version.manifest["created"]))
         if too_many:
-            going.append((version, f"{keep} newer ones are kept"))
+            going.append((version, f"there are {keep} newer versions"))
         elif days is not None and age > timedelta(days=days):
-            going.append((version, f"{age.days} days old, {days} are kept"))
+            going.append((version, f"it is {age.days} days old, and the limit is {days}"))
     return going[::-1]
 
 

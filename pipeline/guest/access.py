@@ -43,7 +43,7 @@ def tmpfs_root() -> Path:
     for place in TMPFS:
         if mounts.get(str(place)) == "tmpfs" and os.access(place, os.W_OK):
             return place / "goldsmith"
-    raise HostError("no tmpfs at /run or /dev/shm to keep a build's keys on", name="tmpfs-missing")
+    raise HostError("neither /run nor /dev/shm is a tmpfs, which a build needs for its keys", name="tmpfs-missing")
 
 
 def run_folder(run_id: str, name: str) -> Path:

@@ -162,7 +162,7 @@ class Errand:
             raise GuestError(
                 "the guest restarted before the script had ended",
                 name="guest-rebooted",
-                hint="make `reboot` the script's last command, and what comes after the restart the next step",
+                hint="make `reboot` the script's last command, and put the rest into the next step",
             )
 
     def _follow(self, streams: list[_Stream], boot: bytes, until: float, deadline: float) -> _End:
@@ -219,8 +219,8 @@ class Errand:
             raise GuestError(
                 f"the guest's agent has not answered for {SILENCE:.0f} s: {error.message}",
                 name="step-failed",
-                hint="has the step stopped qemu-guest-agent, or used up the guest's memory? Its journal is in the "
-                "run's folder",
+                hint="check whether the step stopped qemu-guest-agent or used all memory; the guest's journal is "
+                "in the run's folder",
             )
         time.sleep(SLOW)
         try:

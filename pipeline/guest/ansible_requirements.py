@@ -219,7 +219,7 @@ def read_requirements(file: Path, project: Path) -> Requirements:
     collections = lists.get("collections") or [] if isinstance(lists, dict) else None
     roles = lists.get("roles") or [] if isinstance(lists, dict) else None
     if not isinstance(collections, list) or not isinstance(roles, list):
-        raise DefinitionError([Fault(shown, 1, 1, "", "is no list of collections and roles", hint)])
+        raise DefinitionError([Fault(shown, 1, 1, "", "is not a list of collections and roles", hint)])
     local: list[Path] = []
     return Requirements(
         file,
@@ -355,10 +355,12 @@ def _explain(
         return HostError(
             f"{shown}: {names} cannot be downloaded: {what}",
             name="galaxy-unreachable",
-            hint=f"set https_proxy where a proxy leads out, or keep the {kind}s in the project:"
+            hint=f"set https_proxy if the network needs a proxy, or store the {kind}s in the project:"
             f" ansible-galaxy {kind} install -r {shown} -p playbooks/{kind}s",
         )
-    return UsageError(f"{shown}: {what}", name="requirement-failed", hint="correct the name, version or source there")
+    return UsageError(
+        f"{shown}: {what}", name="requirement-failed", hint="correct the name, version or source in that file"
+    )
 
 
 # ---- what was installed --------------------------------------------------------------------------------------------

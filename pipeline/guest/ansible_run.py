@@ -94,13 +94,13 @@ def explain_vault(output: str) -> GuestError | None:
     """The error where Ansible could not open what ansible-vault has encrypted; None where that was not it."""
     if re.search(r"Decryption failed \(no vault secrets", output):
         return GuestError(
-            "the step's vault_password_file does not open what ansible-vault has encrypted",
+            "the password in the step's vault_password_file does not decrypt the file",
             name="vault-password-wrong",
-            hint="put the password that it was encrypted with into that file: one line, nothing else",
+            hint="write the correct password into that file, as its only line",
         )
     if "no vault secrets" in output:
         return GuestError(
-            "the playbook reads a file that ansible-vault has encrypted, and the step names no password",
+            "the playbook reads a file that ansible-vault encrypted, but the step has no vault_password_file",
             name="vault-password-missing",
             hint=VAULT_HINT,
         )

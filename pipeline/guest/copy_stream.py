@@ -85,9 +85,9 @@ def need_plain_files(source: Path) -> None:
     for path, mode in _walk(source):
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
             raise UsageError(
-                f"{path} is a socket, a pipe or a device: it cannot be copied",
+                f"{path} is a socket, a pipe or a device, which cannot be copied",
                 name="copy-special-file",
-                hint="remove it from the folder; a script can make it in the guest",
+                hint="remove it from the folder, and create it in the guest with a script",
             )
 
 
@@ -230,7 +230,7 @@ class _Pieces(io.RawIOBase):
                     raise UsageError(
                         f"{self._path} became shorter while it was copied",
                         name="source-changed",
-                        hint="let nothing write to it while an image is built, and build again",
+                        hint="stop the program that writes to the file, and build again",
                     )
                 if length > len(part):
                     self._pieces.append((start + len(part), length - len(part)))

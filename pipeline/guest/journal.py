@@ -21,7 +21,9 @@ def read_journal(image: Image, work: Path, store: Path) -> str:
     found = journal_files(image.path, image.format.key, JOURNAL, within=store)
     if not found:
         raise DiskError(
-            "the disk holds no journal", name="journal-missing", hint="the guest did not boot far enough to write one"
+            "the disk has no journal",
+            name="journal-missing",
+            hint="the guest did not boot far enough to write a journal; read serial.log",
         )
     folder = work / "journal-files"
     folder.mkdir(exist_ok=True)

@@ -61,7 +61,7 @@ _HINTS = (
     ),
     (
         r"couldn't resolve module/action",
-        "correct the name; of a module that ansible-core does not bring, write its full name and add its collection"
+        "correct the name; for a module outside ansible-core, write its full name and add its collection"
         " to playbooks/requirements.yml",
     ),
     (
@@ -238,7 +238,7 @@ def _run(runs: list[list[str]], environment: Mapping[str, str]) -> list[_Found]:
         raise BuildError(
             f"Ansible cannot check the playbooks: {error.message}",
             name="playbook-check-failed",
-            hint="does ansible-playbook --syntax-check run on this host? make setup installs ansible-core",
+            hint="check that ansible-playbook --syntax-check works on this host; make setup installs ansible-core",
         ) from None
     results: list[dict[str, Any]] = json.loads(answer.stdout)
     return [(each["code"], each["stdout"], each["stderr"]) for each in results]
@@ -258,17 +258,19 @@ def _judge(check: _Check, code: int, out: str, err: str) -> Iterator[Fault]:
         place = plays[int(play["number"]) - 1] if len(plays) == len(listed) else _Place(check.step.file)
         hosts = ", ".join(play["hosts"].split(","))
         if play["count"] == "0":
-            message = f"hosts: {hosts} matches no host, so that nothing of the play is run"
+            message = f"hosts: {hosts} matches no host, so the play does nothing"
             yield check.fault(place.file, place.line, place.column, message, hosts_hint(hosts))
         for name in sorted(place.prompts - check.step.vars.keys()):
-            message = f"vars_prompt: nobody is there to be asked for {name}"
+            message = f"vars_prompt cannot ask for {name} during a build"
             yield check.fault(place.file, place.line, place.column, message, f"give {name} in the step's vars:")
         if play["count"] != "0" and not play["tasks"] and not place.asks_for_facts:
-            yield check.fault(place.file, place.line, place.column, "the play has no task that is run", TASKS_HINT)
+            yield check.fault(place.file, place.line, place.column, "the play has no task to run", TASKS_HINT)
     yield from _unset_variables(check)
     if check.step.vault_password_file is None:
         for file in _vaulted_variables(check.step.file.parent):
-            yield check.fault(file, 1, 1, "is encrypted by ansible-vault, and the step names no password", VAULT_HINT)
+            yield check.fault(
+                file, 1, 1, "is encrypted by ansible-vault, but the step has no vault_password_file", VAULT_HINT
+            )
 
 
 def _unset_variables(check: _Check) -> Iterator[Fault]:
@@ -286,7 +288,7 @@ def _unset_variables(check: _Check) -> Iterator[Fault]:
                     continue
                 line = text.count("\n", 0, found.start()) + 1
                 column = found.start() - (text.rfind("\n", 0, found.start()) + 1) + 1
-                message = f"{name} of the caller's environment does not reach the playbook: it would be empty"
+                message = f"the environment variable {name} would be empty in the playbook"
                 hint = (
                     f"write environment: [{name}] in the step, or the value in its vars:, or | default('...', true)"
                 )
@@ -313,7 +315,7 @@ def _error(check: _Check, code: int, err: str) -> Fault:
     message = re.sub(r"(the role '.+?' was not found) in .*", r"\1", message)
     hint = next(
         (match.expand(text) for pattern, text in _HINTS if (match := re.search(pattern, err))),
-        "correct it there; ansible-playbook --syntax-check says the same",
+        "correct the playbook; ansible-playbook --syntax-check shows the same error",
     )
     where = _ORIGIN.search(err) or _OLD_ORIGIN.search(err) or _NAMED_FILE.search(err)
     place = where.groupdict() if where else {}

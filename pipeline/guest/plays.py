@@ -11,7 +11,7 @@ from pipeline.base.errors import GuestError
 
 #: The folder that Ansible is given to load the report's callback from.
 CALLBACKS = Path(__file__).parent / "callbacks"
-TASKS_HINT = "give it tasks or roles, or remove the play; a task with the tag `never` is not run"
+TASKS_HINT = "add tasks or roles, or remove the play; tasks with the tag `never` do not run"
 
 
 def verify_plays(report: Path) -> None:
@@ -24,7 +24,7 @@ def verify_plays(report: Path) -> None:
         raise GuestError(
             "the playbook has no play",
             name="step-empty",
-            hint="begin it with `- hosts: all` and tasks, or remove the step",
+            hint="write `- hosts: all` and tasks, or remove the step",
         )
     for play in summary["plays"]:
         if not play["matched"]:
@@ -43,5 +43,5 @@ def _empty(play: Mapping[str, Any], what: str, hint: str) -> GuestError:
 
 def hosts_hint(hosts: str) -> str:
     if hosts in ("localhost", "127.0.0.1"):
-        return "a play of the build host is never run: write `hosts: all`, and delegate_to: localhost in its tasks"
+        return "write `hosts: all`, and delegate_to: localhost in the tasks; plays for the build host do not run"
     return "write `hosts: all`: the inventory has one host, guest, and no other group"

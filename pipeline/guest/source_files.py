@@ -16,9 +16,9 @@ def require_readable(build: Build, path: Path) -> None:
     become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"]
     if process.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
         raise UsageError(
-            f"{path}: libvirt's qemu may not read it",
+            f"libvirt's QEMU cannot read {path}",
             name="medium-unreadable",
-            hint=f"chmod o+r {path}, and o+x for the folders above it; or put it into {build.store.root}",
+            hint=f"chmod o+r {path}, and o+x for the folders above it; or move it to {build.store.root}",
         )
 
 
@@ -29,7 +29,7 @@ def verify_checksum(build: Build, path: Path, wanted: str, key: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
         raise CheckFailed(
-            f"{path}: its sha256 is {found}, the definition says {wanted}",
+            f"{path}: its sha256 is {found}, but the definition requires {wanted}",
             name="checksum-mismatch",
             hint=f"download it again, or correct {key}",
         )

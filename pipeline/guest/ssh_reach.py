@@ -60,11 +60,11 @@ journalctl -b -q --no-pager -o short -n 60 -t sshd -t sshd-session 2>/dev/null |
 """
 
 _FIREWALL_HINT = (
-    "let TCP port 22 in while the image is built (`ct state established,related accept` and `tcp dport 22 accept`), "
-    "or only enable the firewall, so that it starts with the first boot of a clone"
+    "allow TCP port 22 during the build (`ct state established,related accept` and `tcp dport 22 accept`), "
+    "or only enable the firewall, so that it starts at a clone's first boot"
 )
 _LOGIN_HINT = (
-    "keep {user} able to log in until the last step (generalize removes it), or restrict logins in the last step"
+    "allow the user {user} to log in until the last step (generalize removes it), or restrict logins in the last step"
 )
 
 
@@ -111,24 +111,25 @@ def explain_silence(reach: Reach) -> GuestError | None:
         return GuestError(
             "the guest has no network: no interface has an IPv4 address",
             name="guest-no-network",
-            hint="leave the guest's network up while the image is built; its configuration may change for the next "
-            "boot. The journal in the run's folder says what the network service did",
+            hint="keep the guest's network up during the build, and change only its configuration for the next "
+            "boot; the journal is in the run's folder",
         )
     if not reach.active:
         state = f" ({', '.join(reach.failed)} failed)" if reach.failed else ""
         reason = sshd_reason(reach.journal)
         return GuestError(
-            f"sshd does not run in the guest (addresses {', '.join(reach.addresses)}){state}"
+            f"sshd is not running in the guest (addresses {', '.join(reach.addresses)}){state}"
             + (f": {reason}" if reason else ""),
             name="guest-sshd-dead",
-            hint="a step has stopped sshd or broken its configuration: `sshd -t` as its last command checks it",
+            hint="a step has stopped sshd or broken its configuration; check it with `sshd -t` as the step's last "
+            "command",
         )
     if reach.listens and "22" not in reach.listens:
         return GuestError(
             f"sshd listens on port {', '.join(reach.listens)}, no longer on port 22, by which goldsmith reaches it",
             name="step-cut-ssh",
-            hint="keep port 22 while the image is built: change its configuration without a restart of sshd, "
-            "so that it holds for the clones",
+            hint="keep port 22 during the build; change sshd's configuration without restarting sshd, so that it "
+            "applies to the clones",
         )
     if reach.firewall:
         return GuestError(
@@ -144,7 +145,8 @@ def unexplained_silence(reach: Reach) -> GuestError:
     return GuestError(
         f"sshd runs in the guest (addresses {', '.join(reach.addresses)}), but does not answer on port 22",
         name="step-cut-ssh",
-        hint="has the step changed routes, packet filters or /etc/hosts.deny? The journal is in the run's folder",
+        hint="check whether the step changed routes, packet filters or /etc/hosts.deny; the journal is in the "
+        "run's folder",
     )
 
 
@@ -152,7 +154,7 @@ def refused_login(journal: str, user: str, words: str) -> GuestError:
     """sshd answers, and does not let `user` in; `words` are what the ssh client said."""
     reason = sshd_reason(journal) or words
     return GuestError(
-        f"sshd does not let goldsmith's user {user} in any more: {reason}",
+        f"sshd refuses goldsmith's user {user}: {reason}",
         name="step-cut-ssh",
         hint=_LOGIN_HINT.format(user=user),
     )

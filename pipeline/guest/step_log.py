@@ -48,9 +48,9 @@ def require_content(step: Step) -> None:
         return
     if not any(path.is_symlink() or not path.is_dir() for path in step.file.rglob("*")):
         raise UsageError(
-            f"{step.title}: {step.file} has no file below it",
+            f"{step.title}: the folder {step.file} contains no file",
             name="step-empty",
-            hint="put a file in it (git keeps no empty folder), or make the folder in a script",
+            hint="add a file (git does not store empty folders), or create the folder in a script",
         )
 
 
@@ -61,9 +61,9 @@ def named_failure(error: Exception, step: Step, log: Path) -> GuestError | None:
         return GuestError(f"{step.title}: {error.message}", name=error.name, hint=hint)
     if isinstance(error, process.CommandTimeout):
         return GuestError(
-            f"{step.title}: not done after {step.timeout:.0f} s, the step's timeout",
+            f"{step.title}: the step did not finish within its timeout of {step.timeout:.0f} s",
             name="step-timeout",
-            hint=f"raise the step's `timeout`, or see where it hangs: {log}",
+            hint=f"raise the step's `timeout`, or read its log: {log}",
         )
     return None
 

@@ -128,17 +128,17 @@ def judge_tcg(tcg: Count) -> None:
     if tcg.ended:
         return
     if tcg.cut:
-        rate = f"{spoken(tcg.rate)} instructions/s" if tcg.rate else "not one letter of its output"
+        rate = f"{spoken(tcg.rate)} instructions/s" if tcg.rate else "it printed nothing"
         raise HostError(
-            f"QEMU runs, but too slowly for any guest: the probe was not done after {tcg.limit} s ({rate})",
+            f"QEMU is too slow for any guest: the probe did not finish within {tcg.limit} s ({rate})",
             name="host-too-slow",
-            hint="end what else runs on this host, or take a host with hardware virtualization; then "
-            "goldsmith doctor --refresh",
+            hint="stop other programs on this host, or use a host with hardware virtualization; then run goldsmith "
+            "doctor --refresh",
         )
     raise HostError(
-        f"QEMU does not run: {tcg.said or 'it ended before the probe did'}",
+        f"QEMU does not work: {tcg.said or 'it ended before the probe finished'}",
         name="qemu-unusable",
-        hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows what it says",
+        hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows its message",
     )
 
 
@@ -151,7 +151,7 @@ def _measure() -> Verdict:
         if not KVM.exists():
             return judge("/dev/kvm is missing", tcg)
         if not os.access(KVM, os.R_OK | os.W_OK):
-            return judge("/dev/kvm may not be opened by this user", tcg)
+            return judge("this user may not open /dev/kvm", tcg)
         return judge(_count("kvm", image, max(LIMIT, round(TIMES * tcg.seconds))), tcg)
 
 
@@ -190,7 +190,7 @@ class _Measured(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the accelerator is measured again"
+        return "delete the file; the accelerator is then measured again"
 
 
 def _remembered(key: dict[str, Any], store: Store) -> Verdict | None:
@@ -225,12 +225,12 @@ def probe(store: Store, *, refresh: bool = False) -> Verdict:
 def choose(wanted: str, store: Store) -> Verdict:
     """The accelerator for `auto`, `kvm` or `tcg`. Raises HostError where kvm is demanded and not real."""
     if wanted == "tcg":
-        return Verdict("tcg", None, None, "the definition asks for it")
+        return Verdict("tcg", None, None, "the definition requires it")
     verdict = probe(store)
     if wanted == "kvm" and verdict.kind != "kvm":
         raise HostError(
-            f"the definition demands kvm: {verdict.reason}",
+            f"the definition requires kvm: {verdict.reason}",
             name="kvm-unusable",
-            hint="accelerator: auto uses TCG here; goldsmith doctor --refresh measures again",
+            hint="write accelerator: auto to use TCG here, or measure again with goldsmith doctor --refresh",
         )
     return verdict

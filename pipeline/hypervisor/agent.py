@@ -100,7 +100,7 @@ class Agent:
                 return Executed(status.code, out, err)
             if time.monotonic() > until:
                 raise GuestError(
-                    f"{argv[0]} in the guest was not done after {deadline:.0f} s", name="guest-command-timeout"
+                    f"{argv[0]} in the guest did not finish within {deadline:.0f} s", name="guest-command-timeout"
                 )
             if check:
                 check()

@@ -82,7 +82,7 @@ def connect(uri: str = URI) -> Connection:
         raise HostError(
             f"libvirt does not answer at {uri}: {error.get_error_message()}",
             name="libvirt-unreachable",
-            hint="make setup starts libvirtd; goldsmith doctor tells more",
+            hint="start libvirtd (make setup does); goldsmith doctor shows details",
         ) from None
     return Connection(raw)
 

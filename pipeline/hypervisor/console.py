@@ -30,16 +30,16 @@ DISASTERS: tuple[Disaster, ...] = (
 )
 #: What to do about each of these failures, and about what `progress` finds.
 HINTS = {
-    "guest-kernel-panic": "serial.log in the run's folder has the kernel's last words: an initramfs without the "
-    "disk's driver, or a step that broke the kernel or its modules",
+    "guest-kernel-panic": "serial.log in the run's folder has the kernel's last messages; common causes are an "
+    "initramfs without the disk's driver, and a step that broke the kernel or its modules",
     "guest-emergency": "serial.log in the run's folder names the unit that failed: most often a line of /etc/fstab "
     "for a disk that is not there (give it `nofail`)",
     "guest-no-boot": "does the disk boot in these `generations`? 1 needs a BIOS boot loader, 2 an EFI system "
     "partition with \\EFI\\BOOT\\BOOTX64.EFI; `goldsmith inspect DISK` says which (boot-bios, boot-efi)",
-    "guest-halted": "a halted guest never powers off: use `reboot` to restart it; goldsmith powers it off itself",
+    "guest-halted": "do not halt the guest: use `reboot` to restart it; goldsmith powers it off",
     "guest-no-root": "the kernel waits for a root file system that is not on this disk: compare root= in serial.log "
     "with the disk's UUIDs (`goldsmith inspect DISK --list volumes`), or an initramfs lacks the disk's driver",
-    "guest-kernel-hung": "build again: nothing made so far is lost. Where it hangs each time, `machine: {cpus: 1}` "
+    "guest-kernel-hung": "build again; all finished layers are kept. If it hangs each time, `machine: {cpus: 1}` "
     "avoids most hangs of emulated processors; its console's log is in the run's folder",
 }
 LOGIN = re.compile(rb"[\w.-]+ login: ")

@@ -270,7 +270,7 @@ def restored_xml(saved: str, spec: Spec) -> str:
     """
     root = etree.fromstring(saved.encode())
     run = root.find(f"metadata/{{{GOLDSMITH_NS}}}run")
-    assert run is not None, "not a guest of goldsmith's"
+    assert run is not None, "the domain is not a guest of goldsmith"
     run.set("id", spec.run)
     run.set("role", spec.role)
     (disk,) = spec.disks

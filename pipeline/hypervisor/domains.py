@@ -51,5 +51,5 @@ def mark_kept(machine: Machine) -> None:
         raise GoldsmithError(
             f"cannot mark the guest as kept: {error.get_error_message()}",
             name="guest-not-kept",
-            hint="the guest ended meanwhile: build again with --keep-failed",
+            hint="the guest has already ended: build again with --keep-failed",
         ) from None

@@ -62,7 +62,7 @@ def remedy(found: list[Obstacle], user: str) -> str:
             chmod.append(f"chmod o+{letter} {paths}")
             setfacl.append(f"setfacl -m u:{user}:{letter} {paths}")
     alone = "" if user == UNKNOWN_USER else f"; for {user} alone: {' && '.join(setfacl)}"
-    return f"{' && '.join(chmod)}{alone}; or a store elsewhere: GOLDSMITH_HOME"
+    return f"{' && '.join(chmod)}{alone}; or use another store (GOLDSMITH_HOME)"
 
 
 def _obstacles(folders: Iterable[Path], read: Iterable[Path], owner: tuple[int, int]) -> list[Obstacle]:

@@ -58,7 +58,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.verdict != "ok" and not self.fix:
-            raise ValueError(f"{self.name} is not ok, and nothing says what to do: {self.text}")
+            raise ValueError(f"{self.name} is not ok, but has no remedy: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def judge_accelerator(verdict: accelerator.Verdict) -> Finding:
         "accelerator",
         "warn",
         f"tcg: {verdict.reason}{when}",
-        "guests are emulated and slow; a host with hardware virtualization, or nested virtualization turned on",
+        "guests are emulated and slow; use a host with hardware virtualization, or turn on nested virtualization",
         facts,
     )
 
@@ -139,7 +139,7 @@ def judge_kvm_device(group: str, mode: int) -> Finding | None:
     return Finding(
         "kvm-device",
         "warn",
-        f"/dev/kvm is group {group}'s, mode {mode:o}: each start of a guest waits a minute for libvirt",
+        f"/dev/kvm is group {group}'s, mode {mode:o}: each start of a guest takes a minute longer",
         "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, or make setup",
     )
 
@@ -239,7 +239,7 @@ def _fabric() -> list[Finding]:
         return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
     if bridges_are_filtered():
         return [
-            Finding("fabric", "warn", "frames between a guest and its network pass this host's firewall", UNFILTER)
+            Finding("fabric", "warn", "this host's firewall filters frames between a guest and its network", UNFILTER)
         ]
     return [Finding("fabric", "ok", ", ".join(tools))]
 
@@ -260,9 +260,16 @@ def _sizes(store: Store) -> list[Finding]:
             memory = int(line.split()[1]) * 1024
     return [
         judge_size(
-            "disk", f"at {there}", disk.free, DISK_LEAST, DISK_GOOD, "goldsmith clean, or a larger GOLDSMITH_HOME"
+            "disk",
+            f"at {there}",
+            disk.free,
+            DISK_LEAST,
+            DISK_GOOD,
+            "run goldsmith clean, or use a larger store (GOLDSMITH_HOME)",
         ),
-        judge_size("memory", "of memory", memory, MEMORY_LEAST, MEMORY_GOOD, "end other programs, or a larger host"),
+        judge_size(
+            "memory", "of memory", memory, MEMORY_LEAST, MEMORY_GOOD, "stop other programs, or use a larger host"
+        ),
     ]
 
 
@@ -273,7 +280,7 @@ def _rights() -> list[Finding]:
         # each thing is tried: root in a container may lack any of it
         found += [Finding(lack.name, "fail", lack.text, lack.fix) for lack in privileges.find_lacks()]
         if why := privileges.log_daemon_refused():
-            text = f"virtlogd, which writes guests' consoles, does not answer at {privileges.VIRTLOGD}: {why}"
+            text = f"virtlogd, which records the guests' consoles, does not answer at {privileges.VIRTLOGD}: {why}"
             found.append(Finding("libvirt-log", "fail", text, privileges.DAEMONS))
     return found
 
@@ -304,7 +311,7 @@ def _store(store: Store) -> list[Finding]:
         fix = remedy([Obstacle(folder, SEARCH) for folder in closed], user)
         return [Finding("store", "fail", f"libvirt's QEMU runs as {user} and cannot search {names}", fix, facts)]
     if not all(os.access(folder, os.W_OK) for folder in store.folders):
-        return [Finding("store", "fail", f"{store.root} is not ours to write", SETUP, facts)]
+        return [Finding("store", "fail", f"this user cannot write to {store.root}", SETUP, facts)]
     return [Finding("store", "ok", str(store.root), facts=facts)]
 
 
@@ -328,7 +335,7 @@ def _host() -> list[Finding]:
         name = "unknown system"
     cpus = len(os.sched_getaffinity(0))
     verdict: Mark = "ok" if machine == "x86_64" else "fail"
-    fix = None if verdict == "ok" else "a host with an x86-64 processor: goldsmith's guests are x86-64"
+    fix = None if verdict == "ok" else "use a host with an x86-64 processor"
     return [Finding("host", verdict, f"{name}, {machine}, {cpus} processors", fix, {"cpus": cpus})]
 
 
@@ -360,7 +367,7 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         except OSError as error:
             # what a container hides or a file's mode forbids is one line of the report, not its end
             fix = f"{SETUP}; in a container: {privileges.CONTAINER}"
-            findings.append(Finding(name, "fail", f"cannot be looked at: {error}", fix))
+            findings.append(Finding(name, "fail", f"the check failed: {error}", fix))
     return findings
 
 

@@ -71,9 +71,13 @@ def find_lacks() -> list[Lack]:
     if missing := missing_capabilities(effective_capabilities()):
         lacks.append(Lack("capabilities", f"root, but without {', '.join(missing)}", CONTAINER))
     tries: tuple[tuple[str, str, Callable[[], str | None]], ...] = (
-        ("mounts", "no mount or process namespaces for a bootstrap", lambda: _refused(_MOUNTS)),
-        ("networks", "no network namespace, bridge or veth for guests", lambda: _refused(_NETWORK)),
-        ("tun", f"{TUN} cannot be opened, by which guests' networks are made", _tun_refused),
+        ("mounts", "a bootstrap cannot create mount or process namespaces", lambda: _refused(_MOUNTS)),
+        (
+            "networks",
+            "network namespaces, bridges or veth devices cannot be created for guests",
+            lambda: _refused(_NETWORK),
+        ),
+        ("tun", f"{TUN}, which guests' networks need, cannot be opened", _tun_refused),
     )
     for name, what, attempt in tries:
         if why := attempt():

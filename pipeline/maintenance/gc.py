@@ -166,9 +166,9 @@ def _refuse_running(store: Store) -> None:
     for path in sorted(store.tmp.glob("build-*.lock")):
         if held(path):
             raise UsageError(
-                f"{path.stem[6:]} is being built: its layers are in use",
+                f"{path.stem[6:]} is being built, so its layers are in use",
                 name="image-locked",
-                hint="wait for the build (goldsmith runs list), then clean again",
+                hint="wait for the build to end (goldsmith runs list), then run clean again",
             )
 
 

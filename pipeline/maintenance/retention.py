@@ -40,7 +40,7 @@ def users_of(store: Store, *, dry: bool = False) -> Iterator[Callable[[Version],
 
         def used(version: Version) -> str:
             names = {str(layer.record.get("name")) for layer in above[version.disk] if layer.key in busy}
-            return f"a build of {', '.join(sorted(names))} stands on it" if names else ""
+            return f"a build of {', '.join(sorted(names))} uses it" if names else ""
 
         yield used
 
@@ -84,7 +84,7 @@ def remove_master(
         path = folder / number
         if path.is_symlink() or not path.is_dir():
             raise NotFound(
-                f"no {image} {number} in the gallery", name="gallery-unknown", hint=_others(gallery, image)
+                f"the gallery has no {image} {number}", name="gallery-unknown", hint=_others(gallery, image)
             )
         try:
             version: Version | None = gallery.get(f"{image}@{number}")
@@ -96,11 +96,11 @@ def remove_master(
         channels = tuple(each.name for each in list_channels(gallery, image) if each.version == number)
         objections = tuple(_objections(gallery, image, number, channels))
         if objections and not force:
-            hint = "--force removes it all the same"
+            hint = "use --force to remove it"
             if GOLDEN in channels:
                 hint = f"goldsmith gallery rollback {image} makes the version before golden; {hint}"
             why_kept = "; ".join(objections)
-            raise CheckFailed(f"{image} {number} is kept: {why_kept}", name="version-protected", hint=hint)
+            raise CheckFailed(f"{image} {number} is protected: {why_kept}", name="version-protected", hint=hint)
         disks = [disk for row in output_formats() for disk in path.glob(f"*{row.suffix}")]
         above = {layer.key for disk in disks for layer in _layers_of(layers, disk)}
         found = Removal(image, number, disk_bytes(path), channels, objections, tuple(sorted(above)))

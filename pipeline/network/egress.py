@@ -110,7 +110,7 @@ class Egress:
 
     @property
     def bridge(self) -> str:
-        assert self._wire is not None, "the way out is not open"
+        assert self._wire is not None, "the egress network is not ready"
         return self._wire.bridge
 
     @property
@@ -201,9 +201,9 @@ class Egress:
             if child.poll() is not None or time.monotonic() > until:
                 last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
                 raise HostError(
-                    f"the guest's way out cannot be made: {program}: {last}",
+                    f"the guest's egress network could not be created: {program}: {last}",
                     name="egress-failed",
-                    hint=f"the log is {log}; slirp4netns needs /dev/net/tun",
+                    hint=f"read {log}; slirp4netns needs /dev/net/tun",
                 )
             time.sleep(0.01)
 

@@ -80,9 +80,9 @@ class Namespace:
             )
         except process.CommandFailed as error:
             raise HostError(
-                f"a network namespace cannot be made: {error.stderr.strip() or error.message}",
+                f"a network namespace cannot be created: {error.stderr.strip() or error.message}",
                 name="namespace-refused",
-                hint="the fabric needs root and namespaces; `prove: [gen1-nocloud, gen2-nocloud]` does without",
+                hint="the fabric needs root and namespaces; `prove: [gen1-nocloud, gen2-nocloud]` needs neither",
             ) from None
         self.run_inside(_harden)
 

@@ -110,7 +110,7 @@ class ProxyRelay(Server):
         head, _, body = data.partition(b"\r\n\r\n")
         request = read_head(head + b"\r\n\r\n")
         if request is None:
-            _refuse(near, "400 Bad Request", "this is no request to a proxy")
+            _refuse(near, "400 Bad Request", "this is not a proxy request")
             return
         if request.length is None:
             _refuse(near, "411 Length Required", "a body in chunks is not relayed")

@@ -43,12 +43,12 @@ def patched(definition: Definition, golden: Version) -> Definition:
 def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[Definition, str]:
     """The definition to build, and the reason. The reason is empty if there is nothing to build."""
     if changed := "; ".join(_changed(definition, golden, store)):
-        return definition, f"built anew: {changed}"
+        return definition, f"rebuilt: {changed}"
     found = _system(definition, golden).updates_for(golden)
     if found is None:
         return definition, ""
     if found and golden.manifest.get("rearms_left") == 0:
-        return definition, "built anew: golden cannot be generalized once more: no rearm is left"
+        return definition, "rebuilt: golden cannot be generalized again, because no rearm is left"
     more = " ..." if len(found) > 3 else ""
     return patched(definition, golden), f"newer: {', '.join(found[:3])}{more}" if found else ""
 

@@ -62,7 +62,7 @@ class _Compared(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the image is built with no layer reused when its first version is old enough"
+        return "delete the file; the clean rebuild then runs when the first version is old enough"
 
 
 def check_is_due(definition: Definition, gallery: Gallery, today: datetime | None = None) -> bool:
@@ -111,9 +111,9 @@ def _compare(definition: Definition, store: Store, layered: Path | None, cold: r
     packages, rebuilt = list_disk(layered, fmt, what="packages"), list_disk(cold.shipped, fmt, what="packages")
     if packages != rebuilt:
         raise CheckFailed(
-            f"{definition.name}: the archive moved between the two builds, so the cold one cannot be compared",
+            f"{definition.name}: the archive changed between the two builds, so they cannot be compared",
             name="cold-overtaken",
-            hint="the next night tries again",
+            hint="the next refresh tries again",
         )
     may_differ = registry.for_definition(definition, None).may_differ
     found = differences(tree(layered, fmt), tree(cold.shipped, fmt), may_differ)
@@ -121,10 +121,10 @@ def _compare(definition: Definition, store: Store, layered: Path | None, cold: r
         listing = store.runs / cold.run / "cold-differences.txt"
         listing.write_text("\n".join(found) + "\n")
         error = CheckFailed(
-            f"{definition.name}: {len(found)} paths differ when no layer is reused: "
+            f"{definition.name}: the clean rebuild differs in {len(found)} paths: "
             + "; ".join(line.partition(":")[0] for line in found[:SHOWN]),
             name="cold-differs",
-            hint=f"an input is missed by a layer's key, or a step does not do the same twice; all paths: {listing}",
+            hint=f"a layer's key misses an input, or a step is not reproducible; all paths: {listing}",
         )
         error.evidence = listing.parent
         raise error

@@ -184,7 +184,7 @@ def _only_refresh(store: Store) -> Iterator[None]:
     except Timeout:
         holder = locks.describe_holder(store.tmp / LOCK, store.runs)
         raise CheckFailed(
-            f"another refresh is under way in this store: {holder}", name="refresh-locked", hint="goldsmith runs list"
+            f"another refresh is running on this store: {holder}", name="refresh-locked", hint="goldsmith runs list"
         ) from None
     try:
         yield
@@ -236,12 +236,12 @@ def _wanted(definition: Definition, golden: Version | None, store: Store) -> tup
     """What is built, why (nothing is, without a reason), and the word that sets a cold build apart."""
     if golden is not None and definition.refresh.mode == "patch":
         if rebuild_check.check_is_due(definition, Gallery(store.gallery)):
-            return definition, f"built anew after {definition.refresh.cold_days} days", now()
+            return definition, f"rebuilt after {definition.refresh.cold_days} days", now()
         return *patch.needs_patch(definition, golden, store), None
     rows = explain(definition, store)
     if golden is not None and _is_current(rows, store, golden):
         return definition, "", None
-    return definition, _reason(rows) or "golden is another version", None
+    return definition, _reason(rows) or "golden is a different version", None
 
 
 def _failure(name: str, had: str | None, seconds: float, error: GoldsmithError) -> ImageResult:

@@ -95,7 +95,7 @@ def _judged(
     failures = [f"{result.target}: {failure}" for result in results for failure in result.failures]
     if failures:
         raise CheckFailed(
-            "the master boots, but is not what it should be\n" + "\n".join(f"  {line}" for line in failures),
+            "the master boots, but some tests failed\n" + "\n".join(f"  {line}" for line in failures),
             name="prove-failed",
             hint=f"screenshots, serial logs and the fabric's records are in {context.run.folder / 'prove'}",
         )

@@ -21,7 +21,7 @@ def configured(
 
     try:
         event = machine.wait(
-            "the first-boot adapter's report",
+            "the report of the first-boot service",
             reported,
             deadline=deadline + SETTLE[machine.spec.kvm],
             name="first-boot-silent",

@@ -47,7 +47,7 @@ def draw_page(page: str, target: Path) -> str:
             process.run(_argv(browser, folder, nobody), deadline=DEADLINE, env={"HOME": str(folder)})
             picture = _read_picture(folder / "page.png")
         if picture is None:
-            return "the browser drew none"
+            return "the browser made no screenshot"
         target.write_bytes(picture)
     except (GoldsmithError, OSError) as error:
         # a proof does not fail because a browser does

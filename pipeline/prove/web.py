@@ -58,9 +58,9 @@ def fetch(port: int, path: str, deadline: float) -> Answer:
             ends.cancel()
     except http.client.HTTPException as error:
         # its text may quote what the clone sent
-        raise OSError(f"no answer of HTTP's: {type(error).__name__}: {str(error)[:WORDS]!r}") from None
+        raise OSError(f"the answer is not HTTP: {type(error).__name__}: {str(error)[:WORDS]!r}") from None
     except ValueError as error:
-        raise OSError(f"no answer of HTTP's: {str(error)[:WORDS]!r}") from None
+        raise OSError(f"the answer is not HTTP: {str(error)[:WORDS]!r}") from None
     finally:
         connection.close()
 

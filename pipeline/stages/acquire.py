@@ -87,7 +87,7 @@ def _plain(draft: PendingLayer) -> Image:
 
 def _file_digest(source: DiskSource) -> str:
     if source.path is None:
-        raise UsageError("a disk by URL needs its sha256", name="checksum-missing")
+        raise UsageError("a disk with a URL needs a sha256", name="checksum-missing")
     # by data, not by virtual size: a plan must not read eight sparse GiB to say that nothing changed
     return chunk_digests(source.path).tree
 
@@ -109,7 +109,7 @@ def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draf
     detected = mapping.detect(path, named=False)
     if source.format and find_format(source.format) != known_format(detected):
         raise UsageError(
-            f"{path} is {detected}, the definition says {source.format}",
+            f"{path} is a {detected} disk, but the definition says {source.format}",
             name="disk-format",
             hint="copy the disk again from its source, or correct source.disk.format",
         )
@@ -151,12 +151,12 @@ def _master(master: Version, context: BuildContext, _source: Layer | None, draft
     from pipeline.guest.disks import create_overlay
 
     if not master.disk.exists():
-        raise BuildError(f"{master.disk} is gone", name="master-missing")
+        raise BuildError(f"{master.disk} is missing", name="master-missing")
     context.progress("the parent's digests")
     for name, told in disks_of(master.manifest).items():
         if chunk_digests(master.path / name).tree != tree_of_disk(told):
             raise CheckFailed(
-                f"{master.path / name} is not what was captured",
+                f"{master.path / name} has changed since it was captured",
                 name="master-damaged",
                 hint=f"goldsmith gallery verify {master.name}; goldsmith gallery rollback {master.name}",
             )

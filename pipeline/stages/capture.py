@@ -61,14 +61,14 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     proven = source.facts.get("trees") or {}
     for name, tree in proven.items():
         if tree != told[name]["tree_sha256"]:
-            raise BuildError(f"{files[name]} is not the file that was proven", name="master-changed")
+            raise BuildError(f"{files[name]} has changed since it was tested", name="master-changed")
     lineage = context.made
     facts = {name: layer.facts for name, layer in lineage}
     checks = facts.get("inspect", {}).get("checks", [])
     if not count(checks).good:
         # a master that inspect has not looked at is no better than one that failed there
         raise CheckFailed(
-            f"the master is not proven by inspect: {count(checks)}",
+            f"the master has not passed inspect: {count(checks)}",
             name="master-not-inspected",
             hint=f"goldsmith build {context.definition.name} --from inspect",
         )

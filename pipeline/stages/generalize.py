@@ -20,4 +20,4 @@ class Generalize(BaseStage):
         return tuple(context.system.generalize_units(context))
 
     def why_root(self, _definition: Definition) -> str:
-        return "it makes the network of its guest"
+        return "it creates the network of its guest"

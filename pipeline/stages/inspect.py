@@ -87,9 +87,9 @@ def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> Che
         lines.append(f"  unchecked: {', '.join(names[:_NAMED])}{more}: {cause}")
     blocking = [result.id for result in results if result.status in BLOCKING]
     return CheckFailed(
-        "\n".join([f"the disk that would ship is not proven: {verdict}", *lines]),
+        "\n".join([f"the disk has not passed inspect: {verdict}", *lines]),
         name=f"check-{blocking[0]}" if len(blocking) == 1 else "checks-failed" if failed else "checks-unchecked",
-        hint=f"all results are in {log}",
+        hint=f"read all results in {log}",
     )
 
 
@@ -107,10 +107,10 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
             evidence = f"{seen or 'an empty partition table'}, not a clean {told}"
     return checks.CheckResult(
         f"data-disk-{disk.lun}",
-        f"The data disk at LUN {disk.lun} has the file system that it was made with",
+        f"The data disk at LUN {disk.lun} has the defined file system",
         status,
         "fail",
         evidence,
-        "A step has written over it, or left it mounted: see what its steps do with the disk.",
-        "Clones get this disk as it is: what they find on it must be what the definition says.",
+        "Check which step overwrites the disk or leaves it mounted.",
+        "Clones get this disk unchanged, so its content must match the definition.",
     )

@@ -18,4 +18,4 @@ class Install(BaseStage):
         return tuple(context.system.install_units(context))
 
     def why_root(self, _definition: Definition) -> str:
-        return "it makes the network of its guest"
+        return "it creates the network of its guest"

@@ -30,7 +30,7 @@ class Prove(BaseStage):
         return (UnitSpec(", ".join(definition.prove), inputs, _run),)
 
     def why_root(self, _definition: Definition) -> str:
-        return "it makes a local Azure network for its clones"
+        return "it creates a local Azure network for its clones"
 
 
 def asdict_any(thing: Any) -> dict[str, Any]:

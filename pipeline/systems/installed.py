@@ -120,7 +120,7 @@ def _none_of(disk: Disk, inspections: Sequence[Inspection]) -> DiskError:
     return DiskError(
         f"{disk.path.name} holds none of the systems {names}",
         name="no-known-system",
-        hint="goldsmith inspect DISK --list volumes shows what is on it",
+        hint="goldsmith inspect DISK --list volumes shows its file systems",
     )
 
 

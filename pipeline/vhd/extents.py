@@ -23,7 +23,7 @@ from pipeline.base.errors import DiskError
 Progress = Callable[[int, int], None]
 
 #: What helps where bytes of a disk are lost or changed.
-AGAIN = "copy it again from where it was made, and compare the sizes"
+AGAIN = "copy it again from its source, and compare the sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ExtentTable(Sequence[Extent]):
             raise DiskError(
                 f"the disk's data lies in more than {MAX_EXTENTS} pieces",
                 name="disk-too-fragmented",
-                hint="copy it in one piece where it comes from: qemu-img convert",
+                hint="copy it on its original host with qemu-img convert",
             )
         if not 0 <= number < len(self.paths) or max(start, length, offset) >= 1 << 62 or min(start, offset) < 0:
             raise DiskError(
@@ -155,14 +155,17 @@ def open_file(path: Path) -> int:
         # without O_NONBLOCK the open of a FIFO waits for a writer
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise DiskError(f"{path} does not exist", name="disk-missing", hint="is the path right?") from None
+        raise DiskError(f"{path} does not exist", name="disk-missing", hint="check the path") from None
     except (OSError, ValueError) as error:
         # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
             raise _not_a_file(path) from None
         raise DiskError(
-            f"cannot read {path}: {why}", name="disk-unreadable", hint="who may read it? ls -l FILE", evidence=path
+            f"cannot read {path}: {why}",
+            name="disk-unreadable",
+            hint="check its permissions with ls -l FILE",
+            evidence=path,
         ) from None
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -184,7 +187,7 @@ def _not_a_file(path: Path) -> DiskError:
     return DiskError(
         f"{path} is neither a file nor a block device",
         name="disk-not-a-file",
-        hint="a disk is read in any order: write what comes from a pipe into a file first",
+        hint="write the output of a pipe into a file first",
     )
 
 
@@ -271,7 +274,7 @@ class Reader:
                 raise DiskError(
                     f"cannot read {path}: {error.strerror}",
                     name="disk-unreadable",
-                    hint="is the host's disk whole? dmesg says",
+                    hint="check the host's disk with dmesg",
                 ) from None
             if step == 0:
                 raise DiskError(

@@ -58,7 +58,7 @@ def crowded(lab: Lab, number: int) -> dict[str, object]:
     wrong = [f"{words}: exit code {code}" for words, code in zip(CROWD[2:], codes[2:], strict=True) if code]
     # a night that finds another under way ends at once and says so; whichever came later
     refused = [out for code, out in zip(codes[:2], said[:2], strict=True) if code]
-    wrong += [f"a refresh failed: {out[-300:]}" for out in refused if "another refresh is under way" not in out]
+    wrong += [f"a refresh failed: {out[-300:]}" for out in refused if "another refresh is running" not in out]
     wrong += ["both refreshes were refused"] if len(refused) == 2 else []
     booted = sum(out.count("generalize   new") for out in said)
     wrong += [f"{booted} builds ran"] if booted != 1 else []

@@ -101,7 +101,7 @@ def _esp(subject: Subject) -> FileSystem:
     if 2 not in subject.generations:
         raise Skip("generation 2 is not asked for")
     if subject.esp is None:
-        raise DiskError("no EFI system partition", name="no-esp")
+        raise DiskError("the disk has no EFI system partition", name="no-esp")
     return subject.disk.filesystem(subject.esp)
 
 
@@ -118,7 +118,7 @@ def boot_efi(subject: Subject) -> Iterator[str]:
     if 2 not in subject.generations:
         raise Skip("generation 2 is not asked for")
     if subject.esp is None:
-        yield "no EFI system partition"
+        yield "the disk has no EFI system partition"
         return
     if subject.esp.kind != "vfat":
         yield f"the EFI system partition holds {subject.esp.kind or 'no file system'}, not FAT"

@@ -78,14 +78,15 @@ def judge_size(name: str, size: int, wanted: int | None) -> None:
         raise DiskError(
             f"{name} has {size / 2**30:.0f} GiB, and a VHD, which ships, ends at 2040 GiB",
             name="vhd-too-large",
-            hint="shrink its file systems and partitions, then the disk (qemu-img resize --shrink), and bring that",
+            hint="shrink its file systems and partitions, then the disk (qemu-img resize --shrink), and use the "
+            "result",
         )
     if wanted is not None and wanted < size:
         raise DiskError(
             f"{name} has {size / 2**30:.1f} GiB, and the definition's disk is {wanted / 2**30:.1f} GiB: goldsmith "
-            "does not shrink a disk",
+            "cannot shrink a disk",
             name="disk-smaller-than-source",
-            hint="leave `disk` out, or give at least the size of the source",
+            hint="omit `disk`, or set it to at least the source's size",
         )
 
 
@@ -134,6 +135,6 @@ def _lacks(name: str, package: str) -> DiskError:
     return DiskError(
         f"{name} has no {package} that runs, which {why}: goldsmith cannot run steps or generalize there",
         name="source-no-agent",
-        hint=f"install and enable {package} on the disk, and bring it again; or prepare the disk outside and take it "
-        "by `goldsmith capture DISK --as NAME`",
+        hint=f"install and enable {package} on the disk and try again; or generalize the disk yourself and import "
+        "it with `goldsmith capture DISK --as NAME`",
     )

@@ -194,7 +194,7 @@ def _bcd(subject: Subject) -> BootStore:
                     subject.windows.stale[path] = hive
                 return BootStore(hive)
     raise DiskError(
-        "there is no BCD, in EFI\\Microsoft\\Boot or in Boot",
+        "neither EFI\\Microsoft\\Boot nor Boot has a BCD",
         name="no-bcd",
-        hint="bcdboot C:\\Windows writes one; a disk without it does not start",
+        hint="run bcdboot C:\\Windows, which writes a BCD; without it the disk does not boot",
     )

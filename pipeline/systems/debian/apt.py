@@ -74,7 +74,9 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
     if suite not in releases:
         if re.search(r"\b404\b", said):
             raise BuildError(
-                f"the mirror has no suite {suite}", name="suite-missing", hint="a code name: bookworm, trixie"
+                f"the mirror has no suite {suite}",
+                name="suite-missing",
+                hint="use a code name, such as bookworm or trixie",
             )
         return None
     if len(releases) < len(wanted) and not re.search(r"\b404\b", said):

@@ -170,7 +170,9 @@ def bootstrap(
         state = apt.ask_archive(suite)
         if state is None:
             raise BuildError(
-                "the Debian mirror does not answer", name="mirror-unreachable", hint="try apt-get update"
+                "the Debian mirror does not answer",
+                name="mirror-unreachable",
+                hint="check that apt-get update works on this host",
             )
         sources = mirrors().sources(suite, list(state.releases))
     memory = memory_for_tree(_available())
@@ -181,7 +183,7 @@ def bootstrap(
         except BuildError as error:
             if not (memory and error.name == "no-space"):
                 raise
-            progress("memory is too small for this tree: again on the disk")
+            progress("there is not enough memory, so the bootstrap runs on the disk")
             return _assemble(suite, packages, target, work, seed, sources, 0, progress, deadline)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -205,7 +207,7 @@ def _assemble(
     tree.write(work, numbers, sources)
     script = _script(suite, packages, numbers, target, work, memory, sources)
     watcher = _Watcher(progress)
-    watcher.phase("asking the archive")
+    watcher.phase("reading the archive's state")
     started = time.monotonic()
     try:
         process.run(
@@ -265,14 +267,14 @@ def _script(
 #: (pattern, name, hint) of what apt, dpkg and the tools say when a bootstrap fails; the first that fits is told.
 _FAULTS = (
     (r"No space left on device", "no-space", "free some disk space; goldsmith clean removes old layers"),
-    (r"E: Unable to locate package (\S+)", "package-missing", "see source.debian.packages in the definition"),
+    (r"E: Unable to locate package (\S+)", "package-missing", "correct source.debian.packages in the definition"),
     (r"E: Package '\S+' has no installation candidate", "package-missing", "see source.debian.packages"),
     (r"NO_PUBKEY|EXPKEYSIG|is not signed", "archive-key", "apt-get install --only-upgrade debian-archive-keyring"),
     (rf".*(?i:{NOT_TRUSTED.pattern}).*", "mirror-certificate", HOST_HINT),
     (
         r".*\b(?:401  Unauthorized|403  Forbidden|407  Proxy Authentication Required).*",
         "mirror-refused",
-        "the mirror, or a proxy before it, refuses: see the address in apt's sources and Acquire::http::Proxy",
+        "check the mirror's address in apt's sources, and the proxy in Acquire::http::Proxy",
     ),
     (r"(?:Temporary failure resolving|Could not connect|Failed to fetch) .*", "mirror-unreachable", "apt-get update"),
     (r"dpkg: error processing .*", "package-broken", None),

@@ -21,4 +21,4 @@ def check(document: Document, data: dict[str, Any]) -> None:
     except ValueError:
         return
     if total < _SMALLEST_DEBIAN:
-        document.add(("disk",), f"{data['disk']} is too small to bootstrap Debian in", "at least 2 GiB")
+        document.add(("disk",), f"{data['disk']} is too small to bootstrap Debian in", "use at least 2 GiB")

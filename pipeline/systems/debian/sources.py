@@ -66,7 +66,7 @@ def check_source(source: DebianSource, document: Document, lookups: Lookups) -> 
         lookups.note(f"the names of packages could not be looked up: no list of {suite} is at hand")
     for number, package in enumerate(source.packages if known else ()):
         if known and package not in known:
-            near = closest(package, _alike(package, known)) or "apt-cache search finds packages by a word"
+            near = closest(package, _alike(package, known)) or "search for packages with apt-cache search"
             document.add(("source", "debian", "packages", number), f"{suite} has no package {package}", near)
 
 

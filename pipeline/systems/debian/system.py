@@ -81,8 +81,7 @@ class DebianSystem(LinuxSystem):
             raise HostError(
                 f"the archive of {suite} does not answer: whether {master.name} has outdated packages is not known",
                 name="archive-not-reached",
-                hint="look at the host's network, and at the mirror in /etc/apt: a suite past its end moves to "
-                "another",
+                hint="check the host's network and the mirror in /etc/apt; an old suite moves to another mirror",
             )
         return found
 

@@ -138,7 +138,9 @@ def healthy(clone: Clone, result: CloneResult, seen: Mapping[str, str]) -> None:
     result.see("services", f"{state} {failed}".strip(), state == "running" and not failed)
     if clone.guest is not None:
         found = seen.get("resolved", "")
-        resolved = found or f"no name is resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
+        resolved = (
+            found or f"no name can be resolved: /etc/resolv.conf is {seen.get('resolver', 'not known').strip()}"
+        )
         result.see("names", resolved, found == WIRESERVER)
     # the answer came before the units had settled: the clock was read first, the whole took as long as it did
     behind = float(seen.get("date", "0") or 0) - time.time()

@@ -138,7 +138,7 @@ class GuestStart:
         """Start the guest from a snapshot of `source`. False, and a line that says why, where that cannot be."""
         build, source = self.build, self.source
         if source.image.data:
-            build.run.emit("note", "", "an image with data disks has no saved guest: cold boot")
+            build.run.emit("note", "", "an image with data disks cannot use a snapshot, so the guest boots cold")
             return False
         watch = Stopwatch()
         try:
@@ -155,12 +155,12 @@ class GuestStart:
                 progress=build.progress,
             )
         except (BuildError, GuestError) as error:
-            build.run.emit("note", "", f"no saved guest: {error.message}: cold boot")
+            build.run.emit("note", "", f"the snapshot was not made ({error.message}), so the guest boots cold")
             return False
         making, watch = watch.seconds, Stopwatch()
         lock = snapshots.take(save)
         if lock is None:
-            build.run.emit("note", "", "another build runs this saved guest: cold boot")
+            build.run.emit("note", "", "another build uses this snapshot, so the guest boots cold")
             return False
         session = self._prepare(snapshots.save_spec(spec, save.key, build.store.tag), access, save)
         session.release = lock.release
@@ -168,7 +168,7 @@ class GuestStart:
         try:
             session.restore(save.path / snapshots.MEMORY)
         except (BuildError, GuestError) as error:
-            build.run.emit("note", "", f"the saved guest cannot be restored: {error.message}: cold boot")
+            build.run.emit("note", "", f"the snapshot cannot be restored ({error.message}), so the guest boots cold")
             session.machine.destroy()
             lock.release()
             build.layers.drop(save.key)

@@ -223,7 +223,9 @@ class CloneTest:
             self.result.see("started", f"{error.name}: {error.message}", True)
             self._keep(self.logs / "screen.png", pictures)
             return
-        self.result.see("started", "Ready, though nobody provisioned it: it is not generalized", False)
+        self.result.see(
+            "started", "the clone posted Ready without being provisioned, so it is not generalized", False
+        )
         self._end(clone)
 
     def _keep(self, picture: Path, pictures: Path) -> None:

@@ -80,21 +80,24 @@ def _cause(evidence: Evidence, journal: str) -> tuple[str, str]:
         return cause
     cause = _fabrics_cause(evidence) if evidence.on_fabric else None
     if cause is not None and cause[0] in _AGENTS and not evidence.medium:
-        return NOT_PROVISIONED, f"a generalized disk was started, and nobody provisioned it: {cause[1]}"
+        return NOT_PROVISIONED, f"the clone was started but not provisioned: {cause[1]}"
     if cause is not None:
         return cause
     if not evidence.greets and _listens(journal):
-        return "guest-unreachable", "sshd listens, but nobody answers at the clone's address: its network is not up"
+        return "guest-unreachable", "sshd listens, but the clone's address does not answer: its network is not up"
     if not evidence.greets:
         return "guest-sshd-dead", "no sshd answers"
-    return "login-refused", f"sshd answers but does not let {evidence.user} in"
+    return "login-refused", f"sshd answers, but refuses the user {evidence.user}"
 
 
 def _consoles_cause(serial: str) -> tuple[str, str] | None:
     if not serial.strip():
-        return "console-silent", "nothing came on the serial console: it did not boot, or not to it"
+        return (
+            "console-silent",
+            "the serial console shows nothing: the guest did not boot, or does not use this console",
+        )
     if FIRMWARE_SHELL.search(serial.encode()):
-        told = r"nothing bootable: the firmware ended in its own shell; is there an \EFI\BOOT\BOOTX64.EFI?"
+        told = r"nothing bootable: the firmware ended in its own shell, so \EFI\BOOT\BOOTX64.EFI may be missing"
         return "guest-no-boot", told
     return None
 
@@ -107,14 +110,17 @@ def _fabrics_cause(evidence: Evidence) -> tuple[str, str] | None:
         told = " ".join(part for part in (bad[-1].substatus, bad[-1].description) if part)
         return "provisioning-failed", f"the agent reported {bad[-1].state}: {told}"
     if "DHCPDISCOVER" not in evidence.dhcp and "DHCPREQUEST" not in evidence.dhcp:
-        return "guest-no-dhcp", "the guest never asked for an address"
+        return "guest-no-dhcp", "the guest did not request an address"
     if "DHCPACK" not in evidence.dhcp:
-        return "guest-no-lease", "the guest asked for an address but took none"
+        return "guest-no-lease", "the guest requested an address but did not accept one"
     if not asked:
-        return "agent-silent", "no agent asked the fabric for anything"
+        return "agent-silent", "no agent sent a request to the fabric"
     if not evidence.reports:
         last = f"{asked[-1].request.method} {asked[-1].request.target}"
-        return "agent-not-ready", f"the agent asked the fabric {len(asked)} times, last {last}, but reported nothing"
+        return (
+            "agent-not-ready",
+            f"the agent sent {len(asked)} requests to the fabric (the last: {last}) but reported nothing",
+        )
     return None
 
 
@@ -135,7 +141,7 @@ def _listens(journal: str) -> bool:
 def _networks_words(journal: str) -> str:
     """The last that the guest's network service said of itself, in its own words."""
     found = [match[0] for line in journal.splitlines() if (match := _NETWORK.search(line))]
-    return "; ".join(found[-2:])[:WORDS] or "no network service has said a word"
+    return "; ".join(found[-2:])[:WORDS] or "no network service has written a message"
 
 
 def _agents_words(evidence: Evidence) -> str:

@@ -50,7 +50,7 @@ def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult
     if done.code != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
         why = scripts.REFUSALS.get(done.code, "generalize failed")
-        raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"its whole output is {log}")
+        raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"read its whole output in {log}")
     disk = session.disk
     build.progress("shutting down")
     build.end_guest()

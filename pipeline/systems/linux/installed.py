@@ -60,7 +60,7 @@ class InstalledLinux(InstalledSystem):
     def stale(self) -> str | None:
         facts = self.disk.root_volume.facts
         if facts is not None and facts.needs_recovery:
-            return "the root file system's journal is to be replayed first"
+            return "the root file system's journal must be replayed first"
         return None
 
     def boots_directly(self) -> bool:

@@ -8,19 +8,19 @@ from typing import Any
 from pipeline.definition.document import Document
 from pipeline.definition.system_rules import StepRules, SystemRules, check_keys, check_steps
 
-_WINDOWS = "is for Windows"
+_WINDOWS = "is only for Windows"
 #: Keys that only Windows has, each with its message and hint.
 FOREIGN_KEYS: dict[tuple[str, ...], tuple[str, str]] = {
-    ("source", "iso"): ("is a medium of Windows", "os: windows"),
+    ("source", "iso"): ("is only for Windows", "os: windows"),
     **{(key,): (_WINDOWS, f"remove {key}") for key in ("secure_boot", "tpm", "locale", "timezone", "updates")},
-    ("ports",): (_WINDOWS, "Debian has no firewall until a step brings one"),
+    ("ports",): (_WINDOWS, "remove ports; Debian has no firewall unless a step installs one"),
     ("generalize", "mode_vm"): (_WINDOWS, "remove mode_vm"),
     ("generalize", "oobe"): (_WINDOWS, "remove oobe"),
     ("machine", "patience"): (_WINDOWS, "remove patience"),
 }
 STEPS = StepRules(
-    foreign=dict.fromkeys(("powershell", "cmd", "msi"), "playbook or script"),
-    why="runs in Windows",
+    foreign=dict.fromkeys(("powershell", "cmd", "msi"), "use playbook or script"),
+    why="runs only in Windows",
     foreign_path=re.compile(r"[A-Za-z]:\\"),
     example="/etc/...",
     other_keys=dict.fromkeys(("reboot", "checkpoint"), _WINDOWS),
@@ -32,7 +32,7 @@ def check(document: Document, data: dict[str, Any]) -> None:
     check_keys(document, data, FOREIGN_KEYS)
     generalize = data.get("generalize")
     if isinstance(generalize, dict) and generalize.get("agent") == "sysprep":
-        document.add(("generalize", "agent"), _WINDOWS, "waagent or none")
+        document.add(("generalize", "agent"), _WINDOWS, "use waagent or none")
     check_steps(document, data, STEPS)
 
 

@@ -127,7 +127,7 @@ class GuestSession:
             cards.append(Card(spec.outside_mac, new_mac() if new_addresses else None, outside=True))
         began = time.monotonic()
         self._progress("entering")
-        self.run_over_agent(enter_script(self.access.public_key, cards), "the guest could not be entered")
+        self.run_over_agent(enter_script(self.access.public_key, cards), "the session could not be set up")
         self.access.trust(self._host_key())
         self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
 
@@ -140,7 +140,7 @@ class GuestSession:
         except GuestError as error:
             if error.name != "guest-command-timeout":
                 raise
-            late = f"not done after {self.patience.command:.0f} s{self._waiting_jobs()}"
+            late = f"did not finish within {self.patience.command:.0f} s{self._waiting_jobs()}"
             raise GuestError(f"{what}: {late}", name="guest-entry-failed") from None
         if done.code != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
@@ -230,23 +230,24 @@ class GuestSession:
         if banner:
             jobs = self._waiting_jobs()
             return GuestError(
-                f"cloud-init had not finished {self.patience.ssh:.0f} s after the guest's agent was up{jobs}",
+                f"cloud-init had not finished {self.patience.ssh:.0f} s after the guest's agent had started{jobs}",
                 name="guest-cloud-init-slow",
-                hint="does cloud-init of the source wait for a network or a metadata service? journal.log in the "
-                "run's folder shows its stages. `datasource_list: [NoCloud, Azure]` in the source spares it "
-                "the others",
+                hint="cloud-init of the source may wait for a network or a metadata service: see its stages in "
+                "journal.log in the run's folder, or set `datasource_list: [NoCloud, Azure]` in the source",
             )
         error = self._diagnose()
         if error.name != "step-cut-ssh":
             return error
-        return GuestError(error.message, name="guest-unreachable", hint=f"it is so in the source: {error.hint}")
+        return GuestError(
+            error.message, name="guest-unreachable", hint=f"this setting comes from the source disk: {error.hint}"
+        )
 
     def _waiting_jobs(self) -> str:
         """What the guest's systemd still waits for, as an end of a sentence."""
         with contextlib.suppress(GoldsmithError):
             done = self.agent.execute(["/bin/systemctl", "list-jobs", "--no-legend", "--no-pager"], deadline=30)
             units = [line.split()[1] for line in done.stdout.splitlines() if line.split()[3:] == ["running"]]
-            return f": still to come are {', '.join(units[:3])}" if units else ""
+            return f": still waiting for {', '.join(units[:3])}" if units else ""
         return ""
 
     def _cloud_init_finished(self) -> bool:

@@ -106,8 +106,8 @@ def make(
     try:
         entry = find()
         if entry is None:
-            raise BuildError("its disk is not one that goldsmith's bootstrap made", name="guest-unfit")
-        progress("booting the guest to be saved")
+            raise BuildError("goldsmith's bootstrap did not make its disk", name="guest-unfit")
+        progress("booting the guest for a snapshot")
         overlay = create_overlay(begun.path / DISK, source.image, size)
         own(overlay.path, connection)
         saved = replace(
@@ -124,9 +124,9 @@ def make(
             for script in (set_up_session.grow_script(), set_up_session.forget_script()):
                 done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=patience.command)
                 if done.code != 0:
-                    raise GuestError(f"the guest is not fit to be saved: {done.stderr.strip()}", name="guest-unfit")
+                    raise GuestError(f"the guest cannot be saved: {done.stderr.strip()}", name="guest-unfit")
             agent.execute(["/bin/sync"], deadline=patience.command)
-            progress("saving its memory")
+            progress("saving the guest's memory")
             machine.save(begun.path / MEMORY)
         size_on_disk = (begun.path / MEMORY).stat().st_blocks * 512
         return begun.commit(

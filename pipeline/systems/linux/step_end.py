@@ -23,11 +23,11 @@ _SSH_FAILED = 255
 
 _REBOOT_HINT = (
     "to restart the guest, make `reboot` the last command of a script, or use Ansible's module "
-    "ansible.builtin.reboot; what comes after the restart goes into the next step"
+    "ansible.builtin.reboot; put the rest into the next step"
 )
 _POWER_HINT = (
-    "leave the guest running at the end of a step: goldsmith itself powers it off after the last one. To restart it, "
-    "end the script with `reboot`, or use Ansible's module ansible.builtin.reboot"
+    "keep the guest running at the end of a step; goldsmith powers it off after the last step. To "
+    "restart it, end the script with `reboot`, or use Ansible's module ansible.builtin.reboot"
 )
 
 
@@ -58,8 +58,7 @@ class StepEnd:
         after = self._state_or_none()
         if after is not None and after.scheduled:
             raise GuestError(
-                f"the step has scheduled a {after.scheduled} of the guest, which would come in the middle of "
-                "a later step",
+                f"the step has scheduled a {after.scheduled} of the guest, which would interrupt a later step",
                 name="step-took-guest-down",
                 hint=_REBOOT_HINT,
             )
@@ -163,7 +162,7 @@ class StepEnd:
             return GuestError(
                 "the guest's root file system is full",
                 name="guest-disk-full",
-                hint="give the definition a larger `disk`, or let the step remove what it does not need any more",
+                hint="set a larger `disk` in the definition, or delete unneeded files in the step",
             )
         return None
 

@@ -64,7 +64,7 @@ def install(session: WindowsSession, first_boot: FirstBoot, said: Callable[[str]
     except process.CommandFailed as error:
         last = (error.stderr.strip() or error.stdout.strip() or f"exit code {error.code}").splitlines()[-1]
         raise GuestError(
-            f"the first-boot adapter has no task: {last[:300]}",
+            f"the first-boot service has no task: {last[:300]}",
             name="first-boot-not-installed",
-            hint="is the Task Scheduler (Schedule) running in the guest?",
+            hint="check that the Task Scheduler (Schedule) is running in the guest",
         ) from None

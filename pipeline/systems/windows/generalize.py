@@ -103,12 +103,12 @@ def _require_generalized(build: Build, disk: Image) -> None:
         rows = build.list_disk(disk, what="registry", key=SETUP_STATE)
     except DiskError as error:
         raise GuestError(
-            f"the disk does not tell whether it is generalized: {error.message}", name="sysprep-not-generalized"
+            f"the disk does not show whether it is generalized: {error.message}", name="sysprep-not-generalized"
         ) from None
     state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
     if state != GENERALIZED:
         raise GuestError(
-            f"the machine has powered off, and is not generalized: its image state is {state}",
+            f"the machine has powered off but is not generalized: its image state is {state}",
             name="sysprep-not-generalized",
-            hint="sysprep failed, or something else shut it down; see its logs in the black box",
+            hint="sysprep failed, or another program shut the machine down; read the logs in the run's folder",
         )

@@ -64,12 +64,11 @@ class _Phase:
     hint: str
 
 
-_NO_KEY = "the loader asked for a key and got none, or the medium does not start this firmware: see the last picture"
+_NO_KEY = "see the last screenshot: the loader waited for a key press, or the medium does not support this firmware"
 _STOPPED = (
-    "Setup shows a message and waits: it found no disk (the drivers' folder), no such edition, or a fault in the "
-    "answer file; see the last picture"
+    "see the last screenshot: Setup waits with a message about a missing disk, an unknown edition or the answer file"
 )
-_HANGS = "see the pictures in screens/, and what Windows wrote into setuperr.log"
+_HANGS = "see the screenshots in screens/ and Windows' setuperr.log"
 
 
 def _follow(session: WindowsSession, seen: _Seen, phases: tuple[_Phase, ...], began: float, press: bool) -> None:
@@ -97,12 +96,15 @@ def _follow(session: WindowsSession, seen: _Seen, phases: tuple[_Phase, ...], be
             raise _failed(
                 session,
                 "guest-no-agent",
-                f"no agent {waited:.0f} s after the last sign of life ({seen})",
-                "did the first logon install it? see the last picture",
+                f"the agent did not start within {waited:.0f} s of the last activity ({seen})",
+                "check in the last screenshot whether the first logon installed the agent",
             )
         if waited > phase.deadline and not (phase is phases[-1] and seen.restarts):
             raise _failed(
-                session, phase.name, f"nothing more for {waited:.0f} s while {phase.what} ({seen})", phase.hint
+                session,
+                phase.name,
+                f"there was no progress for {waited:.0f} s while {phase.what} ({seen})",
+                phase.hint,
             )
         if now - began > session.deadlines.whole:
             raise _failed(session, "setup-hangs", f"not installed after {now - began:.0f} s ({seen})", _HANGS)
@@ -139,6 +141,6 @@ def _settle(session: WindowsSession) -> None:
             pass
         if time.monotonic() > until:
             raise _failed(
-                session, "setup-unfinished", f"the first logon's commands have not ended: {there} is there", _HANGS
+                session, "setup-unfinished", f"the commands of the first logon have not ended: {there} exists", _HANGS
             )
         time.sleep(1.0)

@@ -24,16 +24,20 @@ BUSY_PAUSE = 15.0
 _BUSY = 1618
 #: Exit codes, with the error's name, what they mean, and what to do.
 CODES = {
-    1601: ("msi-service", "Windows Installer cannot be reached", "something has disabled its service (msiserver)"),
-    1602: ("msi-failed", "it was cancelled", "a package that asks a person cannot be installed silently"),
-    1603: ("msi-failed", "a fatal error", "the package's own reason is in the log"),
-    _BUSY: ("msi-busy", "another installation is running", "put a restart before it: reboot: expected, exit 3010"),
-    1619: ("msi-unreadable", "the package could not be opened", "is the file whole, and is it an MSI?"),
-    1620: ("msi-unreadable", "this is no package of Windows Installer's", "is the file whole, and is it an MSI?"),
-    1625: ("msi-forbidden", "a policy forbids it", "see the guest's policies for Windows Installer"),
-    1633: ("msi-foreign", "the package is for another processor", "goldsmith builds amd64"),
-    1638: ("msi-installed", "another version of it is installed", "remove that first, as a step"),
-    1639: ("msi-arguments", "an argument is not valid", "see the step's `arguments`"),
+    1601: ("msi-service", "Windows Installer cannot be reached", "enable the service msiserver"),
+    1602: ("msi-failed", "it was cancelled", "use a package that installs silently; this one may ask for input"),
+    1603: ("msi-failed", "a fatal error", "read the package's reason in the log"),
+    _BUSY: (
+        "msi-busy",
+        "another installation is running",
+        "restart the guest in a step before it (reboot: expected, exit code 3010)",
+    ),
+    1619: ("msi-unreadable", "the package could not be opened", "check that the file is a complete MSI"),
+    1620: ("msi-unreadable", "this is not a Windows Installer package", "check that the file is a complete MSI"),
+    1625: ("msi-forbidden", "a policy forbids it", "check the guest's policies for Windows Installer"),
+    1633: ("msi-foreign", "the package is for another processor", "take an edition for amd64"),
+    1638: ("msi-installed", "another version of it is installed", "remove the other version first, in a step"),
+    1639: ("msi-arguments", "an argument is not valid", "correct the step's `arguments`"),
 }
 #: Lines of the log that say why; the log is thousands of lines long, and ends with what was undone.
 _TELLING = re.compile(r"-- Error \d+|Error \d{4}\.|Return value 3|Installation failed")
@@ -78,7 +82,7 @@ def install(
                 continue
             raise _failed(session, error.code, keep) from None
         if code in WANTS_RESTART and not step.reboots:
-            said("it wants a restart; the guest is shut down behind the step's layer")
+            said("it requests a restart; the guest is shut down after the step's layer")
         return
 
 
@@ -90,7 +94,9 @@ def _pause(session: WindowsSession) -> None:
 
 
 def _failed(session: WindowsSession, code: int, keep: Callable[[bytes], object]) -> GuestError:
-    name, what, hint = CODES.get(code, ("msi-failed", "msiexec failed", "look the code up: Windows Installer errors"))
+    name, what, hint = CODES.get(
+        code, ("msi-failed", "msiexec failed", "look up the code in the list of Windows Installer errors")
+    )
     try:
         log = session.agent.read(rf"{FOLDER}\{LOG}", LARGEST_LOG)
     except GuestError:

@@ -28,9 +28,9 @@ def begin(session: WindowsSession) -> None:
         session.picture(now=True)
         waited = f"after {session.deadlines.agent:.0f} s"
         raise GuestError(
-            f"Windows' own set-up has not ended {waited}: {state or 'it tells no state'}",
+            f"Windows' setup has not ended {waited}: {state or 'its state is unknown'}",
             name=_NOT_SET_UP,
-            hint="it may ask for something: see the last picture in screens/",
+            hint="it may wait for input: see the last screenshot in screens/",
         )
 
 

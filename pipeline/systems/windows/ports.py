@@ -42,7 +42,7 @@ def _sets(shell: Shell) -> tuple[str, list[str]]:
     told = re.search(r"Current\s+REG_DWORD\s+(0x[0-9a-f]+)", shell.run([_REG, "query", rf"{_SYSTEM}\Select"]).stdout)
     current = f"ControlSet{int(told[1], 16):03}" if told else ""
     if current not in names:
-        raise _failed(f"no control set runs ({', '.join(names) or 'there is none'})")
+        raise _failed(f"no control set is active ({', '.join(names) or 'there is none'})")
     return current, [name for name in names if name != current]
 
 
@@ -50,5 +50,5 @@ def _failed(why: str) -> GuestError:
     return GuestError(
         f"the firewall's ports could not be opened: {why[:300]}",
         name="ports-failed",
-        hint="is the firewall's service (mpssvc) running in the guest?",
+        hint="check that the firewall's service (mpssvc) is running in the guest",
     )

@@ -22,9 +22,9 @@ def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None, 
     edition = media.choose(found, wanted)
     if edition.architecture != "amd64":
         raise UsageError(
-            f"{edition.name} is for {edition.architecture or 'no processor that it names'}",
+            f"{edition.name} is for {edition.architecture or 'an unknown processor'}",
             name="edition-architecture",
-            hint="goldsmith builds amd64",
+            hint="take an edition for amd64",
         )
     if edition.drivers is None:
         raise UsageError(
@@ -36,7 +36,7 @@ def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None, 
         raise UsageError(
             f"{edition.name} is not in {locale}; its medium has {', '.join(edition.languages)}",
             name="edition-language",
-            hint=f"write locale: {edition.languages[0]}, or take the medium in {locale}",
+            hint=f"write locale: {edition.languages[0]}, or use the medium in {locale}",
         )
     _starts(found, edition, generation)
     if drivers is not None:
@@ -52,7 +52,7 @@ def _starts(medium: Installation, edition: Edition, generation: int) -> None:
         raise UsageError(f"{edition.name} is generation 2 only", name="generation-impossible", hint="--generation 2")
     if not medium.bios:
         raise UsageError(
-            f"{medium.path.name} does not start by BIOS: it has no boot/etfsboot.com",
+            f"{medium.path.name} does not boot with BIOS, because it has no boot/etfsboot.com",
             name="generation-impossible",
             hint="--generation 2",
         )
@@ -64,11 +64,11 @@ def _brings(medium: DriverMedium, release: str) -> None:
         raise UsageError(
             f"{medium.path.name} ({medium.label}) has no {', '.join(missing)} for {release}",
             name="drivers-missing",
-            hint="a newer virtio-win.iso; goldsmith iso shows what this one has",
+            hint="use a newer virtio-win.iso; goldsmith iso lists the drivers of this one",
         )
     if not medium.agent:
         raise UsageError(
             f"{medium.path.name} ({medium.label}) has no guest-agent/qemu-ga-x86_64.msi",
             name="agent-missing",
-            hint="virtio-win.iso, as the virtio-win project publishes it, has it",
+            hint="use virtio-win.iso as the virtio-win project publishes it",
         )

@@ -49,7 +49,7 @@ def product_key(wanted: str | Path | None, edition: Edition) -> str | None:
     raise UsageError(
         f"there is no public KMS client key for {edition.name} ({edition.edition})",
         name="kms-key-unknown",
-        hint=f"there is one for {known}; evaluation media need none: remove product_key",
+        hint=f"there is a key for {known}; evaluation media need none: remove product_key",
     )
 
 
@@ -59,15 +59,17 @@ def read_key(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig").strip().upper()
     except OSError as error:
         raise UsageError(
-            f"{path} holds no product key: {error.strerror}",
+            f"{path} contains no product key: {error.strerror}",
             name="product-key-missing",
-            hint="write the key into that file, and keep the file out of the repository",
+            hint="write the key into that file, outside the repository",
         ) from None
     except UnicodeDecodeError:
         text = ""
     if not _KEY.fullmatch(text):
         raise UsageError(
-            f"{path} holds no product key", name="product-key-form", hint="five groups of five letters and digits"
+            f"{path} contains no product key",
+            name="product-key-form",
+            hint="write five groups of five letters and digits",
         )
     return text
 

@@ -96,7 +96,7 @@ def verified_inputs(step: Step) -> dict[str, object]:
     inputs = step_inputs(step)
     if isinstance(step, MsiStep) and (found := inputs[f"msi {step.path}"]) != step.sha256:
         raise CheckFailed(
-            f"{step.file}: its sha256 is {found}, the definition says {step.sha256}",
+            f"{step.file}: its sha256 is {found}, but the definition requires {step.sha256}",
             name="checksum-mismatch",
             hint=f"download it again, or correct the sha256 of step {step.title}",
         )

@@ -10,8 +10,11 @@ from pipeline.definition.system_rules import StepRules, SystemRules, check_steps
 from pipeline.definition.units import GIB
 
 STEPS = StepRules(
-    foreign={"playbook": "powershell or cmd; Ansible is not built yet for Windows", "script": "powershell or cmd"},
-    why="runs in Linux",
+    foreign={
+        "playbook": "powershell or cmd; Ansible is not built yet for Windows",
+        "script": "use powershell or cmd",
+    },
+    why="runs only in Linux",
     foreign_path=re.compile("/"),
     example=r"C:\ProgramData\...",
 )
@@ -21,25 +24,25 @@ def check(document: Document, data: dict[str, Any]) -> None:
     """Put the faults of a definition of a Windows into the document."""
     source, generations = data.get("source"), data.get("generations")
     if isinstance(source, dict) and "debian" in source:
-        document.add(("source", "debian"), "Debian is no Windows", "os: linux", at_key=True)
+        document.add(("source", "debian"), "needs os: linux", "write os: linux, or remove debian", at_key=True)
     if generations in ([1, 2], [2, 1]):
-        hint = "a definition for each"
-        document.add(("generations",), "a disk of Windows is of one generation: its partitions differ", hint)
+        hint = "write one definition for each generation"
+        document.add(("generations",), "a Windows image has one generation, because its partitions differ", hint)
     if generations == [1]:
         for key in ("secure_boot", "tpm"):
             if data.get(key) is True:
-                document.add((key,), "is not to be had on generation 1", "generations: [2]")
+                document.add((key,), "is not available on generation 1", "generations: [2]")
     if data.get("data_disks"):
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
     _patch(document, data)
     first_boot = data.get("first_boot")
     apply = first_boot.get("apply") if isinstance(first_boot, dict) else None
     if isinstance(apply, str) and not apply.lower().endswith(".ps1"):
-        document.add(("first_boot", "apply"), "must be a script of PowerShell", "its name ends in .ps1")
+        document.add(("first_boot", "apply"), "must be a PowerShell script", "its name must end in .ps1")
     _ports(document, data.get("ports"))
     generalize = data.get("generalize")
     if isinstance(generalize, dict) and generalize.get("agent") in ("waagent", "none"):
-        document.add(("generalize", "agent"), "is for Linux", "sysprep, or outside")
+        document.add(("generalize", "agent"), "is only for Linux", "use sysprep or outside")
     check_steps(document, data, STEPS)
 
 
@@ -48,10 +51,16 @@ def _patch(document: Document, data: dict[str, Any]) -> None:
     if not isinstance(refresh, dict) or refresh.get("mode") != "patch":
         return
     if not data.get("updates"):
-        document.add(("refresh", "mode"), "patch brings in updates, and there are none", "updates: {only: security}")
+        document.add(
+            ("refresh", "mode"), "patch needs updates, but the definition has none", "updates: {only: security}"
+        )
     oobe = generalize.get("oobe") if isinstance(generalize, dict) else None
     if isinstance(oobe, dict) and oobe.get("skip") is False:
-        document.add(("generalize", "oobe", "skip"), "false: a patch's first start would ask somebody", "skip: true")
+        document.add(
+            ("generalize", "oobe", "skip"),
+            "false is not possible, because a patch's first start would wait for input",
+            "skip: true",
+        )
 
 
 def _ports(document: Document, ports: object) -> None:
@@ -61,7 +70,7 @@ def _ports(document: Document, ports: object) -> None:
             continue
         place = (part.get("port"), part.get("protocol", "tcp"))
         if all(isinstance(each, int | str) for each in place) and place in seen:
-            document.add(("ports", index, "port"), f"{place[1]} {place[0]} is there twice", "one rule opens it")
+            document.add(("ports", index, "port"), f"port {place[1]}/{place[0]} is duplicated", "remove one of them")
         seen.add(place if all(isinstance(each, int | str) for each in place) else index)
 
 

@@ -158,19 +158,19 @@ class Shell:
             code = self._once(until, deadline, on_line, before)
             if code is None:
                 if not reboots:
-                    raise GuestError("the guest restarted in the middle of it", name="guest-rebooted")
+                    raise GuestError("the guest restarted during the step", name="guest-rebooted")
                 self._session.progress("the guest restarts, and the step is run again")
                 self.back(before)
                 self.run([CMD, "/d", "/c", "del", "/q", rf"{FOLDER}\*.txt"])
                 continue
             if code in WANTS_RESTART and reboots:
-                self._session.progress("the step wants a restart")
+                self._session.progress("the step requests a restart")
                 self.restart()
             elif code and code not in done:
                 raise process.CommandFailed(["step"], code, self._out, self._err, None)
             self.run([CMD, "/d", "/c", "rmdir", "/s", "/q", FOLDER])
             return code
-        raise GuestError(f"it has restarted the guest {MOST_RESTARTS} times", name="step-restarts")
+        raise GuestError(f"the step has restarted the guest {MOST_RESTARTS} times", name="step-restarts")
 
     def _once(self, until: float, deadline: float, on_line: Callable[[str], None], before: int) -> int | None:
         """Start the step and follow it; its exit code, None when the guest restarted before it ended."""
@@ -191,7 +191,9 @@ class Shell:
                     return None
                 if time.monotonic() - heard > silence:
                     raise GuestError(
-                        f"the agent went away in the middle of it: {error.message}", name=error.name, hint=error.hint
+                        f"the agent stopped answering during the step: {error.message}",
+                        name=error.name,
+                        hint=error.hint,
                     ) from None
                 time.sleep(SLOW)
                 continue

@@ -42,7 +42,7 @@ def _check_media(source: IsoSource, build: Build, _source: Layer | None, draft: 
     verify_checksum(build, source.path, source.sha256, "source.iso.sha256")
     verify_checksum(build, source.drivers, source.drivers_sha256, "source.drivers.sha256")
     disk = draft.path / DISK
-    assert definition.disk is not None, "the definition's rules: an installation says its disk's size"
+    assert definition.disk is not None, "the definition has no disk size"
     qemu_img.create(disk, "qcow2", definition.disk)
     facts = {"edition": edition.name, "build": edition.build, "suite": None}
     return StageResult(Image(disk, QCOW2), facts, edition.name)

@@ -35,14 +35,14 @@ CAUSES = (
     (
         re.compile(r"0x800f0975|reserved storage|active scenario", re.IGNORECASE),
         "sysprep-reserved-storage",
-        "reserved storage is in use: an update or a feature is not done",
+        "reserved storage is in use by an unfinished update or feature",
         "restart until nothing is pending, then dism /online /set-reservedstoragestate /state:disabled",
     ),
     (
         re.compile(r"0xc004d307|rearm", re.IGNORECASE),
         "sysprep-rearm",
-        "it was generalized too often: no rearm is left",
-        "build it anew from its medium, not from a generalized disk",
+        "it was generalized too often, so no rearm is left",
+        "build it from its medium, not from a generalized disk",
     ),
     (
         re.compile(r"member of the domain (?P<what>\S+)", re.IGNORECASE),
@@ -54,13 +54,13 @@ CAUSES = (
         re.compile(r"GeneralizationState is (?P<what>\d+)", re.IGNORECASE),
         "sysprep-unfinished",
         "an earlier sysprep has not ended (GeneralizationState is {what})",
-        "begin with the layer before it: what a failed sysprep leaves cannot be generalized",
+        "start from the layer before it; a disk with a failed sysprep cannot be generalized",
     ),
     (
         re.compile(r"(reboot|restart) is pending|pending.{0,40}(reboot|update|restart)", re.IGNORECASE),
         "sysprep-pending",
         "a restart is pending",
-        "restart it as a step: reboot: expected, exit 3010",
+        "restart the guest in a step (reboot: expected, exit code 3010)",
     ),
 )
 
@@ -81,7 +81,7 @@ def generalize(
             left = int(found[1])
         said(line)
 
-    session.progress("what sysprep leaves behind is taken away")
+    session.progress("removing leftovers of sysprep")
     try:
         # it asks for a restart before it does anything, once: what it was to do it does behind that
         for _ in range(2):
@@ -89,11 +89,11 @@ def generalize(
                 break
     except process.CommandFailed as error:
         raise _refused(session, error.stdout + error.stderr, "the preparation for sysprep failed") from None
-    session.progress("what sysprep would refuse")
+    session.progress("checking for known causes of a sysprep failure")
     try:
         shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=told, reboots=False)
     except process.CommandFailed as error:
-        raise _refused(session, error.stdout + error.stderr, "sysprep would refuse") from None
+        raise _refused(session, error.stdout + error.stderr, "sysprep would fail") from None
     words = ["/generalize", "/oobe", "/shutdown", "/quiet"]
     if answers is not None:
         shell.write(ANSWERS, answers)
@@ -126,7 +126,7 @@ def _wait(session: WindowsSession, pid: int) -> None:
             raise GuestError(
                 f"sysprep has not ended after {session.deadlines.sysprep:.0f} s",
                 name="sysprep-hangs",
-                hint=f"its log is in {session.logs}; see the last picture in screens/",
+                hint=f"read its log in {session.logs} and see the last screenshot in screens/",
             )
         time.sleep(1.0)
     machine.wait_off(1.0)

@@ -126,7 +126,7 @@ def validate(data: bytes) -> None:
     faults = list(_faults(data))
     if faults:
         raise UsageError(
-            f"{len(faults)} faults in the answer file\n" + "\n".join(f"  {fault}" for fault in faults),
+            f"{len(faults)} errors in the answer file\n" + "\n".join(f"  {fault}" for fault in faults),
             name="answer-file-invalid",
         )
 
@@ -163,7 +163,7 @@ def _settings(element: etree._Element, words: Words, path: str) -> Iterator[str]
         name = etree.QName(child).localname
         where = f"line {child.sourceline}: {path}/{name}"
         if etree.QName(child).namespace != NS or name not in words:
-            yield f"{where} is no setting that is known; known: {', '.join(sorted(words))}"
+            yield f"{where} is not a known setting (known: {', '.join(sorted(words))}"
             continue
         action = child.get(f"{{{WCM}}}action")
         if name in LISTS and action != "add":

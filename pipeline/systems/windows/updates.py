@@ -83,9 +83,9 @@ class Round:
             self._take(word, json.loads(text))
         except (ValueError, KeyError, TypeError):
             raise GuestError(
-                f"a line of the updates makes no sense: {line[:200]}",
+                f"the update script printed an invalid line: {line[:200]}",
                 name="updates-garbled",
-                hint="a profile or a policy of the guest's adds to what PowerShell writes: see updates.log",
+                hint="a profile or a policy of the guest may add output to PowerShell: see updates.log",
             ) from None
         return True
 
@@ -179,13 +179,13 @@ class Updating:
         except process.CommandFailed as error:
             if self._now.error is None:
                 last = next((line for line in error.stderr.splitlines() if line.strip()), f"exit code {error.code}")
-                raise GuestError(f"a round of updates broke off: {last[:300]}", name="updates-broken") from None
+                raise GuestError(f"a round of updates was interrupted: {last[:300]}", name="updates-broken") from None
         except GuestError:
             if self.session.machine.reboots == before:
                 raise
             return False
         if self._now.error is None and self._now.restart is None:
-            raise GuestError("a round of updates did not say how it ended", name="updates-garbled")
+            raise GuestError("a round of updates ended without a result", name="updates-garbled")
         return True
 
     def _hear(self, line: str) -> None:
@@ -200,7 +200,7 @@ class Updating:
         again = [update for update in now.found if self._installs[update.id] >= TRIES]
         if again:
             raise GuestError(
-                f"{again[0]} has been installed {self._installs[again[0].id]} times, and is wanted again",
+                f"{again[0]} has been installed {self._installs[again[0].id]} times and is still required",
                 name="updates-loop",
                 hint=r"a restart takes it back: see C:\Windows\Logs\CBS\CBS.log in the guest (--keep-failed)",
             )
@@ -218,7 +218,7 @@ class Updating:
             raise GuestError(
                 f"failed {TRIES} times: " + "; ".join(lines),
                 name="updates-failed",
-                hint=explained(failed[0][2]).hint or "Windows' own words are in the event log and in CBS.log",
+                hint=explained(failed[0][2]).hint or "read the event log and CBS.log of the guest",
             )
 
     def _search_again(self, code: str, message: str) -> None:
@@ -231,7 +231,7 @@ class Updating:
                 name="updates-search-failed",
                 hint=why.hint or "look the code up in Microsoft's Windows Update error reference",
             )
-        self.session.progress(f"the search for updates failed ({code}); once more")
+        self.session.progress(f"the search for updates failed ({code}) and is tried again")
         # a network that comes up after a restart takes a moment; never longer than a command may
         until = time.monotonic() + min(self.session.deadlines.command / 12, self._left())
         while time.monotonic() < until:
@@ -260,15 +260,15 @@ class Updating:
 
     def _late(self, doing: str) -> GuestError:
         return GuestError(
-            f"the updates were not done after {self.deadline:.0f} s; round {self.rounds}, {doing}",
+            f"the updates did not finish within {self.deadline:.0f} s (round {self.rounds}, {doing})",
             name="updates-timeout",
-            hint="raise updates.deadline, or begin with a newer medium",
+            hint="raise updates.deadline, or use a newer medium",
         )
 
     def _in_circles(self) -> GuestError:
         left = ", ".join(str(update) for update in self._now.found[:5]) or "a restart after each restart"
         return GuestError(
-            f"after {self.rounds} rounds Windows still wants {left}",
+            f"after {self.rounds} rounds Windows still requires {left}",
             name="updates-loop",
             hint=r"see updates.log, and C:\Windows\Logs\CBS\CBS.log in the guest (--keep-failed)",
         )

@@ -86,7 +86,7 @@ def test_a_process_without_a_run_is_named_too(store: Store) -> None:
         seen = locks.describe_holder(lock, store.runs)
         assert re.match(rf"process {process.pid} of \w+ on \S+ \(goldsmith build web\), since 20\S+Z", seen), seen
         process.kill()
-    assert locks.describe_holder(lock, store.runs) == "a process that cannot be seen from here"
+    assert locks.describe_holder(lock, store.runs) == "a process that is not visible here"
 
 
 def test_every_wait_of_the_store_says_for_whom(

@@ -171,7 +171,9 @@ def test_a_file_too_large_to_read_is_not_an_empty_one(good: Path, tmp_path: Path
     assert {before[name].status for name in names.values()} == {"pass"}
     found = looked_at(disk)
     assert {name: found[name].status for name in names.values()} == dict.fromkeys(names.values(), "unchecked")
-    assert found["host-name"].evidence == "could not be looked at: /etc/hosts has more than the 16 MiB that are read"
+    assert (
+        found["host-name"].evidence == "could not be looked at: /etc/hosts has more than 16 MiB, which is the limit"
+    )
     # without it nobody knows what is mounted where: no file of the root is believed
     fake_disk.debugfs(disk, f"sif /etc/fstab size {(64 << 20) + 1}")
     found = looked_at(disk)

@@ -672,7 +672,7 @@ def test_a_store_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         assert (code, out) == (2, "") and "is not a folder" in said
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "file" / "x"))
     code, _, said = call("clean")
-    assert code == 3 and "cannot make the store" in said
+    assert code == 3 and "cannot be created" in said
 
 
 def test_every_verb_has_a_whole_sentence() -> None:

@@ -82,11 +82,14 @@ def faults_of(project: Path, text: str | bytes, name: str = "x.yaml") -> list[st
 # One fault each: the text, and the whole line that is said of it, less `images/x.yaml:`.
 FAULTY: dict[str, tuple[str | bytes, str]] = {
     # the text
-    "empty file": (b"", "1:1: is empty (goldsmith init NAME writes one to begin with)"),
-    "only a comment": ("# nothing\n", "1:1: is empty (goldsmith init NAME writes one to begin with)"),
-    "only null": ("~\n", "1:1: is empty (goldsmith init NAME writes one to begin with)"),
-    "a list at the top": ("- goldsmith: 1\n", "1:1: must be a mapping of keys, not a list (begin with goldsmith: 1)"),
-    "a word": ("goldsmith\n", "1:1: must be a mapping of keys, not goldsmith (begin with goldsmith: 1)"),
+    "empty file": (b"", "1:1: is empty (write a new definition with goldsmith init NAME)"),
+    "only a comment": ("# nothing\n", "1:1: is empty (write a new definition with goldsmith init NAME)"),
+    "only null": ("~\n", "1:1: is empty (write a new definition with goldsmith init NAME)"),
+    "a list at the top": (
+        "- goldsmith: 1\n",
+        "1:1: must be a mapping, not a list (start the file with goldsmith: 1)",
+    ),
+    "a word": ("goldsmith\n", "1:1: must be a mapping, not goldsmith (start the file with goldsmith: 1)"),
     "not YAML": (
         OK + "steps: [\n  - x\n",
         "4:3: is not YAML: expected the node content, but found '-'",
@@ -97,25 +100,38 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "text with a colon": (
         OK + "summary: a: b\n",
-        "3:11: is not YAML: mapping values are not allowed here (quote text that holds ': ' or begins with a sign)",
+        "3:11: is not YAML: mapping values are not allowed here (quote text that contains ': ' or begins with a "
+        "special character)",
     ),
-    "tab": (OK + "steps:\n\t- script: x\n", "4:1: a tab; YAML is indented with spaces (use two spaces)"),
-    "tab after a key": (OK + "summary:\tx\n", "3:9: a tab; YAML is indented with spaces (use two spaces)"),
+    "tab": (
+        OK + "steps:\n\t- script: x\n",
+        "4:1: the line is indented with a tab, but YAML needs spaces (indent with two spaces)",
+    ),
+    "tab after a key": (
+        OK + "summary:\tx\n",
+        "3:9: the line is indented with a tab, but YAML needs spaces (indent with two spaces)",
+    ),
     "not UTF-8": (OK.encode() + b"summary: caf\xe9\n", "3:13: byte 0xe9 is not UTF-8 (save the file as UTF-8)"),
     "UTF-16": (OK.encode("utf-16"), "1:1: byte 0xff is not UTF-8 (save the file as UTF-8)"),
     "NUL byte": (OK + "summary: a\0b\n", "3:11: has a character that YAML does not allow (U+0000)"),
-    "escaped NUL": (OK + 'summary: "a\\0b"\n', "3:10: summary: has a character that is not text (U+0000)"),
-    "lone surrogate": (OK + 'summary: "\\ud800"\n', "3:10: summary: has a character that is not text (U+D800)"),
-    "two documents": (OK + "---\n" + OK, "3:1: a second document; a file holds one definition (remove the ---)"),
-    "undefined alias": (OK + "summary: *x\n", "3:10: *x is an alias of nothing (quote it if text is meant)"),
-    "alias of its own parent": (OK + "steps: &a [*a]\n", "3:8: steps[0]: an alias of what it stands in"),
+    "escaped NUL": (OK + 'summary: "a\\0b"\n', "3:10: summary: has an invalid character (U+0000)"),
+    "lone surrogate": (OK + 'summary: "\\ud800"\n', "3:10: summary: has an invalid character (U+D800)"),
+    "two documents": (
+        OK + "---\n" + OK,
+        "3:1: the file has a second document, but must have one definition (remove the ---)",
+    ),
+    "undefined alias": (OK + "summary: *x\n", "3:10: the alias *x has no anchor (quote it if text is meant)"),
+    "alias of its own parent": (
+        OK + "steps: &a [*a]\n",
+        "3:8: steps[0]: the alias refers to a value that contains it",
+    ),
     "merge key": (
         OK + "machine: {<<: {cpus: 1}}\n",
-        "3:11: machine.<<: keys are not merged in a definition (write the keys out)",
+        "3:11: machine.<<: merge keys (<<) are not allowed (write out all keys)",
     ),
     "python tag": (
         OK + "summary: !!python/name:os.system x\n",
-        "3:10: summary: the tag tag:yaml.org,2002:python/name:os.system has no meaning in a definition (remove it)",
+        "3:10: summary: the tag tag:yaml.org,2002:python/name:os.system is not allowed in a definition (remove it)",
     ),
     "duplicate key": (OK + "source: {master: b}\n", "3:1: source: is given twice, first on line 2 (remove one)"),
     "duplicate key inside": (
@@ -167,11 +183,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "no version": ("source: {master: base}\n", "1:1: goldsmith: is missing"),
     "wrong version": (
         "goldsmith: 0\nsource: {master: base}\n",
-        "1:12: goldsmith: format version 0 is not known; this goldsmith reads version 1",
+        "1:12: goldsmith: format version 0 is not known; supported: 1",
     ),
     "later version": (
         "goldsmith: 2\nwings: 2\n",
-        "1:12: goldsmith: format version 2; this reads 1 (a later goldsmith reads it)",
+        "1:12: goldsmith: format version 2 is not supported (supported: 1) (use a newer version of goldsmith)",
     ),
     "version as text": (
         'goldsmith: "1"\nsource: {master: base}\n',
@@ -184,7 +200,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown key like nothing": (
         OK + "machine: {colour: red}\n",
-        "3:11: machine.colour: unknown key (known here: cpus, memory, patience)",
+        "3:11: machine.colour: unknown key (valid keys: cpus, memory, patience)",
     ),
     "text where a number is meant": (
         OK + 'machine: {cpus: "2"}\n',
@@ -202,7 +218,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         OK + "machine: [2]\n",
         "3:10: machine: must be a mapping, not a list ({cpus: 2, memory: 2 GiB})",
     ),
-    "no value": (OK + "disk:\n", "3:6: disk: has no value (give it one, or remove the key)"),
+    "no value": (OK + "disk:\n", "3:6: disk: has no value (add a value, or remove the key)"),
     "empty summary": (OK + 'summary: " "\n', "3:10: summary: must not be empty"),
     "unknown os": (OK + "os: linx\n", "3:5: os: must be linux or windows, not linx (linux?)"),
     "unknown accelerator": (
@@ -217,7 +233,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "disk in bytes": (
         OK + "disk: 8589934593\n",
         "3:7: disk: must be a size such as 8 GiB: 8589934593 has no unit;"
-        " as bytes it would not be a whole number of MiB either",
+        " in bytes it is not a whole number of MiB either",
     ),
     "disk in GB": (
         OK + "disk: 8 GB\n",
@@ -225,15 +241,15 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "disk larger than a VHD": (
         OK + "disk: 2041 GiB\n",
-        "3:7: disk: 2041 GiB is more than a VHD can hold (at most 2040 GiB)",
+        "3:7: disk: 2041 GiB is larger than a VHD can be (use at most 2040 GiB)",
     ),
     "disk too small for Debian": (
         "goldsmith: 1\nsource: {debian: {suite: bookworm}}\ndisk: 1 GiB\n",
-        "3:7: disk: 1 GiB is too small to bootstrap Debian in (at least 2 GiB)",
+        "3:7: disk: 1 GiB is too small for a Debian bootstrap (use at least 2 GiB)",
     ),
     "little memory": (
         OK + "machine: {memory: 64 MiB}\n",
-        "3:19: machine.memory: 64 MiB is too little for a guest to boot (at least 256 MiB)",
+        "3:19: machine.memory: 64 MiB is too small for a guest (use at least 256 MiB)",
     ),
     "no processors": (OK + "machine: {cpus: 0}\n", "3:17: machine.cpus: must be at least 1, not 0"),
     "timeout without a unit": (
@@ -246,7 +262,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "timeout of nothing": (
         OK + "steps: [{script: scripts/motd.sh, timeout: 0 s}]\n",
-        "3:44: steps[0].timeout: a duration must be above zero",
+        "3:44: steps[0].timeout: a duration must be greater than zero",
     ),
     # generations and proof
     "unknown generation": (OK + "generations: [1, 3]\n", "3:18: generations[1]: must be 1 or 2, not 3"),
@@ -254,11 +270,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         OK + "generations: [true]\n",
         "3:15: generations[0]: must be a whole number, not true",
     ),
-    "generation twice": (OK + "generations: [1, 1]\n", "3:18: generations[1]: 1 is there twice"),
+    "generation twice": (OK + "generations: [1, 1]\n", "3:18: generations[1]: 1 is duplicated"),
     "no generation": (OK + "generations: []\n", "3:14: generations: must not be empty"),
     "prove what is not built": (
         OK + "generations: [1]\nprove: [gen1, gen2]\n",
-        "4:15: prove[1]: gen2 is not among the generations (generations is [1])",
+        "4:15: prove[1]: gen2 is not in the image's generations (generations is [1])",
     ),
     "prove something else": (
         OK + "prove: [gen3]\n",
@@ -290,26 +306,30 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "bad master": (
         "goldsmith: 1\nsource: {master: Debian 12}\n",
-        "2:18: source.master: Debian 12 is not the name of an image (such as debian-12@golden)",
+        "2:18: source.master: Debian 12 is not a valid image name (write a name such as debian-12@golden)",
     ),
     "bad channel": (
         "goldsmith: 1\nsource: {master: base@-gold}\n",
         "2:18: source.master: -gold is neither a channel nor a version"
-        " (a channel such as golden, or a version such as 2026.1121.0)",
+        " (use a channel such as golden, or a version such as 2026.1121.0)",
     ),
     "version with a leading zero": (
         "goldsmith: 1\nsource: {master: base@2027.0105.0}\n",
         "2:18: source.master: 2027.0105.0 is neither a channel nor a version"
-        " (a channel such as golden, or a version such as 2026.1121.0)",
+        " (use a channel such as golden, or a version such as 2026.1121.0)",
     ),
-    "its own master": ("goldsmith: 1\nsource: {master: x}\n", "2:18: source.master: a cycle of masters: x -> x"),
+    "its own master": (
+        "goldsmith: 1\nsource: {master: x}\n",
+        "2:18: source.master: the masters form a cycle: x -> x",
+    ),
     "missing disk": (
         "goldsmith: 1\nsource: {disk: {path: bse.qcow2}}\n",
         "2:23: source.disk.path: bse.qcow2 not found (base.qcow2?)",
     ),
     "disk of unknown format": (
         "goldsmith: 1\nsource: {disk: {path: base.img}}\n",
-        "2:23: source.disk.path: its name does not say its format (add format: one of qcow2, raw, vhd, vhdx, vmdk)",
+        "2:23: source.disk.path: the file's name does not show its format (add format: one of qcow2, raw, vhd, "
+        "vhdx, vmdk)",
     ),
     "disk from nowhere": (
         "goldsmith: 1\nsource: {disk: {format: raw}}\n",
@@ -317,12 +337,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "url without a checksum": (
         "goldsmith: 1\nsource: {disk: {url: 'https://example.org/a.qcow2'}}\n",
-        "2:22: source.disk.url: a url needs a sha256 (add sha256: with the digits that its maker publishes)",
+        "2:22: source.disk.url: a url needs a sha256 (add sha256: with the checksum that the publisher states)",
     ),
     "url that is none": (
         f"goldsmith: 1\nsource: {{disk: {{url: 'file:///a.qcow2', sha256: {SHA}}}}}\n",
-        "2:22: source.disk.url: file:///a.qcow2 is not an address that begins with"
-        " https:// or http:// and names a file",
+        "2:22: source.disk.url: file:///a.qcow2 is not an https:// or http:// address of a file",
     ),
     "bad checksum": (
         "goldsmith: 1\nsource: {disk: {path: base.qcow2, sha256: abc}}\n",
@@ -347,7 +366,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "a folder as a script": (
         OK + "steps: [script: scripts]\n",
-        "3:17: steps[0].script: scripts is not a file (a folder is there)",
+        "3:17: steps[0].script: scripts is not a file (it is a folder)",
     ),
     "missing script": (
         OK + "steps: [script: scripts/mtd.sh]\n",
@@ -367,7 +386,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "step that does two things": (
         OK + "steps:\n  - playbook: shop.yml\n    script: scripts/motd.sh\n",
-        "5:5: steps[0].script: playbook and script cannot both be given here (give each a list item of its own)",
+        "5:5: steps[0].script: playbook and script cannot both be given here (write each into its own list item)",
     ),
     "step that does nothing": (
         OK + "steps: [{timeout: 3 s}]\n",
@@ -380,18 +399,18 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "variable that Ansible refuses": (
         OK + "steps: [{playbook: shop.yml, vars: {time-zone: UTC}}]\n",
-        "3:36: steps[0].vars: time-zone is not a name that Ansible takes for a variable (letters, digits and _)",
+        "3:36: steps[0].vars: time-zone is not a valid Ansible variable name (use letters, digits and _)",
     ),
     # the rest
     "waive without a reason": (OK + 'waive: {apt-proxy: ""}\n', "3:20: waive.apt-proxy: must not be empty"),
     "waive what others stand on": (
         OK + "waive:\n  apt-proxy: ours\n  linux-root: it is XFS\n",
-        "5:3: waive.linux-root: cannot be waived (waive-not-possible): other checks stand on it, and nobody would"
-        " have looked (mend the disk, or build on a file system that goldsmith reads)",
+        "5:3: waive.linux-root: cannot be waived (waive-not-possible), because other checks depend on it"
+        " (correct the disk, or use a file system that goldsmith can read)",
     ),
     "waive with nothing": (
         OK + "waive: {apt-proxy: }\n",
-        "3:19: waive.apt-proxy: has no value (give it one, or remove the key)",
+        "3:19: waive.apt-proxy: has no value (add a value, or remove the key)",
     ),
     "waive as a list": (
         OK + "waive: [apt-proxy]\n",
@@ -404,12 +423,12 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "generalized outside, and bootstrapped": (
         OK + "generalize: {agent: outside}\n",
-        "3:21: generalize.agent: outside goes with a disk as the source (waagent or none)",
+        "3:21: generalize.agent: outside needs a disk as the source (use waagent or none)",
     ),
     "generalized outside, and booted": (
         "goldsmith: 1\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
         "steps: [script: scripts/motd.sh]\n",
-        "4:1: steps: needs a guest, and generalize: {agent: outside} boots none (remove steps)",
+        "4:1: steps: needs a guest, but generalize: {{agent: outside}} boots none (remove steps)",
     ),
     "port of no one": (
         OK + "expect: [http: {port: 70000}]\n",
@@ -426,8 +445,8 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "first boot from a secure address": (
         OK + "first_boot: {apply: scripts/motd.sh, from: 'https://a.example/x'}\n",
-        "3:44: first_boot.from: https:// is not built yet: no proof could stand in for its server"
-        " (http:// or userdata)",
+        "3:44: first_boot.from: https:// is not built yet, because the fabric cannot act as its server"
+        " (use http:// or userdata)",
     ),
     "first boot from nowhere": (
         OK + "first_boot: {apply: scripts/motd.sh, from: user-data}\n",
@@ -435,13 +454,13 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "loopback allowed": (
         OK + "network: {allow: [10.1.2.3, 127.0.0.1:80]}\n",
-        "3:29: network.allow[1]: 127.0.0.1:80 cannot be allowed: 127.0.0.0/8 is closed to every guest "
-        "(loopback, link-local and metadata addresses are never opened)",
+        "3:29: network.allow[1]: 127.0.0.1:80 cannot be allowed: 127.0.0.0/8 is always closed to guests "
+        "(remove it; loopback, link-local and metadata addresses cannot be allowed)",
     ),
     "a name allowed": (
         OK + "network: {allow: [mirror.corp:80]}\n",
         "3:19: network.allow[0]: mirror.corp:80 is not an IPv4 address or network "
-        "(such as 10.1.2.0/24, or 10.1.2.3:8080)",
+        "(write 10.1.2.0/24 or 10.1.2.3:8080)",
     ),
     "allowed without a list": (
         OK + "network: {allow: 10.1.2.3}\n",
@@ -454,11 +473,11 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "data disk twice": (
         OK + "data_disks: [{lun: 1, size: 1 GiB}, {lun: 1, size: 2 GiB}]\n",
-        "3:43: data_disks[1].lun: LUN 1 is there twice (each disk has its own)",
+        "3:43: data_disks[1].lun: LUN 1 is duplicated (give each disk its own LUN)",
     ),
     "data disk with a label on nothing": (
         OK + "data_disks: [{lun: 1, size: 1 GiB, label: data}]\n",
-        "3:43: data_disks[0].label: only a file system has a label (filesystem: ext4)",
+        "3:43: data_disks[0].label: a label needs a filesystem (filesystem: ext4)",
     ),
     "data disk with a file system that is not made": (
         OK + "data_disks: [{lun: 1, size: 1 GiB, filesystem: ntfs}]\n",
@@ -485,35 +504,36 @@ source:
 """
 #: What is asked of a Windows image and cannot be; and of a Linux one that only Windows has.
 FOREIGN = {
-    "generations: [1, 2]": "7:14: generations: a disk of Windows is of one generation: its partitions differ "
-    "(a definition for each)",
-    "generations: [1]\ntpm: true": "8:6: tpm: is not to be had on generation 1 (generations: [2])",
-    "generalize: {agent: waagent}": "7:21: generalize.agent: is for Linux (sysprep, or outside)",
-    "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs in Linux (powershell or cmd)",
-    "steps: [{playbook: shop.yml}]": "7:10: steps[0].playbook: runs in Linux "
-    "(powershell or cmd; Ansible is not built yet for Windows)",
-    "steps: [{copy: {from: files/motd, to: /etc/motd}}]": "7:39: steps[0].copy.to: is a path of another system "
+    "generations: [1, 2]": "7:14: generations: a Windows image has one generation, because its partitions differ "
+    "(write one definition for each generation)",
+    "generations: [1]\ntpm: true": "8:6: tpm: is not available on generation 1 (generations: [2])",
+    "generalize: {agent: waagent}": "7:21: generalize.agent: is only for Linux (use sysprep or outside)",
+    "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs only in Linux (use powershell or cmd)",
+    "steps: [{playbook: shop.yml}]": "7:10: steps[0].playbook: runs only in Linux "
+    "(use powershell or cmd; Ansible is not built yet for Windows)",
+    "steps: [{copy: {from: files/motd, to: /etc/motd}}]": "7:39: steps[0].copy.to: is a path of another operating "
+    "system "
     "(C:\\ProgramData\\...)",
     'steps: [{cmd: "a\\nb"}]': "7:15: steps[0].cmd: must be one line "
-    "(a script of several lines is a file: powershell)",
+    "(write a script of several lines into a file: powershell)",
     "data_disks: [{lun: 0, size: 1 GiB}]": "7:1: data_disks: is not built yet for Windows (remove data_disks)",
-    "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a script of PowerShell "
-    "(its name ends in .ps1)",
-    "refresh: {mode: patch}": "7:17: refresh.mode: patch brings in updates, and there are none "
+    "first_boot: {apply: scripts/motd.sh}": "7:21: first_boot.apply: must be a PowerShell script "
+    "(its name must end in .ps1)",
+    "refresh: {mode: patch}": "7:17: refresh.mode: patch needs updates, but the definition has none "
     "(updates: {only: security})",
     "updates: {only: all}\nrefresh: {mode: patch}\ngeneralize: {oobe: {skip: false}}": "9:27: generalize.oobe.skip: "
-    "false: a patch's first start would ask somebody (skip: true)",
-    "refresh: {steps: [{script: scripts/motd.sh}]}": "7:20: refresh.steps[0].script: runs in Linux "
-    "(powershell or cmd)",
-    "prove: [gen1]": "7:9: prove[0]: gen1 is not among the generations (generations is [2])",
-    f"steps: [{{msi: {{path: server.iso, sha256: {SHA}}}}}]": "7:22: steps[0].msi.path: server.iso is not the name "
-    "of a package (letters, digits, dots and hyphens, then .msi)",
+    "false is not possible, because a patch's first start would wait for input (skip: true)",
+    "refresh: {steps: [{script: scripts/motd.sh}]}": "7:20: refresh.steps[0].script: runs only in Linux "
+    "(use powershell or cmd)",
+    "prove: [gen1]": "7:9: prove[0]: gen1 is not in the image's generations (generations is [2])",
+    f"steps: [{{msi: {{path: server.iso, sha256: {SHA}}}}}]": "7:22: steps[0].msi.path: server.iso is not a "
+    "valid package file name (use letters, digits, dots and hyphens, then .msi)",
     f"steps: [{{msi: {{path: x.msi, sha256: {SHA}, arguments: [/passive]}}}}]": "7:115: steps[0].msi.arguments[0]: "
-    "/passive is not a property of Windows Installer's (NAME=value, without quotes)",
+    "/passive is not a Windows Installer property (write NAME=value, without quotes)",
     "steps: [{msi: {path: x.msi}}]": "7:15: steps[0].msi.sha256: is missing",
     "locale: english": "7:9: locale: english is not a locale such as en-US",
-    "ports: [{port: 80}, {port: 80, protocol: udp}, {port: 80, protocol: tcp}]": "7:55: ports[2].port: tcp 80 is "
-    "there twice (one rule opens it)",
+    "ports: [{port: 80}, {port: 80, protocol: udp}, {port: 80, protocol: tcp}]": "7:55: ports[2].port: port 80/tcp "
+    "is duplicated (remove one of them)",
     "ports: [{port: 0}]": "7:16: ports[0].port: must be at least 1, not 0",
     "ports: [{port: 80, protocol: icmp}]": "7:30: ports[0].protocol: must be tcp or udp, not icmp",
     """ports: [{port: 80, name: "it's"}]""": "7:26: ports[0].name: it's is not a rule's name",
@@ -523,21 +543,26 @@ FOREIGN = {
     "updates: security": "7:10: updates: must be a mapping, not the text security ({only: security, deadline: 3 h})",
 }
 ONLY_WINDOWS = {
-    "secure_boot: true": "3:1: secure_boot: is for Windows (remove secure_boot)",
-    "tpm: true": "3:1: tpm: is for Windows (remove tpm)",
-    "locale: en-US": "3:1: locale: is for Windows (remove locale)",
-    "timezone: UTC": "3:1: timezone: is for Windows (remove timezone)",
-    "updates: {only: security}": "3:1: updates: is for Windows (remove updates)",
-    "ports: [{port: 80}]": "3:1: ports: is for Windows (Debian has no firewall until a step brings one)",
-    "generalize: {mode_vm: false}": "3:14: generalize.mode_vm: is for Windows (remove mode_vm)",
-    "generalize: {oobe: {skip: true}}": "3:14: generalize.oobe: is for Windows (remove oobe)",
-    "machine: {patience: 2}": "3:11: machine.patience: is for Windows (remove patience)",
-    "generalize: {agent: sysprep}": "3:21: generalize.agent: is for Windows (waagent or none)",
-    "steps: [{powershell: scripts/motd.sh}]": "3:10: steps[0].powershell: runs in Windows (playbook or script)",
-    f"steps: [{{msi: {{path: x.msi, sha256: {SHA}}}}}]": "3:10: steps[0].msi: runs in Windows (playbook or script)",
-    "steps: [{cmd: dir}]": "3:10: steps[0].cmd: runs in Windows (playbook or script)",
-    "steps: [{script: scripts/motd.sh, reboot: expected}]": "3:35: steps[0].reboot: is for Windows (remove reboot)",
-    "steps: [{copy: {from: files/motd, to: 'C:\\motd'}}]": "3:39: steps[0].copy.to: is a path of another system "
+    "secure_boot: true": "3:1: secure_boot: is only for Windows (remove secure_boot)",
+    "tpm: true": "3:1: tpm: is only for Windows (remove tpm)",
+    "locale: en-US": "3:1: locale: is only for Windows (remove locale)",
+    "timezone: UTC": "3:1: timezone: is only for Windows (remove timezone)",
+    "updates: {only: security}": "3:1: updates: is only for Windows (remove updates)",
+    "ports: [{port: 80}]": "3:1: ports: is only for Windows (remove ports; Debian has no firewall unless a step "
+    "installs one)",
+    "generalize: {mode_vm: false}": "3:14: generalize.mode_vm: is only for Windows (remove mode_vm)",
+    "generalize: {oobe: {skip: true}}": "3:14: generalize.oobe: is only for Windows (remove oobe)",
+    "machine: {patience: 2}": "3:11: machine.patience: is only for Windows (remove patience)",
+    "generalize: {agent: sysprep}": "3:21: generalize.agent: is only for Windows (use waagent or none)",
+    "steps: [{powershell: scripts/motd.sh}]": "3:10: steps[0].powershell: runs only in Windows (use playbook or "
+    "script)",
+    f"steps: [{{msi: {{path: x.msi, sha256: {SHA}}}}}]": "3:10: steps[0].msi: runs only in Windows (use playbook "
+    "or script)",
+    "steps: [{cmd: dir}]": "3:10: steps[0].cmd: runs only in Windows (use playbook or script)",
+    "steps: [{script: scripts/motd.sh, reboot: expected}]": "3:35: steps[0].reboot: is only for Windows (remove "
+    "reboot)",
+    "steps: [{copy: {from: files/motd, to: 'C:\\motd'}}]": "3:39: steps[0].copy.to: is a path of another operating "
+    "system "
     "(/etc/...)",
 }
 
@@ -557,7 +582,7 @@ def test_a_faulty_definition_gets_its_own_line(project: Path, case: str) -> None
 
 @pytest.mark.parametrize("text", LATER)
 def test_what_is_not_built_yet_is_refused_never_ignored(project: Path, text: str) -> None:
-    expected = f"images/x.yaml:{LATER[text]}: is not built yet (remove it until a release fills it)"
+    expected = f"images/x.yaml:{LATER[text]}: is not built yet (remove it)"
     assert faults_of(project, OK + text + "\n") == [expected]
 
 
@@ -574,7 +599,7 @@ def test_what_only_windows_has(project: Path, text: str) -> None:
 
 def test_a_medium_of_windows_is_no_linux(media: Path) -> None:
     (line,) = faults_of(media, WINDOWS.replace("os: windows", "os: linux"))
-    assert line == "images/x.yaml:4:3: source.iso: is a medium of Windows (os: windows)"
+    assert line == "images/x.yaml:4:3: source.iso: is only for Windows (os: windows)"
 
 
 def test_windows_has_defaults_of_its_own(media: Path) -> None:
@@ -646,7 +671,7 @@ def test_an_alias_bomb_is_refused_at_once(project: Path) -> None:
     lines = faults_of(project, OK + "waive:\n" + "\n".join(rows) + "\n")
     assert time.monotonic() - before < 5
     assert len(lines) == 1
-    assert "no definition needs that" in lines[0]
+    assert "which is not allowed" in lines[0]
 
 
 @pytest.mark.parametrize("text", ["[" * 2000, "{a: " * 2000, "steps: " + "[" * 60 + "]" * 60, "- " * 3000])
@@ -665,12 +690,12 @@ def test_an_alias_may_be_used_for_what_it_is(project: Path) -> None:
 def test_a_bad_name_of_an_image(project: Path, name: str) -> None:
     (line,) = faults_of(project, OK, name)
     assert line.startswith(f"images/{name}:1:1: ")
-    assert "cannot be the name of an image" in line
+    assert "is not a valid image name" in line
 
 
 def test_a_definition_that_would_be_overlooked(project: Path) -> None:
     (line,) = faults_of(project, OK, "x.yml")
-    assert line == "images/x.yml:1:1: a definition's name ends in .yaml, not .yml (x.yaml)"
+    assert line == "images/x.yml:1:1: the file's name must end in .yaml, not .yml (x.yaml)"
     with pytest.raises(DefinitionError):
         load_all(project)
 
@@ -693,10 +718,10 @@ def test_a_cycle_of_masters_is_named_from_each_of_its_members(project: Path) -> 
     with pytest.raises(DefinitionError) as caught:
         load_all(project)
     assert [str(fault) for fault in caught.value.faults] == [
-        "images/a.yaml:2:18: source.master: a cycle of masters: a -> b -> c -> a",
-        "images/b.yaml:2:18: source.master: a cycle of masters: b -> c -> a -> b",
-        "images/c.yaml:2:18: source.master: a cycle of masters: c -> a -> b -> c",
-        "images/d.yaml:2:18: source.master: a cycle of masters: a -> b -> c -> a",
+        "images/a.yaml:2:18: source.master: the masters form a cycle: a -> b -> c -> a",
+        "images/b.yaml:2:18: source.master: the masters form a cycle: b -> c -> a -> b",
+        "images/c.yaml:2:18: source.master: the masters form a cycle: c -> a -> b -> c",
+        "images/d.yaml:2:18: source.master: the masters form a cycle: a -> b -> c -> a",
     ]
 
 
@@ -717,7 +742,9 @@ def test_build_order_names_a_cycle(project: Path) -> None:
         path = project / "images" / f"{name}.yaml"
         return Definition(name=name, path=path, project=project, source=MasterSource(master))
 
-    with pytest.raises(DefinitionError, match=r"images/a.yaml:1:1: source.master: a cycle of masters: a -> b -> a"):
+    with pytest.raises(
+        DefinitionError, match=r"images/a.yaml:1:1: source.master: the masters form a cycle: a -> b -> a"
+    ):
         build_order([one("a", "b"), one("b", "a")])
 
 
@@ -846,7 +873,7 @@ def test_the_project_is_found_from_below(project: Path, tmp_path_factory: pytest
     (project / "docs" / "images").mkdir(parents=True)
     assert find_project(project / "files" / "site") == project
     assert find_project(project / "docs") == project
-    with pytest.raises(UsageError, match="no project here") as caught:
+    with pytest.raises(UsageError, match="there is no project") as caught:
         find_project(tmp_path_factory.mktemp("elsewhere"))
     assert caught.value.hint
 

@@ -29,7 +29,7 @@ BROKEN = {
     "UTF-16 without a mark": (TEXT.encode("utf-16-le"), 1, "UTF-16LE"),
     "UTF-16, other end": (TEXT.encode("utf-16-be"), 1, "UTF-16BE"),
     "UTF-32": (TEXT.encode("utf-32"), 1, "UTF-32"),
-    "a blank line first": (b"\n" + TEXT.encode(), 2, "first two bytes"),
+    "a blank line first": (b"\n" + TEXT.encode(), 2, "not at the start of the file"),
     "beyond the first MiB": (TEXT.encode() + b"# words\n" * 200_000 + b"cd /srv\r\n", 200_004, "carriage return"),
 }
 GOOD = {

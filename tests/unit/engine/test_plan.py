@@ -239,7 +239,7 @@ def test_another_goldsmith_is_named(project: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(generalize.Generalize, "version", 99)
     rows = {row["title"]: row["why"] for row in explain(load_named(project, "site"), store_of(project))}
     assert rows["generalize"] == "changed: goldsmith's own generalize"
-    assert rows["fixed VHD"] == "what it stands on is run"
+    assert rows["fixed VHD"] == "the layer below it is run"
 
 
 def test_an_index_with_news_says_which(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

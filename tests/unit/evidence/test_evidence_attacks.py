@@ -273,7 +273,7 @@ def test_files_of_two_versions_do_not_make_a_third(gallery: Gallery, key: signin
     shutil.copytree(one, mixed)
     edit(mixed, version=new.version)
     sums(mixed)
-    with pytest.raises(CheckFailed, match="speaks of other files"):
+    with pytest.raises(CheckFailed, match="describes other files"):
         import_version(Gallery(tmp_path / "replay"), mixed, judge=held(key), complete=write_local_evidence)
 
 
@@ -282,8 +282,8 @@ def test_an_older_version_in_a_newer_ones_folder_is_found(gallery: Gallery, key:
     shutil.rmtree(new.path)
     shutil.copytree(old.path, new.path)
     wrong = {one.what: one.wrong for one in verify(gallery, "web", judge=held(key)) if one.wrong}
-    assert f"it is that of web {old.version}" in wrong["web@golden"]
-    assert wrong[f"web {new.version}"] == f"its manifest is that of web {old.version}"
+    assert f"it belongs to web {old.version}" in wrong["web@golden"]
+    assert wrong[f"web {new.version}"] == f"its manifest belongs to web {old.version}"
 
 
 def test_a_damaged_version_is_not_written_over(signed: Version, key: signing.SigningKey, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_masters_older_than_the_key_are_registered_once(
     edit(old.path, summary="another page")
     admitted = unsigned.admitted(register, gallery)
     wrong = {one.what: one.wrong for one in verify(gallery, "web", judge=held(key, admitted=admitted)) if one.wrong}
-    assert wrong == {f"web {v.version}": "nobody signed it" for v in (old, young)}
+    assert wrong == {f"web {v.version}": "it has no signature" for v in (old, young)}
 
 
 def test_what_was_robbed_of_its_signature_is_not_registered(gallery: Gallery, key: signing.SigningKey) -> None:
@@ -399,7 +399,7 @@ def test_a_stripped_and_renamed_parcel_never_becomes_golden(host: Store, signed:
     unsigned.register_beside(signing_key()).write_text(json.dumps(register))
     assert run("gallery", "promote", f"trusted@{signed.version}")[::2] == (1, "evidence-damaged")
     code, output, name = run("gallery", "verify")
-    assert (code, name) == (1, "gallery-damaged") and "nobody signed it" in output
+    assert (code, name) == (1, "gallery-damaged") and "it has no signature" in output
 
 
 def test_an_unsigned_parcel_needs_a_word_and_is_shown(host: Store, gallery: Gallery, tmp_path: Path) -> None:

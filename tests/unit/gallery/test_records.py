@@ -86,13 +86,13 @@ def test_golden_that_is_a_folder_is_not_good(made: Bench) -> None:
     golden.unlink()
     golden.mkdir()
     text, code, _ = call("gallery", "verify", "web")
-    assert code == 1 and "BAD      web/golden  it is a folder, and neither a version nor a channel" in text
+    assert code == 1 and "BAD      web/golden  it is a folder, but neither a version nor a channel" in text
     for words, wanted in ((("show", "web"), 2), (("promote", "web@2026.1.1"), 1), (("rollback", "web"), 2)):
         text, code, trace = call("gallery", *words)
         assert code == wanted and not trace, text
     version = Gallery(made.store.gallery).versions("web")[0]
     text, code, _ = call("gallery", "promote", f"web@{version.version}")
-    assert code == 2 and "it has a channel's name, and is no link" in text
+    assert code == 2 and "it has a channel's name, but is not a link" in text
 
 
 def test_what_cannot_be_read_still_holds(made: Bench) -> None:

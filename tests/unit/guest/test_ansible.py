@@ -89,11 +89,11 @@ REFUSED = {
     "stdout_callback = yaml": "default callback",
     "callbacks_enabled = timer": "default callback",
     "fact_caching = jsonfile": "the build of another",
-    "enable_task_debugger = yes": "waits for a person",
-    "strategy = ansible.builtin.debug": "waits for a person",
+    "enable_task_debugger = yes": "waits for input",
+    "strategy = ansible.builtin.debug": "waits for input",
     "collections_paths = x": "write collections_path",
-    "roles_path = roles:~/.ansible/roles": "another folder for each caller",
-    "library = $HOME/modules": "another folder for each caller",
+    "roles_path = roles:~/.ansible/roles": "a different folder for each user",
+    "library = $HOME/modules": "a different folder for each user",
     "[tags]\nrun = nginx": "a part of the playbook",
     "[tags]\nskip = slow": "a part of the playbook",
     "[inventory]\nenable_plugins = ini": "one host, guest",
@@ -178,7 +178,8 @@ def test_two_files_for_one_playbook_are_a_fault(tmp_path: Path) -> None:
     folder = project(tmp_path, files)
     (fault,) = read_config(folder / "playbooks/site.yml", folder).faults
     assert str(fault) == (
-        "playbooks/ansible.cfg:1:1: there is ansible.cfg too, and Ansible reads one alone (put both into one file)"
+        "playbooks/ansible.cfg:1:1: ansible.cfg exists too, but Ansible reads only one file (merge both into one "
+        "file)"
     )
 
 
@@ -353,7 +354,7 @@ BROKEN = {
         "- hosts: all\n  gather_facts: true\n- hosts: all\n  tasks: []\n",
         "3:10",
         "has no task",
-        "give it tasks",
+        "add tasks",
     ),
     "never": ("- hosts: all\n  tasks: [{ping: , tags: never}]\n", "1:10", "has no task", "tag `never`"),
     "several": (
@@ -427,7 +428,7 @@ def test_a_variable_that_the_step_names_reaches_the_playbook(tmp_path: Path, mon
     after = step_inputs(step_of(folder, "site"))
     assert {name for name in after if after[name] != before.get(name)} == {"environment BUILD_NUMBER"}
     (folder / "images/site.yaml").write_text(f"{definition}    environment: [ANSIBLE_RUN_TAGS]\n")
-    with pytest.raises(DefinitionError, match="is set by goldsmith itself"):
+    with pytest.raises(DefinitionError, match="because goldsmith sets it"):
         image(folder, "site")
 
 

@@ -22,7 +22,12 @@ RUNS = "active=ssh.service\nlistens=22\n"
 
 CUTS = {
     "no network": ((), RUNS, "guest-no-network", "no interface has an IPv4 address"),
-    "sshd stopped": (HOME, "", "guest-sshd-dead", "sshd does not run in the guest (addresses 10.9.8.15, 10.0.2.15)"),
+    "sshd stopped": (
+        HOME,
+        "",
+        "guest-sshd-dead",
+        "sshd is not running in the guest (addresses 10.9.8.15, 10.0.2.15)",
+    ),
     "sshd failed": (
         HOME,
         "failed=ssh.service\njournal=Nov 26 01:00:00 web sshd[7]: /etc/ssh/sshd_config: line 3: Bad configuration "

@@ -81,7 +81,7 @@ def test_what_is_no_package_asks_for_a_rebuild(project: Path, monkeypatch: pytes
     (project / "scripts/tune.sh").write_text("#!/bin/sh\nfalse\n")
     wanted, why = patch.needs_patch(patching_definition(project), golden, store_of(project))
     assert wanted.source == load_named(project, "site").source
-    assert why == "built anew: tune.sh: changed: script scripts/tune.sh"
+    assert why == "rebuilt: tune.sh: changed: script scripts/tune.sh"
     text = (project / "images/site.yaml").read_text()
     (project / "images/site.yaml").write_text(text.replace("  - copy: {from: files/motd, to: /etc/motd}\n", ""))
     assert "/etc/motd is gone" in patch.needs_patch(patching_definition(project), golden, store_of(project))[1]
@@ -175,7 +175,7 @@ def test_the_same_is_the_truth(project: Path, builds: Builds) -> None:
 
 def test_another_tree_is_named_and_not_believed(project: Path, builds: Builds) -> None:
     builds.trees = [TREE, {**TREE, "/etc/motd": ["file", "0", "0", "644", "cc"]}]
-    with pytest.raises(CheckFailed, match="1 paths differ when no layer is reused: /etc/motd") as caught:
+    with pytest.raises(CheckFailed, match="the clean rebuild differs in 1 paths: /etc/motd") as caught:
         hold(project)
     assert caught.value.name == "cold-differs"
     assert caught.value.evidence is not None
@@ -215,7 +215,7 @@ def test_a_night_patches_and_the_week_builds_anew(
     seen = night.refresh([definition], store_of(project), command="test").images[0]
     assert built[-1].source == definition.source
     assert builds.calls[-1]["cold"]
-    assert seen.why == "built anew after 7 days"
+    assert seen.why == "rebuilt after 7 days"
 
 
 def test_a_cold_build_that_differs_fails_the_night(

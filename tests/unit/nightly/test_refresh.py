@@ -211,7 +211,7 @@ def test_several_images_are_refreshed_at_once(
     builder.changed = set(CHAIN)
     report = night.refresh(definitions, store, command="test", executor=executor, at_once=4)
     assert [image.name for image in report.images] == [each.name for each in definitions]
-    assert {image.outcome: image.why for image in report.images} == {night.PROMOTED: "golden is another version"}
+    assert {image.outcome: image.why for image in report.images} == {night.PROMOTED: "golden is a different version"}
     assert builder.built.index("base") < builder.built.index("shop") < builder.built.index("till")
     small = budget.cpus == 1 or budget.memory == GIB
     assert (frozenset({"base", "other"}) in executor.together) is not small

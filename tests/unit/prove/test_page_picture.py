@@ -79,7 +79,7 @@ def test_a_browser_that_fails_fails_no_proof(tmp_path: Path, monkeypatch: pytest
         if path.stat().st_mode & 0o005 != 0o005:
             path.chmod(0o755)
     monkeypatch.setattr(page_picture, "find_browser", lambda: str(browser))
-    assert draw_page("<p>", tmp_path / "x.png") in ("the browser drew none",) or does == "exit 3"
+    assert draw_page("<p>", tmp_path / "x.png") in ("the browser made no screenshot",) or does == "exit 3"
     assert not (tmp_path / "x.png").exists()
 
 

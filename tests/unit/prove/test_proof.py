@@ -274,8 +274,8 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
         # a name of the clone's own, or of a file, is no answer of the server
         ({"resolved": "127.0.1.1", "resolver": "x"}, False, "127.0.1.1"),
         ({"resolved": "", "resolver": "../run/systemd/resolve/stub-resolv.conf without a server"}, False,
-         "no name is resolved: /etc/resolv.conf is ../run/systemd/resolve/stub-resolv.conf without a server"),
-        ({}, False, "no name is resolved: /etc/resolv.conf is not known"),
+         "no name can be resolved: /etc/resolv.conf is ../run/systemd/resolve/stub-resolv.conf without a server"),
+        ({}, False, "no name can be resolved: /etc/resolv.conf is not known"),
     ],
 )  # fmt: skip
 def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool, told: str) -> None:

@@ -17,7 +17,7 @@ from pipeline.systems.linux.step_end import StepEnd
 
 WELL = GuestState("boot-1", "running", "", "files-1")
 SILENT = GuestError("no answer", name="guest-agent-silent")
-OFF = GuestError("the guest powered off while it was needed", name="guest-powered-off")
+OFF = GuestError("the guest powered off during the build", name="guest-powered-off")
 REFUSED = "Nov 26 01:00:00 web sshd[9]: User goldsmith-build from 10.9.8.2 not allowed because listed in DenyUsers\n"
 
 
@@ -112,7 +112,7 @@ def test_a_step_that_ends_the_guest_is_named(seen: GuestError, words: str, monke
 
 
 def test_a_crash_keeps_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    crash = GuestError("the guest failed with its qemu while it was needed", name="guest-powered-off")
+    crash = GuestError("the guest failed with its QEMU while it was needed", name="guest-powered-off")
     with pytest.raises(GuestError) as caught:
         Session(monkeypatch, crash).end().settle(logs_in=False)
     assert caught.value.name == "guest-powered-off"

@@ -49,7 +49,7 @@ def test_drivers_are_looked_for_on_every_likely_letter() -> None:
 
 GOOD = FILES["gen2"]().decode()
 FAULTS = {
-    "a misspelt setting": ("HideEULAPage", "HideEulaPage", "HideEulaPage is no setting"),
+    "a misspelt setting": ("HideEULAPage", "HideEulaPage", "HideEulaPage is not a known setting"),
     "a component in another pass": (
         'name="Microsoft-Windows-Deployment"',
         'name="Microsoft-Windows-PnpCustomizationsWinPE"',

@@ -147,7 +147,7 @@ def test_without_a_rearm_it_is_built_anew(project: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(release_days, "today", lambda: date(2026, 12, 8))
     wanted, why = patching.needs_patch(definition, golden, store_of(project))
     assert wanted == definition
-    assert why == "built anew: golden cannot be generalized once more: no rearm is left"
+    assert why == "rebuilt: golden cannot be generalized again, because no rearm is left"
 
 
 @pytest.mark.parametrize("what", ["the edition", "a script"])

@@ -228,7 +228,7 @@ def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:
     names = set()
     for line in said:
         text = re.sub(r"\$\([^)]*\)|\$\w+", "3", line.decode())
-        names.add(sysprep._refused(Guest(), text, "sysprep would refuse").name)  # type: ignore[arg-type]  # a likeness
+        names.add(sysprep._refused(Guest(), text, "sysprep would fail").name)  # type: ignore[arg-type]  # a likeness
     assert names == {name for _, name, _, _ in sysprep.CAUSES}
 
 

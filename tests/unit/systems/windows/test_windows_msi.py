@@ -125,7 +125,7 @@ def test_another_installation_is_waited_for_as_long_as_the_step_may_take(install
 
 def test_a_log_that_is_not_there(install: Any) -> None:
     guest = Guest(1620)
-    with pytest.raises(GuestError, match=r"exit code 1620: this is no package of Windows Installer's$"):
+    with pytest.raises(GuestError, match=r"exit code 1620: this is not a Windows Installer package$"):
         install(guest)
     assert guest.kept == []
 

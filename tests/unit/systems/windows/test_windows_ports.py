@@ -77,5 +77,5 @@ def test_what_goes_wrong_has_a_name(guest: Guest) -> None:
     with pytest.raises(GuestError, match="ControlSet001: ERROR: Access is denied"):
         opened(guest)
     guest.system = ""
-    with pytest.raises(GuestError, match="no control set runs"):
+    with pytest.raises(GuestError, match="no control set is active"):
         opened(guest)

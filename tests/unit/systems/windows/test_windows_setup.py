@@ -99,7 +99,7 @@ def test_a_language_that_the_medium_has_not_is_known_before_anything_boots(monke
 
 
 def test_a_reserve_that_is_in_use_is_named_without_a_code() -> None:
-    named = by_log("Error SYSPRP Sysprep_Clean_Validate_ReserveManager: active scenario is 3", "sysprep would refuse")
+    named = by_log("Error SYSPRP Sysprep_Clean_Validate_ReserveManager: active scenario is 3", "sysprep would fail")
     assert named is not None and named.name == "sysprep-reserved-storage"
 
 

@@ -154,19 +154,19 @@ ENDS: dict[str, tuple[list[Script], str, str]] = {
     "one fails twice": (
         [round_of(1, 2, fail={2: "0x800f0922"}, restart=True), round_of(2, fail={2: "0x800f0922"})],
         "updates-failed",
-        "Update for NOT WINDOWS (KB2): install: 0x800f0922 its installers failed, and it was taken back",
+        "Update for NOT WINDOWS (KB2): install: 0x800f0922 its installers failed, and it was reverted",
     ),
     "each restart takes it back": (
         [round_of(1, restart=True), round_of(1, restart=True), round_of(1)],
         "updates-loop",
-        "(KB1) has been installed 2 times, and is wanted again",
+        "(KB1) has been installed 2 times and is still required",
     ),
     "ever new ones": ([round_of(number) for number in range(1, 20)], "updates-loop", "after 12 rounds"),
     "a restart after each restart": (20 * [round_of(restart=True)], "updates-loop", "a restart after each restart"),
     "too long": ([[*round_of(1)[:-1], 4000.0]], "updates-timeout", "round 1, install, 1 of 1 installed"),
     "a line that is none": ([["goldsmith found {"]], "updates-garbled", "goldsmith found {"),
     "a word that is none": ([[line("what", told(1))]], "updates-garbled", "what"),
-    "a round without an end": ([round_of(1)[:-1]], "updates-garbled", "did not say how it ended"),
+    "a round without an end": ([round_of(1)[:-1]], "updates-garbled", "ended without a result"),
     "PowerShell fails": (
         [[process.CommandFailed(["step"], 1, "", "\nNew-Object : no such class\n  + x", None)]],
         "updates-broken",
