@@ -51,7 +51,9 @@ def get(name: str) -> GuestSystem:
     """A system by its name. Raises UsageError (system-unknown)."""
     if name not in _SYSTEMS:
         raise UsageError(
-            f"no operating system is called {name}", name="system-unknown", hint=f"known systems: {', '.join(_SYSTEMS)}"
+            f"no operating system is called {name}",
+            name="system-unknown",
+            hint=f"known systems: {', '.join(_SYSTEMS)}",
         )
     return _SYSTEMS[name]
 
