@@ -4,7 +4,7 @@ import base64
 import json
 import os
 
-from tests.fakes import fake_hive
+import fake_hive
 
 CONFIG = "/mnt/c/Windows/System32/config"
 STORE = "/mnt/c/NOT-WINDOWS/hives.json"
