@@ -109,8 +109,9 @@ def _os(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
 
 
 def _packages(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
-    found = _system(disk, systems).packages()
-    if not found:
+    system = _system(disk, systems)
+    found = system.packages()
+    if not found and system.consists_of_packages:
         raise DiskError(
             "the root file system has no package database that goldsmith can read (dpkg, rpm, apk, pacman, opkg)",
             name="no-package-database",

@@ -57,6 +57,9 @@ class InstalledSystem(ABC):
     def packages(self) -> tuple[Package, ...]:
         """What its package database at rest records, whatever state that is in; none where there is no database."""
 
+    #: Whether the system itself is installed as packages: then a list of none says that its database was not found.
+    consists_of_packages: ClassVar[bool] = True
+
     def unfinished_packages(self) -> Iterator[str]:
         """What its package manager left undone when it was interrupted, a line of evidence each."""
         return iter(())

@@ -98,4 +98,4 @@ def test_an_image_that_a_definition_makes_is_not_captured(lab: Lab, handmade: Pa
     lab.write("images/defined.yaml", "goldsmith: 1\nsource: {master: debian-12}\n")
     done = lab.run("capture", str(handmade), "--as", "defined")
     assert done.returncode == 2
-    assert "images/defined.yaml makes the versions of defined" in done.stderr
+    assert "image defined is defined in images/defined.yaml" in done.stderr

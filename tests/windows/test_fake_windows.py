@@ -21,7 +21,7 @@ from pipeline.disk import open_disk
 from pipeline.gallery import Gallery
 from pipeline.nightly import patch
 from pipeline.nightly.refresh import PROMOTED, refresh
-from pipeline.systems.windows import updates
+from pipeline.systems.windows import release_days
 from tests.campaigns import fake_windows
 from tests.fakes.fake_windows.stand import Stand, sha256
 from tests.harness import rotation
@@ -103,7 +103,7 @@ def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pyt
     first = stand.lab.manifest(name)
     assert first["rearms_left"] == 1
     definition, store = load_named(stand.lab.folder, name), Store(stand.lab.home)
-    monkeypatch.setattr(updates, "today", lambda: date(2099, 1, 13))
+    monkeypatch.setattr(release_days, "today", lambda: date(2099, 1, 13))
     (image,) = refresh([definition], store, command="test").images
     assert (image.outcome, image.why) == (PROMOTED, "newer: updates of 2099-01-13"), image
     golden = stand.lab.manifest(name)
@@ -113,9 +113,9 @@ def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pyt
     assert [row[0] for row in packages if row[0].startswith("KB50000")] == ["KB5000001", "KB5000003", "KB5000004"]
     assert stand.lab.leftovers() == []
     # a month later there is no rearm left: the next one is built from its medium
-    monkeypatch.setattr(updates, "today", lambda: date(2099, 2, 10))
+    monkeypatch.setattr(release_days, "today", lambda: date(2099, 2, 10))
     wanted, why = patch.needs_patch(definition, Gallery(store.gallery).get(name), store)
-    assert (wanted, why.partition(":")[0]) == (definition, "built anew")
+    assert (wanted, why.partition(":")[0]) == (definition, "rebuilt")
 
 
 def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class InstalledWindows(InstalledSystem):
     """Its hives are read once for all that ask. Whether one is stale each check says for itself."""
 
+    consists_of_packages: ClassVar[bool] = False
     own_clean_checks: ClassVar[frozenset[str]] = frozenset({"ntfs"})
 
     def claims(self) -> bool:

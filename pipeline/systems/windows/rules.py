@@ -70,7 +70,7 @@ def _ports(document: Document, ports: object) -> None:
             continue
         place = (part.get("port"), part.get("protocol", "tcp"))
         if all(isinstance(each, int | str) for each in place) and place in seen:
-            document.add(("ports", index, "port"), f"port {place[1]}/{place[0]} is duplicated", "remove one of them")
+            document.add(("ports", index, "port"), f"port {place[0]}/{place[1]} is duplicated", "remove one of them")
         seen.add(place if all(isinstance(each, int | str) for each in place) else index)
 
 

@@ -133,7 +133,7 @@ def test_a_layer_that_was_written_to_is_not_believed(tmp_path: Path) -> None:
     layer = commit(Layers(tmp_path), "k")
     assert layer.changed() == ""
     write_over(layer.path / DISK, b"other")
-    assert "was written to" in layer.changed()
+    assert "has been modified" in layer.changed()
 
 
 def test_a_layer_is_hashed_before_it_is_used_after_a_day(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_waived_and_declared(good: Path, tmp_path: Path) -> None:
     waived = results(disk, waive={"password-hash": "a lab", "swap": "unused"}, accounts=[])
     assert waived["password-hash"].status == "waived" and "a lab" in waived["password-hash"].evidence
     assert waived["swap"].status == "pass"
-    with pytest.raises(UsageError, match="no check"):
+    with pytest.raises(UsageError, match="does not exist"):
         results(disk, waive={"pasword-hash": "a lab"})
     with pytest.raises(UsageError, match="no profile"):
         results(disk, profile="azure")

@@ -237,7 +237,7 @@ def test_a_disk_without_the_profile_s_root_fails(bare: Path, tmp_path: Path, pro
     for disk in disks:
         found = looked_at(disk, profile)
         root = "windows-root" if profile == "azure-windows" else "linux-root"
-        assert found[root].status == "fail" and " root on " in found[root].evidence
+        assert found[root].status == "fail" and "root file system" in found[root].evidence
         needing = [check.id for check in all_checks(profile) if check.needs_root]
         assert {found[name].status for name in needing} == {"unchecked"}
         out, error = call("inspect", disk, "--profile", profile)

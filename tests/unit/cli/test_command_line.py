@@ -379,7 +379,7 @@ def test_the_component_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "file") + " is a file" in str(describe_os_error(caught.value).hint)
     with pytest.raises(OSError) as caught:
         (tmp_path / "no" / "x").write_text("")
-    assert f"no folder {tmp_path / 'no'}" in str(describe_os_error(caught.value).hint)
+    assert f"create the folder {tmp_path / 'no'}" in str(describe_os_error(caught.value).hint)
     with pytest.raises(OSError) as caught:
         (tmp_path / ("n" * 300)).write_text("")
     assert "300 bytes" in describe_os_error(caught.value).message
@@ -509,7 +509,7 @@ echo "== read-only"; "$3" -m pipeline gallery lease web 2>&1 || echo "code $?"
     if done.returncode and "mount" in done.stderr:
         pytest.skip("this host lets nobody mount")
     full, _, read_only = done.stdout.partition("== read-only")
-    assert "No space left on device" in full and "code 3" in full and "make space" in full, done.stdout
+    assert "No space left on device" in full and "code 3" in full and "free space" in full, done.stdout
     assert ".json" not in full.partition("code 3")[2]
     assert "Read-only file system" in read_only and "code 3" in read_only, done.stdout
 

@@ -245,7 +245,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "disk too small for Debian": (
         "goldsmith: 1\nsource: {debian: {suite: bookworm}}\ndisk: 1 GiB\n",
-        "3:7: disk: 1 GiB is too small for a Debian bootstrap (use at least 2 GiB)",
+        "3:7: disk: 1 GiB is too small to bootstrap Debian in (use at least 2 GiB)",
     ),
     "little memory": (
         OK + "machine: {memory: 64 MiB}\n",
@@ -428,7 +428,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "generalized outside, and booted": (
         "goldsmith: 1\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
         "steps: [script: scripts/motd.sh]\n",
-        "4:1: steps: needs a guest, but generalize: {{agent: outside}} boots none (remove steps)",
+        "4:1: steps: needs a guest, but generalize: {agent: outside} boots none (remove steps)",
     ),
     "port of no one": (
         OK + "expect: [http: {port: 70000}]\n",
@@ -510,7 +510,7 @@ FOREIGN = {
     "generalize: {agent: waagent}": "7:21: generalize.agent: is only for Linux (use sysprep or outside)",
     "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs only in Linux (use powershell or cmd)",
     "steps: [{playbook: shop.yml}]": "7:10: steps[0].playbook: runs only in Linux "
-    "(use powershell or cmd; Ansible is not built yet for Windows)",
+    "(powershell or cmd; Ansible is not built yet for Windows)",
     "steps: [{copy: {from: files/motd, to: /etc/motd}}]": "7:39: steps[0].copy.to: is a path of another operating "
     "system "
     "(C:\\ProgramData\\...)",

@@ -53,7 +53,7 @@ def test_a_script_that_no_guest_reads(name: str, tmp_path: Path) -> None:
     assert fault is not None and fault.hint
     assert fault.line == line and words in fault.message
     # the remedy works: it is the command behind the colon, up to the semicolon
-    remedy = re.sub(r"^save it[^:]*: ", "", fault.hint).removeprefix("remove what is before it: ").split(";")[0]
+    remedy = re.sub(r"^save [^:]*: ", "", fault.hint).removeprefix("remove what is before it: ").split(";")[0]
     subprocess.run(["sh", "-euc", remedy], cwd=tmp_path, check=True)
     again = script_fault(path, "s.sh")
     assert again is None or name == "mark and crlf", again

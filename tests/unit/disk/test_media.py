@@ -148,7 +148,7 @@ def test_what_is_no_medium_at_all(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         recognize(path)
     assert caught.value.name == "no-medium"
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(UsageError, match="is not a file"):
         recognize(tmp_path / "missing.iso")
 
 

@@ -256,6 +256,6 @@ def test_what_could_not_be_looked_at_is_noted_once(store: Store, tmp_path: Path)
     nowhere = Store(tmp_path / "none")
     assert check_preconditions(definitions, nowhere, on_note=notes.append) == {}
     assert notes == [
-        "the names of packages were not checked, because there is no package list of trixie",
+        "the names of packages could not be looked up: no list of trixie is at hand",
         f"nobody@golden was not checked, because {nowhere.root} has no gallery",
     ]

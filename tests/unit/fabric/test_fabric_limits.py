@@ -162,7 +162,7 @@ def test_the_log_and_the_record_end(served: Served, monkeypatch: pytest.MonkeyPa
         served.guest.record(request, Response(200, b"z" * 100_000))
     log = (tmp_path / "fabric.jsonl").read_text()
     assert len(log) <= 50_200
-    assert "the log is full" in log.splitlines()[-1]
+    assert "the log has reached its limit" in log.splitlines()[-1]
     assert all(isinstance(json.loads(line), dict) for line in log.splitlines())
     assert len(served.guest.asked()) == limits.KEPT_EXCHANGES
     one = served.guest.asked()[-1]
@@ -251,7 +251,7 @@ def test_one_certificate_of_a_guest_is_made_at_a_time(tmp_path: Path) -> None:
         said = list(pool.map(ask, texts))
     made = [text for text, one in zip(texts, said, strict=True) if one.status == 200]
     assert 1 <= len(made) < 6
-    assert all(one.status == 200 or b"is being made" in one.body for one in said)
+    assert all(one.status == 200 or b"is being created" in one.body for one in said)
     began = time.monotonic()
     assert all(ask(made[0]).status == 200 for _ in range(50))
     assert time.monotonic() - began < 0.5, "openssl was called again for what had been sealed"

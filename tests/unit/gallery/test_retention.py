@@ -210,7 +210,7 @@ def test_what_has_gone_cannot_be_leased(gallery: Gallery) -> None:
     ("more", "why"),
     [
         ({"state": "captured"}, "not proven"),
-        ({"start": "warm"}, "saved guest"),
+        ({"start": "warm"}, "built from a snapshot"),
         ({"checks": [{"id": "host-keys", "status": "fail"}]}, "host-keys"),
     ],
 )
@@ -321,7 +321,7 @@ def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
     assert taken.channels == ()
     assert import_version(other, parcel).version == made.version
     assert all(not one.wrong for one in verify(other, "web"))
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export(made, parcel)
 
 

@@ -79,11 +79,11 @@ def run(folder: Path, name: str) -> list[str]:
 # ---- ansible.cfg ---------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "inventory = hosts.ini": "one host, guest",
-    "remote_user = ubuntu": "its own ssh",
-    "private_key_file = ~/.ssh/id_rsa": "its own ssh",
-    "transport = paramiko": "its own ssh",
-    "ask_pass = True": "nobody is there to be asked",
+    "inventory = hosts.ini": "one host named guest",
+    "remote_user = ubuntu": "its own user, key and port",
+    "private_key_file = ~/.ssh/id_rsa": "its own user, key and port",
+    "transport = paramiko": "its own user, key and port",
+    "ask_pass = True": "no person can enter a password",
     "vault_password_file = .vault": "vault_password_file: PATH in the step",
     "vault_identity_list = dev@.vault": "vault_password_file: PATH in the step",
     "stdout_callback = yaml": "default callback",
@@ -96,10 +96,10 @@ REFUSED = {
     "library = $HOME/modules": "a different folder for each user",
     "[tags]\nrun = nginx": "a part of the playbook",
     "[tags]\nskip = slow": "a part of the playbook",
-    "[inventory]\nenable_plugins = ini": "one host, guest",
-    "[privilege_escalation]\nbecome_ask_pass = 1": "nobody is there to be asked",
-    "[ssh_connection]\nssh_common_args = -J jump": "its own ssh",
-    "[ssh_connection]\nssh_executable = /opt/ssh": "its own ssh",
+    "[inventory]\nenable_plugins = ini": "one host named guest",
+    "[privilege_escalation]\nbecome_ask_pass = 1": "no person can enter a password",
+    "[ssh_connection]\nssh_common_args = -J jump": "its own user, key and port",
+    "[ssh_connection]\nssh_executable = /opt/ssh": "its own user, key and port",
     "no section": "cannot be read",
 }
 #: What is in many a project's file and breaks nothing, with an inline comment as Ansible reads it.
@@ -349,7 +349,7 @@ BROKEN = {
     "keyword": ("- hosts: all\n  taks: []\n", "2:3", "'taks' is not a valid attribute", "--syntax-check"),
     "variable": ("- hosts: '{{ where }}'\n", "1:10", "'where' is undefined", "vars:"),
     "group": (f"{GOOD}- hosts: web\n  tasks: []\n", "5:10", "hosts: web matches no host", "hosts: all"),
-    "host": ("- hosts: localhost\n  tasks: [ping: ]\n", "1:10", "hosts: localhost matches no host", "never run"),
+    "host": ("- hosts: localhost\n  tasks: [ping: ]\n", "1:10", "hosts: localhost matches no host", "do not run"),
     "empty": (
         "- hosts: all\n  gather_facts: true\n- hosts: all\n  tasks: []\n",
         "3:10",

@@ -91,7 +91,7 @@ def test_an_input_changed_alone_runs_what_stands_on_it(definition: Definition, s
     ("line", "message"),
     [
         ("first_boot: {apply: page.txt}", "a toy is wound up by hand (remove first_boot)"),
-        ("generations: [2]\nprove: [gen1]", "gen1 is not among the generations"),
+        ("generations: [2]\nprove: [gen1]", "gen1 is not in the image's generations"),
         ("source: {debian: {suite: bookworm}}", "toy cannot begin with DebianSource"),
     ],
 )

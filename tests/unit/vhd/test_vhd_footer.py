@@ -140,7 +140,7 @@ def test_verify_fixed_names_each_fault(tmp_path: Path, name: str) -> None:
 def test_verify_fixed_wants_whole_mib(tmp_path: Path) -> None:
     path = tmp_path / "disk.vhd"
     path.write_bytes(bytes(MIB + 512) + footer(MIB + 512).pack())
-    with pytest.raises(DiskError, match="whole MiB"):
+    with pytest.raises(DiskError, match="whole number of MiB"):
         verify_fixed(path)
     path.write_bytes(bytes(MIB) + footer(MIB).pack())
     assert verify_fixed(path).current_size == MIB

@@ -155,7 +155,7 @@ def test_its_outcomes_are_told_in_the_words_of_linux() -> None:
         "bytes applied",
         "its program did not end before the deadline",
         "its program ended with",
-        "it printed nothing",
+        "it said nothing",
         "no configuration from",
         "not on Azure, there is no user data",
         "this guest is being built",

@@ -274,7 +274,7 @@ def test_the_preparation_takes_away_what_checks_look_for() -> None:
         ([oobe.COMPLETE], "there"),
         (["not set", None, "IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE", None, oobe.COMPLETE], "there"),
         (["IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE"], "IMAGE_STATE_SPECIALIZE_RESEAL_TO_OOBE"),
-        ([None], "it tells no state"),
+        ([None], "its state is unknown"),
     ],
 )
 def test_a_generalized_windows_is_left_alone_until_it_has_set_itself_up(

@@ -76,7 +76,7 @@ def test_a_key_in_a_definition_is_refused(tmp_path: Path) -> None:
     path.write_text(text % KEY)
     with pytest.raises(DefinitionError) as caught:
         load(path, tmp_path)
-    assert "7:16: source.product_key: is a product key itself" in caught.value.message
+    assert "7:16: source.product_key: is a product key, but" in caught.value.message
     for value, expected in ((KMS, KMS), ("keys/mine.txt", (tmp_path / "keys/mine.txt").resolve())):
         path.write_text(text % value)
         assert getattr(load(path, tmp_path).source, "product_key") == expected  # noqa: B009  of an IsoSource
