@@ -48,16 +48,16 @@ def host_state() -> str:
 @contextlib.contextmanager
 def puppet(guest: Guest, name: str) -> Iterator[str]:
     """A namespace on a clone's wire, with the clone's MAC and address: what a guest would be."""
-    told = guest.instance
+    instance = guest.instance
     try:
         sh(
             f"""ip netns add {name}
             ip link add {name} type veth peer name eth0 netns {name}
             ip link set {name} master {guest.bridge} up
             ip -n {name} link set lo up
-            ip -n {name} link set eth0 address {told.mac} up
-            ip -n {name} addr add {told.address}/29 dev eth0
-            ip -n {name} route add default via {told.gateway}"""
+            ip -n {name} link set eth0 address {instance.mac} up
+            ip -n {name} addr add {instance.address}/29 dev eth0
+            ip -n {name} route add default via {instance.gateway}"""
         )
         yield name
     finally:
@@ -99,8 +99,8 @@ def shout(name: str, address: str, port: int) -> None:
 @pytest.fixture
 def fabric() -> Iterator[Fabric]:
     before = host_state()
-    with Fabric(LABEL) as one:
-        yield one
+    with Fabric(LABEL) as first:
+        yield first
     assert host_state() == before
     assert not (NAMESPACES / f"goldsmith-{LABEL}").exists()
     assert f"goldsmith {LABEL}" not in sh("ip -json link show")
@@ -141,11 +141,11 @@ def test_no_clone_can_speak_for_another(fabric: Fabric, tmp_path: Path) -> None:
             "ConnectionRefusedError",
         )
         sh(f"ip -n gsp2 addr add {honest.instance.address}/32 dev eth0")
-        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert said == "TimeoutError"
+        body = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert body == "TimeoutError"
         sh(f"ip -n gsp2 link set eth0 address {honest.instance.mac}")
-        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert said == "TimeoutError"
+        body = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert body == "TimeoutError"
         assert honest.report is None
         assert not honest.asked()
         # the honest one is heard all the same
@@ -222,14 +222,14 @@ def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:
     """By name it is found through the fabric's own name service; each clone gets what is meant for it."""
     with Fabric(LABEL, site=Site.of("http://config.example:8000/shop?of=web")) as fabric:
         for number in (1, 2):
-            said = f"data of {number}".encode()
-            guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=said)
+            body = f"data of {number}".encode()
+            guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=body)
             with puppet(guest, f"gsp{number}"):
                 address = resolve(f"gsp{number}", guest.instance.gateway, "config.example")
                 assert address == "198.51.100.10"
                 assert "200" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop?of=web")
                 assert "404" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop")
-            assert [exchange.response.body for exchange in guest.asked()] == [said, b""]
+            assert [exchange.response.body for exchange in guest.asked()] == [body, b""]
 
 
 def looks_up(name: str, servers: str) -> str:
