@@ -536,7 +536,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         put("/etc/systemd/system/a.service", "[Service]\nSetCredential=db:Tr4vel-l1ght\n"),
     ),
     "mail of cron": ("mail-left", put("/var/mail/root", "From root\nSubject: Cron\n\nx\n")),
-    "more candidates than are followed up": ("secrets-searched", put("/srv/filler", b"x\x9c" * 450_000)),
+    "more candidates than are followed up": ("secrets-searched", put("/srv/filler", b"\x1f\x8b\x08\x00" * 225_000)),
 }
 
 
