@@ -82,6 +82,8 @@ class Subject:
     secrets: Any = None
     #: What a search of the disk has found already, where others have searched it.
     found: Any = None
+    #: Each file with the (start, length) of its data, where that has been read already.
+    places: list[tuple[str, list[tuple[int, int]]]] | None = None
     credentials: frozenset[str] | None = None
     shipped: Any = None
     files: tuple[str, ...] | None = None

@@ -12,7 +12,6 @@ from pipeline.checks.model import REGISTRY, CannotLook, Check, CheckResult, Skip
 from pipeline.checks.verdict import UNCHECKED
 from pipeline.disk.disk import Disk
 from pipeline.disk.questions import clean_text
-from pipeline.disk.secret_search import Found
 from pipeline.systems.inspection import GENERIC, DetectedSystem, Inspection, inspections, profiles
 from pipeline.systems.installed import InstalledSystem, find_or_generic
 
@@ -71,18 +70,36 @@ def inspect(
     accounts: Collection[str] = (),
     generations: Collection[int] = (1, 2),
     ports: Collection[tuple[str, int]] | None = None,
-    searches: bool | None = None,
-    found: Found | None = None,
     only: Collection[str] | None = None,
 ) -> Inspected:
     """Find the system on the disk and run its checks for `profile`, for its usual one without.
 
-    `systems` are those that may be on the disk, by default all that are registered. `searches`: run the checks that
-    search the whole disk alone, or the others. `found` is what a search has found already; `only` names the checks
-    where not all are wanted. `accounts` may ship; `ports` are open, None where nobody has said which.
+    `systems` are those that may be on the disk, by default all that are registered. `only` names the checks where not
+    all are wanted. `accounts` may ship; `ports` are open, None where nobody has said which.
 
     Raises DiskError (nothing-to-inspect) and nothing else: what surprises a check is its result.
     """
+    return judge(begin(disk, profile, systems, accounts, generations, ports), only=only)
+
+
+@dataclass(frozen=True)
+class BegunInspection:
+    """A disk whose system is found, and what its checks share."""
+
+    detected: DetectedSystem
+    inspection: Inspection
+    subject: Subject
+
+
+def begin(
+    disk: Disk,
+    profile: str | None,
+    systems: Sequence[Inspection] | None,
+    accounts: Collection[str],
+    generations: Collection[int],
+    ports: Collection[tuple[str, int]] | None,
+) -> BegunInspection:
+    """The first half of `inspect`; arguments and errors as there."""
     _need_something(disk)
     known = inspections() if systems is None else systems
     detected, inspection, system = find_or_generic(disk, known, profile)
@@ -95,15 +112,19 @@ def inspect(
         frozenset(generations),
         known,
         ports=declared,
-        found=found,
     )
-    missing = _why_no_root(system)
+    return BegunInspection(detected, inspection, subject)
+
+
+def judge(begun: BegunInspection, *, searches: bool | None = None, only: Collection[str] | None = None) -> Inspected:
+    """The results of the checks; `searches`: of those alone that search the whole disk, or of the others."""
+    missing = _why_no_root(begun.subject.system)
     wanted = [
         check
-        for check in all_checks(detected.profile, [inspection])
+        for check in all_checks(begun.detected.profile, [begun.inspection])
         if searches in (None, check.run.__module__ == _SEARCHING) and (only is None or check.id in only)
     ]
-    return Inspected(detected, [_run(check, subject, missing) for check in wanted])
+    return Inspected(begun.detected, [_run(check, begun.subject, missing) for check in wanted])
 
 
 def _need_something(disk: Disk) -> None:

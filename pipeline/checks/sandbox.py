@@ -19,9 +19,15 @@ from pipeline.systems.inspection import DetectedSystem, inspection_of, inspectio
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
 
-INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=("pipeline.disk.secret_search:matcher",))
+_MATCHER = ("pipeline.disk.secret_search:matcher",)
+INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=_MATCHER)
+#: The same in several workers: one inspects, and is asked twice; the others search the disk for secrets meanwhile.
+BUT_SECRETS = Question("inspect-but-secrets", "pipeline.checks.answers:inspect_but_secrets")
+SECRETS = Question("inspect-secrets", "pipeline.checks.answers:inspect_secrets", prepare=_MATCHER)
 DETECT = Question("detect", "pipeline.checks.answers:detect")
-SEARCH = Question("search", "pipeline.checks.answers:search_part", prepare=INSPECT.prepare)
+SEARCH = Question("search", "pipeline.disk.secret_search:search_part", prepare=_MATCHER)
+#: Parts of the disk that each searching worker takes: who has finished takes the next.
+PARTS = 4
 #: Bytes that a disk's file takes from which on several workers are quicker than one: each costs 0.1 s to start.
 PARALLEL = 256 << 20
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -131,23 +137,25 @@ def _ask_once(
 def _ask_at_once(
     path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]
 ) -> tuple[DetectedSystem, list[Any]]:
-    """The disk is searched in as many parts as there are processors, while one worker more runs the other checks."""
+    """As many workers as there are processors search the disk, part by part, while one more runs the other checks."""
+    count = PARTS * PROCESSORS
+    numbers = iter(range(count))
 
-    def search(number: int) -> Any:
-        part = {"number": number, "parts": PROCESSORS}
-        return sandbox.ask(SEARCH, path, fmt, parameters=part, within=within).value
+    def search() -> dict[int, Any]:
+        with sandbox.Worker([SEARCH], path, fmt, within=within) as worker:
+            return {number: worker.ask(SEARCH, {"number": number, "parts": count}).value for number in numbers}
 
     def check() -> tuple[DetectedSystem, list[Any]]:
-        with sandbox.Worker([with_systems(INSPECT)], path, fmt, within=within) as worker:
-            system, others = _inspected(worker.ask(INSPECT, {**order, "searches": False}).value, path)
-            found = [future.result() for future in searches]
-            rest = {**order, "searches": True, "found": found}
-            _, searching = _inspected(worker.ask(INSPECT, rest).value, path)
+        with sandbox.Worker([with_systems(BUT_SECRETS), SECRETS], path, fmt, within=within) as worker:
+            system, others = _inspected(worker.ask(BUT_SECRETS, order).value, path)
+            parts = {number: part for future in searches for number, part in future.result().items()}
+            found = [parts[number] for number in range(count)]
+            _, searching = _inspected(worker.ask(SECRETS, {"found": found}).value, path)
         return system, [*others, *searching]
 
     # a worker lives as long as the thread that has started it
     with ThreadPoolExecutor(PROCESSORS + 1) as pool:
-        searches = [pool.submit(search, number) for number in range(PROCESSORS)]
+        searches = [pool.submit(search) for _ in range(PROCESSORS)]
         return pool.submit(check).result()
 
 

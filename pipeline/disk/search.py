@@ -7,12 +7,11 @@ file shows: freed blocks, slack, journals.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.disk.disk import Disk
-from pipeline.disk.root import Root
 
 #: Bytes read at a time, and how much of the last chunk is looked at again: longer strings are not found whole.
 CHUNK, OVERLAP = 2 << 20, 16 << 10
@@ -75,15 +74,15 @@ def _joined(disk: Disk) -> Iterator[tuple[int, int]]:
         yield current
 
 
-def owners(root: Root, offsets: Collection[int]) -> dict[int, str]:
-    """The file below a root that each offset of the disk belongs to; what is in no file is left out.
+def owners(places: Iterable[tuple[str, list[tuple[int, int]]]], offsets: Collection[int]) -> dict[int, str]:
+    """The file that each offset of the disk belongs to; what is in no file is left out.
 
-    Costs one walk over all files, whatever the number of offsets: ask once, for all of them.
+    `places` is `Root.places()`, a walk over all files, whatever the number of offsets: ask once, for all of them.
     """
     wanted = sorted(set(offsets))
     found: dict[int, str] = {}
     if wanted:
-        for path, runs in root.places():
+        for path, runs in places:
             for start, length in runs:
                 for index in range(bisect_left(wanted, start), bisect_left(wanted, start + length)):
                     found[wanted[index]] = path

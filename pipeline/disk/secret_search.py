@@ -25,6 +25,7 @@ from pipeline.base.secret_rules.rules import AFTER, BEFORE, key_digest
 from pipeline.disk.disk import Disk
 from pipeline.disk.packed_data import MAGIC, MEMORY, Broken, unpack
 from pipeline.disk.pattern_cache import compile_patterns
+from pipeline.disk.questions import Asked
 from pipeline.disk.search import OVERLAP, parts_of, windows
 
 #: Layers within layers that are opened: base64 in a compressed file in a zip.
@@ -177,6 +178,12 @@ def search(disk: Disk, number: int = 0, parts: int = 1) -> Found:
             running.found.gaps.append(f"{error}: the search ended at byte {window.start} of {disk.size}")
             break
     return running.found
+
+
+def search_part(asked: Asked) -> dict[str, list[Any]]:
+    """The question of a worker that searches one of several parts of a disk, and nothing else."""
+    with asked.disk() as disk:
+        return search(disk, int(asked.parameters["number"]), int(asked.parameters["parts"])).to_json()
 
 
 def search_packed(data: bytes, kind: str, at: int) -> Found:

@@ -163,9 +163,9 @@ def keepass(data: bytes, at: int) -> str | None:
 
 #: How such a key begins (in Hyperscan's syntax, with DOTALL), how many bytes that are, and who judges it.
 FORMS: tuple[tuple[bytes, int, Callable[[bytes, int], str | None]], ...] = (
-    (rb"\x30\x82[\x00-\x1f].\x02\x01[\x00\x01]", 7, der_key),
-    (rb"\x30\x81.\x02\x01[\x00\x01]", 6, der_key),
-    (rb"\x30[\x28-\x7f]\x02\x01[\x00\x01]", 5, der_key),
+    (rb"\x30\x82[\x00-\x1f].\x02\x01[\x00\x01][\x02\x04\x30]", 8, der_key),
+    (rb"\x30\x81.\x02\x01[\x00\x01][\x02\x04\x30]", 7, der_key),
+    (rb"\x30[\x28-\x7f]\x02\x01[\x00\x01][\x02\x04\x30]", 6, der_key),
     (rb"\x30\x82[\x00-\x1f].\x30[\x10-\x7f]\x06[\x09-\x0b]\x2a\x86\x48\x86\xf7\x0d\x01", 15, encrypted_der_key),
     (rb"\x30\x81.\x30[\x10-\x7f]\x06[\x09-\x0b]\x2a\x86\x48\x86\xf7\x0d\x01", 14, encrypted_der_key),
     (rb"\x30\x82..\x02\x01\x03\x30", 8, pkcs12),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.checks.disk.config_files import credential_paths, shipped_of
 from pipeline.checks.linux.service_identity import identity_paths
@@ -18,6 +20,8 @@ from pipeline.disk.shipped import Shipped
 FILE_LIMIT = 64 << 20
 #: Such files that are read.
 FILES = 200
+#: Files whose places on the disk are kept: some 20 MiB.
+PLACES = 60_000
 #: How far behind a key's first line the same key is found once more, as the base64 that it is.
 _BODY = 400
 #: Host keys and keys of a person have checks of their own, which say more.
@@ -50,7 +54,8 @@ def secret_scan(subject: Subject) -> SecretScan:
 def _scan(subject: Subject) -> SecretScan:
     root = subject.root
     found: Found = subject.found if subject.found is not None else search(subject.disk)
-    where = owners(root, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
+    places = subject.places if subject.places is not None else root.places()
+    where = owners(places, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
     gaps = [*found.gaps, *_read_as_files(root, found, where)]
     shipped = shipped_of(subject)
     hits = _without_bodies(found.hits)
@@ -62,6 +67,16 @@ def _scan(subject: Subject) -> SecretScan:
         if hit.digest not in public
     )
     return SecretScan(secrets, tuple(gaps))
+
+
+def look_up_places(subject: Subject) -> None:
+    """Read where the data of each file lies while others search the disk. Of very many files that would take too much
+    memory: whoever needs it then reads it file by file.
+    """
+    # whatever surprises here is met again, and named, by the check that asks for it
+    with suppress(Exception):
+        places = list(islice(subject.root.places(), PLACES + 1))
+        subject.places = places if len(places) <= PLACES else None
 
 
 def _is_public(shipped: Shipped, path: str | None) -> bool:
