@@ -17,6 +17,8 @@ from pipeline.base.process import find
 from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import MIB
+from tests.fakes import signed_efi
+from tests.fakes.signed_efi import DEBIAN, UEFI_2011, UEFI_2023
 from tests.tools import skip_without
 
 ROOT_UUID = "11111111-2222-3333-4444-555555555555"
@@ -152,14 +154,9 @@ def initramfs(modules: tuple[str, ...] = MODULES, pack: str = "gzip") -> bytes:
 
 
 def pe(text: bytes, *, signed: bool = True) -> bytes:
-    """A PE32+ file with one .sbat section that holds `text`, and a certificate table where `signed`."""
-    certificate = struct.pack("<IHH", 16, 0x200, 2) + b"pkcs7..."
-    directories = bytes(32) + struct.pack("<II", 1024, len(certificate) if signed else 0) + bytes(88)
-    optional = struct.pack("<H", 0x20B) + bytes(106) + struct.pack("<I", 16) + directories
-    section = b".sbat\0\0\0" + struct.pack("<IIII", len(text), 4096, 512, 512) + bytes(16)
-    head = b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0"
-    head += struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, len(optional), 0x22) + optional + section
-    return head.ljust(512, b"\0") + text.ljust(512, b"\0") + (certificate if signed else b"")
+    """A PE32+ file with one .sbat section that holds `text`, signed as Debian's shim or GRUB is."""
+    issuers = (UEFI_2011, UEFI_2023) if text == SHIM_TEXT else (DEBIAN,)
+    return signed_efi.pe(text, *(issuers if signed else ()))
 
 
 SHIM_TEXT = b"sbat,1,SBAT Version,sbat,1,x\nshim,3,UEFI shim,shim,1,x\n"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.vhd.footer import Footer
-from tests.fakes import fake_disk, seeded_windows_defects
+from tests.fakes import fake_disk, seeded_windows_defects, signed_efi
 from tests.fakes.fake_disk import ESP_AT, FILES, KERNEL, MODULES, ROOT_AT, ROOT_SIZE, ROOT_UUID, SIZE
 
 Change = Callable[[Path, Path], None]
@@ -187,7 +187,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "no loader at the fallback path": ("boot-efi", esp("EFI/BOOT/BOOTX64.EFI", None)),
     "a loader of another machine": (
         "boot-efi",
-        esp("EFI/BOOT/BOOTX64.EFI", fake_disk.pe(fake_disk.SHIM_TEXT).replace(b"\x64\x86", b"\x64\xaa", 1)),
+        esp("EFI/BOOT/BOOTX64.EFI", signed_efi.pe(fake_disk.SHIM_TEXT, signed_efi.UEFI_2011, machine=0xAA64)),
     ),
     "an unsigned loader": (
         "boot-efi-signed",
@@ -197,6 +197,14 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "an unsigned GRUB": (
         "boot-efi-signed",
         esp("EFI/BOOT/grubx64.efi", fake_disk.pe(fake_disk.GRUB_TEXT, signed=False)),
+    ),
+    "a shim that was changed after it was signed": (
+        "boot-efi-signed",
+        esp("EFI/BOOT/BOOTX64.EFI", fake_disk.pe(fake_disk.SHIM_TEXT).replace(b"shim,3,", b"shim,9,", 1)),
+    ),
+    "a signature that is cut off": (
+        "boot-efi-signed",
+        esp("EFI/BOOT/grubx64.efi", fake_disk.pe(fake_disk.GRUB_TEXT)[:-40]),
     ),
     "no grub.cfg for signed GRUB": ("boot-efi-config", esp("EFI/debian/grub.cfg", None)),
     "grub.cfg of another disk": (

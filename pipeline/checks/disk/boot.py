@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from pipeline.base.errors import DiskError
+from pipeline.base.secure_boot import authority_named
 from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, CannotLook, Skip, Subject, check
+from pipeline.disk.efi_program import PROGRAM_LIMIT, EfiProgram
 from pipeline.disk.filesystem import FileSystem
 from pipeline.disk.partitions import BIOS_BOOT, SECTOR
 from pipeline.disk.root import Root
@@ -16,8 +18,6 @@ from pipeline.disk.volumes import HOLDERS
 
 _BOOTX64 = "/EFI/BOOT/BOOTX64.EFI"
 _GRUB_SPEC = "GNU GRUB: boot.S (kernel sector at 0x5c), diskboot.S (block list at 0x1f4)"
-#: Bytes of an EFI program that are looked at.
-_EFI_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,37 @@ def boot_efi(subject: Subject) -> Iterator[str]:
 )
 def boot_efi_signed(subject: Subject) -> Iterator[str]:
     root = Root(_esp(subject))
-    loader = root.read(_BOOTX64, _EFI_LIMIT)
+    loader = root.read(_BOOTX64, PROGRAM_LIMIT)
     if loader is None:
         raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
-    if not _signed(loader):
-        yield f"{_BOOTX64} carries no signature"
-    elif b"shim," not in loader and b"UEFI SHIM" not in loader:
-        yield f"{_BOOTX64} is signed, but is not shim"
-    second = root.read("/EFI/BOOT/grubx64.efi", _EFI_LIMIT)
+    signed = yield from _signatures(subject, _BOOTX64.removeprefix("/"), loader)
+    if signed and b"shim," not in loader and b"UEFI SHIM" not in loader:
+        yield f"{_BOOTX64} is signed, but it is no shim"
+    second = root.read("/EFI/BOOT/grubx64.efi", PROGRAM_LIMIT)
     if second is None:
         yield "no EFI/BOOT/grubx64.efi: the shim has nothing to start"
-    elif not _signed(second):
-        yield "EFI/BOOT/grubx64.efi carries no signature"
+    else:
+        yield from _signatures(subject, "EFI/BOOT/grubx64.efi", second)
+
+
+def _signatures(subject: Subject, path: str, data: bytes) -> Generator[str, None, bool]:
+    """What is wrong with the signatures of an EFI program, and as evidence who signed it; whether it is signed."""
+    try:
+        program = EfiProgram(data)
+        signatures = program.signatures
+    except DiskError as error:
+        yield f"{path}: {error.message}"
+        return False
+    if not signatures:
+        yield f"{path} carries no signature"
+        return False
+    for each in signatures:
+        if not each.is_for_content:
+            yield f"{path}: its signature by {each.issuers[0]} is for another content"
+    names = [found.label if (found := authority_named(each.issuers[0])) else each.issuers[0] for each in signatures]
+    levels = " ".join(str(level) for level in program.sbat)
+    subject.note(f"{path}: signed by {', '.join(names)}; SBAT {levels or 'none'}")
+    return True
 
 
 @check(
@@ -193,15 +212,6 @@ def _machine(pe: bytes) -> int:
     if not pe.startswith(b"MZ") or pe[at : at + 4] != b"PE\0\0" or len(pe) < at + 6:
         return 0
     return int(struct.unpack_from("<H", pe, at + 4)[0])
-
-
-def _signed(pe: bytes) -> bool:
-    """Has a PE32+ file a certificate table that lies inside it? (PE format: data directory 4)"""
-    (at,) = struct.unpack_from("<I", pe.ljust(64, b"\0"), 60)
-    if pe[at : at + 4] != b"PE\0\0" or len(pe) < at + 24 + 152:
-        return False
-    offset, size = struct.unpack_from("<II", pe, at + 24 + 112 + 32)
-    return bool(offset and size and offset + size <= len(pe))
 
 
 @check(
