@@ -87,9 +87,9 @@ def _big(lab: Lab) -> None:
             file.write(os.urandom(1 << 20))
 
 
-#: Debian's postfix makes /etc/mailname of a fully qualified name alone. A build machine has none, and must not have one:
-#: it would ship. So the script of `ids` ends at `cat /etc/mailname`, as it does on every Debian machine whose name has no
-#: domain; with debconf's answer given before, the same script comes to its end.
+#: Debian's postfix writes /etc/mailname only if the host name has a domain. The name of a build machine has none,
+#: because the image would keep it. So the script of `ids` fails at `cat /etc/mailname`, as on each Debian machine
+#: without a domain. If a step before it answers debconf's question, the same script succeeds.
 NAMED = """goldsmith: 1
 summary: packages that make up an identity, with debconf's answer for the name of mail
 source: {master: debian-12@golden}
