@@ -41,11 +41,11 @@ check: setup ## lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-campaign-%: setup ## run a whole corpus; its table goes to docs/
+campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests
 	@$(BIN)/python -m tests.campaigns $*
 
-bench: setup ## the same build through goldsmith and packer; docs/bench.md (packer is not installed by setup)
+bench: setup ## the same build through goldsmith and packer; docs/reports/bench.md (packer is not installed by setup)
 	@$(BIN)/python -m tests.bench.bench_build
 
 doctor: setup ## is this host fit, and what would make it so

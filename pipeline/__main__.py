@@ -10,7 +10,7 @@ import signal
 import sys
 from types import FrameType
 
-from pipeline.errors import GoldsmithError, Interrupted
+from pipeline.base.errors import GoldsmithError, Interrupted
 
 #: Each of these ends a command in order; a second one must not break the clean-up that the first one started.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,7 +34,7 @@ def _ignore_signals() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with the code that its outcome has (see pipeline.errors)."""
+    """Run the command line and exit with the code that its outcome has (see pipeline.base.errors)."""
     if sys.argv[1:] in (["--version"], ["-V"]):
         from pipeline import __version__
 
@@ -60,7 +60,7 @@ def _leave_the_callers_settings() -> None:
     Python chooses the encoding of file names once, at its start: where the caller's locale is not UTF-8, goldsmith is
     started again in UTF-8 mode.
     """
-    from pipeline.command import UMASK
+    from pipeline.base.process import UMASK
 
     os.umask(UMASK)
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
@@ -97,12 +97,14 @@ def _flush_output() -> int:
 
 
 def _guarded() -> int:
+    from pipeline.base.file_errors import describe_os_error
     from pipeline.cli import door
     from pipeline.cli.app import app
     from pipeline.cli.completion import VARIABLE, enable_completion
+    from pipeline.cli.environment import hand_in_environment
     from pipeline.cli.show import print_error
-    from pipeline.file_errors import describe_os_error
 
+    hand_in_environment()
     if VARIABLE in os.environ:
         enable_completion()
     try:

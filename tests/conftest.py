@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.campaigns.lab import new_home, remove
+import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
+from pipeline.cli.environment import hand_in_environment
+from tests.harness import new_home, remove
+
+# tests call what the command line calls, and it hands this in before
+hand_in_environment()
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -17,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 #: use the same names of networks.
 TOGETHER = {
     "tests/vm/test_handmade.py": "tests/vm/test_golden.py",
-    "tests/vm/test_nights.py": "tests/vm/test_golden.py",
+    "tests/vm/test_refresh_nights.py": "tests/vm/test_golden.py",
     "tests/vm/test_way_out.py": "tests/vm/test_wires.py",
     "tests/vm/test_qemu_img_calls.py": "tests/vm/test_wires.py",
     "tests/vm/test_kills.py": "tests/vm/test_wires.py",
@@ -27,7 +32,7 @@ TOGETHER = {
 #: What is not named comes after them.
 LONGEST_FIRST = (
     "tests/vm/test_golden.py",
-    "tests/windows/test_standin.py",
+    "tests/windows/test_fake_windows.py",
     "tests/vm/test_builds.py",
     "tests/vm/test_warm.py",
     "tests/vm/test_data_disks.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.command import find
+from pipeline.base.process import find
 
 
 def missing_tools(*names: str) -> list[str]:

@@ -11,8 +11,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "pipeline" / "secret_rules"
-sys.path.insert(0, str(FOLDER.parents[1]))
+FOLDER = Path(__file__).parents[1] / "pipeline/base/secret_rules"
+sys.path.insert(0, str(FOLDER.parents[2]))
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     (FOLDER / "gitleaks.toml").write_bytes(args.rules.read_bytes())
     (FOLDER / "LICENSE.gitleaks").write_bytes(args.license.read_bytes())
     try:
-        from pipeline.offline.secret_search import matcher
-        from pipeline.secret_rules.rules import compiled, rule_set
+        from pipeline.base.secret_rules.rules import compiled, rule_set
+        from pipeline.disk.secret_search import matcher
 
         for rule in rule_set().rules:
             compiled(rule.pattern)

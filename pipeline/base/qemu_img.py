@@ -22,18 +22,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from pipeline import command
+from pipeline.base import process
 
-Format = Literal["raw", "qcow2", "vpc", "vhdx", "vmdk"]
-
-#: QEMU's driver by the name of a format in definitions, manifests and layers.
-DRIVERS: Mapping[str, Format] = {
-    "raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vpc": "vpc", "vhdx": "vhdx", "vmdk": "vmdk",
-}  # fmt: skip
+#: QEMU's driver of a format, as `disk_format.DiskFormat.driver` has it.
+Format = str
 #: Seconds that a call may take whose cost does not follow the disk's data.
 SHORT = 60.0
 #: Seconds that a conversion may take: two hours are 38 MB/s for 256 GiB of data.
@@ -145,7 +141,7 @@ class _Child:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, below zero after a signal. Raises StillRunning after `timeout` seconds."""
         if not self._ended.wait(timeout):
-            raise command.StillRunning(list(self._argv), timeout or 0.0)
+            raise process.StillRunning(list(self._argv), timeout or 0.0)
         code: int = self._running.process.exit_code
         return code
 
@@ -156,14 +152,14 @@ def _run(
     deadline: float = SHORT,
     on_line: Callable[[str], None] | None = None,
     ok_codes: Sequence[int] = (0,),
-) -> command.Result:
+) -> process.Result:
     """Run a program to its end. Errors as `command.run`."""
     words = [str(word) for word in argv]
 
     def start() -> tuple[_Child, IO[bytes], IO[bytes]]:
-        return _start(command.tied_argv(words), words)
+        return _start(process.tied_argv(words), words)
 
-    return command.follow(start, words, deadline=deadline, on_line=on_line, ok_codes=ok_codes)
+    return process.follow(start, words, deadline=deadline, on_line=on_line, ok_codes=ok_codes)
 
 
 def _start(tied: Sequence[str], words: Sequence[str]) -> tuple[_Child, IO[bytes], IO[bytes]]:
@@ -177,7 +173,7 @@ def _start(tied: Sequence[str], words: Sequence[str]) -> tuple[_Child, IO[bytes]
                 _in=nothing,
                 _out=out_end,
                 _err=err_end,
-                _env=command.environment(),
+                _env=process.environment(),
                 _bg=True,
                 _bg_exc=False,
                 _new_session=True,

@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.checks.model import Check, CheckResult
-    from pipeline.checks.run import PROFILES, all_checks, run_checks
-    from pipeline.checks.sandbox import inspect_disk, list_disk
+    from pipeline.checks.run import all_checks, run_checks
+    from pipeline.checks.sandbox import detect_system, inspect, inspect_disk, list_disk
 
-__all__ = ["PROFILES", "Check", "CheckResult", "all_checks", "inspect_disk", "list_disk", "run_checks"]
+__all__ = [
+    "Check",
+    "CheckResult",
+    "all_checks",
+    "detect_system",
+    "inspect",
+    "inspect_disk",
+    "list_disk",
+    "run_checks",
+]
 
 #: Where each name lives. Loaded when it is asked for: a list of packages needs none of the checks.
 _HOME = {
     "Check": "model",
     "CheckResult": "model",
-    "PROFILES": "run",
     "all_checks": "run",
     "run_checks": "run",
+    "detect_system": "sandbox",
+    "inspect": "sandbox",
     "inspect_disk": "sandbox",
     "list_disk": "sandbox",
 }

@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
+from pipeline.checks import run
+from pipeline.checks.disk.secret_scan import look_up_places
 from pipeline.checks.listing import listing
-from pipeline.checks.run import run_checks
-from pipeline.offline.questions import Asked, pack_rows
-from pipeline.offline.secret_search import Found, search
+from pipeline.disk.disk import Disk
+from pipeline.disk.questions import Asked, pack_rows
+from pipeline.disk.secret_search import Found
+from pipeline.systems.inspection import Inspection
+from pipeline.systems.installed import find_or_generic
+
+#: Between an inspection's two questions: the disk, open, and what has been read of it. A worker reads one disk.
+_begun: list[tuple[run.BegunInspection, ExitStack]] = []
 
 
-def search_part(asked: Asked) -> dict[str, Any]:
-    """What the search for secrets finds in one of several parts of the disk."""
+def systems_of(asked: Asked) -> list[Inspection]:
+    """The systems that the caller knows of."""
+    return [Inspection.from_json(row) for row in asked.parameters["systems"]]
+
+
+def detect(asked: Asked) -> dict[str, Any]:
+    """The system on the disk; where none is recognized, what it is read as."""
     with asked.disk() as disk:
-        return search(disk, int(asked.parameters["number"]), int(asked.parameters["parts"])).to_json()
+        return find_or_generic(disk, systems_of(asked), asked.parameters["profile"])[0].to_json()
 
 
-def inspect(asked: Asked) -> list[dict[str, Any]]:
-    """The result of each check of a profile; `searches` says whether of those that search the whole disk or not."""
+def inspect(asked: Asked) -> dict[str, Any]:
+    """The system on the disk and the result of each check of a profile, of the system's usual one where none is asked
+    for."""
+    with asked.disk() as disk:
+        return _to_json(run.judge(_begin(disk, asked)))
+
+
+def inspect_but_secrets(asked: Asked) -> dict[str, Any]:
+    """As `inspect`, of the checks that do not search the whole disk. Whoever asks this has others search it, and asks
+    `inspect_secrets` then.
+    """
+    with ExitStack() as stack:
+        begun = _begin(stack.enter_context(asked.disk()), asked)
+        inspected = run.judge(begun, searches=False)
+        look_up_places(begun.subject)
+        _begun.append((begun, stack.pop_all()))
+        return _to_json(inspected)
+
+
+def inspect_secrets(asked: Asked) -> dict[str, Any]:
+    """The results that `inspect_but_secrets` left out; `found` is what the searches of the parts have found."""
+    begun, opened = _begun.pop()
+    with opened:
+        begun.subject.found = Found.of_parts(asked.parameters["found"])
+        return _to_json(run.judge(begun, searches=True))
+
+
+def _begin(disk: Disk, asked: Asked) -> run.BegunInspection:
     order = asked.parameters
     ports = order["ports"]
-    with asked.disk() as disk:
-        results = run_checks(
-            disk,
-            profile=order["profile"],
-            accounts=order["accounts"],
-            generations=order["generations"],
-            ports=None if ports is None else [(str(protocol), int(port)) for protocol, port in ports],
-            searches=order.get("searches"),
-            found=Found.of_parts(order["found"]) if "found" in order else None,
-        )
-    return [{"id": each.id, "status": each.status, "evidence": each.evidence} for each in results]
+    return run.begin(
+        disk,
+        order["profile"],
+        systems_of(asked),
+        order["accounts"],
+        order["generations"],
+        None if ports is None else [(str(protocol), int(port)) for protocol, port in ports],
+    )
+
+
+def _to_json(inspected: run.Inspected) -> dict[str, Any]:
+    results = [{"id": each.id, "status": each.status, "evidence": each.evidence} for each in inspected.results]
+    return {"system": inspected.system.to_json(), "results": results}
 
 
 def list_rows(asked: Asked) -> int:
     """The rows of a list, as blobs; their number."""
     with asked.disk() as disk:
-        return pack_rows(asked, listing(disk, asked.parameters["list"], asked.parameters["key"]))
+        rows = listing(disk, asked.parameters["list"], asked.parameters["key"], systems_of(asked))
+        return pack_rows(asked, rows)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DiskError, UsageError
-from pipeline.offline import inventory
-from pipeline.offline.packages import packages
-from pipeline.offline.questions import visible
-from pipeline.offline.registry import Hive, Value
-from pipeline.offline.root import Root
-from pipeline.offline.units import services
-from pipeline.offline.windows import CONFIG, read_hive
+from pipeline.base.errors import DiskError, UsageError
+from pipeline.disk.questions import visible
+from pipeline.disk.registry import Value
+from pipeline.disk.root import Root
+from pipeline.disk.windows import open_hive
+from pipeline.systems.inspection import Inspection, inspections
+from pipeline.systems.installed import InstalledSystem, find_system
 
 if TYPE_CHECKING:
-    from pipeline.offline.disk import Disk
-    from pipeline.offline.volumes import Volume
+    from pipeline.disk.disk import Disk
+
+Systems = Sequence[Inspection]
 
 #: What can be listed, and its columns.
 COLUMNS = {
@@ -39,16 +39,19 @@ LARGEST_FILE = 256 << 20
 def prepare(what: str, key: str = "") -> None:
     """Raises UsageError: unknown-list, no-key."""
     if what not in COLUMNS:
-        raise UsageError(f"no list of {what!r} ({', '.join(COLUMNS)})", name="unknown-list")
+        raise UsageError(f"there is no list {what!r} (lists: {', '.join(COLUMNS)})", name="unknown-list")
     if (what == "registry") != bool(key):
-        raise UsageError("the registry is listed by a key", name="no-key", hint=r"--key 'SOFTWARE\Microsoft'")
+        raise UsageError("the list of the registry needs a key", name="no-key", hint=r"--key 'SOFTWARE\Microsoft'")
 
 
-def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
-    """The rows. Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal, list-too-long,
-    no-os-release, no-package-database, no-services, and the readers' own."""
+def listing(disk: Disk, what: str, key: str = "", systems: Systems | None = None) -> list[list[str]]:
+    """The rows; `systems` are those that may be on the disk, by default all that are registered.
+
+    Raises DiskError: no-linux-root, no-windows-root, no-such-key, fs-journal, list-too-long, no-os-release,
+    no-package-database, no-services, and the readers' own.
+    """
     rows, left = [], MAX_BYTES
-    found = _LISTS[what](disk, key)
+    found = _LISTS[what](disk, key, inspections() if systems is None else systems)
     if len(found) > MAX_ROWS:
         # a list that was cut would be taken for a whole one: by a bill of materials, by a comparison
         raise DiskError(f"the list of {what} has {len(found)} rows, more than {MAX_ROWS}", name="list-too-long")
@@ -56,7 +59,7 @@ def listing(disk: Disk, what: str, key: str = "") -> list[list[str]]:
         rows.append([_cell(cell) for cell in row])
         left -= len(json.dumps(rows[-1]))
         if left < 0:
-            raise DiskError(f"the list of {what} is too long to be shown", name="list-too-long")
+            raise DiskError(f"the list of {what} is too long", name="list-too-long")
     return rows
 
 
@@ -64,97 +67,75 @@ def _cell(text: str) -> str:
     return "".join(map(visible, text[:MAX_CELL]))[:MAX_CELL]
 
 
-def _clean(disk: Disk) -> None:
-    _at_rest(disk.root_volume)
-
-
-def _at_rest(volume: Volume) -> None:
-    if volume.facts is not None and volume.facts.needs_recovery:
+def _at_rest(stale: str | None) -> None:
+    if stale is not None:
         raise DiskError(
-            "the root file system's journal is to be replayed first",
+            stale,
             name="fs-journal",
-            hint="start the system and shut it down in order, or e2fsck -fy on a copy of the disk",
+            hint="start the system and shut it down, or run e2fsck -fy on a copy of the disk",
         )
 
 
-def _windows(disk: Disk) -> Root | None:
-    """The Windows of a disk without a Linux; None where there is a Linux."""
+def _system(disk: Disk, systems: Systems) -> InstalledSystem:
+    """The system on the disk, whose files are at rest."""
+    _, system = find_system(disk, systems)
+    _at_rest(system.stale)
+    return system
+
+
+def _root(disk: Disk, systems: Systems) -> Root:
+    """The root of the system on the disk, whose journal is at rest; without a system the disk's only file system."""
     try:
-        _ = disk.root
-    except DiskError as error:
-        try:
-            return disk.windows
-        except DiskError as other:
-            raise (error if other.name == "no-windows-root" else other) from None
-    return None
-
-
-def _software(disk: Disk) -> Hive | None:
-    """The SOFTWARE hive of a disk with Windows on it and no Linux, else None."""
-    return None if _windows(disk) is None else open_hive(disk, "SOFTWARE")
-
-
-def _root(disk: Disk) -> Root:
-    """The system on the disk: a Linux whose journal is at rest, else a Windows, else its only file system."""
-    try:
-        if (windows := _windows(disk)) is not None:
-            return windows
+        return _system(disk, systems).root
     except DiskError as error:
         if error.name != "no-linux-root":
             raise
         root = disk.only_filesystem
-        _at_rest(next(each for each in disk.filesystems if each.start == root.start))
+        facts = next(each for each in disk.filesystems if each.start == root.start).facts
+        if facts is not None and facts.needs_recovery:
+            _at_rest("the root file system's journal must be replayed first")
         return root
-    _clean(disk)
-    return disk.root
 
 
-def _os(disk: Disk, _: str) -> list[list[str]]:
-    if (software := _software(disk)) is not None:
-        return [[name, value] for name, value in inventory.system(software).items()]
-    _clean(disk)
-    text = disk.root.text("/etc/os-release") or disk.root.text("/usr/lib/os-release")
-    fields = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    rows = [[name.strip(), value.strip().strip("\"'")] for name, _, value in fields]
+def _os(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
+    rows = [[name, value] for name, value in _system(disk, systems).release.items()]
     if not rows:
         raise DiskError(
-            "the Linux root has no os-release that says what it is",
+            "the Linux root file system has no os-release file",
             name="no-os-release",
             hint="--list files shows what is there; /etc/os-release is every current distribution's",
         )
     return rows
 
 
-def _packages(disk: Disk, _: str) -> list[list[str]]:
-    if (software := _software(disk)) is not None:
-        return [[each.name, each.version, each.architecture] for each in inventory.programs(software)]
-    _clean(disk)
-    found = packages(disk.root)
-    if not found:
+def _packages(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
+    system = _system(disk, systems)
+    found = system.packages()
+    if not found and system.consists_of_packages:
         raise DiskError(
-            "the root has no record of installed packages that goldsmith knows (dpkg, rpm, apk, pacman, opkg)",
+            "the root file system has no package database that goldsmith can read (dpkg, rpm, apk, pacman, opkg)",
             name="no-package-database",
-            hint="what is there without a package manager is in --list files",
+            hint="--list files shows the files",
         )
     return [[each.name, each.version, each.architecture] for each in found if each.installed]
 
 
-def _units(disk: Disk, _: str) -> list[list[str]]:
-    _clean(disk)
-    return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in services(disk.root)]
+def _units(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
+    found = _system(disk, systems).services()
+    return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in found]
 
 
-def _files(disk: Disk, _: str) -> list[list[str]]:
-    root, rows = _root(disk), []
+def _files(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
+    root, rows = _root(disk, systems), []
     for path, kind in root.walk():
         stat = root.stat(path, follow=False) if kind == "file" else None
         rows.append([path, kind, str(stat.size) if stat else ""])
     return rows
 
 
-def _tree(disk: Disk, _: str) -> list[list[str]]:
+def _tree(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
     """Every path with all that makes it what it is: of a file the digest of its content, of a link its target."""
-    root, rows = _root(disk), []
+    root, rows = _root(disk, systems), []
     for path, kind in root.walk():
         stat = root.stat(path, follow=False)
         if stat is None:
@@ -167,7 +148,7 @@ def _tree(disk: Disk, _: str) -> list[list[str]]:
     return rows
 
 
-def _volumes(disk: Disk, _: str) -> list[list[str]]:
+def _volumes(disk: Disk, _: str, _systems: Systems) -> list[list[str]]:
     """Every partition, or the whole disk as number 0; the state is known of ext file systems."""
     rows = []
     for each in disk.filesystems:
@@ -178,26 +159,15 @@ def _volumes(disk: Disk, _: str) -> list[list[str]]:
     return rows
 
 
-def _registry(disk: Disk, key: str) -> list[list[str]]:
+def _registry(disk: Disk, key: str, _systems: Systems) -> list[list[str]]:
     name, _, path = key.strip("\\").partition("\\")
     hive = open_hive(disk, name)
     values, keys = hive.values(path), hive.keys(path)
     if values is None or keys is None:
-        raise DiskError(f"no key {key}", name="no-such-key")
+        raise DiskError(f"the registry has no key {key}", name="no-such-key")
     return [[f"{each}\\", ""] for each in keys] + [
         [each or "(default)", shown(value)] for each, value in values.items()
     ]
-
-
-def open_hive(disk: Disk, name: str) -> Hive:
-    """A hive of the Windows on a disk by its file's name, its logs replayed.
-
-    Raises DiskError: no-windows-root, no-such-key, and as `read_hive`.
-    """
-    found = None if "/" in name else read_hive(disk.windows, f"{CONFIG}/{name}")
-    if found is None:
-        raise DiskError(f"no hive {name} in {CONFIG}", name="no-such-key", hint="SYSTEM, SOFTWARE, SAM, SECURITY")
-    return found
 
 
 def shown(value: Value) -> str:
@@ -209,7 +179,7 @@ def shown(value: Value) -> str:
     return f"{value:#x} ({value})" if isinstance(value, int) else value
 
 
-_LISTS: dict[str, Callable[[Disk, str], list[list[str]]]] = {
+_LISTS: dict[str, Callable[[Disk, str, Systems], list[list[str]]]] = {
     "os": _os,
     "packages": _packages,
     "units": _units,

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Literal
 
-from pipeline.errors import DiskError
-from pipeline.offline.disk import Disk
-from pipeline.offline.packages import Package, packages
-from pipeline.offline.partitions import ESP
-from pipeline.offline.root import Root
-from pipeline.offline.units import services
-from pipeline.offline.volumes import Volume
-from pipeline.offline.windows import Windows
+from pipeline.base.errors import DiskError
+from pipeline.disk.disk import Disk
+from pipeline.disk.packages import Package
+from pipeline.disk.partitions import ESP
+from pipeline.disk.root import Root
+from pipeline.disk.volumes import Volume
+from pipeline.disk.windows import Windows, open_windows
+from pipeline.systems.inspection import Inspection
+from pipeline.systems.installed import InstalledSystem
 
 #: `skip`: the check does not apply to this disk. `unchecked`: it applies, and could not look.
 Status = Literal["pass", "warn", "fail", "skip", "unchecked", "waived"]
 Severity = Literal["fail", "warn"]
 
-#: What a disk is meant for. `any` leaves out what only Azure or Hyper-V asks for.
+#: What a disk is meant for. `any` leaves out what only Azure or Hyper-V asks for. What is for `ALL` is for the
+#: profiles of systems from other folders too.
 LINUX = ("azure-linux", "hyper-v", "any")
 AZURE = ("azure-linux",)
 WINDOWS = ("azure-windows",)
@@ -65,9 +67,12 @@ class Subject:
     """One disk under inspection, and what the checks share."""
 
     disk: Disk
+    system: InstalledSystem
     profile: str
     accounts: frozenset[str]
     generations: frozenset[int]
+    #: The systems that may be on the disk.
+    known: Sequence[Inspection] = ()
     #: The ports that its firewall is to open, (protocol, number); None where nobody has said.
     ports: frozenset[tuple[str, int]] | None = None
     notes: list[str] = field(default_factory=list)
@@ -77,6 +82,8 @@ class Subject:
     secrets: Any = None
     #: What a search of the disk has found already, where others have searched it.
     found: Any = None
+    #: Each file with the (start, length) of its data, where that has been read already.
+    places: list[tuple[str, list[tuple[int, int]]]] | None = None
     credentials: frozenset[str] | None = None
     shipped: Any = None
     files: tuple[str, ...] | None = None
@@ -87,12 +94,12 @@ class Subject:
 
     @property
     def root(self) -> Root:
-        return self.disk.root
+        return self.system.root
 
     @cached_property
     def windows(self) -> Windows:
         """Raises DiskError (no-windows-root)."""
-        return Windows(self.disk.windows)
+        return open_windows(self.disk)
 
     @cached_property
     def esp(self) -> Volume | None:
@@ -122,7 +129,7 @@ class Subject:
     @cached_property
     def packages(self) -> dict[str, Package]:
         """The installed packages by name. Raises CannotLook where no record of packages is found."""
-        found = {package.name: package for package in packages(self.root) if package.installed}
+        found = {package.name: package for package in self.system.packages() if package.installed}
         if not found:
             raise CannotLook("no record of installed packages is found")
         return found
@@ -131,7 +138,7 @@ class Subject:
     def started(self) -> frozenset[str]:
         """The services that start at boot, by name without .service. Raises DiskError (no-services)."""
         return frozenset(
-            unit.name.removesuffix(".service") for unit in services(self.root) if unit.state == "enabled"
+            unit.name.removesuffix(".service") for unit in self.system.services() if unit.state == "enabled"
         )
 
     def lines(self, path: str, comments: str = "#") -> Iterator[str]:
@@ -174,6 +181,9 @@ class Check:
     needs_root: bool
     waivable: bool
     run: Run
+
+    def is_for(self, profile: str) -> bool:
+        return profile in self.profiles or self.profiles == ALL
 
 
 @dataclass(frozen=True)

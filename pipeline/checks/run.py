@@ -2,85 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
 
-from pipeline.checks import (
-    agents,
-    boot,
-    config_files,
-    container,
-    host_name,
-    identity,
-    kernel,
-    leftovers,
-    network,
-    network_names,
-    resolver,
-    resume,
-    scan,
-    secrets,
-    service_identity,
-    system,
-    system_folders,
-    table,
-    windows_access,
-    windows_boot,
-    windows_secrets,
-    windows_state,
-)
-from pipeline.checks.model import ALL, REGISTRY, WINDOWS, CannotLook, Check, CheckResult, Skip, Status, Subject
+from pipeline.base.errors import DiskError, UsageError
+from pipeline.base.printable import shorten
+from pipeline.checks.model import REGISTRY, CannotLook, Check, CheckResult, Skip, Status, Subject
 from pipeline.checks.verdict import UNCHECKED
-from pipeline.errors import DiskError, UsageError
-from pipeline.offline.disk import Disk
-from pipeline.offline.questions import clean_text
-from pipeline.offline.secret_search import Found
-from pipeline.printable import shorten
+from pipeline.disk.disk import Disk
+from pipeline.disk.questions import clean_text
+from pipeline.systems.inspection import GENERIC, DetectedSystem, Inspection, inspections, profiles
+from pipeline.systems.installed import InstalledSystem, find_or_generic
 
-PROFILES = ALL
-#: The order of the report: what makes the rest worthless comes first.
-_MODULES = (table, container, boot, kernel, resume, system, system_folders, network, network_names, resolver,
-            host_name, agents, identity, service_identity, leftovers, secrets, config_files, scan, windows_state,
-            windows_secrets, windows_boot, windows_access)  # fmt: skip
 #: Findings shown before the rest is only counted.
 _SHOWN = 5
 
 
-def all_checks(profile: str | None = None) -> tuple[Check, ...]:
-    """Every check of a profile (of all, without one), in the order of the report."""
-    order = {module.__name__: index for index, module in enumerate(_MODULES)}
-    found = sorted(REGISTRY.values(), key=lambda check: order[check.run.__module__])
-    return tuple(check for check in found if profile is None or profile in check.profiles)
+#: The module whose checks search the whole disk.
+_SEARCHING = "pipeline.checks.disk.secret_scan"
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """The results of the checks, and the system that was found on the disk."""
+
+    system: DetectedSystem
+    results: list[CheckResult]
+
+
+def all_checks(profile: str | None = None, systems: Sequence[Inspection] | None = None) -> tuple[Check, ...]:
+    """Every check of a profile (of all, without one) in the order of the report; of every system, or of `systems`."""
+    known = inspections() if systems is None else systems
+    wanted = [each for each in known if profile is None or profile in each.profiles]
+    order: dict[str, int] = {}
+    # the family that most checks are of comes first
+    for each in sorted(wanted, key=lambda each: each.system != GENERIC):
+        for module in each.checks:
+            import_module(module)
+            order.setdefault(module, len(order))
+    found = [check for check in REGISTRY.values() if check.run.__module__ in order]
+    found.sort(key=lambda check: order[check.run.__module__])
+    return tuple(check for check in found if profile is None or check.is_for(profile))
 
 
 def run_checks(
     disk: Disk,
     *,
-    profile: str = "azure-linux",
+    profile: str | None = "azure-linux",
     accounts: Collection[str] = (),
     waive: Mapping[str, str] | None = None,
     generations: Collection[int] = (1, 2),
     ports: Collection[tuple[str, int]] | None = None,
-    searches: bool | None = None,
-    found: Found | None = None,
     only: Collection[str] | None = None,
 ) -> list[CheckResult]:
-    """Run every check of a profile; those that search the whole disk alone, or the others, where `searches` says so.
-
-    `found` is what a search has found already; `only` names the checks where not all are wanted.
-
-    `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
-    a finding is accepted. Raises UsageError (unknown-profile, unknown-check, waive-not-possible), DiskError
-    (nothing-to-inspect) and nothing else: what surprises a check is its result.
-    """
+    """Every check of a profile, of the system's own without one. Arguments and errors as `inspect`."""
     waived = prepare(profile, waive)
+    inspected = inspect(disk, profile=profile, accounts=accounts, generations=generations, ports=ports, only=only)
+    return [waived(result) for result in inspected.results]
+
+
+def inspect(
+    disk: Disk,
+    *,
+    profile: str | None = None,
+    systems: Sequence[Inspection] | None = None,
+    accounts: Collection[str] = (),
+    generations: Collection[int] = (1, 2),
+    ports: Collection[tuple[str, int]] | None = None,
+    only: Collection[str] | None = None,
+) -> Inspected:
+    """Find the system on the disk and run its checks for `profile`, for its usual one without.
+
+    `systems` are those that may be on the disk, by default all that are registered. `only` names the checks where not
+    all are wanted. `accounts` may ship; `ports` are open, None where nobody has said which.
+
+    Raises DiskError (nothing-to-inspect) and nothing else: what surprises a check is its result.
+    """
+    return judge(begin(disk, profile, systems, accounts, generations, ports), only=only)
+
+
+@dataclass(frozen=True)
+class BegunInspection:
+    """A disk whose system is found, and what its checks share."""
+
+    detected: DetectedSystem
+    inspection: Inspection
+    subject: Subject
+
+
+def begin(
+    disk: Disk,
+    profile: str | None,
+    systems: Sequence[Inspection] | None,
+    accounts: Collection[str],
+    generations: Collection[int],
+    ports: Collection[tuple[str, int]] | None,
+) -> BegunInspection:
+    """The first half of `inspect`; arguments and errors as there."""
     _need_something(disk)
+    known = inspections() if systems is None else systems
+    detected, inspection, system = find_or_generic(disk, known, profile)
     declared = None if ports is None else frozenset(ports)
-    subject = Subject(disk, profile, frozenset(accounts), frozenset(generations), declared, found=found)
-    missing = _why_no_root(disk, profile)
-    wanted = [each for each in all_checks(profile) if searches in (None, each.run.__module__ == scan.__name__)]
-    wanted = [each for each in wanted if only is None or each.id in only]
-    return [waived(_run(check, subject, missing)) for check in wanted]
+    subject = Subject(
+        disk,
+        system,
+        detected.profile,
+        frozenset(accounts),
+        frozenset(generations),
+        known,
+        ports=declared,
+    )
+    return BegunInspection(detected, inspection, subject)
+
+
+def judge(begun: BegunInspection, *, searches: bool | None = None, only: Collection[str] | None = None) -> Inspected:
+    """The results of the checks; `searches`: of those alone that search the whole disk, or of the others."""
+    missing = _why_no_root(begun.subject.system)
+    wanted = [
+        check
+        for check in all_checks(begun.detected.profile, [begun.inspection])
+        if searches in (None, check.run.__module__ == _SEARCHING) and (only is None or check.id in only)
+    ]
+    return Inspected(begun.detected, [_run(check, begun.subject, missing) for check in wanted])
 
 
 def _need_something(disk: Disk) -> None:
@@ -93,20 +137,15 @@ def _need_something(disk: Disk) -> None:
         )
 
 
-def _why_no_root(disk: Disk, profile: str) -> str | None:
+def _why_no_root(system: InstalledSystem) -> str | None:
     """Why the files cannot be judged: there is no root, or a reader would see stale data."""
     try:
-        if profile in WINDOWS:
-            _ = disk.windows
-            return None
-        facts = disk.root_volume.facts
+        _ = system.root
+        return system.stale
     except DiskError as error:
         return error.message
     except Exception as error:
         return _surprise(error)
-    if facts is not None and facts.needs_recovery:
-        return "the root file system's journal is to be replayed first"
-    return None
 
 
 def _run(check: Check, subject: Subject, missing: str | None) -> CheckResult:
@@ -153,22 +192,25 @@ def _result(check: Check, status: Status, evidence: str) -> CheckResult:
     return CheckResult(check.id, check.title, status, check.severity, evidence, check.remedy, check.why)
 
 
-def prepare(profile: str, waive: Mapping[str, str] | None) -> Callable[[CheckResult], CheckResult]:
+def prepare(profile: str | None, waive: Mapping[str, str] | None) -> Callable[[CheckResult], CheckResult]:
     """Verify what the caller asks for, and give the function that waives. Raises UsageError as `run_checks`."""
     reasons = waive or {}
-    if profile not in PROFILES:
-        raise UsageError(f"no profile {profile!r} ({', '.join(PROFILES)})", name="unknown-profile")
+    if profile is not None and profile not in profiles():
+        raise UsageError(f"no profile {profile!r} ({', '.join(profiles())})", name="unknown-profile")
+    all_checks()
     unknown = sorted(set(reasons) - set(REGISTRY))
     if unknown:
         raise UsageError(
-            f"no check {unknown[0]!r} to waive", name="unknown-check", hint="goldsmith checks lists them"
+            f"the waived check {unknown[0]!r} does not exist",
+            name="unknown-check",
+            hint="goldsmith checks lists all checks",
         )
     for name in reasons:
         if not REGISTRY[name].waivable:
             raise UsageError(
-                f"{name} cannot be waived: other checks stand on it, and would pass unlooked at",
+                f"{name} cannot be waived, because other checks depend on it",
                 name="waive-not-possible",
-                hint=f"mend the disk: {REGISTRY[name].remedy}",
+                hint=f"correct the disk: {REGISTRY[name].remedy}",
             )
 
     def waived(result: CheckResult) -> CheckResult:

@@ -6,19 +6,28 @@ import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import UsageError
 from pipeline.checks import listing
-from pipeline.offline import sandbox
-from pipeline.offline.questions import Question, clean_text, lies, unpack_rows
+from pipeline.disk import sandbox
+from pipeline.disk.questions import Question, clean_text, lies, unpack_rows
+from pipeline.systems.inspection import DetectedSystem, inspection_of, inspections, profiles
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
 
-INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=("pipeline.offline.secret_search:matcher",))
-SEARCH = Question("search", "pipeline.checks.answers:search_part", prepare=INSPECT.prepare)
+_MATCHER = ("pipeline.disk.secret_search:matcher",)
+INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=_MATCHER)
+#: The same in several workers: one inspects, and is asked twice; the others search the disk for secrets meanwhile.
+BUT_SECRETS = Question("inspect-but-secrets", "pipeline.checks.answers:inspect_but_secrets")
+SECRETS = Question("inspect-secrets", "pipeline.checks.answers:inspect_secrets", prepare=_MATCHER)
+DETECT = Question("detect", "pipeline.checks.answers:detect")
+SEARCH = Question("search", "pipeline.disk.secret_search:search_part", prepare=_MATCHER)
+#: Parts of the disk that each searching worker takes: who has finished takes the next.
+PARTS = 4
 #: Bytes that a disk's file takes from which on several workers are quicker than one: each costs 0.1 s to start.
 PARALLEL = 256 << 20
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -27,33 +36,89 @@ LIST = Question("list", "pipeline.checks.answers:list_rows", limit=64 << 20)
 _STATUSES = frozenset({"pass", "warn", "fail", "skip", "unchecked"})
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """What the worker found: the system on the disk, and the result of each check in the order of the report."""
+
+    system: DetectedSystem
+    results: list[CheckResult]
+
+
+def detect_system(
+    path: Path, fmt: str | None = None, *, profile: str | None = None, allow_backing_within: Path | None = None
+) -> DetectedSystem:
+    """The system on a disk that nobody vouches for; what none claims is a generic Linux, and says so.
+
+    `profile` overrides: only the systems whose disks can be inspected for it are looked for. Raises UsageError
+    (unknown-profile), DiskError as `inspect`.
+    """
+    _known_profile(profile)
+    order = {"profile": profile, "systems": known_systems()}
+    return _system(
+        sandbox.ask(
+            with_systems(DETECT, checks=False), path, fmt, parameters=order, within=allow_backing_within
+        ).value,
+        path,
+    )
+
+
 def inspect_disk(
+    path: Path, fmt: str | None = None, *, profile: str | None = "azure-linux", **options: Any
+) -> list[CheckResult]:
+    """The results of the checks of a profile. Arguments and errors as `inspect`."""
+    return inspect(path, fmt, profile=profile, **options).results
+
+
+def inspect(
     path: Path,
     fmt: str | None = None,
     *,
-    profile: str = "azure-linux",
+    profile: str | None = None,
     accounts: Collection[str] = (),
     waive: Mapping[str, str] | None = None,
     generations: Collection[int] = (1, 2),
     ports: Collection[tuple[str, int]] | None = None,
     allow_backing_within: Path | None = None,
-) -> list[CheckResult]:
-    """`run_checks` on a disk that nobody vouches for.
+) -> Inspected:
+    """Find the system on a disk that nobody vouches for, and run its checks for `profile`, its usual one without.
 
-    Raises DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, and all that `open_disk` raises;
-    UsageError as `run_checks`.
+    `accounts` may ship; `ports` are open, None where nobody has said which; `waive` maps check ids to the reason why
+    a finding is accepted.
+
+    Raises DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, nothing-to-inspect, and all that
+    `open_disk` raises; UsageError: unknown-profile, unknown-check, waive-not-possible.
     """
     from pipeline.checks.run import prepare
 
     waived = prepare(profile, waive)
     order = {
         "profile": profile,
+        "systems": known_systems(),
         "accounts": sorted(accounts),
         "generations": sorted(generations),
         "ports": None if ports is None else sorted(ports),
     }
-    ask = partial(_ask_at_once if _is_large(path) else _ask_once, path, fmt, allow_backing_within)
-    return [waived(result) for result in _results(ask(order), path)]
+    ask = _ask_at_once if _is_large(path) else _ask_once
+    system, listed = ask(path, fmt, allow_backing_within, order)
+    return Inspected(system, [waived(result) for result in _results(system, listed, path)])
+
+
+def known_systems() -> list[dict[str, Any]]:
+    """Every system that the worker may find on the disk."""
+    return [each.to_json() for each in inspections()]
+
+
+def with_systems(question: Question, *, checks: bool = True) -> Question:
+    """With the modules of every system, which may be from a folder that goldsmith does not know."""
+    names = [
+        name for each in inspections() for name in (each.modules if checks else (each.installed.partition(":")[0],))
+    ]
+    return replace(question, modules=tuple(dict.fromkeys(names)))
+
+
+def _known_profile(profile: str | None) -> None:
+    if profile is not None and profile not in profiles():
+        raise UsageError(f"no profile {profile!r} ({', '.join(profiles())})", name="unknown-profile")
 
 
 def _is_large(path: Path) -> bool:
@@ -63,30 +128,53 @@ def _is_large(path: Path) -> bool:
     return False
 
 
-def _ask_once(path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]) -> Any:
-    return sandbox.ask(INSPECT, path, fmt, parameters=order, within=within).value
+def _ask_once(
+    path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]
+) -> tuple[DetectedSystem, list[Any]]:
+    return _inspected(sandbox.ask(with_systems(INSPECT), path, fmt, parameters=order, within=within).value, path)
 
 
-def _ask_at_once(path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]) -> Any:
-    """The disk is searched in as many parts as there are processors, while one worker more runs the other checks."""
+def _ask_at_once(
+    path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]
+) -> tuple[DetectedSystem, list[Any]]:
+    """As many workers as there are processors search the disk, part by part, while one more runs the other checks."""
+    count = PARTS * PROCESSORS
+    numbers = iter(range(count))
 
-    def search(number: int) -> Any:
-        part = {"number": number, "parts": PROCESSORS}
-        return sandbox.ask(SEARCH, path, fmt, parameters=part, within=within).value
+    def search() -> dict[int, Any]:
+        with sandbox.Worker([SEARCH], path, fmt, within=within) as worker:
+            return {number: worker.ask(SEARCH, {"number": number, "parts": count}).value for number in numbers}
 
-    def check() -> Any:
-        with sandbox.Worker([INSPECT], path, fmt, within=within) as worker:
-            others = worker.ask(INSPECT, {**order, "searches": False}).value
-            found = [future.result() for future in searches]
-            searching = worker.ask(INSPECT, {**order, "searches": True, "found": found}).value
-        if not isinstance(others, list) or not isinstance(searching, list):
-            raise lies(path)
-        return [*others, *searching]
+    def check() -> tuple[DetectedSystem, list[Any]]:
+        with sandbox.Worker([with_systems(BUT_SECRETS), SECRETS], path, fmt, within=within) as worker:
+            system, others = _inspected(worker.ask(BUT_SECRETS, order).value, path)
+            parts = {number: part for future in searches for number, part in future.result().items()}
+            found = [parts[number] for number in range(count)]
+            _, searching = _inspected(worker.ask(SECRETS, {"found": found}).value, path)
+        return system, [*others, *searching]
 
     # a worker lives as long as the thread that has started it
     with ThreadPoolExecutor(PROCESSORS + 1) as pool:
-        searches = [pool.submit(search, number) for number in range(PROCESSORS)]
+        searches = [pool.submit(search) for _ in range(PROCESSORS)]
         return pool.submit(check).result()
+
+
+def _inspected(value: Any, path: Path) -> tuple[DetectedSystem, list[Any]]:
+    """The two parts of an answer; what the results are is still to be judged. Raises DiskError (reader-lies)."""
+    if not isinstance(value, dict) or not isinstance(value.get("results"), list):
+        raise lies(path)
+    return _system(value.get("system"), path), value["results"]
+
+
+def _system(value: Any, path: Path) -> DetectedSystem:
+    """The answer as a system that is known here, in bounded and printable words. Raises DiskError (reader-lies)."""
+    row = value if isinstance(value, dict) else {}
+    known = {each.system: each for each in inspections()}
+    system, profile = known.get(str(row.get("system"))), row.get("profile")
+    if system is None or profile not in system.profiles or not isinstance(row.get("recognized"), bool):
+        raise lies(path)
+    words = {name: clean_text(row.get(name) or "", 500) for name in ("id", "name", "version", "why")}
+    return DetectedSystem(system.system, system.os, str(profile), row["recognized"], **words)
 
 
 def list_disk(
@@ -94,13 +182,14 @@ def list_disk(
 ) -> list[list[str]]:
     """`listing.listing` on a disk that nobody vouches for: rows of printable text. Errors as both."""
     listing.prepare(what, key)
-    order = {"list": what, "key": key}
-    answer = sandbox.ask(LIST, path, fmt, parameters=order, within=allow_backing_within)
+    order = {"list": what, "key": key, "systems": known_systems()}
+    answer = sandbox.ask(with_systems(LIST, checks=False), path, fmt, parameters=order, within=allow_backing_within)
     return unpack_rows(answer, path, len(listing.COLUMNS[what]), listing.MAX_ROWS)
 
 
-def _results(listed: Any, path: Path) -> list[CheckResult]:
-    """The answer as results; only ids, statuses and printable text of bounded length pass."""
+def _results(system: DetectedSystem, listed: Any, path: Path) -> list[CheckResult]:
+    """The answer as results in the order of the system's report; only ids, statuses and printable text of bounded
+    length pass."""
     from pipeline.checks.model import REGISTRY, CheckResult
     from pipeline.checks.run import all_checks
 
@@ -122,8 +211,10 @@ def _results(listed: Any, path: Path) -> list[CheckResult]:
                 check.why,
             )
         )
-    place = {name: number for number, name in enumerate(check.id for check in all_checks())}
-    results.sort(key=lambda result: place[result.id])
+    order = [check.id for check in all_checks(system.profile, [inspection_of(system.system)])]
+    if not {result.id for result in results} <= set(order):
+        raise lies(path)
+    results.sort(key=lambda result: order.index(result.id))
     if len({result.id for result in results}) != len(results):
         raise lies(path)
     return results

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pipeline.systems.inspection import inspections
+
 #: The status of a check that could not look: its subject is absent, or cannot be read.
 UNCHECKED = "unchecked"
 #: Statuses that shut the gate.
@@ -75,7 +77,7 @@ def count(checks: object) -> Verdict:
 def system_of(checks: Iterable[Mapping[str, Any]]) -> str:
     """Which system the disk holds, as the check of its root says: the evidence where it passed, else why not."""
     for check in checks:
-        if check.get("id") in ("linux-root", "windows-root"):
+        if check.get("id") in {each.root_check for each in inspections()}:
             found = str(check.get("evidence"))
             return found if check.get("status") == "pass" else f"none found: {found}"
     return "not asked"

@@ -64,7 +64,7 @@ app = RootApp(
     name="goldsmith",
     cls=VerbGroup,
     context_settings=CONTEXT,
-    help="Builds, generalizes, proves and keeps golden master images as fixed VHDs.",
+    help="Build, test and store golden master images as fixed VHDs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -82,7 +82,9 @@ def _version(value: bool) -> None:
 def root(
     project: Annotated[
         Optional[Path],  # noqa: UP045  typer reads this at run time
-        typer.Option("--project", help="The folder that holds images/ (default: here or above)."),
+        typer.Option(
+            "--project", help="The folder that contains images/ (default: the current folder or one above it)."
+        ),
     ] = None,
     _version_asked: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_version, is_eager=True)
@@ -104,5 +106,5 @@ def show_help(
     context: typer.Context,
     verb: Annotated[Optional[list[str]], typer.Argument(metavar="[VERB]...", help="Such as: gallery list.")] = None,  # noqa: UP045
 ) -> None:
-    """Show the help of a verb, as VERB --help does."""
+    """Show the help of a command, as COMMAND --help does."""
     app([*(verb or []), "--help"], standalone_mode=False, prog_name=context.find_root().info_name)

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
+from pipeline.cli.environment import locate_store
 from pipeline.cli.usage import json_option
-from pipeline.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.build import Outcome
+    from pipeline.base.store import Store
     from pipeline.definition import Definition
-    from pipeline.store import Store
-
-
-#: Seconds for one image of several: a Windows guest with all its updates takes a good part of a day, emulated.
-LONGEST = 24 * 3600.0
+    from pipeline.engine.runner import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -37,14 +33,14 @@ def build(
         typer.Argument(metavar="NAME...", help="Images to build.", autocompletion=completion.complete_definition),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+        bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
     ] = False,
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="Run again from this stage, or this step, on.",
+            help="Run again from this stage or step on.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
@@ -53,32 +49,38 @@ def build(
         typer.Option(
             "--until",
             metavar="STAGE|STEP",
-            help="Stop after this stage, or this step.",
+            help="Stop after this stage or step.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
     warm: Annotated[
         bool,
-        typer.Option("--warm", help="For authors: start from a saved guest. What comes of it stays a candidate."),
+        typer.Option(
+            "--warm", help="For authors: start from a snapshot. The result is only a candidate, never golden."
+        ),
     ] = False,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Leave the guest of a failed build running: goldsmith shell RUN.")
+        bool, typer.Option("--keep-failed", help="Keep the guest of a failed build running, for goldsmith shell RUN.")
     ] = False,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Images built at once, as far as processors and memory carry.")
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Build up to this number of images at once, if processors and memory suffice."
+        ),
     ] = 1,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
+    ] = False,
 ) -> None:
-    """Build images as far as something changed; what passes every check becomes golden."""
-    from pipeline.preconditions import require_buildable
-    from pipeline.store import Store
+    """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`."""
+    from pipeline.engine.preconditions import require_buildable
 
-    store = Store.locate()
+    store = locate_store()
     chosen = choose(names or [], everything, store.gallery)
     require_buildable(chosen, store)
     need_root_to_build(chosen, store, from_stage, until, warm)
     if len(chosen) == 1:
-        _one(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
+        _build_image(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
     words = [
         *(["--from", from_stage] if from_stage else []),
@@ -86,78 +88,53 @@ def build(
         *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
     ]
 
-    def one(definition: Definition, stop: threading.Event) -> None:
-        if jobs > 1:
-            _in_a_process(definition, words, stop)
-            return
+    def build_here(definition: Definition) -> None:
         from pipeline.cli.show import print_error
 
         try:
-            _one(definition, True, from_stage, until, warm, keep_failed, verbose)
+            _build_image(definition, True, from_stage, until, warm, keep_failed, verbose)
         except GoldsmithError as error:
             print_error(error)
             raise
 
-    _all(chosen, jobs, one)
+    _all(chosen, store, jobs, build_here, words)
 
 
-def _all(chosen: list[Definition], jobs: int, one: Callable[[Definition, threading.Event], None]) -> None:
+def _all(
+    chosen: list[Definition], store: Store, jobs: int, build_here: Callable[[Definition], None], words: list[str]
+) -> None:
     """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
-    from pipeline.crew import Budget, Task, run
+    from pipeline.engine.executors import ChildProcess, Executor, ImageJob, ThisProcess, run_jobs
 
-    by_name = {definition.name: definition for definition in chosen}
-    tasks = [Task(d.name, tuple(_parents(d)), d.machine.cpus, d.machine.memory) for d in chosen]
-    failed = run(
-        tasks,
-        Budget.of_host(jobs),
-        lambda task, stop: one(by_name[task.name], stop),
-        lambda text: print(text, file=sys.stderr),
+    def job_of(definition: Definition) -> ImageJob[None]:
+        return ImageJob(
+            definition,
+            run=lambda: build_here(definition),
+            arguments=lambda _result: ["build", definition.name, *words],
+            read_result=lambda _result: None,
+        )
+
+    executor: Executor = ThisProcess()
+    if jobs > 1:
+        executor = ChildProcess(store, lambda image, line: print(f"{image:14} {line}", flush=True))
+    failed = run_jobs(
+        [job_of(each) for each in chosen],
+        executor,
+        jobs,
+        on_result=lambda _name, _result: None,
+        on_skip=lambda name, parent: print(f"{name}: skipped, {parent} failed", file=sys.stderr),
     )
     if failed:
-        told = CheckFailed(
+        failure = CheckFailed(
             f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}",
             name="images-failed",
-            hint="each one's own error stands above; goldsmith runs list has them all",
+            hint="read the errors above; goldsmith runs list shows all runs",
         )
-        told.exit_code = max(error.exit_code for error in failed.values())
-        raise told
+        failure.exit_code = max(error.exit_code for error in failed.values())
+        raise failure
 
 
-def _in_a_process(definition: Definition, words: list[str], stop: threading.Event) -> None:
-    """Build one image in a process of its own, each line of its output under the image's name."""
-    from pipeline import command
-
-    def watch() -> None:
-        if stop.is_set():
-            raise BuildError("stopped with the others", name="cancelled", hint="the layers made so far are kept")
-
-    project = ["--project", str(definition.project)]
-    argv = [sys.executable, "-m", "pipeline", *project, "build", definition.name, *words]
-    try:
-        command.run(
-            argv,
-            deadline=LONGEST,
-            env=_variables(definition),
-            on_line=lambda line: print(f"{definition.name:14} {line}", flush=True),
-            watch=watch,
-        )
-    except command.CommandFailed as error:
-        told = BuildError(f"{definition.name} failed", name="image-failed", hint="its own error stands above")
-        told.exit_code = error.code
-        raise told from None
-
-
-def _variables(definition: Definition) -> dict[str, str]:
-    """What another goldsmith needs to build the image: its own variables, and those that the definition names."""
-    from pipeline import command
-    from pipeline.definition import PlaybookStep
-
-    steps = (*definition.steps, *definition.refresh.steps)
-    named = [step.environment for step in steps if isinstance(step, PlaybookStep)]
-    return {**{name: value for each in named for name, value in each.items()}, **command.own_variables()}
-
-
-def _one(
+def _build_image(
     definition: Definition,
     many: bool,
     from_stage: str | None,
@@ -166,17 +143,16 @@ def _one(
     keep_failed: bool,
     verbose: bool,
 ) -> None:
-    from pipeline import build as builder
     from pipeline.cli.show import Progress
-    from pipeline.store import Store
+    from pipeline.engine import runner
 
     if many:
         print(f"== {definition.name}")
     progress = Progress(verbose=verbose)
     try:
-        outcome = builder.build(
+        outcome = runner.build(
             definition,
-            Store.locate(),
+            locate_store(),
             command=" ".join(["goldsmith", *sys.argv[1:]]),
             from_stage=from_stage,
             until=until,
@@ -197,8 +173,8 @@ def _one(
 def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
     run = error.evidence.name if error.evidence else ""
     shell = f"\n  shell  goldsmith shell {run}" if keep_failed else ""
-    hint = error.hint or f"serial.log, journal.log and the logs of its stages are in {error.evidence}"
-    error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (goes on from the last good layer)"
+    hint = error.hint or f"read serial.log, journal.log and the logs of the stages in {error.evidence}"
+    error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (resumes after the last good layer)"
 
 
 def report(outcome: Outcome) -> None:
@@ -220,14 +196,6 @@ def report(outcome: Outcome) -> None:
     print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")
 
 
-def _parents(definition: Definition) -> list[str]:
-    from pipeline.definition import MasterSource
-
-    source = definition.source
-    # a numbered version exists already, or never will
-    return [source.image] if isinstance(source, MasterSource) and source.is_channel else []
-
-
 def _image_name(word: str, project: Path) -> str:
     """The image that an argument means: its name, or its definition's path. Raises UsageError (other-project)."""
     from pathlib import Path
@@ -247,17 +215,18 @@ def _image_name(word: str, project: Path) -> str:
 def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
     """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
     from pipeline.definition import build_order, load_all, load_named
+    from pipeline.engine.scheduler import parents_of
     from pipeline.gallery import Gallery
 
     project = context.project()
     if everything:
         if names:
             raise UsageError(
-                "--all cannot be combined with image names", name="usage", hint="name images, or give --all alone"
+                "--all cannot be combined with image names", name="usage", hint="name images, or use --all alone"
             )
         return list(build_order(load_all(project)))
     if not names:
-        raise UsageError("no image named", name="usage", hint="goldsmith build NAME..., or --all")
+        raise UsageError("name at least one image", name="usage", hint="goldsmith build NAME..., or --all")
     gallery = Gallery(gallery_root)
     chosen: dict[str, Definition] = {}
     waiting = [_image_name(name, project) for name in names]
@@ -266,7 +235,7 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
         if name in chosen:
             continue
         chosen[name] = load_named(project, name)
-        waiting += [p for p in _parents(chosen[name]) if gallery.find(p) is None and p not in chosen]
+        waiting += [p for p in parents_of(chosen[name]) if gallery.find(p) is None and p not in chosen]
     return list(build_order(list(chosen.values())))
 
 
@@ -279,19 +248,18 @@ def plan(
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="As if run again from this stage, or this step, on.",
+            help="Plan a build that runs again from this stage or step on.",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
-    warm: Annotated[bool, typer.Option("--warm", help="As if built from a saved guest.")] = False,
+    warm: Annotated[bool, typer.Option("--warm", help="Plan a build that starts from a snapshot.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Say for each unit of a build whether it would be kept or run, and why."""
+    """Show for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table
-    from pipeline.preconditions import require_buildable
-    from pipeline.store import Store
+    from pipeline.engine.preconditions import require_buildable
 
-    store = Store.locate()
+    store = locate_store()
     # the image itself comes last, behind the parents that a build would make first
     *parents, definition = choose([name], False, store.gallery)
     require_buildable([*parents, definition], store)
@@ -309,17 +277,19 @@ def _explained(
     definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
 ) -> list[dict[str, str]]:
     """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
-    from pipeline.plan import STAGE_NAMES, check_word, explain
+    from pipeline.engine.plan import check_word, explain
+    from pipeline.engine.scheduler import parents_of
+    from pipeline.engine.stage import stage_names
 
-    first = next((each.name for each in parents if each.name in _parents(definition)), None)
+    first = next((each.name for each in parents if each.name in parents_of(definition)), None)
     if first is None:
         return explain(definition, store, warm=warm, again=again)
     check_word(definition, again)
     why = f"{first} is built first"
-    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in STAGE_NAMES]
+    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in stage_names()]
 
 
-def need_root(verb: str, why: str = "it makes the networks of guests, and bootstraps file systems") -> None:
+def need_root(verb: str, why: str = "it creates networks for guests and bootstraps file systems") -> None:
     """Raise HostError (root-needed) for a user who is not root."""
     if os.geteuid() != 0:
         raise HostError(f"goldsmith {verb} needs root: {why}", name="root-needed", hint=f"sudo goldsmith {verb} ...")
@@ -329,7 +299,7 @@ def need_root_to_build(
     chosen: Sequence[Definition], store: Store, from_stage: str | None, until: str | None, warm: bool
 ) -> None:
     """As `need_root`, for what would have to run: a build that keeps all, or only reads files, needs no root."""
-    from pipeline.plan import root_needed_for
+    from pipeline.engine.plan import root_needed_for
 
     if os.geteuid() == 0:
         return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import context
+from pipeline.base.errors import UsageError
+from pipeline.cli import completion, context
 from pipeline.cli.build import need_root, report
-from pipeline.errors import UsageError
 
-#: The formats of disks whose names say nothing, by what their content says.
-FORMATS = {"vpc": "vhd"}
+if TYPE_CHECKING:
+    from pipeline.systems.inspection import DetectedSystem
 
 
 def register(app: typer.Typer) -> None:
@@ -22,9 +22,10 @@ def register(app: typer.Typer) -> None:
 
 def capture(
     disk: Annotated[Path, typer.Argument(metavar="DISK", help="A disk that was generalized outside goldsmith.")],
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image that it becomes a version of.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image whose new version the disk becomes.")],
     generation: Annotated[
-        list[int], typer.Option("--generation", metavar="1|2", help="It boots in this one; repeatable.")
+        list[int],
+        typer.Option("--generation", metavar="1|2", help="A generation in which the disk boots; repeatable."),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     account: Annotated[
         list[str], typer.Option("--account", metavar="USER", help="An account that may ship; repeatable.")
@@ -32,49 +33,75 @@ def capture(
     waive: Annotated[
         list[str], typer.Option("--waive", metavar="ID=WHY", help="A check that may fail, and why; repeatable.")
     ] = [],  # noqa: B006
-    summary: Annotated[str, typer.Option("--summary", help="One line on what it is.")] = "",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more.")] = False,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="Capture DISK as the system of this profile, not as the detected one.",
+            autocompletion=completion.complete_profile,
+        ),
+    ] = "",
+    summary: Annotated[str, typer.Option("--summary", help="A description of one line.")] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more details.")] = False,
 ) -> None:
-    """Convert, inspect and prove DISK, and keep it as a golden master. The disk itself is only read."""
+    """Convert, inspect and test DISK, and store it as a golden master. DISK is only read."""
     import yaml
 
-    from pipeline import build as builder
-    from pipeline import scratch
+    from pipeline.base import scratch
+    from pipeline.base.disk_format import known_format
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress
     from pipeline.definition import load
-    from pipeline.offline.mapping import disk_format
-    from pipeline.store import Store
+    from pipeline.disk.mapping import disk_format
+    from pipeline.engine import runner
 
     need_root("capture")
     if not disk.is_file():
-        raise UsageError(f"{disk} is no file", name="disk-missing", hint="name a disk's file; pipes are not read")
+        raise UsageError(
+            f"{disk} is not a file", name="disk-missing", hint="name the file of a disk; pipes cannot be read"
+        )
     _undefined(name)
     found = disk_format(disk)
     reasons = dict(_reason(each) for each in waive)
-    told = {
+    system = _system(disk, found, profile or None)
+    print(f"detected: {system}")
+    definition_keys = {
         "goldsmith": 1,
         "summary": summary or f"{disk.name}, prepared by hand",
-        "source": {"disk": {"path": str(disk.absolute()), "format": FORMATS.get(found, found)}},
-        "generations": sorted(set(generation)) or [1, 2],
+        "source": {"disk": {"path": str(disk.absolute()), "format": known_format(found).name}},
+        "os": system.os,
         "generalize": {"agent": "outside"},
+        **({"generations": sorted(set(generation))} if generation else {}),
         **({"accounts": account} if account else {}),
         **({"waive": reasons} if reasons else {}),
     }
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     # a definition like any other, but that nobody keeps: the manifest has its text
     with scratch.folder(store.tmp, "capture") as folder:
         path = folder / "images" / f"{name}.yaml"
         path.parent.mkdir()
-        path.write_text(yaml.safe_dump(told, sort_keys=False))
+        path.write_text(yaml.safe_dump(definition_keys, sort_keys=False))
         definition = load(path, folder)
         progress = Progress(verbose=verbose)
         try:
-            outcome = builder.build(
+            outcome = runner.build(
                 definition, store, command=" ".join(["goldsmith", *sys.argv[1:]]), listeners=[progress]
             )
         finally:
             progress.close()
     report(outcome)
+
+
+def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
+    """What the disk is captured as. Raises UsageError: a master is inspected for its system's usual profile."""
+    from pipeline.checks import detect_system
+    from pipeline.systems.inspection import inspection_of, inspections
+
+    system = detect_system(disk, fmt, profile=profile)
+    if system.profile != inspection_of(system.system).profiles[0]:
+        usual = " or ".join(dict.fromkeys(each.profiles[0] for each in inspections()))
+        raise UsageError(f"a master is not kept for the profile {profile}", name="usage", hint=f"--profile {usual}")
+    return system
 
 
 def _undefined(name: str) -> None:
@@ -84,14 +111,14 @@ def _undefined(name: str) -> None:
         return
     if (project / "images" / f"{name}.yaml").exists():
         raise UsageError(
-            f"images/{name}.yaml makes the versions of {name}",
+            f"image {name} is defined in images/{name}.yaml",
             name="image-defined",
-            hint="the next night would replace it: take another name",
+            hint="choose another name, because the next refresh would replace this version",
         )
 
 
 def _reason(text: str) -> tuple[str, str]:
     check, equals, why = text.partition("=")
     if not equals or not why.strip():
-        raise UsageError(f"--waive {text}: a check is waived for a reason", name="usage", hint="--waive ID='why'")
+        raise UsageError(f"--waive {text}: --waive needs a reason", name="usage", hint="--waive ID='why'")
     return check, why

@@ -1,4 +1,4 @@
-"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, cells.
+"""`goldsmith completion`, and the names that a shell completes: images, versions, channels, runs, stages, targets.
 
 The parser library makes the shells' scripts; a shell asks goldsmith itself for the words. A completion never
 fails and never prints an error: what cannot be read has no words.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
 
 if TYPE_CHECKING:
     from pipeline.gallery import Gallery
@@ -136,17 +136,17 @@ def complete_channel(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_run(_incomplete: str) -> Iterable[str]:
-    from pipeline.record import run_ids
-    from pipeline.store import Store
+    from pipeline.base.runs import run_ids
+    from pipeline.cli.environment import locate_store
 
-    return run_ids(Store.locate().runs)
+    return run_ids(locate_store().runs)
 
 
 @_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
-    from pipeline.plan import STAGE_NAMES
+    from pipeline.engine.stage import stage_names
 
-    return STAGE_NAMES
+    return stage_names()
 
 
 @_quiet
@@ -157,14 +157,14 @@ def complete_profile(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
-def complete_cell(_incomplete: str) -> Iterable[str]:
-    from pipeline.definition import CELL_GENERATION
+def complete_target(_incomplete: str) -> Iterable[str]:
+    from pipeline.definition import TARGET_GENERATION
 
-    return list(CELL_GENERATION)
+    return list(TARGET_GENERATION)
 
 
 def _gallery() -> Gallery:
+    from pipeline.cli.environment import locate_store
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
-    return Gallery(Store.locate().gallery)
+    return Gallery(locate_store().gallery)

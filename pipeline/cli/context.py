@@ -1,4 +1,4 @@
-"""What every verb may ask: the project folder that the root command was told, and what people write for sizes."""
+"""What every verb may ask: the project folder of the root command, and sizes as users write them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
-_told: list[Path] = []
+_project: list[Path] = []
 
 
 def set_project(path: Path | None) -> None:
     """Remember `--project DIR`; None is what no option means."""
-    _told.clear()
+    _project.clear()
     if path is not None:
-        _told.append(path)
+        _project.append(path)
 
 
-def told_project() -> Path | None:
+def project_option() -> Path | None:
     """The folder of `--project`, as given, or None."""
-    return _told[0] if _told else None
+    return _project[0] if _project else None
 
 
 def project() -> Path:
     """The project folder: `--project`'s, or the nearest that holds images/; raises UsageError."""
+    import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
     from pipeline.definition import find_project
 
-    return find_project(told_project())
+    return find_project(project_option())
 
 
 _UNITS = {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -43,7 +44,7 @@ def to_bytes(text: str) -> int:
     number = found[1]
     if found[0] == number:
         raise UsageError(
-            f"{text!r} is a number without a unit",
+            f"{text!r} has no unit",
             name="bad-size",
             hint=f"write {number}G, {number}M or {number}B (bytes)",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.context import project, told_project
+from pipeline.cli.context import project, project_option
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ def validate(
         list[str] | None,
         typer.Argument(
             metavar="[NAME|PATH]...",
-            help="Images, or files; by default all.",
+            help="Names or files of definitions; by default all.",
             autocompletion=completion.complete_definition,
         ),
     ] = None,
-    as_json: Annotated[bool, json_option("A list of objects instead of lines.")] = False,
+    as_json: Annotated[bool, json_option("Print a list of objects instead of lines.")] = False,
 ) -> None:
-    """Check definitions: every fault at once, as file:line:column: key: what (hint)."""
+    """Check definitions and report all errors at once, as file:line:column: key: message (hint)."""
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, load, load_sound_part
-    from pipeline.guests.playbook_check import check_playbooks
-    from pipeline.preconditions import check_preconditions
-    from pipeline.store import Store
+    from pipeline.engine.preconditions import check_preconditions
+    from pipeline.guest.playbook_check import check_playbooks
 
     targets = (
         [_target(name) for name in names] if names else [(path, project()) for path in definition_files(project())]
@@ -63,12 +63,12 @@ def validate(
                 if not part.left_out & {"steps", "refresh"}:
                     whole_steps.append(part.definition)
     # Ansible is started once for all playbooks
-    of_playbooks = check_playbooks(whole_steps, Store.locate())
-    of_needs = check_preconditions(good, Store.locate(), left_out, _print_note)
+    of_playbooks = check_playbooks(whole_steps, locate_store())
+    of_needs = check_preconditions(good, locate_store(), left_out, _print_note)
     for path, folder, own in judged:
-        # what another rule has said of a place is not said again
+        # one message for each place is enough
         places = {(fault.line, fault.column) for fault in own}
-        needs = (one for one in of_needs.get(path.resolve(), ()) if (one.line, one.column) not in places)
+        needs = (fault for fault in of_needs.get(path.resolve(), ()) if (fault.line, fault.column) not in places)
         of_file = sorted((*own, *needs), key=lambda fault: (fault.line, fault.column))
         found = (*of_file, *of_playbooks.get(path.resolve(), ()))
         shown = _shown(path, folder)
@@ -90,47 +90,50 @@ def _print_note(text: str) -> None:
 
 def schema() -> None:
     """Print the JSON schema of a definition, for editors."""
+    import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
     from pipeline.definition import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(help="The new image's name; by default the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The name of the new image; by default the folder's name.")
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
             "--base",
             metavar="IMAGE",
-            help="Begin with this image's golden master.",
+            help="Start from this image's golden master.",
             autocompletion=completion.complete_image,
         ),
     ] = None,
     base_old: Annotated[str | None, typer.Option("--from", metavar="IMAGE", hidden=True)] = None,
 ) -> None:
-    """Write a commented definition and its playbook; what is there already is left alone."""
-    from pipeline.definition.template import write_new
+    """Write a commented definition and its playbook. Existing files are not changed."""
+    from pipeline.definition.scaffold import write_new
 
-    folder = told_project() or _project_or_here()
+    folder = project_option() or _project_or_here()
     written = write_new(folder, name or _name_of_folder(folder), base or base_old)
     typer.echo(f"wrote {', '.join(str(path.relative_to(folder.resolve())) for path in written)}")
 
 
 def _name_of_folder(folder: Path) -> str:
     """The name of the project's folder, in lower case. Raises UsageError where no image can have it."""
-    from pipeline.errors import UsageError
-    from pipeline.store import IMAGE_NAME
+    from pipeline.base.errors import UsageError
+    from pipeline.base.store import IMAGE_NAME
 
     name = folder.resolve().name.lower()
     if not IMAGE_NAME.fullmatch(name):
-        message = f"the folder {folder.resolve()} has no name that an image can have"
+        message = f"the name of the folder {folder.resolve()} is not a valid image name"
         raise UsageError(message, name="image-name", hint="name the image: goldsmith init NAME")
     return name
 
 
 def _project_or_here() -> Path:
     """The project, or where there is none yet the current folder: init begins one."""
-    from pipeline.errors import UsageError
+    from pipeline.base.errors import UsageError
 
     try:
         return project()
@@ -143,8 +146,8 @@ def _target(name: str) -> tuple[Path, Path]:
 
     A file in a folder called images belongs to the project around it, unless `--project` says otherwise.
     """
+    from pipeline.base.errors import UsageError
     from pipeline.definition import load_named
-    from pipeline.errors import UsageError
 
     path = Path(name)
     if "/" not in name and path.suffix not in (".yaml", ".yml"):
@@ -155,9 +158,11 @@ def _target(name: str) -> tuple[Path, Path]:
     if "/" not in name and not path.exists() and (project() / "images" / name).exists():
         return project() / "images" / name, project()
     if not path.is_file():
-        raise UsageError(f"{name}: no such file", name="no-such-file", hint="name an image, or a definition's file")
+        raise UsageError(
+            f"{name}: no such file", name="no-such-file", hint="name an image or the file of a definition"
+        )
     path = path.resolve()
-    if told_project() is None and path.parent.name == "images":
+    if project_option() is None and path.parent.name == "images":
         return path, path.parent.parent
     try:
         return path, project()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.environment import locate_store
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     @app.command()
     def doctor(
-        json: Annotated[bool, json_option("A list of objects: name, verdict, text, fix, facts.")] = False,
+        json: Annotated[bool, json_option("Print a list of objects: name, verdict, text, fix, facts.")] = False,
         refresh: Annotated[bool, typer.Option("--refresh", help="Measure the accelerator again.")] = False,
     ) -> None:
-        """Say what this host has and lacks, line by line, with the fix. Exit code 3 when something must be mended."""
+        """Check this host: one line for each requirement, with the remedy. Exit code 3: a requirement is not met."""
         from dataclasses import asdict
 
+        from pipeline.base.errors import HostError
         from pipeline.cli.show import print_json
-        from pipeline.errors import HostError
         from pipeline.hypervisor import host
 
-        findings = [*host.examine(refresh=refresh), _sandbox(), *_use()]
+        findings = [*host.examine(locate_store, refresh=refresh), _sandbox(), *_use()]
         if json:
             print_json([asdict(finding) for finding in findings])
         else:
@@ -37,17 +38,17 @@ def register(app: typer.Typer) -> None:
         bad = [finding.name for finding in findings if finding.verdict == "fail"]
         if bad:
             raise HostError(
-                f"this host is not fit: {', '.join(bad)}",
+                f"this host is not suitable: {', '.join(bad)}",
                 name="host-unfit",
-                hint="each line above has its remedy behind ->",
+                hint="follow the remedy (->) of each line above",
             )
 
 
 def _sandbox() -> Finding:
     """What confines the readers of disks that nobody vouches for."""
-    from pipeline.errors import GoldsmithError
+    from pipeline.base.errors import GoldsmithError
+    from pipeline.disk.probe import probe_confinement
     from pipeline.hypervisor.host import SETUP, Finding
-    from pipeline.offline.probe import probe_confinement
 
     try:
         return judge_confinement(probe_confinement())
@@ -67,9 +68,9 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
     held = ["seccomp"] if applied.get("seccomp") else []
     held += [f"landlock {landlock}"] if landlock else []
     held += [f"namespaces {' '.join(namespaces)}"] if namespaces else []
-    text = ", ".join(held) or "nothing confines a reader"
+    text = ", ".join(held) or "no confinement is available"
     if missing:
-        text += f"; not: {', '.join(f'{name} ({why})' for name, why in sorted(missing.items()))}"
+        text += f"; missing: {', '.join(f'{name} ({why})' for name, why in sorted(missing.items()))}"
     facts = {
         "seccomp": bool(applied.get("seccomp")), "landlock": landlock, "namespaces": namespaces, "missing": missing,
     }  # fmt: skip
@@ -83,12 +84,11 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
 
 def _use() -> list[Finding]:
     """What the store holds on disk."""
-    from pipeline.care import disk_use
     from pipeline.cli.show import size
     from pipeline.hypervisor.host import Finding
-    from pipeline.store import Store
+    from pipeline.maintenance.gc import disk_use
 
-    store = Store.locate()
+    store = locate_store()
     if not store.layers.is_dir():
         return []
     use = disk_use(store)

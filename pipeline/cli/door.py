@@ -1,6 +1,6 @@
 """The output door: all that goldsmith prints passes here, so that no foreign text reaches a terminal as a command.
 
-Names, headers and records of others are escaped where they are put into a line (`pipeline.printable`); this door
+Names, headers and records of others are escaped where they are put into a line (`pipeline.base.printable`); this door
 holds for whatever was forgotten there. goldsmith's own colours and rewritten lines carry a mark that is drawn for
 each process, which nobody else can know.
 """
@@ -18,8 +18,8 @@ import threading
 from collections.abc import Iterator
 from typing import TextIO
 
-from pipeline.errors import HostError
-from pipeline.printable import printable
+from pipeline.base.errors import HostError
+from pipeline.base.printable import printable
 
 _MARK = secrets.token_hex(8)
 _OWN = re.compile(f"\x1b{_MARK}<([^<>]*)>")

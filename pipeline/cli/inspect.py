@@ -28,10 +28,10 @@ def inspect(
         str,
         typer.Option(
             "--profile",
-            help="azure-linux, azure-windows, hyper-v or any.",
+            help="azure-linux, azure-windows, hyper-v or any; default: the profile of the detected system.",
             autocompletion=completion.complete_profile,
         ),
-    ] = "azure-linux",
+    ] = "",
     account: Annotated[
         list[str], typer.Option("--account", metavar="NAME", help="An account that may ship; repeatable.")
     ] = [],  # noqa: B006  typer reads it, nobody changes it
@@ -40,34 +40,43 @@ def inspect(
     ] = [],  # noqa: B006
     port: Annotated[
         list[str],
-        typer.Option("--port", metavar="N/PROTOCOL", help="Windows: a port that it is to open, 443/tcp; repeatable."),
+        typer.Option(
+            "--port", metavar="N/PROTOCOL", help="Windows: a port that must be open, such as 443/tcp; repeatable."
+        ),
     ] = [],  # noqa: B006
-    fmt: Annotated[str, typer.Option("--format", help="The disk's format, where its content does not tell.")] = "",
-    as_html: Annotated[bool, typer.Option("--html", help="Print a page.")] = False,
+    fmt: Annotated[str, typer.Option("--format", help="The disk's format, if its content does not show it.")] = "",
+    as_html: Annotated[bool, typer.Option("--html", help="Print an HTML page.")] = False,
     what: Annotated[
         str,
         typer.Option(
-            "--list", metavar="WHAT", help="Run no check; list volumes, os, packages, units, files, tree or registry."
+            "--list",
+            metavar="WHAT",
+            help="List volumes, os, packages, units, files, tree or registry, instead of running checks.",
         ),
     ] = "",
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")
     ] = False,
     registry_key: Annotated[
-        str, typer.Option("--registry-key", metavar="KEY", help=r"The key to list, such as 'SYSTEM\\Setup'.")
+        str, typer.Option("--registry-key", metavar="KEY", help=r"The registry key to list, such as 'SYSTEM\\Setup'.")
     ] = "",
     registry_key_old: Annotated[str, typer.Option("--key", hidden=True)] = "",
 ) -> None:
-    """Prove a disk at rest, without mount or root: 0 proven, 1 a check failed or could not look, 2 unreadable."""
+    """Check a disk at rest, without mount or root.
+
+    Exit code 0: all checks passed; 1: a check failed or could not run; 2: the disk cannot be read.
+    """
     from contextlib import nullcontext
 
-    from pipeline.checks import inspect_disk
+    from pipeline.base.errors import CheckFailed, UsageError
+    from pipeline.checks import inspect as inspect_disk
     from pipeline.checks.verdict import BLOCKING, count, system_of
-    from pipeline.errors import CheckFailed, UsageError
-    from pipeline.offline.unpack import unpacked
+    from pipeline.disk.unpack import unpacked
 
     if as_json and as_html:
-        raise UsageError("--json or --html, not both", name="two-outputs", hint="run it once for each")
+        raise UsageError(
+            "--json and --html cannot be combined", name="two-outputs", hint="run the command once for each"
+        )
     opened = unpacked(disk) if unpack else nullcontext(disk)
     key = registry_key or registry_key_old
     if what or key:
@@ -76,29 +85,41 @@ def inspect(
         return
     if not set(generation) <= {1, 2}:
         raise UsageError(
-            "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
+            "--generation must be 1 or 2",
+            name="unknown-generation",
+            hint="--generation 1 (BIOS), --generation 2 (UEFI)",
         )
     with opened as plain:
-        results = inspect_disk(
+        inspected = inspect_disk(
             plain,
             fmt or None,
-            profile=profile,
+            profile=profile or None,
             accounts=account,
             generations=generation or (1, 2),
             ports=_ports(port) if port else None,
         )
+    results, system = inspected.results, inspected.system
     listed = [result.to_json() for result in results]
     verdict = count(listed)
     if as_json:
         from pipeline.cli.show import print_json
 
-        facts = {"disk": str(disk), "profile": profile, "system": system_of(listed), "verdict": verdict.to_json()}
-        print_json({**facts, "checks": listed})
+        print_json(
+            {
+                "disk": str(disk),
+                "profile": system.profile,
+                "system": system_of(listed),
+                "detected": system.to_json(),
+                "verdict": verdict.to_json(),
+                "checks": listed,
+            }
+        )
     elif as_html:
-        from pipeline.checks.html import report
+        from pipeline.checks.html_report import report
 
-        print(report(disk, profile, results), end="")
+        print(report(disk, system.profile, results), end="")
     else:
+        print(f"detected: {system}")
         _print(results)
         print(verdict)
     if not verdict.good:
@@ -107,18 +128,18 @@ def inspect(
         raise CheckFailed(
             f"{disk.name}: {verdict}",
             name="checks-failed" if "fail" in names else "checks-unchecked",
-            hint=f"mend what is marked {marks}, and inspect again",
+            hint=f"correct each check marked {marks}, and inspect again",
         )
 
 
 def _ports(words: Sequence[str]) -> list[tuple[str, int]]:
-    from pipeline.errors import UsageError
+    from pipeline.base.errors import UsageError
 
     found = []
     for word in words:
         number, _, protocol = word.partition("/")
         if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp"):
-            raise UsageError(f"{word} is no port", name="unknown-port", hint="443/tcp, 53/udp")
+            raise UsageError(f"{word} is not a port", name="unknown-port", hint="write 443/tcp or 53/udp")
         found.append((protocol, int(number)))
     return found
 
@@ -140,8 +161,8 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 
 
 def _print(results: Sequence[CheckResult]) -> None:
+    from pipeline.base.printable import one_line
     from pipeline.cli.door import paint
-    from pipeline.printable import one_line
 
     colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
     column = max(map(len, colours))
@@ -155,12 +176,12 @@ def _print(results: Sequence[CheckResult]) -> None:
 
 def checks(
     as_json: Annotated[bool, json_option()] = False,
-    profile: Annotated[str, typer.Option("--profile", help="Only the checks of this profile.")] = "",
+    profile: Annotated[str, typer.Option("--profile", help="List only the checks of this profile.")] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/checks.md.")] = False,
 ) -> None:
-    """List every check: what it proves, why, what to do, and where the rule comes from."""
+    """List all checks: what each verifies, why, its remedy, and the source of the rule."""
     from pipeline.checks import all_checks
-    from pipeline.checks.page import page
+    from pipeline.checks.markdown_report import page
     from pipeline.cli.show import print_json, table
 
     found = all_checks(profile or None)

@@ -15,20 +15,24 @@ def register(app: typer.Typer) -> None:
 
 
 def iso(
-    medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win's.")],
+    medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win.iso.")],
     as_json: Annotated[bool, json_option()] = False,
     answers: Annotated[
-        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file to install this edition by.")
+        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file that installs this edition.")
     ] = "",
-    generation: Annotated[int, typer.Option("--generation", metavar="1|2", help="For a BIOS or a UEFI machine.")] = 2,
+    generation: Annotated[
+        int, typer.Option("--generation", metavar="1|2", help="The machine's generation: 1 is BIOS, 2 is UEFI.")
+    ] = 2,
     drivers: Annotated[
         Optional[Path],  # noqa: UP045  typer reads this at run time
-        typer.Option("--drivers", metavar="ISO", help="virtio-win's medium: it must have what the edition needs."),
+        typer.Option(
+            "--drivers", metavar="ISO", help="virtio-win.iso; it must contain the drivers that the edition needs."
+        ),
     ] = None,
 ) -> None:
-    """List the editions on an installation medium, or the drivers on virtio-win's; nothing is mounted."""
+    """List the editions of a Windows installation medium, or the drivers of virtio-win.iso, without mounting it."""
     from pipeline.cli.show import print_json, size, table
-    from pipeline.offline.media import Installation, recognize
+    from pipeline.disk.media import Installation, recognize
 
     if answers:
         print(_answers(medium, answers, generation, drivers), end="")
@@ -52,8 +56,8 @@ def iso(
             for each in found.editions
         ]
         table(rows, ("index", "name", "edition", "type", "arch", "build", "languages", "size"))
-        ways = [way for way, there in (("BIOS", found.bios), ("UEFI without a key", found.no_prompt)) if there]
-        print(f"{found.label}: starts by {', '.join(ways) or 'UEFI, after a key'}")
+        ways = [way for way, there in (("BIOS", found.bios), ("UEFI without a key press", found.no_prompt)) if there]
+        print(f"{found.label}: boots with {', '.join(ways) or 'UEFI, after a key press'}")
         return
     table([(name, ", ".join(releases)) for name, releases in found.drivers.items()], ("driver", "for"))
     print(f"{found.label}: {'with' if found.agent else 'WITHOUT'} the guest agent (guest-agent/qemu-ga-x86_64.msi)")
@@ -61,17 +65,14 @@ def iso(
 
 def _answers(medium: Path, wanted: str, generation: int, drivers: Path | None) -> str:
     """autounattend.xml for a second CD; the administrator's password is drawn, and used for one logon."""
-    from typing import Literal, cast
-
-    from pipeline.errors import UsageError
-    from pipeline.guests.windows.answers import Machine, Wishes, draw_password, installation
-    from pipeline.guests.windows.preflight import preflight
+    from pipeline.base.errors import UsageError
+    from pipeline.systems import registry
 
     if generation not in (1, 2):
         raise UsageError(
-            "a generation is 1 or 2", name="unknown-generation", hint="--generation 1 (BIOS), --generation 2 (UEFI)"
+            "--generation must be 1 or 2",
+            name="unknown-generation",
+            hint="--generation 1 (BIOS), --generation 2 (UEFI)",
         )
-    edition = preflight(medium, wanted, generation, drivers)
-    machine = Machine(cast(Literal[1, 2], generation), secure_boot=generation == 2, tpm=generation == 2)
-    wishes = Wishes(edition.index, edition.drivers or "", draw_password(), locale=(*edition.languages, "en-US")[0])
-    return installation(wishes, machine).decode()
+    installed = next(system for system in registry.all_systems() if system.installs_from_media)
+    return installed.answer_file(medium, wanted, generation, drivers)

@@ -6,39 +6,42 @@ from typing import Annotated
 
 import typer
 
+from pipeline.base.errors import UsageError
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="The key that signs masters.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
+    noun = typer.Typer(
+        help="Manage the key that signs masters.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
+    )
     noun.command("make")(make)
     noun.command("show")(show)
     app.add_typer(noun, name="key")
 
 
 def make() -> None:
-    """Make this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key); whoever verifies gets its .pub file."""
+    """Create this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key). Verifiers need its .pub file."""
+    from pipeline.cli.environment import signing_key
     from pipeline.evidence import signing, unsigned
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
-    made = signing.make(signing.locate())
+    made = signing.make(signing_key())
     # what is there already was never signed: from now on a master without a signature is damaged
-    unsigned.admitted(unsigned.register_beside(made.path), Gallery(Store.locate().gallery))
+    unsigned.admitted(unsigned.register_beside(made.path), Gallery(locate_store().gallery))
     print(f"private  {made.path}")
     print(f"public   {signing.public_path(made.path)}")
     print(f"id       {made.id}")
 
 
 def show(as_json: Annotated[bool, json_option()] = False) -> None:
-    """Print the public half, which others need to verify."""
+    """Print the public key, which others need for verification."""
     from pipeline.cli.show import print_json
     from pipeline.evidence import signing
 
-    path = signing.public_path(signing.locate())
+    path = signing.public_path(signing_key())
     if not path.exists():
-        raise UsageError(f"no key at {path}", name="no-key", hint="goldsmith key make")
+        raise UsageError(f"there is no key at {path}", name="no-key", hint="goldsmith key make creates it")
     public = signing.load_public(path)
     if as_json:
         print_json({"id": public.keyid, "path": str(path), "public": path.read_text()})

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.base.errors import UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.build import need_root
 from pipeline.cli.usage import json_option
-from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.cache.layers import Image
     from pipeline.definition import Definition
-    from pipeline.layers import Image
+    from pipeline.systems.inspection import DetectedSystem
 
 #: Ends of names that are disks' and no image's.
 DISK_SUFFIXES = (".vhd", ".vhdx", ".qcow2", ".raw", ".img", ".vmdk")
@@ -37,50 +39,69 @@ def prove(
             autocompletion=completion.complete_reference,
         ),
     ],
-    cell: Annotated[
+    target: Annotated[
         list[str],
         typer.Option(
-            "--cell",
-            metavar="CELL",
-            help="Only this cell of the matrix; repeatable.",
-            autocompletion=completion.complete_cell,
+            "--target",
+            metavar="TARGET",
+            help="Test only this target of the matrix; repeatable.",
+            autocompletion=completion.complete_target,
         ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
-    as_json: Annotated[bool, json_option("Print the verdicts as JSON.")] = False,
+    target_old: Annotated[
+        list[str], typer.Option("--cell", metavar="TARGET", hidden=True, autocompletion=completion.complete_target)
+    ] = [],  # noqa: B006
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="For a DISK: test it as the system of this profile, not as the detected one.",
+            autocompletion=completion.complete_profile,
+        ),
+    ] = "",
+    as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
-    """Start clones on each machine of the matrix, provisioned by a local Azure fabric, and judge what they become."""
-    from pipeline import build as builder
+    """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_json
-    from pipeline.definition import CELL_GENERATION
-    from pipeline.store import Store
+    from pipeline.definition import TARGET_GENERATION
+    from pipeline.engine import runner
+    from pipeline.stages.prove import Prove, prove_whole
 
-    unknown = [name for name in cell if name not in CELL_GENERATION]
+    targets = [*target, *target_old]
+    unknown = [name for name in targets if name not in TARGET_GENERATION]
     if unknown:
-        raise UsageError(f"no cell {unknown[0]}", name="usage", hint=f"cells: {', '.join(CELL_GENERATION)}")
+        hint = f"targets: {', '.join(TARGET_GENERATION)}"
+        raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
     need_root("prove")
-    store = Store.locate()
-    definition, name, master, held = _subject(what)
+    store = locate_store()
+    subject = _subject(what, profile or None)
+    definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
+    if subject.system is not None and not as_json:
+        print(f"detected: {subject.system}")
     progress = Progress()
     try:
         # its clones stand on the very file: nobody prunes it meanwhile
         with held:
-            run = builder.prove_again(
+            run = runner.run_alone(
+                Prove(),
                 definition,
                 name,
-                master,
                 store,
+                lambda build: prove_whole(build, master, targets),
+                title=", ".join(targets) or "all targets",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
                 listeners=[] if as_json else [progress],
-                cells=cell,
             )
     finally:
         progress.close()
-    cells = run.record["stages"][-1]["cells"]
+    clones = run.record["stages"][-1]["cells"]
     if as_json:
-        print_json(cells)
+        system = {} if subject.system is None else {"detected": subject.system.to_json()}
+        print_json({name: {**seen, **system} for name, seen in clones.items()})
         return
-    _print(cells)
-    print(f"proven: {name}; screenshots, serial logs and the fabric's records in {run.folder / 'prove'}")
+    _print(clones)
+    print(f"{name} passed all tests; screenshots, serial logs and the fabric's records are in {run.folder / 'prove'}")
 
 
 def is_disk(what: str) -> bool:
@@ -89,61 +110,83 @@ def is_disk(what: str) -> bool:
     return "/" in what or path.is_file() or ("@" not in what and path.suffix.lower() in DISK_SUFFIXES)
 
 
-def _subject(what: str) -> tuple[Definition, str, Image, AbstractContextManager[None]]:
-    """What is proven by which definition, a master by its own, a disk by none; and what keeps it meanwhile."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is proven by which definition: a master by its own, a disk by none. `held` keeps it meanwhile.
+
+    `system` is what was found on a disk, None of a master.
+    """
+
+    definition: Definition
+    name: str
+    master: Image
+    held: AbstractContextManager[None]
+    system: DetectedSystem | None = None
+
+
+def _subject(what: str, profile: str | None) -> _Subject:
+    from pipeline.cli.environment import locate_store
     from pipeline.definition import load_named
     from pipeline.gallery import Gallery
-    from pipeline.gallery.keeping import leased
-    from pipeline.store import Store
+    from pipeline.gallery.retention import leased
 
     if is_disk(what):
-        return *_disk(Path(what).absolute()), nullcontext()
-    gallery = Gallery(Store.locate().gallery)
+        return _disk(Path(what).absolute(), profile)
+    if profile is not None:
+        raise UsageError(
+            "--profile is for a disk", name="usage", hint=f"{what} is proven by its definition: leave it out"
+        )
+    gallery = Gallery(locate_store().gallery)
     version = gallery.get(what)
     definition = load_named(context.project(), version.name)
     named = f"{version.name} {version.version}"
-    return definition, named, version.image, leased(gallery, version, "a proof")
+    return _Subject(definition, named, version.image, leased(gallery, version, "a proof"))
 
 
-def _disk(path: Path) -> tuple[Definition, str, Image]:
-    from pipeline.definition import Definition, DiskSource
-    from pipeline.layers import Image
-    from pipeline.offline.mapping import disk_format
-    from pipeline.vhd.footer import verify_fixed
+def _disk(path: Path, profile: str | None) -> _Subject:
+    from pipeline.base.disk_format import known_format
+    from pipeline.cache.layers import Image
+    from pipeline.checks import detect_system
+    from pipeline.definition.load import make_definition
+    from pipeline.definition.rules import Context
+    from pipeline.definition.schema_models import Written
+    from pipeline.disk.mapping import disk_format
 
     if not path.is_file():
-        raise UsageError(
-            f"{path} is no file", name="disk-missing", hint="goldsmith prove IMAGE, or the path of a disk"
-        )
+        raise UsageError(f"{path} is not a file", name="disk-missing", hint="name an image or the path of a disk")
     found = disk_format(path)
-    if found != "vpc":
+    row = known_format(found)
+    if not row.is_output:
         raise UsageError(
-            f"{path.name} is {found}: what is proven is what ships, a fixed VHD",
+            f"{path.name} is a {found} disk, but only a fixed VHD can be tested",
             name="disk-format",
             hint=f"goldsmith vhd convert {path.name} OUT.vhd",
         )
-    footer = verify_fixed(path)
-    source = DiskSource(path, None, None, "vhd")
-    definition = Definition(name=path.stem, path=path, project=path.parent, source=source)
-    return definition, path.name, Image(path, "vpc", size=footer.current_size)
+    size = row.verify(path)
+    system = detect_system(path, row.key, profile=profile)
+    # with the defaults of its system, as a definition that names nothing but the disk
+    words = {"goldsmith": 1, "os": system.os, "source": {"disk": {"path": str(path), "format": "vhd"}}}
+    definition = make_definition(Written.model_validate(words, context=Context(path.parent)), path, path.parent)
+    image = Image(path, row, size=size)
+    return _Subject(definition, path.name, image, nullcontext(), system)
 
 
-def _print(cells: Mapping[str, Mapping[str, Any]]) -> None:
+def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each clone, then what it showed."""
     from pipeline.cli.show import table
-    from pipeline.proof.cells import UNPROVEN
+    from pipeline.prove.matrix import UNPROVEN
 
     def took(seen: Mapping[str, Any], what: str) -> str:
         return f"{seen['seconds'][what]:.0f} s" if what in seen["seconds"] else "-"
 
     whens = ("ready", "ssh", "second boot", "reimage")
-    table([(name, *(took(seen, when) for when in whens)) for name, seen in cells.items()], ("clone", *whens))
-    for name, seen in cells.items():
+    table([(name, *(took(seen, when) for when in whens)) for name, seen in clones.items()], ("clone", *whens))
+    for name, seen in clones.items():
         print(f"\n{name}")
         for what, value in seen["checks"].items():
             print(f"  {what:16} {value}")
         for what, picture in seen.get("pages", {}).items():
             print(f"  {'picture':16} {what}: {picture}")
-    print("\nnot proven here")
+    print("\nnot tested here")
     for what, checks in UNPROVEN.items():
         print(f"  {what}: see the checks {', '.join(checks)}")

@@ -1,19 +1,22 @@
-"""`goldsmith refresh`: the night's work. What changed is built, proven, promoted; what did not costs a look."""
+"""`goldsmith refresh`: builds, tests and promotes every image whose inputs have changed."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion, context
 from pipeline.cli.build import choose, need_root
 from pipeline.cli.usage import json_option
-from pipeline.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from pipeline.refresh import Night
+    from collections.abc import Callable
+
+    from pipeline.nightly.refresh import RefreshReport
 
 
 def register(app: typer.Typer) -> None:
@@ -26,72 +29,103 @@ def refresh(
         typer.Argument(metavar="NAME...", help="Images to refresh.", autocompletion=completion.complete_definition),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every definition of the project, parents first.")
+        bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
     ] = False,
     patch: Annotated[
-        bool, typer.Option("--patch", help="Update golden itself where only packages have changed.")
+        bool, typer.Option("--patch", help="Update the golden version itself if only packages have changed.")
     ] = False,
     max_size: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Then remove layers and saved guests, longest unused first, until the rest fits: 20G, 500M.",
+            help="Afterwards delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M.",
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Refresh up to this number of images at once, if processors and memory suffice.",
+        ),
+    ] = 1,
+    image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the steps' output as it comes.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
+    ] = False,
 ) -> None:
-    """Build what changed since golden was made, promote what passes, let go what is too old; one summary for all."""
+    """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`."""
     from dataclasses import replace
 
-    from pipeline import refresh as night
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_error, print_json
-    from pipeline.store import Store
+    from pipeline.engine.executors import ChildProcess, ThisProcess
+    from pipeline.nightly import refresh as nightly
 
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     chosen = choose(names or [], everything, store.gallery)
     if patch:
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
+    command = " ".join(["goldsmith", *sys.argv[1:]])
     progress = Progress(verbose=verbose)
     try:
-        told = night.refresh(
+        if image_result is not None:
+            # one image of a refresh that another process runs, and reports
+            (definition,) = (each for each in chosen if each.name in (names or []))
+            result = nightly.refresh_image(
+                definition, store, command=command, listeners=[progress], on_failure=print_error
+            )
+            nightly.write_result(image_result, result)
+            raise typer.Exit(result.exit_code)
+        separate = jobs > 1 and len(chosen) > 1
+        report = nightly.refresh(
             chosen,
             store,
-            command=" ".join(["goldsmith", *sys.argv[1:]]),
+            command=command,
+            executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
+            at_once=jobs,
+            options=["-v"] if verbose else [],
             keep=size,
             listeners=[] if as_json else [progress],
-            begin=lambda name: None if as_json else print(f"== {name}", flush=True),
-            failed=print_error,
+            on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
+            on_failure=print_error,
         )
     finally:
         progress.close()
     if as_json:
-        print_json(told.to_json())
+        print_json(report.to_json())
     else:
-        _print(told)
-    bad = [one for one in told.images if one.failed]
+        _print(report)
+    bad = [each for each in report.images if each.failed]
     if bad:
         error = CheckFailed(
-            f"{len(bad)} of {len(told.images)} images were not refreshed: {', '.join(one.name for one in bad)}",
+            f"{len(bad)} of {len(report.images)} images were not refreshed: {', '.join(each.name for each in bad)}",
             name="refresh-failed",
-            hint=f"golden is what it was; the summary is in {told.path}",
+            hint=f"their golden versions are unchanged; the summary is in {report.path}",
         )
-        error.exit_code = max(one.exit_code for one in bad)
+        error.exit_code = max(each.exit_code for each in bad)
         raise error
 
 
-def _print(told: Night) -> None:
+def _print_line(as_json: bool) -> Callable[[str, str], None]:
+    """Each line of an image's output under its name: on stderr where stdout is for JSON."""
+    return lambda image, line: print(f"{image:14} {line}", file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def _print(report: RefreshReport) -> None:
     from pipeline.cli.show import table
 
     rows: list[tuple[Any, ...]] = [
-        (one.name, one.outcome, one.golden or "none", f"{one.seconds:.1f} s", one.why) for one in told.images
+        (each.name, each.outcome, each.golden or "none", f"{each.seconds:.1f} s", each.why) for each in report.images
     ]
     print()
     table(rows, ("image", "outcome", "golden", "took", "why"))
-    for line in told.layers:
-        print(f"layer let go: {line.strip()}")
-    print(f"{told.seconds:.1f} s in all; {told.path}")
+    for line in report.layers:
+        print(f"deleted layer: {line.strip()}")
+    print(f"{report.seconds:.1f} s in total; {report.path}")

@@ -1,4 +1,4 @@
-"""`goldsmith runs`, `shell` and `clean`: what happened, a look inside, and order."""
+"""`goldsmith runs`, `shell` and `clean`: records of runs, a shell in a guest, removal of leftovers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.errors import HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.care import Removed
+    from pipeline.maintenance.gc import Removed
 
 
 def register(app: typer.Typer) -> None:
     noun = typer.Typer(
-        help="Every run, its record and its black box.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
+        help="List, show and delete the records of runs.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
     )
     noun.command("list")(list_all)
     noun.command("show")(show)
@@ -33,11 +33,11 @@ def register(app: typer.Typer) -> None:
 
 def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
     """List the runs, newest first."""
+    from pipeline.base.runs import list_runs
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json, table
-    from pipeline.record import list_runs
-    from pipeline.store import Store
 
-    runs = list_runs(Store.locate().runs)
+    runs = list_runs(locate_store().runs)
     if as_json:
         print_json(runs)
         return
@@ -52,7 +52,7 @@ def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
         )
         for run in runs
     ]
-    table(rows, ("run", "image", "outcome", "started", "took", "error"), empty="no runs yet")
+    table(rows, ("run", "image", "outcome", "started", "took", "error"), empty="there are no runs")
 
 
 def show(
@@ -62,11 +62,11 @@ def show(
     """Show one run: its stages, its error, its files."""
     from pathlib import Path
 
+    from pipeline.base.runs import find_run
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
-    from pipeline.record import find_run
-    from pipeline.store import Store
 
-    run = find_run(Store.locate().runs, run_id)
+    run = find_run(locate_store().runs, run_id)
     folder = Path(run["folder"])
     files = sorted(
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lock")
@@ -94,18 +94,18 @@ def show(
 def shell(
     run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
 ) -> None:
-    """Open a shell in a guest that is building, or that --keep-failed kept. Leaving it does not end it."""
-    from pipeline.guests.access import Access
-    from pipeline.record import find_run
-    from pipeline.store import Store
+    """Open a shell in the guest of a running build or of a failed one (--keep-failed). The guest keeps running."""
+    from pipeline.base.runs import find_run
+    from pipeline.cli.environment import locate_store
+    from pipeline.guest.access import Access
 
-    run = find_run(Store.locate().runs, run_id)
+    run = find_run(locate_store().runs, run_id)
     kept = run.get("kept_guest") or run.get("guest")
     if not kept or not kept.get("folder") or not Access.from_json(kept).key.exists():
         raise UsageError(
-            f"{run_id} has no guest to log in to",
+            f"{run_id} has no running guest",
             name="guest-gone",
-            hint="only a running build, or one that failed under --keep-failed, has one",
+            hint="only a running build, or a failed build with --keep-failed, has a guest",
         )
     access = Access.from_json(kept)
     print(describe_shell(run, access.user), file=sys.stderr, flush=True)
@@ -115,14 +115,18 @@ def shell(
 
 
 def describe_shell(run: Mapping[str, Any], user: str) -> str:
-    """What whoever enters a run's guest has to know: who they are, how they become root, how the guest ends."""
-    ends = "it runs until `goldsmith clean`" if run.get("kept_guest") else "its build goes on, and ends it"
+    """The notes for a user who opens a shell in a guest: the user's name, the way to root, the end of the guest."""
+    ends = (
+        "the guest runs until `goldsmith clean`"
+        if run.get("kept_guest")
+        else "the build continues and ends the guest"
+    )
     lines = [
         f"{run['id']}, a guest of {run['image']}: you are {user}; sudo -i makes you root, without a password",
         f"exit leaves the guest: {ends}",
     ]
     if run.get("kept_guest"):
-        lines.append("do not restart it: it was started by goldsmith's own kernel and would not come back")
+        lines.append("do not restart the guest: goldsmith started it with its own kernel, so it would not boot again")
     return "\n".join(lines)
 
 
@@ -133,26 +137,26 @@ def prune(
             metavar="NAME...", help="Only runs of these images.", autocompletion=completion.complete_image
         ),
     ] = None,
-    keep: Annotated[int, typer.Option("--keep", min=0, metavar="N", help="So many runs of each image.")] = 100,
-    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    keep: Annotated[
+        int, typer.Option("--keep", min=0, metavar="N", help="Keep this number of runs of each image.")
+    ] = 100,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Remove the records of old runs; those that are running or made a version of the gallery stay.
+    """Delete the records of old runs. Running runs and runs that made a version are kept.
 
-    Every build does so for all but the newest 100 runs of each image.
+    Every build also deletes all but the newest 100 runs of each image.
     """
-    from pipeline.care import prune_runs
-    from pipeline.errors import NotFound
-    from pipeline.record import list_runs
-    from pipeline.store import Store
+    from pipeline.base.errors import NotFound
+    from pipeline.base.runs import list_runs
+    from pipeline.cli.environment import locate_store
+    from pipeline.maintenance.gc import prune_runs
 
-    store = Store.locate()
+    store = locate_store()
     known = {str(run["image"]).partition(" ")[0] for run in list_runs(store.runs)} if names else set()
     for name in names or ():
         if name not in known:
-            raise NotFound(
-                f"no run of an image {name}", name="run-unknown", hint="goldsmith runs list shows the runs"
-            )
+            raise NotFound(f"image {name} has no runs", name="run-unknown", hint="goldsmith runs list shows all runs")
     gone = prune_runs(store, keep, names or (), dry=dry)
     print_removals([_row(each) for each in gone], dry=dry, as_json=as_json)
 
@@ -167,21 +171,21 @@ def clean(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Also remove layers and saved guests, longest unused first, until the rest fits: 20G, 500M.",
+            help="Also delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M.",
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also remove all layers: the next build starts over.")
+        bool, typer.Option("--layers", help="Also delete all layers; the next build starts from the beginning.")
     ] = False,
-    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Remove what dead runs left: guests (kept ones too), keys, scratch. Masters are never touched."""
-    from pipeline import scratch
-    from pipeline.care import clean_up
-    from pipeline.care import prune as prune_layers
-    from pipeline.store import Store
+    """Remove leftovers of dead runs: guests (also those of --keep-failed), keys, scratch files. Masters are kept."""
+    from pipeline.base import scratch
+    from pipeline.cli.environment import locate_store
+    from pipeline.maintenance.gc import clean_up
+    from pipeline.maintenance.gc import prune as prune_layers
 
     # a size that cannot be meant is refused before anything goes
     wanted = context.chosen_size(max_size, max_size_old)
@@ -190,11 +194,11 @@ def clean(
         if mine or as_json:
             print_removals(mine, dry=dry, as_json=as_json)
         raise HostError(
-            "goldsmith clean needs root for all but your own scratch files",
+            "without root, goldsmith clean removes only your own scratch files",
             name="root-needed",
-            hint="sudo goldsmith clean: it ends guests and removes what belongs to root",
+            hint="sudo goldsmith clean also ends guests and removes files of root",
         )
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     gone = clean_up(store, layers=layers, dry=dry)
     if wanted is not None and not layers:
         gone += prune_layers(store, wanted, dry=dry)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import DiskError, GoldsmithError
+from pipeline.base.printable import one_line, printable
 from pipeline.cli import door
-from pipeline.errors import DiskError, GoldsmithError
-from pipeline.printable import one_line, printable
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from pipeline.record import Event
+    from pipeline.base.runs import Event
 
 #: Width of the stage's name in a progress line.
 _NAME = 12
@@ -83,9 +83,9 @@ def print_json(data: object) -> None:
 
 
 def booted(cell: str, seen: Mapping[str, Any]) -> str:
-    """How a clone of a manifest came up, in a few words; one that nobody provisioned never did."""
+    """The result of a clone in a few words; a clone that was not provisioned has no boot time."""
     seconds = seen.get("seconds", {}).get("ssh")
-    return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} as it should be"
+    return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} passed"
 
 
 def seal(digest: str) -> str:
@@ -190,8 +190,8 @@ class Progress:
         stage, state, seconds, details = self._held
         self._held = None
         took = f"{seconds:6.1f} s" if seconds else f"{'':8}"
-        told = details[0] if len(details) == 1 else f"{len(details)} layers: {', '.join(details)}"
-        self._line(f"{stage:{_NAME}} {state:6} {took}  {told}".rstrip())
+        summary = details[0] if len(details) == 1 else f"{len(details)} layers: {', '.join(details)}"
+        self._line(f"{stage:{_NAME}} {state:6} {took}  {summary}".rstrip())
 
     def _renderable(self) -> Any:
         from rich.text import Text

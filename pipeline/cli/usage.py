@@ -10,9 +10,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pipeline.base.errors import UsageError
+from pipeline.base.file_errors import describe_os_error
 from pipeline.cli import door
-from pipeline.errors import UsageError
-from pipeline.file_errors import describe_os_error
 
 #: Both of them, for every verb.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -7,28 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.disk_format import VHD
+from pipeline.base.printable import one_line
 from pipeline.cli import context
 from pipeline.cli.usage import VerbGroup, json_option
-from pipeline.printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.offline.transfer import Made
+    from pipeline.disk.transfer import Made
 
 Json = Annotated[bool, json_option()]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
-Parent = Annotated[Optional[Path], typer.Option("--parent", help="Where the parent stands now.")]  # noqa: UP045
-AnyTime = Annotated[bool, typer.Option("--any-time", help="The parent's time may differ (it was copied).")]
-Format = Annotated[
-    str, typer.Option("--format", help="The source's format, where its content or its name does not tell it rightly.")
-]
-MoveGpt = Annotated[bool, typer.Option("--move-gpt", help="Move the second partition table to the disk's new end.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Parent = Annotated[Optional[Path], typer.Option("--parent", help="The parent's current path.")]  # noqa: UP045
+AnyTime = Annotated[bool, typer.Option("--any-time", help="Accept a parent whose time differs (a copy).")]
+Format = Annotated[str, typer.Option("--format", help="The source's format, if its content or name is misleading.")]
+MoveGpt = Annotated[bool, typer.Option("--move-gpt", help="Move the backup GPT to the new end of the disk.")]
 Unpack = Annotated[bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")]
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="VHDs of every kind.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
+    noun = typer.Typer(
+        help="Show, check, convert and create VHDs.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
+    )
     verbs: dict[str, Callable[..., None]] = {
         "info": info,
         "verify": verify,
@@ -73,7 +74,7 @@ def _progress() -> Callable[[int, int], None] | None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    from pipeline.offline import mapping
+    from pipeline.disk import mapping
 
     facts = mapping.vhd_facts(path)
     status = path.stat()
@@ -89,9 +90,9 @@ def info(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHDs.")],
     as_json: Json = False,
 ) -> None:
-    """Show what the footers and headers of VHDs hold; those that cannot be read are named, and the exit code is 2."""
+    """Show the footers and headers of VHDs. If a file cannot be read, it is named and the exit code is 2."""
+    from pipeline.base.errors import DiskError
     from pipeline.cli.show import print_error, print_json
-    from pipeline.errors import DiskError
 
     found: list[dict[str, Any]] = []
     bad: list[DiskError] = []
@@ -129,10 +130,10 @@ def verify(
     parent: Parent = None,
     any_time: AnyTime = False,
 ) -> None:
-    """Prove a VHD: footer, header, block table, chain. Exit 0 right, 1 a fault, each named."""
+    """Check a VHD: footer, header, block table, chain. Exit code 0: valid; 1: invalid, with each fault named."""
+    from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
-    from pipeline.errors import CheckFailed
-    from pipeline.offline import mapping
+    from pipeline.disk import mapping
 
     reports = []
     for path in files:
@@ -150,17 +151,17 @@ def verify(
     wrong = [report for report in reports if not report["right"]]
     if wrong:
         raise CheckFailed(
-            f"{len(wrong)} of {len(files)} VHDs are not right",
+            f"{len(wrong)} of {len(files)} VHDs are invalid",
             name="vhd-not-right",
-            hint="goldsmith vhd convert FILE NEW.vhd writes a right one of what can be read",
+            hint="goldsmith vhd convert FILE NEW.vhd writes a valid VHD from the readable data",
         )
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
-    target: Annotated[Path, typer.Argument(help="The new file.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file.")],
     to: Annotated[
-        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by name).")
+        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name).")
     ] = "",
     fmt: Format = "",
     parent: Parent = None,
@@ -170,12 +171,12 @@ def convert(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a disk as another kind; VHDs get a whole number of MiB, holes stay holes."""
+    """Convert a disk to another format. VHDs get a whole number of MiB; holes stay holes."""
     from contextlib import nullcontext
 
-    from pipeline import scratch
-    from pipeline.offline import transfer
-    from pipeline.offline.unpack import unpacked
+    from pipeline.base import scratch
+    from pipeline.disk import transfer
+    from pipeline.disk.unpack import unpacked
 
     kind = to or transfer.kind_of(target)
     scratch.refuse_target(target, force=force)
@@ -193,96 +194,107 @@ def _print_made(made: Made, as_json: bool) -> None:
     from pipeline.cli.show import print_json, size
 
     if as_json:
-        told = {"path": str(made.path), "kind": made.kind, "size": made.size, "file_size": made.file_size}
-        print_json({**told, "allocated": made.allocated, "moved_gpt": made.moved_gpt})
+        summary = {"path": str(made.path), "kind": made.kind, "size": made.size, "file_size": made.file_size}
+        print_json({**summary, "allocated": made.allocated, "moved_gpt": made.moved_gpt})
     else:
-        moved = "; the second GPT was moved to the end" if made.moved_gpt else ""
+        moved = "; the backup GPT was moved to the end" if made.moved_gpt else ""
         print(f"{one_line(made.path)}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk{moved}")
 
 
 def create(
-    target: Annotated[Path, typer.Argument(help="The new VHD.")],
-    size: Annotated[str, typer.Option("--size", help="'8 GiB'; a child has its parent's.")] = "",
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new VHD.")],
+    size: Annotated[
+        str, typer.Option("--size", help="The size, such as '8 GiB'; a child has its parent's size.")
+    ] = "",
     to: Annotated[str, typer.Option("--to", help="fixed or dynamic.")] = "fixed",
-    parent: Annotated[Optional[Path], typer.Option("--parent", help="Make a child of this VHD.")] = None,  # noqa: UP045
+    parent: Annotated[Optional[Path], typer.Option("--parent", help="Create a child of this VHD.")] = None,  # noqa: UP045
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make an empty VHD, or a child of another."""
-    from pipeline.errors import DiskError, UsageError
-    from pipeline.offline import transfer
+    """Create an empty VHD, or a child of another VHD."""
+    from pipeline.base.errors import DiskError, UsageError
+    from pipeline.disk import transfer
 
     if parent is not None:
         if size:
             raise UsageError(
-                "a child has its parent's size",
+                "--size cannot be combined with --parent",
                 name="bad-size",
-                hint="--size '8 GiB' for a new disk; a child (--parent) has its parent's",
+                hint="use --size '8 GiB' for a new disk; a child (--parent) has its parent's size",
             )
         _print_made(transfer.child(parent, target, timestamp=_now(), force=force), as_json)
         return
     if to not in ("fixed", "dynamic"):
         raise UsageError(
-            f"create makes fixed and dynamic VHDs, not {to!r}",
+            f"goldsmith vhd create cannot make the format {to!r}",
             name="unknown-kind",
-            hint="--to fixed or --to dynamic; goldsmith vhd convert makes the others",
+            hint="use --to fixed or --to dynamic; goldsmith vhd convert makes other formats",
         )
     if not size:
         raise UsageError(
             "--size is missing",
             name="bad-size",
-            hint="--size '8 GiB' for a new disk; a child (--parent) has its parent's",
+            hint="use --size '8 GiB' for a new disk; a child (--parent) has its parent's size",
         )
     wanted = context.to_bytes(size)
     if wanted % (1 << 20):
         raise DiskError(
-            f"{wanted} bytes are not a whole MiB", name="vhd-not-whole-mib", hint="name a size in whole MiB"
+            f"{wanted} bytes are not a whole number of MiB",
+            name="vhd-not-whole-mib",
+            hint="use a whole number of MiB",
         )
     _print_made(transfer.convert(transfer.empty(wanted), target, to, timestamp=_now(), force=force), as_json)
 
 
 def compare(
-    one: Annotated[Path, typer.Argument(help="A disk of any format.")],
-    two: Annotated[Path, typer.Argument(help="Another.")],
+    first: Annotated[Path, typer.Argument(metavar="DISK", help="A disk of any format.")],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another disk.")],
     any_time: AnyTime = False,
     as_json: Json = False,
 ) -> None:
-    """Are two disks the same, byte for byte? Exit 0 the same, 1 not."""
+    """Compare two disks byte by byte. Exit code 0: equal; 1: different."""
+    from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
-    from pipeline.errors import CheckFailed
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
     with (
-        transfer.open_source(one, check_time=not any_time) as a,
-        transfer.open_source(two, check_time=not any_time) as b,
+        transfer.open_source(first, check_time=not any_time) as a,
+        transfer.open_source(second, check_time=not any_time) as b,
     ):
         seen = transfer.compare(a, b, _progress())
     if as_json:
-        told = {"same": seen.same, "sizes": list(seen.sizes), "first": seen.first, "differing": seen.differing}
-        print_json(told)
+        summary = {"same": seen.same, "sizes": list(seen.sizes), "first": seen.first, "differing": seen.differing}
+        print_json(summary)
     elif seen.same:
-        print("the same")
+        print("equal")
     if not seen.same:
-        what = f"sizes {seen.sizes[0]} and {seen.sizes[1]}" if seen.first is None else f"from byte {seen.first} on"
+        what = (
+            f"sizes {seen.sizes[0]} and {seen.sizes[1]}"
+            if seen.first is None
+            else f"the first difference is at byte {seen.first}"
+        )
         raise CheckFailed(
-            f"{one.name} and {two.name} differ: {what}",
+            f"{first.name} and {second.name} differ: {what}",
             name="disks-differ",
             hint="goldsmith vhd diff OLD NEW --json lists the blocks",
         )
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(help="The VHD that is there already.")],
-    new: Annotated[Path, typer.Argument(help="What it shall become; any format.")],
-    target: Annotated[Optional[Path], typer.Argument(help="The differencing VHD; none with --json.")] = None,  # noqa: UP045
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old VHD.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new disk, in any format.")],
+    target: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="CHILD", help="The differencing VHD; optional with --json."),
+    ] = None,
     fmt: Format = "",
     force: Force = False,
     as_json: Annotated[bool, json_option("Print the list of changed blocks.")] = False,
 ) -> None:
-    """Write what changed as a differencing VHD on OLD, or list it."""
+    """Write the changes from OLD to NEW as a differencing VHD, or list them."""
+    from pipeline.base.errors import UsageError
     from pipeline.cli.show import print_json
-    from pipeline.errors import UsageError
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
     if target is not None:
         made = transfer.difference(
@@ -292,7 +304,7 @@ def diff(
             _print_made(made, False)
     elif not as_json:
         raise UsageError(
-            "name the differencing VHD to write, or ask for --json",
+            "name the differencing VHD to write, or use --json",
             name="no-target",
             hint="goldsmith vhd diff OLD NEW CHILD.vhd",
         )
@@ -313,23 +325,23 @@ def diff(
 
 def apply(
     child: Annotated[Path, typer.Argument(metavar="DIFF", help="A differencing VHD.")],
-    target: Annotated[Path, typer.Argument(help="The whole disk.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new disk.")],
     to: Annotated[
-        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by name).")
+        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name).")
     ] = "",
     parent: Parent = None,
     any_time: AnyTime = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a differencing VHD and its parents as one whole disk; none of them is changed.
+    """Write a differencing VHD and its parents as one disk. The sources are not changed.
 
-    A fixed VHD that was diffed comes back bit for bit, its footer too.
+    The result of `vhd diff` on a fixed VHD is restored bit for bit, including its footer.
     """
-    from pipeline.offline import transfer
+    from pipeline.disk import transfer
 
-    unique_id, timestamp = transfer.identity(child, "vpc", _now())
-    with transfer.open_source(child, "vpc", parent=parent, check_time=not any_time) as disk:
+    unique_id, timestamp = transfer.identity(child, VHD.key, _now())
+    with transfer.open_source(child, VHD.key, parent=parent, check_time=not any_time) as disk:
         made = transfer.convert(
             disk,
             target,
@@ -343,20 +355,20 @@ def apply(
 
 
 def resize(
-    file: Annotated[Path, typer.Argument(help="A fixed VHD.")],
-    size: Annotated[str, typer.Argument(metavar="SIZE", help="'16 GiB'; only larger.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A fixed VHD.")],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="The new, larger size, such as '16 GiB'.")],
     move_gpt: MoveGpt = False,
     as_json: Json = False,
 ) -> None:
-    """Make a fixed VHD larger, and say what must be done inside."""
+    """Enlarge a fixed VHD, and show what remains to be done inside it."""
     from pipeline.cli.show import print_json
-    from pipeline.offline import mapping, transfer
+    from pipeline.disk import mapping, transfer
 
     footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress(), move_gpt=move_gpt)
     todo = []
     end = mapping.disk_end(file)
     if end.backup_fault:
-        todo.append("move the backup partition table to the end: growpart does it; or give --move-gpt here")
+        todo.append("move the backup GPT to the end: growpart does it, or use --move-gpt")
     if end.last is not None:
         todo.append(f"grow partition {end.last}: growpart /dev/DISK {end.last} (cloud-init does it at first boot)")
         if end.kind.startswith("ext"):

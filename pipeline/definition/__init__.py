@@ -13,8 +13,7 @@ inputs      what goes into a step, by content
 """
 
 from pipeline.definition.destinations import NEVER, Destination, destination
-from pipeline.definition.faults import DefinitionError, Fault
-from pipeline.definition.inputs import step_inputs
+from pipeline.definition.diagnostics import DefinitionError, Fault
 from pipeline.definition.load import (
     build_order,
     definition_files,
@@ -25,7 +24,7 @@ from pipeline.definition.load import (
     read_places,
 )
 from pipeline.definition.model import (
-    CELL_GENERATION,
+    TARGET_GENERATION,
     USER_DATA,
     CmdStep,
     CommandExpectation,
@@ -54,10 +53,11 @@ from pipeline.definition.model import (
 )
 from pipeline.definition.schema import json_schema
 from pipeline.definition.sound_part import SoundPart, load_sound_part
+from pipeline.definition.step_digest import step_inputs
 
 __all__ = [
-    "CELL_GENERATION",
     "NEVER",
+    "TARGET_GENERATION",
     "USER_DATA",
     "CmdStep",
     "CommandExpectation",

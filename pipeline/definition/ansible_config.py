@@ -12,27 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.definition.faults import Fault
+from pipeline.definition.diagnostics import Fault
 
 NAME = "ansible.cfg"
 
 _INVENTORY = (
-    "goldsmith makes the inventory: one host, guest",
-    "remove it; variables go into group_vars/all.yml beside the playbook",
+    "goldsmith makes the inventory, with one host named guest",
+    "remove it, and write variables into group_vars/all.yml beside the playbook",
 )
-_ACCESS = ("goldsmith reaches the guest by its own ssh, with a user, key and port of the build", "remove it")
-_PASSWORD = ("nobody is there to be asked for a password, and the build's user needs none", "remove it")
+_ACCESS = ("goldsmith connects to the guest with its own user, key and port", "remove it")
+_PASSWORD = ("no person can enter a password during a build, and the build's user needs none", "remove it")
 _VAULT = (
-    "it would be outside of the definition",
+    "the password would not be part of the definition",
     "remove it, and write vault_password_file: PATH in the step of the definition",
 )
-_CALLBACKS = ("goldsmith follows a playbook by the output of Ansible's default callback", "remove it")
+_CALLBACKS = ("goldsmith reads the output of Ansible's default callback", "remove it")
 _TAGS = (
-    "a part of the playbook would not be run, and the definition would not say so",
-    "remove it; a condition (when:) on a variable of the step, or two playbooks, do the same",
+    "a part of the playbook would be skipped without a note in the definition",
+    "remove it, and use a condition (when:) on a variable of the step, or two playbooks",
 )
-_FACTS = ("what one guest is would be told to the build of another", "remove it, or fact_caching = memory")
-_DEBUGGER = ("it waits for a person", "remove it")
+_FACTS = ("facts of one guest would be used in the build of another", "remove it, or fact_caching = memory")
+_DEBUGGER = ("it waits for input", "remove it")
 
 #: Settings that are refused, with the reason and the remedy.
 _REFUSED: Mapping[tuple[str, str], tuple[str, str]] = {
@@ -43,7 +43,7 @@ _REFUSED: Mapping[tuple[str, str], tuple[str, str]] = {
     **{("defaults", key): _CALLBACKS for key in ("callback_plugins", "callbacks_enabled", "callback_whitelist")},
     **{("tags", key): _TAGS for key in ("run", "skip")},
     ("sudo_become_plugin", "password"): _PASSWORD,
-    ("defaults", "collections_paths"): ("Ansible does not read it any more", "write collections_path"),
+    ("defaults", "collections_paths"): ("Ansible no longer reads it", "write collections_path"),
 }
 #: Settings that are refused unless they have this value (Ansible's own default).
 _ONLY: Mapping[tuple[str, str], tuple[str, tuple[str, str]]] = {
@@ -114,7 +114,7 @@ def read_config(playbook: Path, project: Path) -> AnsibleConfig:
     if len(found) == 1:
         return config
     file, other = _shown(found[0], project), _shown(found[1], project)
-    fault = Fault(file, 1, 1, "", f"there is {other} too, and Ansible reads one alone", "put both into one file")
+    fault = Fault(file, 1, 1, "", f"{other} exists too, but Ansible reads only one file", "merge both into one file")
     return AnsibleConfig(config.path, config.folders, config.galaxy, (*config.faults, fault))
 
 
@@ -138,7 +138,8 @@ def _read(path: Path, project: Path) -> AnsibleConfig:
         line = getattr(error, "lineno", None) or next((number for number, _ in getattr(error, "errors", ())), 1)
         message = str(error).partition("\n")[0]
         return AnsibleConfig(
-            path, faults=(Fault(file, line, 1, "", f"cannot be read: {message}", "[section], then key = value"),)
+            path,
+            faults=(Fault(file, line, 1, "", f"cannot be read: {message}", "write [section], then key = value"),),
         )
     faults: list[Fault] = []
     folders: dict[str, tuple[Path, ...]] = {}
@@ -177,8 +178,8 @@ def _judge_path(section: str, key: str, value: str) -> tuple[str, str] | None:
         return None
     for word in _words(value):
         if word.startswith("~") or re.search(r"[$]|\{\{", word):
-            message = f"{word} is another folder for each caller: what the host has does not count unless it is named"
-            return message, "write a path inside the project; what Galaxy has goes into playbooks/requirements.yml"
+            message = f"{word} is a different folder for each user"
+            return message, "write a path inside the project; list content of Galaxy in playbooks/requirements.yml"
     return None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationInfo
 
-from pipeline.definition.faults import Wrong, shown
+from pipeline.definition.diagnostics import Wrong, shown
 from pipeline.definition.rules import project_of
 from pipeline.definition.script_text import TextFault, script_fault, windows_script_fault
 
@@ -25,14 +25,14 @@ def runs_something(value: str, info: ValidationInfo) -> str:
     """A shell script, or one of another interpreter with # for comments. Raises Wrong."""
     text = _text(project_of(info) / value)
     if text is not None and not _commands(text, _IDLE_SH):
-        raise Wrong(f"{shown(value)} does nothing (step-empty)", "it has no command: fill it, or remove the step")
+        raise Wrong(f"{shown(value)} does nothing (step-empty)", "add a command, or remove the step")
     return readable(value, info)
 
 
 def runs_powershell(value: str, info: ValidationInfo) -> str:
     text = _text(project_of(info) / value)
     if text is not None and not _commands(re.sub(r"<#.*?#>", "", text, flags=re.DOTALL), _IDLE_POWERSHELL):
-        raise Wrong(f"{shown(value)} does nothing (step-empty)", "it has no command: fill it, or remove the step")
+        raise Wrong(f"{shown(value)} does nothing (step-empty)", "add a command, or remove the step")
     return _judged(value, info, windows_script_fault)
 
 

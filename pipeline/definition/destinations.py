@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from pipeline.definition.faults import Wrong, shown
+from pipeline.definition.diagnostics import Wrong, shown
 
 #: Refused to every guest; no allow list opens them. The metadata services of Azure, AWS, Google and others are at
 #: 169.254.169.254, Azure's WireServer at 168.63.129.16, Alibaba's and Oracle's metadata at the last two.
@@ -22,7 +22,7 @@ NEVER = tuple(
         "192.0.0.192/32",
     )
 )
-_EXAMPLE = "such as 10.1.2.0/24, or 10.1.2.3:8080"
+_EXAMPLE = "write 10.1.2.0/24 or 10.1.2.3:8080"
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,13 @@ def destination(text: str) -> Destination:
     try:
         network = IPv4Network(address)
     except ValueError as error:
-        reason = (
-            "has bits set beyond its prefix" if "host bits" in str(error) else "is not an IPv4 address or network"
-        )
+        reason = "has bits beyond its prefix" if "host bits" in str(error) else "is not an IPv4 address or network"
         raise Wrong(f"{shown(text)} {reason}", _EXAMPLE) from None
     if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise Wrong(f"{shown(text)} does not end in a port, 1 to 65535", _EXAMPLE)
+        raise Wrong(f"{shown(text)} does not end with a port from 1 to 65535", _EXAMPLE)
     if closed := next((never for never in NEVER if never.overlaps(network)), None):
         raise Wrong(
-            f"{shown(text)} cannot be allowed: {closed} is closed to every guest",
-            "loopback, link-local and metadata addresses are never opened",
+            f"{shown(text)} cannot be allowed: {closed} is always closed to guests",
+            "remove it; loopback, link-local and metadata addresses cannot be allowed",
         )
     return Destination(network, int(port) if colon else None)

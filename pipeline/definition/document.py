@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.definition.faults import DefinitionError, Fault, shown
+from pipeline.definition.diagnostics import DefinitionError, Fault, shown
 
 Place = tuple[str | int, ...]
 Mark = tuple[int, int]
@@ -71,7 +71,7 @@ def parse(raw: bytes, file: str) -> Document:
     """
     document = Document(file)
     if len(raw) > MAX_BYTES:
-        document.add((), f"is {len(raw)} bytes; a definition is at most {MAX_BYTES}")
+        document.add((), f"has {len(raw)} bytes, but a definition may have at most {MAX_BYTES}")
         return document
     try:
         root = _compose(raw, file)
@@ -79,7 +79,7 @@ def parse(raw: bytes, file: str) -> Document:
         document.faults.extend(error.faults)
         return document
     if root is None:
-        document.add((), "is empty", "goldsmith init NAME writes one to begin with")
+        document.add((), "is empty", "write a new definition with goldsmith init NAME")
         return document
     try:
         document.data = _value(document, root, (), ())
@@ -125,16 +125,28 @@ def _syntax_faults(error: yaml.MarkedYAMLError, text: str, file: str) -> list[Fa
         found = [(number, indent[0].index("\t") + 1) for number, indent in indents if indent and "\t" in indent[0]]
         marks = sorted({(line, column), *found})
         return [
-            Fault(file, at, col, "", "a tab; YAML is indented with spaces", "use two spaces") for at, col in marks
+            Fault(
+                file, at, col, "", "the line is indented with a tab, but YAML needs spaces", "indent with two spaces"
+            )
+            for at, col in marks
         ]
     if "duplicate anchor" in problem:
         return [Fault(file, line, column, "", problem)]
     if "undefined alias" in problem:
         name = problem.split("'")[1] if "'" in problem else ""
-        return [Fault(file, line, column, "", f"*{name} is an alias of nothing", "quote it if text is meant")]
+        return [Fault(file, line, column, "", f"the alias *{name} has no anchor", "quote it if text is meant")]
     if "single document" in (error.context or ""):
-        return [Fault(file, line, column, "", "a second document; a file holds one definition", "remove the ---")]
-    hint = "quote text that holds ': ' or begins with a sign" if "mapping values" in problem else ""
+        return [
+            Fault(
+                file,
+                line,
+                column,
+                "",
+                "the file has a second document, but must have one definition",
+                "remove the ---",
+            )
+        ]
+    hint = "quote text that contains ': ' or begins with a special character" if "mapping values" in problem else ""
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
         problem = f"{problem}, {error.context} on line {error.context_mark.line + 1}"
     return [Fault(file, line, column, "", f"is not YAML: {problem}", hint)]
@@ -148,20 +160,20 @@ def _value(document: Document, node: yaml.Node, place: Place, above: tuple[yaml.
     document.values[place] = _mark(node)
     document._count += 1
     if any(node is parent for parent in above):
-        document.add(place, "an alias of what it stands in")
+        document.add(place, "the alias refers to a value that contains it")
         raise TooMuch
     if document._count > MAX_NODES or len(above) > MAX_DEPTH:
-        what = f"more than {MAX_NODES} values, aliases counted" if document._count > MAX_NODES else "too deep"
-        document.add(place[:4], f"is {what}; no definition needs that")
+        what = f"has more than {MAX_NODES} values, including aliases" if document._count > MAX_NODES else "too deep"
+        document.add(place[:4], f"is {what}, which is not allowed")
         raise TooMuch
     above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         if node.tag != f"{_TAG}map":
-            document.add(place, f"the tag {node.tag} has no meaning in a definition", "remove it")
+            document.add(place, f"the tag {node.tag} is not allowed in a definition", "remove it")
         return _mapping(document, node, place, above)
     if isinstance(node, yaml.SequenceNode):
         if node.tag != f"{_TAG}seq":
-            document.add(place, f"the tag {node.tag} has no meaning in a definition", "remove it")
+            document.add(place, f"the tag {node.tag} is not allowed in a definition", "remove it")
         return [_value(document, item, (*place, index), above) for index, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(document, node, place)
@@ -186,7 +198,7 @@ def _mapping(
         lines[key] = line
         document.keys[inner] = (line, column)
         if key_node.tag == f"{_TAG}merge":
-            document.add(inner, "keys are not merged in a definition", "write the keys out", at_key=True)
+            document.add(inner, "merge keys (<<) are not allowed", "write out all keys", at_key=True)
             continue
         if key_node.tag != f"{_TAG}str":
             read = _constructed(key_node)
@@ -201,7 +213,7 @@ def _scalar(document: Document, node: yaml.ScalarNode, place: Place) -> Any:
     kind = node.tag.removeprefix(_TAG)
     value: Any = text
     if odd := next((letter for letter in text if letter == "\0" or "\ud800" <= letter <= "\udfff"), None):
-        document.add(place, f"has a character that is not text (U+{ord(odd):04X})")
+        document.add(place, f"has an invalid character (U+{ord(odd):04X})")
         value = ""
     elif kind in ("str", "value", "merge"):
         pass
@@ -220,7 +232,7 @@ def _scalar(document: Document, node: yaml.ScalarNode, place: Place) -> Any:
             hint = f"write {read}, or {hint}"
         document.add(place, f"{shown(text)} is read as {read} by YAML 1.1", hint)
     else:
-        document.add(place, f"the tag {node.tag} has no meaning in a definition", "remove it")
+        document.add(place, f"the tag {node.tag} is not allowed in a definition", "remove it")
     return value
 
 

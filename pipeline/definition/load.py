@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,13 +10,16 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from pipeline.definition import rules, written
-from pipeline.definition.across import across, format_of
+from pipeline.base.disk_format import DEFAULT_OUTPUT, known_format
+from pipeline.base.errors import UsageError
+from pipeline.base.store import IMAGE_NAME
+from pipeline.base.surroundings import variables
+from pipeline.definition import rules, schema_models
+from pipeline.definition.cross_rules import across, format_of
 from pipeline.definition.destinations import destination
+from pipeline.definition.diagnostics import DefinitionError, Fault, closest, shown
 from pipeline.definition.document import Document, missing_values, parse, spell
-from pipeline.definition.faults import DefinitionError, Fault, closest, shown
-from pipeline.definition.inputs import config_of
-from pipeline.definition.measures import GIB
+from pipeline.definition.error_messages import fault_of
 from pipeline.definition.model import (
     CmdStep,
     CommandExpectation,
@@ -25,7 +27,6 @@ from pipeline.definition.model import (
     DataDisk,
     DebianSource,
     Definition,
-    DiskFormat,
     DiskSource,
     Expectation,
     FirstBoot,
@@ -42,19 +43,20 @@ from pipeline.definition.model import (
     Refresh,
     ScriptStep,
     Source,
+    SourceFormat,
     Step,
     Updates,
 )
 from pipeline.definition.rules import Context
-from pipeline.definition.translate import fault_of
-from pipeline.definition.written import Written
-from pipeline.errors import UsageError
-from pipeline.store import IMAGE_NAME
+from pipeline.definition.schema_models import Written
+from pipeline.definition.step_digest import config_of
+from pipeline.definition.system_rules import rules_of
+from pipeline.definition.units import GIB
 
 IMAGES = "images"
 
 #: What an image gets that says no size, having no source to take it from. Windows Server wants 32 GiB.
-_DEFAULT_DISK: dict[type, int] = {written.FromDebian: 8 * GIB, written.FromIso: 64 * GIB}
+_DEFAULT_DISK: dict[type, int] = {schema_models.FromDebian: 8 * GIB, schema_models.FromIso: 64 * GIB}
 
 
 def find_project(start: Path | None = None) -> Path:
@@ -71,9 +73,9 @@ def find_project(start: Path | None = None) -> Path:
     if candidates:
         return candidates[0]
     raise UsageError(
-        f"no project here: neither {begin} nor a folder above it holds {IMAGES}/",
+        f"there is no project: neither {begin} nor a folder above it contains {IMAGES}/",
         name="no-project",
-        hint="goldsmith --project DIR names it; mkdir images begins one",
+        hint="name a project with goldsmith --project DIR, or create one with mkdir images",
     )
 
 
@@ -92,10 +94,12 @@ def load_named(project: Path, name: str) -> Definition:
     path = project / IMAGES / f"{name}.yaml"
     if not IMAGE_NAME.fullmatch(name) or not path.is_file():
         names = [found.stem for found in (project / IMAGES).glob("*.yaml")]
-        hint = closest(name, names) or (f"there is {', '.join(sorted(names))}" if names else "goldsmith init NAME")
+        hint = closest(name, names) or (
+            f"existing images: {', '.join(sorted(names))}" if names else "goldsmith init NAME"
+        )
         message = f"{IMAGES}/{name}.yaml: no such definition"
         if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
-            hint = f"rename {IMAGES}/{name}.yml: a definition's name ends in .yaml"
+            hint = f"rename {IMAGES}/{name}.yml to {name}.yaml"
         raise UsageError(message, name="no-such-image", hint=hint)
     return load(path, project)
 
@@ -198,7 +202,7 @@ def _parsed(raw: bytes, file: str) -> Document:
 def _find_credentials(document: Document, raw: bytes) -> None:
     """A definition's text is in the manifest and the provenance of each master: what it holds, everybody gets."""
     # heavy where nothing is validated: loaded here
-    from pipeline.secret_rules import rule_set
+    from pipeline.base.secret_rules import rule_set
 
     for one in rule_set().judge_file(raw, document.file):
         if one.rule.noisy:
@@ -207,36 +211,43 @@ def _find_credentials(document: Document, raw: bytes) -> None:
         at = one.start + len(raw[one.start : one.end]) - len(raw[one.start : one.end].lstrip())
         begin = raw.rfind(b"\n", 0, at) + 1
         column = len(raw[begin:at].decode("utf-8", "replace")) + 1
-        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters, in clear text"
-        hint = "give it to each machine at its first start, or let the step read it from a file that stays outside"
+        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters as plain text"
+        hint = (
+            "set the secret on each machine at its first start, or let the step read it from a file outside the "
+            "repository"
+        )
         document.faults.append(Fault(document.file, raw.count(b"\n", 0, at) + 1, column, "", message, hint))
 
 
 def _check(document: Document, path: Path, project: Path) -> Definition | None:
     """Put all faults of a document into it; a Definition where there are none."""
     if path.suffix != ".yaml":
-        document.add((), f"a definition's name ends in .yaml, not {path.suffix or 'in nothing'}", f"{path.stem}.yaml")
+        document.add(
+            (), f"the file's name must end in .yaml, not {path.suffix or 'without a suffix'}", f"{path.stem}.yaml"
+        )
     if not IMAGE_NAME.fullmatch(path.stem):
-        message = f"{shown(path.stem)} cannot be the name of an image"
+        message = f"{shown(path.stem)} is not a valid image name"
         document.add((), message, rules.IMAGE_NAME_RULE)
     data = document.data
     if data is None:
         if not document.faults:
-            document.add((), "is empty", "goldsmith init NAME writes one to begin with")
+            document.add((), "is empty", "write a new definition with goldsmith init NAME")
         return None
     if not isinstance(data, dict):
-        document.add((), f"must be a mapping of keys, not {shown(data)}", "begin with goldsmith: 1")
+        document.add((), f"must be a mapping, not {shown(data)}", "start the file with goldsmith: 1")
         return None
     version = data.get("goldsmith")
     if isinstance(version, int) and not isinstance(version, bool) and version > rules.FORMAT:
         # A later format has keys that this one does not know; to complain of each would hide what is wrong.
-        hint = "a later goldsmith reads it"
-        document.add(("goldsmith",), f"format version {shown(version)}; this reads {rules.FORMAT}", hint)
+        hint = "use a newer version of goldsmith"
+        document.add(
+            ("goldsmith",), f"format version {shown(version)} is not supported (supported: {rules.FORMAT})", hint
+        )
         return None
     context = Context(project)
     spoken_for = {(fault.line, fault.column) for fault in document.faults}
     for place in missing_values(document):
-        document.add(place, "has no value", "give it one, or remove the key")
+        document.add(place, "has no value", "add a value, or remove the key")
         spoken_for.add(document.values[place])
     shape: Written | None = None
     try:
@@ -274,7 +285,7 @@ def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) 
 
 
 def _cycle_message(chain: Sequence[str]) -> str:
-    return f"a cycle of masters: {' -> '.join(chain)}"
+    return f"the masters form a cycle: {' -> '.join(chain)}"
 
 
 def _master_of(data: object) -> str | None:
@@ -293,10 +304,10 @@ def _master_of(data: object) -> str | None:
 
 
 def make_definition(shape: Written, path: Path, project: Path) -> Definition:
-    windows = shape.os == "windows"
-    generations = tuple(sorted(shape.generations or ([2] if windows else [1, 2])))
+    system = rules_of(shape.os)
+    generations = tuple(sorted(shape.generations or system.generations))
     unsaid = _DEFAULT_DISK.get(type(shape.source))
-    modern = windows and generations == (2,)
+    trusted = generations in system.trusted_boot
     return Definition(
         name=path.stem,
         path=path,
@@ -306,22 +317,21 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
         source=_source(shape.source, project),
         disk=shape.disk or unsaid,
         generations=generations,
-        secure_boot=modern if shape.secure_boot is None else shape.secure_boot,
-        tpm=modern if shape.tpm is None else shape.tpm,
+        secure_boot=trusted if shape.secure_boot is None else shape.secure_boot,
+        tpm=trusted if shape.tpm is None else shape.tpm,
         locale=shape.locale,
         timezone=shape.timezone,
-        machine=Machine(
-            shape.machine.cpus, shape.machine.memory or (4 if windows else 2) * GIB, shape.machine.patience
-        ),
+        machine=Machine(shape.machine.cpus, shape.machine.memory or system.memory, shape.machine.patience),
         accelerator=shape.accelerator,
         updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
         steps=tuple(_step(step, project, path) for step in shape.steps),
         generalize=Generalize(
-            shape.generalize.agent or ("sysprep" if windows else "waagent"),
+            shape.generalize.agent or system.agent,
             shape.generalize.mode_vm,
             shape.generalize.oobe.skip,
         ),
         waive=dict(shape.waive),
+        output=known_format(shape.output) if shape.output else DEFAULT_OUTPUT,
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
         keep=Keep(shape.keep.versions, shape.keep.days),
         refresh=Refresh(
@@ -344,23 +354,23 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
     )
 
 
-def _first_boot(part: written.FirstBootPart, project: Path) -> FirstBoot:
+def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:
     return FirstBoot((project / part.apply).resolve(), part.from_, part.deadline, part.sample or "")
 
 
 def _source(source: object, project: Path) -> Source:
     match source:
-        case written.FromDebian(debian=debian):
+        case schema_models.FromDebian(debian=debian):
             return DebianSource(debian.suite, tuple(debian.packages))
-        case written.FromDisk(disk=disk):
+        case schema_models.FromDisk(disk=disk):
             where = disk.path or disk.url or ""
             kind = disk.format or format_of(where)
             path = (project / disk.path).resolve() if disk.path else None
-            return DiskSource(path, disk.url, disk.sha256, cast(DiskFormat, kind))
-        case written.FromMaster(master=master):
+            return DiskSource(path, disk.url, disk.sha256, cast(SourceFormat, kind))
+        case schema_models.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")
-        case written.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
+        case schema_models.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
             beside = (project / drivers.path).resolve()
             named = (project / key).resolve() if key not in (None, "kms") else key
             return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition, named)
@@ -368,7 +378,7 @@ def _source(source: object, project: Path) -> Source:
 
 
 def _step(step: object, project: Path, definition: Path) -> Step:
-    assert isinstance(step, written.StepPart)
+    assert isinstance(step, schema_models.StepPart)
     shared: dict[str, Any] = {
         "name": step.name,
         "network": step.network,
@@ -377,7 +387,7 @@ def _step(step: object, project: Path, definition: Path) -> Step:
         "checkpoint": step.checkpoint,
     }
     match step:
-        case written.Playbook():
+        case schema_models.Playbook():
             file = (project / "playbooks" / step.playbook).resolve()
             vault = (project / step.vault_password_file).resolve() if step.vault_password_file else None
             return PlaybookStep(
@@ -385,28 +395,28 @@ def _step(step: object, project: Path, definition: Path) -> Step:
                 playbook=step.playbook,
                 vars=dict(step.vars),
                 vault_password_file=vault,
-                environment={name: os.environ[name] for name in step.environment},
+                environment={name: variables()[name] for name in step.environment},
                 **shared,
             )
-        case written.Script():
+        case schema_models.Script():
             return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)
-        case written.Powershell():
+        case schema_models.Powershell():
             return PowershellStep(file=(project / step.powershell).resolve(), script=step.powershell, **shared)
-        case written.Cmd():
+        case schema_models.Cmd():
             return CmdStep(file=definition, cmd=step.cmd, **shared)
-        case written.Msi(msi=package):
+        case schema_models.Msi(msi=package):
             file = (project / package.path).resolve()
             return MsiStep(
                 file=file, path=package.path, sha256=package.sha256, arguments=tuple(package.arguments), **shared
             )
-        case written.Copy():
+        case schema_models.Copy():
             what = step.copy_
             file = (project / what.from_).resolve()
             return CopyStep(file=file, copy_from=what.from_, to=what.to, mode=what.mode, **shared)
     raise AssertionError(f"no step: {step!r}")
 
 
-def _expectation(item: written.ExpectHttp | written.ExpectCommand) -> Expectation:
-    if isinstance(item, written.ExpectCommand):
+def _expectation(item: schema_models.ExpectHttp | schema_models.ExpectCommand) -> Expectation:
+    if isinstance(item, schema_models.ExpectCommand):
         return CommandExpectation(item.command)
     return HttpExpectation(item.http.port, item.http.path, item.http.contains or "", item.http.status)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
 from pipeline.definition.destinations import Destination
 
 Network = Literal["full", "none"]
-DiskFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
+#: What generalizes a guest; `outside`: its disk was generalized before it came here.
+GeneralizeAgent = Literal["waagent", "none", "outside", "sysprep"]
+SourceFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
 CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
 #: The generation that an image must be of for it.
-CELL_GENERATION: Mapping[str, int] = {
+TARGET_GENERATION: Mapping[str, int] = {
     "gen1": 1,
     "gen2": 2,
     "gen2-secure": 2,
@@ -44,7 +47,7 @@ class DiskSource:
     path: Path | None
     url: str | None
     sha256: str | None
-    format: DiskFormat
+    format: SourceFormat
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Generalize:
     Of sysprep: `mode_vm` binds the master to this hypervisor, `skip_oobe` answers all that a first boot asks.
     """
 
-    agent: Literal["waagent", "none", "outside", "sysprep"] = "waagent"
+    agent: GeneralizeAgent = "waagent"
     mode_vm: bool = False
     skip_oobe: bool = True
 
@@ -293,7 +296,7 @@ class Definition:
     project: Path
     source: Source
     summary: str = ""
-    os: Literal["linux", "windows"] = "linux"
+    os: str = "linux"
     disk: int | None = None
     generations: tuple[int, ...] = (1, 2)
     secure_boot: bool = False
@@ -307,6 +310,8 @@ class Definition:
     secrets: Mapping[str, Any] = field(default_factory=dict)
     generalize: Generalize = Generalize()
     waive: dict[str, str] = field(default_factory=dict)
+    #: What the master is shipped in.
+    output: DiskFormat = DEFAULT_OUTPUT
     prove: tuple[str, ...] = ("gen1", "gen2")
     keep: Keep = Keep()
     refresh: Refresh = Refresh()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,13 +10,15 @@ from typing import Any
 
 from pydantic import Discriminator, ValidationInfo
 
+from pipeline.base import surroundings
+from pipeline.base.disk_format import QCOW2, RAW, VHD, VHDX, VMDK, find_format, output_formats
+from pipeline.base.store import IMAGE_NAME
 from pipeline.definition.destinations import destination
-from pipeline.definition.faults import Wrong, closest, shown
+from pipeline.definition.diagnostics import Wrong, closest, shown
 from pipeline.definition.model import USER_DATA
-from pipeline.store import IMAGE_NAME
 
 FORMAT = 1
-IMAGE_NAME_RULE = "lower case letters, digits, dots and hyphens, at most 62, a letter or digit at both ends"
+IMAGE_NAME_RULE = "use at most 62 lower case letters, digits, dots and hyphens, with a letter or digit at both ends"
 _MASTER = re.compile(r"(?P<image>[^@]*)(?:@(?P<ref>.*))?", re.DOTALL)
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 CHANNELS = ("golden", "candidate")
@@ -27,7 +28,7 @@ CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 NOT_WAIVABLE = frozenset({"fs-clean", "linux-root", "windows-root", "win-control-set", "win-hives", "win-ntfs-clean"})
 
 #: What a disk's name says of its format, where it does. `.img` does not: it is raw to some and qcow2 to others.
-FORMATS = {".qcow2": "qcow2", ".raw": "raw", ".vhd": "vhd", ".vhdx": "vhdx", ".vmdk": "vmdk"}
+FORMATS = {row.suffix: row.name for row in (QCOW2, RAW, VHD, VHDX, VMDK)}
 
 
 @dataclass
@@ -48,28 +49,39 @@ def project_of(info: ValidationInfo) -> Path:
     return _context(info).project
 
 
+def output_format(value: str) -> str:
+    """The name of a format that masters can be shipped in."""
+    row = find_format(value)
+    if row is None or not row.is_output or value != row.name:
+        known = ", ".join(each.name for each in output_formats())
+        raise Wrong(f"{shown(value)} is not a format that masters are shipped in", f"one of {known}")
+    return value
+
+
 def not_built(value: object) -> object:
     del value
-    raise Wrong("is not built yet", "remove it until a release fills it")
+    raise Wrong("is not built yet", "remove it")
 
 
 def one_line(value: str) -> str:
     if "\n" in value:
-        raise Wrong("must be one line", "a script of several lines is a file: powershell")
+        raise Wrong("must be one line", "write a script of several lines into a file: powershell")
     return value
 
 
 def package(value: str) -> str:
     name = Path(value).name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]*\.msi", name, re.ASCII | re.IGNORECASE):
-        raise Wrong(f"{shown(name)} is not the name of a package", "letters, digits, dots and hyphens, then .msi")
+        raise Wrong(
+            f"{shown(name)} is not a valid package file name", "use letters, digits, dots and hyphens, then .msi"
+        )
     return value
 
 
 def installer_property(value: str) -> str:
     """What msiexec takes behind its own options: a public property, whose name is in capitals."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_.]*=[ !#-~]*", value, re.ASCII):
-        raise Wrong(f"{shown(value)} is not a property of Windows Installer's", "NAME=value, without quotes")
+        raise Wrong(f"{shown(value)} is not a Windows Installer property", "write NAME=value, without quotes")
     return value
 
 
@@ -93,21 +105,21 @@ def matches(pattern: str, rule: str) -> Callable[[str], str]:
 def unique(values: list[Any]) -> list[Any]:
     for index, value in enumerate(values):
         if value in values[:index]:
-            raise Wrong(f"{shown(value)} is there twice", at=(index,))
+            raise Wrong(f"{shown(value)} is duplicated", at=(index,))
     return values
 
 
 def format_version(value: int) -> int:
     if value != FORMAT:
-        raise Wrong(f"format version {shown(value)} is not known; this goldsmith reads version {FORMAT}")
+        raise Wrong(f"format version {shown(value)} is not known; supported: {FORMAT}")
     return value
 
 
 def waivable(value: str) -> str:
     if value in NOT_WAIVABLE:
         raise Wrong(
-            "cannot be waived (waive-not-possible): other checks stand on it, and nobody would have looked",
-            "mend the disk, or build on a file system that goldsmith reads",
+            "cannot be waived (waive-not-possible), because other checks depend on it",
+            "correct the disk, or use a file system that goldsmith can read",
         )
     return value
 
@@ -132,7 +144,7 @@ def allowed(value: str) -> str:
 
 def web_address(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+/\S+", value):
-        raise Wrong(f"{shown(value)} is not an address that begins with https:// or http:// and names a file")
+        raise Wrong(f"{shown(value)} is not an https:// or http:// address of a file")
     return value
 
 
@@ -140,8 +152,10 @@ def configuration(value: str) -> str:
     if value == USER_DATA or re.fullmatch(r"http://[A-Za-z0-9.-]+(:[0-9]{1,5})?/\S*", value):
         return value
     if value.startswith("https://"):
-        raise Wrong("https:// is not built yet: no proof could stand in for its server", "http:// or userdata")
-    hint = closest(value, [USER_DATA]) or "userdata, or http://config.example/first-boot"
+        raise Wrong(
+            "https:// is not built yet, because the fabric cannot act as its server", "use http:// or userdata"
+        )
+    hint = closest(value, [USER_DATA]) or "write userdata, or http://config.example/first-boot"
     raise Wrong(f"{shown(value)} is neither userdata nor an address", hint)
 
 
@@ -150,9 +164,9 @@ def master(value: str) -> str:
     assert match is not None
     image, ref = match["image"], match["ref"]
     if not IMAGE_NAME.fullmatch(image):
-        raise Wrong(f"{shown(image)} is not the name of an image", "such as debian-12@golden")
+        raise Wrong(f"{shown(image)} is not a valid image name", "write a name such as debian-12@golden")
     if ref is not None and not CHANNEL_NAME.fullmatch(ref) and not _VERSION.fullmatch(ref):
-        hint = "a channel such as golden, or a version such as 2026.1121.0"
+        hint = "use a channel such as golden, or a version such as 2026.1121.0"
         raise Wrong(f"{shown(ref)} is neither a channel nor a version", hint)
     return value
 
@@ -160,8 +174,8 @@ def master(value: str) -> str:
 def product_key(value: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9]{5}(-[A-Za-z0-9]{5}){4}", value.strip()):
         raise Wrong(
-            "is a product key itself, and a definition ships with its masters",
-            "write the key into a file outside the repository, and the file's path here; or kms",
+            "is a product key, but a definition ships with its masters",
+            "write the key into a file outside the repository and the file's path here, or write kms",
         )
     return value
 
@@ -169,17 +183,17 @@ def product_key(value: str) -> str:
 def variables(value: dict[str, Any]) -> dict[str, Any]:
     for key in value:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-            raise Wrong(f"{shown(key)} is not a name that Ansible takes for a variable", "letters, digits and _")
+            raise Wrong(f"{shown(key)} is not a valid Ansible variable name", "use letters, digits and _")
     return value
 
 
 def environment_variable(value: str) -> str:
     """A variable that is set where goldsmith runs, and that is not goldsmith's own to set."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII):
-        raise Wrong(f"{shown(value)} is not the name of a variable of the environment", "letters, digits and _")
+        raise Wrong(f"{shown(value)} is not a valid name of an environment variable", "use letters, digits and _")
     if re.match(r"ANSIBLE_|PYTHON|LD_|LC_|GIT_|SSH_", value) or value in ("HOME", "LANG", "PATH", "TMPDIR", "TZ"):
-        raise Wrong(f"{value} is set by goldsmith itself: it decides how Ansible runs", "remove it")
-    if value not in os.environ:
+        raise Wrong(f"{value} cannot be used, because goldsmith sets it", "remove it")
+    if value not in surroundings.variables():
         raise Wrong(f"{value} is not set in the environment", f"export {value}=..., or write the value in vars:")
     return value
 
@@ -187,18 +201,24 @@ def environment_variable(value: str) -> str:
 def target(value: str) -> str:
     if re.match(r"[A-Za-z]:\\", value):
         if value.endswith("\\") or ".." in value.split("\\"):
-            raise Wrong(f"{shown(value)} is not the copy's own path", "name the file itself, without .. or a last \\")
+            raise Wrong(
+                f"{shown(value)} is not the path of the copy itself",
+                "write the full path of the file, without .. or a trailing \\",
+            )
         return value
     if not value.startswith("/"):
         raise Wrong(f"{shown(value)} is not an absolute path", f"/{value}?")
     if (value.endswith("/") and value != "/") or ".." in value.split("/"):
-        raise Wrong(f"{shown(value)} is not the copy's own path", "name the file itself, without .. or a last /")
+        raise Wrong(
+            f"{shown(value)} is not the path of the copy itself",
+            "write the full path of the file, without .. or a trailing /",
+        )
     return value
 
 
 def web_path(value: str) -> str:
     if not value.startswith("/") or re.search(r"\s", value):
-        raise Wrong(f"{shown(value)} is not the path of a page", "it begins with / and holds no space")
+        raise Wrong(f"{shown(value)} is not a valid path of a page", "it must begin with / and contain no space")
     return value
 
 
@@ -216,7 +236,7 @@ def existing(folder: str, what: str, *, folders: bool = False) -> Callable[[str,
         if is_file or (there and folders and path.is_dir()):
             return value
         if there:
-            raise Wrong(f"{shown(value)} is not a {what}", "a folder is there" if path.is_dir() else "")
+            raise Wrong(f"{shown(value)} is not a {what}", "it is a folder" if path.is_dir() else "")
         raise Wrong(f"{shown(value)} not found", _near(base, value, folders=folders) or f"looked in {folder or '.'}/")
 
     return check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.definition.written import Written
+from pipeline.definition.schema_models import Written
 
 
 def json_schema() -> dict[str, Any]:

@@ -27,9 +27,11 @@ _MARKS = (
 _LENIENT = re.compile(rb"(?:^|/)(?:python|pypy|node|php|pwsh)[\d.]*$")
 #: Bytes that no text has: behind them lies what a self-extracting script unpacks.
 _BINARY = re.compile(rb"[\x00-\x06\x0e-\x19\x1c-\x1f]")
-_CONVERT = "save it with Unix line ends: sed -i 's/\\r$//' {path}; `*.sh text eol=lf` in .gitattributes keeps them"
+_CONVERT = (
+    "save the file with Unix line ends: sed -i 's/\\r$//' {path}; `*.sh text eol=lf` in .gitattributes keeps them"
+)
 
-_FROM_MAC = "save it with Unix line ends: tr '\\r' '\\n' <{path} >new && mv new {path}"
+_FROM_MAC = "save the file with Unix line ends: tr '\\r' '\\n' <{path} >new && mv new {path}"
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ def script_fault(path: Path, shown: str) -> TextFault | None:
     if encoding := _wide_encoding(head):
         return TextFault(
             1,
-            f"it is {encoding}, and a guest runs UTF-8",
+            f"the file is {encoding}, but the guest needs UTF-8",
             f"iconv -f {encoding} -t UTF-8 {shown} | tr -d '\\r' >new && mv new {shown}",
         )
     if head.startswith(codecs.BOM_UTF8):
         return TextFault(
             1,
-            "it begins with a byte order mark (EF BB BF), and would not be run by its first line",
+            "the file begins with a byte order mark (EF BB BF), so its first line would be ignored",
             f"save it as UTF-8 without BOM: LC_ALL=C sed -i '1s/^\\xef\\xbb\\xbf//' {shown}",
         )
     return _line_fault(path, shown)
@@ -71,7 +73,7 @@ def windows_script_fault(path: Path, shown: str) -> TextFault | None:
         encoding = _wide_encoding(file.read(_HEAD))
     if encoding is None:
         return None
-    return TextFault(1, f"it is {encoding}", f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {shown} >new.ps1")
+    return TextFault(1, f"the file is {encoding}", f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {shown} >new.ps1")
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -96,23 +98,25 @@ def _line_fault(path: Path, shown: str) -> TextFault | None:
         if _BINARY.search(line):
             return None
         if number == 1 and b"\r" in line and not line.endswith(b"\n"):
-            return TextFault(1, "lines end in a carriage return alone (old Mac)", _FROM_MAC.format(path=shown))
+            return TextFault(1, "the lines end with only a carriage return (old Mac)", _FROM_MAC.format(path=shown))
         if number == 1 and line.startswith(b"#!"):
             words = line[2:].rstrip(b"\r\n").split()
             interpreter = b" ".join(words[1:2] if words and words[0].endswith(b"/env") else words[:1])
             if b"\r" in line:
                 name = words[0].decode("utf-8", "replace") if words else "the interpreter"
-                return TextFault(1, f"a carriage return ends the line: {name}\\r would not be found", hint)
+                return TextFault(1, f"the line ends with a carriage return, so {name}\\r would not be found", hint)
         elif number > 1 and blank and line.lstrip().startswith(b"#!"):
             return TextFault(
                 number,
-                "#! must be the first two bytes of the file: /bin/sh would run it instead",
+                "#! is not at the start of the file, so /bin/sh would run the script",
                 f"remove what is before it: sed -i '1,{number - 1}d' {shown}",
             )
         blank = blank and not line.strip()
         ended = line.rstrip(b"\n")
         if ended.endswith(b"\r") and not _LENIENT.search(interpreter):
-            return TextFault(number, "a carriage return ends the line: it would be part of its last word", hint)
+            return TextFault(
+                number, "the line ends with a carriage return, which would be part of its last word", hint
+            )
     return None
 
 

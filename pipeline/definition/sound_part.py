@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.definition.diagnostics import Wrong
 from pipeline.definition.document import Place
-from pipeline.definition.faults import Wrong
 from pipeline.definition.load import make_definition, read_document
 from pipeline.definition.model import Definition
 from pipeline.definition.rules import Context
-from pipeline.definition.written import TAGS, Written
+from pipeline.definition.schema_models import TAGS, Written
 
 #: Stands for a source that cannot be read; `left_out` says that it does.
 _SOURCE = {"debian": {"suite": "bookworm"}}

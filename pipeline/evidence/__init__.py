@@ -1,4 +1,4 @@
 """What a master carries as evidence: what is in it, how it was made, what was proven, and who says so.
 
-`seal` writes it into a version's folder before the version exists; `judge` says later what of it no longer holds.
+`write_evidence` writes it into a folder before the version exists; `judge` reads it later and names each fault.
 """

@@ -13,9 +13,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 import pipeline
-
-#: Which kind of package a distribution has, by its ID or ID_LIKE in os-release.
-_RPM = frozenset({"rhel", "fedora", "centos", "suse", "opensuse", "sles", "rocky", "almalinux", "ol", "azurelinux"})
+from pipeline.systems.inspection import NO_INDEX, package_type
 
 
 def bill(
@@ -55,16 +53,15 @@ def bill(
 
 def _component(row: Sequence[str], system: Mapping[str, str]) -> Component:
     name, version, architecture = row
-    ids = {system.get("ID", ""), *system.get("ID_LIKE", "").split()}
+    kind = package_type(system)
     distribution = f"{system.get('ID', 'linux')}-{system.get('VERSION_ID', '')}".rstrip("-")
-    if "windows" in ids:
-        # a program of Windows belongs to no index of packages
-        purl = PackageURL(type="generic", name=name, version=version or None, qualifiers={"arch": architecture})
+    if kind == NO_INDEX:
+        purl = PackageURL(type=kind, name=name, version=version or None, qualifiers={"arch": architecture})
         return Component(
             name=name, version=version or None, type=ComponentType.APPLICATION, purl=purl, bom_ref=purl.to_string()
         )
     purl = PackageURL(
-        type="rpm" if ids & _RPM else "deb",
+        type=kind,
         namespace=system.get("ID") or None,
         name=name,
         version=version,

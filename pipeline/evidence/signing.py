@@ -25,8 +25,8 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
-from pipeline.errors import CheckFailed, UsageError
-from pipeline.files import AnyObject, parse_json
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.files import AnyObject, parse_json
 
 #: Where the key is, unless GOLDSMITH_KEY says otherwise.
 DEFAULT = Path("/etc/goldsmith/signing.key")
@@ -50,10 +50,6 @@ class SigningKey:
         return str(self.public.keyid)
 
 
-def locate() -> Path:
-    return Path(os.environ.get("GOLDSMITH_KEY") or DEFAULT).absolute()
-
-
 def public_path(path: Path) -> Path:
     return path.with_suffix(".pub")
 
@@ -66,7 +62,9 @@ def make(path: Path) -> SigningKey:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise UsageError(
-            f"{path} is there already", name="key-exists", hint="what it signed could no longer be verified"
+            f"{path} exists already",
+            name="key-exists",
+            hint="keep it: the masters that it signed could no longer be verified",
         ) from None
     with os.fdopen(fd, "wb") as file:
         file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -85,15 +83,19 @@ def load(path: Path, store: Path) -> SigningKey | None:
     if not path.exists():
         return None
     if path.resolve().is_relative_to(store.resolve()):
-        raise UsageError(f"{path} lies in the store", name="key-in-store", hint="keep it elsewhere: GOLDSMITH_KEY")
+        raise UsageError(
+            f"the key {path} is in the store",
+            name="key-in-store",
+            hint="move it to another folder and set GOLDSMITH_KEY",
+        )
     if path.stat().st_mode & 0o077:
-        raise UsageError(f"others can read {path}", name="key-readable", hint=f"chmod 600 {path}")
+        raise UsageError(f"other users can read the key {path}", name="key-readable", hint=f"chmod 600 {path}")
     try:
         private = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path} is no key: {error}", name="key-unreadable") from None
+        raise UsageError(f"{path} is not a valid key: {error}", name="key-unreadable") from None
     if not isinstance(private, Ed25519PrivateKey):
-        raise UsageError(f"{path} is no ed25519 key", name="key-unreadable", hint="goldsmith key make")
+        raise UsageError(f"{path} is not an ed25519 key", name="key-unreadable", hint="goldsmith key make")
     return SigningKey(path, private)
 
 
@@ -102,9 +104,9 @@ def load_public(path: Path) -> Key:
     try:
         public = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path} is no public key: {error}", name="key-unreadable") from None
+        raise UsageError(f"{path} is not a valid public key: {error}", name="key-unreadable") from None
     if not isinstance(public, Ed25519PublicKey):
-        raise UsageError(f"{path} is no ed25519 key", name="key-unreadable")
+        raise UsageError(f"{path} is not an ed25519 key", name="key-unreadable")
     return SSlibKey.from_crypto(public)
 
 
@@ -122,9 +124,9 @@ def trusted(path: Path) -> list[Path]:
             own = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             if public_path(path).read_bytes().strip() != own.strip():
                 raise UsageError(
-                    f"{public_path(path)} is not the public half of {path}",
+                    f"{public_path(path)} does not belong to the private key {path}",
                     name="key-mismatch",
-                    hint="somebody changed one of the two; `goldsmith key show` says which key is meant",
+                    hint="one of the two files was changed; restore it from a backup",
                 )
     return sorted(path.parent.glob("*.pub"))
 
@@ -154,5 +156,5 @@ def verified(text: str, keys: Sequence[Key]) -> tuple[str, bytes]:
             raise CheckFailed(f"the envelope holds {envelope.payload_type}", name="signature-bad")
         signers = envelope.verify(list(keys), 1)
     except (VerificationError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckFailed(f"no signature of a key that is trusted: {error}", name="signature-bad") from None
+        raise CheckFailed(f"no trusted key has signed it: {error}", name="signature-bad") from None
     return str(next(iter(signers))), bytes(envelope.payload)

@@ -13,10 +13,11 @@ from typing import Any
 
 from lxml import etree
 
-from pipeline.gallery import DISK, data_file, disks_of
-from pipeline.gallery.manifest import manifest_of
+from pipeline.base.disk_format import QCOW2
+from pipeline.cache.layers import Image
+from pipeline.gallery import data_file, disk_file, disks_of
+from pipeline.gallery.manifest import format_of_disk, manifest_of
 from pipeline.hypervisor.domain import Spec, attached, domain_xml
-from pipeline.layers import Image
 
 TEMPLATE, DOMAIN = "template.json", "domain.xml"
 #: Where the domain looks for the clone's disk, log and UEFI variables, unless its user writes other paths.
@@ -59,7 +60,7 @@ def template(manifest: Mapping[str, Any]) -> str:
                 "caching": "ReadWrite",
                 "diskSizeGB": -(-int(disk["virtual_size"]) // GIB),
                 "sizeInBytes": disk["virtual_size"],
-                "image": {"uri": DISK},
+                "image": {"uri": disk_file(format_of_disk(disk))},
             },
             "dataDisks": [
                 {
@@ -68,7 +69,7 @@ def template(manifest: Mapping[str, Any]) -> str:
                     "caching": one["caching"],
                     "diskSizeGB": -(-int(one["virtual_size"]) // GIB),
                     "sizeInBytes": one["virtual_size"],
-                    "image": {"uri": data_file(one["lun"])},
+                    "image": {"uri": data_file(one["lun"], format_of_disk(one))},
                 }
                 for one in manifest.get("data_disks", ())
             ],
@@ -95,15 +96,16 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
     """
     name = f"{manifest['name']}-clone"
     told = disks_of(manifest)
+    os_disk = next(iter(told))
     clones = {
         file: Image(
-            CLONES / f"{name}{'' if file == DISK else '-' + Path(file).stem}.qcow2",
-            "qcow2",
-            backing=Image(folder / file, "vpc", size=int(one["virtual_size"])),
+            CLONES / f"{name}{'' if file == os_disk else '-' + Path(file).stem}.qcow2",
+            QCOW2,
+            backing=Image(folder / file, format_of_disk(one), size=int(one["virtual_size"])),
         )
         for file, one in told.items()
     }
-    data = tuple((int(told[file]["lun"]), clone) for file, clone in clones.items() if file != DISK)
+    data = tuple((int(told[file]["lun"]), clone) for file, clone in clones.items() if file != os_disk)
     efi = 2 in manifest["generations"]
     spec = Spec(
         name=name,
@@ -112,7 +114,7 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
         kvm=manifest["accelerator"] == "kvm",
         cpus=int(manifest["machine"]["cpus"]),
         memory=int(manifest["machine"]["memory"]),
-        disks=attached(replace(clones[DISK], data=data), "scsi"),
+        disks=attached(replace(clones[os_disk], data=data), "scsi"),
         serial_log=CLONES / f"{name}.log",
         firmware="efi" if efi else "bios",
         machine="q35" if efi else "pc",
@@ -120,12 +122,13 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
     root = etree.fromstring(domain_xml(spec))
     how = etree.Element("description")
     made = "  ".join(
-        f"qemu-img create -f qcow2 -F vpc -b {folder / file} {clone.path}" for file, clone in clones.items()
+        f"qemu-img create -f qcow2 -F {format_of_disk(told[file]).driver} -b {folder / file} {clone.path}"
+        for file, clone in clones.items()
     )
     how.text = (
         f"A clone of {manifest['name']} {manifest['version']}, by hand. The master is only read; the clone's "
         f"{'disks' if data else 'disk'}: {made}  Then: virsh create {DOMAIN}  "
-        "A generalized image waits to be told who it is: add a network card, and a medium for NoCloud or Azure."
+        "A generalized image must be provisioned: add a network card, and a medium for NoCloud or Azure."
     )
     for metadata in root.findall("metadata"):
         root.remove(metadata)  # it would be swept with the build's own guests

@@ -14,11 +14,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.digests import file_digest
-from pipeline.files import Shape, read_json, write_json
+from pipeline.base.files import Shape, read_json, write_json
+from pipeline.base.runs import now
+from pipeline.cache.digests import file_digest
 from pipeline.gallery import MANIFEST, Gallery, Version
 from pipeline.gallery.manifest import Sha256
-from pipeline.record import now
 
 REGISTER = "unsigned-masters.json"
 #: Files that only a version with evidence has: who has one and no signature was robbed of it.
@@ -43,7 +43,7 @@ class _Register(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "it says which masters may be unsigned; restore it, or remove it to register what is there now"
+        return "restore the register of unsigned masters, or delete it to register all present masters"
 
 
 def register_beside(key: Path) -> Path:

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from pipeline import command
+from pipeline.base import process
+from pipeline.base.errors import HostError
 from pipeline.definition import DataDisk
-from pipeline.errors import HostError
 from pipeline.fabric import imds, limits, wireserver
 from pipeline.fabric.instance import (
     HTTP_PORT,
@@ -37,9 +37,9 @@ from pipeline.fabric.instance import (
     Site,
 )
 from pipeline.fabric.media import ovf_env, write_media
-from pipeline.fabric.network import Namespace, Wire, address_of, sweep_networks
-from pipeline.fabric.relay import Relay
 from pipeline.fabric.server import Listener
+from pipeline.network.namespaces import Namespace, Wire, address_of, sweep_networks
+from pipeline.network.relay import Relay
 
 __all__ = [
     "Event",
@@ -87,7 +87,7 @@ class Guest:
         self._log = logs / "fabric.jsonl"
         self._began = time.monotonic()
         self._lock = threading.Lock()
-        self._dhcp: command.Child | None = None
+        self._dhcp: process.Child | None = None
         self._relays: list[Relay] = []
 
     @property
@@ -130,7 +130,7 @@ class Guest:
         if self._log_left <= 0:
             return
         if len(line) > self._log_left:
-            line = json.dumps({"note": f"the log is full at {limits.LOG >> 20} MiB: nothing more is written"}) + "\n"
+            line = json.dumps({"note": f"the log has reached its limit of {limits.LOG >> 20} MiB"}) + "\n"
             self._log_left = 0
         self._log_left -= len(line)
         with self._log.open("a") as log:
@@ -245,7 +245,8 @@ class Fabric:
             provisioned=provisioned,
         )
         logs.mkdir(parents=True, exist_ok=True)
-        guest = Guest(instance, self._namespace.attach(number, instance), logs)
+        wire = self._namespace.attach(number, gateway=instance.gateway, address=instance.address, mac=instance.mac)
+        guest = Guest(instance, wire, logs)
         with self._lock:
             self._guests[instance.address] = guest
         try:
@@ -255,7 +256,7 @@ class Fabric:
             raise
         return guest
 
-    def _serve_leases(self, guest: Guest, logs: Path) -> command.Child:
+    def _serve_leases(self, guest: Guest, logs: Path) -> process.Child:
         instance = guest.instance
         routes = ",".join(
             f"{target},{instance.gateway}" for target in ("0.0.0.0/0", f"{WIRESERVER}/32", f"{IMDS}/32")
@@ -268,7 +269,7 @@ class Fabric:
         if self._site is not None and self._site.named:
             names.append(f"--address=/{self._site.host}/{self._site.address}")
         log = logs / "dhcp.log"
-        child = command.start(
+        child = process.start(
             self._namespace.command(
                 *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-ping", "--pid-file"),
                 *names,
@@ -288,9 +289,9 @@ class Fabric:
         until = time.monotonic() + DHCP_DEADLINE
         while _SERVING not in log.read_text(errors="replace"):
             if child.poll() is not None or time.monotonic() > until:
-                command.end(child)
-                said = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-                raise HostError(f"the fabric's DHCP server does not run: {said}", name="dhcp-server-failed")
+                process.end(child)
+                said = (log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
+                raise HostError(f"the fabric's DHCP server failed: {said}", name="dhcp-server-failed")
             time.sleep(0.01)
         return child
 
@@ -301,7 +302,7 @@ class Fabric:
         for relay in guest._relays:
             relay.close()
         if guest._dhcp is not None:
-            command.end(guest._dhcp)
+            process.end(guest._dhcp)
         self._namespace.detach(guest.wire)
 
     def forward(self, guest: Guest, host_port: int, guest_port: int) -> None:

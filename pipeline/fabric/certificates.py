@@ -8,8 +8,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from pipeline import command, scratch
-from pipeline.errors import GoldsmithError
+from pipeline.base import process, scratch
+from pipeline.base.errors import GoldsmithError
 
 #: Seconds for one call of openssl.
 DEADLINE = 30.0
@@ -42,10 +42,10 @@ def sealed(name: str, transport: str) -> bytes:
 
 def _openssl(*words: str | Path) -> None:
     try:
-        command.run(["openssl", *words], deadline=DEADLINE)
-    except command.CommandFailed as error:
+        process.run(["openssl", *words], deadline=DEADLINE)
+    except process.CommandFailed as error:
         raise GoldsmithError(
             f"openssl {words[0]}: {error.message}",
             name="openssl-failed",
-            hint="is openssl 3 installed, and is there space in TMPDIR? goldsmith doctor looks at both",
+            hint="check that openssl 3 is installed and that TMPDIR has free space (goldsmith doctor)",
         ) from None

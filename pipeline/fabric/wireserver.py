@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from lxml import etree
 
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
 from pipeline.fabric.certificates import sealed
 from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
 from pipeline.fabric.limits import KEPT_EVENTS, KEPT_WORDS, LARGEST_DOCUMENT
@@ -176,7 +176,7 @@ class _Seals:
             if key in self._kept:
                 return self._kept[key]
             if instance.vm_id in self._busy:
-                raise GoldsmithError("another certificate of this machine is being made", name="fabric-busy")
+                raise GoldsmithError("another certificate for this machine is being created", name="fabric-busy")
             self._busy.add(instance.vm_id)
         try:
             made = sealed(instance.name, transport)

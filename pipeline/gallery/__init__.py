@@ -19,22 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import locks
-from pipeline.errors import GoldsmithError, HostError, NotFound, UsageError
-from pipeline.file_errors import describe_os_error
-from pipeline.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base import locks
+from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
+from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
+from pipeline.base.file_errors import describe_os_error
+from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base.runs import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
+from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
-from pipeline.gallery.manifest import ManifestShape, manifest_of, tree_of_disk
+from pipeline.gallery.manifest import ManifestShape, format_of_disk, manifest_of, tree_of_disk
 from pipeline.gallery.versions import next_version, parse
-from pipeline.record import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
-from pipeline.store import IMAGE_NAME
 
 if TYPE_CHECKING:
+    from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
-    from pipeline.layers import Image
 
-DISK = "disk.vhd"
-DATA_DISK = re.compile(r"data-([0-9]{1,2})\.vhd", re.ASCII)
+#: What a version's OS disk is called, but for the end of its name, which its format gives.
+OS_DISK = "disk"
+#: Its name in the format that masters are shipped in unless their definition says otherwise.
+DISK = f"{OS_DISK}{DEFAULT_OUTPUT.suffix}"
 GOLDEN = "golden"
 #: What is proven and yet not for building upon.
 CANDIDATE = "candidate"
@@ -59,9 +62,14 @@ def mode_of(name: str) -> int:
     return LOG_MODE if name.endswith(".log") else 0o444
 
 
-def data_file(lun: int) -> str:
-    """The name of a version's data disk."""
-    return f"data-{lun}.vhd"
+def disk_file(row: DiskFormat) -> str:
+    """The name of a version's OS disk in a format."""
+    return f"{OS_DISK}{row.suffix}"
+
+
+def data_file(lun: int, row: DiskFormat = DEFAULT_OUTPUT) -> str:
+    """The name of a version's data disk in a format."""
+    return f"data-{lun}{row.suffix}"
 
 
 def digests_file(disk: str) -> str:
@@ -71,8 +79,8 @@ def digests_file(disk: str) -> str:
 
 def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What a manifest says of each disk, by the name that its file must have; the OS disk first."""
-    data = {data_file(int(told["lun"])): told for told in manifest.get("data_disks", ())}
-    return {DISK: manifest["disk"], **data}
+    data = {data_file(int(disk["lun"]), format_of_disk(disk)): disk for disk in manifest.get("data_disks", ())}
+    return {disk_file(format_of_disk(manifest["disk"])): manifest["disk"], **data}
 
 
 def channels_in(folder: Path) -> dict[str, list[str]]:
@@ -103,16 +111,25 @@ class Version:
 
     @property
     def disk(self) -> Path:
-        return self.path / DISK
+        return self.path / disk_file(self.format)
+
+    @property
+    def format(self) -> DiskFormat:
+        """What its OS disk was shipped in."""
+        return format_of_disk(self.manifest["disk"])
 
     @property
     def image(self) -> Image:
         """The OS disk, with the data disks that go with it."""
-        from pipeline.layers import Image
+        from pipeline.cache.layers import Image
 
-        told = disks_of(self.manifest)
-        made = {name: Image(self.path / name, "vpc", size=int(one["virtual_size"])) for name, one in told.items()}
-        return replace(made.pop(DISK), data=tuple((int(told[name]["lun"]), image) for name, image in made.items()))
+        disks = disks_of(self.manifest)
+        images = {
+            name: Image(self.path / name, format_of_disk(disk), size=int(disk["virtual_size"]))
+            for name, disk in disks.items()
+        }
+        os_disk = images.pop(self.disk.name)
+        return replace(os_disk, data=tuple((int(disks[name]["lun"]), image) for name, image in images.items()))
 
     @property
     def data_disks(self) -> tuple[DataDisk, ...]:
@@ -156,7 +173,7 @@ class RefusedShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the next build of the image writes it anew"
+        return "delete the file; the next build of the image writes it again"
 
 
 class Gallery:
@@ -196,9 +213,9 @@ class Gallery:
         near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
         meant = f"did you mean {near[0]}? " if near else ""
         return NotFound(
-            f"no image {name} in the gallery",
+            f"the gallery has no image {name}",
             name="gallery-unknown",
-            hint=f"{meant}goldsmith gallery list shows all; goldsmith build {name} makes a version",
+            hint=f"{meant}goldsmith gallery list shows all images; goldsmith build {name} makes a version",
         )
 
     def refuse_unknown(self, name: str) -> None:
@@ -233,7 +250,7 @@ class Gallery:
         manifest = manifest_of(path)
         whose = (manifest["name"], manifest["version"])
         if whose != (name, path.name):
-            raise RecordDamaged(path / MANIFEST, f"it is that of {whose[0]} {whose[1]}", ManifestShape.advice())
+            raise RecordDamaged(path / MANIFEST, f"it belongs to {whose[0]} {whose[1]}", ManifestShape.advice())
         return manifest
 
     def find(self, name: str, which: str = GOLDEN) -> Version | None:
@@ -246,7 +263,7 @@ class Gallery:
         folder = self.root / name
         if not IMAGE_NAME.fullmatch(name) or not (parse(which) or CHANNEL_NAME.fullmatch(which)):
             raise UsageError(
-                f"{name}@{which} is not a gallery name", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
+                f"{name}@{which} is not a valid reference", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
             )
         path = folder / which
         if path.is_symlink():
@@ -254,7 +271,9 @@ class Gallery:
             return path if path.parent == folder and parse(path.name) else None
         if path.exists() and not parse(which):
             raise RecordDamaged(
-                path, "it has a channel's name, and is no link to a version", f"move it away, then promote {name}"
+                path,
+                "it has a channel's name, but is not a link to a version",
+                f"move it away, then run goldsmith gallery promote {name}",
             )
         return path if parse(which) else None
 
@@ -267,7 +286,7 @@ class Gallery:
             self.refuse_unknown(name)
             known = ", ".join(v.version for v in self.versions(name)) or "none"
             raise NotFound(
-                f"no {name}@{which or GOLDEN} in the gallery",
+                f"the gallery has no {name}@{which or GOLDEN}",
                 name="gallery-unknown",
                 hint=f"versions of {name}: {known}; goldsmith build {name} makes one",
             )
@@ -344,12 +363,12 @@ class Gallery:
         folder = version.path.parent
         if not CHANNEL_NAME.fullmatch(channel):
             raise UsageError(
-                f"{channel!r} cannot be a channel's name",
+                f"{channel!r} is not a valid channel name",
                 name="channel-name",
-                hint="a letter, then letters, digits, dots, hyphens and underscores, at most 61",
+                hint="use a letter, then letters, digits, dots, hyphens and underscores, at most 61",
             )
         if (folder / channel).exists() and not (folder / channel).is_symlink():
-            raise RecordDamaged(folder / channel, "it has a channel's name, and is no link", "move it away")
+            raise RecordDamaged(folder / channel, "it has a channel's name, but is not a link", "move it away")
         temporary = folder / f"{POINT}{channel}-{os.getpid()}"
         for last in (False, True):
             temporary.unlink(missing_ok=True)
@@ -396,9 +415,10 @@ class Gallery:
             remove_tree(folder / REFUSED)
         if made is None:
             raise GoldsmithError(
-                f"{folder} does not give back what was captured",
+                f"{folder} does not contain the data that was written to it",
                 name="capture-failed",
-                hint="goldsmith gallery verify looks at what is there; dmesg says what the kernel knows of the disk",
+                hint="check the gallery with goldsmith gallery verify, and the kernel's messages about the disk "
+                "with dmesg",
             )
         return made
 
@@ -451,7 +471,7 @@ def place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        from pipeline import command
+        from pipeline.base import process
 
-        command.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=3600)
+        process.run(["cp", "--sparse=always", "--reflink=auto", source, target], deadline=3600)
         target.chmod(0o444)

@@ -7,17 +7,17 @@ taken out of the archive again and found to be what was captured.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline import command, scratch
-from pipeline.errors import CheckFailed, UsageError
-from pipeline.files import Shape, parse_json
+from pipeline.base import process, scratch
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.files import Shape, parse_json
+from pipeline.base.surroundings import variables
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.export_import import MOST_FILES, import_version
 from pipeline.gallery.integrity import Judge, judge_folder
-from pipeline.gallery.keeping import bury, leases
-from pipeline.gallery.parcels import MOST_FILES, take_in
+from pipeline.gallery.retention import delete_version, leases
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
@@ -25,7 +25,7 @@ DEADLINE = 4 * 3600.0
 _HOW = ["--sparse", "--chunker-params", "fixed,65536", "--compression", "zstd,3", "--noctime"]
 
 
-def put_away(
+def archive_version(
     gallery: Gallery,
     version: Version,
     repository: Path,
@@ -48,7 +48,7 @@ def put_away(
             raise UsageError(
                 f"{version.name} {version.version} is in use: {by}",
                 name="version-in-use",
-                hint="goldsmith gallery show says who needs it: move the channel, or end the lease",
+                hint="goldsmith gallery show lists its users; move the channel, or end the lease",
             )
         place = f"{repository}::{_label(version.name, version.version)}"
         # one that a dead process left half made has no place in the list; a whole one is the same version
@@ -57,11 +57,11 @@ def put_away(
         with _unpacked(repository, version.name, version.version, unpack_in) as copy:
             if wrong := judge_folder(copy, version.name, version.version, judge):
                 raise CheckFailed(
-                    f"what {place} gives back: {wrong}",
+                    f"the restored copy of {place} is damaged: {wrong}",
                     name="archive-damaged",
-                    hint="the version stays in the gallery; borg check looks at the whole archive",
+                    hint="the version is still in the gallery; check the archive with borg check",
                 )
-        bury(folder, version, f"archived in {repository}")
+        delete_version(folder, version, f"archived in {repository}")
 
 
 def _make(repository: Path) -> None:
@@ -75,11 +75,11 @@ def _make(repository: Path) -> None:
             raise UsageError(
                 f"{repository} cannot become an archive: {error.strerror}",
                 name="not-archived",
-                hint="name an empty folder, or one that does not exist",
+                hint="name an empty or a new folder",
             ) from None
 
 
-def bring_back(
+def restore_version(
     gallery: Gallery,
     name: str,
     version: str,
@@ -91,13 +91,13 @@ def bring_back(
 ) -> Version:
     """Take a version out of the archive, into the gallery; it stays in the archive too. No channel moves.
 
-    Raises UsageError (not-archived), and as `take_in`.
+    Raises UsageError (not-archived), and as `import_version`.
     """
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
-        raise UsageError(f"no {name} {version} in {repository}", name="not-archived", hint=f"it holds {known}")
+        raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it holds {known}")
     with _unpacked(repository, name, version, unpack_in) as copy:
-        return take_in(gallery, copy, judge=judge, complete=complete, returns=True)
+        return import_version(gallery, copy, judge=judge, complete=complete, returns=True)
 
 
 @contextlib.contextmanager
@@ -121,17 +121,17 @@ def _judge_members(place: str, lines: str) -> None:
             break
         path = PurePosixPath(member["path"])
         if path.is_absolute() or ".." in path.parts:
-            fault = f"{path} lies outside of it"
+            fault = f"{path} is outside the archive"
         elif member["type"] not in ("-", "d"):
             fault = f"{path} is neither a file nor a folder"
         elif str(path) in seen:
-            fault = f"{path} is there twice"
+            fault = f"{path} is duplicated"
         seen.add(str(path))
         if fault or len(seen) > MOST_FILES:
             break
     if fault or len(seen) > MOST_FILES:
         fault = fault or f"it has more than {MOST_FILES} files"
-        raise CheckFailed(f"{place}: {fault}", name="archive-damaged", hint="borg check looks at the whole archive")
+        raise CheckFailed(f"{place}: {fault}", name="archive-damaged", hint="check the archive with borg check")
 
 
 class _Member(Shape):
@@ -152,13 +152,13 @@ def _holds(repository: Path, name: str, version: str) -> bool:
 def _list(repository: Path) -> list[str]:
     if not (repository / "config").exists():
         raise UsageError(
-            f"{repository} is no archive", name="not-archived", hint="goldsmith gallery archive makes one"
+            f"{repository} is not a borg archive", name="not-archived", hint="goldsmith gallery archive creates one"
         )
     return _borg(["list", "--format", "{archive}{NL}", str(repository)]).split()
 
 
 def _borg(words: list[str], cwd: Path | None = None) -> str:
     # the archive moves with its store, and nobody is there to be asked; how to open it is in the caller's environment
-    env = {name: value for name, value in os.environ.items() if name.startswith("BORG_")}
+    env = {name: value for name, value in variables().items() if name.startswith("BORG_")}
     env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
-    return command.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout
+    return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout

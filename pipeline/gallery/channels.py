@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from pipeline.errors import CheckFailed, NotFound, UsageError
-from pipeline.files import sync_folder
+from pipeline.base.errors import CheckFailed, NotFound, UsageError
+from pipeline.base.files import sync_folder
 from pipeline.gallery import CANDIDATE, CHANNEL_NAME, GOLDEN, Gallery
 
 #: The channels that goldsmith itself moves: they are never new.
@@ -70,7 +70,7 @@ def remove_channel(gallery: Gallery, image: str, channel: str, *, force: bool = 
             raise NotFound(f"{image} has no channel {channel}", name="channel-unknown", hint=f"its channels: {names}")
         if channel == GOLDEN and not force:
             raise CheckFailed(
-                f"{image}@{GOLDEN} is what other images and `prove {image}` start from",
+                f"{image}@{GOLDEN} is in use by other images and by `prove {image}`",
                 name="channel-protected",
                 hint=f"goldsmith gallery rollback {image} moves it back; --force removes it",
             )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
-from pipeline.errors import GoldsmithError, HostError, UsageError
-from pipeline.files import RecordDamaged, kind_of
-from pipeline.gallery import DISK, GONE, NEW, POINT, REFUSED, Gallery, digests_file, disks_of
+from pipeline.base.errors import GoldsmithError, HostError, UsageError
+from pipeline.base.files import RecordDamaged, kind_of
+from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
+from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
 
@@ -23,7 +23,7 @@ class Finding:
     what: str
     wrong: str = ""
     scratch: bool = False
-    #: Whether nobody signed it. Where a signature is missed, `wrong` says so.
+    #: Whether it has no signature. Where a signature is missed, `wrong` says so.
     unsigned: bool = False
 
 
@@ -41,7 +41,7 @@ def verify(
     folder = gallery.root / name
     for path in sorted(folder.iterdir()):
         if path.name.startswith((NEW, GONE, POINT)):
-            yield Finding(f"{name}/{path.name}", "left by a process that died", scratch=True)
+            yield Finding(f"{name}/{path.name}", "a process that died left this file", scratch=True)
         elif path.is_symlink():
             if only in (None, path.name):
                 yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
@@ -52,19 +52,19 @@ def verify(
                 yield Finding(f"{name} {path.name}", wrong, unsigned=unsigned)
         elif only is None and path.name not in RECORDS and not path.name.startswith("."):
             what = kind_of(path.lstat().st_mode)
-            yield Finding(f"{name}/{path.name}", f"it is {what}, and neither a version nor a channel")
+            yield Finding(f"{name}/{path.name}", f"it is {what}, but neither a version nor a channel")
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
     target = str(link.readlink())
     if not parse(target):
-        return f"points at {target}, which is no version"
+        return f"points at {target}, which is not a version"
     try:
         gallery.get(f"{name}@{target}")
     except RecordDamaged as error:
         return f"points at {target}, whose {error.path.name} cannot be used: {error.why}"
     except UsageError:
-        return f"points at {target}, which is not there"
+        return f"points at {target}, which does not exist"
     return ""
 
 
@@ -73,7 +73,7 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
     try:
         manifest = manifest_of(path)
         if (manifest["version"], manifest["name"]) != (version, name):
-            return f"its manifest is that of {manifest['name']} {manifest['version']}"
+            return f"its manifest belongs to {manifest['name']} {manifest['version']}"
         for file, record in disks_of(manifest).items():
             if wrong := _judge_disk(path / file, record):
                 return wrong
@@ -81,17 +81,17 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
     except RecordDamaged as error:
         return f"{error.path.name} cannot be used: {error.why}"
     except GoldsmithError as error:
-        return f"cannot be judged: {error.message}"
+        return f"cannot be verified: {error.message}"
     except PermissionError as error:
         raise HostError(
-            f"{error.filename} cannot be read by this user", name="root-needed", hint="sudo goldsmith gallery verify"
+            f"this user cannot read {error.filename}", name="root-needed", hint="sudo goldsmith gallery verify"
         ) from None
     except OSError as error:
         return f"cannot be read: {Path(str(error.filename)).name}: {error.strerror}"
 
 
 def _judge_disk(path: Path, record: Mapping[str, Any]) -> str:
-    return next(_disk_faults(path, record, "its disk" if path.name == DISK else path.name), "")
+    return next(_disk_faults(path, record, "its disk" if path.stem == OS_DISK else path.name), "")
 
 
 def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
@@ -105,13 +105,13 @@ def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[
         yield f"{whose} is {kind_of(mode)}, not a file"
         return
     if record["chunk_size"] != CHUNK:
-        yield f"its manifest has digests of {record['chunk_size']} bytes each, and goldsmith's are of {CHUNK}"
+        yield f"its manifest has digests of {record['chunk_size']} bytes each, but goldsmith uses {CHUNK}"
     if path.stat().st_size != record["size"]:
         yield f"{whose} has {path.stat().st_size} bytes, not {record['size']}"
     faults = _chunk_faults if record.get("chunks_sha256") else _block_faults
     yield from faults(path, record, whose)
     if record["sha256"] is not None and flat_digest(path) != record["sha256"]:
-        yield f"its manifest's sha256 is not that of {whose}"
+        yield f"its manifest's sha256 does not match {whose}"
 
 
 def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
@@ -119,10 +119,10 @@ def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator
     blocks = path.with_name(digests_file(path.name))
     if not record.get("digests"):
         if chunk_digests(path).tree != record["tree_sha256"]:
-            yield f"{whose} was changed"
+            yield f"{whose} has changed"
         return
     if record["digests"]["block_size"] != BLOCK:
-        yield f"{blocks.name} is of blocks of {record['digests']['block_size']} bytes, and goldsmith's are of {BLOCK}"
+        yield f"{blocks.name} has blocks of {record['digests']['block_size']} bytes, but goldsmith uses {BLOCK}"
     try:
         found = compare_block_digests(path, blocks)
     except FileNotFoundError:
@@ -134,20 +134,20 @@ def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator
     if found.tree != record["tree_sha256"]:
         first = found.first_changed
         where = "" if first is None else f": {found.changed} blocks, the first at byte {first * BLOCK}"
-        yield f"{whose} was changed{where}"
+        yield f"{whose} has changed{where}"
     elif found.changed:
-        yield f"{blocks.name} was changed: {found.changed} digests are not those of {whose}"
+        yield f"{blocks.name} has changed: {found.changed} digests do not match {whose}"
 
 
 def _chunk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
     """A disk against the chunks' digests in a manifest of an older version."""
     expected = record["chunks_sha256"]
     if record.get("tree_sha256") not in (None, tree_of(expected)):
-        yield f"its manifest's tree_sha256 is not that of {whose}"
+        yield f"its manifest's tree_sha256 does not match {whose}"
     found = chunk_digests(path)
     if len(found.chunks) != len(expected):
         yield f"its manifest has {len(expected)} digests of {whose}, not {len(found.chunks)}"
         return
     wrong = [n for n, (a, b) in enumerate(zip(found.chunks, expected, strict=True)) if a != b]
     if wrong:
-        yield f"{whose} was changed: {len(wrong)} chunks, the first at byte {wrong[0] * CHUNK}"
+        yield f"{whose} has changed: {len(wrong)} chunks, the first at byte {wrong[0] * CHUNK}"

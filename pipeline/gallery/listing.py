@@ -20,8 +20,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipeline import __version__
-from pipeline.files import RecordDamaged, Shape, read_json, skip, write_json
-from pipeline.gallery import CHANNEL_NAME, DISK, Gallery, channels_in, disks_of
+from pipeline.base.files import RecordDamaged, Shape, read_json, skip, write_json
+from pipeline.gallery import CHANNEL_NAME, Gallery, channels_in, disks_of
 from pipeline.gallery.manifest import MANIFEST
 from pipeline.gallery.versions import parse
 
@@ -41,7 +41,7 @@ _Number = Annotated[int, Field(ge=0)]
 
 
 class _DiskRow(Shape):
-    file: Annotated[str, Field(pattern=r"^(disk|data-[0-9]{1,2})\.vhd$")]
+    file: Annotated[str, Field(pattern=r"^(disk|data-[0-9]{1,2})\.[a-z0-9]{1,16}$")]
     lun: int | None
     caching: str
 
@@ -120,7 +120,7 @@ def summarize(
         "generations": facts["generations"],
         "disks": [
             {
-                "role": "os" if disk["file"] == DISK else "data",
+                "role": "os" if disk["lun"] is None else "data",
                 "lun": disk["lun"],
                 "caching": disk["caching"],
                 "path": f"{folder}/{disk['file']}",
@@ -130,7 +130,7 @@ def summarize(
         ],
         "created": facts["created"],
         "signed_by": facts["signed_by"],
-        "path": f"{folder}/{DISK}",
+        "path": f"{folder}/{facts['disks'][0]['file']}",
     }
 
 

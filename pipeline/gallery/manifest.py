@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.digests import tree_of
-from pipeline.files import RecordDamaged, Shape, read_json
+from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat, by_output_title
+from pipeline.base.files import RecordDamaged, Shape, read_json
+from pipeline.base.store import IMAGE_NAME
+from pipeline.cache.digests import tree_of
 from pipeline.gallery.versions import parse
-from pipeline.store import IMAGE_NAME
 
 MANIFEST = "manifest.json"
 #: Bytes of a manifest: a disk of 2040 GiB, the largest of a fixed VHD, has 71 MiB of digests.
@@ -44,6 +45,12 @@ def _version(text: str) -> str:
     return text
 
 
+def _format(text: str) -> str:
+    if by_output_title(text) is None:
+        raise ValueError("not a format that this goldsmith ships")
+    return text
+
+
 class _BlocksShape(Shape):
     """The file of digests beside a disk."""
 
@@ -59,6 +66,7 @@ class DiskShape(Shape):
 
     size: Size
     virtual_size: Size
+    format: Annotated[str, AfterValidator(_format)] = DEFAULT_OUTPUT.output_title
     sha256: Sha256 | None
     chunk_size: Annotated[int, Field(gt=0, lt=1 << 40)]
     chunks_sha256: list[Sha256] | None = None
@@ -173,6 +181,13 @@ class ManifestShape(Shape):
         return (
             "goldsmith gallery verify says what else is damaged; bring the version back from an export or the archive"
         )
+
+
+def format_of_disk(disk: Mapping[str, Any]) -> DiskFormat:
+    """The format of a disk, from what a manifest that was read says of it."""
+    row = by_output_title(disk.get("format", DEFAULT_OUTPUT.output_title))
+    assert row is not None, "a manifest with another format is not read"
+    return row
 
 
 def tree_of_disk(disk: Mapping[str, Any]) -> str:

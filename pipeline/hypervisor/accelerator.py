@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import command, scratch
-from pipeline.errors import HostError
-from pipeline.files import Shape, read_usable, write_json
-from pipeline.store import Store
+from pipeline.base import process, scratch
+from pipeline.base.errors import HostError
+from pipeline.base.files import Shape, read_usable, write_json
+from pipeline.base.store import Store
 
 Kind = Literal["kvm", "tcg"]
 
@@ -109,7 +109,7 @@ def _count(kind: Kind, image: Path, limit: int) -> Count:
 
     machine = f"-accel {kind} -machine microvm -cpu qemu64 -m 16 -nodefaults -no-user-config -no-reboot"
     ends = "-display none -monitor none -serial stdio -device isa-debug-exit,iobase=0x501,iosize=1"
-    result = command.run(
+    result = process.run(
         # SIGKILL at once: a QEMU whose processor is stuck in KVM does not heed SIGTERM
         ["timeout", "--signal=KILL", str(limit), QEMU, *machine.split(), *ends.split(), "-bios", image],
         deadline=limit + 30.0,
@@ -128,17 +128,17 @@ def judge_tcg(tcg: Count) -> None:
     if tcg.ended:
         return
     if tcg.cut:
-        rate = f"{spoken(tcg.rate)} instructions/s" if tcg.rate else "not one letter of its output"
+        rate = f"{spoken(tcg.rate)} instructions/s" if tcg.rate else "it printed nothing"
         raise HostError(
-            f"QEMU runs, but too slowly for any guest: the probe was not done after {tcg.limit} s ({rate})",
+            f"QEMU is too slow for any guest: the probe did not finish within {tcg.limit} s ({rate})",
             name="host-too-slow",
-            hint="end what else runs on this host, or take a host with hardware virtualization; then "
-            "goldsmith doctor --refresh",
+            hint="stop other programs on this host, or use a host with hardware virtualization; then run goldsmith "
+            "doctor --refresh",
         )
     raise HostError(
-        f"QEMU does not run: {tcg.said or 'it ended before the probe did'}",
+        f"QEMU does not work: {tcg.said or 'it ended before the probe finished'}",
         name="qemu-unusable",
-        hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows what it says",
+        hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows its message",
     )
 
 
@@ -151,13 +151,13 @@ def _measure() -> Verdict:
         if not KVM.exists():
             return judge("/dev/kvm is missing", tcg)
         if not os.access(KVM, os.R_OK | os.W_OK):
-            return judge("/dev/kvm may not be opened by this user", tcg)
+            return judge("this user may not open /dev/kvm", tcg)
         return judge(_count("kvm", image, max(LIMIT, round(TIMES * tcg.seconds))), tcg)
 
 
 def _key() -> dict[str, Any]:
     """What a verdict holds for: this boot of the host, this QEMU, this right to open /dev/kvm."""
-    program = command.find(QEMU)
+    program = process.find(QEMU)
     if program is None:
         raise HostError(f"{QEMU} is not installed", name="tool-missing", hint="make setup installs it")
     stat = Path(program).stat()
@@ -171,8 +171,8 @@ def _key() -> dict[str, Any]:
     }
 
 
-def _cache() -> Path:
-    return Store.locate().root / "accelerator.json"
+#: The measurement's file among a host's facts. Older versions kept it in the store, where it may still be.
+FILE = "accelerator.json"
 
 
 class _MeasuredVerdict(Shape):
@@ -190,48 +190,47 @@ class _Measured(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "remove the file: the accelerator is measured again"
+        return "delete the file; the accelerator is then measured again"
 
 
-def _remembered(key: dict[str, Any]) -> Verdict | None:
-    kept = read_usable(_cache(), _Measured, limit=1 << 16)
-    if kept is None or kept["key"] != key:
-        return None
-    return Verdict(**{name: kept["verdict"][name] for name in _MeasuredVerdict.model_fields}, cached=True)
+def _remembered(key: dict[str, Any], store: Store) -> Verdict | None:
+    for folder in (store.host.facts, store.root):
+        kept = read_usable(folder / FILE, _Measured, limit=1 << 16)
+        if kept is not None and kept["key"] == key:
+            return Verdict(**{name: kept["verdict"][name] for name in _MeasuredVerdict.model_fields}, cached=True)
+    return None
 
 
-def _remember(key: dict[str, Any], verdict: Verdict) -> None:
-    path = _cache()
-    if not path.parent.is_dir():
-        return
-    # no store yet, or not ours to write: the next run measures again
+def _remember(key: dict[str, Any], verdict: Verdict, facts: Path) -> None:
+    # not ours to write: the next run measures again
     with contextlib.suppress(OSError):
-        write_json(path, {"key": key, "verdict": asdict(verdict)})
+        facts.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_json(facts / FILE, {"key": key, "verdict": asdict(verdict)})
 
 
-def probe(*, refresh: bool = False) -> Verdict:
-    """Measure, or take this boot's measurement from the store; `refresh` measures anyway.
+def probe(store: Store, *, refresh: bool = False) -> Verdict:
+    """Measure, or take this boot's measurement from the facts of the store's host; `refresh` measures anyway.
 
     Takes about 3.5 s where KVM is not real, 0.5 s where it is or is missing; longer on a slow host. Raises HostError
     (qemu-unusable, host-too-slow, tool-missing).
     """
     key = _key()
-    if not refresh and (kept := _remembered(key)):
+    if not refresh and (kept := _remembered(key, store)):
         return kept
     verdict = _measure()
-    _remember(key, verdict)
+    _remember(key, verdict, store.host.facts)
     return verdict
 
 
-def choose(wanted: str) -> Verdict:
+def choose(wanted: str, store: Store) -> Verdict:
     """The accelerator for `auto`, `kvm` or `tcg`. Raises HostError where kvm is demanded and not real."""
     if wanted == "tcg":
-        return Verdict("tcg", None, None, "the definition asks for it")
-    verdict = probe()
+        return Verdict("tcg", None, None, "the definition requires it")
+    verdict = probe(store)
     if wanted == "kvm" and verdict.kind != "kvm":
         raise HostError(
-            f"the definition demands kvm: {verdict.reason}",
+            f"the definition requires kvm: {verdict.reason}",
             name="kvm-unusable",
-            hint="accelerator: auto uses TCG here; goldsmith doctor --refresh measures again",
+            hint="write accelerator: auto to use TCG here, or measure again with goldsmith doctor --refresh",
         )
     return verdict

@@ -17,7 +17,7 @@ from typing import IO, Any
 import libvirt
 import libvirt_qemu
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 from pipeline.hypervisor import answers
 
 #: Seconds the agent gets to answer one command; it answers in 0.1 s when it lives.
@@ -100,7 +100,7 @@ class Agent:
                 return Executed(status.code, out, err)
             if time.monotonic() > until:
                 raise GuestError(
-                    f"{argv[0]} in the guest was not done after {deadline:.0f} s", name="guest-command-timeout"
+                    f"{argv[0]} in the guest did not finish within {deadline:.0f} s", name="guest-command-timeout"
                 )
             if check:
                 check()

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 
 MALFORMED = "guest-agent-malformed"
 #: Characters of one answer. libvirt takes 10 MiB at most, and a program's output is 16 MiB at most.
@@ -47,7 +47,7 @@ def refuse(command: str, why: str) -> NoReturn:
     raise GuestError(
         f"the guest agent's answer to {command} cannot be used: {why}",
         name=MALFORMED,
-        hint="what answers in the guest is not a sound qemu-guest-agent: install its package anew; see agent.log",
+        hint="the guest's qemu-guest-agent gives invalid answers: reinstall its package; see agent.log",
     )
 
 
@@ -58,7 +58,7 @@ def returned(command: str, reply: object) -> Any:
     try:
         answer = json.loads(reply, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        refuse(command, f"it is no JSON ({type(error).__name__})")
+        refuse(command, f"it is not JSON ({type(error).__name__})")
     if not isinstance(answer, dict) or "return" not in answer:
         refuse(command, "it has no `return`")
     if _depth(answer) > DEPTH:
@@ -88,7 +88,7 @@ def number(command: str, value: object, what: str, *, least: int = 0, most: int 
     if not isinstance(value, int) or isinstance(value, bool):
         refuse(command, f"{what} is not a whole number")
     if not least <= value <= most:
-        refuse(command, f"{what} is out of bounds")
+        refuse(command, f"{what} is out of range")
     return value
 
 
@@ -152,7 +152,7 @@ def addresses(command: str, value: object) -> list[str]:
                 try:
                     address = ipaddress.IPv4Address(str(one.get("ip-address")))
                 except ValueError:
-                    refuse(command, "an address is no IPv4 address")
+                    refuse(command, "an address is not an IPv4 address")
                 if not address.is_loopback:
                     found.append(str(address))
     return found

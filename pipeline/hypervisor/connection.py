@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import libvirt
 from lxml import etree
 
-from pipeline.errors import BuildError, HostError
+from pipeline.base.errors import BuildError, HostError
 
 URI = "qemu:///system"
 
@@ -82,7 +82,7 @@ def connect(uri: str = URI) -> Connection:
         raise HostError(
             f"libvirt does not answer at {uri}: {error.get_error_message()}",
             name="libvirt-unreachable",
-            hint="make setup starts libvirtd; goldsmith doctor tells more",
+            hint="start libvirtd (make setup does); goldsmith doctor shows details",
         ) from None
     return Connection(raw)
 

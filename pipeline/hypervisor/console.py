@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-#: Where UEFI firmware ends that finds nothing to start. It may where Windows is installed: nobody pressed a key.
+#: A pattern, the failure's name, and what a message says of it before the console's own words.
+Disaster = tuple[re.Pattern[bytes], str, str]
+#: Where UEFI firmware ends that finds nothing to start. An installation's medium may end there: nobody pressed a key.
 FIRMWARE = re.compile(rb"(UEFI Interactive Shell|No bootable option or device was found)")
+#: What a BIOS and a boot loader show that find nothing to start.
+NOTHING_BOOTABLE: Disaster = (
+    re.compile(
+        rb"(No bootable device|error: no such device|grub rescue>|"
+        rb"error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
+    ),
+    "guest-no-boot",
+    "nothing bootable",
+)
 #: What is shown when a guest is lost, and the failure's name. GRUB also misses modules that it can do
 #: without (trixie's bli.mod); without its kernel it can do nothing.
-DISASTERS = (
+DISASTERS: tuple[Disaster, ...] = (
     (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
     (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
-    (
-        re.compile(
-            rb"(No bootable device|error: no such device|grub rescue>|"
-            rb"error: file `[^']*/(?:vmlinuz|initrd)[^']*' not found)"
-        ),
-        "guest-no-boot",
-        "nothing bootable",
-    ),
+    NOTHING_BOOTABLE,
     (FIRMWARE, "guest-no-boot", "nothing bootable"),
     (re.compile(rb"(reboot: System halted)"), "guest-halted", "the guest halted"),
     (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
 )
 #: What to do about each of these failures, and about what `progress` finds.
 HINTS = {
-    "guest-kernel-panic": "serial.log in the run's folder has the kernel's last words: an initramfs without the "
-    "disk's driver, or a step that broke the kernel or its modules",
+    "guest-kernel-panic": "serial.log in the run's folder has the kernel's last messages; common causes are an "
+    "initramfs without the disk's driver, and a step that broke the kernel or its modules",
     "guest-emergency": "serial.log in the run's folder names the unit that failed: most often a line of /etc/fstab "
     "for a disk that is not there (give it `nofail`)",
     "guest-no-boot": "does the disk boot in these `generations`? 1 needs a BIOS boot loader, 2 an EFI system "
     "partition with \\EFI\\BOOT\\BOOTX64.EFI; `goldsmith inspect DISK` says which (boot-bios, boot-efi)",
-    "guest-halted": "a halted guest never powers off: use `reboot` to restart it; goldsmith powers it off itself",
+    "guest-halted": "do not halt the guest: use `reboot` to restart it; goldsmith powers it off",
     "guest-no-root": "the kernel waits for a root file system that is not on this disk: compare root= in serial.log "
     "with the disk's UUIDs (`goldsmith inspect DISK --list volumes`), or an initramfs lacks the disk's driver",
-    "guest-kernel-hung": "build again: nothing made so far is lost. Where it hangs each time, `machine: {cpus: 1}` "
+    "guest-kernel-hung": "build again; all finished layers are kept. If it hangs each time, `machine: {cpus: 1}` "
     "avoids most hangs of emulated processors; its console's log is in the run's folder",
 }
 LOGIN = re.compile(rb"[\w.-]+ login: ")
 
 
-def disaster(text: bytes, since: int, *, windows: bool) -> tuple[str, str] | None:
-    """The failure's name and message, of what was shown from byte `since` on; None where nothing is lost.
-
-    Of these, Windows' console has its firmware's words only.
-    """
-    for pattern, name, what in DISASTERS:
-        if windows and (name != "guest-no-boot" or pattern is FIRMWARE):
-            continue
+def disaster(text: bytes, since: int, known: Sequence[Disaster] = DISASTERS) -> tuple[str, str] | None:
+    """The failure's name and message, of what was shown from byte `since` on; None where nothing is lost."""
+    for pattern, name, what in known:
         if found := pattern.search(text, since):
             return name, f"{what}: {found.group(found.lastindex or 0).decode(errors='replace').strip()}"
     return None

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lxml import etree
 
-from pipeline.layers import Image
+from pipeline.base.disk_format import RAW
+from pipeline.cache.layers import Image
+from pipeline.hypervisor import console
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 GOLDSMITH_NS = "https://goldsmith.invalid/run/1"
@@ -59,8 +61,32 @@ _SLOW = ("erms", "fsrm", "la57")
 #: What the chassis' asset tag of each machine on Azure says, and what guests know Azure by.
 #: cloud-init's ds-identify and systemd compare it.
 AZURE_CHASSIS_TAG = "7783-7084-3265-9085-8269-3286-77"
-#: What a Windows guest that is being built has there: a first-boot adapter in it is for its clones.
+#: What a guest that is being built has there where its first-boot service goes by it: that service is for clones.
 BUILD_CHASSIS_TAG = "goldsmith-build"
+
+
+@dataclass(frozen=True)
+class Panic:
+    """A device by which a guest reports that its kernel stopped: the failure's name, message and hint."""
+
+    name: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class MachineFeatures:
+    """What an operating system wants of a machine, and how it shows there that it is lost."""
+
+    #: The asset tag of the chassis, for guests that are not on the fabric.
+    chassis_tag: str | None = None
+    #: Hyper-V's enlightenments under KVM, and their clock: `relaxed`, `vapic`, `spinlocks` come with any of them.
+    hyperv: tuple[str, ...] = ()
+    panic: Panic | None = None
+    #: Whether its kernel writes on the serial console: its words there, and its silence, then mean something.
+    kernel_console: bool = True
+    #: What its console shows when it is lost.
+    disasters: tuple[console.Disaster, ...] = console.DISASTERS
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,8 @@ class Spec:
     tpm: bool = False
     #: Media in its drives, the first of which it boots from where its disk does not boot.
     media: tuple[Image, ...] = ()
-    windows: bool = False  # what Windows wants of a hypervisor, and a device that tells of its blue screen
+    #: What the guest's system wants of a machine.
+    features: MachineFeatures = MachineFeatures()
 
 
 def qemu_files(spec: Spec) -> tuple[list[Path], list[Path]]:
@@ -131,11 +158,11 @@ def _backing(parent: etree._Element, image: Image | None) -> None:
 
 
 def libvirt_format(image: Image) -> str:
-    """A fixed VHD is its data as they are, and a footer behind them: a slice of a raw file.
+    """QEMU's driver. A flat file with a footer, as a fixed VHD, is a slice of a raw file.
 
-    As `vpc`, qemu could not save a guest's state on top of it. Probed, it would take the footer for data.
+    By its own driver, qemu could not save a guest's state on top of a VHD. Probed, the footer would count as data.
     """
-    return "raw" if image.format == "vpc" and image.size is not None else image.format
+    return RAW.driver if image.format.is_flat and image.size is not None else image.format.driver
 
 
 _PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
@@ -180,8 +207,8 @@ def domain_xml(spec: Spec) -> str:
     _boot(root, spec)
     if spec.azure:
         _azure_smbios(root, spec)
-    elif spec.windows:
-        _smbios(root, {"chassis": {"asset": BUILD_CHASSIS_TAG}})
+    elif spec.features.chassis_tag is not None:
+        _smbios(root, {"chassis": {"asset": spec.features.chassis_tag}})
     _features(root, spec)
     cpu = _sub(root, "cpu", mode="host-passthrough" if spec.kvm else "maximum")
     for feature in () if spec.kvm else _SLOW:
@@ -191,12 +218,12 @@ def domain_xml(spec: Spec) -> str:
         _sub(cpu, "feature", policy="disable", name="hypervisor")
     clock = _sub(root, "clock", offset="utc")
     _sub(clock, "timer", name="rtc", tickpolicy="catchup")
-    if spec.windows and spec.kvm:
+    if spec.features.hyperv and spec.kvm:
         _sub(clock, "timer", name="hypervclock", present="yes")
     _sub(root, "on_poweroff", "destroy")
     _sub(root, "on_reboot", "restart")
-    # a blue screen is looked at before its machine goes
-    _sub(root, "on_crash", "preserve" if spec.windows else "destroy")
+    # what a guest shows that has reported a panic is looked at before its machine goes
+    _sub(root, "on_crash", "preserve" if spec.features.panic else "destroy")
     _devices(_sub(root, "devices"), spec)
     _command_line(root, spec)
     return etree.tostring(root, pretty_print=True, encoding="unicode")
@@ -228,7 +255,7 @@ def _devices(devices: etree._Element, spec: Spec) -> None:
     if spec.virtio:
         rng = _sub(devices, "rng", model="virtio")
         _sub(rng, "backend", "/dev/urandom", model="random")
-    if spec.windows:
+    if spec.features.panic is not None:
         for model in ("isa", "hyperv") if spec.kvm else ("isa",):
             _sub(devices, "panic", model=model)
     if spec.tpm:
@@ -243,7 +270,7 @@ def restored_xml(saved: str, spec: Spec) -> str:
     """
     root = etree.fromstring(saved.encode())
     run = root.find(f"metadata/{{{GOLDSMITH_NS}}}run")
-    assert run is not None, "not a guest of goldsmith's"
+    assert run is not None, "the domain is not a guest of goldsmith"
     run.set("id", spec.run)
     run.set("role", spec.role)
     (disk,) = spec.disks
@@ -285,7 +312,7 @@ def _boot(root: etree._Element, spec: Spec) -> None:
         _sub(os, "cmdline", spec.kernel.command_line)
     if not spec.media:
         _sub(os, "boot", dev="hd")
-    if spec.azure or spec.windows:
+    if spec.azure or spec.features.chassis_tag is not None:
         _sub(os, "smbios", mode="sysinfo")
 
 
@@ -315,14 +342,13 @@ def _features(root: etree._Element, spec: Spec) -> None:
     features = _sub(root, "features")
     _sub(features, "acpi")
     _sub(features, "apic")
-    if (spec.azure or spec.windows) and spec.kvm:
+    if (spec.azure or spec.features.hyperv) and spec.kvm:
         hyperv = _sub(features, "hyperv", mode="custom")
         _sub(hyperv, "relaxed", state="on")
         _sub(hyperv, "vapic", state="on")
         _sub(hyperv, "spinlocks", state="on", retries="8191")
-        if spec.windows:
-            for name in ("vpindex", "runtime", "synic", "stimer", "reset"):
-                _sub(hyperv, name, state="on")
+        for name in spec.features.hyperv:
+            _sub(hyperv, name, state="on")
         _sub(hyperv, "vendor_id", state="on", value="Microsoft Hv")
     if spec.secure_boot:
         _sub(features, "smm", state="on")
@@ -373,7 +399,7 @@ def _seed(devices: etree._Element, spec: Spec) -> None:
 def _medium(devices: etree._Element, spec: Spec, image: Image, index: int) -> None:
     """A CD in its drive. Windows gives drives their letters in this order."""
     element = _sub(devices, "disk", type="file", device="cdrom")
-    _sub(element, "driver", name="qemu", type=image.format)
+    _sub(element, "driver", name="qemu", type=image.format.driver)
     _source(element, image)
     _backing(element, image.backing)
     prefix, bus = ("hd", "ide") if spec.machine == "pc" else ("sd", "sata")

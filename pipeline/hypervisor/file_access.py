@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
-from pipeline.errors import GoldsmithError, HostError
+from pipeline.base import process
+from pipeline.base.errors import GoldsmithError, HostError
 
 #: Bits of a mode, as those of others.
 SEARCH, READ = 0o1, 0o4
@@ -62,7 +62,7 @@ def remedy(found: list[Obstacle], user: str) -> str:
             chmod.append(f"chmod o+{letter} {paths}")
             setfacl.append(f"setfacl -m u:{user}:{letter} {paths}")
     alone = "" if user == UNKNOWN_USER else f"; for {user} alone: {' && '.join(setfacl)}"
-    return f"{' && '.join(chmod)}{alone}; or a store elsewhere: GOLDSMITH_HOME"
+    return f"{' && '.join(chmod)}{alone}; or use another store (GOLDSMITH_HOME)"
 
 
 def _obstacles(folders: Iterable[Path], read: Iterable[Path], owner: tuple[int, int]) -> list[Obstacle]:
@@ -103,7 +103,7 @@ def _acl_allows(one: Obstacle, owner: tuple[int, int]) -> bool:
     try:
         uid, gid = owner
         argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--", *test]
-        return command.run(argv, deadline=10, ok_codes=(0, 1)).code == 0
+        return process.run(argv, deadline=10, ok_codes=(0, 1)).code == 0
     except GoldsmithError:
         return False
 

@@ -8,19 +8,19 @@ import platform
 import pwd
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lxml import etree
 
-from pipeline import command
-from pipeline.base import qemu_img
-from pipeline.errors import GoldsmithError
+from pipeline.base import process, qemu_img
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.store import Store
 from pipeline.hypervisor import accelerator, connection, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
-from pipeline.store import Store
+from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
 GIB = 1 << 30
 UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
@@ -58,7 +58,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.verdict != "ok" and not self.fix:
-            raise ValueError(f"{self.name} is not ok, and nothing says what to do: {self.text}")
+            raise ValueError(f"{self.name} is not ok, but has no remedy: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def judge_accelerator(verdict: accelerator.Verdict) -> Finding:
         "accelerator",
         "warn",
         f"tcg: {verdict.reason}{when}",
-        "guests are emulated and slow; a host with hardware virtualization, or nested virtualization turned on",
+        "guests are emulated and slow; use a host with hardware virtualization, or turn on nested virtualization",
         facts,
     )
 
@@ -139,7 +139,7 @@ def judge_kvm_device(group: str, mode: int) -> Finding | None:
     return Finding(
         "kvm-device",
         "warn",
-        f"/dev/kvm is group {group}'s, mode {mode:o}: each start of a guest waits a minute for libvirt",
+        f"/dev/kvm is group {group}'s, mode {mode:o}: each start of a guest takes a minute longer",
         "chgrp kvm /dev/kvm && chmod 660 /dev/kvm, or make setup",
     )
 
@@ -153,8 +153,8 @@ def _kvm_device() -> list[Finding]:
     return [finding] if finding else []
 
 
-def _accelerator(refresh: bool) -> list[Finding]:
-    return [judge_accelerator(accelerator.probe(refresh=refresh))]
+def _accelerator(store: Store, refresh: bool) -> list[Finding]:
+    return [judge_accelerator(accelerator.probe(store, refresh=refresh))]
 
 
 def _libvirt() -> list[Finding]:
@@ -175,7 +175,7 @@ def _libvirt() -> list[Finding]:
         ("secure-boot", found.secure_boot, "OVMF with Secure Boot", "ovmf"),
     ):
         findings.append(_there(name, there, text, fix, "fail" if name != "secure-boot" else "warn"))
-    swtpm = found.tpm and command.find("swtpm") is not None and command.find("swtpm_setup") is not None
+    swtpm = found.tpm and process.find("swtpm") is not None and process.find("swtpm_setup") is not None
     findings.append(_there("tpm", swtpm, "swtpm", "swtpm swtpm-tools", "warn"))
     return findings
 
@@ -186,6 +186,24 @@ def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> 
     return Finding(name, otherwise, f"{text}: missing", f"{SETUP}, or apt-get install {package}")
 
 
+def judge_secure_boot_keys(stores: Mapping[Path, SecureBootKeys | None]) -> list[Finding]:
+    """A line for each variable store with enrolled keys: which of Microsoft's certificates it knows."""
+    findings = []
+    for path, keys in stores.items():
+        facts = {"path": str(path)}
+        if keys is None or not keys.known:
+            lacks = "cannot be read as a variable store" if keys is None else "knows no certificate of Microsoft's"
+            fix = f"{SETUP}, or apt-get install --reinstall ovmf"
+            findings.append(Finding("uefi-keys", "warn", f"{path} {lacks}", fix, facts))
+            continue
+        text = f"{path.name} knows {', '.join(keys.known)}"
+        text += f"; not {', '.join(keys.missing)}" if keys.missing else ""
+        text += f"; {keys.revoked} revoked"
+        more = {"allowed": list(keys.allowed), "missing": list(keys.missing), "revoked": keys.revoked}
+        findings.append(Finding("uefi-keys", "ok", text, facts={**facts, **more}))
+    return findings
+
+
 def _qemu_img() -> list[Finding]:
     line = qemu_img.version()
     version = re.search(r"version (\S+)", line)
@@ -194,12 +212,12 @@ def _qemu_img() -> list[Finding]:
 
 
 def _bootstrap() -> list[Finding]:
-    return [judge_tools({name: command.find(name) for name in BOOTSTRAP_TOOLS})]
+    return [judge_tools({name: process.find(name) for name in BOOTSTRAP_TOOLS})]
 
 
 def _provisioning() -> list[Finding]:
     # ansible comes with the virtual environment, beside this interpreter or in PATH
-    missing = [name for name in ("ssh", "ssh-keygen") if command.find(name) is None]
+    missing = [name for name in ("ssh", "ssh-keygen") if process.find(name) is None]
     if missing:
         return [_there("provisioning", False, ", ".join(missing), "openssh-client", "fail")]
     return [Finding("provisioning", "ok", "ssh")]
@@ -214,14 +232,14 @@ def _fabric() -> list[Finding]:
         "openssl": "openssl",
         "slirp4netns": "slirp4netns",
     }
-    missing = sorted(name for name in tools if command.find(name) is None)
+    missing = sorted(name for name in tools if process.find(name) is None)
     if missing:
         return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
     if not Path("/proc/self/ns/net").exists():
         return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
     if bridges_are_filtered():
         return [
-            Finding("fabric", "warn", "frames between a guest and its network pass this host's firewall", UNFILTER)
+            Finding("fabric", "warn", "this host's firewall filters frames between a guest and its network", UNFILTER)
         ]
     return [Finding("fabric", "ok", ", ".join(tools))]
 
@@ -232,8 +250,8 @@ def bridges_are_filtered() -> bool:
     return switch.exists() and switch.read_text().strip() == "1"
 
 
-def _sizes() -> list[Finding]:
-    root = Store.locate().root
+def _sizes(store: Store) -> list[Finding]:
+    root = store.root
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     disk = shutil.disk_usage(there)
     memory = 0
@@ -242,9 +260,16 @@ def _sizes() -> list[Finding]:
             memory = int(line.split()[1]) * 1024
     return [
         judge_size(
-            "disk", f"at {there}", disk.free, DISK_LEAST, DISK_GOOD, "goldsmith clean, or a larger GOLDSMITH_HOME"
+            "disk",
+            f"at {there}",
+            disk.free,
+            DISK_LEAST,
+            DISK_GOOD,
+            "run goldsmith clean, or use a larger store (GOLDSMITH_HOME)",
         ),
-        judge_size("memory", "of memory", memory, MEMORY_LEAST, MEMORY_GOOD, "end other programs, or a larger host"),
+        judge_size(
+            "memory", "of memory", memory, MEMORY_LEAST, MEMORY_GOOD, "stop other programs, or use a larger host"
+        ),
     ]
 
 
@@ -255,7 +280,7 @@ def _rights() -> list[Finding]:
         # each thing is tried: root in a container may lack any of it
         found += [Finding(lack.name, "fail", lack.text, lack.fix) for lack in privileges.find_lacks()]
         if why := privileges.log_daemon_refused():
-            text = f"virtlogd, which writes guests' consoles, does not answer at {privileges.VIRTLOGD}: {why}"
+            text = f"virtlogd, which records the guests' consoles, does not answer at {privileges.VIRTLOGD}: {why}"
             found.append(Finding("libvirt-log", "fail", text, privileges.DAEMONS))
     return found
 
@@ -275,8 +300,7 @@ def _group_name(number: int) -> str:
         return str(number)
 
 
-def _store() -> list[Finding]:
-    store = Store.locate()
+def _store(store: Store) -> list[Finding]:
     facts = {"path": str(store.root)}
     missing = [folder for folder in (store.root, *store.folders) if not folder.is_dir()]
     if missing:
@@ -287,7 +311,7 @@ def _store() -> list[Finding]:
         fix = remedy([Obstacle(folder, SEARCH) for folder in closed], user)
         return [Finding("store", "fail", f"libvirt's QEMU runs as {user} and cannot search {names}", fix, facts)]
     if not all(os.access(folder, os.W_OK) for folder in store.folders):
-        return [Finding("store", "fail", f"{store.root} is not ours to write", SETUP, facts)]
+        return [Finding("store", "fail", f"this user cannot write to {store.root}", SETUP, facts)]
     return [Finding("store", "ok", str(store.root), facts=facts)]
 
 
@@ -311,24 +335,28 @@ def _host() -> list[Finding]:
         name = "unknown system"
     cpus = len(os.sched_getaffinity(0))
     verdict: Mark = "ok" if machine == "x86_64" else "fail"
-    fix = None if verdict == "ok" else "a host with an x86-64 processor: goldsmith's guests are x86-64"
+    fix = None if verdict == "ok" else "use a host with an x86-64 processor"
     return [Finding("host", verdict, f"{name}, {machine}, {cpus} processors", fix, {"cpus": cpus})]
 
 
-def examine(*, refresh: bool = False) -> list[Finding]:
-    """Look at everything; `refresh` measures the accelerator again. Takes 0.3 s, and 4 s with a measurement."""
+def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[Finding]:
+    """Look at everything; a store that cannot be found is a finding. `refresh` measures the accelerator again.
+
+    Takes 0.3 s, and 4 s with a measurement.
+    """
     looks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("host", _host),
-        ("accelerator", lambda: _accelerator(refresh)),
+        ("accelerator", lambda: _accelerator(find_store(), refresh)),
         ("kvm-device", _kvm_device),
         ("libvirt", _libvirt),
+        ("uefi-keys", lambda: judge_secure_boot_keys(enrolled_stores())),
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),
         ("provisioning", _provisioning),
         ("fabric", _fabric),
-        ("disk", _sizes),
+        ("disk", lambda: _sizes(find_store())),
         ("rights", _rights),
-        ("store", _store),
+        ("store", lambda: _store(find_store())),
     ]
     findings: list[Finding] = []
     for name, look in looks:
@@ -339,7 +367,7 @@ def examine(*, refresh: bool = False) -> list[Finding]:
         except OSError as error:
             # what a container hides or a file's mode forbids is one line of the report, not its end
             fix = f"{SETUP}; in a container: {privileges.CONTAINER}"
-            findings.append(Finding(name, "fail", f"cannot be looked at: {error}", fix))
+            findings.append(Finding(name, "fail", f"the check failed: {error}", fix))
     return findings
 
 

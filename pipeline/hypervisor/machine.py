@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import libvirt
 from lxml import etree
 
-from pipeline.errors import BuildError, GuestError
+from pipeline.base.errors import BuildError, GuestError
+from pipeline.cache.layers import Image
 from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
 from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
-from pipeline.layers import Image
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ LOOK = 0.25
 SERIAL_LIMIT = 8 << 20
 
 _NO_AGENT = (
-    "is qemu-guest-agent installed in the source, and enabled? It needs udev's virtio ports, and a console=ttyS0 on "
-    "the kernel's command line shows in serial.log how far the boot came; screen.png shows its screen"
+    "check that the source has qemu-guest-agent installed and enabled, with udev's virtio ports; see "
+    "screen.png, and serial.log if the kernel's command line has console=ttyS0"
 )
 
 #: linux/input-event-codes.h
@@ -48,7 +48,7 @@ _STOPPED_BY = {
     libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "powered off",
     libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "was destroyed",
     libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "failed with its qemu",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "failed with its QEMU",
 }
 
 
@@ -199,21 +199,17 @@ class Machine:
         """Raise GuestError if the guest is lost, or the build was cancelled."""
         if self._cancelled.is_set():
             raise BuildError("cancelled", name="cancelled")
-        if found := console.disaster(*self._console(), windows=self.spec.windows):
+        if found := console.disaster(*self._console(), self.spec.features.disasters):
             name, message = found
             raise GuestError(message, name=name, hint=console.HINTS[name])
-        if self.panicked:
-            raise GuestError(
-                "Windows stopped with a blue screen (reported by the panic device)",
-                name="guest-blue-screen",
-                hint="screen.png in the run's folder shows its stop code",
-            )
+        if self.panicked and (panic := self.spec.features.panic) is not None:
+            raise GuestError(panic.message, name=panic.name, hint=panic.hint)
         if self.stopped is not None:
             raise GuestError(
-                f"the guest {self.stopped} while it was needed",
+                f"the guest {self.stopped} during the build",
                 name="guest-powered-off",
-                hint="serial.log and journal.log in the run's folder show its last words: a step or a service in the "
-                "guest has powered it off, or its QEMU ended (see /var/log/libvirt/qemu)",
+                hint="serial.log and journal.log in the run's folder show its last messages: a step or a service "
+                "has powered it off, or its QEMU ended (see /var/log/libvirt/qemu)",
             )
 
     def wait(
@@ -259,7 +255,7 @@ class Machine:
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
                 raise GuestError(
-                    f"the guest shows its login prompt since {grace:.0f} s, but its agent does not answer",
+                    f"the guest has shown its login prompt for {grace:.0f} s, but its agent does not answer",
                     name="guest-no-agent",
                     hint=_NO_AGENT,
                 )
@@ -277,7 +273,7 @@ class Machine:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise GuestError(
-                        f"the guest was still running {deadline:.0f} s after it was told to shut down",
+                        f"the guest was still running {deadline:.0f} s after the request to shut down",
                         name="guest-shutdown-timeout",
                     )
                 self._changed.wait(min(left, 1.0))
@@ -336,7 +332,7 @@ class Machine:
         after = attached(overlay, self.spec.disks[0].bus)
         for target, new in zip(targets(after), after, strict=True):
             disk = etree.SubElement(disks, "disk", name=target, snapshot="external", type="file")
-            etree.SubElement(disk, "driver", type=new.image.format)
+            etree.SubElement(disk, "driver", type=new.image.format.driver)
             source = etree.SubElement(disk, "source", file=str(new.image.path))
             etree.SubElement(source, "seclabel", model="dac", relabel="no")
         flags = (
@@ -368,7 +364,7 @@ class Machine:
                 for old in card.findall("link"):
                     card.remove(old)
                 etree.SubElement(card, "link", state="up" if connected else "down")
-                with translated("changing the guest's network link"):
+                with translated("changing the guest's network connection"):
                     self.domain.updateDeviceFlags(etree.tostring(card, encoding="unicode"), 0)
 
     def shutdown(self, deadline: float) -> None:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import libvirt
 from lxml import etree
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
 from pipeline.hypervisor import console
 from pipeline.hypervisor.connection import Connection
+from pipeline.hypervisor.domain import Spec
 from pipeline.hypervisor.progress import BUSY, EVERY, Progress, read_stats
-
-if TYPE_CHECKING:
-    from pipeline.hypervisor.machine import Machine
 
 #: Bytes of a picture of the screen: 16 MiB of video memory make less.
 PICTURE_LIMIT = 64 << 20
+
+
+class Observed(Protocol):
+    """What watching a guest needs of its machine."""
+
+    spec: Spec
+    connection: Connection
+
+    @property
+    def domain(self) -> libvirt.virDomain: ...
+    @property
+    def running(self) -> bool: ...
+    def serial(self) -> bytes: ...
 
 
 def take_picture(connection: Connection, domain: libvirt.virDomain) -> bytes | None:
@@ -61,10 +72,11 @@ def read_traffic(connection: Connection, domain: libvirt.virDomain) -> tuple[int
     return read, written
 
 
-def progress_check(machine: Machine, busy: float | None = None) -> Callable[[], None]:
+def progress_check(machine: Observed, busy: float | None = None) -> Callable[[], None]:
     """A function to call while waiting for a guest's sign of life. It raises GuestError where it does not get on."""
     spec = machine.spec
-    moves = Progress(firmware=spec.kernel is None and not spec.media, kernel=not spec.windows, busy=busy or BUSY)
+    firmware = spec.kernel is None and not spec.media
+    moves = Progress(firmware=firmware, kernel=spec.features.kernel_console, busy=busy or BUSY)
     due = 0.0
 
     def check() -> None:

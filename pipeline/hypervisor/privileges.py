@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
-from pipeline.errors import GoldsmithError
+from pipeline.base import process
+from pipeline.base.errors import GoldsmithError
 
 TUN = Path("/dev/net/tun")
 #: The daemon that writes guests' consoles for libvirt; it listens where root alone may ask.
@@ -71,9 +71,13 @@ def find_lacks() -> list[Lack]:
     if missing := missing_capabilities(effective_capabilities()):
         lacks.append(Lack("capabilities", f"root, but without {', '.join(missing)}", CONTAINER))
     tries: tuple[tuple[str, str, Callable[[], str | None]], ...] = (
-        ("mounts", "no mount or process namespaces for a bootstrap", lambda: _refused(_MOUNTS)),
-        ("networks", "no network namespace, bridge or veth for guests", lambda: _refused(_NETWORK)),
-        ("tun", f"{TUN} cannot be opened, by which guests' networks are made", _tun_refused),
+        ("mounts", "a bootstrap cannot create mount or process namespaces", lambda: _refused(_MOUNTS)),
+        (
+            "networks",
+            "network namespaces, bridges or veth devices cannot be created for guests",
+            lambda: _refused(_NETWORK),
+        ),
+        ("tun", f"{TUN}, which guests' networks need, cannot be opened", _tun_refused),
     )
     for name, what, attempt in tries:
         if why := attempt():
@@ -90,8 +94,8 @@ def _fix(name: str) -> str:
 def _refused(argv: Sequence[str]) -> str | None:
     """Why a program cannot do it, in its own words."""
     try:
-        command.run(argv, deadline=TRYING)
-    except command.CommandFailed as error:
+        process.run(argv, deadline=TRYING)
+    except process.CommandFailed as error:
         return (error.stderr.strip().splitlines() or [error.message])[-1]
     except GoldsmithError as error:
         return error.message

@@ -117,7 +117,7 @@ def _no_boot(read: int, busy: list[float], since: float) -> tuple[str, str] | No
         return None
     what = f"only {read} bytes of the disk" if read else "nothing of the disk"
     verb = "were" if read else "was"
-    return "guest-no-boot", f"nothing bootable: {what} {verb} read in {since:.0f} s: there is no boot loader to start"
+    return "guest-no-boot", f"nothing bootable: {what} {verb} read in {since:.0f} s, so there is no boot loader"
 
 
 def _says_more(new: bytes) -> bool:

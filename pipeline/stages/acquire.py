@@ -2,231 +2,164 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.definition import DataDisk, DebianSource, DiskSource, IsoSource, MasterSource
-from pipeline.digests import chunk_digests
-from pipeline.errors import BuildError, CheckFailed, UsageError
+from pipeline.base.disk_format import QCOW2, find_format, known_format
+from pipeline.base.errors import BuildError, CheckFailed, UsageError
+from pipeline.cache.digests import chunk_digests
+from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
+from pipeline.definition import DataDisk, Definition, DiskSource, MasterSource
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
-from pipeline.guests import debian
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Image, Layer
-
-NAME = "acquire"
-VERSION = 1
-#: Seconds for a whole bootstrap; 100 s on a quiet host with a near mirror.
-BOOTSTRAP_DEADLINE = 1800.0
+from pipeline.guest.source_files import verify_checksum
+from pipeline.systems import registry
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    return (_first(job), *_beside(job))
+class Acquire(BaseStage):
+    """The disk to start from."""
+
+    name = "acquire"
+    version = 1
+    makes_content = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        return (_first(context), *_beside(context))
+
+    def why_root(self, definition: Definition) -> str:
+        return registry.for_definition(definition, None).needs_root_for_source(definition.source)
 
 
-def _first(job: Job) -> Work:
-    source = job.definition.source
-    if isinstance(source, DebianSource):
-        inputs: dict[str, object] = {
-            "source": "debian",
-            "suite": source.suite,
-            "packages": sorted(source.packages),
-            "package index": job.package_index(source.suite),
-            "recipe": debian.recipe(),
-        }
-        return Work(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source))
+def _first(context: BuildContext) -> UnitSpec[BuildContext]:
+    source = context.definition.source
+    inputs: dict[str, object]
     if isinstance(source, DiskSource):
         inputs = {"source": "disk", "sha256": source.sha256 or _file_digest(source), "format": source.format}
-        return Work("disk", inputs, partial(_disk, source))
+        return UnitSpec("disk", inputs, partial(_disk, source))
     if isinstance(source, MasterSource):
-        master = master_of(job, source)
+        master = master_of(context, source)
         inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.digest}
         if master.data_disks:
             inputs["data disks"] = [one["tree_sha256"] for one in master.manifest["data_disks"]]
-        return Work(f"{master.name} {master.version}", inputs, partial(_master, master))
-    assert isinstance(source, IsoSource)
-    inputs = {"source": "iso", "sha256": [source.sha256, source.drivers_sha256], "disk size": job.definition.disk}
-    return Work(source.path.name, inputs, partial(_media, source))
+        return UnitSpec(f"{master.name} {master.version}", inputs, partial(_master, master))
+    return context.system.source_unit(context, source)
 
 
-def _beside(job: Job) -> tuple[Work, ...]:
+def _beside(context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
     """The data disks that the image begins with; what a parent has comes with its OS disk."""
-    source = job.definition.source
-    parent = {disk.lun for disk in master_of(job, source).data_disks} if isinstance(source, MasterSource) else set()
-    new = [disk for disk in job.data_disks if disk.lun not in parent]
+    source = context.definition.source
+    parent = (
+        {disk.lun for disk in master_of(context, source).data_disks} if isinstance(source, MasterSource) else set()
+    )
+    new = [disk for disk in context.data_disks if disk.lun not in parent]
     if not new:
         return ()
     # caching is Azure's business, not the disk's
     told: list[object] = [[disk.lun, disk.size, disk.filesystem, disk.label] for disk in new]
-    return (Work("data disks", {"disks": told}, partial(_data_disks, new)),)
+    return (UnitSpec("data disks", {"disks": told}, partial(_data_disks, new)),)
 
 
-def _data_disks(new: Sequence[DataDisk], _job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_data_disk
+def _data_disks(
+    new: Sequence[DataDisk], _context: BuildContext, source: Layer | None, draft: PendingLayer
+) -> StageResult:
+    from pipeline.guest.disks import create_data_disk
 
     assert source is not None
     made = [(disk.lun, create_data_disk(draft.path / f"data-{disk.lun}.raw", disk)) for disk in new]
     data = sorted([*source.image.data, *made], key=lambda pair: pair[0])
     told = f"{len(new)} data disk{'s' if len(new) > 1 else ''}"
-    return Made(replace(source.image, data=tuple(data)), {**source.facts}, told)
+    return StageResult(replace(source.image, data=tuple(data)), {**source.facts}, told)
 
 
-def master_of(job: Job, source: MasterSource) -> Version:
+def master_of(context: BuildContext, source: MasterSource) -> Version:
     """The gallery version that a master source names. Raises UsageError when there is none."""
-    return job.gallery.get(str(source))
+    return context.gallery.get(str(source))
 
 
-def _bootstrap(source: DebianSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
-    work = job.store.tmp / f"bootstrap-{job.run.id}"
-    log = job.log_file("bootstrap.log")
-    with log.open("a", encoding="utf-8") as file:
-
-        def said(text: str) -> None:
-            file.write(text + "\n")
-            file.flush()
-            job.progress(text)
-
-        facts = debian.bootstrap(
-            source.suite,
-            source.packages,
-            draft.path / DISK,
-            work=work,
-            seed=draft.key,
-            progress=said,
-            deadline=BOOTSTRAP_DEADLINE,
-        )
-    return Made(_plain(draft), {**facts, "suite": source.suite}, f"{facts.get('packages', '?')} packages")
-
-
-def _media(source: IsoSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
-    """The media are what the definition says, and can do what it asks; the disk is blank."""
-    from pipeline.base import qemu_img
-    from pipeline.guests.windows.preflight import preflight
-    from pipeline.guests.windows.product_keys import product_key
-
-    definition = job.definition
-    edition = preflight(source.path, source.edition, definition.generations[0], source.drivers, definition.locale)
-    product_key(source.product_key, edition)
-    for path in (source.path, source.drivers):
-        _qemu_reads(job, path)
-    _verify(job, source.path, source.sha256, "source.iso.sha256")
-    _verify(job, source.drivers, source.drivers_sha256, "source.drivers.sha256")
-    overlay = draft.path / DISK
-    assert definition.disk is not None, "the definition's rules: an installation says its disk's size"
-    qemu_img.create(overlay, "qcow2", definition.disk)
-    return Made(_plain(draft), {"edition": edition.name, "build": edition.build, "suite": None}, edition.name)
-
-
-def _qemu_reads(job: Job, path: Path) -> None:
-    """Raises UsageError (medium-unreadable): media stay where they are, and whose they are."""
-    from pipeline import command
-
-    user, group = job.connection.qemu_owner
-    become = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--"]
-    if command.run([*become, "test", "-r", path], deadline=30, ok_codes=(0, 1)).code != 0:
-        raise UsageError(
-            f"{path}: libvirt's qemu may not read it",
-            name="medium-unreadable",
-            hint=f"chmod o+r {path}, and o+x for the folders above it; or put it into {job.store.root}",
-        )
-
-
-def _plain(draft: Draft) -> Image:
-    return Image(draft.path / DISK, "qcow2")
+def _plain(draft: PendingLayer) -> Image:
+    return Image(draft.path / DISK, QCOW2)
 
 
 def _file_digest(source: DiskSource) -> str:
     if source.path is None:
-        raise UsageError("a disk by URL needs its sha256", name="checksum-missing")
+        raise UsageError("a disk with a URL needs a sha256", name="checksum-missing")
     # by data, not by virtual size: a plan must not read eight sparse GiB to say that nothing changed
     return chunk_digests(source.path).tree
 
 
-def _verify(job: Job, path: Path, wanted: str, key: str) -> None:
-    """Raises CheckFailed (checksum-mismatch)."""
-    job.progress(f"checksum of {path.name}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted:
-        raise CheckFailed(
-            f"{path}: its sha256 is {found}, the definition says {wanted}",
-            name="checksum-mismatch",
-            hint=f"download it again, or correct {key}",
-        )
-
-
-def _disk(source: DiskSource, job: Job, _source: Layer | None, draft: Draft) -> Made:
+def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:
     # a plan needs none of these
-    from pipeline.checks.source_disk import judge_size
-    from pipeline.fetch import download
-    from pipeline.offline import mapping, transfer
+    from pipeline.cache.download import download
+    from pipeline.checks.disk.source_disk import judge_size
+    from pipeline.disk import mapping, transfer
 
     path = source.path
     if path is None:
         assert source.url is not None and source.sha256 is not None
-        path = download(source.url, job.store.downloads, source.sha256, progress=job.progress)
+        path = download(source.url, context.store.downloads, source.sha256, progress=context.progress)
     if source.sha256:
-        _verify(job, path, source.sha256, "source.disk.sha256")
+        verify_checksum(context, path, source.sha256, "source.disk.sha256")
     # before qemu-img opens it: a foreign disk may name other files of this host
     # its content decides: the definition says the format, so that a file's name need not
     detected = mapping.detect(path, named=False)
-    if source.format and {"vhd": "vpc"}.get(source.format, source.format) != detected:
+    if source.format and find_format(source.format) != known_format(detected):
         raise UsageError(
-            f"{path} is {detected}, the definition says {source.format}",
+            f"{path} is a {detected} disk, but the definition says {source.format}",
             name="disk-format",
             hint="copy the disk again from its source, or correct source.disk.format",
         )
     mapping.disk_format(path, detected)
-    job.progress(f"copying the {detected} disk")
+    context.progress(f"copying the {detected} disk")
     with transfer.open_source(path, detected) as source_disk:
-        judge_size(path.name, source_disk.size, job.definition.disk)
+        judge_size(path.name, source_disk.size, context.definition.disk)
         transfer.convert(
             source_disk,
             draft.path / DISK,
             "qcow2",
             timestamp=int(time.time()),
-            progress=lambda done, whole: job.progress(f"{done >> 20} of {whole >> 20} MiB"),
+            progress=lambda done, whole: context.progress(f"{done >> 20} of {whole >> 20} MiB"),
         )
-    _judge_brought(job, path.name, draft.path / DISK)
-    return Made(_plain(draft), {"format": detected, "suite": None}, detected)
+    _judge_brought(context, path.name, draft.path / DISK)
+    return StageResult(_plain(draft), {"format": detected, "suite": None}, detected)
 
 
-def _judge_brought(job: Job, name: str, disk: Path) -> None:
+def _judge_brought(context: BuildContext, name: str, disk: Path) -> None:
     """Say what a build on this disk would only find out after its guest's boot, or at the end. Raises DiskError."""
-    from pipeline.checks.source_disk import judge_source, look_at_source
+    from pipeline.checks.disk.source_disk import judge_source, look_at_source
 
-    definition = job.definition
-    job.progress("does it boot?")
+    definition = context.definition
+    context.progress("does it boot?")
     found = look_at_source(
         disk,
         "qcow2",
-        profile="azure-windows" if definition.os == "windows" else "azure-linux",
+        profile=context.system.profile,
         generations=definition.generations,
     )
     builds = bool(definition.steps) or definition.generalize.agent != "outside"
     for line in judge_source(
         found, name, generations=definition.generations, waived=definition.waive.keys(), builds=builds
     ):
-        job.run.emit("note", "", line)
+        context.run.emit("note", "", line)
 
 
-def _master(master: Version, job: Job, _source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
+def _master(master: Version, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:
+    from pipeline.guest.disks import create_overlay
 
     if not master.disk.exists():
-        raise BuildError(f"{master.disk} is gone", name="master-missing")
-    job.progress("the parent's digests")
+        raise BuildError(f"{master.disk} is missing", name="master-missing")
+    context.progress("the parent's digests")
     for name, told in disks_of(master.manifest).items():
         if chunk_digests(master.path / name).tree != tree_of_disk(told):
             raise CheckFailed(
-                f"{master.path / name} is not what was captured",
+                f"{master.path / name} has changed since it was captured",
                 name="master-damaged",
                 hint=f"goldsmith gallery verify {master.name}; goldsmith gallery rollback {master.name}",
             )
     overlay = create_overlay(draft.path / DISK, master.image)
     suite = master.manifest.get("suite")
-    return Made(overlay, {"suite": suite, "parent": f"{master.name}@{master.version}"}, master.version)
+    return StageResult(overlay, {"suite": suite, "parent": f"{master.name}@{master.version}"}, master.version)

@@ -9,91 +9,98 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import command
-from pipeline.base import qemu_img
+from pipeline.base import process, qemu_img
+from pipeline.base.disk_format import DiskFormat
+from pipeline.base.errors import BuildError, CheckFailed
+from pipeline.base.runs import now
+from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
+from pipeline.cache.layers import Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import count
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import MasterSource
-from pipeline.digests import BLOCK, CHUNK, write_block_digests
-from pipeline.errors import BuildError, CheckFailed
-from pipeline.gallery import CANDIDATE, DISK, GOLDEN, data_file, digests_file
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
-from pipeline.record import now
+from pipeline.gallery import CANDIDATE, GOLDEN, data_file, digests_file, disk_file
 
-NAME = "capture"
-VERSION = 1
 #: The manifest's format.
 MANIFEST_FORMAT = 1
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition = job.definition
-    inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
-    if job.data_disks:
-        inputs["caching"] = [[disk.lun, disk.caching] for disk in job.data_disks]
-    return (Work(GOLDEN, inputs, _run),)
+class Capture(BaseStage):
+    """The version in the gallery."""
+
+    name = "capture"
+    version = 1
+    makes_version = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {"name": definition.name, "summary": definition.summary}
+        if context.data_disks:
+            inputs["caching"] = [[disk.lun, disk.caching] for disk in context.data_disks]
+        return (UnitSpec(GOLDEN, inputs, _run),)
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     # a plan needs none of these
     from pipeline.evidence import unsigned
-    from pipeline.evidence.judge import FORMAT
-    from pipeline.evidence.seal import Contents, seal
-    from pipeline.evidence.signing import load, locate
+    from pipeline.evidence.checksum import Contents, write_evidence
+    from pipeline.evidence.signing import load
+    from pipeline.evidence.verification import FORMAT
 
     assert source is not None
     image = source.image
-    files = {DISK: image.path, **{data_file(lun): one.path for lun, one in image.data}}
-    job.progress("digests")
+    row = image.format
+    files = {disk_file(row): image.path, **{data_file(lun, row): disk.path for lun, disk in image.data}}
+    context.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
-    told = {name: _describe_disk(job, name, path, blocks[digests_file(name)]) for name, path in files.items()}
-    key = load(locate(), job.store.root)
+    told = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
+    key = load(context.store.host.key, context.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
-        unsigned.admitted(unsigned.register_beside(key.path), job.gallery)
+        unsigned.admitted(unsigned.register_beside(key.path), context.gallery)
     proven = source.facts.get("trees") or {}
     for name, tree in proven.items():
         if tree != told[name]["tree_sha256"]:
-            raise BuildError(f"{files[name]} is not the file that was proven", name="master-changed")
-    lineage = job.made
+            raise BuildError(f"{files[name]} has changed since it was tested", name="master-changed")
+    lineage = context.made
     facts = {name: layer.facts for name, layer in lineage}
     checks = facts.get("inspect", {}).get("checks", [])
     if not count(checks).good:
         # a master that inspect has not looked at is no better than one that failed there
         raise CheckFailed(
-            f"the master is not proven by inspect: {count(checks)}",
+            f"the master has not passed inspect: {count(checks)}",
             name="master-not-inspected",
-            hint=f"goldsmith build {job.definition.name} --from inspect",
+            hint=f"goldsmith build {context.definition.name} --from inspect",
         )
     suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
 
     def manifest(version: str) -> dict[str, Any]:
         return {
             "goldsmith": MANIFEST_FORMAT,
-            "name": job.definition.name,
+            "name": context.definition.name,
             "version": version,
-            "summary": job.definition.summary,
+            "summary": context.definition.summary,
             "created": now(),
             "state": "proven",
-            "start": "warm" if job.warm else "cold",
-            "os": job.definition.os,
+            "start": "warm" if context.warm else "cold",
+            "os": context.definition.os,
             "suite": suite,
-            "generations": list(job.definition.generations),
-            "machine": {"cpus": job.definition.machine.cpus, "memory": job.definition.machine.memory},
-            "accelerator": job.verdict.kind,
-            "agent": job.definition.generalize.agent,
+            "generations": list(context.definition.generations),
+            "machine": {"cpus": context.definition.machine.cpus, "memory": context.definition.machine.memory},
+            "accelerator": context.accelerator.kind,
+            "agent": context.definition.generalize.agent,
             **_rearms(facts.get("generalize", {})),
-            "first_boot": job.definition.first_boot.source if job.definition.first_boot else None,
-            "disk": told[DISK],
+            "first_boot": context.definition.first_boot.source if context.definition.first_boot else None,
+            "disk": told[disk_file(row)],
             "data_disks": [
                 {
                     "lun": one.lun,
                     "caching": one.caching,
                     "filesystem": one.filesystem,
                     "label": one.label,
-                    **told[data_file(one.lun)],
+                    **told[data_file(one.lun, row)],
                 }
-                for one in job.data_disks
+                for one in context.data_disks
             ],
             "inputs": [
                 {
@@ -104,8 +111,8 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
                 }
                 for name, layer in lineage
             ],
-            "definition": job.definition.path.read_text(encoding="utf-8"),
-            "tools": tool_versions(job),
+            "definition": context.definition.path.read_text(encoding="utf-8"),
+            "tools": tool_versions(context),
             "checks": checks,
             "verdict": count(checks).to_json(),
             "prove": facts.get("prove", {}).get("cells", {}),
@@ -113,51 +120,51 @@ def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
                 {"stage": name, "title": layer.record.get("title"), "seconds": layer.record.get("seconds")}
                 for name, layer in lineage
             ],
-            "run": job.run.id,
-            "started": job.run.record["started"],
+            "run": context.run.id,
+            "started": context.run.record["started"],
             "signed_by": key.id if key else None,
             "evidence": FORMAT,
-            **_lineage(job),
+            **_lineage(context),
         }
 
-    job.progress("what is in it")
-    contents = Contents.of(image.path)
-    job.progress("into the gallery")
-    made = job.gallery.capture(
-        job.definition.name,
+    context.progress("what is in it")
+    contents = Contents.of(image)
+    context.progress("into the gallery")
+    made = context.gallery.capture(
+        context.definition.name,
         {**files, **blocks},
-        _extras(job, source),
+        _extras(context, source),
         manifest,
-        partial(seal, contents=contents, key=key),
+        partial(write_evidence, contents=contents, key=key),
     )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
-    job.gallery.promote(made, CANDIDATE if job.warm else GOLDEN)
-    return Made(made.image, {"version": made.version}, f"{made.name} {made.version}")
+    context.gallery.promote(made, CANDIDATE if context.warm else GOLDEN)
+    return StageResult(made.image, {"version": made.version}, f"{made.name} {made.version}")
 
 
-def _describe_disk(job: Job, name: str, path: Path, blocks: Path) -> dict[str, Any]:
+def _describe_disk(context: BuildContext, row: DiskFormat, path: Path, blocks: Path) -> dict[str, Any]:
     """What the manifest says of a disk's file; the digests of its blocks go to the file `blocks`."""
     digests = write_block_digests(path, blocks)
     blocks.chmod(0o444)
     return {
-        "file": name,
-        "format": "fixed VHD",
+        "file": f"{blocks.stem}{row.suffix}",
+        "format": row.output_title,
         "size": digests.size,
-        "virtual_size": digests.size - 512,
+        "virtual_size": digests.size - row.trailing,
         "allocated": digests.allocated,
-        "sha256": job.flat_digest(path, digests.tree),
+        "sha256": context.flat_digest(path, digests.tree),
         "tree_sha256": digests.tree,
         "chunk_size": CHUNK,
         "digests": {"file": blocks.name, "block_size": BLOCK},
     }
 
 
-def _lineage(job: Job) -> dict[str, Any]:
+def _lineage(context: BuildContext) -> dict[str, Any]:
     """Of a patched master: the version it was, and how the first of its line was built."""
-    source = job.definition.source
-    if not isinstance(source, MasterSource) or source.image != job.definition.name:
+    source = context.definition.source
+    if not isinstance(source, MasterSource) or source.image != context.definition.name:
         return {}
-    parent = job.gallery.get(str(source))
+    parent = context.gallery.get(str(source))
     root = parent.manifest.get("rebuilt") or {
         "version": parent.version,
         "created": parent.manifest["created"],
@@ -171,21 +178,21 @@ def _rearms(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"rearms_left": facts["rearms_left"]} if facts.get("rearms_left") is not None else {}
 
 
-def _extras(job: Job, source: Layer) -> list[tuple[str, Path]]:
+def _extras(context: BuildContext, source: Layer) -> list[tuple[str, Path]]:
     """Logs and screenshots that go with the master."""
     extras = [(f"screenshots/{p.name}", p) for p in sorted(source.path.glob("*.png"))]
-    for path in sorted(job.run.folder.rglob("*")):
+    for path in sorted(context.run.folder.rglob("*")):
         if path.is_file() and path.suffix in (".log", ".json") and path.name != "run.json":
-            extras.append((f"logs/{path.relative_to(job.run.folder)}", path))
+            extras.append((f"logs/{path.relative_to(context.run.folder)}", path))
     return extras
 
 
-def tool_versions(job: Job) -> dict[str, str]:
+def tool_versions(context: BuildContext) -> dict[str, str]:
     """The versions of what had a hand in the master."""
     versions = {"goldsmith": pipeline.__version__, "python": platform.python_version()}
     versions["qemu-img"] = qemu_img.version()
-    if command.find("mmdebstrap"):
-        versions["mmdebstrap"] = command.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
-    versions["libvirt"] = job.connection.version
-    versions["qemu"] = job.connection.qemu_version
+    if process.find("mmdebstrap"):
+        versions["mmdebstrap"] = process.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
+    versions["libvirt"] = context.connection.version
+    versions["qemu"] = context.connection.qemu_version
     return versions

@@ -1,4 +1,7 @@
-"""convert: the layers become one fixed VHD. Cost follows the data; freed blocks are not shipped."""
+"""convert: the layers become the disk that ships, by default a fixed VHD.
+
+Cost follows the data; freed blocks are not shipped.
+"""
 
 from __future__ import annotations
 
@@ -7,58 +10,69 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.gallery import DISK, data_file
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Image, Layer
-
-NAME = "convert"
-VERSION = 2
-
-
-def plan(_job: Job) -> tuple[Work, ...]:
-    return (Work("fixed VHD", {"subformat": "fixed"}, _run),)
+from pipeline.base.disk_format import DEFAULT_OUTPUT
+from pipeline.cache.layers import Image, Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
+from pipeline.gallery import data_file, disk_file
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+class Convert(BaseStage):
+    """The disk that ships, by default a fixed VHD."""
+
+    name = "convert"
+    version = 2
+    makes_master = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        row = context.definition.output
+        # the default's inputs are those of older versions, whose layers stay good
+        inputs = {"subformat": "fixed"} if row == DEFAULT_OUTPUT else {"format": row.name}
+        return (UnitSpec(row.output_title, inputs, _run),)
+
+
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
-    image, facts = _ship(job, source.image, draft.path / DISK, uuid.UUID(hex=draft.key))
+    row = context.definition.output
+    image, facts = _ship(context, source.image, draft.path / disk_file(row), uuid.UUID(hex=draft.key))
     data = []
     for lun, disk in source.image.data:
-        made, beside = _ship(job, disk, draft.path / data_file(lun), uuid.uuid5(uuid.UUID(hex=draft.key), str(lun)))
+        unique_id = uuid.uuid5(uuid.UUID(hex=draft.key), str(lun))
+        made, beside = _ship(context, disk, draft.path / data_file(lun, row), unique_id)
         data.append((lun, made))
         facts = {name: facts[name] + beside[name] for name in facts}
     detail = f"{facts['allocated'] >> 20} MiB of {facts['virtual_size'] >> 20} MiB"
     if data:
         detail += f", {len(data)} data disks among it"
-    return Made(replace(image, data=tuple(data)), facts, detail)
+    return StageResult(replace(image, data=tuple(data)), facts, detail)
 
 
-def _ship(job: Job, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
+def _ship(context: BuildContext, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
     """Write one disk; what it takes, in bytes."""
     # a plan needs none of these
-    from pipeline.offline.mapping import chain_extents
-    from pipeline.offline.scrub import punch_free
-    from pipeline.vhd.fixed import write_fixed
-    from pipeline.vhd.footer import verify_fixed
+    from pipeline.disk.mapping import chain_extents
+    from pipeline.disk.punch_holes import punch_free
+    from pipeline.vhd.output import writer_of
 
-    job.progress("reading the layers' map")
-    with chain_extents(image.path, image.format, within=job.store.root) as disk:
-        report = write_fixed(
+    row = context.definition.output
+    context.progress("reading the layers' map")
+    with chain_extents(image.path, image.format.key, within=context.store.root) as disk:
+        copied = writer_of(row)(
             disk,
             target,
             unique_id=unique_id,
             timestamp=int(time.time()),
-            progress=lambda done, whole: job.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
+            progress=lambda done, whole: context.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
         )
-    job.progress("freed blocks")
-    punched = punch_free(target)
-    footer = verify_fixed(target)
+    context.progress("freed blocks")
+    punched = punch_free(target, row.key)
+    size = row.verify(target)
     status = target.stat()
     facts = {
-        "virtual_size": footer.current_size,
+        "virtual_size": size,
         "file_size": status.st_size,
         "allocated": status.st_blocks * 512,
-        "copied": report.copied,
+        "copied": copied,
         "punched": punched,
     }
-    return Image(target, "vpc", size=footer.current_size), facts
+    return Image(target, row, size=size), facts

@@ -7,70 +7,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import checks
+from pipeline.base.errors import CheckFailed
+from pipeline.base.runs import write_json
+from pipeline.cache.layers import Image, Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
+from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk
-from pipeline.errors import CheckFailed
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Image, Layer
-from pipeline.record import write_json
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
     from pipeline.checks.model import Status
 
-NAME = "inspect"
-VERSION = 1
 RESULTS = "checks.json"
 #: How many checks a message names that could not look for one cause.
 _NAMED = 8
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition = job.definition
-    inputs: dict[str, object] = {
-        **inspection_inputs(definition.os),
-        "waive": dict(definition.waive),
-        "accounts": sorted(definition.accounts),
-        "generations": sorted(definition.generations),
-    }
-    if definition.ports:
-        inputs["ports"] = sorted(_ports(job) or ())
-    if job.data_disks:
-        inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in job.data_disks]
-    return (Work("checks", inputs, _run),)
+class Inspect(BaseStage):
+    """The checks on the VHD at rest."""
+
+    name = "inspect"
+    version = 1
+    is_gate = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {
+            **inspection_inputs(context.system.name),
+            "waive": dict(definition.waive),
+            "accounts": sorted(definition.accounts),
+            "generations": sorted(definition.generations),
+        }
+        if definition.ports:
+            inputs["ports"] = sorted(context.system.open_ports(definition) or ())
+        if context.data_disks:
+            inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
+        return (UnitSpec("checks", inputs, _run),)
 
 
-def _ports(job: Job) -> set[tuple[str, int]] | None:
-    definition = job.definition
-    return {(one.protocol, one.port) for one in definition.ports} if definition.os == "windows" else None
-
-
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
-    job.begin_flat_digests(source.image)
-    definition = job.definition
+    context.begin_flat_digests(source.image)
+    definition = context.definition
     # what comes out of a guest is not trusted: its disk is read in a process without rights
     results = checks.inspect_disk(
         source.image.path,
-        source.image.format,
-        profile="azure-windows" if definition.os == "windows" else "azure-linux",
+        source.image.format.key,
+        profile=context.system.profile,
         accounts=definition.accounts,
         waive=definition.waive,
         generations=definition.generations,
-        ports=_ports(job),
+        ports=context.system.open_ports(definition),
     )
-    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in job.data_disks]
+    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in context.data_disks]
     listed = [result.to_json() for result in results]
-    write_json(job.log_file(RESULTS), listed)
+    write_json(context.log_file(RESULTS), listed)
     write_json(draft.path / RESULTS, listed)
     verdict = count(listed)
     for result in results:
         if result.status in (*BLOCKING, "warn", "waived"):
-            job.line(f"{result.status}: {result.id}: {result.evidence}")
+            context.line(f"{result.status}: {result.id}: {result.evidence}")
     if not verdict.good:
-        raise _refusal(results, verdict, job.log_file(RESULTS))
-    return Made(source.image, {"checks": listed, "verdict": verdict.to_json()}, str(verdict))
+        raise _refusal(results, verdict, context.log_file(RESULTS))
+    return StageResult(source.image, {"checks": listed, "verdict": verdict.to_json()}, str(verdict))
 
 
 def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> CheckFailed:
@@ -86,9 +87,9 @@ def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> Che
         lines.append(f"  unchecked: {', '.join(names[:_NAMED])}{more}: {cause}")
     blocking = [result.id for result in results if result.status in BLOCKING]
     return CheckFailed(
-        "\n".join([f"the disk that would ship is not proven: {verdict}", *lines]),
+        "\n".join([f"the disk has not passed inspect: {verdict}", *lines]),
         name=f"check-{blocking[0]}" if len(blocking) == 1 else "checks-failed" if failed else "checks-unchecked",
-        hint=f"all results are in {log}",
+        hint=f"read all results in {log}",
     )
 
 
@@ -98,7 +99,7 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
     evidence = f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {told}, clean"
     status: Status = "pass"
     if disk.filesystem is not None:
-        rows = checks.list_disk(shipped.path, "vpc", what="volumes")
+        rows = checks.list_disk(shipped.path, shipped.format.key, what="volumes")
         found = [(number, kind, label, state) for number, kind, label, _uuid, state in rows]
         if found != [("0", disk.filesystem, disk.label or "", "clean")]:
             status = "fail"
@@ -106,10 +107,10 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
             evidence = f"{seen or 'an empty partition table'}, not a clean {told}"
     return checks.CheckResult(
         f"data-disk-{disk.lun}",
-        f"The data disk at LUN {disk.lun} has the file system that it was made with",
+        f"The data disk at LUN {disk.lun} has the defined file system",
         status,
         "fail",
         evidence,
-        "A step has written over it, or left it mounted: see what its steps do with the disk.",
-        "Clones get this disk as it is: what they find on it must be what the definition says.",
+        "Check which step overwrites the disk or leaves it mounted.",
+        "Clones get this disk unchanged, so its content must match the definition.",
     )

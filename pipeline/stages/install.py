@@ -1,79 +1,21 @@
-"""install: Windows comes from its medium onto the blank disk, with nobody at the keyboard."""
+"""install: a system that comes from its medium is installed onto the blank disk, with nobody at the keyboard."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING
-
-from pipeline.definition import IsoSource
-from pipeline.job import Job, Made, Work
-from pipeline.layers import DISK, Draft, Image, Layer
-
-if TYPE_CHECKING:
-    from pipeline.guests.windows.answers import Machine
-
-NAME = "install"
-VERSION = 1
+from pipeline.cache.units import UnitSpec
+from pipeline.context import BaseStage, BuildContext
+from pipeline.definition import Definition
 
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition, source = job.definition, job.definition.source
-    if not isinstance(source, IsoSource):
-        return ()
-    # a plan of a Linux image needs none of these
-    from pipeline.guests.windows.answers import Wishes, installation
-    from pipeline.guests.windows.product_keys import key_digest
+class Install(BaseStage):
+    """The system on the blank disk."""
 
-    machine = _machine(job)
-    # of another edition and another password; what is left is how goldsmith installs
-    recipe = installation(Wishes(1, "", "-", definition.locale, definition.timezone), machine)
-    inputs: dict[str, object] = {
-        "edition": source.edition,
-        "generation": machine.generation,
-        "secure boot": machine.secure_boot,
-        "tpm": machine.tpm,
-        "answers": hashlib.sha256(recipe).hexdigest(),
-    }
-    if source.product_key is not None:
-        inputs["product key"] = key_digest(source.product_key)
-    return (Work(source.edition, inputs, _run),)
+    name = "install"
+    version = 1
+    makes_content = True
 
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        return tuple(context.system.install_units(context))
 
-def _machine(job: Job) -> Machine:
-    from pipeline.guests.windows.answers import Machine
-
-    definition = job.definition
-    return Machine(1 if definition.generations == (1,) else 2, definition.secure_boot, definition.tpm)
-
-
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
-    from pipeline.guests.overlay import create_overlay
-    from pipeline.guests.windows import medium
-    from pipeline.guests.windows.answers import Wishes, draw_password, installation
-    from pipeline.guests.windows.preflight import preflight
-    from pipeline.guests.windows.product_keys import product_key
-    from pipeline.guests.windows.setup import install
-
-    definition, media = job.definition, job.definition.source
-    assert source is not None and isinstance(media, IsoSource)
-    machine = _machine(job)
-    edition = preflight(media.path, media.edition, machine.generation, media.drivers, definition.locale)
-    overlay = create_overlay(draft.path / DISK, source.image)
-    session = job.windows(overlay)
-    # drawn for this installation alone; the first logon uses it up, and its commands remove it
-    wishes = Wishes(
-        edition.index,
-        edition.drivers or "",
-        draw_password(),
-        definition.locale,
-        definition.timezone,
-        product_key(media.product_key, edition),
-    )
-    answers = medium.answer_medium(session.folder / "answers.iso", installation(wishes, machine))
-    silent = medium.without_prompt(media.path, session.folder / "medium.qcow2") if machine.generation == 2 else None
-    session.insert(silent or Image(media.path, "raw"), Image(media.drivers, "raw"), answers)
-    install(session, press=silent is None)
-    restarts = session.machine.reboots
-    session.shut_down()
-    job.session = None
-    return Made(overlay, {**source.facts, "restarts": restarts}, f"{edition.name}, {restarts} restarts")
+    def why_root(self, _definition: Definition) -> str:
+        return "it creates the network of its guest"

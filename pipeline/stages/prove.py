@@ -1,25 +1,36 @@
-"""prove: clones of the shipped file boot in the cells that the definition names, and are what was asked for."""
+"""prove: clones of the shipped file boot on the targets that the definition names, and are what was asked for."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.job import Job, Made, Work
-from pipeline.layers import Draft, Layer
+from pipeline.cache.layers import Image, Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.context import BaseStage, BuildContext
+from pipeline.definition import Definition
 
-NAME = "prove"
-VERSION = 3
 
+class Prove(BaseStage):
+    """The proof in running clones."""
 
-def plan(job: Job) -> tuple[Work, ...]:
-    definition = job.definition
-    inputs: dict[str, object] = {
-        "cells": sorted(definition.prove),
-        "expect": [asdict_any(expectation) for expectation in definition.expect],
-        **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
-    }
-    return (Work(", ".join(definition.prove), inputs, _run),)
+    name = "prove"
+    version = 3
+    is_gate = True
+
+    def units(self, context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
+        definition = context.definition
+        inputs: dict[str, object] = {
+            "cells": sorted(definition.prove),
+            "expect": [asdict_any(expectation) for expectation in definition.expect],
+            **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
+        }
+        return (UnitSpec(", ".join(definition.prove), inputs, _run),)
+
+    def why_root(self, _definition: Definition) -> str:
+        return "it creates a local Azure network for its clones"
 
 
 def asdict_any(thing: Any) -> dict[str, Any]:
@@ -27,11 +38,26 @@ def asdict_any(thing: Any) -> dict[str, Any]:
     return {"kind": type(thing).__name__, **data}
 
 
-def _run(job: Job, source: Layer | None, draft: Draft) -> Made:
+def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
-    from pipeline.proof import prove
+    context.begin_flat_digests(source.image)
+    return _prove(context, source.image, draft.path, context.definition.prove, whole=False)
 
-    job.begin_flat_digests(source.image)
-    verdicts, trees = prove(job, source.image, draft.path, job.definition.prove, whole=False)
-    told = " and ".join(v.told for v in verdicts)
-    return Made(source.image, {"cells": {v.cell: asdict(v) for v in verdicts}, "trees": trees}, told)
+
+def prove_whole(context: BuildContext, master: Image, targets: Sequence[str]) -> StageResult:
+    """Prove a disk that is there already, with second boots and second clones: in `targets`, or in the whole matrix.
+
+    Raises as `pipeline.prove.prove`.
+    """
+    result = _prove(context, master, context.run.folder / "prove", targets, whole=True)
+    return replace(result, facts={"cells": result.facts["cells"]})
+
+
+def _prove(
+    context: BuildContext, master: Image, pictures: Path, targets: Sequence[str], *, whole: bool
+) -> StageResult:
+    from pipeline.prove import prove
+
+    results, trees = prove(context, context.system, master, pictures, targets, whole=whole)
+    detail = " and ".join(v.summary for v in results)
+    return StageResult(master, {"cells": {v.target: v.to_json() for v in results}, "trees": trees}, detail)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
-from pipeline.errors import DiskError
-from pipeline.printable import one_line
+from pipeline.base.errors import DiskError
+from pipeline.base.printable import one_line
 from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, file_extents, file_size, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer, vhd_time
 from pipeline.vhd.sparse import ABSOLUTE, RELATIVE, Locator, SparseVhd, open_sparse, sparse_extents
@@ -47,15 +47,15 @@ def vhd_extents(path: Path, *, parent: Path | None = None, check_time: bool = Tr
         _prove(disk, above, check_time)
         if above.resolve() in seen:
             raise DiskError(
-                f"{path.name}: its chain of parents is a circle at {above.name}",
+                f"{path.name}: its chain of parents is circular at {above.name}",
                 name="vhd-chain-cycle",
-                hint="its files name each other: copy them again from where they were made",
+                hint="copy the files again from their source",
             )
         if len(seen) >= MAX_CHAIN:
             raise DiskError(
                 f"{path.name}: more than {MAX_CHAIN} parents",
                 name="vhd-chain-cycle",
-                hint="its files name each other: copy them again from where they were made",
+                hint="copy the files again from their source",
             )
         seen.append(above.resolve())
         top = above
@@ -122,7 +122,7 @@ def _part(extent: Extent, start: int, end: int) -> Extent:
 def locator_path(disk: SparseVhd, locator: Locator) -> str:
     """What a Windows locator says (UTF-16, little-endian). Raises DiskError (vhd-locator)."""
     if not 0 < locator.length <= _MAX_LOCATOR or locator.offset + locator.length > disk.file_size:
-        raise DiskError(f"{disk.path.name}: a parent locator lies outside the file", name="vhd-locator", hint=AGAIN)
+        raise DiskError(f"{disk.path.name}: a parent locator points outside the file", name="vhd-locator", hint=AGAIN)
     fd = open_file(disk.path)
     try:
         data = os.pread(fd, locator.length, locator.offset)
@@ -154,16 +154,16 @@ def find_parent(disk: SparseVhd) -> Path:
                 outside.append(str(name))
     if outside:
         raise DiskError(
-            f"{disk.path.name}: its parent is to lie outside its folder ({one_line(outside[0], 300)})",
+            f"{disk.path.name}: its parent is outside its folder ({one_line(outside[0], 300)})",
             name="vhd-parent-outside",
-            hint="if that is right, name the parent with --parent; or put it beside the disk",
+            hint="name the parent with --parent, or move it beside the disk",
             evidence=disk.path,
         )
     names = ", ".join(one_line(each, 300) for each in dict.fromkeys(each.name for each in tried)) or "no name"
     raise DiskError(
-        f"{disk.path.name}: its parent is not here ({names})",
+        f"{disk.path.name}: its parent was not found ({names})",
         name="vhd-parent-missing",
-        hint="put the parent beside it, or name it with --parent",
+        hint="move the parent beside it, or name it with --parent",
         evidence=disk.path,
     )
 
@@ -194,11 +194,11 @@ def _prove(disk: SparseVhd, parent: Path, check_time: bool) -> None:
     footer = any_footer(parent)
     if footer.unique_id != disk.header.parent_id:
         raise DiskError(
-            f"{parent.name} is not the parent of {disk.path.name}: its id is {footer.unique_id}, "
-            f"{disk.header.parent_id} is wanted",
+            f"{parent.name} is not the parent of {disk.path.name}: its id is {footer.unique_id}, but "
+            f"{disk.header.parent_id} is needed",
             name="vhd-wrong-parent",
             evidence=parent,
-            hint="name the right one with --parent",
+            hint="name the right parent with --parent",
         )
     wanted = disk.header.parent_timestamp
     times = (vhd_time(parent.stat().st_mtime), footer.timestamp)
@@ -206,6 +206,6 @@ def _prove(disk: SparseVhd, parent: Path, check_time: bool) -> None:
         raise DiskError(
             f"{parent.name} was changed after {disk.path.name} was made on it",
             name="vhd-parent-changed",
-            hint="if it was only copied, --any-time reads it all the same",
+            hint="if it was only copied, use --any-time",
             evidence=parent,
         )

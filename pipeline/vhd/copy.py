@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from pipeline.errors import DiskError, GoldsmithError, HostError
+from pipeline.base.errors import DiskError, GoldsmithError, HostError
 from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import AGAIN, ExtentSource, Piece, Progress, pieces
 
@@ -278,11 +278,13 @@ def as_ours(error: OSError, path: Path) -> GoldsmithError:
     """What an OSError of a copy means: no-space is the host's fault, the rest is the disk's."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return HostError(
-            f"no space for the copy of {path.name}: {error.strerror}", name="no-space", hint="free some space"
+            f"there is no space for the copy of {path.name}: {error.strerror}",
+            name="no-space",
+            hint="free some space",
         )
     return DiskError(
         f"cannot copy {path.name}: {error.strerror}",
         name="disk-unreadable",
         evidence=path,
-        hint="is the host's disk whole? dmesg says",
+        hint="check the host's disk with dmesg",
     )

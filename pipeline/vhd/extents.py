@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import overload
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 
 Progress = Callable[[int, int], None]
 
 #: What helps where bytes of a disk are lost or changed.
-AGAIN = "copy it again from where it was made, and compare the sizes"
+AGAIN = "copy it again from its source, and compare the sizes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ExtentTable(Sequence[Extent]):
             raise DiskError(
                 f"the disk's data lies in more than {MAX_EXTENTS} pieces",
                 name="disk-too-fragmented",
-                hint="copy it in one piece where it comes from: qemu-img convert",
+                hint="copy it on its original host with qemu-img convert",
             )
         if not 0 <= number < len(self.paths) or max(start, length, offset) >= 1 << 62 or min(start, offset) < 0:
             raise DiskError(
@@ -155,14 +155,17 @@ def open_file(path: Path) -> int:
         # without O_NONBLOCK the open of a FIFO waits for a writer
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise DiskError(f"{path} does not exist", name="disk-missing", hint="is the path right?") from None
+        raise DiskError(f"{path} does not exist", name="disk-missing", hint="check the path") from None
     except (OSError, ValueError) as error:
         # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
             raise _not_a_file(path) from None
         raise DiskError(
-            f"cannot read {path}: {why}", name="disk-unreadable", hint="who may read it? ls -l FILE", evidence=path
+            f"cannot read {path}: {why}",
+            name="disk-unreadable",
+            hint="check its permissions with ls -l FILE",
+            evidence=path,
         ) from None
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -184,7 +187,7 @@ def _not_a_file(path: Path) -> DiskError:
     return DiskError(
         f"{path} is neither a file nor a block device",
         name="disk-not-a-file",
-        hint="a disk is read in any order: write what comes from a pipe into a file first",
+        hint="write the output of a pipe into a file first",
     )
 
 
@@ -220,9 +223,23 @@ class Reader:
                 f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside", hint=AGAIN
             )
         length = max(0, min(length, self.size - offset))
+        if (piece := self._in_one_piece(offset, length)) is not None:
+            return piece
         out = bytearray(length)
         self.read_into(memoryview(out), offset)
         return bytes(out)
+
+    def _in_one_piece(self, offset: int, length: int) -> bytes | None:
+        """What one extent holds and one call reads, which nothing copies; None for all else."""
+        index = bisect_right(self._starts, offset) - 1
+        if index < 0 or offset + length > self._source.extents[index].end:
+            return None
+        extent = self._source.extents[index]
+        try:
+            data = os.pread(self._descriptor(extent.path), length, extent.offset + offset - extent.start)
+        except OSError:
+            return None
+        return data if len(data) == length else None
 
     def read_into(self, room: memoryview, offset: int) -> None:
         """Fill `room` with what is from `offset` on; zeros past the disk's end. Errors as `read`; from any thread."""
@@ -239,11 +256,16 @@ class Reader:
             index += 1
         _blank(room[at - offset :])
 
-    def _fill(self, path: Path, room: memoryview, offset: int) -> None:
+    def _descriptor(self, path: Path) -> int:
         with self._opening:
-            if path not in self._held and path not in self._files:
+            if path in self._held:
+                return self._held[path]
+            if path not in self._files:
                 self._files[path] = _Opened(path)
-            fd = self._held[path] if path in self._held else self._files[path].__enter__()
+            return self._files[path].__enter__()
+
+    def _fill(self, path: Path, room: memoryview, offset: int) -> None:
+        fd = self._descriptor(path)
         got = 0
         while got < len(room):
             try:
@@ -252,7 +274,7 @@ class Reader:
                 raise DiskError(
                     f"cannot read {path}: {error.strerror}",
                     name="disk-unreadable",
-                    hint="is the host's disk whole? dmesg says",
+                    hint="check the host's disk with dmesg",
                 ) from None
             if step == 0:
                 raise DiskError(

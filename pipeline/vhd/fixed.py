@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import DiskError, HostError
+from pipeline.base.errors import DiskError, HostError
 from pipeline.vhd.copy import as_ours, copy_extents
 from pipeline.vhd.extents import ExtentSource
 from pipeline.vhd.footer import FOOTER_SIZE, MIB, DiskType, Footer
@@ -53,15 +53,15 @@ def write_fixed(
     size = source.size if size is None else size
     if size % MIB:
         raise DiskError(
-            f"a virtual size of {size} bytes is not a whole MiB, and Azure refuses it",
+            f"a virtual size of {size} bytes is not a whole number of MiB, which Azure requires",
             name="vhd-not-whole-mib",
-            hint=f"{round_up_mib(size)} would be",
+            hint=f"use {round_up_mib(size)} bytes",
         )
     if size < source.size:
         raise DiskError(
             f"{source.size} bytes do not fit into {size}",
             name="vhd-shrink",
-            hint="a disk is never cut: name a larger size",
+            hint="use a larger size; goldsmith never shortens a disk",
         )
     footer = Footer.build(size, disk_type=DiskType.FIXED, unique_id=unique_id, timestamp=timestamp)
     started = time.monotonic()
@@ -93,7 +93,9 @@ def _write(
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise HostError(
-            f"cannot write {target}: {error.strerror}", name="cannot-write", hint="who may write there? ls -ld FOLDER"
+            f"cannot write {target}: {error.strerror}",
+            name="cannot-write",
+            hint="check the folder's permissions with ls -ld FOLDER",
         ) from None
     try:
         os.ftruncate(fd, size + len(tail))

@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 from pipeline.vhd.extents import AGAIN, open_file
 
 SECTOR = 512
@@ -114,7 +114,7 @@ class Footer:
             raise DiskError(
                 f"a VHD cannot hold {size} bytes: whole sectors up to {MAX_SIZE} (2040 GiB) fit",
                 name="vhd-too-large" if size > MAX_SIZE else "vhd-size",
-                hint="make the disk smaller, or ship another format"
+                hint="make the disk smaller, or use another format"
                 if size > MAX_SIZE
                 else "round the disk up to whole sectors of 512 bytes",
             )
@@ -142,7 +142,8 @@ class Footer:
             raise DiskError(
                 "no VHD footer: the last 512 bytes do not begin with 'conectix'",
                 name="vhd-no-footer",
-                hint="is it a VHD, and whole? Disks of other formats: goldsmith inspect FILE --list volumes",
+                hint="check that it is a complete VHD; for disks of other formats use goldsmith inspect FILE "
+                "--list volumes",
             )
         (_, features, version, data_offset, timestamp, creator, creator_version, creator_os, original, current,
          cylinders, heads, sectors, disk_type, stored, unique_id, saved, reserved) = _LAYOUT.unpack(data)  # fmt: skip
@@ -257,7 +258,7 @@ def verify_fixed(path: Path) -> Footer:
             f"{path.name}: {what}",
             name=name,
             evidence=path,
-            hint="goldsmith vhd convert FILE NEW.vhd writes a right one",
+            hint="write a valid VHD with goldsmith vhd convert FILE NEW.vhd",
         )
     return footer
 
@@ -268,7 +269,7 @@ def fixed_faults(footer: Footer, file_size: int) -> dict[str, str]:
     found = {
         "vhd-not-fixed": (
             footer.disk_type != DiskType.FIXED,
-            f"a {DiskType(footer.disk_type).name.lower()} VHD; a master is fixed",
+            f"a {DiskType(footer.disk_type).name.lower()} VHD, but a master must be fixed",
         ),
         "vhd-features": (footer.features & ~1 != FEATURES, f"features are {footer.features:#x}, not 0x2"),
         "vhd-data-offset": (
@@ -276,12 +277,15 @@ def fixed_faults(footer: Footer, file_size: int) -> dict[str, str]:
             f"the data offset is {footer.data_offset:#x}, not all ones",
         ),
         "vhd-file-size": (file_size != size + FOOTER_SIZE, f"the file has {file_size} bytes, not {size} + 512"),
-        "vhd-not-whole-mib": (size % MIB != 0 or not size, f"a virtual size of {size} bytes is not a whole MiB"),
+        "vhd-not-whole-mib": (
+            size % MIB != 0 or not size,
+            f"a virtual size of {size} bytes is not a whole number of MiB",
+        ),
         "vhd-size-by-creator": (
             footer.old_qemu_size != size,
             f"creator {footer.creator!r}: qemu up to 9 sees {footer.old_qemu_size} of {size} bytes",
         ),
-        "vhd-saved-state": (footer.saved_state != 0, "the footer says that a saved state belongs to this disk"),
+        "vhd-saved-state": (footer.saved_state != 0, "the footer says that the disk has a saved state"),
         "vhd-reserved": (any(footer.reserved), "reserved bytes of the footer are not zero"),
     }
     return {name: what for name, (wrong, what) in found.items() if wrong}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.errors import DiskError
+from pipeline.base.errors import DiskError
 from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, MAX_SIZE, NO_OFFSET, SECTOR, DiskType, Footer, checksum, read_footer
 
@@ -60,7 +60,7 @@ class Header:
     def parse(cls, data: bytes) -> Header:
         """Raises DiskError: vhd-header (cookie, checksum, version or block size is wrong)."""
         if len(data) != HEADER_SIZE or not data.startswith(COOKIE):
-            raise _header("there is none where the footer points")
+            raise _header("the footer points to no header")
         _, _, table, version, entries, block, stored, parent, when, name = _LAYOUT.unpack_from(data)
         if stored != checksum(data, _CHECKSUM_AT):
             raise _header(f"its checksum is {stored:08x}, its bytes give {checksum(data, _CHECKSUM_AT):08x}")
@@ -184,7 +184,10 @@ def open_sparse(path: Path) -> SparseVhd:
         table = _table(fd, header, footer, file_size)
     except OSError as error:
         raise DiskError(
-            f"cannot read {path}: {error.strerror}", name="disk-unreadable", hint="is its disk whole?", evidence=path
+            f"cannot read {path}: {error.strerror}",
+            name="disk-unreadable",
+            hint="check the host's disk with dmesg",
+            evidence=path,
         ) from None
     finally:
         os.close(fd)
@@ -207,7 +210,7 @@ def _table(fd: int, header: Header, footer: Footer, file_size: int) -> array[int
         raise DiskError(
             f"{footer.virtual_size} bytes are more than a VHD can hold",
             name="vhd-too-large",
-            hint="make the disk smaller, or ship another format",
+            hint="make the disk smaller, or use another format",
         )
     wanted = -(-footer.virtual_size // header.block_size)
     if header.entries < wanted:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.errors import DiskError, HostError
+from pipeline.base.errors import DiskError, HostError
 from pipeline.vhd.compare import Places, changed_ranges
 from pipeline.vhd.copy import as_ours, copy_pieces
 from pipeline.vhd.extents import ExtentSource, Piece, Reader, pieces
@@ -49,15 +49,15 @@ def write_dynamic(
     size = source.size if size is None else size
     if size % MIB:
         raise DiskError(
-            f"a virtual size of {size} bytes is not a whole MiB",
+            f"a virtual size of {size} bytes is not a whole number of MiB",
             name="vhd-not-whole-mib",
-            hint="name a size in whole MiB",
+            hint="use a whole number of MiB",
         )
     if size < source.size:
         raise DiskError(
             f"{source.size} bytes do not fit into {size}",
             name="vhd-shrink",
-            hint="a disk is never cut: name a larger size",
+            hint="use a larger size; goldsmith never shortens a disk",
         )
     footer = Footer.build(size, disk_type=DiskType.DYNAMIC, unique_id=unique_id, timestamp=timestamp)
     header = Header(table_offset=_TABLE_AT, entries=-(-size // BLOCK_SIZE))
@@ -83,9 +83,9 @@ def write_differencing(
     """
     if new.size < old.size or new.size % SECTOR:
         raise DiskError(
-            f"{new.size} bytes cannot stand on a parent of {old.size}",
+            f"a child of {new.size} bytes cannot have a parent of {old.size} bytes",
             name="vhd-diff-size",
-            hint="the new disk must be at least as large as the old one",
+            hint="enlarge the new disk to at least the size of the old disk",
         )
     above = read_footer(parent)
     footer = Footer.build(new.size, disk_type=DiskType.DIFFERENCING, unique_id=unique_id, timestamp=timestamp)
@@ -160,13 +160,15 @@ def _write(
         raise DiskError(
             "the blocks do not fit into a VHD",
             name="vhd-too-large",
-            hint="make the disk smaller, or ship another format",
+            hint="make the disk smaller, or use another format",
         )
     try:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise HostError(
-            f"cannot write {target}: {error.strerror}", name="cannot-write", hint="who may write there? ls -ld FOLDER"
+            f"cannot write {target}: {error.strerror}",
+            name="cannot-write",
+            hint="check the folder's permissions with ls -ld FOLDER",
         ) from None
     try:
         os.ftruncate(fd, end_at + FOOTER_SIZE)

@@ -19,14 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.guests import saved
-from pipeline.guests.linux import generalize_script
+from pipeline.cache.layers import SNAPSHOT, Layers
+from pipeline.disk import open_disk
 from pipeline.hypervisor import accelerator
-from pipeline.layers import Layers
-from pipeline.offline import open_disk
+from pipeline.systems.linux.scripts import generalize_script
 from tests.bench.growth import by_data, by_size, data_lines, define, size_lines
 from tests.bench.meter import Cost, Meter, Series
-from tests.campaigns.lab import ROOT, Lab, commit_id, new_home, remove
+from tests.harness import ROOT, Lab, commit_id, new_home, remove
 
 DISK = "9 GiB"
 #: The job that goldsmith and packer do: one shell provisioner, as a first image has it.
@@ -178,7 +177,7 @@ PARTS = ("rounds", "last", "growth")
 def main() -> int:
     ask = argparse.ArgumentParser()
     ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--page", type=Path, default=ROOT / "docs" / "bench.md")
+    ask.add_argument("--page", type=Path, default=ROOT / "docs/reports/bench.md")
     ask.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     args = ask.parse_args()
     if shutil.which("packer") is None:
@@ -223,7 +222,7 @@ def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any
     layers = Layers(lab.home / "layers")
     for layer in list(layers.all()):
         # one that is there from other days would not be made
-        if layer.record["stage"] == saved.NAME:
+        if layer.record["stage"] == SNAPSHOT:
             layers.drop(layer.key)
     with Meter() as making:
         goldsmith(lab, "--warm", "--until", "1")
@@ -319,8 +318,8 @@ def rounds_lines(data: dict[str, Any]) -> list[str]:
             f"{one.median(what):.0f}" for what in ("wall", "qemu_cpu", "tool_cpu", "written", "memory")
         )
         lines.append(f"| {name} | {values} |")
-    saved = data["making the saved guest"]
-    return [*lines, "", f"Making the saved guest, once, its first step included: {saved:.0f} s.", ""]
+    snapshots = data["making the saved guest"]
+    return [*lines, "", f"Making the saved guest, once, its first step included: {snapshots:.0f} s.", ""]
 
 
 def content_lines(data: dict[str, Any]) -> list[str]:

@@ -74,7 +74,7 @@ class Run:
 
 def one(source: Path, fmt: str, target: Path) -> None:
     """What a goldsmith child does."""
-    from pipeline.offline.containers import extents
+    from pipeline.disk.disk_formats import extents
     from pipeline.vhd.fixed import write_fixed
 
     with extents(source, fmt, allow_backing_within=source.parent) as disk:
@@ -201,9 +201,9 @@ def main() -> None:
         for path in inputs:
             path.unlink(missing_ok=True)
     head = (
-        "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR --page "
-        f"docs/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} interleaved "
-        f"rounds, each run after each other one once, caches dropped before each"
+        "# Fixed conversion, measured\n\nMade by `python tests/bench/bench_convert.py --folder DIR "
+        f"--page docs/reports/bench-convert.md` at commit {commit()}.\n\n{args.gib:g} GiB of data, {args.rounds} "
+        f"interleaved rounds, each run after each other one once, caches dropped before each"
         f"{f' and {args.rest:g} s of rest' if args.rest else ''}, the start of each process "
         f"and the fsync at its end counted; Linux {platform.release()}, {os.cpu_count()} processors, "
         f"load {os.getloadavg()[2]:.1f} over the last minutes.\n\n"

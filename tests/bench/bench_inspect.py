@@ -37,23 +37,22 @@ def timed(words: list[str]) -> tuple[float, int]:
 
 def windows(folder: Path) -> Path | None:
     """An NTFS disk with a SYSTEM hive of a server's size; None where the tools are not there."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-    import phony
-    import phony_hive
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.fakes import fake_disk, fake_hive
 
-    if not (phony.find("mkfs.ntfs") and phony.find("wimlib-imagex")):
+    if not (fake_disk.find("mkfs.ntfs") and fake_disk.find("wimlib-imagex")):
         return None
     services = {f"service{number:05}": {"Start": 3, "ImagePath": "x" * 60, "Type": 16} for number in range(40_000)}
     config = folder / "windows/Windows/System32/config"
     config.mkdir(parents=True)
     tree = {"Setup": {"SetupType": 2}, "ControlSet001": {"Services": services}}
-    (config / "SYSTEM").write_bytes(phony_hive.build(tree))
+    (config / "SYSTEM").write_bytes(fake_hive.build(tree))
     disk, image = folder / "windows.raw", folder / "windows.wim"
     with disk.open("wb") as file:
         file.truncate(128 << 20)
-    phony.tool("mkfs.ntfs", "-q", "-F", "-s", "512", "-p", "0", "-H", "16", "-S", "63", disk)
-    phony.tool("wimlib-imagex", "capture", folder / "windows", image, "--compress=none")
-    phony.tool("wimlib-imagex", "apply", image, "1", disk)
+    fake_disk.tool("mkfs.ntfs", "-q", "-F", "-s", "512", "-p", "0", "-H", "16", "-S", "63", disk)
+    fake_disk.tool("wimlib-imagex", "capture", folder / "windows", image, "--compress=none")
+    fake_disk.tool("wimlib-imagex", "apply", image, "1", disk)
     return disk
 
 
@@ -104,8 +103,9 @@ def main() -> None:
     ]
     text = "\n".join(lines) + "\n"
     head = (
-        f"# Inspect, measured\n\nMade by `python tests/bench/bench_inspect.py DISK --page docs/bench-inspect.md` at "
-        f"commit {commit()}.\n\nA Debian master with {used:.2f} GiB in use, {args.rounds} interleaved rounds, caches "
+        "# Inspect, measured\n\nMade by `python tests/bench/bench_inspect.py DISK --page "
+        f"docs/reports/bench-inspect.md` at commit {commit()}.\n\nA Debian master with {used:.2f} GiB in use, "
+        f"{args.rounds} interleaved rounds, caches "
         f"dropped before each run; Linux {platform.release()}, {os.cpu_count()} processors, load "
         f"{os.getloadavg()[2]:.1f}, guestfish's appliance under TCG (the host has no KVM).\n\n"
     )

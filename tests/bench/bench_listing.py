@@ -19,17 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import QCOW2
+from pipeline.base.runs import NO_RUN
+from pipeline.base.store import Store
+from pipeline.cache.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.cache.layers import DISK as LAYER_DISK
+from pipeline.cache.layers import Image, Layers, PendingLayer
 from pipeline.checks import all_checks
+from pipeline.context import BuildContext
 from pipeline.definition import load_named
-from pipeline.digests import CHUNK, chunk_digests, flat_digest
+from pipeline.engine.plan import plan
 from pipeline.gallery import DISK, Gallery
-from pipeline.job import Job
-from pipeline.layers import DISK as LAYER_DISK
-from pipeline.layers import Draft, Image, Layers
-from pipeline.plan import plan
-from pipeline.record import NO_RUN
-from pipeline.store import Store
-from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
+from tests.harness import GOLDSMITH, ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/listing.md"
 VERSIONS, IMAGES, ROUNDS = 1000, 20, 10
@@ -63,21 +64,21 @@ def fill(root: Path) -> Gallery:
 def keep_all(root: Path, name: str) -> None:
     """Leave what a build of an image leaves, but for the contents."""
     store = Store(root).ensure()
-    job = Job(load_named(ROOT, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    job = BuildContext(load_named(ROOT, name), store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
     image: Image | None = None
     for unit in plan(job):
         draft = job.layers.begin(unit.key)
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         (draft.path / LAYER_DISK).write_bytes(b"")
-        image = Image(draft.path / LAYER_DISK, "qcow2", None if unit.stage == "convert" else image)
+        image = Image(draft.path / LAYER_DISK, QCOW2, None if unit.stage.name == "convert" else image)
         draft.commit(
-            stage=unit.stage,
+            stage=unit.stage.name,
             inputs=unit.inputs,
             source=unit.source,
             image=image,
-            title=unit.work.title,
+            title=unit.spec.title,
             name=name,
-            version=unit.version,
+            version=unit.stage.version,
         )
 
 

@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import command
-from pipeline.base import qemu_img
-from tests.campaigns.lab import ROOT, commit_id
+from pipeline.base import process, qemu_img
+from tests.harness import ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/qemu-img-calls.md"
 PAIRS = 100
@@ -41,7 +40,7 @@ def measure(ballast: int) -> str:
         pairs = []
         for _ in range(PAIRS + 1):
             by_sh = seconds(lambda: qemu_img.create(disk, "qcow2", 1 << 30))
-            pairs.append((by_sh, seconds(lambda: command.run(argv, deadline=60))))
+            pairs.append((by_sh, seconds(lambda: process.run(argv, deadline=60))))
     # the first pair imports
     by_sh, by_subprocess = (1000 * statistics.median(each) for each in zip(*pairs[1:], strict=True))
     more = 1000 * statistics.median(one - two for one, two in pairs[1:])

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
+from tests.harness import GOLDSMITH, ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/validate.md"
 IMAGES, ROUNDS = 20, 5

@@ -1,6 +1,6 @@
 """How long the proof of a Windows disk at rest takes: a SOFTWARE hive of 100 MiB, 150,000 files. NOT WINDOWS.
 
-`python -m tests.bench.bench_windows --folder DIR --page docs/bench-windows.md`
+`python -m tests.bench.bench_windows --folder DIR --page docs/reports/bench-windows.md`
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.campaigns.lab import GOLDSMITH, ROOT, commit_id
-
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-import phony_windows
+from tests.fakes import fake_windows_disk
+from tests.harness import GOLDSMITH, commit_id
 
 FILES, A_FOLDER, SYSTEM32 = 150_000, 500, 6_000
 #: Values of this many bytes fill the hive: larger ones would be stored in another way.
@@ -28,8 +26,8 @@ RUNS = 5
 MOST = 3.0
 
 
-def model() -> phony_windows.Model:
-    made = phony_windows.Model(size=SIZE)
+def model() -> fake_windows_disk.Model:
+    made = fake_windows_disk.Model(size=SIZE)
     components = made.hives["SOFTWARE"].setdefault("Classes", {})
     each = 64
     for number in range(HIVE // VALUE // each + 1):
@@ -50,7 +48,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        disk = phony_windows.as_vhd(phony_windows.build(model(), folder), folder / "disk.vhd")
+        disk = fake_windows_disk.as_vhd(fake_windows_disk.build(model(), folder), folder / "disk.vhd")
         shutil.rmtree(folder / "tree")
         rows = [(cold, *measured(disk, cold=cold)) for cold in (True, False)]
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from tests.campaigns.lab import Lab, remove
+from tests.harness import Lab, remove
 
 #: What a master costs: these stages of a whole build.
 COUNTED = ("acquire", "provision", "generalize", "convert", "capture")

@@ -8,24 +8,21 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-for folder in (ROOT, ROOT / "tests/unit"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
-import ask_all  # noqa: E402
-import hostile  # noqa: E402
-import test_attacks  # noqa: E402
+from tests.fakes import ask_all, hostile_disks  # noqa: E402
+from tests.harness import commit_id  # noqa: E402
+from tests.unit.disk import test_attacks  # noqa: E402
 
-from tests.campaigns.lab import commit_id  # noqa: E402
-
-PAGE = ROOT / "docs/campaign-attacks.md"
+PAGE = ROOT / "docs/reports/campaign-attacks.md"
 
 
 def main() -> int:
     began, rows, failures = time.monotonic(), [], 0
     with tempfile.TemporaryDirectory(prefix="goldsmith-attacks-") as scratch:
-        template = hostile.template(Path(scratch))
-        for name in [*hostile.CONTAINERS, *hostile.FILE_SYSTEMS, *hostile.INITRAMFS]:
+        template = hostile_disks.template(Path(scratch))
+        for name in [*hostile_disks.CONTAINERS, *hostile_disks.FILE_SYSTEMS, *hostile_disks.INITRAMFS]:
             for question in ask_all.QUESTIONS:
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     try:

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.offline import open_disk
-from pipeline.offline.root import Root
-from pipeline.proof.verdict import shared_identities
+from pipeline.disk import open_disk
+from pipeline.disk.root import Root
+from pipeline.prove.result import shared_identities
 from tests.campaigns.clones import Outcome, changed, start
-from tests.campaigns.lab import Lab, Say, commit_id, wanted
+from tests.harness import Lab, Say, commit_id, wanted
 
 #: debugfs commands, made from the good disk's root and a folder for files to write.
 Do = Callable[[Root, Path], Sequence[str]]

@@ -9,25 +9,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.disk_format import VHD
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import Run
+from pipeline.base.store import Store
+from pipeline.cache.layers import Image, Layers
+from pipeline.context import BuildContext
 from pipeline.definition import Definition, DiskSource
-from pipeline.errors import GoldsmithError
+from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
 from pipeline.gallery import Gallery
-from pipeline.job import Job
-from pipeline.layers import Image, Layers
-from pipeline.offline import open_disk
-from pipeline.proof.cells import CELLS
-from pipeline.proof.course import Course, Trial
-from pipeline.proof.verdict import Verdict
-from pipeline.record import Run
-from pipeline.store import Store
+from pipeline.prove.matrix import TARGETS, TestRun
+from pipeline.prove.result import CloneResult
+from pipeline.systems.linux.clone_test import CloneTest
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a clone ended: its verdict, or the error that it was given. `seconds` from before the overlay was made."""
 
-    verdict: Verdict | None
+    verdict: CloneResult | None
     error: GoldsmithError | None
     seconds: float
     folder: Path
@@ -60,14 +61,14 @@ def start(
     store = Store(home)
     definition = Definition(name=name, path=disk, project=home, source=DiskSource(disk, None, None, "vhd"))
     run = Run.start(store.runs, name, "campaign")
-    job = Job(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
+    job = BuildContext(definition, store, run, Layers(store.layers), Gallery(store.gallery), stage="prove")
     began = time.monotonic()
-    verdict: Verdict | None = None
+    verdict: CloneResult | None = None
     error: GoldsmithError | None = None
     try:
-        _ = job.verdict
-        image = Image(disk, "vpc", size=disk.stat().st_size - 512)
-        course = Course(job, image, Trial(CELLS[cell], cell), beside)
+        _ = job.accelerator
+        image = Image(disk, VHD, size=disk.stat().st_size - 512)
+        course = CloneTest(job, image, TestRun(TARGETS[cell], cell), beside)
         with Fabric(job.label, say) as fabric:
             verdict = course.run(fabric, run.folder)
     except GoldsmithError as caught:

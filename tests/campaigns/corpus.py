@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import GoldsmithError
-from tests.campaigns.lab import ROOT, commit_id
+from pipeline.base.errors import GoldsmithError
+from tests.harness import ROOT, commit_id
 
-PAGE = ROOT / "docs/campaign-corpus.md"
+PAGE = ROOT / "docs/reports/campaign-corpus.md"
 #: Bounds of all verbs of one file: seconds, MiB of this process, and of any child (qemu-img and the disk's readers).
 SECONDS, MEMORY = 60.0, 300
 #: What file(1) calls what is no disk: none of these may be read as a raw one.
@@ -98,7 +98,7 @@ def mime(path: Path) -> str:
 
 def judge(path: Path, folder: Path) -> Verdict:
     """All verbs on one file. `folder` is for what they write."""
-    from pipeline.offline.containers import detect
+    from pipeline.disk.disk_formats import detect
 
     verdict, target = Verdict(), folder / "out.raw"
     began = time.monotonic()

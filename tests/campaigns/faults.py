@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.lab import Lab, Say
+from tests.harness import Lab, Say
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,18 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.digests import chunk_digests, flat_digest
-from pipeline.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import now
+from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.gallery import DISK as MASTER
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
-from pipeline.gallery.keeping import promote, prune, roll_back, shut, take_lease
-from pipeline.gallery.parcels import export, take_in
-from pipeline.record import now
-from tests.campaigns.lab import ROOT, commit_id
+from pipeline.gallery.retention import promote, promotion_blocker, prune, roll_back, take_lease
+from tests.harness import ROOT, commit_id
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "200"))
-PAGE = ROOT / "docs/campaign-gallery.md"
+PAGE = ROOT / "docs/reports/campaign-gallery.md"
 NAME = "web"
 #: Seconds after a worker's first word within which it is killed.
 SPAN = 0.5
@@ -53,7 +53,7 @@ def work(root: Path, seed: int) -> None:
                 roll_back(gallery, NAME, "golden", "the campaign")
             elif deed == "import":
                 for parcel in sorted(root.glob("parcel-*"))[:1]:
-                    take_in(gallery, parcel)
+                    import_version(gallery, parcel)
                     shutil.rmtree(parcel)
             elif versions:
                 version = dice.choice(versions)
@@ -112,7 +112,7 @@ def wrong(root: Path) -> list[str]:
     golden = gallery.find(NAME)
     if golden is None:
         found.append("golden is gone")
-    elif why := shut(golden):
+    elif why := promotion_blocker(golden):
         found.append(f"golden is {golden.version}: {why}")
     # whoever comes next clears up, and nothing of the dead stays in its way
     prune(gallery, NAME, KEEP, None)

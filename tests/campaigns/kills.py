@@ -22,18 +22,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.care import clean_up
+from pipeline.base.scratch import PREFIX
+from pipeline.base.store import Store
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.evidence import signing
-from pipeline.evidence.seal import seal
+from pipeline.evidence.checksum import write_evidence
 from pipeline.gallery import Gallery, Version
-from pipeline.gallery.keeping import bury
-from pipeline.scratch import PREFIX
-from pipeline.store import Store
+from pipeline.gallery.retention import delete_version
+from pipeline.maintenance.gc import clean_up
 from tests.campaigns.gallery import capture as capture_noise
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "60"))
-PAGE = ROOT / "docs/campaign-kills.md"
+PAGE = ROOT / "docs/reports/campaign-kills.md"
 NAME = "web"
 VERBS = ("convert", "export", "import", "archive", "capture")
 #: Bytes of noise that a converted or captured disk holds.
@@ -64,7 +65,7 @@ class Bench:
             file.write(os.urandom(DATA))
         self.store = Store(self.root / "store").ensure()
         os.environ |= {"GOLDSMITH_HOME": str(self.store.root), "GOLDSMITH_KEY": str(self.root / "key/signing.key")}
-        self.key = signing.make(signing.locate())
+        self.key = signing.make(signing_key())
         self.gallery = Gallery(self.store.gallery)
         self.before = {place: set(_names(place)) for place in SYSTEM}
         self.gallery.promote(self.make())
@@ -215,14 +216,14 @@ def capture_signed(gallery: Gallery, root: Path, key: signing.SigningKey) -> Ver
         },
         **{"prove": {}, "signed_by": key.id, "evidence": 2},
     }
-    complete = partial(seal, contents=None, key=key)
+    complete = partial(write_evidence, contents=None, key=key)
     return capture_noise(gallery, root, random.Random(), complete, **words)
 
 
 def capture_for_ever(root: Path) -> None:
     """Make versions without pause, as the last stage does."""
-    gallery = Gallery(Store.locate().gallery)
-    key = signing.load(signing.locate(), root / "store")
+    gallery = Gallery(locate_store().gallery)
+    key = signing.load(signing_key(), root / "store")
     assert key is not None
     print("ready", flush=True)
     while True:
@@ -231,12 +232,12 @@ def capture_for_ever(root: Path) -> None:
         for version in gallery.versions(NAME)[:-8]:
             if not version.channels:
                 with gallery.hold(NAME) as folder:
-                    bury(folder, version, "the campaign")
+                    delete_version(folder, version, "the campaign")
 
 
 @contextmanager
 def _bench() -> Iterator[Bench]:
-    from tests.campaigns.lab import new_home, remove
+    from tests.harness import new_home, remove
 
     root = new_home("kills")
     root.mkdir(parents=True, exist_ok=True)

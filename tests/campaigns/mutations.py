@@ -15,17 +15,15 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-for folder in (ROOT, ROOT / "tests/unit"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
-import mutants  # noqa: E402
-
+from pipeline.base.errors import DiskError  # noqa: E402
 from pipeline.checks import inspect_disk  # noqa: E402
-from pipeline.errors import DiskError  # noqa: E402
-from tests.campaigns.lab import commit_id  # noqa: E402
+from tests.fakes import fuzz  # noqa: E402
+from tests.harness import commit_id  # noqa: E402
 
-PAGE = ROOT / "docs/campaign-mutations.md"
+PAGE = ROOT / "docs/reports/campaign-mutations.md"
 #: Of each hundred inputs: what the issue names has nine tenths.
 SHARES = {
     "fixed VHD: footer": 10,
@@ -42,7 +40,7 @@ SHARES = {
 }
 
 
-def typed(kept: Path, kind: mutants.Kind, folder: Path) -> str | None:
+def typed(kept: Path, kind: fuzz.Kind, folder: Path) -> str | None:
     """What the reading process makes of an input that ended its reader; None where that is no error of its own."""
     if kind.disk is None:
         return None
@@ -66,12 +64,12 @@ def main() -> int:
     lines, whole, total = [], True, 0
     with tempfile.TemporaryDirectory(prefix="goldsmith-mutations-") as name:
         folder = Path(name)
-        kinds = mutants.kinds(folder)
+        kinds = fuzz.kinds(folder)
         assert set(kinds) == set(SHARES) and sum(SHARES.values()) == 100
         for kind_name, kind in kinds.items():
             here = folder / str(len(lines))
             here.mkdir()
-            tally = mutants.try_kind(kind, count * SHARES[kind_name] // 100, here)
+            tally = fuzz.try_kind(kind, count * SHARES[kind_name] // 100, here)
             told = [typed(path, kind, folder) for path in tally.crashes]
             good = not tally.failures and None not in told
             whole &= good
@@ -88,8 +86,8 @@ def main() -> int:
                 print(f"  {tally.failures[:5]} {told[:5]}, kept in {kept}", flush=True)
     text = (
         f"# Campaign: mutations\n\nCommit {commit_id()}, {total} damaged inputs made by hypothesis, "
-        f"{time.monotonic() - began:.0f} s in all. Each may take {mutants.SECONDS} s, each process "
-        f"{mutants.MEMORY >> 20} MiB. What a C reader crashed on, or did not finish, was tried again through "
+        f"{time.monotonic() - began:.0f} s in all. Each may take {fuzz.SECONDS} s, each process "
+        f"{fuzz.MEMORY >> 20} MiB. What a C reader crashed on, or did not finish, was tried again through "
         "the process that inspects disks, and came out as an error of its own.\n\n"
         "| kind | inputs | read all the same | named errors | crashed or too slow | slowest, s | memory, MiB | |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"

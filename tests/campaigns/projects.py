@@ -1,7 +1,7 @@
 """Public bug reports rebuilt in small: `make campaign-projects`. Each definition ends as its right answer says.
 
 The definitions, playbooks, scripts and the programs that make their disks lie beside the repository (`cases`); what
-needs no guest is run by tests/unit/test_projects.py too. GOLDSMITH_PART chooses by parts of the names.
+needs no guest is run by tests/unit/campaigns/test_projects.py too. GOLDSMITH_PART chooses by parts of the names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaigns.lab import GOLDSMITH, PART, ROOT, Lab, Say
+from tests.harness import GOLDSMITH, PART, ROOT, Lab, Say
 
 CASES = Path(os.environ.get("GOLDSMITH_CASES", ROOT.parent / "shared/cases")) / "projects"
 #: Where the programs that make disks look for the master that they begin with.

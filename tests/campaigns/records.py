@@ -20,20 +20,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.care import disk_use, in_use
-from pipeline.care import prune as prune_layers
-from pipeline.errors import GoldsmithError
+from pipeline.base.disk_format import QCOW2
+from pipeline.base.errors import GoldsmithError
+from pipeline.base.runs import Run, write_json
+from pipeline.base.scratch import sweep
+from pipeline.base.store import Store
+from pipeline.cache.layers import DISK, Image, Layers, PendingLayer
 from pipeline.gallery import CANDIDATE, GOLDEN, Gallery
-from pipeline.gallery.keeping import bury, roll_back, take_lease
-from pipeline.layers import DISK, Draft, Image, Layers
-from pipeline.record import Run, write_json
-from pipeline.scratch import sweep
-from pipeline.store import Store
-from tests.campaigns.lab import ROOT, commit_id
+from pipeline.gallery.retention import delete_version, roll_back, take_lease
+from pipeline.maintenance.gc import disk_use, in_use
+from pipeline.maintenance.gc import prune as prune_layers
+from tests.harness import ROOT, commit_id
 
 #: How many cases; 0 for all.
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "0"))
-PAGE = ROOT / "docs/campaign-records.md"
+PAGE = ROOT / "docs/reports/campaign-records.md"
 CHILD = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: db@golden}\n"
 
 
@@ -58,7 +59,7 @@ class Bench:
 
 def make(root: Path) -> Bench:
     """A bench with two images, and everything else that has a record."""
-    from tests.unit.test_keeping import capture
+    from tests.unit.gallery.test_retention import capture
 
     bench = Bench(root)
     store = bench.store.ensure()
@@ -67,7 +68,7 @@ def make(root: Path) -> Bench:
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
     versions = [capture(gallery) for _ in range(4)]
     with gallery.hold("web") as folder:
-        bury(folder, versions[0], "too many")
+        delete_version(folder, versions[0], "too many")
     gallery.promote(versions[3])
     roll_back(gallery, "web", GOLDEN, "it was bad")
     gallery.promote(versions[1], CANDIDATE)
@@ -84,9 +85,9 @@ def make(root: Path) -> Bench:
     below = None
     for key in ("a" * 32, "b" * 32):
         draft = layers.begin(key)
-        assert isinstance(draft, Draft)
+        assert isinstance(draft, PendingLayer)
         (draft.path / DISK).write_bytes(b"data" * 1000)
-        made = Image(draft.path / DISK, "qcow2", below)
+        made = Image(draft.path / DISK, QCOW2, below)
         draft.commit(stage="provision", inputs={"a": 1}, source=None, image=made, title="x", facts={})
         below = made
     shutil.copytree(store.root, root / "pattern", symlinks=True)
@@ -256,7 +257,7 @@ def direct(deed: Callable[[], object]) -> Outcome:
 
 def verbs(bench: Bench) -> dict[str, Callable[[], Outcome]]:
     """Every verb that reads records, as a person calls it."""
-    from pipeline.care import _sweep_store
+    from pipeline.maintenance.gc import _sweep_store
 
     store = bench.store
     version = sorted(path.name for path in (store.gallery / "web").glob("2*"))[0]

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from pipeline.checks import inspect_disk
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
-PAGE = ROOT / "docs/campaign-secrets.md"
+PAGE = ROOT / "docs/reports/campaign-secrets.md"
 #: Debian packages with keys, certificates and tokens among their tests and examples.
 DEBS = ("python3-cryptography", "python3-cryptography-vectors", "python3-paramiko", "python3-jwt", "golang-1.19-src",
         "golang-1.19-go", "gnutls-bin", "libgnutls30")  # fmt: skip

@@ -1,6 +1,6 @@
 """Every seeded defect of a generalized Windows disk, on fixed and dynamic VHD: make campaign-windows
 
-The cases are those of tests/unit/test_checks_windows.py, which runs a tenth of them with each commit. NOT WINDOWS.
+tests/unit/checks/test_checks_windows.py has the cases and runs a tenth of them with each commit. NOT WINDOWS.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from lxml import etree
 
-from tests.campaigns.lab import ROOT, commit_id
+from tests.harness import ROOT, commit_id
 
-CASES = "tests/unit/test_checks_windows.py"
-PAGE = ROOT / "docs" / "campaign-windows.md"
+CASES = "tests/unit/checks/test_checks_windows.py"
+PAGE = ROOT / "docs/reports/campaign-windows.md"
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ from enum import Enum
 from importlib import resources
 from pathlib import Path
 
-from pipeline.layers import Image
+from pipeline.base.disk_format import RAW
+from pipeline.cache.layers import Image
 
 #: What the guest writes to its serial port.
 READY, BUTTON, OFF, RESTART = (f"power: {what}\r\n".encode() for what in ("ready", "button", "off", "restart"))
@@ -41,4 +42,4 @@ def power_disk(path: Path, behaviour: Behaviour, after: float = 0.0) -> Image:
     with path.open("wb") as file:
         file.write(sector)
         file.truncate(_SIZE)
-    return Image(path, "raw")
+    return Image(path, RAW)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.hypervisor.domain import Kernel
-from tests.windows.standin.parts import Parts, copy_libraries, copy_modules, pack_initramfs
+from tests.fakes.fake_windows.parts import Parts, copy_libraries, copy_modules, pack_initramfs
 
 #: Kernel modules: paravirtual and plain cards, the agent's channel, the power button.
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "e1000", "button", "evdev")

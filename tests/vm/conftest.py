@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pipeline.digests import chunk_digests
-from tests.campaigns.lab import DEADLINE, ROOT, Lab, new_home, remove, wait_for
+from pipeline.cache.digests import chunk_digests
 from tests.conftest import TOGETHER
+from tests.harness import DEADLINE, ROOT, Lab, new_home, remove, wait_for
 
 #: (owner, group, mode, tree of sha256) of a file.
 Seal = tuple[int, int, int, str]

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestError
+from pipeline.base.disk_format import RAW
+from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Image
 from pipeline.hypervisor import observation, progress
 from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domain import Disk, Spec
 from pipeline.hypervisor.machine import Machine, own
-from pipeline.layers import Image
-from tests.campaigns.lab import new_home, remove
+from tests.harness import new_home, remove
 
 #: Reads 32 sectors by the BIOS, and then turns in a circle: xor ax,ax; mov ds,ax; mov es,ax; mov bx,0x7e00;
 #: mov ax,0x0220; mov cx,2; mov dx,0x80; int 0x13; jmp $
@@ -47,7 +48,7 @@ def test_a_boot_that_does_not_get_on_is_named(
             kvm=False,
             cpus=1,
             memory=64 << 20,
-            disks=(Disk(Image(disk, "raw")),),
+            disks=(Disk(Image(disk, RAW)),),
             serial_log=Path(folder) / "serial.log",
         )
         with Machine(connection, spec, Path(folder)) as machine, pytest.raises(GuestError, match=words) as caught:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fabric.egress import host_addresses
-from pipeline.guests.archive import mirrors
-from pipeline.guests.endpoints import endpoint
-from tests.campaigns import faults, kill
-from tests.campaigns.lab import ROOT, Lab, rotation, wait_for
+from pipeline.network.egress import host_addresses
+from pipeline.network.endpoints import endpoint
+from pipeline.network.host_apt import mirrors
+from tests.campaigns import faults, kill_builder
 from tests.campaigns.trees import sectors_with
+from tests.harness import ROOT, Lab, rotation, wait_for
 
 PAGE = "first-boot/page.sh"
 CANARY = "goldsmith-canary-7f3a91c2e5"
@@ -202,6 +202,6 @@ def test_one_failing_guest_of_the_corpus(lab: Lab, master: Path) -> None:
 
 
 def test_one_killed_builder_of_the_corpus(lab: Lab, master: Path) -> None:
-    """A rotating one; `make campaign-kill` runs all."""
-    moment = kill.MOMENTS[rotation(len(kill.MOMENTS))]
-    print(kill.run(moment, lab, proof=False))
+    """A rotating one; `make campaign-kill-builder` runs all."""
+    moment = kill_builder.MOMENTS[rotation(len(kill_builder.MOMENTS))]
+    print(kill_builder.run(moment, lab, proof=False))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.lab import Lab
+from tests.harness import Lab
 
 MIB = 1 << 20
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import flat_digest
+from pipeline.cache.digests import flat_digest
 from tests.campaigns.faults import edited
-from tests.campaigns.lab import Lab
+from tests.harness import Lab
 from tests.vm.conftest import Seal
 
 MIB = 1 << 20

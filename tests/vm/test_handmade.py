@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import chunk_digests
+from pipeline.cache.digests import chunk_digests
+from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing
 from tests.campaigns.faults import edited
-from tests.campaigns.lab import Lab, wait_for
+from tests.harness import Lab, wait_for
 
 VIRSH = ["virsh", "-q", "-c", "qemu:///system"]
 
@@ -29,12 +30,12 @@ def test_what_the_golden_master_carries(golden_build: Lab, master: Path, tmp_pat
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=master.parent, check=False).returncode == 0
     )
     which = f"debian-12@{master.parent.name}"
-    mine = signing.public_path(signing.locate())
+    mine = signing.public_path(signing_key())
     assert golden_build.run("gallery", "verify", which, "--key", str(mine)).returncode == 0
     other = signing.make(tmp_path / "other.key")
     refused = golden_build.run("gallery", "verify", which, "--key", str(signing.public_path(other.path)))
     assert refused.returncode == 1
-    assert "no signature of a key that is trusted" in refused.stdout
+    assert "no trusted key has signed it" in refused.stdout
 
 
 def test_a_clone_by_hand_from_the_domain(master: Path) -> None:
@@ -97,4 +98,4 @@ def test_an_image_that_a_definition_makes_is_not_captured(lab: Lab, handmade: Pa
     lab.write("images/defined.yaml", "goldsmith: 1\nsource: {master: debian-12}\n")
     done = lab.run("capture", str(handmade), "--as", "defined")
     assert done.returncode == 2
-    assert "images/defined.yaml makes the versions of defined" in done.stderr
+    assert "image defined is defined in images/defined.yaml" in done.stderr

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GuestError
+from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Image
 from pipeline.fabric import Fabric
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Kernel, Spec, attached
 from pipeline.hypervisor.machine import Machine, own
-from pipeline.layers import Image
-from tests.campaigns.lab import new_home, remove
 from tests.fakes import small_linux
+from tests.fakes.fake_windows import parts
 from tests.fakes.power import BUTTON, OFF, READY, RESTART, Behaviour, power_disk
+from tests.harness import new_home, remove
 from tests.tools import skip_without
-from tests.windows.standin import parts
 
 LABEL = "smallguests-R1"
 MIB = 1 << 20

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.fabric import sweep_networks
-from pipeline.fabric.egress import Egress
-from pipeline.fabric.network import NAMESPACES, inside
+from pipeline.network.egress import Egress
+from pipeline.network.namespaces import NAMESPACES, inside
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 LABEL, GUEST, NEAR = "egresstest-R1", "gsegress", "10.77.9.1"
@@ -50,7 +50,7 @@ import socket, struct, sys
 sys.path[:0] = {sys.path!r}
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import pipeline.fabric.egress as egress
+import pipeline.network.egress as egress
 from pipeline.definition import destination
 from tests.vm.test_way_out import LABEL, NEAR, puppet, reach, sh
 sh("ip link set lo up")
@@ -137,7 +137,7 @@ def test_a_resolver_on_the_hosts_loopback_answers_the_guest_and_nothing_else_the
     """As systemd-resolved has it: the guest's names are resolved through it, and no port beside it is open."""
     found = on_a_host_of_its_own(f"""
 import threading
-from pipeline.fabric.network import NAMESPACES, inside
+from pipeline.network.namespaces import NAMESPACES, inside
 from tests.vm.test_way_out import GUEST
 Path({str(tmp_path)!r}, "resolv.conf").write_text("nameserver 127.0.0.53\\n")
 sh("mount --bind {tmp_path}/resolv.conf /etc/resolv.conf")
@@ -192,7 +192,7 @@ def test_a_way_out_of_a_dead_run_is_swept(tmp_path: Path) -> None:
 import os, signal, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from pipeline.fabric.egress import Egress
+from pipeline.network.egress import Egress
 Egress("{LABEL}", Path({str(tmp_path)!r})).open()
 os.kill(os.getpid(), signal.SIGKILL)
 """

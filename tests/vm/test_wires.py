@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.fabric import Fabric, Guest, Site, sweep_networks
-from pipeline.fabric.network import NAMESPACES, inside
-from pipeline.proof import look
+from pipeline.network.namespaces import NAMESPACES, inside
+from pipeline.systems.linux import assertions
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 LABEL = "fabrictest-R1"
@@ -238,7 +238,7 @@ def looks_up(name: str, servers: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         (folder / "resolv.conf").write_text(servers)
-        return sh(f"ip netns exec {name} sh <<'END'\n{look.resolver_lines('token')}\nEND\n")
+        return sh(f"ip netns exec {name} sh <<'END'\n{assertions.resolver_lines('token')}\nEND\n")
     finally:
         (folder / "resolv.conf").unlink()
         folder.rmdir()

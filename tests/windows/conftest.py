@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.lab import new_home, remove
-from tests.windows.standin.stand import Stand
+from tests.fakes.fake_windows.stand import Stand
+from tests.harness import new_home, remove
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "test_standin" in str(item.path):
+        if "test_fake_windows" in str(item.path):
             item.add_marker(pytest.mark.vm)
             item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:

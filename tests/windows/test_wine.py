@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from pipeline.guests.windows import shell
-from pipeline.guests.windows.answers import Machine, Wishes, installation
+from pipeline.systems.windows import shell
+from pipeline.systems.windows.answers import Machine, Wishes, installation
 from tests.tools import skip_without
 
 NS = "{urn:schemas-microsoft-com:unattend}"

@@ -9,7 +9,7 @@ from pipeline.cli.usage import VerbGroup
 
 
 def register(app: typer.Typer) -> None:
-    noun = typer.Typer(help="The golden masters.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
+    noun = typer.Typer(help="Manage the golden masters.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
     noun.command("list")(versions.list_versions)
     noun.command("show")(versions.show)
     noun.command("promote")(channels.promote)
@@ -22,10 +22,12 @@ def register(app: typer.Typer) -> None:
     noun.command("delta")(transfers.delta)
     noun.command("lease")(transfers.lease)
     noun.command("export")(transfers.export)
-    noun.command("import")(transfers.take_in)
+    noun.command("import")(transfers.import_version)
     noun.command("archive")(transfers.archive)
     noun.command("restore")(transfers.restore)
-    channel = typer.Typer(help="The channels of images.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup)
+    channel = typer.Typer(
+        help="Manage the channels of images.", no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup
+    )
     channel.command("list")(channels.list_all)
     channel.command("remove")(channels.remove)
     noun.add_typer(channel, name="channel")

@@ -6,10 +6,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cli import completion
 from pipeline.cli.gallery.options import AsJson, DryRun, Image, Reference, evidence_judge, open_gallery
 from pipeline.cli.removals import Row, print_removals
-from pipeline.errors import CheckFailed, UsageError
 
 
 def promote(
@@ -22,12 +22,12 @@ def promote(
             autocompletion=completion.complete_channel,
         ),
     ] = "golden",
-    create: Annotated[bool, typer.Option("--create", help="CHANNEL may be new.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Allow a new channel.")] = False,
 ) -> None:
-    """Point a channel at a version. Golden takes only what passed its gates."""
+    """Point a channel at a version. Golden accepts only versions that passed all gates."""
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
-    from pipeline.gallery.keeping import promote as point
+    from pipeline.gallery.retention import promote as point
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -38,7 +38,7 @@ def promote(
         raise CheckFailed(
             f"{version.name} {version.version} cannot be golden: {wrong}",
             name="evidence-damaged",
-            hint="goldsmith gallery verify says more; `gallery import --allow-unsigned` takes an unsigned one",
+            hint="`gallery verify` shows details; `gallery import --allow-unsigned` accepts an unsigned master",
         )
     point(gallery, version, channel)
     print(f"{version.name}@{channel} is {version.version}")
@@ -51,14 +51,14 @@ def rollback(
         typer.Option("--channel", help="The channel to move back.", autocompletion=completion.complete_channel),
     ] = "golden",
     why: Annotated[
-        str, typer.Option("--why", metavar="TEXT", help="What was wrong; it is kept.")
+        str, typer.Option("--why", metavar="TEXT", help="The reason; it is recorded.")
     ] = "rolled back by hand",
 ) -> None:
     """Move a channel back to the previous good version. No build promotes the withdrawn version again."""
-    from pipeline.gallery.keeping import roll_back
+    from pipeline.gallery.retention import roll_back
 
     before, now = roll_back(open_gallery(), name, channel, why)
-    print(f"{name}@{channel} is {now.version} again; {before.version} was taken back: {why}")
+    print(f"{name}@{channel} is {now.version} again; {before.version} was withdrawn: {why}")
 
 
 def list_all(
@@ -68,7 +68,7 @@ def list_all(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the channels of each image, and the versions that they point at."""
+    """List the channels of each image and their versions."""
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.channels import list_channels
 
@@ -80,7 +80,7 @@ def list_all(
         rows = [{"image": c.image, "channel": c.name, "version": c.version, "broken": c.is_broken} for c in found]
         print_json(rows)
         return
-    shown = [(c.image, c.name, c.version, "its version is not there" if c.is_broken else "") for c in found]
+    shown = [(c.image, c.name, c.version, "its version is missing" if c.is_broken else "") for c in found]
     table(shown, ("image", "channel", "version", ""), empty="no channels")
 
 
@@ -95,11 +95,11 @@ def remove(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="CHANNEL", autocompletion=completion.complete_channel),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also golden.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Allow removing golden.")] = False,
     dry: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a channel of an image. The version that it points at stays."""
+    """Remove a channel of an image. Its version is kept."""
     from pipeline.gallery.channels import remove_channel
 
     image, at, named = name.partition("@")
@@ -110,5 +110,5 @@ def remove(
     gallery = open_gallery()
     gallery.refuse_unknown(image)
     gone = remove_channel(gallery, image, channel or named, force=force, dry=dry)
-    row = Row("channel", f"{gone.image}@{gone.name}", 0, f"it pointed at {gone.version}, which stays")
+    row = Row("channel", f"{gone.image}@{gone.name}", 0, f"it pointed at {gone.version}, which is kept")
     print_removals([row], dry=dry, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli import completion
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -23,27 +24,30 @@ SomeNames = Annotated[
     typer.Argument(metavar="NAME...", help="Only these images.", autocompletion=completion.complete_image),
 ]
 AsJson = Annotated[bool, json_option()]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")]
 Keys = Annotated[
     list[Path],
-    typer.Option("--key", metavar="FILE", help="A public key: what it did not sign is damaged; repeatable."),
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="A trusted public key; masters without its signature count as damaged; repeatable.",
+    ),
 ]
 Repository = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--archive", metavar="FOLDER", help="Where the archive is; by default in the store."),
+    typer.Option("--archive", metavar="FOLDER", help="The archive's folder; by default in the store."),
 ]
 AllowUnsigned = Annotated[
     bool,
-    typer.Option("--allow-unsigned", help="Take it without a signature of a trusted key; it is shown as unsigned."),
+    typer.Option("--allow-unsigned", help="Accept a master without a trusted signature; it is shown as unsigned."),
 ]
 
 
 def open_gallery() -> Gallery:
     """The gallery of the store."""
     from pipeline.gallery import Gallery
-    from pipeline.store import Store
 
-    return Gallery(Store.locate().gallery)
+    return Gallery(locate_store().gallery)
 
 
 def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | None = None) -> Judge:
@@ -55,9 +59,9 @@ def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | Non
     from functools import partial
 
     from pipeline.evidence import signing, unsigned
-    from pipeline.evidence.judge import judge
+    from pipeline.evidence.verification import judge
 
-    key = signing.locate()
+    key = signing_key()
     trusted = keys or signing.trusted(key)
     demanded = bool(keys) or arriving or signing.signs(key)
     admitted = (

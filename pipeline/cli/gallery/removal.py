@@ -7,10 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import NotFound, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.gallery.options import AsJson, DryRun, SomeNames, open_gallery
 from pipeline.cli.removals import Row, print_removals
-from pipeline.errors import NotFound, UsageError
 
 
 def prune(
@@ -18,15 +18,17 @@ def prune(
     dry: DryRun = False,
     keep: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--keep", min=1, metavar="N", help="So many versions, whatever the definition says."),
+        typer.Option(
+            "--keep", min=1, metavar="N", help="Keep this number of versions, instead of the definition's `keep:`."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete versions beyond `keep:` of their definition; a version in a channel or in use is never deleted."""
+    from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import Keep, load_named
-    from pipeline.retention import prune_masters
-    from pipeline.store import Store
+    from pipeline.maintenance.retention import prune_masters
 
     gallery = open_gallery()
     for name in names or ():
@@ -42,9 +44,9 @@ def prune(
                 if error.name == "definition":
                     raise
                 # without a definition nobody has said how many are kept
-                print(f"{name}: no definition here, all versions are kept", file=sys.stderr)
+                print(f"{name}: there is no definition here, so all versions are kept", file=sys.stderr)
                 continue
-        found += prune_masters(Store.locate(), name, policy, dry=dry)
+        found += prune_masters(locate_store(), name, policy, dry=dry)
     if as_json:
         print_json(
             [
@@ -66,17 +68,17 @@ def prune(
 
 def remove(
     reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", autocompletion=completion.complete_reference)],
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; its tombstone keeps it.")],
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; the tombstone records it.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Also what is leased, in a channel, or the parent of another version.")
+        bool, typer.Option("--force", help="Also delete a version that is leased, in a channel, or a parent.")
     ] = False,
     dry: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete one version and leave a tombstone; what a running build stands on is never deleted."""
+    """Delete one version and leave a tombstone. A version that a running build uses is never deleted."""
+    from pipeline.cli.environment import locate_store
     from pipeline.gallery.versions import parse
-    from pipeline.retention import remove_master
-    from pipeline.store import Store
+    from pipeline.maintenance.retention import remove_master
 
     name, at, number = reference.partition("@")
     gallery = open_gallery()
@@ -90,15 +92,15 @@ def remove(
         )
     if not why.strip():
         raise UsageError("--why is empty", name="usage", hint="--why 'a token was in /etc/app.conf'")
-    found = remove_master(Store.locate(), name, number, why.strip(), force=force, dry=dry)
+    found = remove_master(locate_store(), name, number, why.strip(), force=force, dry=dry)
     rows = [Row("version", f"{name} {number}", found.size, why.strip())]
     rows += [Row("channel", f"{name}@{channel}", 0, f"it pointed at {number}") for channel in found.channels]
-    rows += [Row("layer", key, 0, "it holds the same disk, or stands on it") for key in found.layers]
+    rows += [Row("layer", key, 0, "it holds the same disk, or depends on it") for key in found.layers]
     print_removals(rows, dry=dry, as_json=as_json)
 
 
 def dismiss(names: SomeNames = None, dry: DryRun = False, as_json: AsJson = False) -> None:
-    """Forget why the newest candidates of images were refused; versions stay. Without a name: of all images."""
+    """Delete the records of refused candidates, of the named images or of all images. Versions are kept."""
     gallery = open_gallery()
     for name in names or ():
         gallery.refuse_unknown(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.gallery.options import AllowUnsigned, Keys, Reference, Repository, evidence_judge, open_gallery
 from pipeline.cli.usage import unreadable_input
 
@@ -22,13 +23,13 @@ def delta(
     old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
     new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
     target: Annotated[Path, typer.Argument(metavar="FILE.vhd")],
-    force: Annotated[bool, typer.Option("--force", help="Write over FILE.vhd.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.vhd.")] = False,
 ) -> None:
-    """Write a differencing VHD that gives NEW's disk back from OLD's, bit for bit (goldsmith vhd apply)."""
+    """Write a differencing VHD that turns OLD's disk into NEW's, bit for bit (see goldsmith vhd apply)."""
     import time
 
     from pipeline.cli.show import size
-    from pipeline.compare import delta as write
+    from pipeline.evidence.version_diff import delta as write
 
     gallery = open_gallery()
     before, after = gallery.get(old), gallery.get(new)
@@ -39,21 +40,21 @@ def delta(
 
 def lease(
     reference: Reference,
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="What for.")] = "by hand",
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="When it ends by itself.")] = 24.0,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The purpose of the lease.")] = "by hand",
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="The lease ends after this time.")] = 24.0,
     release: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--release", metavar="ID", help="End this lease."),
+        typer.Option("--release", metavar="ID", help="End this lease instead of taking one."),
     ] = None,
 ) -> None:
-    """Keep a version from being pruned while something uses it: an upload, a clone, another host."""
-    from pipeline.gallery.keeping import give_back, take_lease
+    """Protect a version from deletion while an upload, a clone or another host uses it."""
+    from pipeline.gallery.retention import release_lease, take_lease
 
     gallery = open_gallery()
     version = gallery.get(reference)
     if release is not None:
-        give_back(gallery, version.name, release)
-        print(f"{release} has ended")
+        release_lease(gallery, version.name, release)
+        print(f"lease {release} has ended")
         return
     taken = take_lease(gallery, version, why, seconds=hours * 3600)
     print(taken.id)
@@ -62,9 +63,9 @@ def lease(
 def export(
     reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
 ) -> None:
-    """Copy a master to a folder, with its manifest and SHA256SUMS."""
-    from pipeline.gallery.keeping import leased
-    from pipeline.gallery.parcels import export as send
+    """Copy a master to a new folder, with its manifest and SHA256SUMS."""
+    from pipeline.gallery.export_import import export as send
+    from pipeline.gallery.retention import leased
 
     gallery = open_gallery()
     version = gallery.get(reference)
@@ -72,23 +73,24 @@ def export(
         print(send(version, target.absolute(), judge=evidence_judge([])))
 
 
-def take_in(
-    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `export` made.")],
+def import_version(
+    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `export` made.")],
     key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
-    """Put an exported master into this gallery, judged by its manifest and its evidence. No channel moves."""
-    from pipeline.evidence.seal import settle
-    from pipeline.gallery.parcels import take_in as receive
-    from pipeline.store import Store
+    """Import an exported master after verifying its manifest and its evidence. No channel moves."""
+    from pipeline.evidence.checksum import write_local_evidence
+    from pipeline.gallery.export_import import import_version as receive
 
     _refuse_unreadable(parcel)
-    Store.locate().ensure()
+    locate_store().ensure()
     admit = _manifest_digest(parcel) if allow_unsigned else None
-    made = receive(open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=settle)
+    made = receive(
+        open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence
+    )
     _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
-    print(f"  goldsmith gallery promote {made.name}@{made.version}    makes it golden")
+    print(f"  goldsmith gallery promote {made.name}@{made.version}    promotes it to golden")
 
 
 def _refuse_unreadable(parcel: Path) -> None:
@@ -105,7 +107,7 @@ def _refuse_unreadable(parcel: Path) -> None:
 
 def _manifest_digest(parcel: Path) -> str | None:
     """The digest of a parcel's manifest, None where it has none: then the import says so."""
-    from pipeline.digests import file_digest
+    from pipeline.cache.digests import file_digest
     from pipeline.gallery import MANIFEST
 
     manifest = parcel / MANIFEST
@@ -114,26 +116,25 @@ def _manifest_digest(parcel: Path) -> str | None:
 
 def _admit(version: Version, digest: str | None, why: str) -> None:
     """Remember that a version may be without a signature, where somebody has let it in so."""
-    from pipeline.evidence import signing, unsigned
+    from pipeline.evidence import unsigned
 
     if digest is not None:
-        unsigned.admit(unsigned.register_beside(signing.locate()), version, why)
-        print(f"{version.name} {version.version} is here without a signature: nobody vouches for what it holds")
+        unsigned.admit(unsigned.register_beside(signing_key()), version, why)
+        print(f"{version.name} {version.version} has no trusted signature: its content is not authenticated")
 
 
 def archive(
     references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...")],
     repository: Repository = None,
 ) -> None:
-    """Move old masters into a deduplicating archive (borg); each is read back and compared before it goes."""
-    from pipeline.retention import put_away
-    from pipeline.store import Store
+    """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery."""
+    from pipeline.maintenance.retention import archive_version
 
-    store, judge = Store.locate().ensure(), evidence_judge([])
+    store, judge = locate_store().ensure(), evidence_judge([])
     place = (repository or store.root / "archive").absolute()
     for reference in references:
         version = open_gallery().get(reference)
-        put_away(store, version, place, judge)
+        archive_version(store, version, place, judge)
         print(f"{version.name} {version.version} is in {place}")
 
 
@@ -142,12 +143,11 @@ def restore(
     repository: Repository = None,
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
-    """Bring a master back from the archive. No channel moves."""
-    from pipeline.evidence.seal import settle
-    from pipeline.gallery.archive import bring_back
-    from pipeline.store import Store
+    """Restore a master from the archive. No channel moves."""
+    from pipeline.evidence.checksum import write_local_evidence
+    from pipeline.gallery.archive import restore_version
 
-    store = Store.locate().ensure()
+    store = locate_store().ensure()
     name, _, version = reference.partition("@")
     place = (repository or store.root / "archive").absolute()
     digests: list[str | None] = []
@@ -156,6 +156,8 @@ def restore(
         digests.append(_manifest_digest(folder) if allow_unsigned else None)
         return evidence_judge([], admit=digests[-1])(folder, manifest)
 
-    made = bring_back(open_gallery(), name, version, place, store.tmp, judge=judge, complete=settle)
+    made = restore_version(
+        open_gallery(), name, version, place, store.tmp, judge=judge, complete=write_local_evidence
+    )
     _admit(made, digests[-1] if digests else None, "restored from the archive with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")

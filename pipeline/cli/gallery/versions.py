@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion
 from pipeline.cli.gallery.options import AsJson, Keys, Reference, SomeNames, evidence_judge, open_gallery
-from pipeline.errors import CheckFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pipeline.compare import Changes
+    from pipeline.evidence.version_diff import Changes
     from pipeline.gallery import Gallery
+    from pipeline.gallery.integrity import Finding
     from pipeline.gallery.listing import Row
 
 
@@ -29,7 +30,7 @@ def list_versions(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="NAME", help="Only this image.", autocompletion=completion.complete_image),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also which candidates were refused, and why.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also list refused candidates and the reasons.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the masters, oldest first."""
@@ -51,7 +52,11 @@ def list_versions(
         _refuse_damaged(found.damaged)
         return
     columns = ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created")
-    table([_cells(row) for row in found.rows], columns, empty="no versions; goldsmith build NAME makes one")
+    table(
+        [_cells(row) for row in found.rows],
+        columns,
+        empty="there are no versions; goldsmith build NAME makes one",
+    )
     _print_refusals(gallery, names, everything)
     _refuse_damaged(found.damaged)
 
@@ -84,7 +89,7 @@ def _print_refusals(gallery: Gallery, names: Sequence[str], everything: bool) ->
     elif refusals:
         shown = ", ".join(list(refusals)[:SHOWN]) + (", ..." if len(refusals) > SHOWN else "")
         what = "the newest candidate" if len(refusals) == 1 else f"the newest candidates of {len(refusals)} images"
-        print(f"refused: {what} ({shown}); goldsmith gallery list --all says why", file=sys.stderr)
+        print(f"refused: {what} ({shown}); goldsmith gallery list --all shows the reasons", file=sys.stderr)
 
 
 def _refuse_damaged(damaged: list[str]) -> None:
@@ -93,40 +98,40 @@ def _refuse_damaged(damaged: list[str]) -> None:
         raise CheckFailed(
             f"{len(damaged)} damaged: {'; '.join(damaged)}",
             name="gallery-damaged",
-            hint="goldsmith gallery verify says more; bring a version back from an export or the archive",
+            hint="goldsmith gallery verify shows details; import the version again, or restore it from the archive",
         )
 
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
-    """Show one master: its disk, what went in, what was checked and proven, who keeps it."""
+    """Show one master: disk, inputs, results of checks and tests, leases."""
     from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, print_json, seal
-    from pipeline.gallery.keeping import leases, withdrawn
+    from pipeline.gallery.retention import leases, withdrawn
 
     gallery = open_gallery()
     version = gallery.get(reference)
     manifest = version.manifest
-    held = [one for one in leases(gallery, version.name) if one.version == version.version]
+    held = [lease for lease in leases(gallery, version.name) if lease.version == version.version]
     why = withdrawn(gallery, version.name).get(version.version)
     if as_json:
-        more = {"leases": [vars(one) for one in held], "withdrawn": why}
+        more = {"leases": [vars(lease) for lease in held], "withdrawn": why}
         print_json({**version.summary(), **more, "manifest": manifest})
         return
     disk = manifest["disk"]
     print(f"{version.name} {version.version}  {' '.join(version.channels)}")
     print(f"  {manifest.get('summary', '')}")
     if why:
-        print(f"  taken back: {why}")
-    for one in held:
-        print(f"  leased   {one.id}: {one.why}")
+        print(f"  withdrawn: {why}")
+    for lease in held:
+        print(f"  leased   {lease.id}: {lease.why}")
     print(f"  disk     {version.disk}")
     shown = version.summary()["disks"]
     print(f"           {_on_disk(shown[0])}, {seal(version.digest)}")
-    print(f"  signed   {'by key ' + manifest['signed_by'] if manifest.get('signed_by') else 'by nobody'}")
-    for told, disk in zip(shown[1:], version.data_disks, strict=True):
+    print(f"  signed   {'by key ' + manifest['signed_by'] if manifest.get('signed_by') else 'no signature'}")
+    for row, disk in zip(shown[1:], version.data_disks, strict=True):
         what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"
-        print(f"  LUN {disk.lun:<4} {told['path']}")
-        print(f"           {_on_disk(told)}, {what}, caching {disk.caching}")
+        print(f"  LUN {disk.lun:<4} {row['path']}")
+        print(f"           {_on_disk(row)}, {what}, caching {disk.caching}")
     print(f"  checks   {count(manifest.get('checks'))}")
     for cell, seen in manifest.get("prove", {}).items():
         checks = "; ".join(f"{what}: {value}" for what, value in seen.get("checks", {}).items())
@@ -143,12 +148,12 @@ def _on_disk(disk: Mapping[str, Any]) -> str:
     from pipeline.cli.show import size
 
     if disk["size"] is None:
-        return "it is missing"
+        return "the disk is missing"
     return f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
 
 
 def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> None:  # noqa: B006
-    """Read every master again and compare it with what was captured. NAME may be NAME@VERSION."""
+    """Read masters again and compare them with their captured digests. NAME may be NAME@VERSION."""
     from pipeline.cli.show import print_json
     from pipeline.gallery.integrity import verify as look
 
@@ -159,20 +164,28 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
         only = _number(gallery, name, which) if which else None
         if not gallery.versions(name):
             gallery.refuse_unknown(name)
-        for one in look(gallery, name, only, judge=judge):
-            found.append(one)
-            word = "scratch" if one.scratch else "BAD" if one.wrong else "unsigned" if one.unsigned else "good"
+        for finding in look(gallery, name, only, judge=judge):
+            found.append(finding)
+            word = _state_of(finding)
             if not as_json:
-                print(f"{word:8} {one.what}  {one.wrong}".rstrip())
+                print(f"{word:8} {finding.what}  {finding.wrong}".rstrip())
     if as_json:
-        print_json([vars(one) for one in found])
-    bad = [one.what for one in found if one.wrong and not one.scratch]
+        print_json([vars(finding) for finding in found])
+    bad = [finding.what for finding in found if finding.wrong and not finding.scratch]
     if bad:
         raise CheckFailed(
             f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}",
             name="gallery-damaged",
-            hint="bring them back (gallery import, gallery restore), or remove them (gallery remove)",
+            hint="replace them (gallery import, gallery restore), or delete them (gallery remove)",
         )
+
+
+def _state_of(finding: Finding) -> str:
+    if finding.scratch:
+        return "scratch"
+    if finding.wrong:
+        return "BAD"
+    return "unsigned" if finding.unsigned else "good"
 
 
 def _number(gallery: Gallery, name: str, which: str) -> str:
@@ -188,10 +201,10 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what one version has that another has not: packages, files, checks, blocks."""
+    """Show the differences of two versions: packages, files, checks, blocks."""
+    from pipeline.cache.digests import BLOCK
     from pipeline.cli.show import print_json, size
-    from pipeline.compare import compare
-    from pipeline.digests import BLOCK
+    from pipeline.evidence.version_diff import compare
 
     gallery = open_gallery()
     seen = compare(gallery.get(old), gallery.get(new))

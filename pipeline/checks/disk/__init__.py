@@ -1,0 +1,1 @@
+"""What is checked on every disk: its file, its partitions, its secrets."""

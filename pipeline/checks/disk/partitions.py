@@ -1,0 +1,318 @@
+"""The partition table and the file systems as such: what makes every other finding worthless comes first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pipeline.base.errors import DiskError
+from pipeline.checks.model import (
+    ALL,
+    AZURE_DOC,
+    HOUSE,
+    LINUX,
+    SYSTEMD,
+    WINDOWS,
+    CannotLook,
+    Skip,
+    Subject,
+    check,
+)
+from pipeline.disk import fat
+from pipeline.disk.disk import Disk
+from pipeline.disk.partitions import BIOS_BOOT, LINUX_SWAP, MBR_SWAP, Partition
+from pipeline.disk.volumes import Volume
+from pipeline.systems.installed import find_system
+
+MIB = 1 << 20
+
+
+@check(
+    "fs-clean",
+    "File systems were unmounted cleanly",
+    why="If a journal has to be replayed, the files read here are stale and the guest was powered off.",
+    remedy="Shut the guest down in order (never by power-off), then build again.",
+    source=SYSTEMD,
+    profiles=ALL,
+    needs_root=False,
+    waivable=False,
+)
+def fs_clean(subject: Subject) -> Iterator[str]:
+    looked = []
+    for volume in subject.disk.filesystems:
+        facts = volume.facts
+        if facts is None:
+            dirty = _left_unfinished(subject.disk, volume)
+            if dirty is not None:
+                looked.append(volume)
+            if dirty and volume.kind not in subject.system.own_clean_checks:
+                yield f"partition {volume.number} ({volume.kind}): not marked clean"
+            continue
+        looked.append(volume)
+        where = f"partition {volume.number} ({volume.kind})"
+        if facts.needs_recovery:
+            yield f"{where}: its journal has to be replayed"
+        if not facts.state_clean:
+            yield f"{where}: not marked clean"
+        if facts.has_errors:
+            yield f"{where}: the kernel recorded errors in it"
+        if facts.has_orphans:
+            yield f"{where}: deleted files are still to be freed"
+        if not facts.checksum_ok:
+            yield f"{where}: the superblock's checksum is wrong"
+    if not looked:
+        raise CannotLook("no file system that says how it was left")
+    subject.note(", ".join(f"partition {volume.number} ({volume.kind})" for volume in looked))
+
+
+#: Where FAT keeps the byte whose lowest bit Linux sets while it is mounted: fat_boot_sector of linux/msdos_fs.h.
+_FAT_STATE = {b"FAT32": 0x41, b"FAT16": 0x25, b"FAT12": 0x25}
+
+
+def _left_unfinished(disk: Disk, volume: Volume) -> bool | None:
+    """Whether a FAT or NTFS volume was not unmounted; None of one that says nothing.
+
+    FAT's mark alone does not tell: Linux never takes back one that it finds when it mounts. A write that was cut off
+    leaves copies of the allocation table that differ.
+    """
+    if volume.kind == "vfat":
+        sector = disk.read(volume.start, 512)
+        kind = next((kind for kind in _FAT_STATE if kind in (sector[82:87], sector[54:59])), None)
+        if kind is None:
+            return None
+        return bool(sector[_FAT_STATE[kind]] & 1) and not fat.tables_agree(disk.read, volume.start, sector)
+    if volume.kind == "ntfs":
+        facts = disk.filesystem(volume).attribute(_NTFS_VOLUME, _NTFS_INFORMATION)
+        return None if facts is None or len(facts) < 12 else bool(int.from_bytes(facts[10:12], "little") & 1)
+    return None
+
+
+#: $Volume's record and its $VOLUME_INFORMATION, whose flags say VOLUME_IS_DIRTY in their lowest bit.
+_NTFS_VOLUME, _NTFS_INFORMATION = 3, 0x70
+
+
+@check(
+    "linux-root",
+    "A Linux root file system is found and can be read",
+    why="Without a root file system no file of the disk can be checked.",
+    remedy="Build on ext4; for XFS, btrfs or LVM look with libguestfs.",
+    source=HOUSE,
+    profiles=LINUX,
+    needs_root=False,
+    waivable=False,
+)
+def linux_root(subject: Subject) -> Iterator[str]:
+    try:
+        volume = subject.disk.root_volume
+    except DiskError as error:
+        yield f"{error.message}{_other_system(subject)}"
+        return
+    release = subject.root.text("/etc/os-release") or subject.root.text("/usr/lib/os-release")
+    names = [line.split("=", 1)[1].strip('"') for line in release.splitlines() if line.startswith("PRETTY_NAME=")]
+    subject.note(f"partition {volume.number}, {volume.kind}, {names[0] if names else 'no os-release'}")
+    if not names:
+        yield "no /etc/os-release"
+
+
+def _other_system(subject: Subject) -> str:
+    """What to ask for instead, where the disk holds a system of the other kind."""
+    others = [each for each in subject.known if subject.profile not in each.profiles]
+    try:
+        other, _ = find_system(subject.disk, others)
+    except DiskError:
+        return ""
+    return f"; it holds {other.title}: --profile {other.profiles[0]} looks at that"
+
+
+@check(
+    "windows-root",
+    "A Windows root file system is found and can be read",
+    why="Without a root file system no file of the disk can be checked.",
+    remedy="Inspect the disk of an installed Windows: NTFS, without BitLocker. A Linux has other profiles.",
+    source=HOUSE,
+    profiles=WINDOWS,
+    needs_root=False,
+    waivable=False,
+)
+def windows_root(subject: Subject) -> Iterator[str]:
+    try:
+        root = subject.root
+    except DiskError as error:
+        yield f"{error.message}{_other_system(subject)}"
+        return
+    number = next(volume.number for volume in subject.disk.filesystems if volume.start == root.start)
+    subject.note(f"partition {number}, ntfs")
+
+
+@check(
+    "volumes-read",
+    "Every volume on the disk is of a kind that can be read",
+    why="A volume that cannot be read would ship unchecked.",
+    remedy="Take the volume off the disk, make it ext4, or waive this check with the reason why it may ship.",
+    source=HOUSE,
+    profiles=ALL,
+    needs_root=False,
+)
+def volumes_read(subject: Subject) -> Iterator[str]:
+    seen = False
+    for volume in subject.disk.filesystems:
+        seen = seen or volume.readable
+        # swap holds no files, and has a check of its own
+        if volume.kind and not volume.readable and volume.kind != "swap":
+            yield f"partition {volume.number} holds {volume.kind}, which goldsmith cannot read"
+        elif not volume.kind and _holds_data(subject, volume):
+            yield f"partition {volume.number} holds data of a kind that goldsmith does not know"
+    if not seen:
+        raise CannotLook("no volume that holds files")
+
+
+#: Partitions without a file system: GRUB's core, Microsoft's reserved space, swap (which has a check of its own).
+_WITHOUT_FILES = (BIOS_BOOT, "e3c9e316-0b5c-4db8-817d-f92df00215ae", LINUX_SWAP, MBR_SWAP)
+
+
+def _holds_data(subject: Subject, volume: Volume) -> bool:
+    """Is there anything at the start of a partition that is meant to hold files?"""
+    types = {partition.number: partition.type for partition in subject.disk.partitions}
+    meant = types.get(volume.number) not in _WITHOUT_FILES
+    return meant and any(subject.disk.read(volume.start, min(volume.size, 68 << 10)))
+
+
+@check(
+    "partition-table",
+    "The first partition table is whole",
+    why="Firmware and kernels read it first; a damaged table boots only by chance.",
+    remedy="Build again; or mend a raw copy, which has no footer to lose: goldsmith vhd convert DISK COPY.raw, "
+    "sgdisk -e COPY.raw, goldsmith vhd convert COPY.raw NEW.vhd.",
+    source="UEFI specification 5.3",
+    profiles=ALL,
+    needs_root=False,
+)
+def partition_table(subject: Subject) -> Iterator[str]:
+    table = subject.disk.table
+    if table.kind == "none":
+        yield "no partition table"
+    if table.primary is not None and table.primary.fault:
+        yield f"the first GPT header: {table.primary.fault}"
+    subject.note(f"{table.kind}, {len(table.partitions)} partitions")
+
+
+@check(
+    "gpt-backup",
+    "The backup GPT header stands in the last sector and agrees with the first",
+    why="A disk that was cut or grown without it loses its table on the first repair; Azure resizes disks.",
+    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt (not sgdisk: on a VHD it writes over the footer).",
+    source="UEFI specification 5.3",
+    profiles=ALL,
+    needs_root=False,
+)
+def gpt_backup(subject: Subject) -> Iterator[str]:
+    if subject.disk.table.backup is None:
+        if subject.disk.table.kind == "none":
+            raise CannotLook("no partition table")
+        raise Skip(f"the table is {subject.disk.table.kind}")
+    if subject.disk.table.backup.fault:
+        yield subject.disk.table.backup.fault
+
+
+def _partitions(subject: Subject) -> tuple[Partition, ...]:
+    if not subject.disk.partitions:
+        raise CannotLook("no partition on this disk")
+    return subject.disk.partitions
+
+
+@check(
+    "partition-alignment",
+    "Partitions begin on a whole MiB",
+    why="Elsewhere each write touches two blocks of the storage beneath.",
+    remedy="Create partitions with the partitioner's default alignment (2048 sectors).",
+    source=AZURE_DOC,
+    severity="warn",
+    profiles=ALL,
+    needs_root=False,
+)
+def partition_alignment(subject: Subject) -> Iterator[str]:
+    for partition in _partitions(subject):
+        if partition.start % MIB and partition.type != BIOS_BOOT:
+            yield f"partition {partition.number} begins at byte {partition.start}"
+
+
+@check(
+    "partition-bounds",
+    "Partitions do not overlap and end inside the disk",
+    why="One file system would write over another.",
+    remedy="Repartition, then build again.",
+    source="UEFI specification 5.3",
+    profiles=ALL,
+    needs_root=False,
+)
+def partition_bounds(subject: Subject) -> Iterator[str]:
+    end, before = 0, 0
+    for partition in sorted(_partitions(subject), key=lambda each: each.start):
+        if partition.start < end:
+            yield f"partition {partition.number} begins inside partition {before}"
+        if partition.end > subject.disk.size:
+            yield f"partition {partition.number} ends at {partition.end} of {subject.disk.size} bytes"
+        end, before = max(end, partition.end), partition.number
+
+
+@check(
+    "fs-bounds",
+    "File systems fit their partitions",
+    why="A file system larger than its partition loses its end: the disk was cut, or a resize was left half done.",
+    remedy="resize2fs before the partition shrinks; never cut a disk behind its file system.",
+    source="e2fsprogs: resize2fs(8)",
+    profiles=LINUX,
+    needs_root=False,
+)
+def fs_bounds(subject: Subject) -> Iterator[str]:
+    if not any(volume.facts for volume in subject.disk.filesystems):
+        raise CannotLook("no file system that says how large it is")
+    for volume in subject.disk.filesystems:
+        if volume.facts is not None and volume.facts.size > volume.size:
+            yield f"partition {volume.number}: {volume.facts.size} bytes of file system in {volume.size}"
+
+
+@check(
+    "free-space",
+    "The root file system has room to boot and provision",
+    why="The first boot writes keys, logs and agent state, and fails on a full disk.",
+    remedy="Make the disk larger or the image smaller; at least 10 percent or 1 GiB stay free.",
+    source=HOUSE,
+    severity="warn",
+)
+def free_space(subject: Subject) -> Iterator[str]:
+    facts = subject.disk.root_volume.facts
+    if facts is None:
+        raise CannotLook("only ext file systems say how much is free")
+    subject.note(f"{facts.free >> 20} of {facts.size >> 20} MiB free")
+    if facts.free < min(facts.size // 10, 1 << 30):
+        yield f"{facts.free >> 20} of {facts.size >> 20} MiB free"
+
+
+#: How cloud-init and waagent call Azure's resource disk.
+_RESOURCE_DISK = re.compile(r"/dev/disk/(cloud/azure_resource|azure/(resource|scsi0/lun1))(-part\d+)?$")
+
+
+@check(
+    "swap",
+    "No swap on the OS disk",
+    why="Azure gives swap to the resource disk; swap on the OS disk is slow, costs transactions and ships memory.",
+    remedy="swapoff -a; remove swap partitions, files, units and their fstab lines, and what resumes from them (see "
+    "resume-device); use cloud-init or waagent on the resource disk.",
+    source=AZURE_DOC,
+)
+def swap(subject: Subject) -> Iterator[str]:
+    swapping = {volume.number for volume in subject.disk.filesystems if volume.kind == "swap"}
+    for partition in subject.disk.partitions:
+        if partition.number in swapping or partition.type in (LINUX_SWAP, MBR_SWAP):
+            yield f"partition {partition.number} is swap"
+    for line in subject.lines("/etc/fstab"):
+        words = line.split()
+        # swap on the resource disk is not on this one
+        if len(words) > 2 and words[2] == "swap" and not _RESOURCE_DISK.match(words[0]):
+            yield f"/etc/fstab: {line}"
+    for name in ("/swapfile", "/swap.img", "/swap", "/var/swap", "/var/swapfile"):
+        if subject.has_data(name):
+            yield f"{name} is there"
+    units = subject.files_in("/etc/systemd/system", ".swap")
+    yield from (f"{unit} is a swap unit" for unit in units)

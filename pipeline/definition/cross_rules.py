@@ -1,0 +1,87 @@
+"""What one key of a definition asks of another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.definition import rules
+from pipeline.definition.diagnostics import shown
+from pipeline.definition.document import Document
+from pipeline.definition.model import TARGET_GENERATION
+from pipeline.definition.system_rules import check_definition, rules_of
+
+
+def across(document: Document, data: dict[str, Any]) -> None:
+    """Put the faults into the document; reads plain data, so that a fault elsewhere hides none of these."""
+    generations = data.get("generations", list(rules_of(data.get("os")).generations))
+    prove = data.get("prove")
+    if isinstance(prove, list) and generations in ([1], [2], [1, 2], [2, 1]):
+        for index, item in enumerate(prove):
+            if item in TARGET_GENERATION and TARGET_GENERATION[item] not in generations:
+                message = f"{item} is not in the image's generations"
+                document.add(("prove", index), message, f"generations is {_list_of(generations)}")
+    _outside(document, data)
+    check_definition(document, data)
+    _data_disks(document, data.get("data_disks"))
+    source = data.get("source")
+    if not isinstance(source, dict):
+        return
+    disk = source.get("disk")
+    if isinstance(disk, dict):
+        _disk_is_whole(document, disk)
+
+
+def _outside(document: Document, data: dict[str, Any]) -> None:
+    """A disk that was generalized outside is shipped as it is: whatever boots it would undo that."""
+    generalize, source = data.get("generalize"), data.get("source")
+    if not isinstance(generalize, dict) or generalize.get("agent") != "outside":
+        return
+    if isinstance(source, dict) and "disk" not in source:
+        document.add(("generalize", "agent"), "outside needs a disk as the source", "use waagent or none")
+    for key in ("steps", "disk", "first_boot", "updates", "ports"):
+        if data.get(key):
+            document.add(
+                (key,), "needs a guest, but generalize: {agent: outside} boots none", f"remove {key}", at_key=True
+            )
+
+
+def _data_disks(document: Document, disks: object) -> None:
+    seen: set[object] = set()
+    for index, disk in enumerate(disks if isinstance(disks, list) else ()):
+        if not isinstance(disk, dict):
+            continue
+        lun = disk.get("lun")
+        if isinstance(lun, int) and lun in seen:
+            document.add(("data_disks", index, "lun"), f"LUN {lun} is duplicated", "give each disk its own LUN")
+        seen.add(lun)
+        if "label" in disk and "filesystem" not in disk:
+            document.add(("data_disks", index, "label"), "a label needs a filesystem", "filesystem: ext4")
+
+
+def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:
+    place = ("source", "disk")
+    if "path" in disk and "url" in disk:
+        document.add((*place, "url"), "path and url cannot be combined", "remove one", at_key=True)
+    elif "path" not in disk and "url" not in disk:
+        document.add(place, "needs a path or a url")
+    if "url" in disk and "sha256" not in disk:
+        document.add(
+            (*place, "url"), "a url needs a sha256", "add sha256: with the checksum that the publisher states"
+        )
+    where = disk.get("path", disk.get("url"))
+    if "format" not in disk and isinstance(where, str) and format_of(where) is None:
+        known = ", ".join(sorted(set(rules.FORMATS.values())))
+        which = "path" if "path" in disk else "url"
+        document.add((*place, which), "the file's name does not show its format", f"add format: one of {known}")
+
+
+def format_of(name: str) -> str | None:
+    return rules.FORMATS.get(Path(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower())
+
+
+def _list_of(values: Sequence[object]) -> str:
+    """`[1, 2]`, as YAML writes it."""
+    return f"[{', '.join(shown(value) for value in values)}]"

@@ -1,0 +1,462 @@
+"""A definition as it is written: the shape of the YAML, key by key. The JSON schema comes from here.
+
+A key that a later release fills is in the shape, so that editors know it, and is refused when used
+(`Later`), so that it is never silently ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, Tag, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
+
+from pipeline.definition import contents, rules, system_rules
+from pipeline.definition.model import USER_DATA, CellName, GeneralizeAgent
+from pipeline.definition.types import (
+    Account,
+    CheckId,
+    DiskSize,
+    Duration,
+    Generation,
+    Later,
+    MemorySize,
+    Mode,
+    Package,
+    Part,
+    Sha256,
+    Suite,
+    Text,
+    Unique,
+)
+
+# -- sources ------------------------------------------------------------------------------------------------
+
+
+class Debian(Part):
+    """A Debian bootstrapped from its archive, no installer."""
+
+    suite: Suite = Field(description="The release's code name, such as bookworm or trixie.")
+    packages: Annotated[list[Package], Unique] = Field(
+        default=[], description="Packages in addition to the base system."
+    )
+
+
+class Disk(Part):
+    """A disk image that somebody else made. Give a path or a url."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
+        default=None, description="A file, relative to the project."
+    )
+    url: Annotated[str, AfterValidator(rules.web_address)] | None = Field(
+        default=None, description="The address for download."
+    )
+    sha256: Sha256 | None = Field(default=None, description="The checksum; required with a url.")
+    format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
+        default=None, description="The format; needed if the file's name does not end with it."
+    )
+
+
+class Iso(Part):
+    """An ISO image."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A file, relative to the project."
+    )
+    sha256: Sha256 = Field(description="Its checksum.")
+
+
+class FromDebian(Part):
+    """Bootstrap Debian."""
+
+    debian: Debian
+
+
+class FromDisk(Part):
+    """Begin with a foreign disk."""
+
+    disk: Disk
+
+
+class FromMaster(Part):
+    """Begin with a version in the gallery."""
+
+    master: Annotated[str, AfterValidator(rules.master)] = Field(
+        description="IMAGE, IMAGE@golden, IMAGE@candidate or IMAGE@VERSION.", examples=["debian-12@golden"]
+    )
+
+
+class FromIso(Part):
+    """Install Windows from its medium."""
+
+    iso: Iso = Field(description="The installation medium.")
+    drivers: Iso = Field(description="virtio-win.iso, which has the virtio drivers and the guest agent.")
+    edition: Text = Field(
+        description="The edition to install: its name, its index, or its id, with its type where the medium has "
+        "several of that id (`ServerStandard Server Core`)."
+    )
+    product_key: Annotated[str, AfterValidator(rules.product_key)] | None = Field(
+        default=None,
+        description="`kms` for Microsoft's public key of the edition, or a file outside the repository with the key.",
+    )
+
+
+SOURCES = ("debian", "disk", "master", "iso")
+Source = Annotated[
+    Annotated[FromDebian, Tag("source:debian")]
+    | Annotated[FromDisk, Tag("source:disk")]
+    | Annotated[FromMaster, Tag("source:master")]
+    | Annotated[FromIso, Tag("source:iso")],
+    rules.told_apart_by("source", SOURCES),
+]
+
+# -- steps --------------------------------------------------------------------------------------------------
+
+
+class StepPart(Part):
+    """What all steps share."""
+
+    name: Text | None = Field(default=None, description="The step's title; by default its file.")
+    network: Literal["full", "none"] = Field(
+        default="full", description="The guest's network access during the step."
+    )
+    timeout: Duration = Field(
+        default_factory=lambda: 30 * 60,
+        description="The step's time limit.",
+        json_schema_extra={"default": "30 min"},
+    )
+    reboot: Literal["expected"] | None = Field(
+        default=None, description="Windows: the step may restart the guest; it is then run again."
+    )
+    checkpoint: bool = Field(default=False, description="Windows: shut down after the step and commit a layer.")
+
+
+class Playbook(StepPart):
+    """Run an Ansible playbook on the guest."""
+
+    playbook: Annotated[Text, AfterValidator(rules.existing("playbooks", "file"))] = Field(
+        description="A file in playbooks/."
+    )
+    vars: Annotated[dict[str, Any], AfterValidator(rules.variables)] = Field(
+        default={}, description="Extra variables for the playbook."
+    )
+    vault_password_file: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
+        default=None,
+        description="A file with the password of files that ansible-vault encrypted; no record contains it.",
+    )
+    environment: Annotated[list[Annotated[Text, AfterValidator(rules.environment_variable)]], Unique] = Field(
+        default=[],
+        description="Variables of the caller's environment that the playbook may read; their values are inputs.",
+    )
+    secrets: Annotated[list[Text], Later] | None = Field(
+        default=None, description="Not built yet: names of secrets that the step may read."
+    )
+
+
+class Script(StepPart):
+    """Run a script in the guest, as root."""
+
+    script: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.runs_something)] = (
+        Field(description="A file, relative to the project.")
+    )
+
+
+class CopyPart(Part):
+    """What to copy, and where to."""
+
+    from_: Annotated[Text, AfterValidator(rules.existing("", "file or folder", folders=True))] = Field(
+        alias="from", description="A file or a folder, relative to the project."
+    )
+    to: Annotated[Text, AfterValidator(rules.target)] = Field(description="The absolute path in the guest.")
+    mode: Mode | None = Field(
+        default=None,
+        description='Octal, in quotes: "0644"; by default 0755 for a file with the executable bit, else 0644.',
+    )
+
+
+class Copy(StepPart):
+    """Copy a file or a folder into the guest."""
+
+    copy_: CopyPart = Field(alias="copy")
+
+
+class Powershell(StepPart):
+    """Run a PowerShell script in Windows, as the system's account."""
+
+    powershell: Annotated[
+        Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.runs_powershell)
+    ] = Field(description="A file, relative to the project.")
+
+
+class Cmd(StepPart):
+    """Run a command line of Windows' cmd, as the system's account."""
+
+    cmd: Annotated[Text, AfterValidator(rules.one_line), AfterValidator(contents.runs_command)] = Field(
+        description="The command line."
+    )
+
+
+class MsiPart(Part):
+    """A package, and what it is told."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(rules.package)] = Field(
+        description="A file, relative to the project; its name ends in .msi."
+    )
+    sha256: Sha256 = Field(description="Its checksum.")
+    arguments: list[Annotated[str, AfterValidator(rules.installer_property)]] = Field(
+        default=[], description="Properties of the package, NAME=value.", examples=[["ADDLOCAL=ALL"]]
+    )
+
+
+class Msi(StepPart):
+    """Install a package of Windows Installer's, silently."""
+
+    msi: MsiPart
+
+
+STEPS = ("playbook", "script", "copy", "powershell", "cmd", "msi")
+Step = Annotated[
+    Annotated[Playbook, Tag("step:playbook")]
+    | Annotated[Script, Tag("step:script")]
+    | Annotated[Copy, Tag("step:copy")]
+    | Annotated[Powershell, Tag("step:powershell")]
+    | Annotated[Cmd, Tag("step:cmd")]
+    | Annotated[Msi, Tag("step:msi")],
+    rules.told_apart_by("step", STEPS),
+]
+
+# -- expectations -------------------------------------------------------------------------------------------
+
+
+class Http(Part):
+    """A page that the clone must serve."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(default=80, description="The TCP port.")
+    path: Annotated[str, AfterValidator(rules.web_path)] = Field(default="/", description="The page.")
+    contains: Text | None = Field(default=None, description="Text that the page must contain.")
+    status: Annotated[int, Field(ge=100, le=599)] = Field(default=200, description="The expected HTTP status.")
+
+
+class ExpectHttp(Part):
+    """Expect a page."""
+
+    http: Http
+
+
+class ExpectCommand(Part):
+    """Expect a command to end with 0."""
+
+    command: Text = Field(description="A shell command that runs in the clone.")
+
+
+EXPECTATIONS = ("http", "command")
+Expectation = Annotated[
+    Annotated[ExpectHttp, Tag("expect:http")] | Annotated[ExpectCommand, Tag("expect:command")],
+    rules.told_apart_by("expect", EXPECTATIONS),
+]
+
+#: The elements that pydantic puts into a fault's place for the member of a union.
+TAGS = frozenset(
+    f"{prefix}:{kind}"
+    for prefix, kinds in (("source", SOURCES), ("step", STEPS), ("expect", EXPECTATIONS))
+    for kind in kinds
+)
+
+# -- the rest -----------------------------------------------------------------------------------------------
+
+
+class MachinePart(Part):
+    """The virtual machine that builds and proves."""
+
+    cpus: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Virtual processors.")
+    memory: MemorySize | None = Field(
+        default=None, description="Memory, a whole number of MiB; by default 2 GiB, 4 GiB for Windows."
+    )
+    patience: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=1.0, description="Windows: a factor for every deadline, for a host that is slower than most."
+    )
+
+
+class SecretPart(Part):
+    """Where a secret comes from (not built yet)."""
+
+    file: Text | None = Field(default=None, description="A file.")
+    env: Text | None = Field(default=None, description="A variable of the environment.")
+    command: Text | None = Field(default=None, description="A command that prints it.")
+
+
+class Oobe(Part):
+    """Windows' first boot."""
+
+    skip: bool = Field(default=True, description="A clone asks no questions at its first boot.")
+
+
+class GeneralizePart(Part):
+    """How the guest is made a master."""
+
+    agent: GeneralizeAgent | None = Field(
+        default=None,
+        description="The tool that deprovisions the guest: by default waagent, for Windows sysprep. outside: the "
+        "source's disk is already generalized.",
+    )
+    mode_vm: bool = Field(
+        default=False,
+        description="Windows: sysprep /mode:vm, for clones only on the hypervisor that built the image.",
+    )
+    oobe: Oobe = Field(default_factory=Oobe)
+
+
+class FirstBootPart(Part):
+    """What the master does at a clone's first boot: it pulls its configuration and applies it."""
+
+    apply: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.readable)] = Field(
+        description="A program, relative to the project, that reads the configuration from its standard input."
+    )
+    from_: Annotated[str, AfterValidator(rules.configuration)] = Field(
+        default=USER_DATA,
+        alias="from",
+        description="userdata (of Azure's metadata service), or an http:// address.",
+    )
+    deadline: Duration = Field(
+        default_factory=lambda: 5 * 60,
+        description="The time limit; after it, the next boot tries again.",
+        json_schema_extra={"default": "5 min"},
+    )
+    sample: Text | None = Field(
+        default=None,
+        description="The configuration that prove gives its clones; {{ clone }} becomes the clone's host name.",
+    )
+
+
+class KeepPart(Part):
+    """What the gallery keeps."""
+
+    versions: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The maximum number of versions.")
+    days: Annotated[int, Field(ge=1)] | None = Field(default=None, description="The maximum age in days.")
+
+
+class RefreshPart(Part):
+    """How the night brings the image up to date."""
+
+    mode: Literal["rebuild", "patch"] = Field(
+        default="rebuild",
+        description="patch: if only packages have changed, golden is updated and generalized again.",
+    )
+    steps: list[Step] = Field(default=[], description="The steps of a patch; by default the distribution's updates.")
+    cold_days: Annotated[int, Field(ge=0)] = Field(
+        default=7,
+        description="After so many days the refresh rebuilds without reusing layers and compares; 0 means never.",
+    )
+
+
+class Updates(Part):
+    """Windows' updates, before the steps."""
+
+    only: Literal["security", "all"] = Field(
+        default="all",
+        description="security: security and critical updates; all: all updates that Windows installs automatically.",
+    )
+    deadline: Duration = Field(
+        default_factory=lambda: 3 * 3600,
+        description="The time limit for all updates and restarts.",
+        json_schema_extra={"default": "3 h"},
+    )
+
+
+class PortPart(Part):
+    """A port that is open to everybody."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(description="Its number.")
+    protocol: Literal["tcp", "udp"] = Field(default="tcp", description="Its protocol.")
+    name: (
+        Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9][A-Za-z0-9 ._()-]{0,59}", "a rule's name"))] | None
+    ) = Field(default=None, description="The name of the firewall's rule.")
+
+
+class NetworkPart(Part):
+    """What the build's guest may reach beside the public network and the host's own mirrors and proxies."""
+
+    allow: Annotated[list[Annotated[str, AfterValidator(rules.allowed)]], Unique] = Field(
+        default=[], description="Private destinations: 10.1.2.0/24, 10.1.2.3 or 10.1.2.3:8080."
+    )
+
+
+class DataDiskPart(Part):
+    """A data disk beside the OS disk."""
+
+    lun: Annotated[int, Field(ge=0, le=63)] = Field(description="The logical unit number.")
+    size: DiskSize = Field(description="The virtual size, a whole number of MiB.")
+    caching: Literal["None", "ReadOnly", "ReadWrite"] = Field(default="None", description="Azure's cache mode.")
+    filesystem: Literal["ext4"] | None = Field(default=None, description="The file system; by default none.")
+    label: Annotated[str, AfterValidator(rules.matches(r"[A-Za-z0-9_.-]{1,16}", "a label of ext4"))] | None = Field(
+        default=None, description="The file system's label."
+    )
+
+
+class SystemNames:
+    """In the JSON schema: the names of the systems that are registered when it is written."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_schema: Any, _handler: Any) -> dict[str, Any]:
+        return {"enum": list(system_rules.names()), "type": "string"}
+
+
+class Written(Part):
+    """A goldsmith image definition."""
+
+    goldsmith: Annotated[int, AfterValidator(rules.format_version), WithJsonSchema({"const": rules.FORMAT})] = Field(
+        description="The format's version."
+    )
+    summary: Text | None = Field(default=None, description="A description of one line.")
+    os: Annotated[str, AfterValidator(system_rules.known_system), SystemNames] = Field(
+        default=system_rules.DEFAULT, description="The operating system."
+    )
+    source: Source = Field(description="The base of the image; exactly one kind.")
+    disk: DiskSize | None = Field(
+        default=None,
+        description="The virtual size, a whole number of MiB; by default the source's, 8 GiB for debian, 64 GiB "
+        "for iso.",
+    )
+    generations: Annotated[list[Generation], Field(min_length=1), Unique] | None = Field(
+        default=None,
+        description="Hyper-V generations in which the master boots: 1 is BIOS, 2 is UEFI. By default both; a "
+        "Windows image has one, by default 2.",
+    )
+    secure_boot: bool | None = Field(
+        default=None, description="Windows: install and test under Secure Boot; by default true on generation 2."
+    )
+    tpm: bool | None = Field(
+        default=None, description="Windows: install and test with a TPM 2.0; by default true on generation 2."
+    )
+    machine: MachinePart = Field(default_factory=MachinePart)
+    accelerator: Literal["auto", "kvm", "tcg"] = Field(
+        default="auto", description="auto uses KVM if a measurement shows that it works."
+    )
+    locale: Annotated[
+        str, AfterValidator(rules.matches(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", "a locale such as en-US"))
+    ] = Field(default="en-US", description="Windows: language, formats and keyboard.")
+    timezone: Text = Field(default="UTC", description="Windows: the time zone, by its Windows name.")
+    updates: Updates | None = Field(default=None, description="Windows: updates that are installed before the steps.")
+    steps: list[Step] = Field(default=[], description="The steps in the guest, in order; each makes a layer.")
+    secrets: Annotated[dict[str, SecretPart], Later] | None = Field(
+        default=None, description="Not built yet: secrets by name."
+    )
+    generalize: GeneralizePart = Field(default_factory=GeneralizePart)
+    waive: dict[CheckId, Text] = Field(
+        default={}, description="Checks that may fail, with the reasons: id to reason."
+    )
+    prove: Annotated[list[CellName], Field(min_length=1), Unique] | None = Field(
+        default=None, description="The test targets on which clones must pass; by default every generation."
+    )
+    #: The name of a registered format. While goldsmith ships one format, no schema or page speaks of it.
+    output: SkipJsonSchema[Annotated[str, AfterValidator(rules.output_format)] | None] = None
+    expect: list[Expectation] = Field(default=[], description="Conditions that a running clone must meet.")
+    first_boot: FirstBootPart | None = None
+    keep: KeepPart = Field(default_factory=KeepPart)
+    refresh: RefreshPart = Field(default_factory=RefreshPart)
+    accounts: Annotated[list[Account], Unique] = Field(
+        default=[], description="Accounts that may ship; inspect reports every other account."
+    )
+    ports: list[PortPart] = Field(default=[], description="Windows: ports that the firewall opens.")
+    data_disks: list[DataDiskPart] = Field(default=[], description="Disks beside the OS disk.")
+    network: NetworkPart = Field(default_factory=NetworkPart)

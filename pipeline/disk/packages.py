@@ -1,0 +1,261 @@
+"""Which packages a Linux root has, by its package manager's own record: dpkg, rpm, apk, pacman, opkg."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipeline.base.errors import DiskError
+from pipeline.disk.root import Root
+
+STATUS = "/var/lib/dpkg/status"
+#: dpkg's record of a large desktop has about 6 MiB.
+STATUS_LIMIT = 64 << 20
+#: Where rpm keeps its database: since 4.16, and where Fedora and SUSE have moved it, and rpm-ostree.
+RPM_FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm", "/usr/share/rpm")
+#: A server with 2,000 packages has about 120 MiB.
+RPM_LIMIT = 256 << 20
+#: The older formats, which need rpm's own libraries.
+_RPM_OLD = {"Packages": "Berkeley DB", "Packages.db": "ndb"}
+_MAX_PACKAGES = 100_000
+#: OpenWrt's record, which has dpkg's form.
+OPKG = ("/usr/lib/opkg/status", "/var/lib/opkg/status")
+#: apk's record: Alpine's, and since apk 3 the one of systems with everything below /usr.
+APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+#: pacman's record: a folder for each package, with a file `desc`.
+PACMAN = "/var/lib/pacman/local"
+_DESC_LIMIT = 256 << 10
+#: Records that are named and not read, and what reads them there.
+_NOT_READ = {
+    "/var/db/pkg": ("portage", "qlist -Iv"),
+    "/var/db/xbps": ("xbps", "xbps-query -l"),
+    "/nix/var/nix/db": ("nix", "nix-store -q --requisites /run/current-system"),
+    "/var/guix/db": ("guix", "guix package --list-installed"),
+    "/var/lib/pkgtools/packages": ("pkgtools", "ls /var/lib/pkgtools/packages"),
+    "/var/log/packages": ("pkgtools", "ls /var/log/packages"),
+    "/var/lib/eopkg/package": ("eopkg", "eopkg list-installed"),
+    "/var/lib/swupd": ("swupd", "swupd bundle-list"),
+    "/var/lib/snapd/snaps": ("snap", "snap list"),
+    "/var/lib/flatpak/app": ("flatpak", "flatpak list"),
+}
+#: rpm's header tags, and the two types that are read: a string, and 32-bit numbers.
+_NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
+_STRING, _NUMBER = 6, 4
+
+
+#: The last of dpkg's three words of a package that nothing is left to do for; a record that is half written is here.
+_SETTLED, _UPDATES = ("installed", "config-files", "not-installed"), "/var/lib/dpkg/updates"
+#: dpkg's three words for a package that is wholly there.
+_WHOLE = "install ok installed"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """`state` is dpkg's three words, 'install ok installed' for a whole one; rpm knows no other."""
+
+    name: str
+    version: str
+    architecture: str
+    state: str
+
+    @property
+    def installed(self) -> bool:
+        return self.state.endswith(" installed")
+
+
+def read_packages(root: Root) -> tuple[Package, ...]:
+    """The packages of the first record that has any; none on a root without a record that is known.
+
+    Raises DiskError: packages-not-read where only a record is there that goldsmith names and does not read; errors
+    as `read_rpm`.
+    """
+    for read in (read_dpkg, read_rpm, read_apk, read_pacman, read_opkg):
+        found = read(root)
+        if found:
+            return found
+    for folder, (manager, command) in _NOT_READ.items():
+        if root.listdir(folder):
+            raise DiskError(
+                f"the packages are managed by {manager} ({folder}), whose database goldsmith cannot read",
+                name="packages-not-read",
+                hint=f"run this inside the system: {command}",
+            )
+    return ()
+
+
+def read_dpkg(root: Root) -> tuple[Package, ...]:
+    """Every package that dpkg knows, sorted by name; none on a root without dpkg."""
+    return parse_status(root.text(STATUS, STATUS_LIMIT))
+
+
+def find_unfinished(root: Root) -> Iterator[str]:
+    """Packages that dpkg has not finished, and what it has not written down; nothing on a root without dpkg.
+
+    Raises DiskError (dpkg-record-missing).
+    """
+    known = read_dpkg(root)
+    if not known and (root.exists("/var/lib/dpkg") or root.exists("/usr/bin/dpkg")):
+        raise DiskError(
+            f"dpkg is there, and its record {STATUS} is missing or empty",
+            name="dpkg-record-missing",
+            hint=f"copy {STATUS}-old to {STATUS} on the disk, or build again",
+        )
+    for package in known:
+        words = package.state.split()
+        if not words or words[-1] not in _SETTLED or "reinstreq" in words:
+            yield f"{package.name} {package.version}: {package.state or 'no state'}"
+    for name in root.listdir(_UPDATES):
+        yield f"{_UPDATES}/{name}: dpkg was cut off"
+
+
+def parse_status(text: str) -> tuple[Package, ...]:
+    found = []
+    for stanza in text.split("\n\n"):
+        fields = {}
+        for line in stanza.splitlines():
+            key, colon, value = line.partition(":")
+            if colon and key and not line[0].isspace():
+                fields[key] = value.strip()
+        if "Package" in fields:
+            found.append(
+                Package(
+                    fields["Package"],
+                    fields.get("Version", ""),
+                    fields.get("Architecture", ""),
+                    fields.get("Status", ""),
+                )
+            )
+    return _sorted(found)
+
+
+def read_opkg(root: Root) -> tuple[Package, ...]:
+    """Every package that opkg knows, sorted by name; none on a root without opkg."""
+    return _sorted([each for path in OPKG for each in parse_status(root.text(path, STATUS_LIMIT))])
+
+
+def read_apk(root: Root) -> tuple[Package, ...]:
+    """Every package that apk knows, sorted by name; none on a root without apk."""
+    return _sorted([each for path in APK for each in parse_apk(root.text(path, STATUS_LIMIT))])
+
+
+def parse_apk(text: str) -> list[Package]:
+    """apk's `installed`: stanzas of lines with one letter, P the name, V the version, A the architecture."""
+    found = []
+    for stanza in text.split("\n\n"):
+        fields: dict[str, str] = {}
+        for line in stanza.splitlines():
+            # F and R are files, and may be thousands
+            if line[1:2] == ":" and line[0] in "PVA":
+                fields.setdefault(line[0], line[2:].strip())
+        if fields.get("P"):
+            found.append(Package(fields["P"], fields.get("V", ""), fields.get("A", ""), _WHOLE))
+    return found
+
+
+def read_pacman(root: Root) -> tuple[Package, ...]:
+    """Every package that pacman knows, sorted by name; none on a root without pacman."""
+    found = []
+    for folder in root.listdir(PACMAN)[:_MAX_PACKAGES]:
+        lines = root.text(f"{PACMAN}/{folder}/desc", _DESC_LIMIT).splitlines()
+        fields = {line: after for line, after in pairwise(lines) if line.startswith("%")}
+        if fields.get("%NAME%"):
+            found.append(Package(fields["%NAME%"], fields.get("%VERSION%", ""), fields.get("%ARCH%", ""), _WHOLE))
+    return _sorted(found)
+
+
+def read_rpm(root: Root) -> tuple[Package, ...]:
+    """Every package that rpm knows, sorted by name; none on a root without rpm.
+
+    Raises DiskError: rpm-database-old (Berkeley DB and ndb are named, not read), rpm-database-damaged,
+    rpm-database-open (a log beside it holds changes that it does not have yet).
+    """
+    for folder in RPM_FOLDERS:
+        names = set(root.listdir(folder))
+        if "rpmdb.sqlite" in names:
+            log = root.stat(f"{folder}/rpmdb.sqlite-wal")
+            if log is not None and log.size:
+                raise DiskError(
+                    "rpm's database was not closed, because its log is not empty",
+                    name="rpm-database-open",
+                    hint="shut the system down properly, then inspect again",
+                )
+            return parse_rpmdb(root.read(f"{folder}/rpmdb.sqlite", RPM_LIMIT) or b"")
+        for name, kind in _RPM_OLD.items():
+            if name in names:
+                raise DiskError(
+                    f"{folder}/{name} is an old rpm database ({kind}), which goldsmith cannot read",
+                    name="rpm-database-old",
+                    hint=f"install rpm, copy {folder} out of the disk, rpm --dbpath FOLDER -qa",
+                )
+    return ()
+
+
+def parse_rpmdb(data: bytes) -> tuple[Package, ...]:
+    """rpmdb.sqlite, read in memory. Raises DiskError (rpm-database-damaged)."""
+    if len(data) < 512 or not data.startswith(b"SQLite format 3\0"):
+        raise _damaged("it is no SQLite file")
+    # a file that says it has a log cannot be opened in memory; that the log is empty was seen before
+    whole = data[:18] + b"\1\1" + data[20:]
+    try:
+        with closing(sqlite3.connect(":memory:")) as base:
+            base.deserialize(whole)
+            base.executescript("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA query_only=ON;")
+            kind = base.execute("SELECT type FROM sqlite_schema WHERE name='Packages'").fetchone()
+            if kind != ("table",):
+                raise _damaged("it has no table of packages")
+            rows = base.execute("SELECT blob FROM Packages LIMIT ?", (_MAX_PACKAGES,))
+            return _sorted([_package(bytes(blob)) for (blob,) in rows if isinstance(blob, bytes)])
+    except UnicodeDecodeError:
+        # sqlite3 quotes the damaged schema, and Python cannot read its quotation
+        raise _damaged("its schema is no text") from None
+    except sqlite3.Error:
+        raise _damaged("SQLite finds it damaged") from None
+
+
+def _package(blob: bytes) -> Package:
+    """A header's blob: two counts, the index, the data. By rpm's docs/manual/hregions and lib/header.c."""
+    fields = dict(_tags(blob))
+    text = {tag: value for tag, value in fields.items() if isinstance(value, str)}
+    epoch = fields.get(_EPOCH)
+    version = f"{text.get(_VERSION, '')}-{text.get(_RELEASE, '')}"
+    return Package(
+        text.get(_NAME, ""),
+        f"{epoch}:{version}" if isinstance(epoch, int) else version,
+        text.get(_ARCHITECTURE, ""),
+        _WHOLE,
+    )
+
+
+def _tags(blob: bytes) -> Iterator[tuple[int, str | int]]:
+    if len(blob) < 8:
+        raise _damaged("a header is cut off")
+    count, size = struct.unpack_from(">II", blob)
+    store = 8 + 16 * count
+    if store + size > len(blob):
+        raise _damaged("a header is cut off")
+    for number in range(count):
+        tag, kind, offset, _ = struct.unpack_from(">IIiI", blob, 8 + 16 * number)
+        at = store + offset
+        if tag not in (_NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE) or not store <= at < store + size:
+            continue
+        if kind == _STRING:
+            end = blob.find(b"\0", at, store + size)
+            yield tag, blob[at : end if end >= 0 else at].decode("utf-8", "replace")
+        elif kind == _NUMBER and at + 4 <= store + size:
+            yield tag, struct.unpack_from(">I", blob, at)[0]
+
+
+def _sorted(found: list[Package]) -> tuple[Package, ...]:
+    return tuple(sorted(found, key=lambda package: (package.name, package.architecture, package.version)))
+
+
+def _damaged(what: str) -> DiskError:
+    return DiskError(
+        f"rpm's database cannot be read: {what}",
+        name="rpm-database-damaged",
+        hint="run rpm --rebuilddb inside the system",
+    )

@@ -1,0 +1,166 @@
+"""A system's root as its own programs would see it: paths across mounts, symlinks followed inside the image only."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import deque
+from collections.abc import Iterator
+
+from pipeline.base.errors import DiskError
+from pipeline.disk.filesystem import Entry, FileSystem, Stat
+
+#: What the kernel allows (MAXSYMLINKS), and what a path may cost.
+MAX_LINKS, MAX_DEPTH = 40, 200
+#: Bytes that `read` gives where no limit is named, and names that `walk` gives at most.
+READ_LIMIT, WALK_LIMIT = 16 << 20, 2_000_000
+
+Place = tuple[FileSystem, int]
+
+
+class Root:
+    """Paths are absolute; one that does not exist reads as None, never as an error."""
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        self._top = filesystem
+        self._mounts: dict[tuple[str, ...], FileSystem] = {}
+
+    @property
+    def start(self) -> int:
+        """Where the root's file system begins, in bytes of the disk."""
+        return self._top.start
+
+    def mount_all(self, named: dict[str, FileSystem], own_start: int) -> None:
+        """Show the disk's other file systems where the image's own fstab mounts them."""
+        for line in self.text("/etc/fstab").splitlines():
+            words = line.split("#", 1)[0].split()
+            if len(words) < 3 or not words[1].startswith("/") or words[1] == "/":
+                continue
+            key, _, value = words[0].partition("=")
+            mounted = named.get(f"{key}={value.strip(chr(34)).lower()}")
+            if mounted is not None and mounted.start != own_start:
+                self._mounts[tuple(part for part in words[1].split("/") if part)] = mounted
+
+    def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        """The first `limit` bytes of a regular file, None where there is none. Raises DiskError (file-cut-short)."""
+        place = self._find(path)
+        if place is None or (facts := place[0].stat(place[1])).type != "file":
+            return None
+        data = place[0].read(place[1], 0, limit)
+        if len(data) < min(limit, facts.size):
+            raise DiskError(
+                f"only {len(data)} of the {facts.size} bytes of {path} can be read", name="file-cut-short"
+            )
+        return data
+
+    def read_whole(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
+        """A regular file, None where there is none. Raises DiskError: file-too-large, file-cut-short."""
+        data = self.read(path, limit + 1)
+        if data is not None and len(data) > limit:
+            raise DiskError(f"{path} has more than {limit >> 20} MiB, which is the limit", name="file-too-large")
+        return data
+
+    def text(self, path: str, limit: int = READ_LIMIT) -> str:
+        """A file as text, '' where it does not exist. Raises DiskError as `read_whole`."""
+        return (self.read_whole(path, limit) or b"").decode("utf-8", "replace")
+
+    def exists(self, path: str, *, follow: bool = True) -> bool:
+        return self._find(path, follow=follow) is not None
+
+    def stat(self, path: str, *, follow: bool = True) -> Stat | None:
+        place = self._find(path, follow=follow)
+        return None if place is None else place[0].stat(place[1])
+
+    def is_dir(self, path: str) -> bool:
+        found = self.stat(path)
+        return found is not None and found.type == "dir"
+
+    def is_file(self, path: str) -> bool:
+        found = self.stat(path)
+        return found is not None and found.type == "file"
+
+    def read_link(self, path: str) -> str | None:
+        place = self._find(path, follow=False)
+        if place is None or place[0].stat(place[1]).type != "link":
+            return None
+        return place[0].read_link(place[1])
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted; none where it is no directory."""
+        place = self._find(path)
+        if place is None or place[0].stat(place[1]).type != "dir":
+            return []
+        return sorted(place[0].entries(place[1]))
+
+    def walk(self, path: str = "/", *, limit: int = WALK_LIMIT) -> Iterator[tuple[str, str]]:
+        """(path, type) of everything below a directory, links not followed. Raises DiskError past `limit` names."""
+        for here, _, entry in self._walk(path, limit):
+            yield here, entry.type
+
+    def places(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Every regular file with the (start, length) of its data, in bytes of the disk."""
+        for path, fs, entry in self._walk("/", WALK_LIMIT):
+            if entry.type == "file":
+                yield path, fs.runs(entry.inode)
+
+    def runs(self, path: str) -> list[tuple[int, int]]:
+        """(start, length) of a file's data in order, in bytes of the disk; none where there is no such file."""
+        place = self._find(path)
+        return [] if place is None else place[0].runs(place[1])
+
+    def _walk(self, path: str, limit: int) -> Iterator[tuple[str, FileSystem, Entry]]:
+        place = self._find(path)
+        if place is None or place[0].stat(place[1]).type != "dir":
+            return
+        base = "" if path == "/" else posixpath.normpath(path)
+        todo: deque[tuple[str, Place]] = deque([(base, place)])
+        seen: set[tuple[int, int]] = {(place[0].start, place[1])}
+        count = 0
+        while todo:
+            above, (fs, inode) = todo.popleft()
+            for name, entry in sorted(fs.entries(inode).items()):
+                count += 1
+                if count > limit:
+                    raise DiskError(f"{path} has more than {limit} names below it", name="fs-too-many-names")
+                here = f"{above}/{name}"
+                yield here, fs, entry
+                if entry.type != "dir" or here.count("/") > MAX_DEPTH:
+                    continue
+                mounted = self._mounts.get(tuple(here.split("/")[1:]))
+                below = (mounted, mounted.root) if mounted else (fs, entry.inode)
+                if (below[0].start, below[1]) not in seen:
+                    seen.add((below[0].start, below[1]))
+                    todo.append((here, below))
+
+    def _find(self, path: str, *, follow: bool = True) -> Place | None:
+        todo = deque(part for part in path.split("/") if part)
+        names: list[str] = []
+        places: list[Place] = [(self._top, self._top.root)]
+        links = 0
+        while todo:
+            part = todo.popleft()
+            if part == ".":
+                continue
+            if part == "..":
+                if names:
+                    names.pop()
+                    places.pop()
+                continue
+            fs, inode = places[-1]
+            if len(places) > 1 and fs.stat(inode).type != "dir":
+                return None
+            entry = fs.find(inode, part)
+            if entry is None:
+                return None
+            if entry.type == "link" and (follow or todo):
+                links += 1
+                target = fs.read_link(entry.inode)
+                if links > MAX_LINKS or len(todo) > MAX_DEPTH:
+                    return None
+                if target.startswith("/"):
+                    names, places = [], places[:1]
+                todo.extendleft(reversed([piece for piece in target.split("/") if piece]))
+                continue
+            names.append(part)
+            mounted = self._mounts.get(tuple(names))
+            places.append((mounted, mounted.root) if mounted else (fs, entry.inode))
+        return places[-1]

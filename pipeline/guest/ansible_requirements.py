@@ -1,0 +1,388 @@
+"""Collections and roles that a project requires: installed by ansible-galaxy into a folder of the store's cache.
+
+The folder is named by the digest of what is required, so that it is installed once and then used without a network.
+What lies in the project in the version that is required is not installed. A version that is not pinned is resolved
+when it is installed; which one it was is recorded, and the installed tree is an input of each playbook's layer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from pipeline.base import process, scratch
+from pipeline.base.errors import BuildError, GoldsmithError, HostError, UsageError
+from pipeline.base.files import Shape, read_usable
+from pipeline.base.runs import remove_tree, write_json
+from pipeline.base.store import Store
+from pipeline.base.surroundings import variables
+from pipeline.cache.layers import digest
+from pipeline.definition import DefinitionError, Fault, PlaybookStep
+from pipeline.definition.ansible_config import AnsibleConfig
+from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder, tree_digest
+from pipeline.guest.ansible_run import AnsibleProject, ansible_program, ansible_version
+
+#: Where Ansible users keep their lists, below the project and below playbooks/.
+_FOLDERS = ("", "roles", "collections")
+_NAMES = ("requirements.yml", "requirements.yaml")
+#: Seconds for one request to a server, and for the whole installation.
+_REQUEST, _DEADLINE = 20, 900.0
+#: Seconds after which a tree that nobody has used is removed.
+_KEPT = 60 * 24 * 3600.0
+_RECORD = "installed.json"
+_UNREACHABLE = re.compile(
+    r"urlopen error|Name or service not known|Temporary failure|timed out|Connection refused|Network is unreachable"
+    r"|Could not resolve|unable to access|Tunnel connection failed|CERTIFICATE_VERIFY_FAILED|HTTP Code: (?:407|5\d\d)"
+)
+_SERVER_ACCESS = re.compile(
+    r"ANSIBLE_GALAXY_SERVER_\w+_(?:TOKEN|USERNAME|PASSWORD|CLIENT_ID|CLIENT_SECRET)", re.ASCII
+)
+#: A name of three parts: a module, a plugin or a role of a collection.
+_FULL_NAME = re.compile(r"\b[a-z_]\w*\.[a-z_]\w*\.[a-z_]\w*", re.ASCII)
+#: Such a name where a playbook uses it: the key of a task, an item of a list of roles, the value of a key that names
+#: a module, role or playbook, a filter, a test, a lookup.
+_USED = re.compile(
+    r"(?:^[\s-]*[\"']?(?=\S+[\"']?\s*(?::|$))|[{,]\s*[\"']?(?=\S+:)|\broles:\s*\[\s*"
+    r"|\b(?:role|name|action|local_action|module|import_playbook)[:=]\s*[\"']?|\|\s*|\bis\s+(?:not\s+)?"
+    r"|\b(?:lookup|query|q)\s*\(\s*[\"'])([a-z_]\w*\.[a-z_]\w*)\.[a-z_]\w*",
+    re.ASCII | re.MULTILINE,
+)
+_COMPUTED_ROLE = re.compile(r"\b(?:role|name|roles)\b[^\n]*\{\{")
+_COLLECTION = re.compile(r"[a-z_]\w*\.[a-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What is required, as ansible-galaxy takes it; paths in it are absolute. `local`: files and folders here."""
+
+    file: Path
+    collections: tuple[Mapping[str, Any], ...] = ()
+    roles: tuple[Mapping[str, Any], ...] = ()
+    local: tuple[Path, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.collections or self.roles)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A folder with collections/ and roles/, the digest of all in it, and the version of each (`ansible.posix`)."""
+
+    folder: Path
+    digest: str
+    versions: Mapping[str, str]
+
+
+class _Record(Shape):
+    digest: str
+    versions: dict[str, str]
+
+
+def cache_folder(store: Store) -> Path:
+    """Where Ansible's part of the cache is: in the store, or in the caller's own where that may not be written to."""
+    root = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
+    if os.access(root, os.W_OK):
+        return store.root / "ansible"
+    return store.host.cache / "ansible"
+
+
+def install_requirements(step: PlaybookStep, project: Path, store: Store) -> Installed | None:
+    """Install what the project requires, unless it is there; None where the playbook needs nothing of it.
+
+    Raises DefinitionError (a list that cannot be read), HostError (galaxy-unreachable), UsageError
+    (requirement-failed).
+    """
+    wanted = list(_wanted(step, project))
+    return _install_all(wanted, config_of(step), project, store) if wanted and _needs(step, wanted) else None
+
+
+def needs_requirements(step: PlaybookStep, project: Path) -> bool:
+    """Whether a playbook may use what the project requires and does not hold itself. Raises DefinitionError."""
+    wanted = list(_wanted(step, project))
+    return bool(wanted) and _needs(step, wanted)
+
+
+def _wanted(step: PlaybookStep, project: Path) -> Iterator[Requirements]:
+    """The lists, less what lies in the project in the version that is required."""
+    playbooks, config = playbooks_folder(step), config_of(step)
+    for file in _lists(project, playbooks):
+        found = _without(read_requirements(file, project), playbooks, config)
+        if found:
+            yield found
+
+
+def _needs(step: PlaybookStep, wanted: Sequence[Requirements]) -> bool:
+    """Whether a playbook may use what is required: where a name is not known, or is computed, it may."""
+    names = {_name_of(entry) for each in wanted for entry in (*each.collections, *each.roles)}
+    roles = any(each.roles for each in wanted)
+    for text in (json.dumps(step.vars), *(text for _, text in playbook_texts(step))):
+        if any(_is_word(name, text) for name in names if name is not None):
+            return True
+        if None in names and any(not name.startswith("ansible.builtin.") for name in _FULL_NAME.findall(text)):
+            return True
+        # a module of a collection that another one brings along
+        if any(name != "ansible.builtin" for name in _USED.findall(text)):
+            return True
+        if roles and _COMPUTED_ROLE.search(text):
+            return True
+    return False
+
+
+def _is_word(name: str, text: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+def _name_of(entry: Mapping[str, Any]) -> str | None:
+    """The name of a collection or role as a playbook writes it; None where only the download tells."""
+    source, name = str(entry.get("src") or ""), str(entry.get("name") or "")
+    if entry.get("type") == "dir":
+        described = _mapping(Path(str(entry.get("source") or name)) / "galaxy.yml")
+        return f"{described.get('namespace')}.{described.get('name')}"
+    if source:
+        return name or re.sub(r"(\.git|\.tar\.gz)$", "", source.partition(",")[0].rpartition("/")[2]) or None
+    name = re.split("[:,]", name, maxsplit=1)[0]
+    return name if name and "/" not in name and not name.endswith(".gz") else None
+
+
+def _install_all(wanted: Sequence[Requirements], config: AnsibleConfig, project: Path, store: Store) -> Installed:
+    cache = cache_folder(store)
+    key = _key(wanted, config)
+    target = cache / "requirements" / key
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if (there := _installed(target)) is not None:
+            os.utime(target)
+            return there
+        remove_tree(target)
+        with scratch.folder_beside(target) as folder:
+            for requirements in wanted:
+                _install(requirements, folder, config, project)
+            _write_record(folder)
+            folder.rename(target)
+    _remove_old(target.parent, key)
+    there = _installed(target)
+    assert there is not None
+    return there
+
+
+def _installed(target: Path) -> Installed | None:
+    record = read_usable(target / _RECORD, _Record) if target.is_dir() else None
+    return Installed(target, record["digest"], record["versions"]) if record else None
+
+
+def _remove_old(folder: Path, used: str) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != used and path.stat().st_mtime < time.time() - _KEPT:
+            remove_tree(path)
+
+
+def _key(wanted: Sequence[Requirements], config: AnsibleConfig) -> str:
+    return digest(
+        {
+            "ansible-core": ansible_version(),
+            "required": [[each.collections, each.roles] for each in wanted],
+            "local": [tree_digest(path) for each in wanted for path in each.local],
+            "servers": config.galaxy,
+        }
+    )[:32]
+
+
+# ---- the lists -----------------------------------------------------------------------------------------------------
+
+
+def _lists(project: Path, playbooks: Path) -> list[Path]:
+    bases = dict.fromkeys((project, playbooks))
+    return [file for base in bases for part in _FOLDERS for name in _NAMES if (file := base / part / name).is_file()]
+
+
+def read_requirements(file: Path, project: Path) -> Requirements:
+    """Read one list. Raises DefinitionError with the line where it is no list that ansible-galaxy reads."""
+    shown = str(file.relative_to(project)) if file.is_relative_to(project) else str(file)
+    hint = "collections: [{name: ansible.posix, version: 1.5.4}]"
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        why = getattr(error, "problem", None) or str(error)
+        raise DefinitionError([Fault(shown, line, column, "", f"cannot be read: {why}", hint)]) from None
+    lists = {"roles": data} if isinstance(data, list) else data or {}
+    collections = lists.get("collections") or [] if isinstance(lists, dict) else None
+    roles = lists.get("roles") or [] if isinstance(lists, dict) else None
+    if not isinstance(collections, list) or not isinstance(roles, list):
+        raise DefinitionError([Fault(shown, 1, 1, "", "is not a list of collections and roles", hint)])
+    local: list[Path] = []
+    return Requirements(
+        file,
+        tuple(_entry(each, "name", file, project, local) for each in collections),
+        tuple(_entry(each, "src", file, project, local) for each in roles),
+        tuple(local),
+    )
+
+
+def _entry(written: object, main: str, file: Path, project: Path, local: list[Path]) -> dict[str, Any]:
+    """One requirement as a mapping; what it names of the host's files is made absolute and noted in `local`."""
+    entry = dict(written) if isinstance(written, dict) else {main: str(written)}
+    for key in ("name", "source", "src", "include"):
+        value = entry.get(key)
+        if not isinstance(value, str) or "://" in value or _COLLECTION.fullmatch(value):
+            continue
+        if "/" not in value and not value.endswith((".gz", ".yml", ".yaml")) and entry.get("type") is None:
+            continue
+        place = next((base / value for base in (file.parent, project) if (base / value).exists()), None)
+        if place is not None:
+            entry[key] = str(place.resolve())
+            local.append(place.resolve())
+    return entry
+
+
+def _without(requirements: Requirements, playbooks: Path, config: AnsibleConfig) -> Requirements:
+    """What is left when what lies in the project in the version that is required is taken away."""
+    collections = [playbooks / "collections", *config.folders.get("collections_path", ())]
+    roles = [playbooks / "roles", *config.role_trees]
+    return Requirements(
+        requirements.file,
+        tuple(each for each in requirements.collections if not any(_has_collection(t, each) for t in collections)),
+        tuple(each for each in requirements.roles if not any(_has_role(tree, each) for tree in roles)),
+        requirements.local,
+    )
+
+
+def _has_collection(tree: Path, entry: Mapping[str, Any]) -> bool:
+    name, _, pinned = str(entry.get("name")).partition(":")
+    if not _COLLECTION.fullmatch(name) or entry.get("type") not in (None, "galaxy"):
+        return False
+    folder = tree.joinpath("ansible_collections", *name.split("."))
+    return folder.is_dir() and _fits(str(entry.get("version") or pinned or "*"), _collection_version(folder))
+
+
+def _has_role(tree: Path, entry: Mapping[str, Any]) -> bool:
+    source, _, pinned = str(entry.get("src") or entry.get("name")).partition(",")
+    name = str(entry.get("name") or re.sub(r"(\.git|\.tar\.gz)$", "", source.rpartition("/")[2]))
+    folder = tree / name
+    return folder.is_dir() and _fits(str(entry.get("version") or pinned or "*"), _role_version(folder))
+
+
+def _fits(wanted: str, found: str) -> bool:
+    # a range is Galaxy's to resolve
+    return wanted in ("*", "") or wanted.removeprefix("==") == found
+
+
+def _collection_version(folder: Path) -> str:
+    for name, path in (("MANIFEST.json", ("collection_info", "version")), ("galaxy.yml", ("version",))):
+        value = _mapping(folder / name)
+        for key in path:
+            value = value.get(key, {}) if isinstance(value, dict) else {}
+        if isinstance(value, str):
+            return value
+    return "unknown"
+
+
+def _role_version(folder: Path) -> str:
+    return str(_mapping(folder / "meta/.galaxy_install_info").get("version") or "unknown")
+
+
+def _mapping(path: Path) -> Any:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+# ---- ansible-galaxy ------------------------------------------------------------------------------------------------
+
+
+def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, project: Path) -> None:
+    with scratch.folder(folder.parent, "galaxy") as home:
+        home.chmod(0o700)
+        environment = {
+            **AnsibleProject(config).environment(home),
+            **process.download_variables(),
+            # who may download from a server that the project's ansible.cfg names
+            **{name: value for name, value in variables().items() if _SERVER_ACCESS.fullmatch(name)},
+            "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
+            "ANSIBLE_ROLES_PATH": str(folder / "roles"),
+            # git's user names and passwords are in the home folder; its line ends are ours
+            "HOME": process.environment()["HOME"],
+            "GIT_TERMINAL_PROMPT": "0",
+            **{"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.autocrlf", "GIT_CONFIG_VALUE_0": "false"},
+        }
+        for kind, entries in (("collection", requirements.collections), ("role", requirements.roles)):
+            if not entries:
+                continue
+            file = home / f"{kind}.yml"
+            # JSON is YAML
+            file.write_text(json.dumps({f"{kind}s": entries}), encoding="utf-8")
+            words: list[str | Path] = [
+                kind,
+                "install",
+                "-r",
+                file,
+                "-p",
+                folder / f"{kind}s",
+                "--timeout",
+                str(_REQUEST),
+            ]
+            argv = [ansible_program("ansible-galaxy"), *words]
+            try:
+                process.run(argv, deadline=_DEADLINE, env=environment, cwd=home)
+            except (process.CommandFailed, process.CommandTimeout) as error:
+                raise _explain(error, requirements.file, project, kind, entries) from None
+
+
+def _explain(
+    error: BuildError, file: Path, project: Path, kind: str, entries: Iterable[Mapping[str, Any]]
+) -> GoldsmithError:
+    """The error in ansible-galaxy's words, under a name that tells a network from a requirement."""
+    shown = file.relative_to(project) if file.is_relative_to(project) else file
+    output = error.stderr + error.stdout if isinstance(error, process.CommandFailed) else error.message
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # a role's reason is in a warning, before the error that speaks of options
+    telling = [line for line in lines if "NOT installed" in line or line.startswith(("[ERROR]", "ERROR!", "fatal:"))]
+    what = re.sub(r"^(\[\w+\]:|ERROR!)\s*(- )?", "", (telling or lines or [error.message])[0])
+    if _UNREACHABLE.search(output) or isinstance(error, process.CommandTimeout):
+        names = ", ".join(str(entry.get("name") or entry.get("src")) for entry in entries)
+        return HostError(
+            f"{shown}: {names} cannot be downloaded: {what}",
+            name="galaxy-unreachable",
+            hint=f"set https_proxy if the network needs a proxy, or store the {kind}s in the project:"
+            f" ansible-galaxy {kind} install -r {shown} -p playbooks/{kind}s",
+        )
+    return UsageError(
+        f"{shown}: {what}", name="requirement-failed", hint="correct the name, version or source in that file"
+    )
+
+
+# ---- what was installed --------------------------------------------------------------------------------------------
+
+
+def _write_record(folder: Path) -> None:
+    versions = {
+        **{".".join(path.parts[-2:]): _collection_version(path) for path in _below(folder, "collections/*/*/*")},
+        **{path.name: _role_version(path) for path in _below(folder, "roles/*")},
+    }
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        # the dates and servers of the installation
+        if path.name == ".galaxy_install_info" or any(
+            p.endswith(".info") or p == "__pycache__" for p in relative.parts
+        ):
+            continue
+        if path.is_file() or path.is_symlink():
+            lines.append(f"{relative} {path.readlink() if path.is_symlink() else tree_digest(path)}")
+    write_json(folder / _RECORD, {"digest": digest(lines), "versions": versions})
+
+
+def _below(folder: Path, pattern: str) -> Iterator[Path]:
+    return (path for path in sorted(folder.glob(pattern)) if path.is_dir() and not path.name.endswith(".info"))

@@ -1,0 +1,1 @@
+"""What is deleted and when: leftovers of dead runs, unused layers, versions beyond `keep:`."""

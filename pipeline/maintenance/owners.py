@@ -1,0 +1,53 @@
+"""Who owns domains, access folders, networks and scratch. The sweep asks them whether they live, and no more."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.base.runs import alive, list_runs
+from pipeline.base.store import Store
+
+
+class Owners(Protocol):
+    """All owners of one kind in a store, by the label that what they own carries."""
+
+    def claims(self, label: str) -> bool:
+        """Whether a label names an owner of this kind, alive or dead, of this store."""
+        ...
+
+    def is_alive(self, label: str) -> bool:
+        """Whether the owner that a label names lives. Asked of labels that it claims only."""
+        ...
+
+    def layers_in_use(self) -> frozenset[str]:
+        """Keys of the layers that the living ones stand on or make."""
+        ...
+
+
+class RunOwners:
+    """The runs of a store. One lives while its process holds the lock of its record."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def claims(self, label: str) -> bool:
+        return self._store.own_run(label) is not None
+
+    def is_alive(self, label: str) -> bool:
+        run = self._store.own_run(label)
+        return run is not None and alive(self._store.runs, run)
+
+    def layers_in_use(self) -> frozenset[str]:
+        running = (run for run in list_runs(self._store.runs) if run["outcome"] == "running")
+        return frozenset(key for run in running for key in run.get("layers", ()))
+
+
+def owners_of(store: Store) -> tuple[Owners, ...]:
+    """Every kind of owner in a store."""
+    return (RunOwners(store),)
+
+
+def is_orphan(owners: tuple[Owners, ...], label: str) -> bool:
+    """Whether a label's owner is of this store and lives no more. What nobody claims belongs to somebody else."""
+    claiming = [each for each in owners if each.claims(label)]
+    return bool(claiming) and not any(each.is_alive(label) for each in claiming)

@@ -1,0 +1,1 @@
+"""Namespaces, links and the way out of a guest."""

@@ -1,0 +1,263 @@
+"""The wires: a network namespace that holds Azure's addresses, and for each clone a bridge of its own into it.
+
+The host's own namespace gets no address, no route and no firewall rule; a build host may itself be a VM on Azure, and
+must not lose its real WireServer. Each clone is alone on its wire, and the namespace takes from that wire only what
+comes from the clone's own address (strict reverse path filter): no clone can answer or report for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.base import process
+from pipeline.base.errors import HostError
+
+T = TypeVar("T")
+
+#: Where the kernel shows named namespaces (iproute2).
+NAMESPACES = Path("/run/netns")
+NAME = "goldsmith-"
+#: What the alias of each of our bridges begins with; the rest names the run.
+ALIAS = "goldsmith "
+#: What the label of a build's way out ends with: a run may have one and a fabric at the same time.
+OUT = ".out"
+#: Clones' wires are /29s in here. Nothing routes it, and no host sees it.
+SPACE = (10, 83)
+#: Seconds for one call of iproute2.
+DEADLINE = 20.0
+_CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A clone's way into the namespace: its bridge for libvirt, and the interface at the inner end."""
+
+    number: int
+    bridge: str
+    outer: str
+    inner: str
+
+
+def address_of(number: int) -> str:
+    """The address of the clone on the wire with this number, 0 to 8191."""
+    first, second = SPACE
+    return f"{first}.{second}.{number >> 5}.{((number & 31) << 3) + 2}"
+
+
+class Namespace:
+    """One fabric's namespace. `lay` it, `attach` wires, `remove` it whole; `sweep` removes what dead runs left."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.name = f"{NAME}{label}"
+        # interface names have 15 characters; two fabrics of one host must not meet
+        self._token = secrets.token_hex(2)
+
+    @property
+    def path(self) -> Path:
+        return NAMESPACES / self.name
+
+    def lay(self, addresses: Collection[str]) -> None:
+        """Make the namespace and the addresses that are served in it. Raises HostError where the host cannot."""
+        try:
+            run_ip("netns", "add", self.name)
+            run_batch(
+                ["link set lo up", *(f"addr add {address}/32 dev lo" for address in sorted(addresses))],
+                self.name,
+            )
+        except process.CommandFailed as error:
+            raise HostError(
+                f"a network namespace cannot be created: {error.stderr.strip() or error.message}",
+                name="namespace-refused",
+                hint="the fabric needs root and namespaces; `prove: [gen1-nocloud, gen2-nocloud]` needs neither",
+            ) from None
+        self.run_inside(_harden)
+
+    def attach(self, number: int, *, gateway: str, address: str, mac: str) -> Wire:
+        """A wire for one clone: `address` is pinned to `mac`, `gateway` is the namespace's own in the same /29."""
+        wire = self.wire(number)
+        run_batch(
+            [
+                f"addr add {gateway}/29 dev {wire.inner}",
+                f"neigh replace {address} lladdr {mac} nud permanent dev {wire.inner}",
+            ],
+            self.name,
+        )
+        return wire
+
+    def wire(self, number: int) -> Wire:
+        """A bridge for a guest's card and its way into the namespace; nothing has an address yet."""
+        wire = Wire(number, f"gs{self._token}b{number}", f"gs{self._token}v{number}", f"c{number}")
+        run_batch(
+            [
+                f"link add {wire.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}",
+            ]
+        )
+        # before the bridge is up: the host itself must neither speak nor listen on it
+        _deafen(wire.bridge)
+        _deafen(wire.outer)
+        run_ip("link", "set", "dev", wire.bridge, "alias", f"{ALIAS}{self.label}")
+        run_batch([f"link set {wire.outer} master {wire.bridge} up", f"link set {wire.bridge} up"])
+        run_batch([f"link set {wire.inner} up"], self.name)
+        return wire
+
+    def detach(self, wire: Wire) -> None:
+        for name in (wire.outer, wire.bridge):
+            with contextlib.suppress(process.CommandFailed):
+                run_ip("link", "delete", name)
+
+    def remove(self) -> None:
+        _remove(self.label)
+
+    def run_inside(self, make: Callable[[], T]) -> T:
+        """Call `make` in a thread that lives in the namespace; sockets made there stay there."""
+        return inside(self.path, make)
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        def make() -> socket.socket:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen(1024)
+            return listener
+
+        return self.run_inside(make)
+
+    def connect(self, address: str, port: int, timeout: float) -> socket.socket:
+        return self.run_inside(lambda: socket.create_connection((address, port), timeout=timeout))
+
+    def command(self, *argv: str | Path) -> list[str]:
+        """The argv that runs a program in the namespace."""
+        return ["nsenter", f"--net={self.path}", *(str(word) for word in argv)]
+
+
+def inside(namespace: Path, make: Callable[[], T]) -> T:
+    """What `make` gives, called in a thread that has entered a network namespace. Raises what it raises."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with namespace.open("rb") as handle:
+                if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), str(namespace))
+            results.append(make())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="namespace")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def sweep_networks(wanted: Callable[[str], bool]) -> list[str]:
+    """Remove the namespaces, bridges and DHCP servers of runs that nobody wants any more; their labels."""
+    names = {path.name.removeprefix(NAME) for path in NAMESPACES.glob(f"{NAME}*")}
+    labels = {label for label in names | set(_bridges().values()) if not wanted(label.removesuffix(OUT))}
+    for label in sorted(labels):
+        _remove(label)
+    return sorted(labels)
+
+
+def _remove(label: str) -> None:
+    name = f"{NAME}{label}"
+    for bridge, owner in _bridges().items():
+        if owner == label:
+            for port in _ports(bridge):
+                with contextlib.suppress(process.CommandFailed):
+                    run_ip("link", "delete", port)
+            with contextlib.suppress(process.CommandFailed):
+                run_ip("link", "delete", bridge)
+    if (NAMESPACES / name).exists():
+        _end_processes(name)
+        # gone meanwhile, by another command's sweep
+        with contextlib.suppress(process.CommandFailed):
+            run_ip("netns", "delete", name)
+
+
+def _end_processes(name: str) -> None:
+    """End what runs in our namespace or for it: DHCP servers and slirp4netns were started there, nothing else."""
+    path = os.fsencode(NAMESPACES / name)
+    for folder in Path("/proc").glob("[0-9]*"):
+        # slirp4netns stays in the host's namespace; what confines it has the path among its arguments
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"unshare") and path in words:
+                os.kill(int(folder.name), signal.SIGKILL)
+    with contextlib.suppress(process.CommandFailed):
+        for pid in run_ip("netns", "pids", name).split():
+            # a thread of this very process may just be there to open a socket
+            if int(pid) != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+def _bridges() -> dict[str, str]:
+    """Our bridges on this host, and the label of the run that each belongs to."""
+    links = json.loads(run_ip("-json", "link", "show", "type", "bridge") or "[]")
+    return {
+        str(link["ifname"]): str(link["ifalias"]).removeprefix(ALIAS)
+        for link in links
+        if str(link.get("ifalias", "")).startswith(ALIAS)
+    }
+
+
+def _ports(bridge: str) -> list[str]:
+    """The veth ends in a bridge of ours; a guest's tap goes with its guest."""
+    links = json.loads(run_ip("-json", "link", "show", "type", "veth", "master", bridge) or "[]")
+    return [str(link["ifname"]) for link in links]
+
+
+def _harden() -> None:
+    """Nothing is forwarded, each wire is believed only what belongs to it, and there is no IPv6. Run inside."""
+    for name, value in {
+        "ipv4/ip_forward": "0",
+        "ipv4/conf/all/rp_filter": "1",
+        "ipv4/conf/default/rp_filter": "1",
+        "ipv4/conf/all/accept_redirects": "0",
+        "ipv4/conf/all/send_redirects": "0",
+        "ipv6/conf/all/disable_ipv6": "1",
+        "ipv6/conf/default/disable_ipv6": "1",
+    }.items():
+        write_sysctl(name, value)
+
+
+def _deafen(interface: str) -> None:
+    """No IPv6 on an interface of ours, no answer to ARP, and no packet taken from it for the host."""
+    write_sysctl(f"ipv6/conf/{interface}/disable_ipv6", "1")
+    write_sysctl(f"ipv4/conf/{interface}/arp_ignore", "8")
+    # the host has no route over it: with strict reverse paths, whatever comes in is dropped
+    write_sysctl(f"ipv4/conf/{interface}/rp_filter", "1")
+
+
+def write_sysctl(name: str, value: str) -> None:
+    # a kernel without IPv6 has no such file, and no such worry
+    with contextlib.suppress(FileNotFoundError):
+        (Path("/proc/sys/net") / name).write_text(value)
+
+
+def run_ip(*words: str) -> str:
+    return process.run(["ip", *words], deadline=DEADLINE).stdout
+
+
+def run_batch(lines: list[str], namespace: str | None = None) -> None:
+    where = ["-netns", namespace] if namespace else []
+    process.run(["ip", *where, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines), deadline=DEADLINE)

@@ -1,0 +1,1 @@
+"""What runs at night: images refreshed, patched, and rebuilt from nothing for comparison."""

@@ -1,0 +1,128 @@
+"""The test matrix: the machines on which clones boot, who provisions them, and which tests follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine model, as close to the real one as QEMU comes."""
+
+    firmware: str
+    machine: str
+    bus: str
+    description: str
+    generation: int
+    card: str = "virtio-net-pci"
+    virtio: bool = True
+    secure: bool = False  # Secure Boot with enrolled keys, and a TPM
+
+
+#: On SCSI: Linux leaves the IDE disks of a machine with Microsoft's strings alone, for storvsc to bring them
+#: (ata_piix.prefer_ms_hyperv). The provisioning medium stays on IDE, where Azure has it too.
+GEN1 = Hardware("bios", "pc", "scsi", "generation 1 (BIOS)", 1)
+GEN1_IDE = Hardware("bios", "pc", "ide", "generation 1 (BIOS, IDE)", 1)
+GEN2 = Hardware("efi", "q35", "scsi", "generation 2 (UEFI, SCSI)", 2)
+GEN2_SECURE = Hardware("efi", "q35", "scsi", "generation 2 with Secure Boot and vTPM", 2, secure=True)
+#: Another hypervisor's machine: nothing of it is paravirtual.
+FOREIGN = Hardware("bios", "q35", "sata", "a foreign machine (AHCI, e1000)", 1, card="e1000", virtio=False)
+
+
+@dataclass(frozen=True)
+class TestTarget:
+    """One target of the matrix. A build boots one clone once; `goldsmith prove` runs all its tests."""
+
+    name: str
+    hardware: Hardware
+    fabric: bool
+    clones: int = 1
+    again: bool = False  # the first clone boots a second time, and must not be provisioned again
+    reimage: bool = False  # the first clone is reset to the master, and must be provisioned again
+    provisioned: bool = True  # False: a generalized VM is only started
+
+    @property
+    def provisioned_by(self) -> str:
+        return ("on the fabric" if self.fabric else "NoCloud") if self.provisioned else "started, not provisioned"
+
+    @property
+    def description(self) -> str:
+        return f"{self.hardware.description}, {self.provisioned_by}"
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        TestTarget("gen1", GEN1, True, clones=2, again=True),
+        TestTarget("gen2", GEN2, True, again=True, reimage=True),
+        TestTarget("gen2-secure", GEN2_SECURE, True),
+        TestTarget("gen1-nocloud", GEN1_IDE, False),
+        TestTarget("gen2-nocloud", GEN2, False),
+        TestTarget("foreign", FOREIGN, False),
+        TestTarget("start", GEN1, True, provisioned=False),
+    )
+}
+#: The targets of `goldsmith prove` by default: each machine, each way of provisioning.
+MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-nocloud", "foreign")
+#: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
+UNPROVEN = {
+    "vmbus, storvsc and netvsc (there is no Hyper-V here)": ("initramfs-hyperv",),
+}
+
+
+def matrix(generations: tuple[int, ...]) -> tuple[TestTarget, ...]:
+    """The targets of the whole matrix that an image of these generations can boot on."""
+    return tuple(TARGETS[name] for name in MATRIX if TARGETS[name].hardware.generation in generations)
+
+
+def without_seeds(targets: Sequence[TestTarget]) -> tuple[TestTarget, ...]:
+    """The same machines for an image that only Azure provisions: all on the fabric, and no machine twice."""
+    there = {target.hardware for target in targets if target.fabric}
+    found = []
+    for target in targets:
+        # what has Microsoft's strings has no IDE disk
+        hardware = GEN1 if target.hardware == GEN1_IDE else target.hardware
+        if target.fabric:
+            found.append(target)
+        elif hardware not in there:
+            there.add(hardware)
+            found.append(replace(target, fabric=True, hardware=hardware))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """Which clone this is, and what is done to it after its first boot."""
+
+    target: TestTarget
+    name: str
+    again: bool = False
+    reimage: bool = False
+    settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
+
+    @property
+    def boots(self) -> int:
+        return 1 + self.again + self.reimage
+
+
+def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRun]:
+    """Who is started where; the longest first, so that none is left over at the end."""
+    found = []
+    for target in targets:
+        if not whole:
+            found.append(TestRun(target, target.name))
+            continue
+        found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
+        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, target.clones + 1)]
+    return sorted(found, key=lambda test_run: -test_run.boots)
+
+
+#: How a definition writes the host name of the clone that it will be.
+_CLONE = re.compile(r"\{\{\s*clone\s*\}\}")
+
+
+def sampled(text: str, hostname: str) -> str:
+    """Where a definition means the clone itself, its host name."""
+    return _CLONE.sub(hostname, text)

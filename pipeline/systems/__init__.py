@@ -1,0 +1,1 @@
+"""All that differs by operating system, a folder for each. `base.py` says what a system answers."""

@@ -1,0 +1,1 @@
+"""Debian: its archive, its bootstrap."""

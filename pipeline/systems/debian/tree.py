@@ -1,0 +1,297 @@
+"""What a bootstrap puts into the tree, and the script that makes a disk of it. Texts only, no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+#: Both consoles: a screen for Hyper-V's window, the serial line for Azure's boot diagnostics. rootdelay is meant as
+#: the longest wait for the disk; see _ROOTDELAY. From Azure's "Prepare Linux for imaging in Azure".
+KERNEL_LINE = "console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200 rootdelay=300"
+SERIAL = "serial --speed=115200 --unit=0 --word=8 --parity=no --stop=1"
+
+#: In the initramfs whatever machine builds it. hv_* are Hyper-V's bus, disk and network.
+INITRAMFS_MODULES = ("hv_vmbus", "hv_storvsc", "hv_netvsc", "hv_utils")
+
+#: GPT numbers as Debian's own cloud images have them: root is 1 and lies last, so that it can grow.
+#: BIOS boot from sector 2048 (1 MiB), ESP from 2 MiB (124 MiB, FAT16), root from 126 MiB.
+_DEFAULT_GRUB = f"""\
+# Read by update-grub, which writes /boot/grub/grub.cfg.
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_CMDLINE_LINUX="{KERNEL_LINE}"
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="{SERIAL}"
+GRUB_DISABLE_OS_PROBER=true
+"""
+
+#: Debian's initramfs polls for the disk up to rootdelay seconds, as Azure means it, but before that it sleeps the
+#: whole rootdelay: 300 s at every boot (initramfs-tools 0.142 and 0.148, `sleep "$ROOTDELAY"` in init). So the value
+#: is taken away before the sleep and given back before the polling. param.conf is read after each script.
+_ROOTDELAY_AWAY = """\
+#!/bin/sh
+# init would sleep for the whole rootdelay; local-top/rootdelay gives it back before the wait for the disk
+[ "$1" = prereqs ] && exit 0
+echo 'ROOTDELAY=' >>/conf/param.conf
+"""
+_ROOTDELAY_BACK = """\
+#!/bin/sh
+# see init-top/rootdelay
+[ "$1" = prereqs ] && exit 0
+for word in $(cat /proc/cmdline); do
+    case $word in rootdelay=*[!0-9]*) ;; rootdelay=*) echo "ROOTDELAY=${word#*=}" >>/conf/param.conf ;; esac
+done
+"""
+
+#: Where cloud-init finds no data source it stays off; without this the guest would have no network then. netplan's
+#: own files sort first. No MAC address: a clone has another.
+_NETWORK = """\
+[Match]
+Name=en* eth*
+Type=ether
+
+[Network]
+DHCP=yes
+
+[DHCPv4]
+UseDomains=yes
+"""
+
+#: With accelerated networking Azure shows a second card, with the MAC address of eth0: it must have no address of its
+#: own. Sorted before every file that takes cards; netplan's own are called 10-netplan-*. ethtool says mlx4_en where
+#: the kernel module is mlx4_core.
+_VIRTUAL_FUNCTION = """\
+[Match]
+Driver=mana mlx4_core mlx4_en mlx5_core
+
+[Link]
+Unmanaged=yes
+"""
+
+#: One card with an address is online enough: a second card without a cable must not hold up the boot for two minutes.
+_WAIT_ONLINE = """\
+[Service]
+ExecStart=
+ExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=60
+"""
+
+#: The trees get no initramfs while packages are being set up: it would be made twice, 20 s each.
+#: Empty host keys: openssh-server makes none where a file is, and so no key ever exists.
+_ESSENTIAL = """\
+#!/bin/sh
+set -eu
+chroot "$1" dpkg-divert --quiet --local --no-rename --add \\
+    --divert /usr/sbin/update-initramfs.diverted /usr/sbin/update-initramfs
+printf '#!/bin/sh\\nexit 0\\n' >"$1/usr/sbin/update-initramfs"
+chmod 755 "$1/usr/sbin/update-initramfs"
+mkdir -p "$1/etc/ssh"
+for kind in rsa ecdsa ed25519; do : >"$1/etc/ssh/ssh_host_${kind}_key"; done
+"""
+
+_CUSTOMIZE = """\
+#!/bin/sh
+set -eu
+root=$1
+here=$(dirname "$0")
+rm -f "$root/etc/ssh/ssh_host_"* "$root/usr/sbin/update-initramfs"
+chroot "$root" dpkg-divert --quiet --local --rename --remove /usr/sbin/update-initramfs
+rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+cp -R --no-preserve=ownership "$here/tree/." "$root/"
+if [ -s "$root/etc/apt/sources.list.d/debian.sources" ]; then
+    : >"$root/etc/apt/sources.list"
+    key=/usr/share/keyrings/debian-archive-keyring
+    for kind in pgp gpg; do
+        if [ -e "$root$key.$kind" ]; then
+            sed -i "s,@KEY@,$key.$kind," "$root/etc/apt/sources.list.d/debian.sources"
+        fi
+    done
+fi
+cat "$here/modules" >>"$root/etc/initramfs-tools/modules"
+chroot "$root" systemctl --quiet enable systemd-networkd.service
+chroot "$root" systemctl --quiet enable systemd-resolved.service 2>/dev/null || true
+echo "goldsmith phase initramfs"
+# here the root device cannot be looked up, and the initramfs would lack fsck.ext4
+echo FSTYPE=ext4 >"$root/etc/initramfs-tools/conf.d/bootstrap"
+for version in "$root"/lib/modules/*; do
+    chroot "$root" update-initramfs -c -k "${version##*/}"
+done
+rm "$root/etc/initramfs-tools/conf.d/bootstrap"
+echo "goldsmith phase boot loader"
+grub=$root/boot/grub
+mkdir -p "$grub/i386-pc"
+cp "$root"/usr/lib/grub/i386-pc/*.mod "$root"/usr/lib/grub/i386-pc/*.lst "$root/usr/lib/grub/i386-pc/boot.img" \\
+    "$grub/i386-pc/"
+cp "$here/early.cfg" "$grub/early.cfg"
+chroot "$root" grub-mkimage -O i386-pc -p /boot/grub -c /boot/grub/early.cfg -o /boot/grub/i386-pc/core.img \\
+    biosdisk part_gpt ext2 search_fs_uuid
+rm "$grub/early.cfg"
+chroot "$root" grub-editenv /boot/grub/grubenv create
+echo "goldsmith phase cleaning"
+"""
+
+#: Runs inside the namespaces, behind the settings that `bootstrap` writes above it.
+INSIDE = r"""
+say() { echo "goldsmith $*"; }
+if [ "$memory" != 0 ]; then mount -t tmpfs -o "size=${memory}m,mode=0755" goldsmith "$stage"; fi
+root=$stage/root
+disk=$stage/disk.raw
+bootstrap
+
+# mmdebstrap copies the host's name and resolver
+: >"$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed" "$root/etc/resolv.conf"
+ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+echo localhost >"$root/etc/hostname"
+rm -rf "$root/var/cache/apt/archives"/*.deb "$root/tmp"/* "$root/var/log/apt"/* "$root/var/log"/*.log
+kernel=$(ls "$root/lib/modules" | sort -V | tail -n 1)
+say fact "kernel=$kernel"
+say fact "packages=$(ls "$root/var/lib/dpkg/info"/*.list | wc -l)"
+
+say phase "file systems"
+tree=$(du -sm "$root" | cut -f1)
+size=$((tree * 13 / 10 + 640))
+if [ "$size" -lt "$minimum" ]; then size=$minimum; fi
+say fact "tree_mib=$tree"
+say fact "disk_mib=$size"
+truncate -s "${size}M" "$disk"
+sgdisk --disk-guid="$disk_guid" \
+    --new=14:2048:+1M --typecode=14:EF02 --partition-guid="14:$bios_guid" --change-name=14:bios \
+    --new=15:4096:+124M --typecode=15:EF00 --partition-guid="15:$esp_guid" --change-name=15:esp \
+    --new=1:258048:0 --typecode=1:8304 --partition-guid="1:$root_guid" --change-name=1:root "$disk" >&2
+
+menu=$root/boot/grub/grub.cfg
+sed "s,@KERNEL@,$kernel,g" "$work/grub.cfg" >"$menu"
+chmod 600 "$menu"
+# GRUB before 2.12 and kernels before 5.15 do not read what newer mke2fs turn on
+mke2fs -q -F -t ext4 -O ^metadata_csum_seed,^orphan_file -U "$root_uuid" -L root \
+    -E "offset=$((126 << 20)),root_owner=0:0,hash_seed=$hash_seed,assume_storage_prezeroed=1" \
+    -d "$root" "$disk" "$(((size - 127) * 1024))k"
+
+# the ESP as grub-install would leave it, with the fallback path that every firmware tries
+esp=$disk@@$((2 << 20))
+mkfs.vfat -F 16 -i "$esp_serial" -n ESP --offset=4096 "$disk" $((124 * 1024)) >&2
+export MTOOLS_SKIP_CHECK=1
+shim=$root/usr/lib/shim
+signed=$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed
+mmd -i "$esp" ::EFI ::EFI/BOOT ::EFI/debian
+mcopy -i "$esp" "$shim/shimx64.efi.signed" ::EFI/BOOT/BOOTX64.EFI
+mcopy -i "$esp" "$shim/shimx64.efi.signed" ::EFI/debian/shimx64.efi
+for folder in BOOT debian; do
+    mcopy -i "$esp" "$signed" "::EFI/$folder/grubx64.efi"
+    mcopy -i "$esp" "$shim/mmx64.efi.signed" "::EFI/$folder/mmx64.efi"
+    mcopy -i "$esp" "$work/esp.cfg" "::EFI/$folder/grub.cfg"
+done
+mcopy -i "$esp" "$shim/fbx64.efi.signed" ::EFI/debian/fbx64.efi
+mcopy -i "$esp" "$shim/BOOTX64.CSV" ::EFI/debian/BOOTX64.CSV
+
+# what grub-bios-setup does: boot.img in the first sector loads core.img from sector 2048 (0x5c: that sector, 0x66:
+# two nops instead of the check for floppies); core.img's list of blocks begins behind its first sector (0x1f4: 2049)
+pc=$root/boot/grub/i386-pc
+at() { dd of="$disk" bs=1 seek="$1" conv=notrunc status=none; }
+[ "$(stat -c %s "$pc/core.img")" -lt 1048576 ]
+dd if="$pc/boot.img" of="$disk" bs=440 count=1 conv=notrunc status=none
+dd if="$pc/core.img" of="$disk" bs=1M seek=1 conv=notrunc status=none
+printf '\000\010\000\000\000\000\000\000' | at 92
+printf '\220\220' | at 102
+printf '\001\010\000\000\000\000\000\000' | at $((1048576 + 500))
+
+say phase "writing the disk"
+qemu-img convert -f raw -O qcow2 "$disk" "$target"
+say phase done
+"""
+
+
+def early_config(numbers: Mapping[str, str]) -> str:
+    """What core.img does before it goes on to normal mode, which reads the lists and the menu under `prefix`."""
+    return f"search.fs_uuid {numbers['root_uuid']} root\nset prefix=($root)'/boot/grub'\n"
+
+
+def esp_config(numbers: Mapping[str, str]) -> str:
+    """What the signed GRUB reads from the ESP; it is in normal mode already."""
+    return f"{early_config(numbers)}configfile $prefix/grub.cfg\n"
+
+
+def first_menu(numbers: Mapping[str, str]) -> str:
+    """The menu until the guest's own update-grub writes a better one; @KERNEL@ becomes the version."""
+    root = numbers["root_uuid"]
+    return (
+        f"{SERIAL}\n"
+        "terminal_input console serial\n"
+        "terminal_output console serial\n"
+        "set timeout=1\n"
+        "menuentry 'Debian GNU/Linux' {\n"
+        f"    search --no-floppy --fs-uuid --set=root {root}\n"
+        f"    linux /boot/vmlinuz-@KERNEL@ root=UUID={root} ro {KERNEL_LINE}\n"
+        "    initrd /boot/initrd.img-@KERNEL@\n"
+        "}\n"
+    )
+
+
+def fstab(numbers: Mapping[str, str]) -> str:
+    serial = numbers["esp_serial"]
+    return (
+        f"UUID={numbers['root_uuid']} / ext4 discard,errors=remount-ro 0 1\n"
+        f"UUID={serial[:4]}-{serial[4:]} /boot/efi vfat umask=0077,nofail 0 0\n"
+    )
+
+
+def apt_sources(sources: Sequence[tuple[str, str]]) -> str:
+    """deb822, one stanza a mirror; empty without sources: then mmdebstrap's own list stays."""
+    stanzas = []
+    for uri in dict.fromkeys(uri for uri, _ in sources):
+        suites = " ".join(name for at, name in sources if at == uri)
+        stanzas.append(f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: @KEY@\n")
+    return "\n".join(stanzas)
+
+
+def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Path in the guest: content. All are root's; the initramfs scripts are 0755, the others 0644."""
+    texts = {
+        "etc/fstab": fstab(numbers),
+        "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+        "etc/default/grub": _DEFAULT_GRUB,
+        "etc/default/locale": "LANG=C.UTF-8\n",
+        "etc/timezone": "Etc/UTC\n",
+        "etc/initramfs-tools/conf.d/modules": "# not only what the building machine has\nMODULES=most\n",
+        "etc/initramfs-tools/scripts/init-top/rootdelay": _ROOTDELAY_AWAY,
+        "etc/initramfs-tools/scripts/local-top/rootdelay": _ROOTDELAY_BACK,
+        "etc/systemd/network/10-azure-vf.network": _VIRTUAL_FUNCTION,
+        "etc/systemd/network/90-dhcp.network": _NETWORK,
+        "etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf": _WAIT_ONLINE,
+        # grub-cloud then renews the boot sector and the ESP when GRUB or shim is upgraded in the guest
+        "etc/grub.d/enable_cloud": "",
+        # journald keeps its journal on disk when this folder exists
+        "var/log/journal/.keep": "",
+        "boot/efi/.keep": "",
+    }
+    if sources:
+        texts["etc/apt/sources.list.d/debian.sources"] = apt_sources(sources)
+    return texts
+
+
+def texts(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dict[str, tuple[str, int]]:
+    """Everything that the script reads, by its path in the work folder: text, mode. The tree, hooks, boot menus."""
+    found = {
+        f"tree/{name}": (text, 0o755 if text.startswith("#!") else 0o644)
+        for name, text in files(numbers, sources).items()
+    }
+    return {
+        **found,
+        "essential.sh": (_ESSENTIAL, 0o755),
+        "customize.sh": (_CUSTOMIZE, 0o755),
+        "esp.cfg": (esp_config(numbers), 0o644),
+        "early.cfg": (early_config(numbers), 0o644),
+        "grub.cfg": (first_menu(numbers), 0o644),
+        "modules": ("".join(f"{name}\n" for name in INITRAMFS_MODULES), 0o644),
+    }
+
+
+def write(work: Path, numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> None:
+    """Write `texts` into `work`."""
+    for name, (text, mode) in texts(numbers, sources).items():
+        path = work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)

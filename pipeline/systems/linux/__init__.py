@@ -1,0 +1,1 @@
+"""What every Linux guest has in common."""

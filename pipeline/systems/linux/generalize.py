@@ -1,0 +1,57 @@
+"""generalize of a Linux: a script over the agent removes what it knows of itself, and it powers itself off."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.definition import Definition
+from pipeline.guest.build import Build
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.first_boot_service import install_script
+
+#: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
+DEADLINE = 600.0
+
+
+def generalize_unit(build: Build) -> UnitSpec[Build]:
+    """The unit that generalizes the build's live guest."""
+    definition = build.definition
+    inputs: dict[str, object] = {
+        "agent": definition.generalize.agent,
+        "script": hashlib.sha256(_script(definition).encode()).hexdigest(),
+    }
+    if not definition.steps:
+        inputs["disk size"] = definition.disk
+    return UnitSpec("generalize", inputs, _run, live=True)
+
+
+def _script(definition: Definition) -> str:
+    service = definition.first_boot
+    return scripts.generalize_script(definition.generalize.agent, install_script(service) if service else "")
+
+
+def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
+    from pipeline.systems.linux.build_guest import running_guest
+
+    assert source is not None
+    session = running_guest(build, source, draft)
+    agent_name = build.definition.generalize.agent
+    build.progress("waagent -deprovision" if agent_name == "waagent" else "cleaning")
+    done = session.agent.execute(
+        ["/bin/sh", "-s"], stdin=_script(build.definition), deadline=DEADLINE, check=session.machine.check
+    )
+    log = build.log_file("generalize.log")
+    log.write_text(done.stdout + done.stderr)
+    for line in (done.stdout + done.stderr).splitlines():
+        build.line(line)
+    if done.code != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+        why = scripts.REFUSALS.get(done.code, "generalize failed")
+        raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"read its whole output in {log}")
+    disk = session.disk
+    build.progress("shutting down")
+    build.end_guest()
+    return StageResult(disk, {}, agent_name)

@@ -1,0 +1,132 @@
+"""What is done to a guest from outside: shell lines, copies and playbooks, over the build's own ssh."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pipeline.base import process
+from pipeline.base.errors import GuestError
+from pipeline.base.printable import shorten
+from pipeline.guest.access import Access
+from pipeline.guest.ansible_run import AnsibleProject, ansible_program, explain_vault
+from pipeline.guest.copy_stream import Modes, unpack_script, write_stream
+from pipeline.guest.plays import CALLBACKS, verify_plays
+
+
+class Steps:
+    """The ways into one guest. `alive` is called while waiting, and raises when the guest is lost."""
+
+    def __init__(self, access: Access, alive: Callable[[], None]) -> None:
+        self._access = access
+        self._alive = alive
+
+    def ssh(
+        self,
+        remote: str,
+        *,
+        stdin: process.Input | None = None,
+        deadline: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> process.Result:
+        """Run a shell line in the guest over ssh, as the session's user."""
+        return process.run(
+            self._access.ssh(remote), stdin=stdin, deadline=deadline, on_line=on_line, watch=self._alive
+        )
+
+    def copy(
+        self,
+        source: Path,
+        target: str,
+        mode: str | None,
+        *,
+        deadline: float,
+        head: bytes = b"",
+        on_bytes: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> None:
+        """Copy a file, with `head` before its bytes, or all below a folder to `target`, owned by root.
+
+        `on_bytes` gets the bytes sent so far and those of all. Raises CommandFailed with tar's words.
+        """
+        modes = Modes.parse(mode)
+        name = target.rpartition("/")[2]
+        self.ssh(
+            f"sudo -n sh -c {shlex.quote(unpack_script(source.is_dir(), target, modes))}",
+            stdin=lambda sink: write_stream(sink, source, name, modes, head=head, on_bytes=on_bytes),
+            deadline=deadline,
+        )
+
+    def playbook(
+        self,
+        file: Path,
+        variables: Path | None,
+        *,
+        ansible: AnsibleProject,
+        deadline: float,
+        on_line: Callable[[str], None],
+        task_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run an Ansible playbook against this guest; its tasks there have `task_environment` beside their own.
+
+        Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
+        vault-password-missing, vault-password-wrong.
+        """
+        home = self._access.folder / "private"
+        report = home / "plays.json"
+        report.unlink(missing_ok=True)
+        environment = {
+            **ansible.environment(home),
+            "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
+            "GOLDSMITH_PLAYS": str(report),
+            "GOLDSMITH_TASK_ENVIRONMENT": json.dumps(dict(task_environment or {})),
+        }
+        watcher = TaskWatcher(on_line)
+        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
+        argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", self._access.inventory(), "-l", "guest"]
+        try:
+            process.run(
+                [*argv, *ansible.arguments, *extra, file],
+                deadline=deadline,
+                on_line=watcher,
+                env=environment,
+                cwd=file.parent,
+                watch=self._alive,
+            )
+        except process.CommandFailed as error:
+            raise explain_vault(error.stdout + error.stderr) or GuestError(
+                watcher.reason(error), name="step-failed"
+            ) from None
+        verify_plays(report)
+
+
+_TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")
+_FATAL = re.compile(r"^fatal: \[guest\]: (?P<kind>FAILED|UNREACHABLE)! => (?P<data>.*)$")
+_MESSAGE = re.compile(r'"(?:msg|stderr)": "(?P<text>(?:[^"\\]|\\.)+)"')
+
+
+class TaskWatcher:
+    """Follows ansible-playbook's output: which task runs, and what the last failure said."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self.task = ""
+        self.fatal: str | None = None
+
+    def __call__(self, line: str) -> None:
+        if found := _TASK.match(line):
+            self.task = found["task"]
+        elif (found := _FATAL.match(line)) and self.fatal is None:
+            texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
+            said = max(texts, key=len) if texts else found["data"]
+            said = said.replace("\\n", " ").replace('\\"', '"').strip()
+            self.fatal = f'task "{self.task}": {shorten(said)}'
+        self._on_line(line)
+
+    def reason(self, error: process.CommandFailed) -> str:
+        if self.fatal:
+            return self.fatal
+        lines = [line for line in (error.stderr + error.stdout).splitlines() if "ERROR" in line or "error" in line]
+        return lines[0].strip() if lines else error.message

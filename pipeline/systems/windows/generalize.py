@@ -1,0 +1,114 @@
+"""generalize of a Windows: its firewall, its first-boot program, then sysprep; what came of it the disk says."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pipeline.base.errors import DiskError, GuestError
+from pipeline.cache.layers import Image, Layer, PendingLayer
+from pipeline.cache.units import StageResult, UnitSpec
+from pipeline.definition import Definition, IsoSource
+from pipeline.guest.build import Build
+from pipeline.systems.windows.image_state import GENERALIZED, SETUP_STATE
+
+#: Failures of sysprep's whose cause may stand in its log.
+_UNTOLD = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalized"})
+
+
+def sysprep_unit(build: Build) -> UnitSpec[Build]:
+    """The unit that generalizes by sysprep."""
+    # a plan of another system's image needs none of these
+    from pipeline.systems.windows import firewall, first_boot, sysprep
+
+    definition = build.definition
+    inputs: dict[str, object] = {
+        "agent": "sysprep",
+        "mode_vm": definition.generalize.mode_vm,
+        "answers": hashlib.sha256(_answers(definition) or b"").hexdigest(),
+        "preflight": hashlib.sha256(sysprep.PREFLIGHT).hexdigest(),
+        "preparation": hashlib.sha256(sysprep.PREPARATION).hexdigest(),
+    }
+    if _sets_ports(definition):
+        inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()
+    if definition.first_boot:
+        inputs["first boot"] = first_boot.digest(definition.first_boot)
+    return UnitSpec("sysprep", inputs, _run)
+
+
+def _answers(definition: Definition) -> bytes | None:
+    from pipeline.systems.windows import answers
+
+    skips = definition.generalize.skip_oobe
+    return answers.first_boot(definition.locale, definition.timezone) if skips else None
+
+
+def _sets_ports(definition: Definition) -> bool:
+    """Whether the firewall has to be seen to: a parent may have opened what this image does not declare."""
+    return bool(definition.ports) or not isinstance(definition.source, IsoSource)
+
+
+def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
+    from pipeline.systems.windows import first_boot, oobe, ports, sysprep
+    from pipeline.systems.windows.build_guest import guest_on_overlay
+
+    assert source is not None
+    definition = build.definition
+    session, overlay = guest_on_overlay(build, source, draft)
+    oobe.begin(session)
+    session.machine.outside(False)
+    if _sets_ports(definition):
+        ports.open_ports(session, definition.ports, build.line)
+    if definition.first_boot:
+        first_boot.install(session, definition.first_boot, build.line)
+    try:
+        left = sysprep.generalize(
+            session, _answers(definition), mode_vm=definition.generalize.mode_vm, said=build.line
+        )
+        session.close()
+        build.session = None
+        build.progress("is it generalized?")
+        _require_generalized(build, overlay)
+    except GuestError as error:
+        raise named_by_disk(build, overlay, error) from None
+    return StageResult(overlay, {"rearms_left": left}, "sysprep")
+
+
+def named_by_disk(build: Build, disk: Image, error: GuestError) -> GuestError:
+    """The failure under the name of the cause that stands in sysprep's log on the disk.
+
+    Where sysprep fails the agent is often gone, and cannot be asked for it.
+    """
+    from pipeline.systems.windows import sysprep
+
+    if error.name not in _UNTOLD or (build.session is not None and build.keep_failed):
+        return error
+    if build.session is not None:
+        # qemu holds the disk; what the guest still tells is saved first
+        build.session.black_box()
+        build.session.machine.destroy()
+    try:
+        results = build.inspect_disk(disk)
+    except DiskError:
+        return error  # a disk that is still written to may not be readable
+    log = next((each.evidence for each in results if each.id == "win-sysprep-errors" and each.status == "warn"), "")
+    if not log:
+        return error
+    named = sysprep.by_log(log, error.message)
+    return named or GuestError(f"{error.message}: {log}", name=error.name, hint=error.hint)
+
+
+def _require_generalized(build: Build, disk: Image) -> None:
+    """Ask the disk at rest whether it is generalized. Raises GuestError (sysprep-not-generalized)."""
+    try:
+        rows = build.list_disk(disk, what="registry", key=SETUP_STATE)
+    except DiskError as error:
+        raise GuestError(
+            f"the disk does not show whether it is generalized: {error.message}", name="sysprep-not-generalized"
+        ) from None
+    state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
+    if state != GENERALIZED:
+        raise GuestError(
+            f"the machine has powered off but is not generalized: its image state is {state}",
+            name="sysprep-not-generalized",
+            hint="sysprep failed, or another program shut the machine down; read the logs in the run's folder",
+        )

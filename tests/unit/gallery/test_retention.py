@@ -1,0 +1,380 @@
+"""What keeps a version and what lets it go; damage that is found; masters on their way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.cache.digests import chunk_digests, flat_digest
+from pipeline.gallery import DISK, Gallery, Version
+from pipeline.gallery.export_import import export, import_version
+from pipeline.gallery.integrity import verify
+from pipeline.gallery.retention import (
+    delete_version,
+    leased,
+    leases,
+    promote,
+    promotion_blocker,
+    prunable_versions,
+    prune,
+    release_lease,
+    roll_back,
+    take_lease,
+    withdrawn,
+)
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path / "gallery")
+
+
+def capture(gallery: Gallery, *, name: str = "web", age: int = 0, **more: object) -> Version:
+    """A version with a disk of its own, `age` days old."""
+    disk = gallery.root.parent / "made.vhd"
+    with disk.open("wb") as file:
+        file.truncate(6 << 20)
+        file.seek(3 << 20)
+        file.write(os.urandom(1 << 16))
+    digests = chunk_digests(disk)
+
+    def manifest(version: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "version": version,
+            "created": (datetime.now(UTC) - age * DAY).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "state": "proven",
+            "start": "cold",
+            "generations": [1],
+            "disk": {
+                "size": digests.size,
+                "virtual_size": digests.size - 512,
+                "sha256": flat_digest(disk),
+                "chunk_size": 2 << 20,
+                "chunks_sha256": list(digests.chunks),
+            },
+            "checks": [],
+            **more,
+        }
+
+    made = gallery.capture(name, {DISK: disk}, [], manifest)
+    disk.unlink()
+    return made
+
+
+def names(gallery: Gallery) -> list[str]:
+    return [version.version for version in gallery.versions("web")]
+
+
+# ---- retention ---------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> None:
+    made = [capture(gallery) for _ in range(5)]
+    gallery.promote(made[-1])
+    going = prune(gallery, "web", 2, None)
+    assert [one.version.version for one in going] == [version.version for version in made[:3]]
+    assert names(gallery) == [version.version for version in made[3:]]
+    word = json.loads((gallery.root / "web/.tombstones" / f"{made[0].version}.json").read_text())
+    assert word["why"] == "there are 2 newer versions" and word["digest"] == made[0].sha256
+    # a number is given once
+    for version in made[3:]:
+        with gallery.hold("web") as folder:
+            delete_version(folder, version, "test")
+    assert capture(gallery).number > made[-1].number
+
+
+def test_age_lets_go_but_never_the_last_good_one(gallery: Gallery) -> None:
+    made = [capture(gallery, age=age) for age in (40, 35, 31)]
+    assert [one.version.version for one in prune(gallery, "web", None, 30)] == [v.version for v in made[:2]]
+    assert names(gallery) == [made[2].version]
+
+
+def test_only_good_versions_count(gallery: Gallery) -> None:
+    """Two nights that failed must not push yesterday's master out."""
+    good = [capture(gallery) for _ in range(2)]
+    bad = [capture(gallery, state="captured") for _ in range(2)]
+    assert prune(gallery, "web", 2, None) == []
+    third = capture(gallery)
+    gone = prunable_versions(gallery.versions("web"), {}, 2, None, datetime.now(UTC))
+    assert [version.version for version, _ in gone] == [good[0].version]
+    assert third.version in names(gallery) and bad[0].version in names(gallery)
+
+
+def test_what_was_taken_back_does_not_count(gallery: Gallery) -> None:
+    first, second = capture(gallery), capture(gallery)
+    gallery.promote(second)
+    roll_back(gallery, "web", "golden", "it lost the disks")
+    assert gallery.get("web").version == first.version
+    assert prunable_versions(gallery.versions("web"), withdrawn(gallery, "web"), 1, None, datetime.now(UTC)) == []
+
+
+@pytest.mark.parametrize("held", ["channel", "lease", "build"])
+def test_what_is_in_use_stays_and_says_by_whom(gallery: Gallery, held: str) -> None:
+    first = capture(gallery)
+    capture(gallery)
+
+    def used(version: Version) -> str:
+        return "a build stands on it" if held == "build" and version.version == first.version else ""
+
+    if held == "channel":
+        gallery.promote(first, "stable")
+    elif held == "lease":
+        take_lease(gallery, first, "an upload")
+    (going,) = prune(gallery, "web", 1, None, used=used)
+    assert going.held == {"channel": "stable", "lease": "leased: an upload", "build": "a build stands on it"}[held]
+    assert first.version in names(gallery)
+
+
+def test_a_dry_run_changes_nothing(gallery: Gallery) -> None:
+    capture(gallery), capture(gallery)
+    before = sorted(str(path) for path in gallery.root.rglob("*"))
+    assert len(prune(gallery, "web", 1, None, dry=True)) == 1
+    assert [p for p in sorted(str(path) for path in gallery.root.rglob("*")) if not p.endswith(".lock")] == [
+        p for p in before if not p.endswith(".lock")
+    ]
+
+
+def test_deletion_follows_no_link(gallery: Gallery, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    old = capture(gallery)
+    capture(gallery)
+    (old.path / "out").symlink_to(precious)
+    (gallery.root / "web" / ".gone-x").symlink_to(precious)
+    prune(gallery, "web", 1, None)
+    assert (precious / "file").read_text() == "mine"
+    assert not (gallery.root / "web" / ".gone-x").is_symlink()
+
+
+# ---- leases ------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_ends_by_time_by_its_process_and_by_hand(gallery: Gallery) -> None:
+    version = capture(gallery)
+    take_lease(gallery, version, "short", seconds=0.05)
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    take_lease(gallery, version, "a dead process", pid=child.pid)
+    mine = take_lease(gallery, version, "mine", pid=os.getpid())
+    time.sleep(0.1)
+    assert [lease.why for lease in leases(gallery, "web")] == ["mine"]
+    with leased(gallery, version, "a while"):
+        assert len(leases(gallery, "web")) == 2
+    release_lease(gallery, "web", mine.id)
+    assert leases(gallery, "web") == []
+    with pytest.raises(UsageError, match="no lease"):
+        release_lease(gallery, "web", mine.id)
+
+
+def test_a_lease_of_another_host_holds_whatever_its_process(gallery: Gallery) -> None:
+    version = capture(gallery)
+    lease = take_lease(gallery, version, "elsewhere", pid=999_999_999)
+    path = gallery.root / "web/.leases" / f"{lease.id}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "another"}))
+    assert [one.why for one in leases(gallery, "web")] == ["elsewhere"]
+
+
+def test_a_lease_that_cannot_be_read_holds(gallery: Gallery) -> None:
+    first = capture(gallery)
+    capture(gallery)
+    (gallery.root / "web/.leases").mkdir()
+    (gallery.root / "web/.leases" / f"{first.version}-torn.json").write_text("{")
+    (going,) = prune(gallery, "web", 1, None)
+    assert going.held
+
+
+def test_what_has_gone_cannot_be_leased(gallery: Gallery) -> None:
+    first = capture(gallery)
+    capture(gallery)
+    prune(gallery, "web", 1, None)
+    with pytest.raises(UsageError):
+        take_lease(gallery, first, "too late")
+
+
+# ---- channels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"state": "captured"}, "not proven"),
+        ({"start": "warm"}, "built from a snapshot"),
+        ({"checks": [{"id": "host-keys", "status": "fail"}]}, "host-keys"),
+    ],
+)
+def test_a_shut_gate_keeps_golden_where_it_is(gallery: Gallery, more: dict[str, object], why: str) -> None:
+    good, bad = capture(gallery), capture(gallery, **more)
+    promote(gallery, good, "golden")
+    assert why in (promotion_blocker(bad) or "")
+    with pytest.raises(CheckFailed, match=why):
+        promote(gallery, bad, "golden")
+    assert gallery.get("web").version == good.version
+    promote(gallery, bad, "candidate")
+    assert gallery.get("web@candidate").version == bad.version
+
+
+def test_rollback_goes_back_one_good_version_at_a_time(gallery: Gallery) -> None:
+    first, _broken, third, fourth = (capture(gallery, state=s) for s in ("proven", "captured", "proven", "proven"))
+    gallery.promote(fourth)
+    assert [v.version for v in roll_back(gallery, "web", "golden", "a")] == [fourth.version, third.version]
+    assert [v.version for v in roll_back(gallery, "web", "golden", "b")] == [third.version, first.version]
+    assert withdrawn(gallery, "web") == {fourth.version: "a", third.version: "b"}
+    with pytest.raises(UsageError, match="no good version"):
+        roll_back(gallery, "web", "golden", "c")
+    assert gallery.get("web").version == first.version
+    promote(gallery, fourth, "golden")
+    assert fourth.version not in withdrawn(gallery, "web")
+
+
+def test_a_refused_candidate_is_told_of_until_a_better_one_comes(gallery: Gallery) -> None:
+    capture(gallery)
+    assert gallery.refused("web") is None
+    gallery.refuse("web", {"gate": "prove", "why": "no page"})
+    assert gallery.refused("web") == {"gate": "prove", "why": "no page"}
+    capture(gallery)
+    assert gallery.refused("web") is None
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+
+def wrong(gallery: Gallery) -> dict[str, str]:
+    return {one.what: one.wrong for one in verify(gallery, "web") if one.wrong}
+
+
+def test_a_good_gallery_is_good(gallery: Gallery) -> None:
+    gallery.promote(capture(gallery))
+    assert wrong(gallery) == {}
+
+
+def flip(path: Path, at: int) -> None:
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.mark.parametrize("at", [0, (3 << 20) + 5, (6 << 20) - 1])
+def test_a_flipped_bit_is_found(gallery: Gallery, at: int) -> None:
+    made = capture(gallery)
+    flip(made.disk, at)
+    assert "changed: 1 chunks" in wrong(gallery)[f"web {made.version}"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "sha256", "moved", "channel"])
+def test_other_damage_is_found(gallery: Gallery, damage: str) -> None:
+    made = capture(gallery)
+    gallery.promote(made)
+    manifest = made.path / "manifest.json"
+    manifest.chmod(0o644)
+    made.disk.chmod(0o644)
+    if damage == "cut":
+        os.truncate(made.disk, 1 << 20)
+    elif damage == "gone":
+        made.disk.unlink()
+    elif damage == "manifest":
+        manifest.write_text(manifest.read_text()[:50])
+    elif damage == "sha256":
+        told = json.loads(manifest.read_text())
+        told["disk"]["sha256"] = "0" * 64
+        manifest.write_text(json.dumps(told))
+    elif damage == "moved":
+        made.path.rename(made.path.with_name("2020.101.0"))
+    else:
+        (gallery.root / "web" / "stable").symlink_to("2020.101.9")
+    found = wrong(gallery)
+    assert found
+    assert ("web@stable" in found) == (damage == "channel")
+
+
+def test_scratch_is_named_and_is_no_damage(gallery: Gallery) -> None:
+    capture(gallery)
+    (gallery.root / "web" / ".new-2026.1.1").mkdir()
+    assert [one.scratch for one in verify(gallery, "web") if one.wrong] == [True]
+
+
+# ---- on their way ------------------------------------------------------------------------------------------------
+
+
+def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
+    made = capture(gallery)
+    parcel = export(made, tmp_path / "parcel")
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=parcel, check=True)
+    assert (parcel / "disk.vhd").stat().st_blocks * 512 < 2 << 20
+    other = Gallery(tmp_path / "other")
+    taken = import_version(other, parcel)
+    assert (taken.name, taken.version, taken.sha256) == (made.name, made.version, made.sha256)
+    assert taken.channels == ()
+    assert import_version(other, parcel).version == made.version
+    assert all(not one.wrong for one in verify(other, "web"))
+    with pytest.raises(UsageError, match="exists already"):
+        export(made, parcel)
+
+
+def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: Gallery, tmp_path: Path) -> None:
+    one, two = capture(gallery), capture(gallery)
+    for version in (one, two):
+        path = version.path / "manifest.json"
+        path.chmod(0o644)
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "disk": {**told["disk"], "sha256": None}}))
+    one, two = (gallery.get(f"web@{version.version}") for version in (one, two))
+    assert one.sha256 is None and one.digest.startswith("tree:") and one.digest != two.digest
+    assert wrong(gallery) == {}
+    parcel = export(one, tmp_path / "parcel")
+    assert import_version(Gallery(tmp_path / "other"), parcel).digest == one.digest
+    flip(two.disk, 3 << 20)
+    assert len(wrong(gallery)) == 1
+    with pytest.raises(CheckFailed):
+        export(two, tmp_path / "another")
+
+
+@pytest.mark.parametrize("damage", ["bit", "name", "version", "no disk", "link"])
+def test_a_bad_parcel_leaves_nothing(gallery: Gallery, tmp_path: Path, damage: str) -> None:
+    parcel = export(capture(gallery), tmp_path / "parcel")
+    manifest = parcel / "manifest.json"
+    manifest.chmod(0o644)
+    told = json.loads(manifest.read_text())
+    if damage == "bit":
+        flip(parcel / "disk.vhd", 3 << 20)
+    elif damage in ("name", "version"):
+        manifest.write_text(json.dumps({**told, damage: "../../etc"}))
+    else:
+        (parcel / "disk.vhd").unlink()
+        if damage == "link":
+            (parcel / "disk.vhd").symlink_to("/etc/hostname")
+    other = Gallery(tmp_path / "other")
+    with pytest.raises((UsageError, CheckFailed)):
+        import_version(other, parcel)
+    assert other.versions("web") == []
+    assert not list(tmp_path.glob("other/*/.new-*"))
+
+
+def test_what_was_let_go_does_not_come_back_by_itself(gallery: Gallery, tmp_path: Path) -> None:
+    first = capture(gallery)
+    parcel = export(first, tmp_path / "parcel")
+    capture(gallery)
+    prune(gallery, "web", 1, None)
+    with pytest.raises(UsageError, match="was deleted"):
+        import_version(gallery, parcel)
+
+
+def test_a_process_killed_at_any_moment_leaves_a_whole_gallery() -> None:
+    """A part of `make campaign-gallery`."""
+    from tests.campaigns.gallery import run
+
+    assert [row for row in run(6) if not row["ok"]] == []

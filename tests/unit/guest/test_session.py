@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.base import process
+from pipeline.guest.access import Access
+from pipeline.systems.linux import scripts
+from pipeline.systems.linux.steps import TaskWatcher
+
+
+def test_ansibles_failure_is_named_by_its_task() -> None:
+    lines: list[str] = []
+    watcher = TaskWatcher(lines.append)
+    for line in (
+        "TASK [Gathering Facts] ***",
+        "ok: [guest]",
+        "TASK [install nginx] ******",
+        'fatal: [guest]: FAILED! => {"changed": false, "msg": "No package matching \'nginxx\' is available"}',
+    ):
+        watcher(line)
+    error = process.CommandFailed(["ansible-playbook"], 2, "", "", None)
+    assert watcher.reason(error) == "task \"install nginx\": No package matching 'nginxx' is available"
+    assert len(lines) == 4
+
+
+def test_ansible_that_never_reached_a_task_says_why() -> None:
+    error = process.CommandFailed(["ansible-playbook"], 4, "", "ERROR! the playbook: x could not be found\n", None)
+    assert TaskWatcher(lambda _line: None).reason(error) == "ERROR! the playbook: x could not be found"
+
+
+def test_access_is_private_and_gone(tmp_path: Path) -> None:
+    access = Access.create("R999999", "unit", "someone")
+    try:
+        assert access.key.stat().st_mode & 0o777 == 0o600
+        assert access.key.parent.stat().st_mode & 0o777 == 0o700
+        assert access.folder.stat().st_mode & 0o777 == 0o711
+        access.trust("ssh-ed25519 AAAA comment")
+        assert access.known_hosts.read_text() == f"[127.0.0.1]:{access.ssh_port} ssh-ed25519 AAAA\n"
+        assert "StrictHostKeyChecking=yes" in access.ssh()
+        access.write_seed({"users": []}, {"version": 2}, "host")
+        assert b"cidata" in access.seed.read_bytes()
+    finally:
+        access.remove()
+    assert not access.folder.parent.exists()
+
+
+def test_generalize_script_is_pinned(golden) -> None:
+    golden("generalize/waagent.sh", scripts.generalize_script("waagent"))
+    golden("generalize/none.sh", scripts.generalize_script("none"))
+    process.run(["sh", "-n"], stdin=scripts.generalize_script("waagent"), deadline=5)

@@ -1,0 +1,114 @@
+"""A system from a folder of its own builds masters by the engine of all others; pipeline/ knows nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import pipeline
+from pipeline.base.store import Store
+from pipeline.checks import list_disk
+from pipeline.context import BuildContext
+from pipeline.definition import Definition, DefinitionError, json_schema, load
+from pipeline.engine import runner
+from pipeline.engine.plan import explain
+from pipeline.engine.preconditions import require_buildable
+from pipeline.gallery import Gallery
+from pipeline.nightly.patch import patched
+from pipeline.systems import registry
+from tests.fakes.toy_system.system import SYSTEM
+from tests.unit.systems.test_toy_inspection import FILES, disk_of
+
+DEFINITION = """\
+goldsmith: 1
+os: toy
+source: {disk: {path: toy.raw, format: raw}}
+steps:
+  - copy: {from: page.txt, to: /TOY/PAGE.TXT}
+prove: [gen1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy() -> Iterator[None]:
+    registry.register(SYSTEM)
+    yield
+    registry.unregister(SYSTEM.name)
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Definition:
+    project = tmp_path / "project"
+    (project / "images").mkdir(parents=True)
+    (project / "images/drum.yaml").write_text(DEFINITION)
+    (project / "page.txt").write_text("bang\n")
+    disk_of(project, {**FILES, "TOY/WOUND": "up"})
+    return load(project / "images/drum.yaml", project)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store on a host whose libvirt has no guest of ours."""
+    monkeypatch.setattr(runner, "collect_orphans", lambda *_: None)
+    monkeypatch.setattr(BuildContext, "accelerator", SimpleNamespace(kind="tcg"))
+    monkeypatch.setattr(BuildContext, "connection", SimpleNamespace(version="9.0.0", qemu_version="7.2.0"))
+    return Store(tmp_path / "store").ensure()
+
+
+def build(definition: Definition, store: Store) -> runner.Outcome:
+    return runner.build(definition, store, command="goldsmith build drum")
+
+
+def test_a_master_is_built_inspected_proven_and_listed(definition: Definition, store: Store) -> None:
+    require_buildable([definition], store)
+    outcome = build(definition, store)
+    version = outcome.version
+    assert version is not None and version.channels == ("golden",)
+    assert version.manifest["os"] == "toy" and version.manifest["verdict"]["failed"] == 0
+    assert version.manifest["prove"]["gen1"]["checks"] == {"release": "Tin Drum 3"}
+    assert "toy-wound-down" in {check["id"] for check in version.manifest["checks"]}
+    paths = [row[0] for row in list_disk(version.disk, version.format.key, what="files")]
+    assert "/TOY/PAGE.TXT" in paths and "/TOY/WOUND" not in paths
+    assert [each.version for each in Gallery(store.gallery).versions("drum")] == [version.version]
+    # nothing has changed: nothing is made anew
+    assert build(definition, store).unchanged
+    assert {row["action"] for row in explain(definition, store)} == {"keep"}
+    # what was built says how it is updated
+    assert patched(definition, version).steps == definition.steps
+
+
+def test_an_input_changed_alone_runs_what_stands_on_it(definition: Definition, store: Store) -> None:
+    build(definition, store)
+    (definition.project / "page.txt").write_text("boom\n")
+    rows = [(row["stage"], row["action"]) for row in explain(definition, store)]
+    assert [stage for stage, action in rows if action == "keep"] == ["acquire"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("first_boot: {apply: page.txt}", "a toy is wound up by hand (remove first_boot)"),
+        ("generations: [2]\nprove: [gen1]", "gen1 is not in the image's generations"),
+        ("source: {debian: {suite: bookworm}}", "toy cannot begin with DebianSource"),
+    ],
+)
+def test_its_rules_are_the_definitions(line: str, message: str, definition: Definition, store: Store) -> None:
+    text = DEFINITION
+    for key in (part.split(":")[0] for part in line.splitlines()):
+        text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(f"{key}:"))
+    definition.path.write_text(f"{text}{line}\n")
+    with pytest.raises((DefinitionError, pipeline.base.errors.UsageError)) as caught:
+        explain(load(definition.path, definition.project), store)
+    assert message in str(caught.value)
+
+
+def test_editors_know_it(definition: Definition) -> None:
+    assert json_schema()["properties"]["os"]["enum"] == ["linux", "windows", "toy"]
+    registry.unregister(SYSTEM.name)
+    assert json_schema()["properties"]["os"]["enum"] == ["linux", "windows"]
+    with pytest.raises(DefinitionError, match="must be linux or windows, not toy"):
+        load(definition.path, definition.project)
+    registry.register(SYSTEM)
