@@ -393,7 +393,7 @@ def test_no_key_and_bad_keys(tmp_path: Path) -> None:
     (tmp_path / "bad").chmod(0o600)
     with pytest.raises(UsageError, match="is not a valid key"):
         signing.load(tmp_path / "bad", tmp_path / "store")
-    with pytest.raises(UsageError, match="is no public key"):
+    with pytest.raises(UsageError, match="is not a valid public key"):
         signing.load_public(tmp_path / "bad")
 
 
