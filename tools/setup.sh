@@ -36,6 +36,7 @@ TEST_PACKAGES=(
     grub-common grub-pc-bin kmod zstd fdisk     # a guest that plays Windows, NOT WINDOWS
     wine wine64 wixl                            # the answer file's commands run, with a real package
     gpg dpkg-dev                                # an archive of packages that changes at night
+    rpm                                         # a package database as rpm itself writes it
 )
 [ "${1-}" != tests ] || PACKAGES+=("${TEST_PACKAGES[@]}")
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
