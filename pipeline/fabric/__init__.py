@@ -36,7 +36,6 @@ from pipeline.fabric.instance import (
     Response,
     Site,
 )
-from pipeline.fabric.media import ovf_env, write_media
 from pipeline.fabric.server import Listener
 from pipeline.network.namespaces import Namespace, Wire, address_of, sweep_networks
 from pipeline.network.relay import Relay
@@ -309,10 +308,6 @@ class Fabric:
         """Make a port of the guest reachable at a port of the host's loopback."""
         address = guest.instance.address
         guest._relays.append(Relay(host_port, lambda timeout: self._namespace.connect(address, guest_port, timeout)))
-
-    def write_media(self, guest: Guest, path: Path, *, windows_password: str | None = None) -> None:
-        """The guest's provisioning medium; with an administrator's password, Windows'."""
-        write_media(path, ovf_env(guest.instance, windows_password=windows_password))
 
     def _answer(self, address: str, request: Request) -> Response | None:
         with self._lock:

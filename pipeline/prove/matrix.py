@@ -6,29 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """A machine model, as close to the real one as QEMU comes."""
-
-    firmware: str
-    machine: str
-    bus: str
-    description: str
-    generation: int
-    card: str = "virtio-net-pci"
-    virtio: bool = True
-    secure: bool = False  # Secure Boot with enrolled keys, and a TPM
-
-
-#: On SCSI: Linux leaves the IDE disks of a machine with Microsoft's strings alone, for storvsc to bring them
-#: (ata_piix.prefer_ms_hyperv). The provisioning medium stays on IDE, where Azure has it too.
-GEN1 = Hardware("bios", "pc", "scsi", "generation 1 (BIOS)", 1)
-GEN1_IDE = Hardware("bios", "pc", "ide", "generation 1 (BIOS, IDE)", 1)
-GEN2 = Hardware("efi", "q35", "scsi", "generation 2 (UEFI, SCSI)", 2)
-GEN2_SECURE = Hardware("efi", "q35", "scsi", "generation 2 with Secure Boot and vTPM", 2, secure=True)
-#: Another hypervisor's machine: nothing of it is paravirtual.
-FOREIGN = Hardware("bios", "q35", "sata", "a foreign machine (AHCI, e1000)", 1, card="e1000", virtio=False)
+from pipeline.instances.hardware import FOREIGN, GEN1, GEN1_IDE, GEN2, GEN2_SECURE, Hardware
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import process
-from pipeline.base.errors import GoldsmithError, GuestError
+from pipeline.base.errors import GoldsmithError
 from pipeline.cache.layers import Image
 from pipeline.fabric import Guest
 from pipeline.guest.access import Access
@@ -25,15 +25,9 @@ from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.domain import Spec, attached
 from pipeline.hypervisor.machine import Machine, own
-from pipeline.hypervisor.observation import progress_check
 from pipeline.systems.linux import scripts
-from pipeline.systems.linux.diagnosis import FIRMWARE_SHELL, Evidence, diagnose
+from pipeline.systems.linux.boot_watch import JOURNAL, BootWatch
 from pipeline.systems.linux.steps import Steps
-
-#: Seconds of processor time after which a silent clone hangs: it makes host keys of every kind, without a word.
-CLONE_BUSY = 180.0
-#: The guest's journal, in the clone's logs.
-JOURNAL = "journal.log"
 
 
 class Clone:
@@ -97,46 +91,34 @@ class Clone:
         self.machine = Machine(self._connection, spec, self.logs, self._cancelled)
         if self.guest is not None:
             self.guest.begin()
+        watch = BootWatch(
+            self.machine,
+            self.patience,
+            self.logs,
+            self._store,
+            self.access.user,
+            guest=self.guest,
+            medium=self.medium,
+            greets=self.access.greets,
+            end=self._end,
+        )
         began = time.monotonic()
         self._progress(f"{name}: booting")
         self.machine.start()
         if self.guest is not None and provisions:
-            self._wait_ready(self.guest)
+            watch.wait_ready()
             self.seconds["ready"] = round(time.monotonic() - began, 1)
             self._progress(f"{name}: Ready")
-        self._wait_login()
+        self._wait_login(watch)
         self.seconds["ssh"] = round(time.monotonic() - began, 1)
         self._progress(f"{name}: logged in")
 
-    def _wait_ready(self, guest: Guest) -> None:
-        prompt_at: list[float] = []
-        began = time.monotonic()
-
-        def ready() -> bool | None:
-            report = guest.report
-            serial = self._serial()
-            if report is not None:
-                if report.ready:
-                    return True
-                # one that nobody provisions is to be seen at its login prompt
-                if report.failed and (self.medium or LOGIN.search(serial)):
-                    raise self._diagnosis("the guest's own report ends the wait")
-            if not serial.strip() and not guest.asked() and time.monotonic() - began > self.patience.silent:
-                raise self._diagnosis(f"{self.patience.silent:.0f} s after it was switched on")
-            if not prompt_at and LOGIN.search(serial):
-                prompt_at.append(time.monotonic())
-            if prompt_at and time.monotonic() - prompt_at[0] > self.patience.ready_grace:
-                raise self._diagnosis(f"the guest shows its login prompt since {self.patience.ready_grace:.0f} s")
-            return None
-
-        self._wait("Ready", ready, self.patience.boot)
-
-    def _wait_login(self) -> None:
+    def _wait_login(self, watch: BootWatch) -> None:
         def greeted() -> bool | None:
-            self._serial()
+            watch.serial()
             return self.access.greets() or None
 
-        self._wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
+        watch.wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
 
         refused_at: list[float] = []
 
@@ -151,60 +133,14 @@ class Clone:
                     refused_at.append(time.monotonic())
                     # who has posted Ready has made its user: it is not going to come any more
                     if refused_at[-1] - refused_at[0] > self.patience.login_grace:
-                        raise self._diagnosis(f"refused for {self.patience.login_grace:.0f} s") from None
+                        raise watch.diagnosis(f"refused for {self.patience.login_grace:.0f} s") from None
                 return None
             except process.CommandTimeout:
                 return None
             return True
 
         # a guest that provisions itself while its sshd runs already does not know its user yet
-        self._wait("login", logged_in, self.patience.ssh)
-
-    def _serial(self) -> bytes:
-        """What the console says. Raises the diagnosis of a firmware that found nothing to start."""
-        serial = self.machine.serial()
-        if FIRMWARE_SHELL.search(serial):
-            raise self._diagnosis("its prompt ends the wait")
-        return serial
-
-    def _wait(self, what: str, probe: Callable[[], bool | None], deadline: float) -> None:
-        moves = progress_check(self.machine, CLONE_BUSY)
-
-        def getting_on() -> bool | None:
-            found = probe()
-            if found is None and not LOGIN.search(self.machine.serial()):
-                moves()  # from its login prompt on, an agent may work for minutes without a word
-            return found
-
-        try:
-            self.machine.wait(what, getting_on, deadline=deadline, name="clone-timeout")
-        except GuestError as error:
-            if error.name != "clone-timeout":
-                raise
-            raise self._diagnosis(error.message) from None
-
-    def _diagnosis(self, what: str) -> GuestError:
-        """What is wrong, drawn from the boot's own evidence. Takes the screenshot first, and ends the guest."""
-        self.machine.screenshot(self.logs / "screen.png")
-        serial = self.machine.serial()
-        greets = self.access.greets()
-        self._end()
-        return diagnose(
-            Evidence(
-                what=what,
-                serial=serial.decode(errors="replace"),
-                on_fabric=self.guest is not None,
-                medium=self.medium,
-                reports=tuple(self.guest.reports) if self.guest else (),
-                exchanges=tuple(self.guest.asked()) if self.guest else (),
-                dhcp=_read(self.logs / "dhcp.log"),
-                greets=greets,
-                disk=self.machine.spec.disks[0].image,
-                store=self._store,
-                user=self.access.user,
-                journal=_read(self.logs / JOURNAL),
-            )
-        )
+        watch.wait("login", logged_in, self.patience.ssh)
 
     def shutdown(self) -> None:
         """Power off as its user would, and wait for the end."""
@@ -242,10 +178,3 @@ class Clone:
         self.access.hang_up()
         self.machine.destroy()
         self.access.remove()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

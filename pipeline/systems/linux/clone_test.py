@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import time
@@ -20,7 +19,8 @@ from pipeline.guest.access import Access, free_port
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Forward, Spec, attached
+from pipeline.hypervisor.domain import Forward
+from pipeline.instances.launch import attach_to_fabric, machine_spec, usable_processors, write_medium
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
@@ -125,7 +125,7 @@ class CloneTest:
             provisioned=self.test_run.target.provisioned,
         )
         try:
-            fabric.write_media(guest, access.seed)
+            write_medium(access.seed, guest.instance)
             for host, port in {access.ssh_port: 22, **{host: port for port, host in self.ports.items()}}.items():
                 fabric.forward(guest, host, port)
             yield guest
@@ -135,28 +135,20 @@ class CloneTest:
     def _clone(self, connection: Connection, access: Access, guest: Guest | None) -> Clone:
         hardware = self.test_run.target.hardware
         context = self.context
-        spec = Spec(
+        spec = machine_spec(
+            hardware,
             name=f"goldsmith-{context.label}-{self.test_run.name}",
             run=context.label,
             role=f"prove {self.test_run.name}",
             kvm=context.accelerator.kind == "kvm",
             cpus=self._cpus(),
             memory=context.definition.machine.memory,
-            disks=attached(self.master, hardware.bus),
+            disk=self.master,
             serial_log=self.logs / "serial.log",
-            firmware=hardware.firmware,
-            machine=hardware.machine,
-            nic_model=hardware.card,
-            virtio=hardware.virtio,
-            secure_boot=hardware.secure,
-            tpm=hardware.secure,
-            forwards=(access.forward, *(Forward(host, guest) for guest, host in self.ports.items())),
-            # a clone of another run must not meet the same address twice, nor find it pinned
-            access_mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
         )
+        spec = replace(spec, forwards=(access.forward, *(Forward(host, guest) for guest, host in self.ports.items())))
         if guest is not None:
-            instance = guest.instance
-            spec = replace(spec, azure=True, bridge=guest.bridge, access_mac=instance.mac, uuid=instance.vm_id)
+            spec = attach_to_fabric(spec, guest.bridge, guest.instance)
         clone = Clone(
             connection,
             spec,
@@ -174,15 +166,8 @@ class CloneTest:
         return clone
 
     def _cpus(self) -> int:
-        """As many processors as the definition says; emulated ones only as far as the host has some for each clone.
-
-        Emulated processors that wait for each other's host core burn it: two clones of two on two cores boot slower
-        than two clones of one.
-        """
-        wanted = self.context.definition.machine.cpus
-        if self.context.accelerator.kind == "kvm":
-            return wanted
-        return max(1, min(wanted, (os.cpu_count() or 1) // self._beside))
+        kvm = self.context.accelerator.kind == "kvm"
+        return usable_processors(self.context.definition.machine.cpus, kvm=kvm, beside=self._beside)
 
     def _overlay(self, name: str) -> Image:
         return create_overlay(self.scratch / f"{name}.qcow2", self.master, self.size)

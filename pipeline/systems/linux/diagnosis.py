@@ -44,7 +44,7 @@ _NETWORK = re.compile(r"\b(?:systemd-networkd(?:-wait-online)?|NetworkManager|dh
 class Evidence:
     """What one boot left. `what` is what was waited for in vain; `disk` is at rest, `journal` is off it.
 
-    `medium`: whether a provisioning medium was in its drive.
+    `disk` is None of a guest that runs on. `medium`: whether a provisioning medium was in its drive.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Evidence:
     exchanges: tuple[Exchange, ...]
     dhcp: str
     greets: bool
-    disk: Image
+    disk: Image | None
     store: Path
     user: str
     journal: str = ""
@@ -146,6 +146,8 @@ def _networks_words(journal: str) -> str:
 
 def _agents_words(evidence: Evidence) -> str:
     """The last complaint of the guest's agents, off the disk at rest."""
+    if evidence.disk is None:
+        return ""
     try:
         logs = read_files(
             evidence.disk.path, evidence.disk.format.key, AGENT_LOGS, limit=LIMIT, within=evidence.store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.disk_format import RAW
@@ -16,7 +17,7 @@ from pipeline.guest.access import run_folder
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Spec, attached
+from pipeline.instances.launch import attach_to_fabric, machine_spec, write_medium
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestTarget, sampled
 from pipeline.prove.result import CloneResult
@@ -56,9 +57,9 @@ class WindowsCloneTest:
         user_data = sampled(first_boot.sample, self.name).encode() if first_boot else b""
         guest = fabric.attach(self.name, CLONE_USER, "", self.logs, user_data=user_data)
         try:
-            session = self._clone(connection, guest.bridge, guest.instance.mac, guest.instance.vm_id)
+            session = self._clone(connection, guest)
             medium = session.folder / "azure.iso"
-            fabric.write_media(guest, medium, windows_password=draw_password())
+            write_medium(medium, guest.instance, password=draw_password())
             session.insert(Image(medium, RAW))
             self.result.seconds["made"] = round(time.monotonic() - began, 2)
             try:
@@ -81,30 +82,28 @@ class WindowsCloneTest:
             remove_tree(self.scratch)
         return self.result
 
-    def _clone(self, connection: Connection, bridge: str, mac: str, vm_id: str) -> WindowsSession:
+    def _clone(self, connection: Connection, guest: Guest) -> WindowsSession:
         hardware, context = self.target.hardware, self.context
         kvm = context.accelerator.kind == "kvm"
         folder = run_folder(context.label, self.target.name)
         disk = create_overlay(self.scratch / "disk.qcow2", self.master)
-        spec = Spec(
+        spec = machine_spec(
+            hardware,
             name=f"goldsmith-{context.label}-{self.target.name}",
             run=context.label,
             role=f"prove {self.target.name}",
             kvm=kvm,
             cpus=context.definition.machine.cpus,
             memory=context.definition.machine.memory,
-            disks=attached(disk, hardware.bus),
+            disk=disk,
             serial_log=self.logs / "boot.serial.log",
-            firmware=hardware.firmware,
-            machine=hardware.machine,
+            features=FEATURES,
+        )
+        spec = replace(
+            attach_to_fabric(spec, guest.bridge, guest.instance),
             nvram=folder / "vars.fd" if hardware.firmware == "efi" else None,
             secure_boot=context.definition.secure_boot or hardware.secure,
             tpm=context.definition.tpm or hardware.secure,
-            azure=True,
-            features=FEATURES,
-            bridge=bridge,
-            access_mac=mac,
-            uuid=vm_id,
         )
         return WindowsSession(
             connection,

@@ -1,0 +1,1 @@
+"""Virtual machines from masters: the machine and its launch, which proofs share; records, disks, power, states."""
