@@ -1,0 +1,58 @@
+"""What is registered of a VM with the fabric's service, and what the service tells of it. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.definition import DataDisk
+from pipeline.fabric.instance import Instance
+
+
+@dataclass(frozen=True)
+class ProvisioningData:
+    """What the fabric has to know of a VM. `instance_id` is a UUID, also of its domain. No password is in it."""
+
+    instance_id: str
+    name: str
+    user: str
+    public_key: str
+    custom_data: bytes = b""
+    user_data: bytes = b""
+    data_disks: tuple[DataDisk, ...] = ()
+    provisioned: bool = True
+    network: str | None = None
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A VM's place on the fabric: the bridge of its card, the card's address, its IP address, its whole identity."""
+
+    bridge: str
+    mac: str
+    address: str
+    instance: Instance
+
+
+class AgentState(StrEnum):
+    """What a guest's own agent has said of its provisioning since the boot that provisions began."""
+
+    NONE = "none"
+    PROVISIONING = "provisioning"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class AgentStatus:
+    """The state, with the guest's own words (bounded by `limits.KEPT_WORDS`).
+
+    `time`: when the report that made this state came. `heard`: the last request of any kind. UTC, ISO 8601.
+    """
+
+    state: AgentState = AgentState.NONE
+    substatus: str = ""
+    description: str = ""
+    time: str | None = None
+    heard: str | None = None
