@@ -31,8 +31,10 @@ KEPT_WORDS = 4096
 LOG = 8 << 20
 #: Bytes of a document that is parsed. WALinuxAgent sends telemetry of 64 KiB at most.
 LARGEST_DOCUMENT = 256 << 10
-#: Bytes of its DHCP server's log.
+#: Bytes of its DHCP log.
 DHCP_LOG = 1 << 20
+#: Datagrams (DHCP, names) of one guest that are read in a second: at boot it sends a dozen.
+DATAGRAMS = 200
 
 
 class Limits:

@@ -58,13 +58,16 @@ def address_of(number: int) -> str:
 
 
 class Namespace:
-    """One fabric's namespace. `lay` it, `attach` wires, `remove` it whole; `sweep` removes what dead runs left."""
+    """One fabric's namespace. `lay` it, `attach` wires, `remove` it whole; `sweep` removes what dead runs left.
 
-    def __init__(self, label: str) -> None:
+    `token`: four hexadecimal digits in the names of its interfaces, where these must be the same each time.
+    """
+
+    def __init__(self, label: str, token: str | None = None) -> None:
         self.label = label
         self.name = f"{NAME}{label}"
         # interface names have 15 characters; two fabrics of one host must not meet
-        self._token = secrets.token_hex(2)
+        self._token = token or secrets.token_hex(2)
 
     @property
     def path(self) -> Path:
@@ -133,6 +136,18 @@ class Namespace:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
             listener.listen(1024)
+            return listener
+
+        return self.run_inside(make)
+
+    def listen_datagrams(self, address: str, port: int, interface: str) -> socket.socket:
+        """A datagram socket for one wire: it hears what comes in by that interface, and speaks over it alone."""
+
+        def make() -> socket.socket:
+            listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            listener.bind((address, port))
             return listener
 
         return self.run_inside(make)

@@ -209,13 +209,41 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert sweep_networks(lambda label: label != LABEL) == []
 
 
-def test_many_dhcp_servers_start_at_once(fabric: Fabric, tmp_path: Path) -> None:
-    """They once fought over one pid file: a clone whose server had lost waited for a lease in vain."""
-    with ThreadPoolExecutor(8) as pool:
-        folders = [tmp_path / str(n) for n in range(8)]
-        list(pool.map(lambda folder: fabric.attach(folder.name, "azureuser", "ssh-ed25519 AAAA", folder), folders))
-    for folder in folders:
-        assert "sockets bound" in (folder / "dhcp.log").read_text()
+def test_a_guest_gets_its_lease_and_nobody_elses(fabric: Fabric, tmp_path: Path) -> None:
+    """On two wires at a time; a card that is not the guest's gets no answer."""
+    guests = [fabric.attach(f"vm{n}", "azureuser", "ssh-ed25519 AAAA", tmp_path / str(n)) for n in (1, 2)]
+    with puppet(guests[0], "gsp1"), puppet(guests[1], "gsp2"):
+        for name, guest in zip(("gsp1", "gsp2"), guests, strict=True):
+            offer = ask_lease(name, guest.instance.mac)
+            assert offer is not None
+            assert socket.inet_ntoa(offer[16:20]) == guest.instance.address
+            assert b"\xf5\x04" + socket.inet_aton("168.63.129.16") in offer
+        assert ask_lease("gsp1", guests[1].instance.mac) is None
+    log = (tmp_path / "1" / "dhcp.log").read_text()
+    assert f"DHCPOFFER {guests[0].instance.address}" in log
+    assert f"DHCPDISCOVER {guests[1].instance.mac} ignored" in log
+    assert "ignored" not in (tmp_path / "2" / "dhcp.log").read_text()
+
+
+def ask_lease(name: str, mac: str) -> bytes | None:
+    """The offer that a client in a namespace gets which asks for one by broadcast."""
+    head = struct.pack(
+        ">BBBBIHH16s16s192s4s", 1, 1, 6, 0, 7, 0, 0x8000, b"", bytes.fromhex(mac.replace(":", "")), b"", b"c\x82Sc"
+    )
+
+    def go() -> bytes | None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            link.bind(("0.0.0.0", 68))
+            link.settimeout(2)
+            link.sendto(head + b"\x35\x01\x01\xff", ("255.255.255.255", 67))
+            try:
+                return link.recv(2000)
+            except TimeoutError:
+                return None
+
+    return inside(NAMESPACES / name, go)
 
 
 def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:

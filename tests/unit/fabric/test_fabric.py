@@ -17,6 +17,7 @@ import pycdlib
 import pytest
 from lxml import etree
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.definition import DataDisk
 from pipeline.fabric import answer, imds, wireserver
 from pipeline.fabric.certificates import sealed
@@ -366,6 +367,8 @@ def test_the_relay_passes_both_ways_and_ends() -> None:
         socket.create_connection(("127.0.0.1", port), 1).close()
 
 
-def test_sealed_names_what_openssl_refuses() -> None:
-    with pytest.raises(Exception, match="openssl cms"):
-        sealed("web1", "AAAA")
+@pytest.mark.parametrize("transport", ["AAAA", "no base64!", "A" * 40_000])
+def test_sealed_names_what_is_no_certificate(transport: str) -> None:
+    with pytest.raises(GoldsmithError, match="no envelope for this certificate") as caught:
+        sealed("web1", transport)
+    assert caught.value.name == "certificate-unusable"

@@ -237,7 +237,7 @@ def test_one_certificate_of_a_guest_is_made_at_a_time(tmp_path: Path) -> None:
     def certificate(number: int) -> str:
         path = tmp_path / f"{number}.pem"
         key = tmp_path / f"{number}.key"
-        argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        argv = ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes"]
         process.run([*argv, "-subj", f"/CN={number}", "-keyout", key, "-out", path], deadline=60)
         return "".join(path.read_text().splitlines()[1:-1])
 
@@ -254,7 +254,7 @@ def test_one_certificate_of_a_guest_is_made_at_a_time(tmp_path: Path) -> None:
     assert all(one.status == 200 or b"is being created" in one.body for one in said)
     began = time.monotonic()
     assert all(ask(made[0]).status == 200 for _ in range(50))
-    assert time.monotonic() - began < 0.5, "openssl was called again for what had been sealed"
+    assert time.monotonic() - began < 0.5, "what had been sealed was sealed again"
 
 
 def test_a_relay_has_so_many_threads_and_no_more() -> None:

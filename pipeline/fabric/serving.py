@@ -1,0 +1,226 @@
+"""What serves guests, on sockets that it is given: HTTP, DHCP and names. It makes no socket and needs no rights.
+
+A guest is known by its address (HTTP) or by the socket of its wire (DHCP, names). A proof's fabric and the service
+that instances stand on are this same server, in two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.fabric import dhcp, limits, names
+from pipeline.fabric.answers import Answer, answer
+from pipeline.fabric.guest_record import GuestRecord
+from pipeline.fabric.instance import IMDS, INTERNAL_DOMAIN, WIRESERVER, Instance, Request, Response
+from pipeline.fabric.server import Listener
+
+#: Bytes of a datagram that are read: an Ethernet frame has no more.
+_LARGEST_DATAGRAM = 2048
+
+
+def lease_of(instance: Instance, router: str | None = None) -> dhcp.Lease:
+    """The guest's lease. `router`: where its default route leads, if not to its gateway."""
+    gateway = instance.gateway
+    routes = [("0.0.0.0/0", router or gateway), (f"{WIRESERVER}/32", gateway), (f"{IMDS}/32", gateway)]
+    interface = ipaddress.IPv4Interface(f"{instance.address}/{instance.network.prefixlen}")
+    return dhcp.Lease(instance.mac, interface, gateway, gateway, routes, WIRESERVER)
+
+
+def zone_of(instance: Instance) -> names.Zone:
+    """The names that every guest knows; another one is refused, there is no outside."""
+    site = instance.site
+    own = {site.host.lower(): site.address} if site is not None and site.named else {}
+    return names.Zone(own, {INTERNAL_DOMAIN: WIRESERVER})
+
+
+@dataclass
+class _Wire:
+    """One guest's two sockets, and how many datagrams it may still send in this second."""
+
+    record: GuestRecord
+    lease: dhcp.Lease
+    zone: names.Zone
+    sockets: tuple[socket.socket, ...]
+    left: float = float(limits.DATAGRAMS)
+    filled: float = field(default_factory=time.monotonic)
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self.left = min(float(limits.DATAGRAMS), self.left + (now - self.filled) * limits.DATAGRAMS)
+        self.filled = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+class FabricServer:
+    """Serves the guests that are attached, until `close`."""
+
+    def __init__(self, say: Answer = answer, on_request: Callable[[GuestRecord], None] | None = None) -> None:
+        self._say = say
+        self._on_request = on_request
+        self._limits = limits.Limits()
+        self._listeners: list[Listener] = []
+        self._records: dict[str, GuestRecord] = {}
+        self._wires: dict[str, _Wire] = {}
+        self._lock = threading.Lock()
+        self._datagrams = _Datagrams()
+
+    def listen(self, listener: socket.socket) -> None:
+        """Answer HTTP at a socket that is bound and listens."""
+        server = Listener(listener, self._answer, self._limits)
+        server.start()
+        self._listeners.append(server)
+
+    def attach(self, record: GuestRecord, dhcp_socket: socket.socket, name_socket: socket.socket) -> None:
+        """Serve a guest: HTTP from its address, its lease and its names at the sockets of its wire."""
+        instance = record.instance
+        wire = _Wire(record, lease_of(instance), zone_of(instance), (dhcp_socket, name_socket))
+        with self._lock:
+            self._records[instance.address] = record
+            self._wires[instance.vm_id] = wire
+        self._datagrams.add(dhcp_socket, wire, _answer_dhcp)
+        self._datagrams.add(name_socket, wire, _answer_name)
+
+    def detach(self, vm_id: str) -> None:
+        """Serve a guest no more; its sockets are closed."""
+        with self._lock:
+            wire = self._wires.pop(vm_id, None)
+            if wire is not None:
+                self._records.pop(wire.record.instance.address, None)
+        for each in wire.sockets if wire is not None else ():
+            self._datagrams.remove(each)
+
+    def find(self, vm_id: str) -> GuestRecord | None:
+        with self._lock:
+            wire = self._wires.get(vm_id)
+        return wire.record if wire is not None else None
+
+    def attached(self) -> list[str]:
+        """The ids of the guests that are served."""
+        with self._lock:
+            return list(self._wires)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.stop()
+        self._listeners.clear()
+        for vm_id in self.attached():
+            self.detach(vm_id)
+        self._datagrams.close()
+
+    def _answer(self, address: str, request: Request) -> Response | None:
+        with self._lock:
+            record = self._records.get(address)
+        if record is None:
+            return None
+        said = self._say(record.instance, request)
+        record.record(request, said)
+        if self._on_request is not None:
+            self._on_request(record)
+        return said
+
+
+def _answer_dhcp(wire: _Wire, at: socket.socket, packet: bytes, _sender: tuple[str, int]) -> None:
+    reply = dhcp.answer(packet, wire.lease)
+    if reply is None:
+        if ignored := dhcp.describe(packet):
+            wire.record.record_dhcp((f"{ignored} ignored",))
+        return
+    wire.record.record_dhcp(reply.log)
+    at.sendto(reply.packet, (reply.to, dhcp.CLIENT_PORT))
+
+
+def _answer_name(wire: _Wire, at: socket.socket, packet: bytes, sender: tuple[str, int]) -> None:
+    question = names.parse_question(packet)
+    if question is not None:
+        at.sendto(names.answer(question, wire.zone), sender)
+
+
+_Handler = Callable[[_Wire, socket.socket, bytes, tuple[str, int]], None]
+
+
+class _Datagrams:
+    """One thread that reads all datagram sockets. A guest that sends too many is not read for a moment."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._near, self._far = socket.socketpair()
+        self._near.setblocking(False)
+        self._selector.register(self._far, selectors.EVENT_READ)
+        self._lock = threading.Lock()
+        self._gone: list[socket.socket] = []
+        self._resting: list[tuple[float, socket.socket, tuple[_Wire, _Handler]]] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="fabric-datagrams", daemon=True)
+        self._thread.start()
+
+    def add(self, sock: socket.socket, wire: _Wire, handler: _Handler) -> None:
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_READ, (wire, handler))
+        self._wake()
+
+    def remove(self, sock: socket.socket) -> None:
+        """The thread closes it, so that no number of a closed descriptor is read."""
+        with self._lock:
+            self._gone.append(sock)
+        self._wake()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._near.send(b"x")
+
+    def _run(self) -> None:
+        while not self._closed:
+            timeout = 1 / limits.DATAGRAMS * 10 if self._resting else None
+            for key, _ in self._selector.select(timeout):
+                if key.data is None:
+                    self._far.recv(4096)
+                else:
+                    self._read(key)
+            self._tidy()
+        self._tidy()
+        self._selector.close()
+        self._near.close()
+        self._far.close()
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        sock, (wire, handler) = key.fileobj, key.data
+        assert isinstance(sock, socket.socket)
+        if not wire.take():
+            # what it sends meanwhile, the kernel drops
+            self._selector.unregister(sock)
+            self._resting.append((time.monotonic() + 10 / limits.DATAGRAMS, sock, key.data))
+            return
+        # whatever a guest makes our answer trip over concerns that guest alone
+        with contextlib.suppress(Exception):
+            packet, sender = sock.recvfrom(_LARGEST_DATAGRAM)
+            handler(wire, sock, packet, sender)
+
+    def _tidy(self) -> None:
+        """Close what was removed, and read again who has rested."""
+        with self._lock:
+            gone, self._gone = self._gone, []
+        now = time.monotonic()
+        rested = [entry for entry in self._resting if entry[0] <= now or entry[1] in gone]
+        self._resting = [entry for entry in self._resting if entry not in rested]
+        for _, sock, data in rested:
+            if sock not in gone:
+                self._selector.register(sock, selectors.EVENT_READ, data)
+        for sock in gone:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(sock)
+            sock.close()
