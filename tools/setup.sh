@@ -14,7 +14,7 @@ PACKAGES=(
     mmdebstrap gpg libdistro-info-perl          # Debian from its archive, with signatures checked
     e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
     openssh-client                              # provisioning
-    dnsmasq-base iproute2 openssl               # the fabric: DHCP, namespaces and bridges, certificates
+    dnsmasq-base iproute2                       # names on a build's way out, namespaces and bridges
     slirp4netns                                 # the build guests' way out
     borgbackup                                  # an archive of old masters that shares what they share
     python3 python3-venv python3-dev            # the virtual environment
@@ -27,6 +27,7 @@ PACKAGES=(
 [ -d /run/systemd/system ] || PACKAGES+=(tini)
 # What the tests need beside, and no user does: tools/setup.sh tests
 TEST_PACKAGES=(
+    openssl                                     # certificates as agents make them
     libvhdi-utils cpio                          # second opinions on VHDs and archives
     ntfs-3g wimtools genisoimage                # disks and media as Windows has them
     xfsprogs btrfs-progs exfatprogs f2fs-tools squashfs-tools  # file systems that are named, with blkid as the measure
@@ -130,6 +131,27 @@ make_store() {
     done
 }
 
+# The fabric serves VMs as this user, which owns nothing but what it records of them.
+FABRIC_USER=goldsmith-fabric
+fabric_user_ready() { getent passwd "$FABRIC_USER" >/dev/null; }
+
+make_fabric_user() {
+    say "user $FABRIC_USER"
+    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$FABRIC_USER"
+}
+
+# Networks of VMs come up before the VMs when the host starts. One command for the unit and for whoever runs it by hand.
+UNIT=/etc/systemd/system/goldsmith-fabric.service
+unit_text() { sed -e "s|@PYTHON@|$PWD/$VENV/bin/python|" -e "s|@STORE@|$STORE|g; s|@PROJECT@|$PWD|" tools/goldsmith-fabric.service; }
+unit_ready() { ! has_systemd || { [ -r "$UNIT" ] && [ "$(<"$UNIT")" = "$(unit_text)" ]; }; }
+
+install_unit() {
+    say "unit ${UNIT##*/}"
+    unit_text >"$UNIT"
+    systemctl daemon-reload
+    systemctl --quiet enable "${UNIT##*/}"
+}
+
 # Without a service manager the daemons must outlive make, and must not hold its pipes: a CI job would wait for them.
 start_daemons() {
     if has_systemd; then
@@ -165,7 +187,11 @@ make_key() {
 
 packages_ready() { [ "${1-}" != tests ] || [ -z "$(missing_packages)" ]; }
 
-if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && packages_ready "${1-}"; then exit 0; fi
+fabric_ready() { fabric_user_ready && unit_ready; }
+
+if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && fabric_ready && packages_ready "${1-}"; then
+    exit 0
+fi
 
 command -v apt-get >/dev/null || die "this host has no apt-get: install by hand ${PACKAGES[*]}"
 log=$(mktemp -t goldsmith-setup.XXXXXX)
@@ -177,6 +203,7 @@ if [ "$(id -u)" != 0 ]; then
     store_ready || needs+=("make $STORE")
     kvm_ready || needs+=("give /dev/kvm to the kvm group")
     daemons_ready || needs+=("start libvirtd")
+    fabric_ready || needs+=("make the user $FABRIC_USER and its unit")
     if [ ${#needs[@]} != 0 ]; then
         printf 'setup: root is needed to %s\n' "${needs[@]}" >&2
         die "run: sudo make setup"
@@ -187,6 +214,8 @@ fi
 store_ready || make_store
 kvm_ready || share_kvm
 daemons_ready || start_daemons
+fabric_user_ready || make_fabric_user
 venv_ready || make_venv
+unit_ready || install_unit
 key_ready || make_key
 rm -f "$log"

@@ -16,8 +16,6 @@ HINTS = {
     "checksum-missing": "write `sha256:` beside the URL, with the checksum that the publisher states",
     "command-failed": "read the run's logs; the message has the command's last output",
     "command-timeout": "run it again when the host is less busy; check that its disk is not full",
-    "dhcp-server-failed": "check whether another dnsmasq or a firewall of this host uses port 67; `goldsmith "
-    "doctor` checks the fabric's requirements",
     "disk-name": "rename the file without a question mark",
     "edition-unsupported": "use installation media of Windows Server 2016, Windows 10 or newer",
     "fabric-busy": "wait; the guest's agent repeats its request",

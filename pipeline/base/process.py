@@ -305,7 +305,9 @@ def follow(
     return Result(stdout, stderr, time.monotonic() - started, code)
 
 
-def start(argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None) -> Child:
+def start(
+    argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None, env: Mapping[str, str] | None = None
+) -> Child:
     """Start a program that runs until `end`; what it says goes to `log`. Raises HostError when it is missing.
 
     It is not tied to our death: that signal follows the thread that started it. Whoever starts it sweeps. With
@@ -322,7 +324,7 @@ def start(argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=environment(),
+            env=environment(env),
             umask=UMASK,
             start_new_session=True,
             # Python ignores SIGXFSZ, and so does the child then: a log that is full costs it a write, not its life

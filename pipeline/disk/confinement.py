@@ -200,6 +200,18 @@ def become_nobody(*, keep_reading: bool = False) -> None:
     die_with_parent()
 
 
+def become_user(uid: int, gid: int) -> None:
+    """Become another user for good, from root: no group but its own, no capability, and no way to gain one."""
+    _call(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no new privileges")
+    for number in range(_CAP_LAST + 1):
+        _libc.prctl(_CAPBSET_DROP, number, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    _call(_libc.capset(header, struct.pack("=6I", 0, 0, 0, 0, 0, 0)), "capset")
+
+
 def _permitted() -> int:
     """The capabilities that the process may use, as bits."""
     sets = ctypes.create_string_buffer(24)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
@@ -21,27 +22,46 @@ from pipeline.fabric.limits import IDLE, LARGEST_BODY, LARGEST_HEAD, REQUEST, Li
 Answer = Callable[[str, Request], Response | None]
 
 
+#: Seconds after which a listener tries again where the process has no descriptor left.
+_PAUSE = 0.1
+
+
 class Listener(ThreadingHTTPServer):
-    """A server on a socket that is bound and listens already."""
+    """A server on a socket that is bound and listens already.
+
+    It makes no socket of its own: the process may be one that is not allowed to. Idle it costs nothing.
+    """
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, listener: socket.socket, answer: Answer, limits: Limits | None = None) -> None:
-        super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
-        self.socket.close()
+        socketserver.BaseServer.__init__(self, listener.getsockname()[:2], _Handler)
         self.socket = listener
         self.answer = answer
         self.limits = limits or Limits()
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.2,), name="fabric", daemon=True)
+        self._stopped = threading.Event()
+        self.thread = threading.Thread(target=self._accept, name="fabric", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
 
     def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
+        self._stopped.set()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # ends a waiting accept
         self.thread.join()
+        self.server_close()
+
+    def _accept(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                connection, address = self.socket.accept()
+            except OSError:
+                self._stopped.wait(_PAUSE)
+                continue
+            with contextlib.suppress(RuntimeError):  # no thread is left for this one
+                self.process_request(connection, address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own; one too many is hung up on before it costs a thread."""

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pipeline.fabric import dhcp, limits, names
 from pipeline.fabric.answers import Answer, answer
 from pipeline.fabric.guest_record import GuestRecord
-from pipeline.fabric.instance import IMDS, INTERNAL_DOMAIN, WIRESERVER, Instance, Request, Response
+from pipeline.fabric.instance import IMDS, INTERNAL_DOMAIN, WIRESERVER, Instance, Report, Request, Response
 from pipeline.fabric.server import Listener
 
+#: Is called after each request with the report that it made, if it made one.
+OnRequest = Callable[[GuestRecord, Report | None], None]
 #: Bytes of a datagram that are read: an Ethernet frame has no more.
 _LARGEST_DATAGRAM = 2048
 
@@ -64,7 +66,7 @@ class _Wire:
 class FabricServer:
     """Serves the guests that are attached, until `close`."""
 
-    def __init__(self, say: Answer = answer, on_request: Callable[[GuestRecord], None] | None = None) -> None:
+    def __init__(self, say: Answer = answer, on_request: OnRequest | None = None) -> None:
         self._say = say
         self._on_request = on_request
         self._limits = limits.Limits()
@@ -123,9 +125,9 @@ class FabricServer:
         if record is None:
             return None
         said = self._say(record.instance, request)
-        record.record(request, said)
+        report = record.record(request, said)
         if self._on_request is not None:
-            self._on_request(record)
+            self._on_request(record, report)
         return said
 
 
@@ -161,11 +163,14 @@ class _Datagrams:
         self._resting: list[tuple[float, socket.socket, tuple[_Wire, _Handler]]] = []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="fabric-datagrams", daemon=True)
-        self._thread.start()
 
     def add(self, sock: socket.socket, wire: _Wire, handler: _Handler) -> None:
         sock.setblocking(False)
         self._selector.register(sock, selectors.EVENT_READ, (wire, handler))
+        with self._lock:
+            # not before there is something to read: what a process gives up then, this thread gives up too
+            if self._thread.ident is None:
+                self._thread.start()
         self._wake()
 
     def remove(self, sock: socket.socket) -> None:
@@ -177,7 +182,8 @@ class _Datagrams:
     def close(self) -> None:
         self._closed = True
         self._wake()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

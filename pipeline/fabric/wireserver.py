@@ -159,9 +159,9 @@ def extensions_config(instance: Instance, _request: Request) -> Response:
 
 
 class _Seals:
-    """Sealed certificates: one call of openssl for a guest at a time, and none for what was sealed already.
+    """Sealed certificates: one is made for a guest at a time, and none again that was made already.
 
-    A guest may ask as often as it likes, with as many certificates as it can make; an answer takes openssl a second.
+    A guest may ask as often as it likes, with as many certificates as it can make; an answer takes a key.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from lxml import etree
 
 from pipeline.base import process, qemu_img
 from pipeline.base.errors import GoldsmithError
-from pipeline.base.store import Store
+from pipeline.base.store import FABRIC_USER, Store
 from pipeline.hypervisor import accelerator, connection, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
 from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
@@ -229,7 +229,6 @@ def _fabric() -> list[Finding]:
         "ip": "iproute2",
         "nsenter": "util-linux",
         "dnsmasq": "dnsmasq-base",
-        "openssl": "openssl",
         "slirp4netns": "slirp4netns",
     }
     missing = sorted(name for name in tools if process.find(name) is None)
@@ -237,6 +236,11 @@ def _fabric() -> list[Finding]:
         return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
     if not Path("/proc/self/ns/net").exists():
         return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
+    try:
+        pwd.getpwnam(FABRIC_USER)
+    except KeyError:
+        text = f"the user {FABRIC_USER}, under which VMs' networks are served, does not exist"
+        return [Finding("fabric", "warn", text, SETUP)]
     if bridges_are_filtered():
         return [
             Finding("fabric", "warn", "this host's firewall filters frames between a guest and its network", UNFILTER)

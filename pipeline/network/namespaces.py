@@ -73,12 +73,26 @@ class Namespace:
     def path(self) -> Path:
         return NAMESPACES / self.name
 
-    def lay(self, addresses: Collection[str]) -> None:
-        """Make the namespace and the addresses that are served in it. Raises HostError where the host cannot."""
+    @property
+    def is_laid(self) -> bool:
+        """Whether the name leads to a namespace."""
         try:
-            run_ip("netns", "add", self.name)
+            return self.path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+        except FileNotFoundError:
+            return False
+
+    def lay(self, addresses: Collection[str]) -> None:
+        """Make the namespace and the addresses that are served in it, or what of them is missing.
+
+        Raises HostError where the host cannot.
+        """
+        try:
+            if not self.is_laid:
+                # a file that is no namespace is what a crash of the host has left
+                self.path.unlink(missing_ok=True)
+                run_ip("netns", "add", self.name)
             run_batch(
-                ["link set lo up", *(f"addr add {address}/32 dev lo" for address in sorted(addresses))],
+                ["link set lo up", *(f"addr replace {address}/32 dev lo" for address in sorted(addresses))],
                 self.name,
             )
         except process.CommandFailed as error:
@@ -94,22 +108,33 @@ class Namespace:
         wire = self.wire(number)
         run_batch(
             [
-                f"addr add {gateway}/29 dev {wire.inner}",
+                f"addr replace {gateway}/29 dev {wire.inner}",
                 f"neigh replace {address} lladdr {mac} nud permanent dev {wire.inner}",
             ],
             self.name,
         )
         return wire
 
+    def name_wire(self, number: int) -> Wire:
+        """The names of a wire, whether it is there or not."""
+        return Wire(number, f"gs{self._token}b{number}", f"gs{self._token}v{number}", f"c{number}")
+
+    def has_wire(self, wire: Wire) -> bool:
+        """Whether both of its interfaces in the host's namespace are there; the inner end goes with the outer one."""
+        return _exists(wire.bridge) and _exists(wire.outer)
+
     def wire(self, number: int) -> Wire:
-        """A bridge for a guest's card and its way into the namespace; nothing has an address yet."""
-        wire = Wire(number, f"gs{self._token}b{number}", f"gs{self._token}v{number}", f"c{number}")
-        run_batch(
-            [
-                f"link add {wire.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-                f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}",
-            ]
-        )
+        """A bridge for a guest's card and its way into the namespace; nothing has an address yet.
+
+        What is there already stays: a guest's card may be in the bridge.
+        """
+        wire = self.name_wire(number)
+        missing = []
+        if not _exists(wire.bridge):
+            missing.append(f"link add {wire.bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
+        if not _exists(wire.outer):
+            missing.append(f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}")
+        run_batch(missing)
         # before the bridge is up: the host itself must neither speak nor listen on it
         _deafen(wire.bridge)
         _deafen(wire.outer)
@@ -160,6 +185,14 @@ class Namespace:
         return ["nsenter", f"--net={self.path}", *(str(word) for word in argv)]
 
 
+def enter(namespace: Path) -> None:
+    """Move the calling thread into a network namespace. Raises OSError."""
+    with namespace.open("rb") as handle:
+        if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(namespace))
+
+
 def inside(namespace: Path, make: Callable[[], T]) -> T:
     """What `make` gives, called in a thread that has entered a network namespace. Raises what it raises."""
     results: list[T] = []
@@ -167,10 +200,7 @@ def inside(namespace: Path, make: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            with namespace.open("rb") as handle:
-                if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(namespace))
+            enter(namespace)
             results.append(make())
         except BaseException as error:
             errors.append(error)
@@ -202,13 +232,13 @@ def _remove(label: str) -> None:
             with contextlib.suppress(process.CommandFailed):
                 run_ip("link", "delete", bridge)
     if (NAMESPACES / name).exists():
-        _end_processes(name)
+        end_processes(name)
         # gone meanwhile, by another command's sweep
         with contextlib.suppress(process.CommandFailed):
             run_ip("netns", "delete", name)
 
 
-def _end_processes(name: str) -> None:
+def end_processes(name: str) -> None:
     """End what runs in our namespace or for it: DHCP servers and slirp4netns were started there, nothing else."""
     path = os.fsencode(NAMESPACES / name)
     for folder in Path("/proc").glob("[0-9]*"):
@@ -233,6 +263,10 @@ def _bridges() -> dict[str, str]:
         for link in links
         if str(link.get("ifalias", "")).startswith(ALIAS)
     }
+
+
+def _exists(interface: str) -> bool:
+    return Path("/sys/class/net", interface).exists()
 
 
 def _ports(bridge: str) -> list[str]:
@@ -274,5 +308,7 @@ def run_ip(*words: str) -> str:
 
 
 def run_batch(lines: list[str], namespace: str | None = None) -> None:
+    if not lines:
+        return
     where = ["-netns", namespace] if namespace else []
     process.run(["ip", *where, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines), deadline=DEADLINE)

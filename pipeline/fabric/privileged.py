@@ -1,0 +1,124 @@
+"""What of the fabric needs root: its namespace, its wires, sockets in it, and starting the server that gets them.
+
+It runs in a command, or in the unit at the host's start, for as long as that takes; it reads nothing of what guests
+say. `FabricServer` serves; it is a process of its own without rights (`service_process`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.base import process
+from pipeline.base.errors import HostError
+from pipeline.base.store import FABRIC_USER
+from pipeline.fabric import SERVED, open_wire_sockets
+from pipeline.fabric.registrations import Registration
+from pipeline.network.namespaces import Namespace, Wire, end_processes
+
+#: Where servers have their sockets, a folder each; a sweep of runs does not look here.
+RUNTIME = Path("/run/goldsmith-fabric")
+#: Bytes of one file that the server writes: its own log is small, and those of guests are bounded by `limits`.
+LARGEST_FILE = 16 << 20
+
+
+def server_user() -> tuple[int, int]:
+    """The server's user and group. Raises HostError."""
+    try:
+        entry = pwd.getpwnam(FABRIC_USER)
+    except KeyError:
+        raise HostError(
+            f"the user {FABRIC_USER}, under which the fabric serves VMs, does not exist",
+            name="fabric-user-missing",
+            hint=f"make setup creates it; by hand: useradd --system --shell /usr/sbin/nologin {FABRIC_USER}",
+        ) from None
+    return entry.pw_uid, entry.pw_gid
+
+
+@dataclass(frozen=True)
+class Host:
+    """One store's fabric on this host: its namespace and its folder below /run."""
+
+    label: str
+
+    @property
+    def namespace(self) -> Namespace:
+        return Namespace(self.label, hashlib.sha256(self.label.encode()).hexdigest()[:4])
+
+    @property
+    def folder(self) -> Path:
+        return RUNTIME / self.label
+
+    @property
+    def control(self) -> Path:
+        return self.folder / "control"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def make_folder(self) -> None:
+        """Raises HostError (needs-root)."""
+        if os.geteuid() != 0:
+            raise HostError(
+                "the fabric for VMs needs root",
+                name="needs-root",
+                hint="run the command as root, with sudo for example",
+            )
+        for folder in (RUNTIME, self.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def lay(self) -> None:
+        """The namespace with Azure's addresses, as far as it is missing. Raises HostError (namespace-refused)."""
+        self.namespace.lay({address for address, _ in SERVED})
+
+    def attach_wire(self, registration: Registration) -> Wire:
+        """A VM's wire, as far as it is missing; its interfaces have the same names each time."""
+        namespace, instance = self.namespace, registration.instance
+        return namespace.attach(
+            registration.number, gateway=instance.gateway, address=instance.address, mac=instance.mac
+        )
+
+    def has_wire(self, number: int) -> bool:
+        namespace = self.namespace
+        return namespace.has_wire(namespace.name_wire(number))
+
+    def detach_wire(self, number: int) -> None:
+        namespace = self.namespace
+        namespace.detach(namespace.name_wire(number))
+
+    def open_listeners(self) -> list[socket.socket]:
+        """The sockets for HTTP, which all guests share."""
+        return [self.namespace.listen(address, port) for address, port in SERVED]
+
+    def open_sockets(self, registration: Registration) -> tuple[socket.socket, socket.socket]:
+        """The sockets of a VM's wire, for its lease and its names."""
+        namespace = self.namespace
+        return open_wire_sockets(namespace, namespace.name_wire(registration.number), registration.instance)
+
+    def start_server(self, records: Path) -> process.Child:
+        """Start the server; it serves nobody until it is given sockets. Raises HostError (fabric-user-missing)."""
+        uid, gid = server_user()
+        self.log.unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "pipeline.fabric.service_process"]
+        argv += ["--control", str(self.control), "--namespace", str(self.namespace.path)]
+        argv += ["--records", str(records), "--user", str(uid), "--group", str(gid)]
+        return process.start(
+            argv, self.log, log_limit=LARGEST_FILE, env={"PYTHONPATH": str(Path(__file__).parents[2])}
+        )
+
+    def end_server(self) -> None:
+        """End what runs in the namespace: the server, and nothing else is there."""
+        if self.namespace.is_laid:
+            end_processes(self.namespace.name)
+        self.control.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Nothing of the fabric stays on the host but its folder below /run, with its lock."""
+        self.control.unlink(missing_ok=True)
+        self.namespace.remove()

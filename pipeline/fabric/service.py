@@ -1,0 +1,273 @@
+"""The fabric as a service for a store's VMs: what the commands call. One server a store, which outlives them.
+
+Registrations are on disk; wires and the server are made from them, whenever something is missing: after a crash of
+the server, after a restart of the host. A running VM's bridge is never taken away for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.base import locks, process
+from pipeline.base.errors import GoldsmithError, HostError
+from pipeline.base.store import Store
+from pipeline.fabric import control, draw_mac
+from pipeline.fabric.instance import Exchange, Instance
+from pipeline.fabric.privileged import Host, server_user
+from pipeline.fabric.registrations import (
+    AgentStatus,
+    ProvisioningData,
+    Registration,
+    Registrations,
+    suspended,
+    to_json,
+)
+
+__all__ = [
+    "AgentStatus", "Link", "ProvisioningData", "Service", "ensure", "find", "label_of", "log_files",
+    "read_exchanges", "read_link", "read_status",
+]  # fmt: skip
+
+#: Seconds for a server to answer for the first time, on a busy emulated host.
+START = 60.0
+#: Seconds to wait for another command that changes the fabric: each takes less than two.
+LOCK = 120.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where a VM is attached. `bridge` and `mac` are for its card; they are the same each time."""
+
+    bridge: str
+    mac: str
+    address: str
+    instance: Instance
+
+
+def label_of(store: Store) -> str:
+    """What the namespace and the bridges of a store's VMs are called by."""
+    return store.label("vms")
+
+
+class Service:
+    """A store's fabric. Every method finds out what is there; nothing is remembered between two calls."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.label = label_of(store)
+        self._host = Host(self.label)
+        self._registrations = Registrations.of(store)
+
+    def attach(self, data: ProvisioningData) -> Link:
+        """Register a VM, or change its data; its wire is there and it is served when this returns.
+
+        A new VM, and one that was suspended, gets the lowest free address; a VM keeps its card's address for ever.
+        Raises HostError (fabric-full, fabric-not-started, namespace-refused, needs-root).
+        """
+        with self._locked():
+            known = self._registrations.find(data.instance_id)
+            if known is None or known.suspended:
+                number = self._registrations.lowest_free()
+                if number is None:
+                    raise HostError(
+                        "the fabric has no free address", name="fabric-full", hint="delete or deallocate a VM"
+                    )
+                registration = Registration(data, known.mac if known else draw_mac(), number)
+            else:
+                registration = replace(known, data=data)
+            if registration != known:
+                self._registrations.write(registration)
+            self._bring_up(renewed=registration if registration != known else None)
+            return self._link(registration)
+
+    def begin(self, instance_id: str) -> None:
+        """A boot that provisions begins: what was reported is forgotten. Raises HostError (fabric-unknown-vm)."""
+        with self._locked():
+            self._bring_up()
+            self._ask({"do": "begin", "id": instance_id})
+
+    def suspend(self, instance_id: str) -> None:
+        """Take a VM off its wire; its registration stays."""
+        with self._locked():
+            registration = self._registrations.find(instance_id)
+            if registration is None or registration.suspended:
+                return
+            self._registrations.write(suspended(registration))
+            self._take_off(registration)
+
+    def detach(self, instance_id: str) -> None:
+        """Take a VM off the fabric, with its registration and its record."""
+        with self._locked():
+            registration = self._registrations.find(instance_id)
+            self._registrations.remove(instance_id)
+            if registration is not None and not registration.suspended:
+                self._take_off(registration)
+
+    def connect(self, instance_id: str, port: int, timeout: float) -> socket.socket:
+        """A connection to a port of the VM. Raises OSError, as socket.create_connection does."""
+        registration = self._registrations.find(instance_id)
+        if registration is None or registration.suspended:
+            raise ConnectionError(f"{instance_id} is not attached to the fabric")
+        return self._host.namespace.connect(registration.instance.address, port, timeout)
+
+    def is_running(self) -> bool:
+        """Whether the server answers."""
+        return self._hello() is not None
+
+    def ensure(self) -> None:
+        """Bring back what is missing: namespace, wires, server. Raises as `attach` does."""
+        with self._locked():
+            self._bring_up()
+
+    # ---- what is there, and what is missing ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._host.make_folder()
+        lock = FileLock(self._host.folder / "lock")
+        locks.acquire(lock, f"the fabric of {self.store.root}", deadline=LOCK, name="fabric-locked")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _bring_up(self, renewed: Registration | None = None) -> None:
+        """Whatever a registration wants and is not there. `renewed`: one that the server must hear of in any case."""
+        wanted = self._registrations.active()
+        if not wanted:
+            return
+        attached = self._hello()
+        if attached is None or not self._host.namespace.is_laid:
+            self._host.end_server()
+            self._host.lay()
+            attached = []
+        else:
+            attached = [each for each in attached if renewed is None or each != renewed.data.instance_id]
+        missing = []
+        for registration in wanted:
+            if not self._host.has_wire(registration.number):
+                self._host.attach_wire(registration)
+                missing.append(registration)
+            elif registration.data.instance_id not in attached:
+                # its interfaces are there; whether they have their addresses is not known
+                self._host.attach_wire(registration)
+                missing.append(registration)
+        if self._hello() is None:
+            self._start()
+        for registration in missing:
+            self._serve(registration)
+
+    def _serve(self, registration: Registration) -> None:
+        self._registrations.give_record(registration.data.instance_id, *server_user())
+        sockets = self._host.open_sockets(registration)
+        try:
+            self._ask({"do": "attach", "guest": json.dumps(to_json(registration))}, sockets)
+        finally:
+            for each in sockets:
+                each.close()
+
+    def _start(self) -> None:
+        child = self._host.start_server(self._registrations.records)
+        until = time.monotonic() + START
+        while self._hello() is None:
+            if child.poll() is not None or time.monotonic() > until:
+                process.end(child)
+                raise HostError(
+                    f"the fabric's server did not start: {self._last_line()}",
+                    name="fabric-not-started",
+                    hint=f"read {self._host.log}",
+                )
+            time.sleep(0.02)
+        listeners = self._host.open_listeners()
+        try:
+            self._ask({"do": "listen"}, listeners)
+        finally:
+            for each in listeners:
+                each.close()
+
+    def _last_line(self) -> str:
+        try:
+            lines = self._host.log.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "it printed nothing"
+
+    def _take_off(self, registration: Registration) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            control.ask(self._host.control, {"do": "detach", "id": registration.data.instance_id})
+        self._host.detach_wire(registration.number)
+        if not self._registrations.active():
+            with contextlib.suppress(OSError, ValueError):
+                control.ask(self._host.control, {"do": "end"})
+            self._host.remove()
+
+    def _hello(self) -> list[str] | None:
+        """The ids of the VMs that the server serves; None where no server of this version answers."""
+        try:
+            answer = control.ask(self._host.control, {"do": "hello"})
+        except (OSError, ValueError):
+            return None
+        return [str(each) for each in answer["attached"]] if answer.get("protocol") == control.PROTOCOL else None
+
+    def _ask(self, question: dict[str, Any], sockets: Sequence[socket.socket] = ()) -> dict[str, Any]:
+        try:
+            answer = control.ask(self._host.control, question, sockets)
+        except (OSError, ValueError) as error:
+            raise HostError(
+                f"the fabric's server does not answer: {error}",
+                name="fabric-not-started",
+                hint=f"run the command again; read {self._host.log}",
+            ) from None
+        if "error" in answer:
+            raise GoldsmithError(
+                f"the fabric's server refused {question['do']}: {answer['error']}",
+                name="fabric-refused",
+                hint=f"read {self._host.log}",
+            )
+        return answer
+
+    def _link(self, registration: Registration) -> Link:
+        wire = self._host.namespace.name_wire(registration.number)
+        return Link(wire.bridge, registration.mac, registration.instance.address, registration.instance)
+
+
+def ensure(store: Store) -> Service:
+    """A store's fabric, with everything that its registrations want. Raises as `Service.attach` does."""
+    service = Service(store)
+    service.ensure()
+    return service
+
+
+def find(store: Store) -> Service | None:
+    """A store's fabric if a VM is registered there; starts nothing."""
+    return None if Registrations.of(store).is_empty() else Service(store)
+
+
+def read_status(store: Store, instance_id: str) -> AgentStatus:
+    """What the VM's agent said; nothing is started for it."""
+    return Registrations.of(store).status(instance_id)
+
+
+def read_link(store: Store, instance_id: str) -> Link | None:
+    """Where a VM is attached, or will be again; None where it is not registered. Raises RecordDamaged."""
+    registration = Registrations.of(store).find(instance_id)
+    return Service(store)._link(registration) if registration is not None else None
+
+
+def log_files(store: Store, instance_id: str) -> dict[str, Path]:
+    """The VM's logs on the fabric by their names, as far as they exist."""
+    return Registrations.of(store).logs(instance_id)
+
+
+def read_exchanges(store: Store, instance_id: str) -> list[Exchange]:
+    """The newest exchanges of the VM with the fabric, oldest first."""
+    return Registrations.of(store).exchanges(instance_id)

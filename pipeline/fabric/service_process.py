@@ -1,0 +1,249 @@
+"""The fabric's server for a store's VMs: `python -m pipeline.fabric.service_process`, started by root.
+
+It enters the namespace, binds its control socket, becomes its own user without capabilities, in a root that shows it
+the records alone, and can then open no socket and start no program. A command gives it sockets over the control
+socket. It ends when a command says so, or when it has served nobody for a while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.files import parse_json, read_usable, write_json
+from pipeline.disk import confinement
+from pipeline.disk.confinement import TOOL_REFUSALS, Applied
+from pipeline.fabric import control, wireserver
+from pipeline.fabric.certificates import sealed
+from pipeline.fabric.guest_record import GuestRecord
+from pipeline.fabric.instance import Report, Request
+from pipeline.fabric.registrations import STATUS, RegistrationShape, StatusShape, from_json
+from pipeline.fabric.serving import FabricServer
+from pipeline.network.namespaces import enter
+
+#: Exchanges of one guest that are kept in memory: a VM lives for months, and its log on disk has more.
+KEPT = 64
+#: Seconds between two notes that a guest was heard.
+HEARD_EVERY = 15.0
+#: Seconds after which a server that serves nobody ends by itself: the command that started it has died.
+LONELY = 60.0
+#: Bytes of writable memory beside what the process has at its start, open descriptors, bytes of a thread's stack.
+MEMORY, DESCRIPTORS, STACK = 512 << 20, 20_000, 512 << 10
+#: System calls that the server is refused: those of a tool, but for what serving takes, and programs.
+REFUSED = (*(name for name in TOOL_REFUSALS if name not in ("accept", "accept4", "sendto")), "execve", "execveat")
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class ServedGuest(GuestRecord):
+    """A VM's record, and its status as the commands read it: `status.json`, written at each change."""
+
+    def __init__(self, registration: Any, folder: Path) -> None:
+        super().__init__(registration.instance, folder, kept=KEPT, rotates=True)
+        self._status_file = folder / STATUS
+        found = read_usable(self._status_file, StatusShape, limit=1 << 16)
+        self._status: dict[str, Any] = found or dict.fromkeys(("time", "heard"))
+        self._status.setdefault("state", "none")
+        self._status.setdefault("substatus", "")
+        self._status.setdefault("description", "")
+        self._noted = 0.0
+        self._status_lock = threading.Lock()
+
+    def begin(self) -> None:
+        super().begin()
+        self._change(state="none", substatus="", description="", time=None, heard=None)
+
+    def note(self, report: Report | None) -> None:
+        """Write down that the guest was heard, and its report if it made one."""
+        with self._status_lock:
+            state = self._status["state"]
+            if report is not None:
+                state = "ready" if report.ready else "failed" if report.failed else "provisioning"
+            elif state == "none":
+                state = "provisioning"
+            changed = state != self._status["state"]
+            due = time.monotonic() - self._noted >= HEARD_EVERY
+            if not (changed or due):
+                return
+            moment = now()
+            fields: dict[str, Any] = {"heard": moment}
+            if changed:
+                fields |= {"state": state, "time": moment, "substatus": "", "description": ""}
+                if report is not None:
+                    fields |= {"substatus": report.substatus, "description": report.description}
+        self._change(**fields)
+
+    def _change(self, **fields: Any) -> None:
+        with self._status_lock:
+            self._status |= fields
+            self._noted = time.monotonic()
+            # a full disk must not end the answer that a guest waits for
+            with contextlib.suppress(OSError):
+                write_json(self._status_file, self._status)
+
+
+class Process:
+    """Answers commands, one after the other, until one says `end`."""
+
+    def __init__(self, listener: socket.socket, records: Path) -> None:
+        self._listener = listener
+        self._records = records
+        self._server = FabricServer(on_request=self._note)
+        self._ended = False
+        self._lonely_since = time.monotonic()
+        self._answers: dict[str, Callable[[dict[str, Any], list[socket.socket]], dict[str, Any]]] = {
+            "hello": self._hello,
+            "listen": self._listen,
+            "attach": self._attach,
+            "detach": self._detach,
+            "begin": self._begin,
+            "end": self._end,
+        }
+
+    @staticmethod
+    def _note(record: GuestRecord, report: Report | None) -> None:
+        assert isinstance(record, ServedGuest)
+        record.note(report)
+
+    def run(self) -> None:
+        while not self._ended:
+            if self._server.attached():
+                self._lonely_since = time.monotonic()
+            elif time.monotonic() - self._lonely_since > LONELY:
+                break
+            # with guests, nothing but a command wakes this thread
+            timeout = None if self._server.attached() else LONELY / 4
+            if select.select([self._listener], [], [], timeout)[0]:
+                with contextlib.suppress(OSError):
+                    self._serve(self._listener.accept()[0])
+        self._server.close()
+
+    def _serve(self, link: socket.socket) -> None:
+        with link:
+            try:
+                question, sockets = control.read_question(link)
+            except ValueError:
+                return
+            try:
+                answer = self._answers[str(question.get("do"))](question, sockets)
+            except Exception as error:  # a command learns what is wrong with its question, and the server lives on
+                for each in sockets:
+                    each.close()
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            control.send_answer(link, answer)
+
+    def _hello(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        return {"protocol": control.PROTOCOL, "pid": os.getpid(), "attached": self._server.attached()}
+
+    def _listen(self, _question: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
+        for each in sockets:
+            self._server.listen(each)
+        return {}
+
+    def _attach(self, question: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
+        """Serve a VM, or go on with new data on new sockets."""
+        registration = from_json(parse_json(question["guest"], RegistrationShape))
+        leases, names = sockets
+        self._server.detach(registration.data.instance_id)
+        record = ServedGuest(registration, self._records / registration.data.instance_id)
+        self._server.attach(record, leases, names)
+        return {}
+
+    def _detach(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        self._server.detach(str(question["id"]))
+        return {}
+
+    def _begin(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        record = self._server.find(str(question["id"]))
+        if record is None:
+            return {"error": "not attached"}
+        record.begin()
+        return {}
+
+    def _end(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        self._ended = True
+        return {}
+
+
+def bind_control(path: Path) -> socket.socket:
+    """A socket that root alone may connect to."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def give_up_rights(records: Path, uid: int, gid: int) -> Path:
+    """Become the user, and see nothing of the host's files but the records. Where they are from then on.
+
+    Raises OSError where anything of it cannot be applied: then nobody is served.
+    """
+    data = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmData:")
+    )
+    for what, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, data + MEMORY),
+        (resource.RLIMIT_NOFILE, min(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+    ):
+        resource.setrlimit(what, (limit, limit))
+    os.chroot(records)
+    os.chdir("/")
+    confinement.become_user(uid, gid)
+    return Path("/")
+
+
+def load_everything() -> None:
+    """Call what loads its parts late, while there are files to load them from."""
+    confinement.load_seccomp()  # once it is loaded, its name is enough
+    for shape in (RegistrationShape, StatusShape):
+        with contextlib.suppress(ValueError):
+            parse_json("{}", shape)
+    for name in ("latin-1", "ascii", "utf-8", "idna"):
+        "x".encode(name)
+    wireserver.health_report(Request("POST", 80, "/machine?comp=health", body=b"<Health/>"))
+    with contextlib.suppress(Exception):
+        sealed("warm", "AAAA")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--control", "--namespace", "--records"):
+        parser.add_argument(name, type=Path, required=True)
+    for name in ("--user", "--group"):
+        parser.add_argument(name, type=int, required=True)
+    asked = parser.parse_args()
+    enter(asked.namespace)
+    load_everything()
+    threading.stack_size(STACK)
+    listener = bind_control(asked.control)
+    records = give_up_rights(asked.records, asked.user, asked.group)
+    process = Process(listener, records)
+    applied = Applied()
+    confinement.filter_calls(applied, refused=REFUSED)
+    print(f"{now()} serving as user {os.getuid()}", file=sys.stderr, flush=True)
+    process.run()
+    print(f"{now()} ended", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

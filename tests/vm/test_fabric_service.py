@@ -1,0 +1,207 @@
+"""The fabric of VMs as a process of its own: it outlives commands, has no rights, and comes back after its crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.errors import HostError
+from pipeline.base.store import FABRIC_USER, Store
+from pipeline.fabric import control, service
+from pipeline.fabric.privileged import Host
+from pipeline.fabric.service import Link, ProvisioningData, Service, ensure, find, label_of
+from pipeline.network.namespaces import NAMESPACES
+from tests.fakes.puppets import READY, ask, ask_lease, puppet, resolve, sh
+from tests.harness import ROOT, new_home, remove
+
+pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store(new_home("fabric-service")).ensure()
+    yield made
+    running = find(made)
+    for path in (made.root / "fabric/guests").glob("*.json"):
+        assert running is not None
+        running.detach(path.stem)
+    label = label_of(made)
+    remove(made.root)
+    assert not (NAMESPACES / f"goldsmith-{label}").exists()
+    assert f"goldsmith {label}" not in sh("ip -json link show")
+    assert sh(f"pgrep -f '[s]ervice_process --control {Host(label).control}' || true") == ""
+
+
+def a_vm(name: str, **more: object) -> ProvisioningData:
+    return ProvisioningData(str(uuid.uuid4()), name, "azureuser", "ssh-ed25519 AAAA", **more)  # type: ignore[arg-type]
+
+
+def server_pid(running: Service) -> int:
+    return int(control.ask(Host(running.label).control, {"do": "hello"})["pid"])
+
+
+def wait_until(what: Callable[[], object], deadline: float = 20.0) -> None:
+    until = time.monotonic() + deadline
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def links() -> dict[str, int]:
+    """Our bridges and their numbers: one that was made anew has another number."""
+    return {each["ifname"]: each["ifindex"] for each in json.loads(sh("ip -json link show type bridge") or "[]")}
+
+
+def test_a_vm_is_served_after_the_command_that_attached_it_has_ended(store: Store) -> None:
+    data = a_vm("web1", user_data=b"page")
+    code = f"""
+from pathlib import Path
+from pipeline.base.store import Store
+from pipeline.fabric.service import ProvisioningData, ensure
+running = ensure(Store(Path({str(store.root)!r})))
+running.attach(ProvisioningData({data.instance_id!r}, "web1", "azureuser", "ssh-ed25519 AAAA", user_data=b"page"))
+running.begin({data.instance_id!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+    link = service.read_link(store, data.instance_id)
+    assert link is not None
+    assert service.read_status(store, data.instance_id).state == "none"
+    with puppet(link, "gsp1"):
+        offer = ask_lease("gsp1", link.mac)
+        assert offer is not None and offer[16:20] == bytes(map(int, link.address.split(".")))
+        assert resolve("gsp1", link.instance.gateway, "any.internal.cloudapp.net") == "168.63.129.16"
+        assert "200" in ask("gsp1", "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/machine/?comp=goalstate")
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:32526", "/vmSettings")
+        assert service.read_status(store, data.instance_id).state == "provisioning"
+        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+    status = service.read_status(store, data.instance_id)
+    assert status.state == "ready" and status.time is not None
+    asked = service.read_exchanges(store, data.instance_id)
+    assert [each.request.target for each in asked][-1] == "/machine?comp=health"
+    assert set(service.log_files(store, data.instance_id)) == {"fabric.jsonl", "dhcp.log"}
+
+
+def test_the_server_has_no_rights(store: Store) -> None:
+    """What the kernel says: its user, no capability, none to gain, a filter in each thread, its own root."""
+    running = ensure(store)
+    link = running.attach(a_vm("web1"))
+    with puppet(link, "gsp1"):
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+        pid = server_pid(running)
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            lines = (line.split(":", 1) for line in (task / "status").read_text().splitlines())
+            said = {name: value.split() for name, value in lines}
+            uid = sh(f"id -u {FABRIC_USER}").strip()
+            assert said["Uid"] == [uid] * 4 and uid != "0", task
+            assert said["Groups"] == []
+            for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert int(said[name][0], 16) == 0, (task, name)
+            assert said["NoNewPrivs"] == ["1"]
+            assert said["Seccomp"] == ["2"]
+        assert Path(f"/proc/{pid}/root").readlink() == store.root / "fabric/records"
+        assert Path(f"/proc/{pid}/ns/net").stat().st_ino == (NAMESPACES / f"goldsmith-{running.label}").stat().st_ino
+    # nothing that it may write to is root's, and what root reads of it is in folders that it cannot swap
+    guests, records = store.root / "fabric/guests", store.root / "fabric/records"
+    assert (guests.stat().st_uid, guests.stat().st_mode & 0o777) == (0, 0o700)
+    assert records.stat().st_uid == 0
+    assert {path.stat().st_uid for path in records.iterdir()} == {int(uid)}
+
+
+def test_after_its_crash_the_next_command_brings_it_back(store: Store) -> None:
+    """Killed under three VMs: the same addresses, cards and bridges; reports are known; Ready works again."""
+    running = ensure(store)
+    vms = [a_vm(f"web{number}") for number in range(3)]
+    before = [running.attach(data) for data in vms]
+    bridges = {name: number for name, number in links().items() if name in {link.bridge for link in before}}
+    assert len(bridges) == 3
+    with puppet(before[0], "gsp0"), puppet(before[1], "gsp1"), puppet(before[2], "gsp2"):
+        names = ("gsp0", "gsp1", "gsp2")
+        assert "200" in ask("gsp0", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        ready_at = service.read_status(store, vms[0].instance_id)
+        pid = server_pid(running)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not running.is_running())
+        assert "200" not in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+        again = ensure(store)
+        assert server_pid(again) != pid
+        for name, data, link in zip(names, vms, before, strict=True):
+            assert service.read_link(store, data.instance_id) == link
+            assert again.attach(data) == link
+            assert ask_lease(name, link.mac) is not None
+            assert "200" in ask(name, "GET", "168.63.129.16:80", "/machine/?comp=goalstate")
+        assert {name: number for name, number in links().items() if name in bridges} == bridges
+        assert service.read_status(store, vms[0].instance_id).state == "ready"
+        assert service.read_status(store, vms[0].instance_id).time == ready_at.time
+        again.begin(vms[0].instance_id)
+        assert service.read_status(store, vms[0].instance_id).state == "none"
+        assert "200" in ask("gsp0", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert service.read_status(store, vms[0].instance_id).state == "ready"
+
+
+def test_after_a_restart_of_the_host_everything_is_made_again(store: Store) -> None:
+    """Server, namespace and bridges gone, /run emptied: the same names and addresses come back."""
+    running = ensure(store)
+    vms = [a_vm(f"web{number}") for number in range(2)]
+    before = [running.attach(data) for data in vms]
+    host = Host(running.label)
+    host.end_server()
+    host.remove()
+    sh(f"rm -rf {host.folder}")
+    assert not {link.bridge for link in before} & set(links())
+    ensure(store)
+    assert [service.read_link(store, data.instance_id) for data in vms] == before
+    with puppet(before[1], "gsp1"):
+        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+
+
+def test_it_ends_when_nothing_needs_it(store: Store) -> None:
+    running = ensure(store)
+    assert not running.is_running() and find(store) is None
+    first, second = a_vm("web1"), a_vm("web2")
+    one, two = running.attach(first), running.attach(second)
+    pid = server_pid(running)
+    running.detach(first.instance_id)
+    assert running.is_running() and service.read_link(store, first.instance_id) is None
+    running.suspend(second.instance_id)
+    wait_until(lambda: not Path(f"/proc/{pid}/root").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    assert not (NAMESPACES / f"goldsmith-{running.label}").exists()
+    assert find(store) is not None
+    # a suspended VM keeps its card's address; its place may be another's by then
+    third = running.attach(a_vm("web3"))
+    assert third.address == one.address
+    back = running.attach(second)
+    assert (back.mac, back.address) == (two.mac, two.address)
+
+
+def test_many_commands_at_once_start_one_server(store: Store) -> None:
+    def attach(number: int) -> Link:
+        return Service(store).attach(a_vm(f"web{number}"))
+
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(attach, range(6)))
+    assert len({link.address for link in made}) == len({link.bridge for link in made}) == 6
+    assert len(control.ask(Host(label_of(store)).control, {"do": "hello"})["attached"]) == 6
+
+
+def test_a_server_that_cannot_start_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.fabric.privileged.FABRIC_USER", "nobody-of-that-name")
+    running = ensure(store)
+    data = a_vm("web1")
+    with pytest.raises(HostError) as caught:
+        running.attach(data)
+    assert caught.value.name == "fabric-user-missing"
+    monkeypatch.undo()
+    # the registration stands; the next command brings it up
+    ensure(store)
+    assert running.is_running() and service.read_link(store, data.instance_id) is not None
