@@ -22,28 +22,13 @@ from pipeline.definition import DataDisk
 from pipeline.fabric import limits
 from pipeline.fabric.guest_record import DHCP_LOG, EXCHANGE_LOG, parse_exchange
 from pipeline.fabric.instance import Exchange, Instance
+from pipeline.fabric.registration import AgentState, AgentStatus, ProvisioningData
 from pipeline.network.namespaces import address_of
 
 STATUS = "status.json"
 #: Wires of one namespace: /29s in a /16.
 NUMBERS = 8192
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-
-
-@dataclass(frozen=True)
-class ProvisioningData:
-    """What the fabric must know of a VM. No password is in it: Windows' goes into the medium and nowhere else."""
-
-    instance_id: str  # a UUID: Azure's vmId, and the domain's
-    name: str
-    user: str
-    public_key: str
-    custom_data: bytes = b""
-    user_data: bytes = b""
-    data_disks: tuple[DataDisk, ...] = ()
-    provisioned: bool = True
-    network: str | None = None
-    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,17 +55,6 @@ class Registration:
             data_disks=data.data_disks,
             provisioned=data.provisioned,
         )
-
-
-@dataclass(frozen=True)
-class AgentStatus:
-    """What a VM's agent said since the last boot that provisions. Times are UTC, ISO 8601."""
-
-    state: Literal["none", "provisioning", "ready", "failed"] = "none"
-    substatus: str = ""
-    description: str = ""
-    time: str | None = None  # of the report that made this state
-    heard: str | None = None  # of the last request of any kind; some seconds late
 
 
 class _DiskShape(Shape):
@@ -222,7 +196,8 @@ class Registrations:
         found = read_usable(self.records / instance_id / STATUS, StatusShape, limit=1 << 16)
         if found is None:
             return AgentStatus()
-        return AgentStatus(**{name: found[name] for name in StatusShape.model_fields})
+        fields = {name: found[name] for name in StatusShape.model_fields}
+        return AgentStatus(**{**fields, "state": AgentState(found["state"])})
 
     def logs(self, instance_id: str) -> dict[str, Path]:
         paths = (self.records / instance_id / name for name in (EXCHANGE_LOG, DHCP_LOG))

@@ -11,7 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,13 @@ from pipeline.base import locks, process
 from pipeline.base.errors import GoldsmithError, HostError
 from pipeline.base.store import Store
 from pipeline.fabric import control, draw_mac
-from pipeline.fabric.instance import Exchange, Instance
+from pipeline.fabric.instance import Exchange
 from pipeline.fabric.privileged import Host, server_user
-from pipeline.fabric.registrations import (
-    AgentStatus,
-    ProvisioningData,
-    Registration,
-    Registrations,
-    suspended,
-    to_json,
-)
+from pipeline.fabric.registration import AgentState, AgentStatus, Link, ProvisioningData
+from pipeline.fabric.registrations import Registration, Registrations, suspended, to_json
 
 __all__ = [
-    "AgentStatus", "Link", "ProvisioningData", "Service", "ensure", "find", "label_of", "log_files",
+    "AgentState", "AgentStatus", "Link", "ProvisioningData", "Service", "ensure", "find", "label_of", "log_files",
     "read_exchanges", "read_link", "read_status",
 ]  # fmt: skip
 
@@ -41,16 +35,6 @@ __all__ = [
 START = 60.0
 #: Seconds to wait for another command that changes the fabric: each takes less than two.
 LOCK = 120.0
-
-
-@dataclass(frozen=True)
-class Link:
-    """Where a VM is attached. `bridge` and `mac` are for its card; they are the same each time."""
-
-    bridge: str
-    mac: str
-    address: str
-    instance: Instance
 
 
 def label_of(store: Store) -> str:
