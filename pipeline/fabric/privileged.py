@@ -11,6 +11,7 @@ import os
 import pwd
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipeline.base.store import FABRIC_USER
 from pipeline.fabric import SERVED, open_wire_sockets
 from pipeline.fabric.registrations import Registration
 from pipeline.network.namespaces import Namespace, Wire, end_processes
+from pipeline.network.routes import Member, connect_members, refuse_wire
 
 #: Where servers have their sockets, a folder each; a sweep of runs does not look here.
 RUNTIME = Path("/run/goldsmith-fabric")
@@ -80,9 +82,19 @@ class Host:
     def attach_wire(self, registration: Registration) -> Wire:
         """A VM's wire, as far as it is missing; its interfaces have the same names each time."""
         namespace, instance = self.namespace, registration.instance
+        refuse_wire(namespace, registration.number)
         return namespace.attach(
             registration.number, gateway=instance.gateway, address=instance.address, mac=instance.mac
         )
+
+    def connect_networks(self, registrations: Sequence[Registration]) -> None:
+        """Who reaches whom: the members of a private network each other, nobody else anybody."""
+        members = [Member(each.number, each.instance.address, each.data.network) for each in registrations]
+        connect_members(self.namespace, members)
+
+    def sweep_wires(self, registrations: Sequence[Registration]) -> None:
+        """Take away the wires of VMs that are registered no more."""
+        self.namespace.sweep_wires([each.number for each in registrations])
 
     def has_wire(self, number: int) -> bool:
         namespace = self.namespace

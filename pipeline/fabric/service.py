@@ -10,7 +10,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from filelock import FileLock
 
 from pipeline.base import locks, process
 from pipeline.base.errors import GoldsmithError, HostError
+from pipeline.base.files import RecordDamaged
 from pipeline.base.store import Store
 from pipeline.fabric import control, draw_mac
-from pipeline.fabric.instance import Exchange
+from pipeline.fabric.instance import INTERNAL_DOMAIN, Exchange
 from pipeline.fabric.privileged import Host, server_user
 from pipeline.fabric.registration import AgentState, AgentStatus, Link, ProvisioningData
 from pipeline.fabric.registrations import Registration, Registrations, suspended, to_json
@@ -40,6 +41,20 @@ LOCK = 120.0
 def label_of(store: Store) -> str:
     """What the namespace and the bridges of a store's VMs are called by."""
     return store.label("vms")
+
+
+def network_names(active: Iterable[Registration]) -> dict[str, dict[str, str]]:
+    """For each VM in a private network, by its id: the names of the network's members, itself among them. Pure.
+
+    Of two members of one name the one with the lower number has it.
+    """
+    members: dict[str, dict[str, str]] = {}
+    inside = [each for each in active if each.data.network is not None]
+    for each in sorted(inside, key=lambda registration: -registration.number):
+        name = each.data.name.lower()
+        own = members.setdefault(str(each.data.network), {})
+        own |= {name: each.instance.address, f"{name}.{INTERNAL_DOMAIN}": each.instance.address}
+    return {each.data.instance_id: members[str(each.data.network)] for each in inside}
 
 
 class Service:
@@ -70,7 +85,7 @@ class Service:
                 registration = replace(known, data=data)
             if registration != known:
                 self._registrations.write(registration)
-            self._bring_up(renewed=registration if registration != known else None)
+            self._bring_up(changed=registration if registration != known else None)
             return self._link(registration)
 
     def begin(self, instance_id: str) -> None:
@@ -91,10 +106,16 @@ class Service:
     def detach(self, instance_id: str) -> None:
         """Take a VM off the fabric, with its registration and its record."""
         with self._locked():
-            registration = self._registrations.find(instance_id)
-            self._registrations.remove(instance_id)
+            try:
+                registration = self._registrations.find(instance_id)
+            except RecordDamaged:
+                self._registrations.remove(instance_id)
+                self._bring_up()  # where it was attached is not known: what nobody is registered for is swept
+                return
             if registration is not None and not registration.suspended:
+                self._registrations.write(suspended(registration))
                 self._take_off(registration)
+            self._registrations.remove(instance_id)
 
     def connect(self, instance_id: str, port: int, timeout: float) -> socket.socket:
         """A connection to a port of the VM. Raises OSError, as socket.create_connection does."""
@@ -124,34 +145,47 @@ class Service:
         finally:
             lock.release()
 
-    def _bring_up(self, renewed: Registration | None = None) -> None:
-        """Whatever a registration wants and is not there. `renewed`: one that the server must hear of in any case."""
+    def _bring_up(self, changed: Registration | None = None) -> None:
+        """Whatever a registration wants and is not there. `changed`: one that the server may know otherwise."""
         wanted = self._registrations.active()
         if not wanted:
+            self._end()
             return
-        attached = self._hello()
-        if attached is None or not self._host.namespace.is_laid:
+        served = self._hello()
+        if served is None or not self._host.namespace.is_laid:
             self._host.end_server()
             self._host.lay()
-            attached = []
-        else:
-            attached = [each for each in attached if renewed is None or each != renewed.data.instance_id]
-        missing = []
-        for registration in wanted:
-            if not self._host.has_wire(registration.number):
-                self._host.attach_wire(registration)
-                missing.append(registration)
-            elif registration.data.instance_id not in attached:
-                # its interfaces are there; whether they have their addresses is not known
-                self._host.attach_wire(registration)
-                missing.append(registration)
+            self._host.sweep_wires(wanted)
+            served = []
+        elif strangers := set(served) - {each.data.instance_id for each in wanted}:
+            # a command died between two steps of taking a VM off
+            for each in strangers:
+                self._ask({"do": "detach", "id": each})
+            self._host.sweep_wires(wanted)
+        missing = [
+            each for each in wanted if each.data.instance_id not in served or not self._host.has_wire(each.number)
+        ]
+        for registration in missing:
+            self._host.attach_wire(registration)
         if self._hello() is None:
             self._start()
         for registration in missing:
             self._serve(registration)
+        if changed is not None and changed not in missing:
+            self._ask({"do": "change", "guest": json.dumps(to_json(changed))})
+        if missing or changed is not None:
+            self._connect_networks(wanted)
+
+    def _connect_networks(self, active: list[Registration]) -> None:
+        """Who reaches whom, and by which names."""
+        self._host.connect_networks(active)
+        if names := network_names(active):
+            self._ask({"do": "names", "names": names})
 
     def _serve(self, registration: Registration) -> None:
         self._registrations.give_record(registration.data.instance_id, *server_user())
+        # its wire was lost while it was served: the sockets of the old one hear nothing
+        self._ask({"do": "detach", "id": registration.data.instance_id})
         sockets = self._host.open_sockets(registration)
         try:
             self._ask({"do": "attach", "guest": json.dumps(to_json(registration))}, sockets)
@@ -189,10 +223,19 @@ class Service:
         with contextlib.suppress(OSError, ValueError):
             control.ask(self._host.control, {"do": "detach", "id": registration.data.instance_id})
         self._host.detach_wire(registration.number)
-        if not self._registrations.active():
-            with contextlib.suppress(OSError, ValueError):
-                control.ask(self._host.control, {"do": "end"})
-            self._host.remove()
+        active = self._registrations.active()
+        if active and registration.data.network is not None and self.is_running():
+            self._connect_networks(active)
+        if not active:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing needs the fabric: the server ends, and nothing of it stays."""
+        if not self._host.namespace.is_laid:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            control.ask(self._host.control, {"do": "end"})
+        self._host.remove()
 
     def _hello(self) -> list[str] | None:
         """The ids of the VMs that the server serves; None where no server of this version answers."""

@@ -107,8 +107,10 @@ class Process:
             "hello": self._hello,
             "listen": self._listen,
             "attach": self._attach,
+            "change": self._change,
             "detach": self._detach,
             "begin": self._begin,
+            "names": self._names,
             "end": self._end,
         }
 
@@ -153,13 +155,17 @@ class Process:
         return {}
 
     def _attach(self, question: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
-        """Serve a VM, or go on with new data on new sockets."""
-        registration = from_json(parse_json(question["guest"], RegistrationShape))
         leases, names = sockets
-        self._server.detach(registration.data.instance_id)
-        record = ServedGuest(registration, self._records / registration.data.instance_id)
-        self._server.attach(record, leases, names)
+        self._server.attach(self._record(question), leases, names)
         return {}
+
+    def _change(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        self._server.change(self._record(question))
+        return {}
+
+    def _record(self, question: dict[str, Any]) -> ServedGuest:
+        registration = from_json(parse_json(question["guest"], RegistrationShape))
+        return ServedGuest(registration, self._records / registration.data.instance_id)
 
     def _detach(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
         self._server.detach(str(question["id"]))
@@ -170,6 +176,11 @@ class Process:
         if record is None:
             return {"error": "not attached"}
         record.begin()
+        return {}
+
+    def _names(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
+        for vm_id, found in question["names"].items():
+            self._server.name(str(vm_id), {str(name): str(address) for name, address in found.items()})
         return {}
 
     def _end(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.fabric import dhcp, limits, names
@@ -23,6 +23,8 @@ from pipeline.fabric.server import Listener
 
 #: Is called after each request with the report that it made, if it made one.
 OnRequest = Callable[[GuestRecord, Report | None], None]
+#: Seconds for the thread to close sockets: it is never busy for longer with one guest.
+_CLOSING = 10.0
 #: Bytes of a datagram that are read: an Ethernet frame has no more.
 _LARGEST_DATAGRAM = 2048
 
@@ -92,14 +94,30 @@ class FabricServer:
         self._datagrams.add(dhcp_socket, wire, _answer_dhcp)
         self._datagrams.add(name_socket, wire, _answer_name)
 
+    def change(self, record: GuestRecord) -> None:
+        """Go on for a guest with other data; its address and its sockets are the same."""
+        instance = record.instance
+        with self._lock:
+            wire = self._wires[instance.vm_id]
+            wire.record, wire.lease, wire.zone = record, lease_of(instance), zone_of(instance)
+            self._records[instance.address] = record
+
     def detach(self, vm_id: str) -> None:
-        """Serve a guest no more; its sockets are closed."""
+        """Serve a guest no more; its sockets are closed when this returns."""
         with self._lock:
             wire = self._wires.pop(vm_id, None)
             if wire is not None:
                 self._records.pop(wire.record.instance.address, None)
-        for each in wire.sockets if wire is not None else ():
-            self._datagrams.remove(each)
+        if wire is not None:
+            self._datagrams.remove(wire.sockets)
+
+    def name(self, vm_id: str, names_of_peers: Mapping[str, str]) -> None:
+        """The names of other VMs that a guest can resolve, beside those that every guest can."""
+        with self._lock:
+            wire = self._wires.get(vm_id)
+        if wire is not None:
+            common = zone_of(wire.record.instance)
+            wire.zone = names.Zone({**names_of_peers, **common.names}, common.domains)
 
     def find(self, vm_id: str) -> GuestRecord | None:
         with self._lock:
@@ -160,6 +178,7 @@ class _Datagrams:
         self._selector.register(self._far, selectors.EVENT_READ)
         self._lock = threading.Lock()
         self._gone: list[socket.socket] = []
+        self._tidied = threading.Condition(self._lock)
         self._resting: list[tuple[float, socket.socket, tuple[_Wire, _Handler]]] = []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="fabric-datagrams", daemon=True)
@@ -173,11 +192,13 @@ class _Datagrams:
                 self._thread.start()
         self._wake()
 
-    def remove(self, sock: socket.socket) -> None:
-        """The thread closes it, so that no number of a closed descriptor is read."""
+    def remove(self, sockets: Sequence[socket.socket]) -> None:
+        """Wait until the thread has closed them: it alone does, so that it reads no number of a closed descriptor."""
         with self._lock:
-            self._gone.append(sock)
+            self._gone += sockets
         self._wake()
+        with self._tidied:
+            self._tidied.wait_for(lambda: all(each.fileno() == -1 for each in sockets), _CLOSING)
 
     def close(self) -> None:
         self._closed = True
@@ -230,3 +251,6 @@ class _Datagrams:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(sock)
             sock.close()
+        if gone:
+            with self._tidied:
+                self._tidied.notify_all()

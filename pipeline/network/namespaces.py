@@ -143,6 +143,13 @@ class Namespace:
         run_batch([f"link set {wire.inner} up"], self.name)
         return wire
 
+    def sweep_wires(self, kept: Collection[int]) -> None:
+        """Take away all wires of this namespace but those with the numbers in `kept`."""
+        names = {self.name_wire(number).bridge for number in kept}
+        for bridge, label in _bridges().items():
+            if label == self.label and bridge not in names:
+                _remove_bridge(bridge)
+
     def detach(self, wire: Wire) -> None:
         for name in (wire.outer, wire.bridge):
             with contextlib.suppress(process.CommandFailed):
@@ -226,16 +233,18 @@ def _remove(label: str) -> None:
     name = f"{NAME}{label}"
     for bridge, owner in _bridges().items():
         if owner == label:
-            for port in _ports(bridge):
-                with contextlib.suppress(process.CommandFailed):
-                    run_ip("link", "delete", port)
-            with contextlib.suppress(process.CommandFailed):
-                run_ip("link", "delete", bridge)
+            _remove_bridge(bridge)
     if (NAMESPACES / name).exists():
         end_processes(name)
         # gone meanwhile, by another command's sweep
         with contextlib.suppress(process.CommandFailed):
             run_ip("netns", "delete", name)
+
+
+def _remove_bridge(bridge: str) -> None:
+    for port in (*_ports(bridge), bridge):
+        with contextlib.suppress(process.CommandFailed):
+            run_ip("link", "delete", port)
 
 
 def end_processes(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import HostError
+from pipeline.base.files import RecordDamaged
 from pipeline.base.store import FABRIC_USER, Store
 from pipeline.fabric import control, service
 from pipeline.fabric.privileged import Host
@@ -65,6 +68,7 @@ def links() -> dict[str, int]:
 def test_a_vm_is_served_after_the_command_that_attached_it_has_ended(store: Store) -> None:
     data = a_vm("web1", user_data=b"page")
     code = f"""
+from dataclasses import replace
 from pathlib import Path
 from pipeline.base.store import Store
 from pipeline.fabric.service import ProvisioningData, ensure
@@ -205,3 +209,77 @@ def test_a_server_that_cannot_start_is_named(store: Store, monkeypatch: pytest.M
     # the registration stands; the next command brings it up
     ensure(store)
     assert running.is_running() and service.read_link(store, data.instance_id) is not None
+
+
+@contextlib.contextmanager
+def answers(name: str, word: str) -> Iterator[None]:
+    """A web server on port 80 of a puppet."""
+    code = (
+        "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n def do_GET(s):\n"
+        f"  s.send_response(200, {word!r}); s.end_headers()\nh.HTTPServer(('0.0.0.0', 80), A).serve_forever()"
+    )
+    with subprocess.Popen(
+        ["ip", "netns", "exec", name, sys.executable, "-c", code], stderr=subprocess.DEVNULL
+    ) as serving:
+        try:
+            wait_until(lambda: ":80 " in sh(f"ip netns exec {name} ss -tln"))
+            yield
+        finally:
+            serving.kill()
+
+
+def test_a_private_network_joins_its_members_and_nobody_else(store: Store) -> None:
+    """By name and by address. Others see no name and reach no address, and no member can speak for another."""
+    running = ensure(store)
+    web, db = a_vm("web", network="shop"), a_vm("db", network="shop")
+    alone, other = a_vm("alone"), a_vm("other", network="lab")
+    data = [web, db, alone, other]
+    link = dict(zip(("web", "db", "alone", "other"), [running.attach(each) for each in data], strict=True))
+    with contextlib.ExitStack() as stack:
+        for number, name in enumerate(link):
+            stack.enter_context(puppet(link[name], f"gsp{number}"))
+        for number in (0, 1, 2):
+            stack.enter_context(answers(f"gsp{number}", "found"))
+        address = resolve("gsp0", link["web"].instance.gateway, "db")
+        assert address == link["db"].address
+        assert resolve("gsp0", link["web"].instance.gateway, "DB.internal.cloudapp.net") == address
+        assert "found" in ask("gsp0", "GET", f"{address}:80", "/")
+        assert "found" in ask("gsp1", "GET", f"{link['web'].address}:80", "/")
+        assert "200" in ask("gsp0", "GET", "168.63.129.16:80", "/?comp=versions")
+        with ThreadPoolExecutor(5) as pool:
+            tried = [("gsp2", "db"), ("gsp3", "db"), ("gsp0", "alone"), ("gsp2", "web"), ("gsp3", "alone")]
+            said = list(pool.map(lambda pair: ask(pair[0], "GET", f"{link[pair[1]].address}:80", "/"), tried))
+        assert not [word for word in said if "found" in word or "HTTP" in word]
+        for name, where in (("gsp2", "alone"), ("gsp3", "other")):
+            # refused: the last four bytes are the question's own type and class
+            assert resolve(name, link[where].instance.gateway, "db") == "0.1.0.1"
+        # a member takes another one's address: what it says is nobody's
+        sh(f"ip -n gsp1 addr add {link['web'].address}/32 dev eth0")
+        said_as_web = ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY, link["web"].address)
+        assert said_as_web == "TimeoutError"
+        assert service.read_status(store, web.instance_id).state != "ready"
+        sh(f"ip -n gsp1 addr del {link['web'].address}/32 dev eth0")
+        # after a crash the network is there again; who has left it is not
+        os.kill(server_pid(running), signal.SIGKILL)
+        wait_until(lambda: not running.is_running())
+        ensure(store)
+        assert resolve("gsp0", link["web"].instance.gateway, "db") == address
+        running.attach(replace(web, network=None))
+        assert "found" not in ask("gsp1", "GET", f"{link['web'].address}:80", "/")
+        assert "found" not in ask("gsp0", "GET", f"{link['db'].address}:80", "/")
+
+
+def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store) -> None:
+    running = ensure(store)
+    first, second = a_vm("web1"), a_vm("web2")
+    one, two = running.attach(first), running.attach(second)
+    # as after a kill -9 between the registration and the wire
+    (store.root / f"fabric/guests/{first.instance_id}.json").unlink()
+    ensure(store)
+    assert one.bridge not in links() and two.bridge in links()
+    assert control.ask(Host(running.label).control, {"do": "hello"})["attached"] == [second.instance_id]
+    (store.root / f"fabric/guests/{second.instance_id}.json").write_text("{")
+    with pytest.raises(RecordDamaged):
+        running.attach(second)
+    running.detach(second.instance_id)
+    assert not running.is_running() and two.bridge not in links()
