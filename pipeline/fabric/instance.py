@@ -85,6 +85,11 @@ class Instance:
     def gateway(self) -> str:
         return str(self.network.network_address + 1)
 
+    @property
+    def way_out(self) -> str:
+        """Where the router of the guest's own way out is, if it has one: the third address of its /29."""
+        return str(self.network.network_address + 3)
+
     def derived(self, what: str) -> str:
         """An id of something that belongs to this VM; the same VM has the same ids."""
         return str(uuid.uuid5(uuid.UUID(self.vm_id), what))

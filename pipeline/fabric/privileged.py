@@ -18,9 +18,13 @@ from pathlib import Path
 from pipeline.base import process
 from pipeline.base.errors import HostError
 from pipeline.base.store import FABRIC_USER
+from pipeline.definition import Destination
 from pipeline.fabric import SERVED, open_wire_sockets
+from pipeline.fabric.instance import INTERNAL_DOMAIN
 from pipeline.fabric.registrations import Registration
-from pipeline.network.namespaces import Namespace, Wire, end_processes
+from pipeline.network.egress import Egress, Place, host_addresses
+from pipeline.network.endpoints import host_destinations
+from pipeline.network.namespaces import NAME, NAMESPACES, OUT, Namespace, Wire, end_processes
 from pipeline.network.routes import Member, connect_members, refuse_wire
 
 #: Where servers have their sockets, a folder each; a sweep of runs does not look here.
@@ -92,9 +96,48 @@ class Host:
         members = [Member(each.number, each.instance.address, each.data.network) for each in registrations]
         connect_members(self.namespace, members)
 
+    def open_way_out(self, registration: Registration) -> None:
+        """A VM's own way out, as builds have it, unless it is open and whole. Raises HostError (egress-failed)."""
+        instance = registration.instance
+        logs = self.folder / f"out-{registration.number}"
+        place = Place(
+            gateway=instance.way_out,
+            prefix=instance.network.prefixlen,
+            resolver=instance.way_out,
+            guests=(instance.address,),
+            bridge=self.namespace.name_wire(registration.number).bridge,
+            inner_domain=INTERNAL_DOMAIN,
+            inner_resolver=instance.gateway,
+        )
+        way = self._way_out(registration.number, logs, place)
+        if way.is_open():
+            return
+        way.close()
+        logs.mkdir(mode=0o700, exist_ok=True)
+        self._way_out(registration.number, logs, place, host_destinations(host_addresses())).open()
+
+    def close_way_out(self, number: int) -> None:
+        """Take away a VM's way out, if it has one."""
+        way = self._way_out(number, self.folder)
+        if way.path.exists():
+            way.close()
+
+    def _way_out(
+        self, number: int, logs: Path, place: Place | None = None, allowed: Sequence[Destination] = ()
+    ) -> Egress:
+        label = f"{self.label}-{number}"
+        return Egress(
+            label, logs, allowed, place=place, token=hashlib.sha256(f"{label}{OUT}".encode()).hexdigest()[:4]
+        )
+
     def sweep_wires(self, registrations: Sequence[Registration]) -> None:
-        """Take away the wires of VMs that are registered no more."""
-        self.namespace.sweep_wires([each.number for each in registrations])
+        """Take away the wires and the ways out of VMs that are registered no more."""
+        kept = {each.number for each in registrations}
+        for path in NAMESPACES.glob(f"{NAME}{self.label}-*{OUT}"):
+            number = path.name.removeprefix(f"{NAME}{self.label}-").removesuffix(OUT)
+            if number.isdecimal() and int(number) not in kept:
+                self.close_way_out(int(number))
+        self.namespace.sweep_wires(kept)
 
     def has_wire(self, number: int) -> bool:
         namespace = self.namespace
@@ -133,4 +176,5 @@ class Host:
     def remove(self) -> None:
         """Nothing of the fabric stays on the host but its folder below /run, with its lock."""
         self.control.unlink(missing_ok=True)
+        self.sweep_wires([])
         self.namespace.remove()

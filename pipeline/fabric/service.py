@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ __all__ = [
     "AgentState", "AgentStatus", "Link", "ProvisioningData", "Service", "ensure", "find", "label_of", "log_files",
     "read_exchanges", "read_link", "read_status",
 ]  # fmt: skip
+
+log = logging.getLogger("goldsmith.fabric")
 
 #: Seconds for a server to answer for the first time, on a busy emulated host.
 START = 60.0
@@ -85,13 +88,13 @@ class Service:
                 registration = replace(known, data=data)
             if registration != known:
                 self._registrations.write(registration)
-            self._bring_up(changed=registration if registration != known else None)
+            self._bring_up(data.instance_id, registration if registration != known else None)
             return self._link(registration)
 
     def begin(self, instance_id: str) -> None:
         """A boot that provisions begins: what was reported is forgotten. Raises HostError (fabric-unknown-vm)."""
         with self._locked():
-            self._bring_up()
+            self._bring_up(instance_id)
             self._ask({"do": "begin", "id": instance_id})
 
     def suspend(self, instance_id: str) -> None:
@@ -145,8 +148,11 @@ class Service:
         finally:
             lock.release()
 
-    def _bring_up(self, changed: Registration | None = None) -> None:
-        """Whatever a registration wants and is not there. `changed`: one that the server may know otherwise."""
+    def _bring_up(self, subject: str | None = None, changed: Registration | None = None) -> None:
+        """Whatever a registration wants and is not there. `changed`: one that the server may know otherwise.
+
+        A way out that cannot be had is an error for the VM `subject` alone; for others it is a warning.
+        """
         wanted = self._registrations.active()
         if not wanted:
             self._end()
@@ -173,8 +179,21 @@ class Service:
             self._serve(registration)
         if changed is not None and changed not in missing:
             self._ask({"do": "change", "guest": json.dumps(to_json(changed))})
+        for registration in wanted:
+            self._open_way_out(registration, strict=registration.data.instance_id == subject)
         if missing or changed is not None:
             self._connect_networks(wanted)
+
+    def _open_way_out(self, registration: Registration, *, strict: bool) -> None:
+        if not registration.data.outside:
+            self._host.close_way_out(registration.number)
+            return
+        try:
+            self._host.open_way_out(registration)
+        except HostError as error:
+            if strict:
+                raise
+            log.warning("%s has no way out: %s", registration.data.name, error.message)
 
     def _connect_networks(self, active: list[Registration]) -> None:
         """Who reaches whom, and by which names."""
@@ -222,6 +241,7 @@ class Service:
     def _take_off(self, registration: Registration) -> None:
         with contextlib.suppress(OSError, ValueError):
             control.ask(self._host.control, {"do": "detach", "id": registration.data.instance_id})
+        self._host.close_way_out(registration.number)
         self._host.detach_wire(registration.number)
         active = self._registrations.active()
         if active and registration.data.network is not None and self.is_running():
@@ -231,7 +251,7 @@ class Service:
 
     def _end(self) -> None:
         """Nothing needs the fabric: the server ends, and nothing of it stays."""
-        if not self._host.namespace.is_laid:
+        if not self._host.namespace.path.exists():
             return
         with contextlib.suppress(OSError, ValueError):
             control.ask(self._host.control, {"do": "end"})

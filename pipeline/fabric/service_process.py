@@ -27,7 +27,7 @@ from pipeline.fabric import control, wireserver
 from pipeline.fabric.certificates import sealed
 from pipeline.fabric.guest_record import GuestRecord
 from pipeline.fabric.instance import Report, Request
-from pipeline.fabric.registrations import STATUS, RegistrationShape, StatusShape, from_json
+from pipeline.fabric.registrations import STATUS, Registration, RegistrationShape, StatusShape, from_json
 from pipeline.fabric.serving import FabricServer
 from pipeline.network.namespaces import enter
 
@@ -50,7 +50,7 @@ def now() -> str:
 class ServedGuest(GuestRecord):
     """A VM's record, and its status as the commands read it: `status.json`, written at each change."""
 
-    def __init__(self, registration: Any, folder: Path) -> None:
+    def __init__(self, registration: Registration, folder: Path) -> None:
         super().__init__(registration.instance, folder, kept=KEPT, rotates=True)
         self._status_file = folder / STATUS
         found = read_usable(self._status_file, StatusShape, limit=1 << 16)
@@ -156,15 +156,16 @@ class Process:
 
     def _attach(self, question: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
         leases, names = sockets
-        self._server.attach(self._record(question), leases, names)
+        registration = _read(question)
+        self._server.attach(self._record(registration), leases, names, outside=registration.data.outside)
         return {}
 
     def _change(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
-        self._server.change(self._record(question))
+        registration = _read(question)
+        self._server.change(self._record(registration), outside=registration.data.outside)
         return {}
 
-    def _record(self, question: dict[str, Any]) -> ServedGuest:
-        registration = from_json(parse_json(question["guest"], RegistrationShape))
+    def _record(self, registration: Registration) -> ServedGuest:
         return ServedGuest(registration, self._records / registration.data.instance_id)
 
     def _detach(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
@@ -186,6 +187,10 @@ class Process:
     def _end(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
         self._ended = True
         return {}
+
+
+def _read(question: dict[str, Any]) -> Registration:
+    return from_json(parse_json(question["guest"], RegistrationShape))
 
 
 def bind_control(path: Path) -> socket.socket:

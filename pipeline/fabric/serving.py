@@ -29,12 +29,15 @@ _CLOSING = 10.0
 _LARGEST_DATAGRAM = 2048
 
 
-def lease_of(instance: Instance, router: str | None = None) -> dhcp.Lease:
-    """The guest's lease. `router`: where its default route leads, if not to its gateway."""
+def lease_of(instance: Instance, *, outside: bool = False) -> dhcp.Lease:
+    """The guest's lease. One with a way `outside` has its default route and its resolver there."""
     gateway = instance.gateway
-    routes = [("0.0.0.0/0", router or gateway), (f"{WIRESERVER}/32", gateway), (f"{IMDS}/32", gateway)]
+    router = instance.way_out if outside else gateway
+    routes = [("0.0.0.0/0", router), (f"{WIRESERVER}/32", gateway), (f"{IMDS}/32", gateway)]
+    if outside:
+        routes.append((f"{ipaddress.IPv4Interface(f'{gateway}/16').network}", gateway))  # its peers
     interface = ipaddress.IPv4Interface(f"{instance.address}/{instance.network.prefixlen}")
-    return dhcp.Lease(instance.mac, interface, gateway, gateway, routes, WIRESERVER)
+    return dhcp.Lease(instance.mac, interface, gateway, router, routes, WIRESERVER)
 
 
 def zone_of(instance: Instance) -> names.Zone:
@@ -84,22 +87,25 @@ class FabricServer:
         server.start()
         self._listeners.append(server)
 
-    def attach(self, record: GuestRecord, dhcp_socket: socket.socket, name_socket: socket.socket) -> None:
+    def attach(
+        self, record: GuestRecord, dhcp_socket: socket.socket, name_socket: socket.socket, *, outside: bool = False
+    ) -> None:
         """Serve a guest: HTTP from its address, its lease and its names at the sockets of its wire."""
         instance = record.instance
-        wire = _Wire(record, lease_of(instance), zone_of(instance), (dhcp_socket, name_socket))
+        wire = _Wire(record, lease_of(instance, outside=outside), zone_of(instance), (dhcp_socket, name_socket))
         with self._lock:
             self._records[instance.address] = record
             self._wires[instance.vm_id] = wire
         self._datagrams.add(dhcp_socket, wire, _answer_dhcp)
         self._datagrams.add(name_socket, wire, _answer_name)
 
-    def change(self, record: GuestRecord) -> None:
+    def change(self, record: GuestRecord, *, outside: bool = False) -> None:
         """Go on for a guest with other data; its address and its sockets are the same."""
         instance = record.instance
         with self._lock:
             wire = self._wires[instance.vm_id]
-            wire.record, wire.lease, wire.zone = record, lease_of(instance), zone_of(instance)
+            wire.record, wire.zone = record, zone_of(instance)
+            wire.lease = lease_of(instance, outside=outside)
             self._records[instance.address] = record
 
     def detach(self, vm_id: str) -> None:

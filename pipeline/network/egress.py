@@ -23,6 +23,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base import process
@@ -94,13 +95,50 @@ exec setpriv --no-new-privs slirp4netns --netns-type=path --configure --mtu=1500
 """
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where guests find the way out: their router, their resolver, and the addresses that they may have.
+
+    `bridge`: one that their cards are in already; else the way out makes one, and gives its guests their leases.
+    `inner_resolver`: who knows the names below `inner_domain`, and those without a dot.
+    """
+
+    gateway: str = GATEWAY
+    prefix: int = 24
+    resolver: str = RESOLVER
+    guests: tuple[str, ...] = LEASES
+    bridge: str | None = None
+    inner_domain: str = ""
+    inner_resolver: str = ""
+
+    def names_and_leases(self) -> list[str]:
+        """dnsmasq's options. Pure."""
+        if self.bridge is not None:
+            inner = f"--server=//{self.inner_resolver}", f"--server=/{self.inner_domain}/{self.inner_resolver}"
+            return [f"--listen-address={self.resolver}", *(inner if self.inner_resolver else ())]
+        return [
+            *(f"--dhcp-range={self.guests[0]},{self.guests[-1]},255.255.255.0,12h", "--dhcp-authoritative"),
+            *(f"--dhcp-option=option:router,{self.gateway}", f"--dhcp-option=option:dns-server,{self.resolver}"),
+        ]
+
+
 class Egress:
-    """One run's way out. `open` it, give `bridge` to its guest, `close` it; what a dead run left is swept."""
+    """A run's way out, or a VM's. `open` it, give `bridge` to its guest, `close` it; a dead run's is swept.
+
+    An open one outlives the process that opened it, but for the relays to proxies.
+    """
 
     def __init__(
-        self, label: str, logs: Path, allowed: Iterable[Destination] = (), proxies: Sequence[Upstream] = ()
+        self,
+        label: str,
+        logs: Path,
+        allowed: Iterable[Destination] = (),
+        proxies: Sequence[Upstream] = (),
+        place: Place | None = None,
+        token: str | None = None,
     ) -> None:
-        self._namespace = Namespace(f"{label}{OUT}")
+        self._namespace = Namespace(f"{label}{OUT}", token)
+        self._place = place or Place()
         self._logs = logs
         self._allowed = frozenset(allowed)
         self._proxies = tuple(proxies)
@@ -128,16 +166,19 @@ class Egress:
 
     def _open(self) -> None:
         self._namespace.lay(())
-        self._wire = wire = self._namespace.wire(0)
+        place = self._place
+        self._wire = wire = self._namespace.plug(0, place.bridge) if place.bridge else self._namespace.wire(0)
         self._namespace.run_inside(_before_the_tap)
-        run_batch([f"addr add {GATEWAY}/24 dev {wire.inner}", f"addr add {RESOLVER}/32 dev {wire.inner}"], self.name)
+        own = [f"addr add {place.gateway}/{place.prefix} dev {wire.inner}"]
+        own += [f"addr add {place.resolver}/32 dev {wire.inner}"] if place.resolver != place.gateway else []
+        run_batch(own, self.name)
         # before there is a way out at all: no packet passes a namespace whose rules are not there
         run_batch(routing_rules(self._allowed, host_addresses(), wire.inner), self.name)
         for number, upstream in enumerate(self._proxies):
-            listener = self._namespace.listen(GATEWAY, PROXY_PORT + number)
+            listener = self._namespace.listen(place.gateway, PROXY_PORT + number)
             self._relays.append(ProxyRelay(listener, upstream, self._refused))
         self._start_slirp()
-        self._namespace.run_inside(_announce)
+        self._namespace.run_inside(lambda: _announce(place.guests))
         self._start_names()
         self._namespace.run_inside(lambda: write_sysctl("ipv4/ip_forward", "1"))
 
@@ -147,7 +188,7 @@ class Egress:
 
     def proxy_address(self, number: int) -> str:
         """Where a guest reaches the proxy of this place in `proxies`."""
-        return f"http://{GATEWAY}:{PROXY_PORT + number}"
+        return f"http://{self._place.gateway}:{PROXY_PORT + number}"
 
     def _refused(self, address: str, port: int) -> bool:
         """Whether a guest may not ask a proxy for this address: the rules of the namespace, in words."""
@@ -179,21 +220,22 @@ class Egress:
     def _start_names(self) -> None:
         assert self._wire is not None
         log = self._logs / "egress-names.log"
+        log.unlink(missing_ok=True)  # what an earlier one said is not this one's word
         child = process.start(
             self._namespace.command(
                 *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-ping", "--pid-file"),
                 *("--bind-interfaces", f"--interface={self._wire.inner}", "--except-interface=lo"),
                 *("--leasefile-ro", "--quiet-dhcp", "--log-facility=-", "--user=nobody"),
                 *("--no-resolv", "--no-hosts", f"--server={BEHIND_RESOLVER}", "--dns-forward-max=64"),
-                *(f"--dhcp-range={LEASES[0]},{LEASES[-1]},255.255.255.0,12h", "--dhcp-authoritative"),
-                *(f"--dhcp-option=option:router,{GATEWAY}", f"--dhcp-option=option:dns-server,{RESOLVER}"),
+                *self._place.names_and_leases(),
             ),
             log,
             log_limit=LOG_LIMIT,
         )
         self._children.append(child)
         # its words once all sockets are bound
-        self._wait(child, lambda: "sockets bound" in log.read_text(errors="replace"), "dnsmasq", log)
+        bound = "started, version" if self._place.bridge else "sockets bound"
+        self._wait(child, lambda: bound in log.read_text(errors="replace"), "dnsmasq", log)
 
     def _wait(self, child: process.Child, ready: Callable[[], bool], program: str, log: Path) -> None:
         until = time.monotonic() + READY
@@ -206,6 +248,16 @@ class Egress:
                     hint=f"read {log}; slirp4netns needs /dev/net/tun",
                 )
             time.sleep(0.01)
+
+    def is_open(self) -> bool:
+        """Whether an open way out is whole: its wire, slirp4netns, whose device goes with it, and the resolver."""
+        wire = self._namespace.name_wire(0)
+        bridge = self._place.bridge or wire.bridge
+        if not self._namespace.is_laid or not Path("/sys/class/net", bridge, "brif", wire.outer).exists():
+            return False
+        shown = run_ip("-json", "-netns", self.name, "link", "show")
+        devices = {str(link.get("ifname")) for link in json.loads(shown or "[]")}
+        return {TAP, wire.inner} <= devices and bool(run_ip("netns", "pids", self.name))
 
     def close(self) -> None:
         """End the processes and remove the namespace and the bridge."""
@@ -228,15 +280,15 @@ def _before_the_tap() -> None:
     write_sysctl("ipv4/icmp_ratelimit", "0")
 
 
-def _announce() -> None:
+def _announce(guests: Iterable[str]) -> None:
     """Run inside: tell slirp4netns by gratuitous ARP that the guests' addresses are behind this end of its wire.
 
-    It keeps 16 addresses and never forgets one: the namespace's own and LEASES.
+    It keeps 16 addresses and never forgets one: the namespace's own and its guests'.
     """
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((TAP, 0))
         card = wire.getsockname()[4]
-        for address in map(socket.inet_aton, LEASES):
+        for address in map(socket.inet_aton, guests):
             # Ethernet, then ARP (RFC 826): a request of an address for itself
             wire.send(
                 b"\xff" * 6 + card + bytes.fromhex("0806 0001 0800 06 04 0001") + card + address + bytes(6) + address

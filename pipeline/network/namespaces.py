@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,9 @@ ALIAS = "goldsmith "
 OUT = ".out"
 #: Clones' wires are /29s in here. Nothing routes it, and no host sees it.
 SPACE = (10, 83)
+#: The gateway's card as every guest on Azure sees it, and the way out's beside it. They are the same each time: a
+#: guest that runs on while its wire is made anew need not learn another one.
+GATEWAY_CARD, WAY_OUT_CARD = "12:34:56:78:9a:bc", "12:34:56:78:9a:bd"
 #: Seconds for one call of iproute2.
 DEADLINE = 20.0
 _CLONE_NEWNET = 0x40000000
@@ -123,6 +126,15 @@ class Namespace:
         """Whether both of its interfaces in the host's namespace are there; the inner end goes with the outer one."""
         return _exists(wire.bridge) and _exists(wire.outer)
 
+    def plug(self, number: int, bridge: str) -> Wire:
+        """A way into the namespace from a bridge that is there, and belongs to somebody else."""
+        wire = replace(self.name_wire(number), bridge=bridge)
+        run_batch([f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}"])
+        _deafen(wire.outer)
+        run_batch([f"link set {wire.outer} master {wire.bridge} up"])
+        run_batch([f"link set {wire.inner} address {WAY_OUT_CARD} up"], self.name)
+        return wire
+
     def wire(self, number: int) -> Wire:
         """A bridge for a guest's card and its way into the namespace; nothing has an address yet.
 
@@ -140,7 +152,7 @@ class Namespace:
         _deafen(wire.outer)
         run_ip("link", "set", "dev", wire.bridge, "alias", f"{ALIAS}{self.label}")
         run_batch([f"link set {wire.outer} master {wire.bridge} up", f"link set {wire.bridge} up"])
-        run_batch([f"link set {wire.inner} up"], self.name)
+        run_batch([f"link set {wire.inner} address {GATEWAY_CARD} up"], self.name)
         return wire
 
     def sweep_wires(self, kept: Collection[int]) -> None:

@@ -26,6 +26,7 @@ from pipeline.fabric.service import Link, ProvisioningData, Service, ensure, fin
 from pipeline.network.namespaces import NAMESPACES
 from tests.fakes.puppets import READY, ask, ask_lease, puppet, resolve, sh
 from tests.harness import ROOT, new_home, remove
+from tests.vm.test_way_out import on_a_host_of_its_own
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 
@@ -283,3 +284,84 @@ def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store)
         running.attach(second)
     running.detach(second.instance_id)
     assert not running.is_running() and two.bridge not in links()
+
+
+def test_a_way_out_leads_to_the_network_outside_and_nowhere_else(store: Store) -> None:
+    """As builds have it: not to loopback, link-local, Azure, the host or other VMs; peers are found by name."""
+    data, peer, alone = a_vm("web", outside=True, network="shop"), a_vm("db", network="shop"), a_vm("alone")
+    found = on_a_host_of_its_own(f"""
+import os, signal, threading
+from uuid import UUID
+import pipeline.fabric.privileged as privileged
+from pipeline.base.store import Store
+from pipeline.fabric.service import ProvisioningData, ensure
+from pipeline.network.namespaces import NAMESPACES, inside
+from tests.fakes.puppets import ask, ask_lease, puppet as a_guest, resolve
+from tests.vm.test_fabric_service import answers
+sh("mount -t sysfs none /sys")
+OUTSIDE = "93.184.216.34"
+for address in (OUTSIDE, NEAR, "169.254.169.254", "168.63.129.16"):
+    sh(f"ip addr add {{address}}/32 dev lo")
+service = socket.create_server(("0.0.0.0", 8000))
+def serve():
+    while True:
+        link, _ = service.accept()
+        link.sendall(b"reached")
+        link.close()
+threading.Thread(target=serve, daemon=True).start()
+own = egress.host_addresses()
+# a public address that is not the host's own stands for the network outside
+privileged.host_addresses = egress.host_addresses = lambda: own - {{OUTSIDE}}
+privileged.host_destinations = lambda own: []
+running = ensure(Store(Path({str(store.root)!r})))
+data = [{data!r}, {peer!r}, {alone!r}]
+web, db, alone = [running.attach(each) for each in data]
+def reach(name, address, port=8000):
+    def go():
+        with socket.socket() as link:
+            link.settimeout(4)
+            try:
+                link.connect((address, port))
+                return link.recv(20).decode() or "nothing"
+            except OSError as error:
+                return type(error).__name__
+    return inside(NAMESPACES / name, go)
+found = answers("gsp2", "found"), answers("gsp3", "found")
+with a_guest(web, "gsp1"), a_guest(db, "gsp2"), a_guest(alone, "gsp3"), found[0], found[1]:
+    offer = ask_lease("gsp1", web.mac)
+    print(socket.inet_aton(web.instance.way_out) in offer)
+    sh(f"ip -n gsp1 route replace default via {{web.instance.way_out}}")
+    for target in ("168.63.129.16/32", "169.254.169.254/32", "10.83.0.0/16"):
+        sh(f"ip -n gsp1 route add {{target}} via {{web.instance.gateway}}")
+    print(reach("gsp1", OUTSIDE))
+    closed = [NEAR, "127.0.0.1", "169.254.1.1", "198.18.0.2", web.instance.way_out]
+    with ThreadPoolExecutor(5) as pool:
+        print(*pool.map(lambda address: reach("gsp1", address), closed))
+    # Azure's addresses are the fabric's, whatever the host has there
+    print("168", "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions"), reach("gsp1", "168.63.129.16"))
+    sh("ip -n gsp1 route del 168.63.129.16/32"); sh("ip -n gsp1 route del 169.254.169.254/32")
+    print(reach("gsp1", "168.63.129.16", 8000), reach("gsp1", "169.254.169.254", 8000))
+    for name in ("db", "db.internal.cloudapp.net"):
+        print(resolve("gsp1", web.instance.way_out, name) == db.address)
+    for other in (db, alone):
+        print("found" in ask("gsp1", "GET", f"{{other.address}}:80", "/"))
+    print(reach("gsp2", OUTSIDE), reach("gsp3", OUTSIDE))
+    # after slirp4netns died the next command brings the way out back; one that is whole stays
+    ns = f"goldsmith-{{running.label}}-0.out"
+    before = sh(f"ip netns pids {{ns}}")
+    ensure(running.store)
+    print("kept", sh(f"ip netns pids {{ns}}") == before)
+    sh(f"ip -n {{ns}} link delete tap0")
+    ensure(running.store)
+    print(reach("gsp1", OUTSIDE))
+for each in data:
+    running.detach(each.instance_id)
+print("left", *[path.name for path in NAMESPACES.glob(f"goldsmith-{{running.label}}*")])
+""")
+    lines = " ".join(found)
+    assert found[:2] == ["True", "reached"], lines
+    assert "reached" not in found[2:7], lines
+    assert found[7:9] == ["168", "True"] and "reached" not in found[9:12], lines
+    assert found[12:16] == ["True", "True", "True", "False"], lines
+    assert "reached" not in found[16:18], lines
+    assert found[18:] == ["kept", "True", "reached", "left"], lines
