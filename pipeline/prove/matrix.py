@@ -47,6 +47,14 @@ MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-nocloud", "foreign")
 #: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
 UNPROVEN = {
     "vmbus, storvsc and netvsc (there is no Hyper-V here)": ("initramfs-hyperv",),
+    "the resource disk, which agents find by vmbus alone": (
+        "resource-disk-rules",
+        "resource-disk-mount",
+        "resource-disk-place",
+        "resource-disk-fstab",
+    ),
+    "the exchange of values with Hyper-V (KVP)": ("hyperv-kvp",),
+    "azure-init (no package of it was available)": ("azure-init", "azure-init-state"),
 }
 
 

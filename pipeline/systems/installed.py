@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class InstalledSystem(ABC):
     """One system on one open disk. Every member raises DiskError where the disk does not show what is asked for."""
 
-    #: The agents' unit names, by agent: azure, ssh, cloud-init. A system without units has none.
+    #: The agents' unit names, by agent: azure, ssh, cloud-init, azure-init, kvp. A system without units has none.
     agent_units: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: The names of the package that brings the Azure agent.
     azure_agent_packages: ClassVar[tuple[str, ...]] = ()

@@ -17,6 +17,13 @@ if ! grep -qx 'Provisioning.Agent=waagent' $agent; then
     echo "changed Provisioning.Agent"
 fi
 
+# without cloud-init nobody else formats and mounts Azure's resource disk
+if ! grep -qx 'ResourceDisk.Format=y' $agent; then
+    sed -i '/^#\? *ResourceDisk.Format=/d' $agent
+    echo 'ResourceDisk.Format=y' >>$agent
+    echo "changed ResourceDisk.Format"
+fi
+
 # A generalized image has no host keys; the agent makes them, and then restarts an sshd that runs, but starts none that
 # has given up. So sshd does not give up: it comes as soon as there are keys, and not before.
 wait=/etc/systemd/system/ssh.service.d/wait-for-host-keys.conf

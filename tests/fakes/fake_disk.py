@@ -56,6 +56,10 @@ FILES: dict[str, str] = {
     "etc/cloud/cloud.cfg": "users:\n  - default\n",
     "etc/cloud/cloud.cfg.d/91-azure.cfg": "datasource_list: [ Azure, NoCloud, None ]\n",
     "etc/udev/rules.d/66-azure-storage.rules": 'ACTION!="add|change", GOTO="azure_end"\n',
+    # as cloud-init and the Hyper-V daemons bring them
+    "usr/lib/udev/rules.d/66-azure-ephemeral.rules": 'ATTRS{device_id}=="?00000000-0001-*", '
+    'ENV{fabric_name}="azure_resource", SYMLINK+="disk/cloud/$env{fabric_name}"\n',
+    "usr/lib/systemd/system/hv-kvp-daemon.service": "[Install]\nWantedBy=multi-user.target\n",
     "etc/default/grub": 'GRUB_TERMINAL="serial console"\nGRUB_CMDLINE_LINUX=""\n',
     "etc/adjtime": "0.0 0 0.0\n0\nUTC\n",
     "etc/systemd/network/10-eth.network": "[Match]\nName=e*\n[Network]\nDHCP=yes\n",
@@ -112,6 +116,7 @@ LINKS = {
     "usr/bin/python3": "python3.11",
     "var/lock": "/run/lock",
     "etc/systemd/system/multi-user.target.wants/walinuxagent.service": "/lib/systemd/system/walinuxagent.service",
+    "etc/systemd/system/multi-user.target.wants/hv-kvp-daemon.service": "/lib/systemd/system/hv-kvp-daemon.service",
     "etc/systemd/system/multi-user.target.wants/ssh.service": "/lib/systemd/system/ssh.service",
     "etc/systemd/system/cloud-init.target.wants/cloud-init.service": "/lib/systemd/system/cloud-init.service",
 }

@@ -36,9 +36,13 @@ def add(path: str, text: str) -> Change:
     return put("/" + path, FILES[path] + text)
 
 
-def edit(path: str, old: str, new: str) -> Change:
-    assert old in FILES[path], (path, old)
-    return put("/" + path, FILES[path].replace(old, new))
+def edit(path: str, *words: str) -> Change:
+    """A file with each word at an even place exchanged for the one behind it."""
+    text = FILES[path]
+    for old, new in zip(words[::2], words[1::2], strict=True):
+        assert old in text, (path, old)
+        text = text.replace(old, new)
+    return put("/" + path, text)
 
 
 def fs(*commands: str) -> Change:
@@ -136,6 +140,25 @@ def void(_: object) -> None:
     return None
 
 
+EPHEMERAL = "/usr/lib/udev/rules.d/66-azure-ephemeral.rules"
+KVP = "/usr/lib/systemd/system/hv-kvp-daemon.service"
+RESOURCE = "/dev/disk/cloud/azure_resource-part1"
+
+
+def with_azure_init() -> Change:
+    return several(put("/usr/bin/azure-init", "\x7fELF"), service("azure-init"))
+
+
+def azure_init_alone() -> Change:
+    """azure-init provisions; waagent stays for extensions, and formats the resource disk."""
+    return several(
+        with_azure_init(),
+        put("/etc/azure-init/azure-init.toml", "[provisioning_media]\nenable = true\n"),
+        edit("etc/waagent.conf", "Agent=auto", "Agent=disabled", "Format=n", "Format=y"),
+        fs("rm /usr/bin/cloud-init"),
+    )
+
+
 CLOUD_NETWORK_OFF = put("/etc/cloud/cloud.cfg.d/99-net.cfg", "network: {config: disabled}\n")
 
 DEFECTS: dict[str, tuple[str, Change]] = {
@@ -177,6 +200,10 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         sgdisk(f"-n4:{(ROOT_AT + fake_disk.ROOT_SIZE) // 512}:0", "-t4:8200"),
     ),
     "a swap file": ("swap", put("/swapfile", "x" * 4096)),
+    "swap by cloud-init": (
+        "swap",
+        put("/etc/cloud/cloud.cfg.d/95-swap.cfg", "swap: {filename: /swap.img, size: 1G}\n"),
+    ),
     "swap in fstab": ("swap", add("etc/fstab", "/dev/sdb1 none swap sw 0 0\n")),
     # the boot chain
     "no boot code": ("boot-bios", raw(0, bytes(440))),
@@ -440,6 +467,59 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "waagent-config",
         edit("etc/waagent.conf", "ResourceDisk.EnableSwap=n", "ResourceDisk.EnableSwap=y"),
     ),
+    # the resource disk, Hyper-V's daemons, azure-init
+    "no name for the resource disk": ("resource-disk-rules", fs(f"rm {EPHEMERAL}")),
+    "a name of the resource disk that is hidden": (
+        "resource-disk-rules",
+        fs("symlink /etc/udev/rules.d/66-azure-ephemeral.rules /dev/null"),
+    ),
+    "nobody mounts the resource disk": (
+        "resource-disk-mount",
+        several(edit("etc/waagent.conf", "Agent=auto", "Agent=waagent"), fs("rm /usr/bin/cloud-init")),
+    ),
+    "cloud-init leaves the resource disk alone": (
+        "resource-disk-mount",
+        put("/etc/cloud/cloud.cfg.d/95-mounts.cfg", "mounts:\n  - [ephemeral0, null]\n"),
+    ),
+    "the resource disk over files": (
+        "resource-disk-place",
+        several(put("/srv/app/index.html", "x\n"), add("etc/fstab", f"{RESOURCE} /srv auto defaults,nofail 0 2\n")),
+    ),
+    "waagent's resource disk over files": (
+        "resource-disk-place",
+        several(
+            put("/srv/app/index.html", "x\n"),
+            edit("etc/waagent.conf", "auto", "waagent", "Format=n", "Format=y\nResourceDisk.MountPoint=/srv"),
+            fs("rm /usr/bin/cloud-init"),
+        ),
+    ),
+    "a size without a resource disk does not boot": (
+        "resource-disk-fstab",
+        add("etc/fstab", f"{RESOURCE} /mnt auto defaults 0 2\n"),
+    ),
+    "no KVP daemon": ("hyperv-kvp", fs(f"rm {KVP}")),
+    "a KVP daemon that nothing starts": (
+        "hyperv-kvp",
+        fs("rm /etc/systemd/system/multi-user.target.wants/hv-kvp-daemon.service"),
+    ),
+    "a KVP daemon that is masked": ("hyperv-kvp", masked("hv-kvp-daemon.service")),
+    "azure-init beside cloud-init": ("azure-init", with_azure_init()),
+    "azure-init that does not start": (
+        "azure-init",
+        several(azure_init_alone(), fs("rm /etc/systemd/system/multi-user.target.wants/azure-init.service")),
+    ),
+    "azure-init's file is no TOML": (
+        "azure-init",
+        several(azure_init_alone(), put("/etc/azure-init/azure-init.toml", "[ssh\n")),
+    ),
+    "azure-init and waagent both provision": (
+        "waagent-config",
+        several(azure_init_alone(), edit("etc/waagent.conf", "Format=n", "Format=y")),
+    ),
+    "azure-init's mark of a machine": (
+        "azure-init-state",
+        several(azure_init_alone(), put("/var/lib/azure-init/02aab8a4-74ef-476e-8182-f6d2ba4166a6.provisioned", "")),
+    ),
     "waagent not enabled": (
         "waagent-enabled",
         fs("rm /etc/systemd/system/multi-user.target.wants/walinuxagent.service"),
@@ -556,8 +636,24 @@ GOOD: dict[str, Change] = {
     ),
     "a FAT that was mounted while it was marked": raw(ESP_AT + 0x25, b"\1"),
     "waagent without cloud-init": several(
-        edit("etc/waagent.conf", "Provisioning.Agent=auto", "Provisioning.Agent=waagent"),
+        edit("etc/waagent.conf", "Agent=auto", "Agent=waagent", "Format=n", "Format=y"),
         fs("rm /usr/bin/cloud-init"),
+    ),
+    "azure-init in cloud-init's place": azure_init_alone(),
+    "a KVP daemon that a rule starts": several(
+        fs("rm /etc/systemd/system/multi-user.target.wants/hv-kvp-daemon.service"),
+        put(
+            "/usr/lib/udev/rules.d/60-hyperv-daemons.rules",
+            'SUBSYSTEM=="misc", KERNEL=="vmbus/hv_kvp", TAG+="systemd", '
+            'ENV{SYSTEMD_WANTS}+="hv-kvp-daemon.service"\n',
+        ),
+    ),
+    "a name for the resource disk by azure-vm-utils": several(
+        fs(f"rm {EPHEMERAL}"),
+        put("/usr/lib/udev/rules.d/80-azure-disk.rules", 'SYMLINK+="disk/azure/resource"\n'),
+    ),
+    "swap on the resource disk by cloud-init": put(
+        "/etc/cloud/cloud.cfg.d/95-swap.cfg", "swap: {filename: /mnt/swapfile, size: 1G}\n"
     ),
     "a folder that sshd does not include": several(
         put("/etc/ssh/sshd_config", "ClientAliveInterval 180\n"),

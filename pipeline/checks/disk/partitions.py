@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import yaml
+
 from pipeline.base.errors import DiskError
 from pipeline.checks.model import (
     ALL,
@@ -290,7 +292,10 @@ def free_space(subject: Subject) -> Iterator[str]:
 
 
 #: How cloud-init and waagent call Azure's resource disk.
-_RESOURCE_DISK = re.compile(r"/dev/disk/(cloud/azure_resource|azure/(resource|scsi0/lun1))(-part\d+)?$")
+RESOURCE_DISK = re.compile(r"/dev/disk/(cloud/azure_resource|azure/(resource|scsi0/lun1))(-part\d+)?$")
+
+#: cloud-init mounts it there, waagent below; whatever else is asked for there is on it too.
+_RESOURCE_MOUNT = "/mnt/"
 
 
 @check(
@@ -309,10 +314,26 @@ def swap(subject: Subject) -> Iterator[str]:
     for line in subject.lines("/etc/fstab"):
         words = line.split()
         # swap on the resource disk is not on this one
-        if len(words) > 2 and words[2] == "swap" and not _RESOURCE_DISK.match(words[0]):
+        if len(words) > 2 and words[2] == "swap" and not RESOURCE_DISK.match(words[0]):
             yield f"/etc/fstab: {line}"
     for name in ("/swapfile", "/swap.img", "/swap", "/var/swap", "/var/swapfile"):
         if subject.has_data(name):
             yield f"{name} is there"
     units = subject.files_in("/etc/systemd/system", ".swap")
     yield from (f"{unit} is a swap unit" for unit in units)
+    yield from _swap_of_cloud_init(subject)
+
+
+def _swap_of_cloud_init(subject: Subject) -> Iterator[str]:
+    """A swap file that cloud-init makes at the first boot. One on the resource disk is below its mount point."""
+    for path in ("/etc/cloud/cloud.cfg", *subject.files_in("/etc/cloud/cloud.cfg.d", ".cfg")):
+        # a file without the word costs no parser
+        text = subject.root.text(path)
+        try:
+            whole = yaml.safe_load(text) if "swap" in text else None
+        except (yaml.YAMLError, RecursionError):
+            continue
+        asked = whole.get("swap") if isinstance(whole, dict) else None
+        name = str(asked.get("filename", "")) if isinstance(asked, dict) else ""
+        if name and not name.startswith(_RESOURCE_MOUNT):
+            yield f"{path}: swap in {name}"

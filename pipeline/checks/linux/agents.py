@@ -10,11 +10,20 @@ from collections.abc import Iterator
 from pipeline.checks.model import AZURE, AZURE_DOC, CLOUD_INIT, LISA, CannotLook, Skip, Subject, check
 
 _UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+#: The program of azure-init, as its own unit names it, and as distributions place programs.
+AZURE_INIT = (
+    "/var/lib/azure-init/azure-init",
+    "/usr/bin/azure-init",
+    "/usr/sbin/azure-init",
+    "/usr/libexec/azure-init",
+    "/usr/libexec/azure-init/azure-init",
+)
 #: LISA's oldest accepted agent.
 _OLDEST_WAAGENT = (2, 2, 53, 1)
 
 
-def _config(subject: Subject, path: str) -> dict[str, str]:
+def read_settings(subject: Subject, path: str) -> dict[str, str]:
+    """The KEY=VALUE lines of a file, without the comments behind them."""
     found = {}
     for line in subject.lines(path):
         key, equals, value = line.partition("=")
@@ -23,12 +32,20 @@ def _config(subject: Subject, path: str) -> dict[str, str]:
     return found
 
 
-def _has_waagent(subject: Subject) -> bool:
+def has_waagent(subject: Subject) -> bool:
     return any(subject.root.exists(path) for path in ("/usr/sbin/waagent", "/usr/bin/waagent", "/sbin/waagent"))
 
 
-def _has_cloud_init(subject: Subject) -> bool:
+def has_cloud_init(subject: Subject) -> bool:
     return subject.root.exists("/usr/bin/cloud-init") or subject.root.exists("/usr/local/bin/cloud-init")
+
+
+def has_azure_init(subject: Subject) -> bool:
+    """Whether azure-init is there: by its program, wherever distributions put it, or by its unit."""
+    units = [
+        f"{folder}/{unit}" for folder in _UNIT_FOLDERS for unit in subject.system.agent_units.get("azure-init", ())
+    ]
+    return any(subject.root.exists(path) for path in (*AZURE_INIT, *units))
 
 
 def enabled(subject: Subject, units: tuple[str, ...]) -> bool:
@@ -51,13 +68,16 @@ def enabled(subject: Subject, units: tuple[str, ...]) -> bool:
     profiles=AZURE,
 )
 def waagent_installed(subject: Subject) -> Iterator[str]:
-    if not _has_waagent(subject):
+    if not has_waagent(subject):
         yield "no waagent"
         return
     version = _waagent_version(subject)
     subject.note(f"waagent {version}")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version.split(":")[-1].split("-")[0]))
-    if numbers < _OLDEST_WAAGENT and _config(subject, "/etc/waagent.conf").get("AutoUpdate.Enabled", "y") == "n":
+    if (
+        numbers < _OLDEST_WAAGENT
+        and read_settings(subject, "/etc/waagent.conf").get("AutoUpdate.Enabled", "y") == "n"
+    ):
         yield f"waagent {version} is older than 2.2.53.1 and does not update itself"
 
 
@@ -77,29 +97,32 @@ def _waagent_version(subject: Subject) -> str:
 
 @check(
     "waagent-config",
-    "The Azure agent provisions, and does not use the resource disk",
-    why="Without a provisioning agent provisioning never ends. Azure empties the resource disk when a VM moves.",
-    remedy="/etc/waagent.conf: Provisioning.Agent=auto (or waagent, without cloud-init), ResourceDisk.Format=n, "
-    "ResourceDisk.EnableSwap=n.",
+    "The Azure agent provisions, and leaves the resource disk to cloud-init",
+    why="Without a provisioning agent provisioning never ends. Two agents that format the resource disk undo each "
+    "other's work, and swap on it is lost when Azure empties it.",
+    remedy="/etc/waagent.conf: Provisioning.Agent=auto (or waagent, without cloud-init; disabled beside azure-init), "
+    "ResourceDisk.Format=n beside cloud-init, ResourceDisk.EnableSwap=n.",
     source=AZURE_DOC,
     profiles=AZURE,
 )
 def waagent_config(subject: Subject) -> Iterator[str]:
-    if not _has_waagent(subject):
+    if not has_waagent(subject):
         raise Skip("no waagent")
-    config = _config(subject, "/etc/waagent.conf")
+    config = read_settings(subject, "/etc/waagent.conf")
     if not config:
         yield "no /etc/waagent.conf"
         return
     agent = config.get("Provisioning.Agent", "auto")
     # by itself where there is no cloud-init; beside an enabled one it would wait for the other to be gone
-    willing = ("auto", "cloud-init") if _has_cloud_init(subject) else ("auto", "waagent")
+    cloud_init, azure_init = has_cloud_init(subject), has_azure_init(subject)
+    willing = ("auto", "cloud-init") if cloud_init else ("disabled",) if azure_init else ("auto", "waagent")
     if agent not in willing:
         yield f"/etc/waagent.conf: Provisioning.Agent={agent}"
-    for key in ("ResourceDisk.Format", "ResourceDisk.EnableSwap"):
+    # the agent's own default for both is n
+    for key in ("ResourceDisk.Format", "ResourceDisk.EnableSwap") if cloud_init else ("ResourceDisk.EnableSwap",):
         if config.get(key, "n") != "n":
             yield f"/etc/waagent.conf: {key}={config[key]}"
-    if config.get("Provisioning.Enabled", "y") == "n" and "Provisioning.Agent" not in config:
+    if config.get("Provisioning.Enabled", "y") == "n" and "Provisioning.Agent" not in config and not azure_init:
         yield "/etc/waagent.conf: Provisioning.Enabled=n and no Provisioning.Agent"
 
 
@@ -112,7 +135,7 @@ def waagent_config(subject: Subject) -> Iterator[str]:
     profiles=AZURE,
 )
 def waagent_enabled(subject: Subject) -> Iterator[str]:
-    if not _has_waagent(subject):
+    if not has_waagent(subject):
         raise Skip("no waagent")
     units = subject.system.agent_units["azure"]
     for unit in units:
@@ -131,9 +154,11 @@ def waagent_enabled(subject: Subject) -> Iterator[str]:
     profiles=AZURE,
 )
 def cloud_init_installed(subject: Subject) -> Iterator[str]:
-    if not _has_cloud_init(subject):
-        if _config(subject, "/etc/waagent.conf").get("Provisioning.Agent") == "waagent":
+    if not has_cloud_init(subject):
+        if read_settings(subject, "/etc/waagent.conf").get("Provisioning.Agent") == "waagent":
             raise Skip("waagent provisions")
+        if has_azure_init(subject):
+            raise Skip("azure-init provisions")
         yield "no cloud-init"
         return
     if subject.root.exists("/etc/cloud/cloud-init.disabled"):
@@ -156,7 +181,7 @@ def cloud_init_installed(subject: Subject) -> Iterator[str]:
     profiles=AZURE,
 )
 def cloud_init_datasource(subject: Subject) -> Iterator[str]:
-    if not _has_cloud_init(subject):
+    if not has_cloud_init(subject):
         raise Skip("no cloud-init")
     last: tuple[str, str] | None = None
     for path in ["/etc/cloud/cloud.cfg", *subject.files_in("/etc/cloud/cloud.cfg.d", ".cfg")]:

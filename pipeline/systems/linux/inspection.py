@@ -9,8 +9,11 @@ _RPM = frozenset({"rhel", "fedora", "centos", "suse", "opensuse", "sles", "rocky
 #: What only an inspection of a Linux stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
     "checks.agents": Part(
-        2, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
+        3, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
     ),
+    "checks.azure_init": Part(1, ("pipeline.checks.linux.azure_init",)),
+    "checks.hyperv_daemons": Part(1, ("pipeline.checks.linux.hyperv_daemons",)),
+    "checks.resource_disk": Part(1, ("pipeline.checks.linux.resource_disk",)),
     "checks.host_name": Part(1, ("pipeline.checks.linux.host_name",)),
     "checks.identity": Part(1, ("pipeline.checks.linux.identity",)),
     "checks.kernel": Part(1, ("pipeline.checks.linux.kernel",)),
@@ -56,6 +59,9 @@ CHECKS = (
     "pipeline.checks.linux.resolver",
     "pipeline.checks.linux.host_name",
     "pipeline.checks.linux.agents",
+    "pipeline.checks.linux.azure_init",
+    "pipeline.checks.linux.resource_disk",
+    "pipeline.checks.linux.hyperv_daemons",
     "pipeline.checks.linux.identity",
     "pipeline.checks.linux.service_identity",
     "pipeline.checks.linux.build_residue",

@@ -27,6 +27,15 @@ class InstalledLinux(InstalledSystem):
         "azure": ("walinuxagent.service", "waagent.service"),
         "ssh": ("ssh.service", "sshd.service", "ssh.socket"),
         "cloud-init": ("cloud-init.service", "cloud-init-main.service", "cloud-init-network.service"),
+        # azure-init, Azure's agent that only provisions; the second is the name of its first versions
+        "azure-init": ("azure-init.service", "azure-provisioning-agent.service"),
+        # the Hyper-V daemon of keys and values: kernel.org's and Debian's, Red Hat's, SUSE's names
+        "kvp": (
+            "hv-kvp-daemon.service",
+            "hyperv-daemons.hv-kvp-daemon.service",
+            "hypervkvpd.service",
+            "hv_kvp_daemon.service",
+        ),
     }
     azure_agent_packages: ClassVar[tuple[str, ...]] = (
         "waagent",
