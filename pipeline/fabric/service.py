@@ -60,6 +60,11 @@ def network_names(active: Iterable[Registration]) -> dict[str, dict[str, str]]:
     return {each.data.instance_id: members[str(each.data.network)] for each in inside}
 
 
+def _for_server(registration: Registration) -> str:
+    """What the server is told of a VM: not its custom data, which is on the medium and may hold secrets."""
+    return json.dumps(to_json(replace(registration, data=replace(registration.data, custom_data=b""))))
+
+
 class Service:
     """A store's fabric. Every method finds out what is there; nothing is remembered between two calls."""
 
@@ -178,7 +183,7 @@ class Service:
         for registration in missing:
             self._serve(registration)
         if changed is not None and changed not in missing:
-            self._ask({"do": "change", "guest": json.dumps(to_json(changed))})
+            self._ask({"do": "change", "guest": _for_server(changed)})
         for registration in wanted:
             self._open_way_out(registration, strict=registration.data.instance_id == subject)
         if missing or changed is not None:
@@ -207,7 +212,7 @@ class Service:
         self._ask({"do": "detach", "id": registration.data.instance_id})
         sockets = self._host.open_sockets(registration)
         try:
-            self._ask({"do": "attach", "guest": json.dumps(to_json(registration))}, sockets)
+            self._ask({"do": "attach", "guest": _for_server(registration)}, sockets)
         finally:
             for each in sockets:
                 each.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import signal
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import GuestError
+from pipeline.base.store import Store
 from pipeline.cache.layers import Image
-from pipeline.fabric import Fabric
+from pipeline.fabric import Fabric, control, service
+from pipeline.fabric.privileged import Host
+from pipeline.fabric.service import ProvisioningData
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward, Kernel, Spec, attached
 from pipeline.hypervisor.machine import Machine, own
@@ -133,6 +140,69 @@ def test_the_small_linux_is_ready_for_its_fabric_and_its_agent(
             assert page.getresponse().read().decode() == small_linux.PAGE
             running.shutdown(SOON)
             assert not running.running
+
+
+def test_three_guests_run_on_while_their_fabric_is_killed(folder: Path, kernel: Kernel) -> None:
+    """kill -9 of the service: addresses, cards and bridges are kept, and each guest posts a second Ready."""
+    store = Store(folder).ensure()
+    vms = [ProvisioningData(str(uuid.uuid4()), f"small{n}", "azureuser", "ssh-ed25519 AAAA") for n in range(3)]
+    running = service.ensure(store)
+    label = running.label
+    with contextlib.ExitStack() as stack:
+        for data in vms:
+            stack.callback(running.detach, data.instance_id)
+        links = [running.attach(data) for data in vms]
+        guests = []
+        for number, link in enumerate(links):
+            (folder / str(number)).mkdir()
+            empty = power_disk(folder / f"{number}.raw", Behaviour.DEAF)
+            # one for each machine: libvirt tracks its event callbacks by connection
+            link_to_libvirt = connect()
+            stack.callback(link_to_libvirt.close)
+            own(empty.path, link_to_libvirt)
+            words = {"kernel": kernel, "azure": True, "bridge": link.bridge, "access_mac": link.mac}
+            spec = Spec(
+                name=f"goldsmith-{LABEL}-guest{number}",
+                run=LABEL,
+                role="test",
+                kvm=False,
+                cpus=1,
+                memory=256 * MIB,
+                disks=attached(empty),
+                serial_log=folder / str(number) / "serial.log",
+                uuid=link.instance.vm_id,
+            )
+            made = Machine(link_to_libvirt, replace(spec, **words), folder / str(number))  # type: ignore[arg-type]
+            guests.append(stack.enter_context(made))
+        for guest in guests:
+            guest.wait("up", lambda guest=guest: small_linux.UP in guest.serial() or None, deadline=90, name="late")
+        for data in vms:
+            assert service.read_status(store, data.instance_id).state == "ready"
+        os.kill(control.ask(Host(label).control, {"do": "hello"})["pid"], signal.SIGKILL)
+        # the next command
+        running = service.ensure(store)
+        for data, link, guest in zip(vms, links, guests, strict=True):
+            assert service.read_link(store, data.instance_id) == link
+            assert service.read_status(store, data.instance_id).state == "ready"
+            assert link.address in guest.wait_agent(SOON, SOON).addresses()
+            # its page, over the wire that has run on
+            with running.connect(data.instance_id, 80, SOON) as web:
+                web.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
+                web.settimeout(SOON)
+                assert b"200" in web.recv(100)
+        for data, guest in zip(vms, guests, strict=True):
+            running.begin(data.instance_id)
+            assert service.read_status(store, data.instance_id).state == "none"
+            guest.domain.reset(0)
+        for data in vms:
+            wait_for_ready(store, data.instance_id)
+
+
+def wait_for_ready(store: Store, instance_id: str) -> None:
+    until = time.monotonic() + 90
+    while service.read_status(store, instance_id).state != "ready":
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_the_small_linux_goes_off_by_its_button(connection: Connection, folder: Path, kernel: Kernel) -> None:

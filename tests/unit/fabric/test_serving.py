@@ -1,0 +1,114 @@
+"""Datagrams of guests: one that floods is not read for a moment, another one is answered all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.fabric import limits
+from pipeline.fabric.guest_record import GuestRecord
+from pipeline.fabric.instance import Instance
+from pipeline.fabric.serving import FabricServer
+from tests.unit.fabric.test_dhcp_and_names import message, query
+
+
+def loopback() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+class Wires:
+    """A server with some guests, each on sockets of the loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = FabricServer()
+        self.folder = folder
+        self.names: dict[str, tuple[str, int]] = {}
+        self.leases: dict[str, tuple[str, int]] = {}
+
+    def add(self, name: str, number: int) -> Instance:
+        instance = Instance(name, "u", "k", f"00:0d:3a:00:00:{number:02x}", f"10.83.0.{number * 8 + 2}")
+        (self.folder / name).mkdir()
+        leases, names = loopback(), loopback()
+        self.leases[name], self.names[name] = leases.getsockname(), names.getsockname()
+        self.server.attach(GuestRecord(instance, self.folder / name), leases, names)
+        return instance
+
+    def ask(self, name: str, timeout: float = 3.0) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            link.settimeout(timeout)
+            link.sendto(query("a.internal.cloudapp.net"), self.names[name])
+            with contextlib.suppress(TimeoutError):
+                return link.recv(500).endswith(bytes([168, 63, 129, 16]))
+        return False
+
+
+@pytest.fixture
+def wires(tmp_path: Path) -> Iterator[Wires]:
+    made = Wires(tmp_path)
+    yield made
+    made.server.close()
+
+
+def test_a_flood_of_datagrams_leaves_room_for_others(wires: Wires) -> None:
+    wires.add("hostile", 0)
+    wires.add("honest", 1)
+    ended, answered = threading.Event(), [0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+        mouth.setblocking(False)
+
+        def flood() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(BlockingIOError):
+                    mouth.sendto(query("a.internal.cloudapp.net"), wires.names["hostile"])
+                with contextlib.suppress(BlockingIOError):
+                    while mouth.recv(500):
+                        answered[0] += 1
+
+        flooding = threading.Thread(target=flood)
+        began = time.monotonic()
+        flooding.start()
+        try:
+            for _ in range(20):
+                assert wires.ask("honest", timeout=2.0)
+            time.sleep(max(0.0, began + 2 - time.monotonic()))
+        finally:
+            ended.set()
+            flooding.join()
+        seconds = time.monotonic() - began
+    assert limits.DATAGRAMS / 2 < answered[0] <= limits.DATAGRAMS * (seconds + 1.5)
+    # what it had sent is read first, at its pace
+    assert any(wires.ask("hostile", timeout=0.5) for _ in range(20))
+
+
+def test_its_log_of_leases_ends(wires: Wires, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DATAGRAMS", 100_000)
+    instance = wires.add("hostile", 0)
+    record = wires.server.find(instance.vm_id)
+    assert record is not None
+    monkeypatch.setattr(record, "_dhcp_left", 5000)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        for _ in range(300):
+            link.sendto(message(1, mac=instance.mac), wires.leases["hostile"])
+            time.sleep(0.0005)
+    assert wires.ask("hostile")
+    assert 4000 < (wires.folder / "hostile/dhcp.log").stat().st_size <= 5000
+
+
+def test_a_detached_guest_is_answered_no_more(wires: Wires) -> None:
+    instance = wires.add("one", 0)
+    wires.add("two", 1)
+    assert wires.ask("one")
+    wires.server.detach(instance.vm_id)
+    assert not wires.ask("one", timeout=0.3)
+    assert wires.ask("two")
+    # its sockets are closed by then: others may be bound there
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.bind(wires.names["one"])
