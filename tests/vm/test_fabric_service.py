@@ -155,7 +155,7 @@ def test_after_its_crash_the_next_command_brings_it_back(store: Store) -> None:
 
 
 def test_after_a_restart_of_the_host_everything_is_made_again(store: Store) -> None:
-    """Server, namespace and bridges gone, /run emptied: the same names and addresses come back."""
+    """Server, namespace and bridges gone, /run emptied: the unit's own command brings back the same names."""
     running = ensure(store)
     vms = [a_vm(f"web{number}") for number in range(2)]
     before = [running.attach(data) for data in vms]
@@ -164,7 +164,11 @@ def test_after_a_restart_of_the_host_everything_is_made_again(store: Store) -> N
     host.remove()
     sh(f"rm -rf {host.folder}")
     assert not {link.bridge for link in before} & set(links())
-    ensure(store)
+    unit = (ROOT / "tools/goldsmith-fabric.service").read_text()
+    command = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).removeprefix("ExecStart=")
+    words = command.replace("@PYTHON@", sys.executable).replace("@STORE@", str(store.root)).split()
+    subprocess.run(words, check=True, timeout=60, cwd=ROOT)
+    assert running.is_running() and {link.bridge for link in before} <= set(links())
     assert [service.read_link(store, data.instance_id) for data in vms] == before
     with puppet(before[1], "gsp1"):
         assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
@@ -272,13 +276,21 @@ def test_a_private_network_joins_its_members_and_nobody_else(store: Store) -> No
 
 def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store) -> None:
     running = ensure(store)
-    first, second = a_vm("web1"), a_vm("web2")
-    one, two = running.attach(first), running.attach(second)
+    first, second, third = a_vm("web1"), a_vm("web2"), a_vm("web3")
+    one, two, three = running.attach(first), running.attach(second), running.attach(third)
     # as after a kill -9 between the registration and the wire
     (store.root / f"fabric/guests/{first.instance_id}.json").unlink()
     ensure(store)
-    assert one.bridge not in links() and two.bridge in links()
-    assert control.ask(Host(running.label).control, {"do": "hello"})["attached"] == [second.instance_id]
+    assert one.bridge not in links() and {two.bridge, three.bridge} <= set(links())
+    assert control.ask(Host(running.label).control, {"do": "hello"})["attached"] == [
+        second.instance_id,
+        third.instance_id,
+    ]
+    # the server died too
+    (store.root / f"fabric/guests/{third.instance_id}.json").unlink()
+    os.kill(server_pid(running), signal.SIGKILL)
+    ensure(store)
+    assert three.bridge not in links() and two.bridge in links()
     (store.root / f"fabric/guests/{second.instance_id}.json").write_text("{")
     with pytest.raises(RecordDamaged):
         running.attach(second)
