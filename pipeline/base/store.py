@@ -18,6 +18,9 @@ FABRIC_USER = "goldsmith-fabric"
 #: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
 IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
 
+#: The owner of whatever instances have on a host, in the place where a run's id stands.
+INSTANCES = "vms"
+
 
 @dataclass(frozen=True)
 class Host:
@@ -56,16 +59,25 @@ class Store:
         return self.root / "downloads"
 
     @property
+    def instances(self) -> Path:
+        return self.root / "instances"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (self.gallery, self.layers, self.runs, self.downloads, self.tmp)
+        return (self.gallery, self.layers, self.runs, self.instances, self.downloads, self.tmp)
 
     def label(self, run: str) -> str:
         """A run's name where several stores meet (domains, access folders): R12, or R12-3fa9c1 in another store."""
         return run if self.root == DEFAULT_HOME else f"{run}-{self._tag}"
+
+    @property
+    def instances_label(self) -> str:
+        """What the network, the media and the domains of this store's instances carry, as a run's carry its label."""
+        return self.label(INSTANCES)
 
     def own_run(self, label: str) -> str | None:
         """The run that a label names, or None when it is another store's."""

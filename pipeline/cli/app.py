@@ -26,6 +26,7 @@ from pipeline.cli import (
     refresh,
     runs,
     vhd,
+    vm,
 )
 from pipeline.cli.usage import CONTEXT, VerbGroup
 
@@ -97,7 +98,22 @@ def root(
     context.set_project(project)
 
 
-for noun in (build, capture, prove, refresh, definitions, gallery, key, inspect, iso, runs, vhd, doctor, completion):
+for noun in (
+    build,
+    capture,
+    prove,
+    refresh,
+    definitions,
+    gallery,
+    key,
+    inspect,
+    iso,
+    runs,
+    vm,
+    vhd,
+    doctor,
+    completion,
+):
     noun.register(app)
 
 

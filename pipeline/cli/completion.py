@@ -143,6 +143,14 @@ def complete_run(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def complete_vm(_incomplete: str) -> Iterable[str]:
+    from pipeline.cli.environment import locate_store
+    from pipeline.instances.record import Instances
+
+    return Instances(locate_store().instances).names()
+
+
+@_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
     from pipeline.engine.stage import stage_names
 

@@ -25,6 +25,8 @@ LEASES = ".leases"
 WITHDRAWN = ".withdrawn"
 #: Seconds of a lease that nobody gives an end: the longest build.
 LONGEST = 24 * 3600.0
+#: The end of a lease that a VM has: none. The year 9999, which other programs can read as a time.
+NEVER = 253402300799.0
 
 
 # ---- leases ------------------------------------------------------------------------------------------------------
@@ -32,7 +34,10 @@ LONGEST = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Lease:
-    """Somebody uses a version. `until` is in seconds since 1970; `pid` is 0 where no process is behind it."""
+    """Somebody uses a version. `until` is in seconds since 1970; `pid` is 0 where no process is behind it.
+
+    `instance` is the id of the VM that runs from it: such a lease holds until the VM is deleted, however old it is.
+    """
 
     id: str
     version: str
@@ -40,9 +45,12 @@ class Lease:
     host: str
     pid: int
     until: float
+    instance: str = ""
 
     @property
     def live(self) -> bool:
+        if self.instance:
+            return True
         if time.time() >= self.until:
             return False
         return not self.pid or self.host != socket.gethostname() or Path(f"/proc/{self.pid}").exists()
@@ -57,6 +65,7 @@ class LeaseShape(Shape):
     host: str
     pid: int
     until: float
+    instance: str = ""
 
     @classmethod
     def advice(cls) -> str:
@@ -70,7 +79,7 @@ def _read_lease(path: Path) -> Lease | None:
     except RecordDamaged as error:
         skip(error)
         return Lease(path.stem, path.stem.rpartition("-")[0], "it cannot be read", "?", 0, time.time() + LONGEST)
-    return Lease(**{field: found[field] for field in Lease.__dataclass_fields__}) if found else None
+    return Lease(**{field: found[field] for field in Lease.__dataclass_fields__ if field in found}) if found else None
 
 
 def leases(gallery: Gallery, name: str) -> list[Lease]:
@@ -97,11 +106,44 @@ def take_lease(gallery: Gallery, version: Version, why: str, *, seconds: float =
 
 
 def release_lease(gallery: Gallery, name: str, lease_id: str) -> None:
-    """End a lease. Raises UsageError when there is none of that id."""
+    """End a lease. Raises NotFound when there is none of that id, UsageError (lease-of-vm) for a VM's own."""
     path = gallery.root / name / LEASES / f"{lease_id}.json"
     if "/" in lease_id or not path.exists():
         raise NotFound(f"{name} has no lease {lease_id}", name="lease-unknown", hint=f"goldsmith gallery show {name}")
+    lease = _read_lease(path)
+    if lease is not None and lease.instance:
+        raise UsageError(
+            f"the lease {lease_id} keeps the disk below a VM: {lease.why}",
+            name="lease-of-vm",
+            hint="goldsmith vm delete NAME ends it, with the VM and its disks",
+        )
     remove_tree(path)
+
+
+def instance_lease_id(version: str, instance: str) -> str:
+    """The id of the lease that an instance has on a version."""
+    return f"{version}-{instance.replace('-', '')}"
+
+
+def lease_to_instance(gallery: Gallery, version: Version, instance: str, why: str) -> Lease:
+    """Keep a version until `release_instance`. Taken twice it is one lease. Raises NotFound when it has gone."""
+    lease_id = instance_lease_id(version.version, instance)
+    lease = Lease(lease_id, version.version, why, socket.gethostname(), 0, NEVER, instance)
+    with gallery.hold(version.name) as folder:
+        gallery.get(f"{version.name}@{version.version}")
+        (folder / LEASES).mkdir(exist_ok=True)
+        write_json(folder / LEASES / f"{lease_id}.json", asdict(lease))
+    return lease
+
+
+def release_instance(gallery: Gallery, name: str, version: str, instance: str) -> None:
+    """End the lease that an instance has on a version of an image, if it has one."""
+    remove_tree(gallery.root / name / LEASES / f"{instance_lease_id(version, instance)}.json")
+
+
+def instances_on(gallery: Gallery, name: str, version: str) -> list[Lease]:
+    """The leases of the VMs that run from a version."""
+    return [lease for lease in leases(gallery, name) if lease.instance and lease.version == version]
 
 
 @contextlib.contextmanager

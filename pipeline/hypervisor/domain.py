@@ -14,6 +14,11 @@ from pipeline.hypervisor import console
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 GOLDSMITH_NS = "https://goldsmith.invalid/run/1"
+#: What marks the domain of an instance, which outlives every run: no sweep of runs finds it.
+INSTANCE_NS = "https://goldsmith.invalid/instance/1"
+#: How QEMU keeps what a guest writes. A build's is not flushed: nothing of it has to outlive a host's crash before
+#: its layer is fsynced and committed. An instance's is flushed when its guest says so.
+UNFLUSHED, FLUSHED = "unsafe", "writeback"
 
 #: Where the hand-made network card sits; libvirt fills lower slots first (`-device` on `pcie.0` or `pci.0`).
 ACCESS_SLOT = "0x1d"
@@ -123,6 +128,9 @@ class Spec:
     media: tuple[Image, ...] = ()
     #: What the guest's system wants of a machine.
     features: MachineFeatures = MachineFeatures()
+    #: The id of the instance that the domain belongs to; None of a run's domain, which ends with its run.
+    instance: str | None = None
+    cache: str = UNFLUSHED
 
 
 def qemu_files(spec: Spec) -> tuple[list[Path], list[Path]]:
@@ -191,15 +199,18 @@ def _letters(index: int) -> str:
 
 
 def domain_xml(spec: Spec) -> str:
-    """The XML of a transient domain. Pure."""
+    """The XML of a run's transient domain, or of an instance's. Pure."""
     root = etree.Element("domain", {"type": "kvm" if spec.kvm else "qemu"}, nsmap={"qemu": QEMU_NS})
     _sub(root, "name", spec.name)
     if spec.uuid is not None:
         _sub(root, "uuid", spec.uuid)
     metadata = _sub(root, "metadata")
-    etree.SubElement(
-        metadata, f"{{{GOLDSMITH_NS}}}run", {"id": spec.run, "role": spec.role}, nsmap={"goldsmith": GOLDSMITH_NS}
-    )
+    if spec.instance is not None:
+        mark = {"id": spec.instance, "store": spec.run}
+        etree.SubElement(metadata, f"{{{INSTANCE_NS}}}instance", mark, nsmap={"goldsmith": INSTANCE_NS})
+    else:
+        mark = {"id": spec.run, "role": spec.role}
+        etree.SubElement(metadata, f"{{{GOLDSMITH_NS}}}run", mark, nsmap={"goldsmith": GOLDSMITH_NS})
     if spec.generation_id:
         _sub(root, "genid")
     _sub(root, "memory", str(spec.memory // 1024), unit="KiB")
@@ -231,7 +242,7 @@ def domain_xml(spec: Spec) -> str:
 
 def _devices(devices: etree._Element, spec: Spec) -> None:
     for disk, target in zip(spec.disks, targets(spec.disks), strict=True):
-        _disk(devices, disk, target)
+        _disk(devices, disk, target, spec.cache)
     if spec.media:
         first = devices.find("disk")
         assert first is not None
@@ -243,8 +254,13 @@ def _devices(devices: etree._Element, spec: Spec) -> None:
         _sub(devices, "controller", type="scsi", index=str(index), model="virtio-scsi")
     if spec.seed is not None:
         _seed(devices, spec)
-    serial = _sub(devices, "serial", type="file")
-    _sub(serial, "source", path=str(spec.serial_log), append="on")
+    if spec.instance is not None:
+        # a person may sit at its console; what it shows is logged all the same
+        serial = _sub(devices, "serial", type="pty")
+        _sub(serial, "log", file=str(spec.serial_log), append="on")
+    else:
+        serial = _sub(devices, "serial", type="file")
+        _sub(serial, "source", path=str(spec.serial_log), append="on")
     _sub(serial, "target", port="0")
     if spec.virtio:
         channel = _sub(devices, "channel", type="unix")
@@ -370,10 +386,9 @@ def _cards(devices: etree._Element, spec: Spec) -> None:
         _sub(card, "alias", name="ua-outside")
 
 
-def _disk(devices: etree._Element, disk: Disk, target: str) -> None:
+def _disk(devices: etree._Element, disk: Disk, target: str, cache: str) -> None:
     element = _sub(devices, "disk", type="file", device="disk")
-    # unsafe: nothing of a build has to outlive a host's crash before its layer is fsynced and committed
-    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache="unsafe")
+    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache=cache)
     if not disk.readonly:
         driver.set("discard", "unmap")
         driver.set("detect_zeroes", "unmap")

@@ -119,8 +119,33 @@ class Machine:
     def _create(self) -> None:
         # an identity of our own making: the events of an earlier domain of this name are told apart by it
         self.spec = replace(self.spec, uuid=self.spec.uuid or str(uuid.uuid4()))
+        if self.spec.instance is not None:
+            domain = self.connection.raw.defineXML(domain_xml(self.spec))
+            domain.create()
+            self._domain = domain
+            return
         flags = libvirt.VIR_DOMAIN_START_AUTODESTROY if self.autodestroy else 0
         self._domain = self.connection.raw.createXML(domain_xml(self.spec), flags)
+
+    def adopt(self) -> None:
+        """Take over an instance's domain that another process has started. Raises BuildError where there is none."""
+        assert self.spec.uuid is not None, "an instance has its identity from the first"
+        with self._power, translated(f"finding {self.spec.name}"):
+            self._register()
+            try:
+                domain = self.connection.raw.lookupByUUIDString(self.spec.uuid)
+                if not domain.isActive():
+                    self.stopped = "powered off"
+                self._domain = domain
+            except BaseException:
+                self._unregister()
+                raise
+
+    def leave(self) -> None:
+        """Watch the domain no longer, and let it run."""
+        with self._power:
+            self._unregister()
+            self._domain = None
 
     def _restore(self, saved: Path) -> None:
         raw = self.connection.raw

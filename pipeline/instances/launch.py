@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.cache.layers import Image
 from pipeline.fabric.instance import Exchange, Instance, Report
 from pipeline.fabric.media import ovf_env, write_media
+from pipeline.guest.timeouts import Patience
 from pipeline.hypervisor.domain import MachineFeatures, Spec, attached
+from pipeline.hypervisor.machine import Machine
 from pipeline.instances.hardware import Hardware
 
 #: QEMU's registered prefix of addresses of cards (https://www.qemu.org/docs/master/system/devices/net.html).
@@ -34,6 +36,23 @@ class FabricRecord(Protocol):
 
     def asked(self) -> list[Exchange]:
         """The newest requests of the guest with their answers."""
+
+
+@dataclass(frozen=True)
+class FirstBoot:
+    """A first boot on the fabric that somebody waits for; the guest runs on, whatever comes of it.
+
+    `greets` asks whether its sshd answers; `logs` takes what is seen of it.
+    """
+
+    machine: Machine
+    patience: Patience
+    guest: FabricRecord
+    logs: Path
+    store: Path
+    user: str
+    greets: Callable[[], bool]
+    dhcp_log: Path | None = None
 
 
 def machine_spec(

@@ -29,6 +29,7 @@ from pipeline.gallery.versions import parse
 from pipeline.guest.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.domains import domains, sweep
+from pipeline.instances.record import Instances
 from pipeline.maintenance.owners import is_orphan, owners_of
 
 #: Seconds for which a layer stays after its last use: a build may be about to register that it uses the layer.
@@ -124,6 +125,9 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
             if folder is not None:
                 gone += [f"{name}/{each}" for each in sweep_image(folder, dry=dry)]
                 gone += [name] if not dry and gallery.drop_empty(name) else []
+    instances = Instances(store.instances)
+    with instances.hold_budget():
+        gone += [f"instances/{name}" for name in instances.sweep(dry=dry)]
     gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
     folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
     gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder, dry=dry)]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pipeline.base.runs import alive, list_runs
 from pipeline.base.store import Store
+from pipeline.instances.record import Instances
 
 
 class Owners(Protocol):
@@ -42,9 +43,27 @@ class RunOwners:
         return frozenset(key for run in running for key in run.get("layers", ()))
 
 
+class InstanceOwners:
+    """The instances of a store, which own their network and their media together. They live while there is one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def claims(self, label: str) -> bool:
+        return label == self._store.instances_label
+
+    def is_alive(self, label: str) -> bool:
+        # a record that cannot be read counts: its VM may run
+        return self.claims(label) and bool(Instances(self._store.instances).names())
+
+    def layers_in_use(self) -> frozenset[str]:
+        """None: an instance stands on a version of the gallery, which it leases."""
+        return frozenset()
+
+
 def owners_of(store: Store) -> tuple[Owners, ...]:
     """Every kind of owner in a store."""
-    return (RunOwners(store),)
+    return (RunOwners(store), InstanceOwners(store))
 
 
 def is_orphan(owners: tuple[Owners, ...], label: str) -> bool:

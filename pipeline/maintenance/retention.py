@@ -17,7 +17,7 @@ from pipeline.definition import Keep
 from pipeline.gallery import GOLDEN, Gallery, Version, archive
 from pipeline.gallery.channels import list_channels
 from pipeline.gallery.integrity import Judge
-from pipeline.gallery.retention import PruneCandidate, delete_with_tombstone, leases, prune
+from pipeline.gallery.retention import PruneCandidate, delete_with_tombstone, instances_on, leases, prune
 from pipeline.maintenance.gc import cache_lock, in_use
 
 
@@ -77,7 +77,7 @@ def remove_master(
     """Delete one version, damaged or not, its channels, and the layers that share its disk or lie on top of it.
 
     Raises NotFound, CheckFailed: version-protected for what is leased, in a channel or a parent, where `force` is not
-    set; version-in-use for what a running build stands on, in any case.
+    set; version-in-use for what a running build or a VM stands on, in any case.
     """
     gallery, layers = Gallery(store.gallery), Layers(store.layers)
     with users_of(store, dry=dry) as used, gallery.hold(image, dry=dry) as folder:
@@ -90,6 +90,12 @@ def remove_master(
             version: Version | None = gallery.get(f"{image}@{number}")
         except RecordDamaged:
             version = None  # what is damaged must be removable too
+        if vms := instances_on(gallery, image, number):
+            raise CheckFailed(
+                f"{image} {number} is in use: {', '.join(lease.why for lease in vms)}",
+                name="version-in-use",
+                hint="goldsmith vm delete NAME deletes the VM with its disks; --force does not",
+            )
         if version is not None and (by := used(version)):
             hint = "wait for the build, or stop it (goldsmith runs list)"
             raise CheckFailed(f"{image} {number} is in use: {by}", name="version-in-use", hint=hint)

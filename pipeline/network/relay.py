@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 import threading
@@ -100,3 +101,20 @@ def pump(near: socket.socket, far: socket.socket) -> None:
                     ready.unregister(source)
                 except OSError:
                     return
+
+
+def join_stdio(far: socket.socket) -> None:
+    """Copy between this process's standard streams and a connection until the far side has ended."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(0, 65536):
+                far.sendall(data)
+            far.shutdown(socket.SHUT_WR)
+
+    far.settimeout(None)
+    threading.Thread(target=send, name="stdin", daemon=True).start()
+    with contextlib.suppress(OSError):
+        while data := far.recv(65536):
+            while data:
+                data = data[os.write(1, data) :]

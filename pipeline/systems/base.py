@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pipeline.base.errors import UsageError
+from pipeline.base.errors import GuestError, UsageError
 from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, Source, Step, system_rules
 from pipeline.guest.build import Build
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.definition.document import Document
     from pipeline.gallery import Version
     from pipeline.hypervisor.domain import MachineFeatures
+    from pipeline.instances.launch import FirstBoot
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -176,6 +177,33 @@ class GuestSystem(ABC):
         self, build: Build, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk]
     ) -> CloneTest:
         """The test of one clone. `beside`: how many run at once; `disks`: what the master's data disks hold."""
+
+    # ---- instances -----------------------------------------------------------------------------------------------
+
+    #: Characters of the longest name that a machine of it can have.
+    longest_host_name: ClassVar[int] = 63
+    #: Whether its first user signs in by a password that is drawn, and not by an SSH key.
+    signs_in_by_password: ClassVar[bool] = False
+
+    def draw_password(self) -> str:
+        """A password for the first user, of a system that `signs_in_by_password`."""
+        raise NotImplementedError
+
+    def wait_provisioned(self, boot: FirstBoot) -> None:
+        """Wait until a VM's own agent has reported Ready. Raises GuestError where it reports something else."""
+
+        def ready() -> bool | None:
+            report = boot.guest.report
+            if report is not None and report.failed:
+                raise GuestError(
+                    f"the agent reported {report.state}: {report.substatus} {report.description}".rstrip(),
+                    name="provisioning-failed",
+                    hint="vm screenshot and vm logs show how far it came",
+                )
+            return True if report is not None and report.ready else None
+
+        hint = "vm screenshot and vm logs show how far it came"
+        boot.machine.wait("Ready", ready, deadline=boot.patience.boot, name="agent-not-ready", hint=hint)
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         """How many of so many clones this host runs at the same time."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
     from pipeline.hypervisor.domain import MachineFeatures
+    from pipeline.instances.launch import FirstBoot
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -88,6 +89,22 @@ class LinuxSystem(GuestSystem):
         from pipeline.systems.linux.clone_test import CloneTest as LinuxCloneTest
 
         return LinuxCloneTest(build, master, test_run, beside, disks)
+
+    def wait_provisioned(self, boot: FirstBoot) -> None:
+        from pipeline.systems.linux.boot_watch import BootWatch
+
+        watch = BootWatch(
+            boot.machine,
+            boot.patience,
+            boot.logs,
+            boot.store,
+            boot.user,
+            guest=boot.guest,
+            medium=True,
+            greets=boot.greets,
+            dhcp_log=boot.dhcp_log,
+        )
+        watch.wait_ready()
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         # an emulated clone lets its processor idle a tenth of the time; another one takes it

@@ -23,6 +23,11 @@ def begin(session: WindowsSession) -> None:
     Raises GuestError: guest-no-agent, guest-not-set-up.
     """
     session.open()
+    need_complete(session)
+
+
+def need_complete(session: WindowsSession) -> None:
+    """Wait for the end of Windows' own set-up. Raises GuestError (guest-not-set-up)."""
     state = set_up(session)
     if state != COMPLETE:
         session.picture(now=True)

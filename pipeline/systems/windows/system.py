@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.definition import DataDisk
     from pipeline.gallery import Version
     from pipeline.hypervisor.domain import MachineFeatures
+    from pipeline.instances.launch import FirstBoot
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -33,6 +34,8 @@ class WindowsSystem(GuestSystem):
     inspection: ClassVar[Inspection] = INSPECTION
     rules: ClassVar[SystemRules | None] = RULES
     installs_from_media: ClassVar[bool] = True
+    longest_host_name: ClassVar[int] = 15  # what NetBIOS leaves a computer's name
+    signs_in_by_password: ClassVar[bool] = True
     moving_inputs: ClassVar[frozenset[str]] = frozenset({release_days.RELEASED})
 
     def source_unit(self, build: Build, source: Source) -> UnitSpec[Build]:
@@ -100,6 +103,23 @@ class WindowsSystem(GuestSystem):
         from pipeline.systems.windows.clone_test import WindowsCloneTest
 
         return WindowsCloneTest(build, master, test_run.target)
+
+    def draw_password(self) -> str:
+        from pipeline.systems.windows.answers import draw_password
+
+        return draw_password()
+
+    def wait_provisioned(self, boot: FirstBoot) -> None:
+        """Until its set-up has ended: only a Windows with Azure's own agent reports Ready."""
+        from pipeline.systems.windows import oobe
+        from pipeline.systems.windows.session import Deadlines, WindowsSession
+
+        machine = boot.machine
+        deadlines = Deadlines.for_kind(machine.spec.kvm, 1.0)
+        session = WindowsSession(machine.connection, machine.spec, boot.logs, logs=boot.logs, deadlines=deadlines)
+        session.machine = machine
+        machine.wait_agent(deadlines.boot, deadlines.boot)
+        oobe.need_complete(session)
 
 
 SYSTEM = WindowsSystem()

@@ -13,23 +13,28 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.gallery import DISK, Gallery, Version
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.retention import (
     delete_version,
+    instances_on,
+    lease_to_instance,
     leased,
     leases,
     promote,
     promotion_blocker,
     prunable_versions,
     prune,
+    release_instance,
     release_lease,
     roll_back,
     take_lease,
     withdrawn,
 )
+from pipeline.maintenance.retention import remove_master
 
 DAY = timedelta(days=1)
 
@@ -378,3 +383,34 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_gallery() -> None:
     from tests.campaigns.gallery import run
 
     assert [row for row in run(6) if not row["ok"]] == []
+
+
+# ---- leases of VMs -----------------------------------------------------------------------------------------------
+
+
+def test_a_vm_keeps_its_version_however_old_its_lease_is(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, _ = capture(gallery, age=400), capture(gallery)
+    lease = lease_to_instance(gallery, old, "0f0e0d0c-0000-4000-8000-000000000001", "VM web runs from it")
+    assert lease_to_instance(gallery, old, lease.instance, "VM web runs from it").id == lease.id  # taken twice
+    later = time.time() + 20 * 365 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+    (candidate,) = prune(gallery, "web", 1, 1)
+    assert candidate.held == "leased: VM web runs from it" and old.path.is_dir()
+    with pytest.raises(UsageError) as error:
+        release_lease(gallery, "web", lease.id)
+    assert error.value.name == "lease-of-vm" and instances_on(gallery, "web", old.version) == [lease]
+    release_instance(gallery, "web", old.version, lease.instance)
+    release_instance(gallery, "web", old.version, lease.instance)  # ended already
+    assert [each.held for each in prune(gallery, "web", 1, 1)] == [""] and not old.path.is_dir()
+
+
+def test_not_even_force_removes_what_a_vm_runs_from(gallery: Gallery) -> None:
+    store = Store(gallery.root.parent).ensure()
+    old, _ = capture(gallery), capture(gallery)
+    lease = lease_to_instance(gallery, old, "0f0e0d0c-0000-4000-8000-000000000001", "VM web runs from it")
+    for force in (False, True):
+        with pytest.raises(CheckFailed) as error:
+            remove_master(store, "web", old.version, "old", force=force)
+        assert error.value.name == "version-in-use" and "VM web runs from it" in error.value.message
+    release_instance(gallery, "web", old.version, lease.instance)
+    assert remove_master(store, "web", old.version, "old", force=True).version == old.version

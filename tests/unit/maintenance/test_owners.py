@@ -26,7 +26,7 @@ def test_a_run_lives_while_its_lock_is_held(tmp_path: Path) -> None:
     store = Store(tmp_path).ensure()
     run = Run.start(store.runs, "web", "goldsmith build web")
     run.note(layers=["a", "b"])
-    (owners,) = owners_of(store)
+    owners = owners_of(store)[0]
     assert isinstance(owners, RunOwners)
     label = store.label(run.id)
     assert owners.claims(label) and owners.is_alive(label) and owners.layers_in_use() == {"a", "b"}
@@ -43,6 +43,15 @@ def test_the_record_names_its_host(tmp_path: Path) -> None:
 
     run = Run.start(tmp_path, "web", "goldsmith build web")
     assert run.record["host"] == socket.gethostname()
+
+
+def test_the_instances_of_a_store_own_their_network_together(tmp_path: Path) -> None:
+    store = Store(tmp_path).ensure()
+    label = store.instances_label
+    assert is_orphan(owners_of(store), label)  # nobody is left: the sweep may take it
+    (store.instances / "web").mkdir()
+    assert not is_orphan(owners_of(store), label)
+    assert not is_orphan(owners_of(store), Store(tmp_path / "other").instances_label)
 
 
 def test_another_kind_of_owner_answers_for_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""`goldsmith vm`: virtual machines from masters."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.cli.usage import VerbGroup
+from pipeline.cli.vm import access, create, listing, looks, ports, power, trial
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(
+        help="Create virtual machines from masters, run them, and look at them.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        cls=VerbGroup,
+    )
+    for module in (create, listing, power, access, looks, ports):
+        module.register(noun)
+    app.add_typer(noun, name="vm")
+    trial.register(app)

@@ -1,0 +1,251 @@
+"""`goldsmith vm create`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.base.errors import GoldsmithError, UsageError
+from pipeline.cli import completion, context
+from pipeline.cli.show import print_error
+from pipeline.cli.vm.options import Name, caller_keys, open_fleet
+
+if TYPE_CHECKING:
+    from pipeline.base.store import Store
+    from pipeline.instances.fleet import Fleet
+    from pipeline.instances.record import Record
+    from pipeline.instances.sizes import Size
+    from pipeline.operations.create import Creation, Wishes
+
+#: Bytes of custom data, and of user data, as Azure has them at most.
+#: https://learn.microsoft.com/azure/virtual-machines/custom-data
+LARGEST_DATA = 64 << 10
+
+
+def register(noun: typer.Typer) -> None:
+    noun.command("create")(create)
+    noun.command("wait")(wait)
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The VM's name, which is its host name too.")],
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            metavar="IMAGE[@VERSION|CHANNEL]",
+            help="The master that it is made from.",
+            autocompletion=completion.complete_reference,
+        ),
+    ],
+    size: Annotated[
+        str,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            help="A size of Azure's, such as Standard_B1s; by default the machine of the master's definition.",
+        ),
+    ] = "",
+    cpus: Annotated[Optional[int], typer.Option("--cpus", min=1, max=64, help="Processors.")] = None,  # noqa: UP045
+    memory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--memory", metavar="SIZE", help="Memory: 2G, 512M."),
+    ] = None,
+    admin_user: Annotated[
+        str, typer.Option("--admin-user", metavar="USER", help="The user that the guest makes.")
+    ] = "azureuser",
+    ssh_key: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--ssh-key", metavar="FILE", help="The public key that lets the user in; by default your own in ~/.ssh."
+        ),
+    ] = None,
+    custom_data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--custom-data", metavar="FILE", help="Custom data, such as a #cloud-config."),
+    ] = None,
+    user_data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--user-data", metavar="FILE", help="User data, which the guest reads from the metadata service."
+        ),
+    ] = None,
+    generation: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--generation", min=1, max=2, help="1 is BIOS, 2 is UEFI; by default the master's newest."),
+    ] = None,
+    secure_boot: Annotated[
+        bool, typer.Option("--secure-boot", help="Secure Boot with enrolled keys, and a TPM.")
+    ] = False,
+    count: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--count", min=1, max=100, metavar="N", help="Create N of them: NAME-0, NAME-1, ..."),
+    ] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return at once; goldsmith vm wait NAME waits for it.")
+    ] = False,
+) -> None:
+    """Create a VM from a master and wait until its own agent has reported Ready.
+
+    A VM whose provisioning fails stays as it is, for a look at it.
+    """
+    fleet = open_fleet("create")
+    from pipeline.operations.create import Wishes
+
+    wishes = Wishes(
+        name=name,
+        image=image,
+        user=admin_user,
+        public_key=_public_key(ssh_key),
+        size=_size(size, cpus, memory),
+        custom_data=_data(custom_data),
+        user_data=_data(user_data),
+        generation=generation,
+        secure=secure_boot,
+    )
+    names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
+    _create_all(fleet, [replace(wishes, name=each) for each in names], no_wait=no_wait)
+
+
+def _create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
+    """Create VMs one after the other, and wait for all of them together. One that fails stops no other."""
+    cancelled = threading.Event()
+    errors: list[BaseException] = []
+    with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
+        waits: list[Future[None]] = []
+        try:
+            for wishes in wanted:
+                try:
+                    waits += _begin(fleet, wishes, pool, cancelled, no_wait=no_wait)
+                except GoldsmithError as error:
+                    errors.append(error)
+                    break  # what has no room, or no name, now has none for the next one either
+            errors += [failure for wait in waits if (failure := wait.exception()) is not None]
+        except BaseException:
+            cancelled.set()
+            raise
+    for other in errors[1:]:
+        if not isinstance(other, GoldsmithError):
+            raise other
+        print_error(other)
+    if errors:
+        raise errors[0]
+
+
+def _begin(
+    fleet: Fleet, wishes: Wishes, pool: ThreadPoolExecutor, cancelled: threading.Event, *, no_wait: bool
+) -> list[Future[None]]:
+    """Power a new VM on, and wait for it in `pool`; with `no_wait` a process of its own does."""
+    from pipeline.operations.create import begin, forget, leave_to_waiter
+
+    began = time.monotonic()
+    creation = begin(fleet, wishes)
+    if not no_wait:
+        return [pool.submit(_finish, fleet.store, creation, began, cancelled)]
+    forget(fleet, wishes.name, creation.operation)
+    leave_to_waiter(fleet, wishes.name)
+    print(f"{wishes.name}: Starting (provisioning); goldsmith vm wait {wishes.name} waits until it is ready")
+    _show_password(creation)
+    return []
+
+
+def _finish(store: Store, creation: Creation, began: float, cancelled: threading.Event) -> None:
+    from pipeline.instances.fleet import Fleet
+    from pipeline.operations.create import forget, wait_ready
+
+    name = creation.record.name
+    try:
+        record = wait_ready(store, name, creation.operation, lambda text: _say(name, text), cancelled)
+    finally:
+        forget(Fleet(store), name, creation.operation)
+    _say_running(store, record, time.monotonic() - began)
+    _show_password(creation)
+    if creation.password is None:
+        _say(name, f"goldsmith vm ssh {name}")
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name}: {text}", flush=True)
+
+
+def _say_running(store: Store, record: Record, seconds: float) -> None:
+    from pipeline.fabric import service
+
+    link = service.read_link(store, record.id)
+    _say(
+        record.name, f"Running after {seconds:.0f} s{f', {link.address}' if link is not None else ''}, {record.user}"
+    )
+
+
+def _show_password(creation: Creation) -> None:
+    if creation.password is not None:
+        user = creation.record.user
+        _say(creation.record.name, f"the password of {user} is {creation.password} (shown once, kept nowhere)")
+
+
+def wait(name: Name) -> None:
+    """Wait until a VM's own agent has reported Ready."""
+    from pipeline.operations.create import wait_ready
+
+    fleet = open_fleet("wait")
+    fleet.keep_fabric()
+    record = fleet.refresh(fleet.instances.get(name)) or fleet.instances.get(name)
+    if record.provisioned is None:
+        began = time.monotonic()
+        record = wait_ready(fleet.store, name, None, lambda text: _say(name, text), threading.Event())
+        _say_running(fleet.store, record, time.monotonic() - began)
+        return
+    _say(name, f"its agent reported Ready at {record.provisioned}")
+
+
+def _public_key(path: Path | None) -> str:
+    """The text of a public key: the named one, or the caller's own; '' where there is none."""
+    if path is None:
+        found = caller_keys()
+        return found[0].read_text().strip() if found else ""
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text.startswith(("ssh-", "ecdsa-", "sk-")) or "\n" in text or len(text.split()) < 2:
+        raise UsageError(
+            f"{path} is not an SSH public key", name="ssh-key-invalid", hint="name a file that ends in .pub"
+        )
+    return text
+
+
+def _size(name: str, cpus: int | None, memory: str | None) -> Size | None:
+    from pipeline.instances.sizes import Size, find_size
+
+    if not name and cpus is None and memory is None:
+        return None
+    if name and (cpus is not None or memory is not None):
+        raise UsageError(
+            "--size cannot be combined with --cpus and --memory", name="usage", hint="name a size, or both numbers"
+        )
+    if name:
+        return find_size(name)
+    if cpus is None or memory is None:
+        raise UsageError(
+            "--cpus and --memory go together", name="usage", hint="--cpus 1 --memory 1G; or --size Standard_B1s"
+        )
+    return Size(None, cpus, context.to_bytes(memory))
+
+
+def _data(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    data = path.read_bytes()
+    if len(data) > LARGEST_DATA:
+        raise UsageError(
+            f"{path} has {len(data)} bytes, and Azure takes {LARGEST_DATA}",
+            name="data-too-large",
+            hint="let it fetch the rest",
+        )
+    return data

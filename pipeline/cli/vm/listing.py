@@ -1,0 +1,128 @@
+"""`goldsmith vm list`, `show`: what VMs there are and what is true of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pipeline.cli.vm.options import AsJson, Name, open_fleet
+
+if TYPE_CHECKING:
+    from pipeline.instances.fleet import Fleet
+    from pipeline.instances.record import Record
+    from pipeline.instances.state import Reality
+
+
+def register(noun: typer.Typer) -> None:
+    noun.command("list")(list_all)
+    noun.command("show")(show)
+
+
+def list_all(as_json: AsJson = False) -> None:
+    """List the VMs with their states."""
+    from pipeline.cli.show import print_json, table
+
+    fleet = open_fleet("list")
+    found = fleet.survey()
+    if as_json:
+        print_json([to_json(fleet, record, reality) for record, reality in found])
+        return
+    rows = [_row(fleet, record, reality) for record, reality in found]
+    header = ("name", "image", "version", "size", "status", "agent", "address")
+    table(rows, header, empty="there are no VMs; goldsmith vm create NAME --image IMAGE makes one")
+
+
+def _row(fleet: Fleet, record: Record, reality: Reality) -> tuple[str, ...]:
+    from pipeline.instances.state import describe
+
+    return (
+        record.name,
+        record.image,
+        record.version,
+        _size(record),
+        describe(record, reality),
+        str(reality.agent.state),
+        _address(fleet, record) or "",
+    )
+
+
+def _size(record: Record) -> str:
+    from pipeline.cli.show import size
+
+    return record.size or f"{record.cpus} cpu, {size(record.memory)}"
+
+
+def _address(fleet: Fleet, record: Record) -> str | None:
+    from pipeline.fabric import service
+
+    link = service.read_link(fleet.store, record.id) if record.allocated else None
+    return link.address if link is not None else None
+
+
+def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
+    """What `--json` promises of a VM; `instanceView` in the form of Azure's."""
+    from pipeline.instances.state import describe, instance_view, power_state, provisioning_state
+
+    return {
+        "name": record.name,
+        "vmId": record.id,
+        "image": record.image,
+        "version": record.version,
+        "size": record.size,
+        "cpus": record.cpus,
+        "memory": record.memory,
+        "generation": record.generation,
+        "secureBoot": record.secure,
+        "system": record.system,
+        "adminUser": record.user,
+        "created": record.created,
+        "provisioned": record.provisioned,
+        "allocated": record.allocated,
+        "address": _address(fleet, record),
+        "network": record.network,
+        "status": describe(record, reality),
+        "provisioningState": provisioning_state(record),
+        "powerState": power_state(record, reality),
+        "instanceView": instance_view(record, reality),
+        "folder": str(fleet.folder(record)),
+    }
+
+
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Show one VM: its identity, its machine, and its statuses as Azure's instance view has them."""
+    from pipeline.cli.show import print_json
+    from pipeline.instances.state import describe, instance_view
+
+    fleet = open_fleet("show")
+    fleet.keep_fabric()
+    record = fleet.refresh(fleet.instances.get(name)) or fleet.instances.get(name)
+    reality = fleet.look(record)
+    if as_json:
+        print_json(to_json(fleet, record, reality))
+        return
+    view = instance_view(record, reality)
+    secure = ", Secure Boot and TPM" if record.secure else ""
+    rows = [
+        ("", f"{record.name}  {describe(record, reality)}"),
+        ("id", record.id),
+        ("image", f"{record.image} {record.version} ({record.system})"),
+        (
+            "machine",
+            f"{_size(record)}: {record.cpus} cpu, {record.memory >> 20} MiB, generation {record.generation}{secure}",
+        ),
+        ("user", record.user),
+        ("address", _address(fleet, record) or "none: it is deallocated"),
+        ("created", record.created),
+    ]
+    for status in (*view["statuses"], *view["vmAgent"]["statuses"]):
+        what = "agent" if status in view["vmAgent"]["statuses"] else "status"
+        words = "  ".join(str(status[key]) for key in ("code", "displayStatus", "message", "time") if status.get(key))
+        rows.append((what, words))
+    if record.failure is not None:
+        rows.append(("failure", f"{record.failure.name}: {record.failure.message}"))
+        rows += [("hint", record.failure.hint)] if record.failure.hint else []
+    if operation := view.get("operation"):
+        rows.append(("operation", f"{operation['kind']} {operation['id']} since {operation['started']}"))
+    rows.append(("in", str(fleet.folder(record))))
+    print("\n".join(f"  {key:10} {value}" if key else value for key, value in rows))

@@ -1,0 +1,48 @@
+"""What the verbs of `vm` share: their arguments, the fleet, and the rights that they need."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.build import need_root
+from pipeline.cli.environment import locate_store
+from pipeline.cli.usage import json_option
+
+if TYPE_CHECKING:
+    from pipeline.instances.fleet import Fleet
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The VM.", autocompletion=completion.complete_vm)]
+AsJson = Annotated[bool, json_option()]
+Force = Annotated[bool, typer.Option("--force", help="Cut its power; what the guest has not written is lost.")]
+#: The caller's own public keys, best first (ssh(1)).
+_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
+
+
+def open_fleet(verb: str) -> Fleet:
+    """The VMs of the store. Raises HostError (root-needed) for a user who is not root."""
+    from pipeline.instances.fleet import Fleet
+
+    need_root(f"vm {verb}", "virtual machines, their networks and their disks belong to root")
+    return Fleet(locate_store().ensure())
+
+
+def caller_home() -> Path:
+    """The home of whoever calls, also behind sudo."""
+    caller = os.environ.get("SUDO_USER")
+    if caller:
+        try:
+            return Path(pwd.getpwnam(caller).pw_dir)
+        except KeyError:
+            return Path.home()
+    return Path.home()
+
+
+def caller_keys() -> list[Path]:
+    """The caller's public keys that are there."""
+    return [path for name in _KEYS if (path := caller_home() / ".ssh" / name).is_file()]

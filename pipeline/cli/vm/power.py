@@ -1,0 +1,77 @@
+"""`goldsmith vm start`, `stop`, `restart`, `deallocate`, `delete`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.base.errors import UsageError
+from pipeline.cli.removals import count_of
+from pipeline.cli.vm.options import Force, Name, open_fleet
+
+
+def register(noun: typer.Typer) -> None:
+    for verb in (start, stop, restart, deallocate, delete):
+        noun.command(verb.__name__)(verb)
+
+
+def start(name: Name) -> None:
+    """Start a VM that is stopped or deallocated."""
+    from pipeline.operations.start import start as start_vm
+
+    start_vm(open_fleet("start"), name)
+    print(f"{name}: Running")
+
+
+def stop(name: Name, force: Force = False) -> None:
+    """Switch a VM off. Its processors, memory and address stay reserved; deallocate gives them back."""
+    from pipeline.operations.stop import stop as stop_vm
+
+    record = stop_vm(open_fleet("stop"), name, force=force)
+    slot = f"{count_of(record.cpus, 'processor')}, {record.memory >> 20} MiB and its address"
+    print(f"{name}: Stopped; {slot} stay reserved: goldsmith vm deallocate {name} gives them back")
+
+
+def restart(name: Name, force: Force = False) -> None:
+    """Switch a VM off and on again."""
+    from pipeline.operations.stop import restart as restart_vm
+
+    restart_vm(open_fleet("restart"), name, force=force)
+    print(f"{name}: Running")
+
+
+def deallocate(name: Name, force: Force = False) -> None:
+    """Switch a VM off and give back its processors, memory and address. Its disks stay."""
+    from pipeline.operations.stop import deallocate as deallocate_vm
+
+    deallocate_vm(open_fleet("deallocate"), name, force=force)
+    print(f"{name}: Stopped (deallocated)")
+
+
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and end a VM that runs.")] = False,
+) -> None:
+    """Delete a VM with its disks. Its master may be deleted again."""
+    from pipeline.operations.delete import delete as delete_vm
+    from pipeline.operations.delete import refuse_running
+
+    fleet = open_fleet("delete")
+    fleet.instances.get(name)
+    if not yes:
+        refuse_running(fleet, name)
+        _ask(name)
+    delete_vm(fleet, name, running=yes)
+    print(f"{name}: deleted")
+
+
+def _ask(name: str) -> None:
+    """Ask whoever sits at the terminal. Raises UsageError (vm-delete-unconfirmed) where nobody can be asked."""
+    hint = f"goldsmith vm delete {name} --yes"
+    if not sys.stdin.isatty():
+        raise UsageError(f"deleting {name} loses its disks", name="vm-delete-unconfirmed", hint=hint)
+    print(f"delete {name} with its disks? [y/N] ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError(f"{name} was not deleted", name="vm-delete-unconfirmed", hint=hint)

@@ -1,0 +1,48 @@
+"""What the fabric's service knows of an instance, in the form that the watch of a boot takes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from pipeline.base.store import Store
+from pipeline.fabric.instance import Exchange, Report
+from pipeline.fabric.registration import AgentState
+from pipeline.fabric.service import Service, read_exchanges, read_status
+from pipeline.guest.access import SSH_BANNER
+
+#: Seconds to reach a guest's sshd, and for its first words.
+_REACH, _GREETING = 2.0, 5.0
+
+
+class ServiceRecord:
+    """The record of one guest. Each answer is read anew."""
+
+    def __init__(self, store: Store, instance: str) -> None:
+        self._store, self._instance = store, instance
+
+    @property
+    def report(self) -> Report | None:
+        status = read_status(self._store, self._instance)
+        if status.state is AgentState.NONE:
+            return None
+        if status.state is AgentState.READY:
+            return Report("Ready", status.substatus, status.description)
+        substatus = "Provisioning" if status.state is AgentState.PROVISIONING else status.substatus
+        return Report("NotReady", substatus, status.description)
+
+    @property
+    def reports(self) -> Sequence[Report]:
+        report = self.report
+        return [report] if report is not None else []
+
+    def asked(self) -> list[Exchange]:
+        return read_exchanges(self._store, self._instance)
+
+
+def greets(running: Service, instance: str) -> bool:
+    """Whether an sshd greets at the instance's address."""
+    with contextlib.suppress(OSError), running.connect(instance, 22, _REACH) as link:
+        link.settimeout(_GREETING)
+        return link.recv(16).startswith(SSH_BANNER)
+    return False

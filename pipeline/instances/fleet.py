@@ -1,0 +1,230 @@
+"""All instances of a store on this host: what is true of them now, and the one way to change one.
+
+Whoever changes an instance holds it, and first brings its record together with what libvirt and the fabric say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.base.errors import BuildError, GoldsmithError, UsageError
+from pipeline.base.files import remove_tree
+from pipeline.base.runs import now
+from pipeline.base.store import Store
+from pipeline.fabric import service
+from pipeline.fabric.registration import Link, ProvisioningData
+from pipeline.gallery import Gallery
+from pipeline.gallery.retention import release_instance
+from pipeline.guest.access import tmpfs_root
+from pipeline.hypervisor.connection import Connection, connect
+from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, power_off, read_power, undefine
+from pipeline.instances.record import Failure, Instances, Operation, Record, check_name
+from pipeline.instances.state import Reality, reconcile
+
+#: The files of an instance's custom data and user data, which may hold secrets: 0600.
+CUSTOM_DATA, USER_DATA = "custom-data", "user-data"
+
+
+class Fleet:
+    """The instances of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.instances = Instances(store.instances)
+        self.gallery = Gallery(store.gallery)
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The connection to libvirt. Raises HostError (libvirt-unreachable)."""
+        return connect()
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, record: Record) -> Reality:
+        """What is true of an instance now; its power is unknown where libvirt does not answer."""
+        try:
+            power = read_power(self.connection, record.id)
+        except GoldsmithError:
+            power = Power.UNKNOWN
+        return Reality(power, service.read_status(self.store, record.id))
+
+    def survey(self) -> list[tuple[Record, Reality]]:
+        """Every instance with what is true of it, by name. What nobody else changes right now is reconciled."""
+        self.keep_fabric()
+        with self.instances.hold_budget():
+            self.instances.sweep()
+        found = []
+        for record in self.instances.all():
+            current = self.refresh(record)
+            found += [(current, self.look(current))] if current is not None else []
+        return found
+
+    def refresh(self, record: Record) -> Record | None:
+        """The instance as it stands; None where its deletion has just been carried to its end.
+
+        Another command that changes it is not waited for: then only what is told of it is right, not its record.
+        """
+        with self.instances.hold_now(record.name) as ours:
+            if not ours:
+                current = self.instances.find(record.name)
+                return None if current is None else reconcile(current, self.look(current))
+            current = self.instances.find(record.name)
+            return None if current is None else self._bring_together(current)
+
+    def keep_fabric(self) -> None:
+        """Bring the fabric's service back where an instance needs it and its process has ended."""
+        if any(record.allocated and record.disk is not None for record in self.instances.all()):
+            service.ensure(self.store)
+
+    # ---- changing ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[Record]:
+        """An instance that nobody else changes meanwhile, its record brought together with what is true.
+
+        Raises NotFound (vm-unknown), BuildError (vm-locked, vm-busy).
+        """
+        check_name(name)
+        self.instances.get(name)
+        with self.instances.hold(name):
+            record = self._bring_together(self.instances.get(name))
+            if record is None:
+                self.instances.get(name)  # raises: its deletion was carried to its end just now
+                raise AssertionError(name)
+            self.keep_fabric()
+            yield record
+
+    @contextlib.contextmanager
+    def operate(self, name: str, kind: str) -> Iterator[Record]:
+        """As `hold`, with an operation in the record for as long as the block runs.
+
+        Raises BuildError (vm-busy) where another one goes on, such as a creation that waits for its guest.
+        """
+        with self.hold(name) as record:
+            self.refuse_busy(record)
+            try:
+                yield self.instances.save(replace(record, operation=Operation.begin(kind)))
+            finally:
+                self.end_operation(name)
+
+    def refuse_busy(self, record: Record) -> None:
+        """Raise BuildError (vm-busy) for an instance with an operation in progress."""
+        operation = record.operation
+        if operation is not None:
+            raise BuildError(
+                f"{record.name} is busy: {operation.kind} {operation.id} goes on since {operation.started} "
+                f"(process {operation.pid})",
+                name="vm-busy",
+                hint=f"wait for its end; goldsmith vm show {record.name} shows how far it is",
+            )
+
+    def end_operation(self, name: str) -> None:
+        """Take the operation out of an instance's record, if there still is one. The caller holds the instance."""
+        record = self.instances.find(name)
+        if record is not None and record.operation is not None and record.operation.kind != "delete":
+            self.instances.save(replace(record, operation=None))
+
+    def _bring_together(self, record: Record) -> Record | None:
+        """Reconcile an instance that the caller holds, and do what follows: None where it has been deleted."""
+        if record.operation is not None and record.operation.kind == "delete":
+            self.destroy(record)
+            return None
+        reality = self.look(record)
+        if reality.power is Power.UNKNOWN:
+            return record  # without libvirt nothing can be concluded
+        current = reconcile(record, reality)
+        if current != record:
+            self.instances.save(current)
+        if current.provisioned is not None and self.medium(current).exists():
+            self.destroy_medium(current)
+        return current
+
+    def destroy(self, record: Record) -> None:
+        """Delete an instance with all that it has; whatever of it is gone already is no error."""
+        domain = find_domain(self.connection, record.id)
+        if domain is not None:
+            power_off(domain)
+            undefine(domain)
+        running = service.find(self.store)
+        if running is not None:
+            running.detach(record.id)
+        remove_tree(self.medium(record).parent)
+        with contextlib.suppress(OSError):
+            self.medium(record).parent.parent.rmdir()
+        # last the lease, then the record: as long as there is a disk, its master is kept
+        for path in self.instances.folder(record.name).glob("disk*.qcow2"):
+            path.unlink()
+        release_instance(self.gallery, record.image, record.version, record.id)
+        self.instances.remove(record.name)
+
+    # ---- its parts -----------------------------------------------------------------------------------------------
+
+    def folder(self, record: Record) -> Path:
+        return self.instances.folder(record.name)
+
+    def logs(self, record: Record) -> Path:
+        return self.folder(record) / "logs"
+
+    def medium(self, record: Record) -> Path:
+        """Where the provisioning medium lies, on tmpfs, until the guest has reported Ready."""
+        return tmpfs_root() / self.store.instances_label / record.name / "azure.iso"
+
+    def make_medium_folder(self, record: Record) -> Path:
+        """The folder of the medium, which QEMU's user may search. Returns the medium's path."""
+        path = self.medium(record)
+        for level in (path.parent.parent.parent, path.parent.parent, path.parent):
+            level.mkdir(mode=0o711, parents=True, exist_ok=True)
+            level.chmod(0o711)
+        return path
+
+    def destroy_medium(self, record: Record) -> None:
+        """Eject the provisioning medium and remove it."""
+        domain = find_domain(self.connection, record.id)
+        if domain is not None:
+            eject_medium(domain)
+        remove_tree(self.medium(record).parent)
+        with contextlib.suppress(OSError):
+            self.medium(record).parent.parent.rmdir()
+
+    def attach(self, record: Record) -> Link:
+        """The instance's place on the fabric, made or brought back."""
+        folder = self.folder(record)
+        version = self.gallery.get(record.reference)
+        data = ProvisioningData(
+            instance_id=record.id,
+            name=record.name,
+            user=record.user,
+            public_key=record.public_key,
+            custom_data=_read(folder / CUSTOM_DATA),
+            user_data=_read(folder / USER_DATA),
+            data_disks=version.data_disks,
+            network=record.network,
+            outside=record.outside,
+        )
+        return service.ensure(self.store).attach(data)
+
+    def fail(self, record: Record, error: GoldsmithError) -> Record:
+        """Take down why an instance was not provisioned. The caller holds it."""
+        failure = Failure(error.name, error.message, error.hint, now())
+        return self.instances.save(replace(record, failure=failure, operation=None))
+
+
+def refuse_generalized(record: Record) -> None:
+    """Raise UsageError (vm-generalized) for a VM that was generalized: it would come up as nobody's machine."""
+    if record.generalized:
+        raise UsageError(
+            f"{record.name} is generalized: it cannot be started any more",
+            name="vm-generalized",
+            hint=f"goldsmith vm create makes VMs from its image; goldsmith vm delete {record.name} removes it",
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

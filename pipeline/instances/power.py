@@ -1,0 +1,112 @@
+"""Switching an instance on and off."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+from pipeline.base.errors import GuestError
+from pipeline.fabric.registration import Link
+from pipeline.hypervisor import accelerator
+from pipeline.hypervisor.domain import FLUSHED, MachineFeatures, Spec
+from pipeline.hypervisor.machine import Machine, own
+from pipeline.hypervisor.persistent import (
+    Power,
+    find_domain,
+    power_off,
+    press_power_button,
+    read_power,
+    unwatch,
+    watch_power,
+)
+from pipeline.instances.fleet import Fleet
+from pipeline.instances.hardware import GEN1, GEN2, GEN2_SECURE, Hardware
+from pipeline.instances.launch import attach_to_fabric, machine_spec, usable_processors
+from pipeline.instances.record import Record
+
+#: Seconds between two presses of the power button: a guest that boots does not see the first.
+PRESS_EVERY = 10.0
+
+
+def hardware_of(record: Record) -> Hardware:
+    """The machine model of an instance."""
+    return GEN1 if record.generation == 1 else GEN2_SECURE if record.secure else GEN2
+
+
+def domain_name(fleet: Fleet, record: Record) -> str:
+    return f"goldsmith-{fleet.store.instances_label}-{record.name}"
+
+
+def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures) -> Spec:
+    """The machine of an instance on its wire. Its medium is in the drive until it has been provisioned."""
+    hardware = hardware_of(record)
+    kvm = accelerator.choose("auto", fleet.store).kind == "kvm"
+    spec = machine_spec(
+        hardware,
+        name=domain_name(fleet, record),
+        run=fleet.store.instances_label,
+        role="instance",
+        kvm=kvm,
+        cpus=usable_processors(record.cpus, kvm=kvm),
+        memory=record.memory,
+        disk=record.image_of_disk,
+        serial_log=fleet.logs(record) / "serial.log",
+        features=features,
+    )
+    medium = fleet.medium(record)
+    return replace(
+        attach_to_fabric(spec, link.bridge, link.instance),
+        nvram=fleet.folder(record) / "vars.fd" if hardware.firmware == "efi" else None,
+        seed=medium if record.provisioned is None and medium.exists() else None,
+        instance=record.id,
+        cache=FLUSHED,
+    )
+
+
+def switch_on(
+    fleet: Fleet, record: Record, link: Link, features: MachineFeatures, cancelled: threading.Event | None = None
+) -> Machine:
+    """Define the machine and power it on. Whoever holds the result watches it, or `leave`s it.
+
+    Raises BuildError (libvirt-failed), HostError (qemu-access-denied).
+    """
+    spec = spec_of(fleet, record, link, features)
+    for disk in spec.disks:
+        own(disk.image.path, fleet.connection)
+    if spec.seed is not None:
+        own(spec.seed, fleet.connection)
+    machine = Machine(fleet.connection, spec, fleet.logs(record), cancelled)
+    machine.mark()  # what its console said before is no disaster of this boot
+    machine.start()
+    return machine
+
+
+def switch_off(fleet: Fleet, record: Record, *, deadline: float, force: bool) -> None:
+    """Switch a machine off by its power button, or at once with `force`.
+
+    Raises GuestError (guest-shutdown-timeout) where the guest has not ended after `deadline` seconds: it runs on.
+    """
+    domain = find_domain(fleet.connection, record.id)
+    if domain is None:
+        return
+    if force or read_power(fleet.connection, record.id) is Power.PAUSED:
+        power_off(domain)
+        return
+    changed = threading.Event()
+    number = watch_power(fleet.connection, domain, changed.set)
+    until = time.monotonic() + deadline
+    try:
+        while read_power(fleet.connection, record.id) is Power.RUNNING:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise GuestError(
+                    f"{record.name} still runs {deadline:.0f} s after its power button was pressed",
+                    name="guest-shutdown-timeout",
+                    hint=f"goldsmith vm console {record.name} shows what it does; --force cuts its power",
+                )
+            press_power_button(domain)
+            changed.wait(min(left, PRESS_EVERY))
+            changed.clear()
+    finally:
+        unwatch(fleet.connection, number)

@@ -1,0 +1,335 @@
+"""What an instance is: a record of its identity, its disks and what its user wants of it; one folder an instance.
+
+`instances/NAME/record.json` is rewritten whole at each change by whoever holds the instance's lock. The power state
+is not in it, nor what the guest's agent reports: both are asked for when somebody wants to know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import secrets
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from pipeline.base import locks
+from pipeline.base.errors import NotFound, UsageError
+from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, write_json
+from pipeline.base.runs import now
+from pipeline.cache.layers import Image
+
+RECORD = "record.json"
+#: A name that an instance can have; also its host name, as RFC 1123 has them.
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+#: What the name of an instance's folder begins with while it is made, and while it is removed.
+NEW, GONE = ".new-", ".gone-"
+#: The folder of locks, which outlive the folders that they guard.
+LOCKS = ".locks"
+#: Seconds to wait for another command that changes the same instance: a stop waits longest, for its guest.
+PATIENCE = 600.0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One change of an instance in progress, and the process that makes it. `began`: its start in clock ticks."""
+
+    id: str
+    kind: str
+    started: str
+    host: str
+    pid: int
+    began: int
+
+    @classmethod
+    def begin(cls, kind: str) -> Operation:
+        return cls(secrets.token_hex(4), kind, now(), socket.gethostname(), os.getpid(), process_start(os.getpid()))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process still runs. Of another host nothing is known: it is believed."""
+        return self.host != socket.gethostname() or (self.began > 0 and process_start(self.pid) == self.began)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an instance was not provisioned: the error's name, its message, its hint."""
+
+    name: str
+    message: str
+    hint: str | None
+    time: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One instance. `memory` in bytes. `disk`: the OS disk with its data disks, as `Image.to_json`; `disk_size`: the
+    bytes that they can grow to together.
+
+    `allocated`: whether its processors, memory and address are reserved for it. `provisioned`: when its agent first
+    reported Ready. `size` is the name of an Azure size, if it was made by one. `digest` is the master's.
+    """
+
+    id: str
+    name: str
+    created: str
+    host: str
+    image: str
+    version: str
+    digest: str
+    system: str
+    generation: int
+    secure: bool
+    size: str | None
+    cpus: int
+    memory: int
+    user: str
+    public_key: str
+    disk_size: int
+    disk: Mapping[str, Any] | None = None
+    allocated: bool = True
+    generalized: bool = False
+    provisioned: str | None = None
+    network: str | None = None
+    outside: bool = False
+    failure: Failure | None = None
+    operation: Operation | None = None
+
+    @property
+    def reference(self) -> str:
+        return f"{self.image}@{self.version}"
+
+    @property
+    def image_of_disk(self) -> Image:
+        """The disk that it writes to, on the master. Raises UsageError (vm-incomplete) where it was never made."""
+        if self.disk is None:
+            raise UsageError(
+                f"{self.name} has no disk: its creation was interrupted",
+                name="vm-incomplete",
+                hint=f"goldsmith vm delete {self.name} --yes, then create it again",
+            )
+        return Image.from_json(self.disk)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        known = {each.name for each in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        for key, kind in (("failure", Failure), ("operation", Operation)):
+            if values.get(key) is not None:
+                values[key] = kind(**{each.name: values[key][each.name] for each in fields(kind)})
+        return cls(**values)
+
+
+class _OperationShape(Shape):
+    id: str
+    kind: str
+    started: str
+    host: str
+    pid: int
+    began: int
+
+
+class _FailureShape(Shape):
+    name: str
+    message: str
+    hint: str | None
+    time: str
+
+
+class RecordShape(Shape):
+    """`Record` as a file."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
+    created: str
+    host: str
+    image: str
+    version: str
+    digest: str
+    system: str
+    generation: int
+    secure: bool
+    size: str | None
+    cpus: int = Field(gt=0)
+    memory: int = Field(gt=0)
+    user: str
+    public_key: str
+    disk_size: int = Field(ge=0)
+    disk: dict[str, Any] | None
+    allocated: bool
+    generalized: bool
+    provisioned: str | None
+    network: str | None = None
+    outside: bool = False
+    failure: _FailureShape | None
+    operation: _OperationShape | None
+
+    @classmethod
+    def advice(cls) -> str:
+        return "bring the record back from a backup; its disks lie beside it, and goldsmith does not touch them"
+
+
+def check_name(name: str, longest: int = 63) -> None:
+    """Raise UsageError (vm-name) for what cannot be the name of a VM and its host name of at most `longest`."""
+    if not NAME.fullmatch(name) or len(name) > longest:
+        raise UsageError(
+            f"{name!r} cannot be the name of a VM",
+            name="vm-name",
+            hint=f"lower case letters, digits and hyphens, at most {longest}, neither first nor last a hyphen",
+        )
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def process_start(pid: int) -> int:
+    """When a process of this host was started, in clock ticks since the host's start; 0 where there is none.
+
+    With it a number that another process has taken over is not mistaken for the old one (proc(5), field 22).
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
+
+
+class Instances:
+    """The folder of instances of a store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    def names(self) -> list[str]:
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+
+    def all(self) -> list[Record]:
+        """All instances whose records can be read, by name; the others are skipped by name."""
+        found = []
+        for name in self.names():
+            try:
+                record = self._read(name)
+            except RecordDamaged as error:
+                skip(error)
+                continue
+            found += [record] if record is not None else []
+        return found
+
+    def find(self, name: str) -> Record | None:
+        """An instance, None where there is none. Raises RecordDamaged."""
+        return self._read(name) if NAME.fullmatch(name) else None
+
+    def get(self, name: str) -> Record:
+        """An instance. Raises NotFound (vm-unknown), RecordDamaged."""
+        found = self.find(name)
+        if found is None:
+            near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise NotFound(f"no VM is called {name}", name="vm-unknown", hint=f"{meant}goldsmith vm list shows all")
+        return found
+
+    def _read(self, name: str) -> Record | None:
+        path = self.folder(name) / RECORD
+        data = read_json(path, RecordShape)
+        if data is None:
+            return None
+        if data["name"] != name:
+            raise RecordDamaged(path, f"it is the record of {data['name']}", RecordShape.advice())
+        return Record.from_json(data)
+
+    def save(self, record: Record) -> Record:
+        """Write a record. The caller holds the instance."""
+        write_json(self.folder(record.name) / RECORD, record.to_json())
+        return record
+
+    def add(self, record: Record, files: Mapping[str, bytes] | None = None) -> Path:
+        """Make a new instance's folder with its record and these files, 0600, in one rename.
+
+        QEMU's user may search the folder. The caller holds the instance and the budget.
+        """
+        folder = self.root / f"{NEW}{record.name}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        folder.chmod(0o711)
+        (folder / "logs").mkdir()
+        for name, data in (files or {}).items():
+            (folder / name).touch(mode=0o600)
+            (folder / name).write_bytes(data)
+        write_json(folder / RECORD, record.to_json())
+        folder.rename(self.folder(record.name))
+        sync_folder(self.root)
+        return self.folder(record.name)
+
+    def remove(self, name: str) -> None:
+        """Remove an instance's folder; once its name is gone the name is free. The caller holds the instance."""
+        folder = self.folder(name)
+        scratch = self.root / f"{GONE}{name}-{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(scratch)
+            sync_folder(self.root)
+        remove_tree(scratch)
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Keep every other command from changing an instance. Raises BuildError (vm-locked) after PATIENCE."""
+        check_name(name)
+        with self._locked(f"{name}.lock", f"another command for {name}"):
+            yield
+
+    @contextlib.contextmanager
+    def hold_now(self, name: str) -> Iterator[bool]:
+        """As `hold`, but without waiting: False where another command has it."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._locks / f"{name}.lock", timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def hold_budget(self) -> Iterator[None]:
+        """Held while somebody looks at what is free and takes of it. Raises BuildError (vm-locked)."""
+        with self._locked("budget", "another command that reserves memory and disk"):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, file: str, what: str) -> Iterator[None]:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._locks / file, thread_local=False)
+        locks.acquire(lock, what, deadline=PATIENCE, name="vm-locked")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _locks(self) -> Path:
+        return self.root / LOCKS
+
+    def sweep(self, *, dry: bool = False) -> list[str]:
+        """Remove what interrupted creations and deletions left; the names. The caller holds the budget."""
+        gone = sorted((*self.root.glob(f"{NEW}*"), *self.root.glob(f"{GONE}*"))) if self.root.is_dir() else []
+        for path in gone if not dry else ():
+            remove_tree(path)
+        return [path.name for path in gone]

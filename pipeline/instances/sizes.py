@@ -1,0 +1,60 @@
+"""The sizes that a VM can have, by their names on Azure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.base.errors import UsageError
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Size:
+    """`memory` in bytes. `name` is None of a size that its user wrote as two numbers."""
+
+    name: str | None
+    cpus: int
+    memory: int
+
+
+#: https://learn.microsoft.com/azure/virtual-machines/sizes : the small ones of each family in use, and the classic
+#: portal's (https://learn.microsoft.com/azure/cloud-services/cloud-services-sizes-specs).
+SIZES = {
+    name: Size(name, cpus, int(memory * _GIB))
+    for name, cpus, memory in (
+        ("Standard_B1ls", 1, 0.5),
+        ("Standard_B1s", 1, 1),
+        ("Standard_B1ms", 1, 2),
+        ("Standard_B2s", 2, 4),
+        ("Standard_B2ms", 2, 8),
+        ("Standard_B4ms", 4, 16),
+        ("Standard_B8ms", 8, 32),
+        ("Standard_A1_v2", 1, 2),
+        ("Standard_A2_v2", 2, 4),
+        ("Standard_DS1_v2", 1, 3.5),
+        ("Standard_D2s_v3", 2, 8),
+        ("Standard_D4s_v3", 4, 16),
+        ("Standard_D2s_v5", 2, 8),
+        ("Standard_D4s_v5", 4, 16),
+        ("Standard_E2s_v5", 2, 16),
+        ("Standard_F2s_v2", 2, 4),
+        ("Standard_F4s_v2", 4, 8),
+        ("ExtraSmall", 1, 0.75),
+        ("Small", 1, 1.75),
+        ("Medium", 2, 3.5),
+        ("Large", 4, 7),
+    )
+}
+
+
+def find_size(name: str) -> Size:
+    """A size by its name, however its letters are cased. Raises UsageError (size-unknown)."""
+    for known, size in SIZES.items():
+        if known.lower() in (name.lower(), f"standard_{name.lower()}"):
+            return size
+    raise UsageError(
+        f"{name} is not a size that goldsmith knows",
+        name="size-unknown",
+        hint=f"one of {', '.join(SIZES)}; or --cpus and --memory",
+    )

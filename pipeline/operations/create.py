@@ -1,0 +1,292 @@
+"""Create a VM from a master: its record and disks, its place on the fabric, its first boot until it reports Ready."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipeline.base import process
+from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
+from pipeline.base.runs import now
+from pipeline.base.store import Store
+from pipeline.fabric import service
+from pipeline.gallery import Gallery, Version
+from pipeline.gallery.retention import lease_to_instance, withdrawn
+from pipeline.guest.timeouts import Patience
+from pipeline.hypervisor.machine import Machine
+from pipeline.hypervisor.persistent import find_domain
+from pipeline.instances.agent import ServiceRecord, greets
+from pipeline.instances.budget import Demand, measure_budget
+from pipeline.instances.disks import create_disks, disk_size
+from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
+from pipeline.instances.launch import FirstBoot, write_medium
+from pipeline.instances.power import spec_of, switch_on
+from pipeline.instances.record import Operation, Record, check_name, new_id
+from pipeline.instances.sizes import Size
+from pipeline.systems import registry
+from pipeline.systems.base import GuestSystem
+
+#: Called with what is going on.
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user wants of a new VM. `generation` None: the newest that the master boots on; `size` None: the
+    master's own machine."""
+
+    name: str
+    image: str
+    user: str
+    public_key: str = ""
+    size: Size | None = None
+    custom_data: bytes = b""
+    user_data: bytes = b""
+    generation: int | None = None
+    secure: bool = False
+    network: str | None = None
+    outside: bool = False
+
+
+def system_of(record: Record) -> GuestSystem:
+    """The operating system of an instance."""
+    return registry.get(record.system)
+
+
+# ---- what is checked before anything is made ---------------------------------------------------------------------
+
+
+def choose_master(gallery: Gallery, reference: str) -> Version:
+    """The master that a VM is made from. Raises NotFound (gallery-unknown), CheckFailed (image-withdrawn),
+    UsageError (disk-missing) where its disk was archived."""
+    version = gallery.get(reference)
+    gone = withdrawn(gallery, version.name)
+    if version.version in gone:
+        raise CheckFailed(
+            f"{version.name} {version.version} was withdrawn: {gone[version.version]}",
+            name="image-withdrawn",
+            hint=f"goldsmith gallery list {version.name} shows the others; goldsmith gallery promote takes it back",
+        )
+    if missing := version.missing():
+        raise UsageError(
+            f"{version.name} {version.version} has no {missing[0]} here",
+            name="disk-missing",
+            hint=f"goldsmith gallery restore {version.name}@{version.version} brings it back from the archive",
+        )
+    return version
+
+
+def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
+    """The record of a new VM, nothing of which is there yet. Raises what is wrong with the wishes."""
+    version = choose_master(fleet.gallery, wishes.image)
+    system = registry.get(str(version.manifest.get("os", "linux")))
+    check_name(wishes.name, system.longest_host_name)
+    if not system.signs_in_by_password and not wishes.public_key:
+        raise UsageError(
+            "there is no SSH key to let anybody in",
+            name="ssh-key-missing",
+            hint="ssh-keygen -t ed25519 makes one; --ssh-key FILE names a public key",
+        )
+    generation = wishes.generation or max(version.manifest["generations"])
+    if generation not in version.manifest["generations"]:
+        made_for = " and ".join(map(str, version.manifest["generations"]))
+        raise UsageError(
+            f"{version.name} {version.version} was made for generation {made_for}",
+            name="generation-unsupported",
+            hint=f"leave --generation out; `generations:` of {version.name}'s definition says what it is made for",
+        )
+    if wishes.secure and generation != 2:
+        raise UsageError(
+            "Secure Boot needs generation 2", name="generation-unsupported", hint="leave out one of the options"
+        )
+    machine = version.manifest.get("machine") or {"cpus": 1, "memory": 1 << 30}
+    size = wishes.size or Size(None, int(machine["cpus"]), int(machine["memory"]))
+    record = Record(
+        id=new_id(),
+        name=wishes.name,
+        created=now(),
+        host=socket.gethostname(),
+        image=version.name,
+        version=version.version,
+        digest=version.digest,
+        system=system.name,
+        generation=generation,
+        secure=wishes.secure,
+        size=size.name,
+        cpus=size.cpus,
+        memory=size.memory,
+        user=wishes.user,
+        public_key=wishes.public_key,
+        disk_size=disk_size(version),
+        network=wishes.network,
+        outside=wishes.outside,
+        operation=Operation.begin("create"),
+    )
+    return record, version
+
+
+# ---- making it ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Creation:
+    """A VM whose first boot has begun. `password`: the administrator's, of a system that lets people in by one."""
+
+    record: Record
+    password: str | None
+
+    @property
+    def operation(self) -> str:
+        assert self.record.operation is not None
+        return self.record.operation.id
+
+
+def begin(fleet: Fleet, wishes: Wishes) -> Creation:
+    """Make the VM and power it on. Returns before its guest has said anything.
+
+    Raises UsageError (vm-exists), HostError (vm-no-room) and what `plan` raises: then nothing is left of it.
+    """
+    record, version = plan(fleet, wishes)
+    with fleet.instances.hold(record.name):
+        if fleet.instances.find(record.name) is not None:
+            raise UsageError(
+                f"there is a VM {record.name} already",
+                name="vm-exists",
+                hint=f"take another name; goldsmith vm show {record.name} shows what it is",
+            )
+        try:
+            _reserve(fleet, record, wishes)
+            lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
+            disk = create_disks(fleet.folder(record), version)
+            record = fleet.instances.save(replace(record, disk=disk.to_json()))
+            password = _launch(fleet, record)
+        except BaseException:
+            fleet.destroy(record)
+            raise
+    return Creation(record, password)
+
+
+def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
+    """Take the VM's share of the host, and write its record."""
+    with fleet.instances.hold_budget():
+        fleet.instances.sweep()
+        budget = measure_budget(fleet.instances, fleet.instances.all())
+        budget.refuse_excess(record.name, Demand(record.cpus, record.memory, record.disk_size))
+        files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data}
+        fleet.instances.add(record, {name: data for name, data in files.items() if data})
+
+
+def _launch(fleet: Fleet, record: Record) -> str | None:
+    """The first boot; the password that was drawn for it."""
+    system = system_of(record)
+    password = system.draw_password() if system.signs_in_by_password else None
+    link = fleet.attach(record)
+    write_medium(fleet.make_medium_folder(record), link.instance, password=password)
+    service.ensure(fleet.store).begin(record.id)
+    switch_on(fleet, record, link, system.machine_features()).leave()
+    return password
+
+
+# ---- until it is ready -------------------------------------------------------------------------------------------
+
+
+def wait_ready(
+    store: Store, name: str, operation: str | None, on_progress: OnProgress, cancelled: threading.Event
+) -> Record:
+    """Wait until the VM has reported Ready, and eject its medium. Raises GuestError as a proof does; the VM stays.
+
+    `operation` is the id of the creation; None where its own command has ended. It has a connection of its own, so
+    that several can be waited for at once. Raises BuildError (vm-deleted) where the VM was deleted meanwhile.
+    """
+    fleet = Fleet(store)
+    try:
+        record = fleet.instances.get(name)
+        machine = _adopt(fleet, record, cancelled)
+        on_progress("Starting (provisioning)")
+        try:
+            system_of(record).wait_provisioned(_first_boot(fleet, record, machine))
+        except GoldsmithError as error:
+            return _fail(fleet, record, operation, error)
+        finally:
+            machine.leave()
+        with fleet.instances.hold(name):
+            current = _same(fleet, record)
+            if operation is None or (current.operation is not None and current.operation.id == operation):
+                current = replace(current, operation=None)
+            current = fleet.instances.save(replace(current, provisioned=current.provisioned or now(), failure=None))
+            fleet.destroy_medium(current)
+        return current
+    finally:
+        fleet.connection.close()
+
+
+def _adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
+    link = service.read_link(fleet.store, record.id)
+    if link is None or find_domain(fleet.connection, record.id) is None:
+        raise BuildError(
+            f"{record.name} does not run", name="vm-not-running", hint=f"goldsmith vm start {record.name} starts it"
+        )
+    spec = spec_of(fleet, record, link, system_of(record).machine_features())
+    machine = Machine(fleet.connection, spec, fleet.logs(record), cancelled)
+    machine.adopt()
+    return machine
+
+
+def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> FirstBoot:
+    running = service.find(fleet.store)
+    assert running is not None, "it is registered"
+    return FirstBoot(
+        machine=machine,
+        patience=Patience.for_kind(machine.spec.kvm),
+        guest=ServiceRecord(fleet.store, record.id),
+        logs=fleet.logs(record),
+        store=fleet.store.root,
+        user=record.user,
+        greets=lambda: greets(running, record.id),
+        dhcp_log=service.log_files(fleet.store, record.id).get("dhcp.log"),
+    )
+
+
+def _same(fleet: Fleet, record: Record) -> Record:
+    """The record as it stands. Raises BuildError (vm-deleted) where that VM is gone."""
+    current = fleet.instances.find(record.name)
+    if current is None or current.id != record.id:
+        raise BuildError(
+            f"{record.name} was deleted while it was provisioned",
+            name="vm-deleted",
+            hint="goldsmith vm list shows what there is",
+        )
+    return current
+
+
+def _fail(fleet: Fleet, record: Record, operation: str | None, error: GoldsmithError) -> Record:
+    """Take down why it failed, and raise that. The VM stays as it is, for a person to look at."""
+    with fleet.instances.hold(record.name):
+        current = _same(fleet, record)
+        if isinstance(error, (HostError, UsageError)) or error.name == "cancelled":
+            raise error  # nothing is known of the guest
+        if operation is None or (current.operation is not None and current.operation.id == operation):
+            fleet.fail(current, error)
+    error.message = f"{record.name}: {error.message}"
+    error.args = (error.message,)
+    error.evidence = error.evidence or fleet.logs(record)
+    error.hint = error.hint or f"the VM stays for a look: goldsmith vm console {record.name}, vm logs, vm screenshot"
+    raise error
+
+
+def forget(fleet: Fleet, name: str, operation: str) -> None:
+    """Take the creation's operation out of the record: its command ends, and the guest goes on by itself."""
+    with fleet.instances.hold(name):
+        record = fleet.instances.find(name)
+        if record is not None and record.operation is not None and record.operation.id == operation:
+            fleet.instances.save(replace(record, operation=None))
+
+
+def leave_to_waiter(fleet: Fleet, name: str) -> None:
+    """Start a process of its own that waits for the VM, and takes its medium away once it is ready."""
+    log = fleet.instances.folder(name) / "logs" / "wait.log"
+    words = [sys.executable, "-P", "-m", "pipeline", "vm", "wait", name]
+    process.start(words, log, env={**process.own_variables(), "GOLDSMITH_HOME": str(fleet.store.root)})

@@ -1,0 +1,32 @@
+"""Delete a VM with its disks, its place on the fabric and its lease."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.base.errors import UsageError
+from pipeline.instances.fleet import Fleet
+from pipeline.instances.record import Operation
+
+
+def delete(fleet: Fleet, name: str, *, running: bool) -> None:
+    """Delete the VM. `running`: also where it runs, which ends it at once, or is being created.
+
+    Raises NotFound (vm-unknown), UsageError (vm-running). One that was interrupted is carried to its end.
+    """
+    fleet.instances.get(name)
+    with fleet.instances.hold(name):
+        record = fleet.instances.get(name)
+        if not running:
+            refuse_running(fleet, name)
+        fleet.destroy(fleet.instances.save(replace(record, operation=Operation.begin("delete"))))
+
+
+def refuse_running(fleet: Fleet, name: str) -> None:
+    """Raise UsageError (vm-running) for a VM that runs, NotFound (vm-unknown)."""
+    if fleet.look(fleet.instances.get(name)).is_on:
+        raise UsageError(
+            f"{name} runs: deleting it ends it and loses its disks",
+            name="vm-running",
+            hint=f"goldsmith vm delete {name} --yes",
+        )

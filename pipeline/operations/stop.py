@@ -1,0 +1,65 @@
+"""Stop a VM, give its processors and memory back, or start it anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.base.errors import UsageError
+from pipeline.fabric import service
+from pipeline.guest.timeouts import Patience
+from pipeline.hypervisor import accelerator
+from pipeline.instances.fleet import Fleet, refuse_generalized
+from pipeline.instances.power import switch_off
+from pipeline.instances.record import Record
+from pipeline.operations.start import power_on
+
+
+def _deadline(fleet: Fleet) -> float:
+    return Patience.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").shutdown
+
+
+def stop(fleet: Fleet, name: str, *, force: bool = False) -> Record:
+    """Switch the VM off; its processors, memory and address stay reserved. `force` cuts its power.
+
+    Raises UsageError (vm-stopped), GuestError (guest-shutdown-timeout), BuildError (vm-busy).
+    """
+    with fleet.operate(name, "stop") as record:
+        _need_running(fleet, record)
+        switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+        return fleet.instances.save(replace(record, operation=None))
+
+
+def deallocate(fleet: Fleet, name: str, *, force: bool = False) -> Record:
+    """Switch the VM off and give back its processors, memory and address; its disks stay.
+
+    Raises UsageError (vm-deallocated), GuestError (guest-shutdown-timeout), BuildError (vm-busy).
+    """
+    with fleet.operate(name, "deallocate") as record:
+        if not record.allocated:
+            raise UsageError(
+                f"{name} is deallocated already", name="vm-deallocated", hint=f"goldsmith vm start {name}"
+            )
+        if fleet.look(record).is_on:
+            switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+        running = service.find(fleet.store)
+        if running is not None:
+            running.suspend(record.id)
+        return fleet.instances.save(replace(record, operation=None, allocated=False))
+
+
+def restart(fleet: Fleet, name: str, *, force: bool = False) -> Record:
+    """Switch the VM off and on again. Raises as `stop` does, and UsageError (vm-generalized)."""
+    with fleet.operate(name, "restart") as record:
+        _need_running(fleet, record)
+        refuse_generalized(record)
+        switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+        power_on(fleet, record)
+        return fleet.instances.save(replace(record, operation=None))
+
+
+def _need_running(fleet: Fleet, record: Record) -> None:
+    if not fleet.look(record).is_on:
+        state = "stopped" if record.allocated else "deallocated"
+        raise UsageError(
+            f"{record.name} is {state}", name=f"vm-{state}", hint=f"goldsmith vm start {record.name} starts it"
+        )
