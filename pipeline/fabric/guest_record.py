@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -69,14 +70,16 @@ class GuestRecord:
             self.events += events
             if said is not None:
                 self.reports.append(said)
-            self._write(json.dumps(_as_json(exchange, said)) + "\n")
+            # a guest that waits for its answer gets it on a full disk too
+            with contextlib.suppress(OSError):
+                self._write(json.dumps(_as_json(exchange, said)) + "\n")
         return said
 
     def record_dhcp(self, lines: tuple[str, ...]) -> None:
         """Keep what passed between the guest and the DHCP server."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = "".join(f"{moment} {line}\n" for line in lines)
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if len(text) > self._dhcp_left and self._rotates:
                 self._dhcp_log.unlink(missing_ok=True)
                 self._dhcp_left = limits.DHCP_LOG

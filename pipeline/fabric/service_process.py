@@ -34,7 +34,7 @@ from pipeline.network.namespaces import enter
 #: Exchanges of one guest that are kept in memory: a VM lives for months, and its log on disk has more.
 KEPT = 64
 #: Seconds between two notes that a guest was heard.
-HEARD_EVERY = 15.0
+HEARD_EVERY = 30.0
 #: Seconds after which a server that serves nobody ends by itself: the command that started it has died.
 LONELY = 60.0
 #: Bytes of writable memory beside what the process has at its start, open descriptors, bytes of a thread's stack.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from pipeline.fabric import limits
 from pipeline.fabric.guest_record import GuestRecord
-from pipeline.fabric.instance import Instance
+from pipeline.fabric.instance import Instance, Request, Response
 from pipeline.fabric.serving import FabricServer
 from tests.unit.fabric.test_dhcp_and_names import message, query
 
@@ -112,3 +113,34 @@ def test_a_detached_guest_is_answered_no_more(wires: Wires) -> None:
     # its sockets are closed by then: others may be bound there
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.bind(wires.names["one"])
+
+
+def test_a_guest_is_answered_though_nothing_can_be_recorded(wires: Wires) -> None:
+    """A full disk, here a folder that is gone: the lease and the answers come all the same."""
+    instance = wires.add("one", 0)
+    record = wires.server.find(instance.vm_id)
+    assert record is not None
+    shutil.rmtree(wires.folder / "one")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.sendto(message(1, mac=instance.mac), wires.leases["one"])
+    assert wires.ask("one")
+    record.record(Request("GET", 80, "/?comp=versions"), Response(200, b"x"))
+    record.record_dhcp(("DHCPDISCOVER",))
+    assert [each.request.target for each in record.asked()] == ["/?comp=versions"]
+
+
+def test_a_full_log_makes_room_for_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a VM that lives for months needs it; both parts together stay within the limit."""
+    monkeypatch.setattr(limits, "LOG", 40_000)
+    instance = Instance("vm", "u", "k", "00:0d:3a:00:00:01", "10.83.0.2")
+    record = GuestRecord(instance, tmp_path, kept=8, rotates=True)
+    for number in range(400):
+        record.record(Request("GET", 80, f"/{number}"), Response(200, b"x" * 100))
+    log, old = (tmp_path / "fabric.jsonl").read_text(), (tmp_path / "fabric.jsonl.1").read_text()
+    assert '"/399"' in log and len(log) + len(old) <= 40_000 and len(old) > 15_000
+    assert len(record.asked()) == 8
+    # another process goes on where this one ended
+    again = GuestRecord(instance, tmp_path, kept=8, rotates=True)
+    for number in range(400, 800):
+        again.record(Request("GET", 80, f"/{number}"), Response(200, b"x" * 100))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000
