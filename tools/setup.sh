@@ -49,6 +49,11 @@ say() { printf 'setup        %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 
 wanted_stamp() { cat tools/setup.sh pyproject.toml | sha256sum; }
+# Azure's storage emulator, from npm, beside the virtual environment's Python packages: for the tests of publishing.
+AZURITE=3.37.0
+azurite_ready() {
+    [ "${1-}" != tests ] || [ -x "$VENV/node/node_modules/.bin/azurite-blob" ] || ! command -v npm >/dev/null
+}
 venv_ready() { [ -x "$VENV/bin/goldsmith" ] && [ -r "$STAMP" ] && [ "$(<"$STAMP")" = "$(wanted_stamp)" ]; }
 
 store_ready() {
@@ -185,11 +190,17 @@ make_key() {
     "$VENV/bin/goldsmith" key make >/dev/null
 }
 
+make_azurite() {
+    say "azurite $AZURITE for the tests"
+    as_owner npm install --silent --no-audit --no-fund --prefix "$VENV/node" "azurite@$AZURITE" >/dev/null
+}
+
 packages_ready() { [ "${1-}" != tests ] || [ -z "$(missing_packages)" ]; }
 
 fabric_ready() { fabric_user_ready && unit_ready; }
 
-if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && fabric_ready && packages_ready "${1-}"; then
+if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && fabric_ready &&
+    packages_ready "${1-}" && azurite_ready "${1-}"; then
     exit 0
 fi
 
@@ -218,4 +229,5 @@ fabric_user_ready || make_fabric_user
 venv_ready || make_venv
 unit_ready || install_unit
 key_ready || make_key
+azurite_ready "${1-}" || make_azurite
 rm -f "$log"

@@ -2,7 +2,7 @@
 
 A library raises; only ``__main__`` turns an error into an exit code. The codes are a promise to scripts:
 0 done, 1 a check, gate or comparison failed, or the gallery has no such thing, 2 wrong usage or definition, 3 the
-host is not fit, 4 the build or guest failed, 130, 141 and 143 interrupted.
+host is not fit, 4 the build or guest failed, 5 publishing failed, 130, 141 and 143 interrupted.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ def commands(
 
 #: The verbs that delete what somebody may miss.
 DELETING = {
+    ("publish", "clean"),
     ("clean",),
     ("runs", "prune"),
     ("gallery", "prune"),

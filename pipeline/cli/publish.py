@@ -1,0 +1,277 @@
+"""`goldsmith publish`: versions on their way to a storage container or a folder that others read."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from pipeline.cli import completion
+from pipeline.cli.environment import locate_store
+from pipeline.cli.usage import VerbGroup, json_option
+
+if TYPE_CHECKING:
+    from pipeline.publish.credentials import Credential
+    from pipeline.publish.push import Pushed
+    from pipeline.publish.targets import Target
+    from pipeline.publish.uploader import Plan
+
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]", autocompletion=completion.complete_reference)
+]
+TargetWord = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The URL of a container, a name of publish.yaml, or a folder.")
+]
+KeyFrom = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Option("--key-from", metavar="SOURCE", help="Use an account key: file:PATH, env:NAME or command:WORDS."),
+]
+SasFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature of a SOURCE."),
+]
+ConnectionFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string of a SOURCE."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    noun = typer.Typer(
+        help="Publish golden masters to Azure storage or a folder.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        cls=VerbGroup,
+    )
+    noun.command("push")(push)
+    noun.command("show")(show)
+    noun.command("verify")(verify)
+    noun.command("clean")(clean)
+    app.add_typer(noun, name="publish")
+
+
+def push(
+    reference: Reference,
+    target: TargetWord,
+    key_from: KeyFrom = None,
+    sas_from: SasFrom = None,
+    connection_from: ConnectionFrom = None,
+    parallel: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--parallel", min=1, max=8, help="Requests at once (default: 4, or the target's own)."),
+    ] = None,
+    bandwidth: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--bandwidth", metavar="SIZE", help="Send at most this much in a second: 20M."),
+    ] = None,
+    no_read_back: Annotated[bool, typer.Option("--no-read-back", help="Do not read back what was written.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read back the whole disk, also what was copied on the server.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
+) -> None:
+    """Publish a version: as a difference from the newest one on the target, else whole."""
+    from dataclasses import replace
+
+    from pipeline.base.surroundings import variables
+    from pipeline.cli.context import to_bytes
+    from pipeline.cli.gallery.options import evidence_judge
+    from pipeline.cli.show import print_json
+    from pipeline.gallery import Gallery
+    from pipeline.publish.page_blob import Options
+    from pipeline.publish.push import push as send
+
+    found = chosen_target(target, key_from, sas_from, connection_from)
+    found = replace(
+        found,
+        parallel=parallel or found.parallel,
+        rate=to_bytes(bandwidth) if bandwidth is not None else found.rate,
+    )
+    store = locate_store()
+    version = Gallery(store.gallery).get(reference)
+    store.ensure()
+    line = ProgressLine(quiet=as_json)
+    try:
+        pushed = send(
+            store,
+            version,
+            found,
+            variables(),
+            options=Options(found.parallel, not no_read_back, verify),
+            judge=evidence_judge([]),
+            dry_run=dry_run,
+            on_plan=(lambda _plan: None) if as_json else print_plan,
+            on_progress=line,
+        )
+    finally:
+        line.close()
+    if as_json:
+        print_json(pushed.to_json())
+    elif not dry_run:
+        print_pushed(pushed)
+
+
+def chosen_target(word: str, key: str | None, sas: str | None, connection: str | None) -> Target:
+    """The target that the words of a command line mean. Raises UsageError."""
+    from pipeline.publish.targets import find_target
+
+    return find_target(word, {}, _credential(key, sas, connection))
+
+
+def _credential(key: str | None, sas: str | None, connection: str | None) -> Credential | None:
+    from pipeline.base.errors import UsageError
+    from pipeline.publish.credentials import Credential, Kind, parse_source
+
+    options: list[tuple[Kind, str | None]] = [("key", key), ("sas", sas), ("connection-string", connection)]
+    given = [(kind, text) for kind, text in options if text is not None]
+    if len(given) > 1:
+        raise UsageError(
+            "more than one credential is given", name="usage", hint="leave all but one of the --*-from options out"
+        )
+    return Credential(given[0][0], parse_source(given[0][1])) if given else None
+
+
+def show(
+    image: Annotated[str, typer.Argument(metavar="NAME", help="The image.")],
+    target: TargetWord,
+    key_from: KeyFrom = None,
+    sas_from: SasFrom = None,
+    connection_from: ConnectionFrom = None,
+    as_json: Annotated[bool, json_option()] = False,
+) -> None:
+    """Show what is published of an image: versions, disks, the copy trail of each blob."""
+    from pipeline.base.surroundings import variables
+    from pipeline.cli.show import print_json, size, table
+    from pipeline.publish.published import look
+
+    found = look(image, chosen_target(target, key_from, sas_from, connection_from), variables())
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["version"] + (" (newest)" if each["version"] == found["newest"] else ""),
+            disk["file"],
+            size(disk["size"]),
+            disk["state"],
+            f"copied from {disk['base']}" if disk["base"] else "whole",
+            each["published"],
+        )
+        for each in found["versions"]
+        for disk in each["disks"]
+    ]
+    table(rows, ("version", "disk", "size", "state", "sent", "published"), empty=f"nothing of {image} is published")
+
+
+def verify(
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")],
+    target: TargetWord,
+    key_from: KeyFrom = None,
+    sas_from: SasFrom = None,
+    connection_from: ConnectionFrom = None,
+    as_json: Annotated[bool, json_option()] = False,
+) -> None:
+    """Read published versions whole and compare them with their digests."""
+    from pipeline.base.surroundings import variables
+    from pipeline.cli.show import print_json
+    from pipeline.publish.errors import PublishError
+    from pipeline.publish.published import verify as read
+
+    image, _, which = reference.partition("@")
+    found = chosen_target(target, key_from, sas_from, connection_from)
+    store, line = locate_store().ensure(), ProgressLine(quiet=as_json)
+    try:
+        findings = read(image, which or None, found, variables(), store.tmp, line)
+    finally:
+        line.close()
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{'BAD' if finding.wrong else 'good':8} {image} {finding.version}  {finding.wrong}".rstrip())
+    if bad := [finding.version for finding in findings if finding.wrong]:
+        raise PublishError(
+            f"{len(bad)} of {len(findings)} published versions of {image} are damaged: {', '.join(bad)}",
+            name="publish-damaged",
+            hint="publish another version; readers must not use the damaged one",
+        )
+
+
+def clean(
+    target: TargetWord,
+    image: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Only this image.")] = None,  # noqa: UP045
+    key_from: KeyFrom = None,
+    sas_from: SasFrom = None,
+    connection_from: ConnectionFrom = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    as_json: Annotated[bool, json_option()] = False,
+) -> None:
+    """Remove what interrupted pushes left. Published versions, leased blobs and foreign blobs stay."""
+    from pipeline.base.surroundings import variables
+    from pipeline.cli.removals import Row, print_removals
+    from pipeline.publish.published import clean as sweep
+
+    found = sweep(image, chosen_target(target, key_from, sas_from, connection_from), variables(), dry_run=dry_run)
+    rows = [Row("upload", each.folder, each.bytes, "no index names it", each.kept) for each in found]
+    print_removals(rows, dry=dry_run, as_json=as_json)
+
+
+class ProgressLine:
+    """One line on a terminal that is rewritten; elsewhere a line for each step."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._shown = ""
+        self._lock = threading.Lock()
+
+    def __call__(self, what: str, done: int, total: int, rate: float) -> None:
+        from pipeline.cli import door
+        from pipeline.cli.show import size
+
+        if self._quiet:
+            return
+        with self._lock:
+            if self._live:
+                rest = f", {max(0, total - done) / rate:.0f} s left" if rate > 1 and total else ""
+                text = f"{what}: {size(done)} of {size(total)}, {size(int(rate))}/s{rest}" if total else what
+                print(f"{door.own(chr(13), sys.stderr)}{text:78}", end="", file=sys.stderr, flush=True)
+            elif what != self._shown and total:
+                print(f"{what}: {size(total)}", file=sys.stderr, flush=True)
+            self._shown = what
+
+    def close(self) -> None:
+        if self._live and self._shown:
+            print(file=sys.stderr)
+
+
+def print_plan(plan: Plan) -> None:
+    from pipeline.cli.show import size
+
+    if plan.published:
+        print(f"{plan.name} {plan.version} is published already")
+    for disk in plan.disks:
+        how = f"difference from {disk.base}" if disk.base else f"whole, because {disk.why}"
+        cleared = f", {size(disk.cleared)} cleared" if disk.cleared else ""
+        print(f"{disk.file}  {size(disk.bytes)} of {size(disk.size)} to send{cleared}: {how}")
+
+
+def print_pushed(pushed: Pushed) -> None:
+    from pipeline.cli.show import size
+
+    if pushed.plan.published:
+        return
+    for disk in pushed.disks:
+        planned = next(each for each in pushed.plan.disks if each.file == disk.file)
+        if planned.base and not disk.base:
+            print(f"{disk.file}  was sent whole, because {disk.why}")
+        if disk.resumed:
+            print(f"{disk.file}  {size(disk.resumed)} had been sent before")
+    print(
+        f"published {pushed.plan.name} {pushed.plan.version}: {size(pushed.sent)} sent, "
+        f"{size(pushed.received)} read back, {pushed.seconds:.1f} s"
+    )
+    print(f"  {pushed.url}/{pushed.plan.folder}")

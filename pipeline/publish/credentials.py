@@ -1,0 +1,139 @@
+"""Where a credential comes from: Azure's own chain by default; a key, a SAS or a connection string only when named.
+
+A secret is read from a file, a variable or a command's output, when it is needed; never from the command line, where
+every user of the host would see it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.base import process
+from pipeline.base.errors import HostError, UsageError
+from pipeline.publish.redaction import remember
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
+
+Kind = Literal["default", "key", "sas", "connection-string"]
+#: An azure-core credential: AzureNamedKeyCredential, AzureSasCredential or TokenCredential.
+Opened = Any
+#: Bytes of a secret: a connection string has some hundred.
+LIMIT = 64 << 10
+#: Seconds that a command may take to print a secret: a password store may ask for a touch of a key.
+DEADLINE = 120.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a secret is: `where` is file, env or command; `what` is a path, a variable's name, a command line."""
+
+    where: Literal["file", "env", "command"]
+    what: str
+
+    def read(self, variables: Mapping[str, str]) -> str:
+        """The secret without its line end. Raises UsageError (credential-missing)."""
+        text = self._read(variables).strip()
+        if not text:
+            raise self._missing("is empty")
+        return remember(text)
+
+    def _read(self, variables: Mapping[str, str]) -> str:
+        if self.where == "env":
+            if self.what not in variables:
+                raise self._missing("is not set")
+            return variables[self.what]
+        if self.where == "file":
+            try:
+                with Path(self.what).open(encoding="utf-8") as file:
+                    return file.read(LIMIT)
+            except (OSError, UnicodeDecodeError) as error:
+                raise self._missing(f"cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
+        try:
+            return process.run(shlex.split(self.what), deadline=DEADLINE).stdout
+        except process.CommandFailed:
+            # its output may hold a part of the secret
+            raise self._missing("failed") from None
+
+    def _missing(self, why: str) -> UsageError:
+        kinds = {"file": "the file", "env": "the variable", "command": "the command"}
+        what = shlex.split(self.what)[0] if self.where == "command" else self.what
+        return UsageError(
+            f"the credential cannot be read: {kinds[self.where]} {what} {why}",
+            name="credential-missing",
+            hint="name a readable source of the secret: file:PATH, env:NAME or command:WORDS",
+        )
+
+
+def parse_source(text: str) -> Source:
+    """`file:PATH`, `env:NAME` or `command:WORDS`. Raises UsageError, without repeating what may be a secret."""
+    where, colon, what = text.partition(":")
+    if not colon or not what or where not in ("file", "env", "command"):
+        raise UsageError(
+            "a credential's source is file:PATH, env:NAME or command:WORDS",
+            name="credential-source",
+            hint="a secret itself does not belong on the command line: write it into a file of mode 0600",
+        )
+    return Source(where, what)  # type: ignore[arg-type]  # one of the three, as tested above
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What opens a container. `source` is None for Azure's default chain."""
+
+    kind: Kind = "default"
+    source: Source | None = None
+
+    def open(self, account: str, variables: Mapping[str, str]) -> Opened:
+        """What the SDK takes to open a container of `account`. Raises UsageError, HostError."""
+        if self.source is None:
+            return _default_chain()
+        secret = self.source.read(variables)
+        if self.kind == "sas":
+            return _sas(secret)
+        if self.kind == "key":
+            return _key(account, secret)
+        parts = {name: value for name, _, value in (part.partition("=") for part in secret.split(";"))}
+        if sas := parts.get("SharedAccessSignature"):
+            return _sas(sas)
+        if (key := parts.get("AccountKey")) and parts.get("AccountName", account) == account:
+            return _key(account, key)
+        why = f"is of account {parts['AccountName']}, not {account}" if key else "has no key and no signature"
+        raise UsageError(
+            f"the connection string {why}",
+            name="credential-missing",
+            hint="copy it whole from the storage account's page, Access keys",
+        )
+
+
+def _sas(text: str) -> AzureSasCredential:
+    from azure.core.credentials import AzureSasCredential
+
+    text = text.removeprefix("?")
+    for part in text.split("&"):
+        if part.startswith("sig="):
+            remember(part.removeprefix("sig="))
+    return AzureSasCredential(remember(text))
+
+
+def _key(account: str, key: str) -> AzureNamedKeyCredential:
+    from azure.core.credentials import AzureNamedKeyCredential
+
+    return AzureNamedKeyCredential(account, remember(key))
+
+
+def _default_chain() -> TokenCredential:
+    try:
+        from azure.identity import DefaultAzureCredential
+    except ImportError:
+        raise HostError(
+            "azure-identity is not installed; it logs in to Azure",
+            name="publish-needs-azure",
+            hint="pip install 'goldsmith[azure]', or name a credential: --key-from, --sas-from, "
+            "--connection-string-from",
+        ) from None
+    return DefaultAzureCredential(exclude_interactive_browser_credential=True)
