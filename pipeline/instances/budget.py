@@ -66,8 +66,8 @@ class Budget:
             raise HostError(
                 f"there is no room for {name}: it takes {'; '.join(lacks)}",
                 name="vm-no-room",
-                hint="goldsmith vm list shows who takes what; goldsmith vm deallocate NAME gives back processors and "
-                "memory, goldsmith vm delete NAME the disks too; or take a smaller --size",
+                hint="goldsmith vm budget shows what is taken; goldsmith vm deallocate NAME gives processors and "
+                "memory back, goldsmith vm delete NAME the disks too; or take a smaller --size",
             )
 
 

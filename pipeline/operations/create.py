@@ -24,7 +24,7 @@ from pipeline.instances.disks import create_disks, disk_size
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.launch import FirstBoot, write_medium
 from pipeline.instances.power import spec_of, switch_on
-from pipeline.instances.record import Operation, Record, check_name, new_id
+from pipeline.instances.record import NAME, Operation, Record, check_name, new_id
 from pipeline.instances.sizes import Size
 from pipeline.systems import registry
 from pipeline.systems.base import GuestSystem
@@ -84,6 +84,12 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
     version = choose_master(fleet.gallery, wishes.image)
     system = registry.get(str(version.manifest.get("os", "linux")))
     check_name(wishes.name, system.longest_host_name)
+    if wishes.network is not None and not NAME.fullmatch(wishes.network):
+        raise UsageError(
+            f"{wishes.network!r} cannot be the name of a network",
+            name="network-name",
+            hint="lower case letters, digits and hyphens, at most 63, neither first nor last a hyphen",
+        )
     if not system.signs_in_by_password and not wishes.public_key:
         raise UsageError(
             "there is no SSH key to let anybody in",

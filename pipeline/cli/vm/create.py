@@ -83,6 +83,16 @@ def create(
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="Secure Boot with enrolled keys, and a TPM.")
     ] = False,
+    network: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--network", metavar="NETWORK", help="A private network: the VMs in it reach each other, also by name."
+        ),
+    ] = None,
+    outside: Annotated[
+        bool,
+        typer.Option("--outside", help="A way to the outside, as builds have it; this host itself is not reachable."),
+    ] = False,
     count: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--count", min=1, max=100, metavar="N", help="Create N of them: NAME-0, NAME-1, ..."),
@@ -108,6 +118,8 @@ def create(
         user_data=_data(user_data),
         generation=generation,
         secure=secure_boot,
+        network=network,
+        outside=outside,
     )
     names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
     _create_all(fleet, [replace(wishes, name=each) for each in names], no_wait=no_wait)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def register(noun: typer.Typer) -> None:
     noun.command("list")(list_all)
     noun.command("show")(show)
+    noun.command("budget")(budget)
 
 
 def list_all(as_json: AsJson = False) -> None:
@@ -81,6 +82,7 @@ def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
         "allocated": record.allocated,
         "address": _address(fleet, record),
         "network": record.network,
+        "outside": record.outside,
         "status": describe(record, reality),
         "provisioningState": provisioning_state(record),
         "powerState": power_state(record, reality),
@@ -115,6 +117,9 @@ def show(name: Name, as_json: AsJson = False) -> None:
         ("address", _address(fleet, record) or "none: it is deallocated"),
         ("created", record.created),
     ]
+    ways = [f"network {record.network}"] if record.network else []
+    ways += ["the outside"] if record.outside else []
+    rows += [("reaches", ", ".join(ways))] if ways else []
     for status in (*view["statuses"], *view["vmAgent"]["statuses"]):
         what = "agent" if status in view["vmAgent"]["statuses"] else "status"
         words = "  ".join(str(status[key]) for key in ("code", "displayStatus", "message", "time") if status.get(key))
@@ -126,3 +131,39 @@ def show(name: Name, as_json: AsJson = False) -> None:
         rows.append(("operation", f"{operation['kind']} {operation['id']} since {operation['started']}"))
     rows.append(("in", str(fleet.folder(record))))
     print("\n".join(f"  {key:10} {value}" if key else value for key, value in rows))
+
+
+def budget(
+    processors_per_core: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--processors-per-core", min=1, max=64, metavar="N", help="How many of VMs one of the host carries."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what VMs may take of this host and what they have taken, or set how far processors are shared."""
+    from dataclasses import asdict
+
+    from pipeline.cli.show import print_json, size, table
+    from pipeline.instances.budget import measure_budget, read_processors_per_core, set_processors_per_core
+
+    fleet = open_fleet("budget")
+    with fleet.instances.hold_budget():
+        if processors_per_core is not None:
+            set_processors_per_core(fleet.instances, processors_per_core)
+        found = measure_budget(fleet.instances, fleet.instances.all())
+        share = read_processors_per_core(fleet.instances)
+    if as_json:
+        print_json({**asdict(found), "processors_per_core": share})
+        return
+    free = max(0, found.memory - found.memory_taken)
+    rows = [
+        ("processors", str(found.cpus), str(found.cpus_taken), str(max(0, found.cpus - found.cpus_taken))),
+        ("memory", size(found.memory), size(found.memory_taken), size(free)),
+        ("disk", "", "", size(max(0, found.disk))),
+    ]
+    table(rows, ("", "all", "taken", "free"))
+    print(
+        f"one processor of this host carries {share} of VMs; goldsmith vm budget --processors-per-core N changes that"
+    )
