@@ -9,7 +9,17 @@ import pytest
 
 from pipeline.base.disk_format import QCOW2, RAW, VHD
 from pipeline.cache.layers import Image
-from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, attached, domain_xml, restored_xml, targets
+from pipeline.hypervisor.domain import (
+    FLUSHED,
+    Disk,
+    Forward,
+    Kernel,
+    Spec,
+    attached,
+    domain_xml,
+    restored_xml,
+    targets,
+)
 from pipeline.systems.linux import snapshots
 from pipeline.systems.windows.machine import FEATURES
 
@@ -64,6 +74,9 @@ SPECS = {
     "prove-gen2": GEN2,
     "prove-gen2-kvm": replace(GEN2, kvm=True),
     "prove-gen2-secure": replace(GEN2, secure_boot=True, tpm=True),
+    "instance-gen2": replace(
+        GEN2, name="goldsmith-vms-web", run="vms", role="instance", instance=AZURE.uuid, cache=FLUSHED
+    ),
     "windows-install-gen2": replace(
         SPEC,
         features=FEATURES,
