@@ -165,7 +165,8 @@ def _disk(path: Path, profile: str | None) -> _Subject:
     size = row.verify(path)
     system = detect_system(path, row.key, profile=profile)
     # with the defaults of its system, as a definition that names nothing but the disk
-    words = {"goldsmith": 1, "os": system.os, "source": {"disk": {"path": str(path), "format": "vhd"}}}
+    source = {"disk": {"path": str(path), "format": "vhd"}}
+    words = {"goldsmith": 1, "os": system.os, "source": source, "generalize": {"agent": "outside"}}
     definition = make_definition(Written.model_validate(words, context=Context(path.parent)), path, path.parent)
     image = Image(path, row, size=size)
     return _Subject(definition, path.name, image, nullcontext(), system)

@@ -36,7 +36,10 @@ from pipeline.definition.types import (
 class Debian(Part):
     """A Debian bootstrapped from its archive, no installer."""
 
-    suite: Suite = Field(description="The release's code name, such as bookworm or trixie.")
+    suite: Suite = Field(
+        description="The release's code name, such as trixie or bookworm; or `stable`, `oldstable`, `testing`: the "
+        "release that this is on the day of the build, whose code name the manifest records."
+    )
     packages: Annotated[list[Package], Unique] = Field(
         default=[], description="Packages in addition to the base system."
     )

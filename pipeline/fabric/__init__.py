@@ -17,6 +17,7 @@ from types import TracebackType
 from pipeline.definition import DataDisk
 from pipeline.fabric import dhcp, names
 from pipeline.fabric.answers import Answer, answer
+from pipeline.fabric.extension import Extension, HandlerStatus
 from pipeline.fabric.guest_record import GuestRecord
 from pipeline.fabric.instance import (
     HTTP_PORT,
@@ -38,8 +39,10 @@ from pipeline.network.relay import Relay
 __all__ = [
     "Event",
     "Exchange",
+    "Extension",
     "Fabric",
     "Guest",
+    "HandlerStatus",
     "Instance",
     "Report",
     "Request",
@@ -121,11 +124,12 @@ class Fabric:
         custom_data: bytes = b"",
         user_data: bytes = b"",
         data_disks: Sequence[DataDisk] = (),
+        extension: Extension | None = None,
         provisioned: bool = True,
     ) -> Guest:
         """A new VM: its address, its wire, its lease and its names. `logs` gets `fabric.jsonl` and `dhcp.log`.
 
-        One that is not `provisioned` finds no metadata service.
+        One that is not `provisioned` finds no metadata service. An `extension` is for its agent to install and run.
         """
         assert self._server is not None, "the fabric is not entered"
         with self._lock:
@@ -140,6 +144,7 @@ class Fabric:
             user_data=user_data,
             data_disks=tuple(data_disks),
             site=self._site,
+            extension=extension,
             provisioned=provisioned,
         )
         logs.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.fabric import limits, wireserver
+from pipeline.fabric.extension import HandlerStatus
 from pipeline.fabric.instance import WIRESERVER, Event, Exchange, Instance, Report, Request, Response
 
 EXCHANGE_LOG, DHCP_LOG = "fabric.jsonl", "dhcp.log"
@@ -29,6 +30,7 @@ class GuestRecord:
         self.exchanges: deque[Exchange] = deque(maxlen=kept)
         self.reports: deque[Report] = deque(maxlen=limits.KEPT_REPORTS)
         self.events: deque[Event] = deque(maxlen=limits.KEPT_EVENTS)
+        self._extensions: dict[str, HandlerStatus] = {}
         self._log_left = limits.LOG
         self._log = logs / EXCHANGE_LOG
         self._dhcp_left = limits.DHCP_LOG
@@ -46,12 +48,18 @@ class GuestRecord:
         with self._lock:
             return self.reports[-1] if self.reports else None
 
+    def extension_status(self, name: str) -> HandlerStatus | None:
+        """What the agent reported last of an extension in this boot; None before it did."""
+        with self._lock:
+            return self._extensions.get(name)
+
     def begin(self) -> None:
         """Forget what was reported: another boot begins. The record on disk goes on."""
         with self._lock:
             self.reports.clear()
             self.exchanges.clear()
             self.events.clear()
+            self._extensions.clear()
             self._began = time.monotonic()
 
     def asked(self) -> list[Exchange]:
@@ -65,9 +73,12 @@ class GuestRecord:
         )
         said = wireserver.health_report(request) if request.host == WIRESERVER else None
         events = wireserver.events(request) if request.host == WIRESERVER else []
+        statuses = wireserver.handler_statuses(request) if request.host == WIRESERVER else []
         with self._lock:
             self.exchanges.append(exchange)
             self.events += events
+            if statuses:
+                self._extensions = {status.name: status for status in statuses}
             if said is not None:
                 self.reports.append(said)
             # a guest that waits for its answer gets it on a full disk too

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from pipeline.definition import DataDisk
+from pipeline.fabric.extension import Extension
 
 #: Where every Azure guest finds the WireServer and the HostGAPlugin.
 #: https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
@@ -62,7 +63,8 @@ class Instance:
     """What one VM is told, and by what its reports are known.
 
     `address` is pinned to `mac`; the guest's gateway is the first address of its /29. `custom_data` is on the
-    provisioning medium, `user_data` in the metadata service, or on the `site`.
+    provisioning medium, `user_data` in the metadata service, or on the `site`. With an `extension` its goal state
+    names that, and the VM's certificate is the extension's.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Instance:
     user_data: bytes = b""
     data_disks: tuple[DataDisk, ...] = ()
     site: Site | None = None
+    extension: Extension | None = None
     provisioned: bool = True  # else Azure has nothing for it: the classic portal's Start of a generalized VM
 
     @property

@@ -24,7 +24,7 @@ from pipeline.base.files import parse_json, read_usable, write_json
 from pipeline.disk import confinement
 from pipeline.disk.confinement import TOOL_REFUSALS, Applied
 from pipeline.fabric import control, wireserver
-from pipeline.fabric.certificates import sealed
+from pipeline.fabric.certificates import make_key_pair, sealed
 from pipeline.fabric.guest_record import GuestRecord
 from pipeline.fabric.instance import Report, Request
 from pipeline.fabric.registrations import STATUS, Registration, RegistrationShape, StatusShape, from_json
@@ -238,7 +238,7 @@ def load_everything() -> None:
         "x".encode(name)
     wireserver.health_report(Request("POST", 80, "/machine?comp=health", body=b"<Health/>"))
     with contextlib.suppress(Exception):
-        sealed("warm", "AAAA")
+        sealed(make_key_pair("warm"), "AAAA")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The WireServer and the HostGAPlugin: what Azure's host tells a guest's agent, and what the agent reports. Pure.
 
 Written from the agents' side of the protocol (version 2012-11-30), which is public: cloud-init and WALinuxAgent.
-There are no extensions here; the goal state names none.
+The goal state names one extension where the instance has it, else none.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from lxml import etree
 
 from pipeline.base.errors import GoldsmithError
-from pipeline.fabric.certificates import sealed
+from pipeline.fabric import extension
+from pipeline.fabric.certificates import make_key_pair, sealed
 from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
 from pipeline.fabric.limits import KEPT_EVENTS, KEPT_WORDS, LARGEST_DOCUMENT
 
@@ -140,12 +142,61 @@ def status_blob(instance: Instance) -> str:
     return f"http://{WIRESERVER}:{PLUGIN_PORT}/blob/{instance.deployment_id}.{instance.name}.status"
 
 
+#: Where the extension's manifest and its package are.
+EXTENSION_MANIFEST = f"http://{WIRESERVER}:{HTTP_PORT}{extension.MANIFEST_PATH}"
+EXTENSION_PACKAGE = f"http://{WIRESERVER}:{HTTP_PORT}{extension.PACKAGE_PATH}"
+#: What a goal state says of each extension besides its place. No newer version is looked for.
+_EXTENSION_FLAGS = {"autoUpgrade": False, "runAsStartupTask": False, "isJson": True, "useExactVersion": True}
+
+
+def _attribute(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _extension_goal_states(instance: Instance) -> list[dict[str, object]]:
+    """The extension as vmSettings name it: the same values as in extensionsConfig, agents compare them."""
+    offered = instance.extension
+    if offered is None:
+        return []
+    settings = {
+        "publicSettings": json.dumps(offered.public_settings),
+        "protectedSettings": offered.protected,
+        "protectedSettingsCertThumbprint": offered.pair.thumbprint,
+    }
+    return [
+        {
+            "name": extension.NAME,
+            "version": extension.VERSION,
+            "location": EXTENSION_MANIFEST,
+            "state": "enabled",
+            **_EXTENSION_FLAGS,
+            "settingsSeqNo": 0,
+            "settings": [settings],
+        }
+    ]
+
+
+def artifact(instance: Instance, request: Request) -> Response:
+    """A file of the extension, asked for itself or through the HostGAPlugin, which gets the address in a header."""
+    location = urlsplit(request.headers.get("x-ms-artifact-location", ""))
+    path = location.path if request.port == PLUGIN_PORT else request.path
+    if instance.extension is not None and path == extension.MANIFEST_PATH:
+        return Response(200, extension.manifest(EXTENSION_PACKAGE))
+    if instance.extension is not None and path == extension.PACKAGE_PATH:
+        return Response(200, extension.package(), "application/zip")
+    return Response(404, b"", "text/plain")
+
+
 def extensions_config(instance: Instance, _request: Request) -> Response:
     root = _tree("Extensions", version="1.0.0.0", goalStateIncarnation=INCARNATION)
     agent = etree.SubElement(root, "GuestAgentExtension", nsmap={"i": _XSI})
     _sub(agent, "GAFamilies")
-    _sub(root, "Plugins")
-    _sub(root, "PluginSettings")
+    plugins, settings = _sub(root, "Plugins"), _sub(root, "PluginSettings")
+    if instance.extension is not None:
+        known = {"name": extension.NAME, "version": extension.VERSION}
+        plugin = {"location": EXTENSION_MANIFEST, "state": "enabled", **_EXTENSION_FLAGS}
+        _sub(plugins, "Plugin", **known, **{name: _attribute(value) for name, value in plugin.items()})
+        _sub(_sub(settings, "Plugin", **known), "RuntimeSettings", instance.extension.runtime_settings, seqNo="0")
     _sub(root, "StatusUploadBlob", status_blob(instance), statusBlobType="BlockBlob")
     _sub(
         root,
@@ -179,7 +230,8 @@ class _Seals:
                 raise GoldsmithError("another certificate for this machine is being created", name="fabric-busy")
             self._busy.add(instance.vm_id)
         try:
-            made = sealed(instance.name, transport)
+            offered = instance.extension
+            made = sealed(offered.pair if offered else make_key_pair(instance.name), transport)
         finally:
             with self._lock:
                 self._busy.discard(instance.vm_id)
@@ -231,7 +283,7 @@ def vm_settings(instance: Instance, request: Request) -> Response:
                 "location": "local",
             },
             "gaFamilies": [],
-            "extensionGoalStates": [],
+            "extensionGoalStates": _extension_goal_states(instance),
         },
         ETag=etag,
     )
@@ -258,6 +310,7 @@ _PLUGIN: dict[tuple[str, str], Callable[[Instance, Request], Response]] = {
     ("GET", "/versions"): lambda _i, _r: _json([PLUGIN_PROTOCOL]),
     ("GET", "/health"): _empty(200),
     ("GET", "/vmsettings"): vm_settings,
+    ("GET", "/extensionartifact"): artifact,
     ("PUT", "/status"): _empty(200),
     ("PUT", "/vmagentlog"): _empty(200),
 }
@@ -269,11 +322,20 @@ def answer(instance: Instance, request: Request) -> Response | None:
         handler = _PLUGIN.get((request.method, request.path))
     elif (request.method, request.path) == ("POST", "/healthservice"):
         handler = _empty(200)
+    elif request.method in ("GET", "HEAD") and request.path in (extension.MANIFEST_PATH, extension.PACKAGE_PATH):
+        handler = artifact
     else:
         query = request.query
         what = query.get("comp", "").lower()
         handler = _WIRE.get((request.method, query.get("type", "").lower() if what == "config" else what))
     return handler(instance, request) if handler else None
+
+
+def handler_statuses(request: Request) -> list[extension.HandlerStatus]:
+    """What an agent reports of its extensions, if this request is its status and can be read."""
+    if (request.method, request.port, request.path) != ("PUT", PLUGIN_PORT, "/status"):
+        return []
+    return extension.read_statuses(request.body)
 
 
 def events(request: Request) -> list[Event]:

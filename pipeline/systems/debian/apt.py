@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pipeline.base import process, scratch
@@ -24,6 +24,9 @@ LIST_DEADLINE = 120.0
 #: Seconds for which a list of names is taken for granted: a name that is new today is not misspelt.
 NAMES_AGE = 24 * 3600.0
 _VERSION = re.compile(r"^Version: (\S+)", re.MULTILINE)
+#: Names that mean another release from time to time; Debian's archive has them as links.
+MOVING_SUITES = frozenset(("stable", "oldstable", "oldoldstable", "testing", "unstable"))
+_CODE_NAME = re.compile(r"^Codename: ([a-z][a-z0-9-]*)\s*$", re.MULTILINE)
 _LISTED = "$(FILENAME)|$(COMPONENT)|$(CODENAME)|$(SUITE)"
 
 
@@ -250,6 +253,26 @@ def is_newer(version: str, than: str) -> bool:
     """By dpkg's own order."""
     done = process.run(["dpkg", "--compare-versions", version, "gt", than], deadline=10, ok_codes=(0, 1))
     return done.code == 0
+
+
+@cache
+def code_name(suite: str) -> str:
+    """The code name of the release that a suite's name means today: `stable` is one, `bookworm` is its own.
+
+    Raises BuildError (suite-unknown) where the archive does not say which: a build must know what it builds.
+    """
+    if suite not in MOVING_SUITES:
+        return suite
+    archive = ask_archive(suite)
+    found = _CODE_NAME.search(archive.releases[suite]) if archive else None
+    if found is None:
+        why = "its archive does not answer" if archive is None else "its archive names no code name"
+        raise BuildError(
+            f"which release {suite} is today is not known: {why}",
+            name="suite-unknown",
+            hint="check that apt-get update works on this host, or write the release's code name, such as trixie",
+        )
+    return found[1]
 
 
 def package_index(suite: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from pipeline.base.disk_format import QCOW2
@@ -21,7 +22,11 @@ BOOTSTRAP_DEADLINE = 1800.0
 
 
 def bootstrap_unit(build: Build, source: DebianSource) -> UnitSpec[Build]:
-    """The unit that bootstraps a suite onto a disk."""
+    """The unit that bootstraps a suite onto a disk: of `stable` and the like, the release that this means today.
+
+    Raises BuildError (suite-unknown) where that is not known.
+    """
+    source = replace(source, suite=apt.code_name(source.suite))
     inputs: dict[str, object] = {
         "source": "debian",
         "suite": source.suite,

@@ -9,7 +9,6 @@ from pipeline.base import process
 from pipeline.base.errors import GuestError
 from pipeline.base.printable import shorten
 from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
-from pipeline.fabric import Guest
 from pipeline.fabric.instance import INTERNAL_DOMAIN, WIRESERVER
 from pipeline.hypervisor.console import LOGIN
 from pipeline.prove import web
@@ -21,10 +20,6 @@ from pipeline.systems.linux.clone import Clone
 CLOCK = 15.0
 #: Seconds for a clone to resolve a name: the C library asks a server that is silent twice, 5 s each.
 RESOLVE = 20.0
-#: How often an agent may ask for its goal state within MINUTE and still be at rest: waagent does each 6 s.
-GOAL_STATES = 20
-MINUTE = 60.0
-
 #: Seconds for a page that is expected, from the connection to its last byte.
 HTTP_DEADLINE = 10.0
 
@@ -73,7 +68,7 @@ elif [ -s $c/result.json ]; then
   grep -q '"errors": \[\]' $c/result.json && echo "cloud-init=status: done" || echo "cloud-init=status: error"
 elif [ -d $c ]; then echo "cloud-init=status: running"
 fi
-echo "waagent=$(systemctl is-active walinuxagent.service 2>/dev/null)"
+echo "waagent=$(systemctl is-active walinuxagent.service waagent.service 2>/dev/null | grep -x active | head -n 1)"
 """
 
 
@@ -171,26 +166,6 @@ def _prompts(clone: Clone, settle: float) -> bool:
             raise
         return False
     return True
-
-
-def settled(clone: Clone, result: CloneResult, guest: Guest) -> None:
-    """Judge Azure's agent: it has taken the goal state in, reports its status, and does not ask in a hurry."""
-    settle = SETTLE[clone.spec.kvm]
-
-    def reported() -> bool | None:
-        return any(e.request.method == "PUT" and e.request.path == "/status" for e in guest.asked()) or None
-
-    try:
-        clone.machine.wait("the agent's status", reported, deadline=settle, name="agent-unsettled")
-    except GuestError as error:
-        if error.name != "agent-unsettled":
-            raise
-        result.see("azure agent", f"no status within {settle:.0f} s", False)
-        return
-    asked = guest.asked()
-    since = asked[-1].at - MINUTE
-    polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
-    result.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
 
 
 def expect(

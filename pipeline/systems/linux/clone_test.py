@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
 from pipeline.definition import DataDisk, Expectation, HttpExpectation
-from pipeline.fabric import Fabric, Guest
+from pipeline.fabric import Extension, Fabric, Guest
 from pipeline.guest.access import Access, free_port
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
@@ -25,7 +25,7 @@ from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
-from pipeline.systems.linux import assertions, scripts
+from pipeline.systems.linux import agent_assertions, assertions, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
@@ -122,6 +122,7 @@ class CloneTest:
             custom_data=data.encode(),
             user_data=self._sampled(first_boot.sample).encode() if first_boot else b"",
             data_disks=self.disks,
+            extension=Extension.make(self.hostname) if self.test_run.settles else None,
             provisioned=self.test_run.target.provisioned,
         )
         try:
@@ -225,8 +226,9 @@ class CloneTest:
         seen = assertions.facts(clone, self.token)
         assertions.provisioned(clone, result, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
         assertions.attached(clone, result, seen, self.disks)
-        if self.test_run.settles and clone.guest is not None and seen.get("waagent") == "active":
-            assertions.settled(clone, result, clone.guest)
+        if self.test_run.settles and clone.guest is not None and self._has_agent(seen):
+            agent_assertions.settled(clone, result, clone.guest)
+            agent_assertions.extension(clone, result, clone.guest)
         if self.context.definition.first_boot is not None and clone.guest is not None:
             configured(clone.machine, result, clone.guest, self.context.definition.first_boot.deadline)
         pages: dict[str, str] = {}
@@ -238,6 +240,10 @@ class CloneTest:
         self._end(clone)
         self._draw(pages, pictures)
         return {**seen, "host key": result.checks["host key"]}
+
+    def _has_agent(self, seen: Mapping[str, str]) -> bool:
+        """Whether Azure's agent must answer: it runs, or the definition says that it is the image's."""
+        return seen.get("waagent") == "active" or self.context.definition.generalize.agent == "waagent"
 
     def _draw(self, pages: dict[str, str], pictures: Path) -> None:
         """Keep a picture of each page beside the screenshot, and in the run, which stays where the proof fails."""

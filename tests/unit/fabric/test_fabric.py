@@ -20,7 +20,7 @@ from lxml import etree
 from pipeline.base.errors import GoldsmithError
 from pipeline.definition import DataDisk
 from pipeline.fabric import answer, imds, wireserver
-from pipeline.fabric.certificates import sealed
+from pipeline.fabric.certificates import make_key_pair, sealed
 from pipeline.fabric.instance import IMDS, PLUGIN_PORT, WIRESERVER, Instance, Request, Response
 from pipeline.fabric.limits import LARGEST_BODY
 from pipeline.fabric.media import ovf_env, write_media
@@ -370,5 +370,5 @@ def test_the_relay_passes_both_ways_and_ends() -> None:
 @pytest.mark.parametrize("transport", ["AAAA", "no base64!", "A" * 40_000])
 def test_sealed_names_what_is_no_certificate(transport: str) -> None:
     with pytest.raises(GoldsmithError, match="no envelope for this certificate") as caught:
-        sealed("web1", transport)
+        sealed(make_key_pair("web1"), transport)
     assert caught.value.name == "certificate-unusable"

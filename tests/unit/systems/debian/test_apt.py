@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import process
+from pipeline.base.errors import BuildError
 from pipeline.network.host_apt import Mirrors
 from pipeline.systems.debian import apt
 from pipeline.systems.debian.apt import candidates, newer
@@ -84,3 +85,28 @@ def test_an_archive_that_is_down_gives_no_answer(monkeypatch: pytest.MonkeyPatch
 def test_candidates_are_read_from_whole_stanzas() -> None:
     text = packages(bash="5.2-1", tree="2.1") + "\nPackage: late\nDescription: Version: 9\nVersion: 1.0\n"
     assert list(candidates(text, {"tree", "late"})) == [("tree", "2.1"), ("late", "1.0")]
+
+
+def test_stable_is_the_release_that_the_archive_says(served: Path) -> None:
+    """The archive's own word, asked anew in each process; a code name needs no archive."""
+    folder = served / "debian/dists/stable"
+    folder.mkdir(parents=True)
+    (folder / "InRelease").write_text("Origin: Debian\nSuite: stable\nCodename: trixie\nSHA256:\n")
+    apt.code_name.cache_clear()
+    assert apt.code_name("stable") == "trixie"
+    assert apt.code_name("bookworm") == "bookworm"
+    (folder / "InRelease").write_text("Origin: Debian\nSuite: stable\n")
+    apt.code_name.cache_clear()
+    with pytest.raises(BuildError) as caught:
+        apt.code_name("stable")
+    assert caught.value.name == "suite-unknown"
+    assert "names no code name" in caught.value.message
+
+
+def test_without_an_archive_stable_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "mirrors", lambda: Mirrors(None, None))
+    apt.code_name.cache_clear()
+    with pytest.raises(BuildError) as caught:
+        apt.code_name("stable")
+    assert caught.value.name == "suite-unknown"
+    apt.code_name.cache_clear()
