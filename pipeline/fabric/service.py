@@ -7,6 +7,7 @@ the server, after a restart of the host. A running VM's bridge is never taken aw
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import socket
@@ -37,6 +38,8 @@ log = logging.getLogger("goldsmith.fabric")
 
 #: Seconds for a server to answer for the first time, on a busy emulated host.
 START = 60.0
+#: Seconds for a server to take, or let go of, sockets that a dead command had handed over.
+SOCKETS = 10.0
 #: Seconds to wait for another command that changes the fabric: each takes less than two.
 LOCK = 120.0
 
@@ -208,14 +211,36 @@ class Service:
 
     def _serve(self, registration: Registration) -> None:
         self._registrations.give_record(registration.data.instance_id, *server_user())
-        # its wire was lost while it was served: the sockets of the old one hear nothing
-        self._ask({"do": "detach", "id": registration.data.instance_id})
-        sockets = self._host.open_sockets(registration)
+        sockets = self._open_sockets(registration)
         try:
             self._ask({"do": "attach", "guest": _for_server(registration)}, sockets)
         finally:
             for each in sockets:
                 each.close()
+
+    def _open_sockets(self, registration: Registration) -> Sequence[socket.socket]:
+        """The sockets of a VM's wire, which the server has no others for.
+
+        Raises HostError (fabric-address-taken) where something else keeps them longer than SOCKETS seconds.
+        """
+        until = time.monotonic() + SOCKETS
+        while True:
+            # its wire was lost while it was served: the sockets of the old one hear nothing
+            self._ask({"do": "detach", "id": registration.data.instance_id})
+            try:
+                return self._host.open_sockets(registration)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                if time.monotonic() > until:
+                    name = registration.data.name
+                    raise HostError(
+                        f"the addresses of {name} are taken on the fabric",
+                        name="fabric-address-taken",
+                        hint=f"goldsmith vm deallocate {name}, then start, lays its wire anew; read {self._host.log}",
+                    ) from None
+            # a command that died had handed sockets over, and the server has not come to them yet
+            time.sleep(0.05)
 
     def _start(self) -> None:
         child = self._host.start_server(self._registrations.records)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+from pipeline.base.errors import GuestError
 from pipeline.base.store import Store
 from pipeline.fabric.instance import Exchange, Report
 from pipeline.fabric.registration import AgentState
 from pipeline.fabric.service import Service, read_exchanges, read_status
 from pipeline.guest.access import SSH_BANNER
+from pipeline.instances.record import Record
 
 #: Seconds to reach a guest's sshd, and for its first words.
 _REACH, _GREETING = 2.0, 5.0
+#: Seconds between two looks for its sshd.
+LOOK = 1.0
 
 
 class ServiceRecord:
@@ -46,3 +51,22 @@ def greets(running: Service, instance: str) -> bool:
         link.settimeout(_GREETING)
         return link.recv(16).startswith(SSH_BANNER)
     return False
+
+
+def wait_greeting(running: Service, record: Record, deadline: float, on_wait: Callable[[], None]) -> None:
+    """Wait until the instance's sshd greets: an agent reports Ready before the guest's services are all up.
+
+    `on_wait` is called once if it does not greet at once. Raises GuestError (guest-sshd-dead) after `deadline` s.
+    """
+    until, waited = time.monotonic() + deadline, False
+    while not greets(running, record.id):
+        if time.monotonic() >= until:
+            raise GuestError(
+                f"{record.name}: no sshd has answered for {deadline:.0f} s",
+                name="guest-sshd-dead",
+                hint=f"goldsmith vm console {record.name}, vm logs and vm screenshot show what it does",
+            )
+        if not waited:
+            on_wait()
+            waited = True
+        time.sleep(LOOK)

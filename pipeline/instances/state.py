@@ -141,7 +141,7 @@ def instance_view(record: Record, reality: Reality) -> dict[str, Any]:
     view: dict[str, Any] = {
         "computerName": record.name,
         "hyperVGeneration": f"V{record.generation}",
-        "vmAgent": {"statuses": [_agent_status(reality.agent)]},
+        "vmAgent": {"statuses": [_agent_status(reality)]},
         "statuses": statuses,
     }
     if failed and record.failure is not None:
@@ -159,7 +159,11 @@ def _provisioning_time(record: Record) -> str:
     return record.provisioned or record.created
 
 
-def _agent_status(agent: AgentStatus) -> dict[str, Any]:
+def _agent_status(reality: Reality) -> dict[str, Any]:
+    agent = reality.agent
+    if not reality.is_on:
+        words = "the VM does not run" + (f"; last heard {agent.heard}" if agent.heard else "")
+        return _status("ProvisioningState/Unavailable", "Not Ready", level="Warning", message=words)
     words = " ".join(part for part in (agent.substatus, agent.description) if part)
     if agent.state is AgentState.READY:
         return _status("ProvisioningState/succeeded", "Ready", time=agent.heard or agent.time, message=words)

@@ -51,9 +51,25 @@ def ssh(
     """Open a shell in a VM, or run a command there, over SSH through the VM's own network."""
     fleet = open_fleet("ssh")
     record = running(fleet, name)
+    wait_for_sshd(fleet, record)
     argv = ssh_argv(fleet, record, user or record.user, identity, command or [])
     # the shell takes this process's place: it must own the terminal
     os.execvp(argv[0], argv)  # noqa: S606
+
+
+def wait_for_sshd(fleet: Fleet, record: Record) -> None:
+    """Wait for the guest's sshd, and say so where it takes time. Raises GuestError (guest-sshd-dead)."""
+    from pipeline.fabric import service
+    from pipeline.guest.timeouts import Patience
+    from pipeline.hypervisor import accelerator
+    from pipeline.instances.agent import wait_greeting
+
+    deadline = Patience.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").ssh
+
+    def say() -> None:
+        print(f"{record.name}: waiting for its sshd", file=sys.stderr, flush=True)
+
+    wait_greeting(service.ensure(fleet.store), record, deadline, say)
 
 
 def ssh_argv(fleet: Fleet, record: Record, user: str, identity: Path | None, command: list[str]) -> list[str]:

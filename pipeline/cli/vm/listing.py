@@ -43,7 +43,7 @@ def _row(fleet: Fleet, record: Record, reality: Reality) -> tuple[str, ...]:
         record.version,
         _size(record),
         describe(record, reality),
-        str(reality.agent.state),
+        str(reality.agent.state) if reality.is_on else "",
         _address(fleet, record) or "",
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.vm.access import ssh_argv
+from pipeline.cli.vm.access import ssh_argv, wait_for_sshd
 from pipeline.cli.vm.options import open_fleet
 
 if TYPE_CHECKING:
@@ -64,5 +64,6 @@ def _run(fleet: Fleet, name: str, image: str, key: Path, command: list[str]) -> 
     record = wait_ready(fleet.store, name, creation.operation, lambda _text: None, threading.Event())
     words = f"Running after {time.monotonic() - began:.0f} s; it is deleted when you leave it"
     print(f"{name}: {words}", file=sys.stderr, flush=True)
+    wait_for_sshd(fleet, record)
     argv = ssh_argv(fleet, record, record.user, key, command)
     return os.spawnvp(os.P_WAIT, argv[0], argv)  # noqa: S606  the terminal is the shell's own

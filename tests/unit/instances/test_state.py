@@ -130,5 +130,7 @@ def test_the_instance_view_has_azures_form() -> None:
     ]
     assert all({"code", "level", "displayStatus"} <= set(status) for status in view["statuses"])
     assert view["statuses"][0]["time"] == DONE.provisioned
-    assert view["vmAgent"]["statuses"][0]["displayStatus"] == "Ready"
+    assert view["vmAgent"]["statuses"][0]["message"] == f"the VM does not run; last heard {READY.heard}"
+    on = instance_view(DONE, Reality(Power.RUNNING, READY))
+    assert on["vmAgent"]["statuses"][0]["displayStatus"] == "Ready"
     assert view["hyperVGeneration"] == "V2"
