@@ -59,6 +59,17 @@ def prove(
             autocompletion=completion.complete_profile,
         ),
     ] = "",
+    revocation_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--revocation-list",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="Targets with Secure Boot refuse what this file revokes: UEFI Forum's DBXUpdate.bin for x64.",
+        ),
+    ] = None,
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
@@ -88,7 +99,7 @@ def prove(
                 definition,
                 name,
                 store,
-                lambda build: prove_whole(build, master, targets),
+                lambda build: prove_whole(build, master, targets, revocation_list),
                 title=", ".join(targets) or "all targets",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
                 listeners=[] if as_json else [progress],

@@ -318,6 +318,7 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
         disk=shape.disk or unsaid,
         generations=generations,
         secure_boot=trusted if shape.secure_boot is None else shape.secure_boot,
+        secure_boot_keys=tuple(sorted(shape.secure_boot_keys or system.secure_boot_keys)),
         tpm=trusted if shape.tpm is None else shape.tpm,
         locale=shape.locale,
         timezone=shape.timezone,

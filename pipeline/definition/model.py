@@ -15,12 +15,24 @@ Network = Literal["full", "none"]
 GeneralizeAgent = Literal["waagent", "none", "outside", "sysprep"]
 SourceFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
 #: Where a clone can be started to prove a master.
-CellName = Literal["gen1", "gen2", "gen2-secure", "gen1-nocloud", "gen2-nocloud", "foreign", "start"]
+CellName = Literal[
+    "gen1",
+    "gen2",
+    "gen2-secure",
+    "gen2-keys-2011",
+    "gen2-keys-2023",
+    "gen1-nocloud",
+    "gen2-nocloud",
+    "foreign",
+    "start",
+]
 #: The generation that an image must be of for it.
 TARGET_GENERATION: Mapping[str, int] = {
     "gen1": 1,
     "gen2": 2,
     "gen2-secure": 2,
+    "gen2-keys-2011": 2,
+    "gen2-keys-2023": 2,
     "gen1-nocloud": 1,
     "gen2-nocloud": 2,
     "foreign": 1,
@@ -300,6 +312,7 @@ class Definition:
     disk: int | None = None
     generations: tuple[int, ...] = (1, 2)
     secure_boot: bool = False
+    secure_boot_keys: tuple[int, ...] = (2011, 2023)  # the years of Microsoft's keys that must start it
     tpm: bool = False
     locale: str = "en-US"
     timezone: str = "UTC"

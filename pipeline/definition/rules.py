@@ -130,6 +130,12 @@ def generation(value: int) -> int:
     return value
 
 
+def key_year(value: int) -> int:
+    if value not in (2011, 2023):
+        raise Wrong(f"must be 2011 or 2023, not {shown(value)}")
+    return value
+
+
 def sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
         hint = {128: "that is the length of a SHA-512", 40: "that is the length of a SHA-1"}.get(len(value), "")

@@ -19,6 +19,7 @@ from pipeline.definition.types import (
     DiskSize,
     Duration,
     Generation,
+    KeyYear,
     Later,
     MemorySize,
     Mode,
@@ -427,6 +428,11 @@ class Written(Part):
     )
     secure_boot: bool | None = Field(
         default=None, description="Windows: install and test under Secure Boot; by default true on generation 2."
+    )
+    secure_boot_keys: Annotated[list[KeyYear], Field(min_length=1), Unique] | None = Field(
+        default=None,
+        description="The years of Microsoft's Secure Boot keys; `goldsmith prove` boots the image on firmware that "
+        "has the keys of one year only. By default both; for Windows 2011.",
     )
     tpm: bool | None = Field(
         default=None, description="Windows: install and test with a TPM 2.0; by default true on generation 2."

@@ -35,6 +35,8 @@ class SystemRules:
     memory: int = 2 * GIB
     #: What generalizes it: `generalize: agent`.
     agent: GeneralizeAgent = "none"
+    #: The years of Microsoft's Secure Boot keys that must start it, unless the definition says otherwise.
+    secure_boot_keys: tuple[int, ...] = (2011, 2023)
     #: The generations on which it is installed under Secure Boot with a TPM, unless the definition says otherwise.
     trusted_boot: tuple[tuple[int, ...], ...] = ()
 

@@ -24,6 +24,15 @@ DISASTERS: tuple[Disaster, ...] = (
     (re.compile(rb"Kernel panic - not syncing: ?([^\r\n]*)"), "guest-kernel-panic", "the guest's kernel panicked"),
     (re.compile(rb"(You are in emergency mode|Entering emergency mode)"), "guest-emergency", "emergency mode"),
     NOTHING_BOOTABLE,
+    (
+        re.compile(
+            # edk2's BdsDxe. It may refuse one boot option and start the next; this is where it has tried all
+            rb"(BdsDxe: failed to (?:load|start) Boot\w+ [^\r\n]*: (?:Access Denied|Security Violation))"
+            rb"(?s:.*)(?:UEFI Interactive Shell|No bootable option or device was found)"
+        ),
+        "guest-boot-refused",
+        "Secure Boot does not start the boot loader",
+    ),
     (FIRMWARE, "guest-no-boot", "nothing bootable"),
     (re.compile(rb"(reboot: System halted)"), "guest-halted", "the guest halted"),
     (re.compile(rb"(ALERT!\s+[^\r\n]* does not exist)"), "guest-no-root", "the root file system was not found"),
@@ -36,6 +45,8 @@ HINTS = {
     "for a disk that is not there (give it `nofail`)",
     "guest-no-boot": "does the disk boot in these `generations`? 1 needs a BIOS boot loader, 2 an EFI system "
     "partition with \\EFI\\BOOT\\BOOTX64.EFI; `goldsmith inspect DISK` says which (boot-bios, boot-efi)",
+    "guest-boot-refused": "no key of this firmware has signed the boot loader, or a revocation list names it: "
+    "`goldsmith inspect DISK` says who signed it (boot-efi-signed, boot-efi-keys); install the newest shim-signed",
     "guest-halted": "do not halt the guest: use `reboot` to restart it; goldsmith powers it off",
     "guest-no-root": "the kernel waits for a root file system that is not on this disk: compare root= in serial.log "
     "with the disk's UUIDs (`goldsmith inspect DISK --list volumes`), or an initramfs lacks the disk's driver",

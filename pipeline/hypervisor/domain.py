@@ -11,6 +11,7 @@ from lxml import etree
 from pipeline.base.disk_format import RAW
 from pipeline.cache.layers import Image
 from pipeline.hypervisor import console
+from pipeline.hypervisor.enrolled_keys import EnrolledKeys
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 GOLDSMITH_NS = "https://goldsmith.invalid/run/1"
@@ -123,6 +124,8 @@ class Spec:
     virtio: bool = True  # without, the guest has no paravirtual device at all, and so no agent's channel
     azure: bool = False  # looks like a machine on Azure: SMBIOS, and what the processor says of its hypervisor
     secure_boot: bool = False
+    #: The keys that the UEFI variables have at the first start; None: those of the host's own firmware.
+    keys: EnrolledKeys | None = None
     tpm: bool = False
     #: Media in its drives, the first of which it boots from where its disk does not boot.
     media: tuple[Image, ...] = ()

@@ -25,6 +25,7 @@ from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
+from pipeline.hypervisor.enrolled_keys import write_variable_store
 from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
 
@@ -119,6 +120,9 @@ class Machine:
     def _create(self) -> None:
         # an identity of our own making: the events of an earlier domain of this name are told apart by it
         self.spec = replace(self.spec, uuid=self.spec.uuid or str(uuid.uuid4()))
+        if self.spec.keys is not None and self.spec.nvram is not None and not self.spec.nvram.exists():
+            write_variable_store(self.spec.keys, self.spec.nvram)
+            own(self.spec.nvram, self.connection)
         if self.spec.instance is not None:
             domain = self.connection.raw.defineXML(domain_xml(self.spec))
             domain.create()

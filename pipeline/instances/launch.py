@@ -83,6 +83,7 @@ def machine_spec(
         nic_model=hardware.card,
         virtio=hardware.virtio,
         secure_boot=hardware.secure,
+        keys=hardware.keys,
         tpm=hardware.secure,
         features=features or MachineFeatures(),
         # two guests must not meet with the same address, nor find it pinned to another

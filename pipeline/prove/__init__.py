@@ -18,7 +18,7 @@ from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
 from pipeline.gallery import data_file, disk_file
 from pipeline.guest.build import Build
-from pipeline.prove.matrix import TARGETS, TestRun, TestTarget, matrix
+from pipeline.prove.matrix import TARGETS, TestRun, TestTarget, matrix, with_revocation_list
 from pipeline.prove.result import CloneResult, shared_identities
 
 __all__ = ["CloneResult", "CloneTest", "TestedSystem", "prove"]
@@ -47,12 +47,20 @@ class TestedSystem(Protocol):
 
 
 def prove(
-    context: Build, system: TestedSystem, master: Image, pictures: Path, names: Sequence[str], *, whole: bool
+    context: Build,
+    system: TestedSystem,
+    master: Image,
+    pictures: Path,
+    names: Sequence[str],
+    *,
+    whole: bool,
+    revocation_list: Path | None = None,
 ) -> tuple[list[CloneResult], dict[str, str]]:
     """Start clones of `master` on the targets `names`, by default on all; their results, and the tree digest of each
     of the master's disks by the name that the gallery gives it.
 
-    Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones.
+    Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones. `revocation_list`: what the
+    targets with Secure Boot revoke.
 
     Raises CheckFailed where a clone is not what it should be, GuestError where one does not come up, BuildError where
     the master changed meanwhile.
@@ -60,7 +68,10 @@ def prove(
     before = _trees(master)
     first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
-    targets = tuple(TARGETS[name] for name in names) or matrix(context.definition.generations)
+    definition = context.definition
+    targets = tuple(TARGETS[name] for name in names) or matrix(definition.generations, definition.secure_boot_keys)
+    if revocation_list is not None:
+        targets = with_revocation_list(targets, revocation_list)
     wanted = system.test_runs(context, master, targets, whole=whole)
     _ = context.accelerator  # measured once, before the threads share it
     results: list[CloneResult] = []

@@ -5,8 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from pipeline.instances.hardware import FOREIGN, GEN1, GEN1_IDE, GEN2, GEN2_SECURE, Hardware
+from pipeline.instances.hardware import (
+    FOREIGN,
+    GEN1,
+    GEN1_IDE,
+    GEN2,
+    GEN2_KEYS_2011,
+    GEN2_KEYS_2023,
+    GEN2_SECURE,
+    Hardware,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ TARGETS = {
         TestTarget("gen1", GEN1, True, clones=2, again=True),
         TestTarget("gen2", GEN2, True, again=True, reimage=True),
         TestTarget("gen2-secure", GEN2_SECURE, True),
+        TestTarget("gen2-keys-2011", GEN2_KEYS_2011, True),
+        TestTarget("gen2-keys-2023", GEN2_KEYS_2023, True),
         TestTarget("gen1-nocloud", GEN1_IDE, False),
         TestTarget("gen2-nocloud", GEN2, False),
         TestTarget("foreign", FOREIGN, False),
@@ -43,7 +55,7 @@ TARGETS = {
     )
 }
 #: The targets of `goldsmith prove` by default: each machine, each way of provisioning.
-MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-nocloud", "foreign")
+MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-keys-2011", "gen2-keys-2023", "gen2-nocloud", "foreign")
 #: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
 UNPROVEN = {
     "vmbus, storvsc and netvsc (there is no Hyper-V here)": ("initramfs-hyperv",),
@@ -58,9 +70,25 @@ UNPROVEN = {
 }
 
 
-def matrix(generations: tuple[int, ...]) -> tuple[TestTarget, ...]:
-    """The targets of the whole matrix that an image of these generations can boot on."""
-    return tuple(TARGETS[name] for name in MATRIX if TARGETS[name].hardware.generation in generations)
+def matrix(generations: tuple[int, ...], years: tuple[int, ...]) -> tuple[TestTarget, ...]:
+    """The targets of the whole matrix that an image of these generations, signed for the Secure Boot keys of these
+    years, can boot on."""
+    return tuple(target for name in MATRIX if _can_boot(target := TARGETS[name], generations, years))
+
+
+def _can_boot(target: TestTarget, generations: tuple[int, ...], years: tuple[int, ...]) -> bool:
+    keys = target.hardware.keys
+    return target.hardware.generation in generations and (keys is None or not set(keys.years).isdisjoint(years))
+
+
+def with_revocation_list(targets: Sequence[TestTarget], path: Path) -> tuple[TestTarget, ...]:
+    """The same targets; what they revoke for Secure Boot is in the file `path`, as UEFI Forum publishes it."""
+    return tuple(
+        replace(target, hardware=replace(target.hardware, keys=replace(keys, revocation_list=path)))
+        if (keys := target.hardware.keys) is not None
+        else target
+        for target in targets
+    )
 
 
 def without_seeds(targets: Sequence[TestTarget]) -> tuple[TestTarget, ...]:

@@ -44,20 +44,32 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     return _prove(context, source.image, draft.path, context.definition.prove, whole=False)
 
 
-def prove_whole(context: BuildContext, master: Image, targets: Sequence[str]) -> StageResult:
+def prove_whole(
+    context: BuildContext, master: Image, targets: Sequence[str], revocation_list: Path | None = None
+) -> StageResult:
     """Prove a disk that is there already, with second boots and second clones: in `targets`, or in the whole matrix.
 
     Raises as `pipeline.prove.prove`.
     """
-    result = _prove(context, master, context.run.folder / "prove", targets, whole=True)
+    result = _prove(
+        context, master, context.run.folder / "prove", targets, whole=True, revocation_list=revocation_list
+    )
     return replace(result, facts={"cells": result.facts["cells"]})
 
 
 def _prove(
-    context: BuildContext, master: Image, pictures: Path, targets: Sequence[str], *, whole: bool
+    context: BuildContext,
+    master: Image,
+    pictures: Path,
+    targets: Sequence[str],
+    *,
+    whole: bool,
+    revocation_list: Path | None = None,
 ) -> StageResult:
     from pipeline.prove import prove
 
-    results, trees = prove(context, context.system, master, pictures, targets, whole=whole)
+    results, trees = prove(
+        context, context.system, master, pictures, targets, whole=whole, revocation_list=revocation_list
+    )
     detail = " and ".join(v.summary for v in results)
     return StageResult(master, {"cells": {v.target: v.to_json() for v in results}, "trees": trees}, detail)

@@ -214,7 +214,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "no loader at the fallback path": ("boot-efi", esp("EFI/BOOT/BOOTX64.EFI", None)),
     "a loader of another machine": (
         "boot-efi",
-        esp("EFI/BOOT/BOOTX64.EFI", signed_efi.pe(fake_disk.SHIM_TEXT, signed_efi.UEFI_2011, machine=0xAA64)),
+        esp("EFI/BOOT/BOOTX64.EFI", signed_efi.pe(fake_disk.SHIM_TEXT, *signed_efi.BOTH, machine=0xAA64)),
     ),
     "an unsigned loader": (
         "boot-efi-signed",
@@ -228,6 +228,14 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "a shim that was changed after it was signed": (
         "boot-efi-signed",
         esp("EFI/BOOT/BOOTX64.EFI", fake_disk.pe(fake_disk.SHIM_TEXT).replace(b"shim,3,", b"shim,9,", 1)),
+    ),
+    "a shim that is signed for 2011 only": (
+        "boot-efi-keys",
+        esp("EFI/BOOT/BOOTX64.EFI", signed_efi.pe(fake_disk.SHIM_TEXT, signed_efi.UEFI_2011)),
+    ),
+    "a shim that is signed for 2023 only": (
+        "boot-efi-keys",
+        esp("EFI/BOOT/BOOTX64.EFI", signed_efi.pe(fake_disk.SHIM_TEXT, signed_efi.UEFI_2023)),
     ),
     "a signature that is cut off": (
         "boot-efi-signed",

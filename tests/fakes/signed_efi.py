@@ -8,7 +8,7 @@ import struct
 _SIGNED_DATA = bytes.fromhex("2a864886f70d010702")
 _INDIRECT_DATA = bytes.fromhex("2b060104018237020104")
 _SHA256 = bytes.fromhex("608648016503040201")
-UEFI_2011, UEFI_2023 = "Microsoft Corporation UEFI CA 2011", "Microsoft UEFI CA 2023"
+BOTH = UEFI_2011, UEFI_2023 = "Microsoft Corporation UEFI CA 2011", "Microsoft UEFI CA 2023"
 DEBIAN = "Debian Secure Boot CA"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from pipeline.base.errors import DiskError
-from pipeline.base.secure_boot import authority_named
+from pipeline.base.secure_boot import AUTHORITIES, authority_named
 from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, CannotLook, Skip, Subject, check
 from pipeline.disk.efi_program import PROGRAM_LIMIT, EfiProgram
 from pipeline.disk.filesystem import FileSystem
@@ -153,6 +153,34 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
         yield "no EFI/BOOT/grubx64.efi: the shim has nothing to start"
     else:
         yield from _signatures(subject, "EFI/BOOT/grubx64.efi", second)
+
+
+@check(
+    "boot-efi-keys",
+    "Firmware with the Secure Boot keys of either year starts the boot loader",
+    why="Microsoft's keys of 2011 have ended in 2026: new firmware may have those of 2023 only, and older virtual "
+    "machines have those of 2011 only.",
+    remedy="Install the newest shim-signed, which carries both signatures, and copy "
+    "/usr/lib/shim/shimx64.efi.signed to /boot/efi/EFI/BOOT/BOOTX64.EFI. For an image for firmware of one year, "
+    "set `secure_boot_keys` in its definition and waive this check.",
+    source="Microsoft: Windows Secure Boot certificate expiration and CA updates",
+    profiles=CLOUD,
+    needs_root=False,
+)
+def boot_efi_keys(subject: Subject) -> Iterator[str]:
+    loader = Root(_esp(subject)).read(_BOOTX64, PROGRAM_LIMIT)
+    if loader is None:
+        raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
+    try:
+        signatures = EfiProgram(loader).signatures
+    except DiskError as error:
+        raise CannotLook(f"{_BOOTX64}: {error.message}") from error
+    found = [authority_named(each.issuers[0]) for each in signatures if each.is_for_content]
+    signed = {authority.year for authority in found if authority is not None and authority.signs == "loaders"}
+    # one without any signature of Microsoft's is boot-efi-signed's finding, or has a key of its own enrolled
+    for authority in AUTHORITIES:
+        if signed and authority.signs == "loaders" and authority.year not in signed:
+            yield f"{_BOOTX64.removeprefix('/')} is not signed by {authority.label}"
 
 
 def _signatures(subject: Subject, path: str, data: bytes) -> Generator[str, None, bool]:

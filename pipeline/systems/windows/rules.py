@@ -75,4 +75,13 @@ def _ports(document: Document, ports: object) -> None:
 
 
 #: Installed on generation 2 it has Secure Boot and a TPM, as a machine of Azure's Trusted Launch has them.
-RULES = SystemRules("windows", check, generations=(2,), memory=4 * GIB, agent="sysprep", trusted_boot=((2,),))
+RULES = SystemRules(
+    "windows",
+    check,
+    generations=(2,),
+    memory=4 * GIB,
+    agent="sysprep",
+    # Microsoft's media bring a boot manager that is signed for 2011; an update replaces it
+    secure_boot_keys=(2011,),
+    trusted_boot=((2,),),
+)

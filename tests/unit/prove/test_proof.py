@@ -19,7 +19,15 @@ from pipeline.fabric import Exchange, Report, Request, Response
 from pipeline.hypervisor.console import DISASTERS, disaster
 from pipeline.hypervisor.domain import MachineFeatures, Spec
 from pipeline.hypervisor.machine import Machine
-from pipeline.prove.matrix import MATRIX, TARGETS, UNPROVEN, matrix, plan_test_runs, without_seeds
+from pipeline.prove.matrix import (
+    MATRIX,
+    TARGETS,
+    UNPROVEN,
+    matrix,
+    plan_test_runs,
+    with_revocation_list,
+    without_seeds,
+)
 from pipeline.prove.result import CloneResult, shared_identities
 from pipeline.systems.linux import assertions
 from pipeline.systems.linux.diagnosis import Evidence, diagnose
@@ -43,20 +51,32 @@ def test_a_build_boots_each_cell_once() -> None:
 
 
 def test_the_whole_matrix_begins_with_the_longest() -> None:
-    whole = plan_test_runs(matrix((1, 2)), whole=True)
+    whole = plan_test_runs(matrix((1, 2), (2011, 2023)), whole=True)
     assert [(t.name, t.boots) for t in whole] == [
-        ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-nocloud", 1), ("foreign", 1),
+        ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-keys-2011", 1), ("gen2-keys-2023", 1),
+        ("gen2-nocloud", 1), ("foreign", 1),
     ]  # fmt: skip
 
 
 def test_a_generation_that_is_not_the_images_is_left_out() -> None:
-    assert [cell.name for cell in matrix((2,))] == ["gen2", "gen2-secure", "gen2-nocloud"]
+    assert [cell.name for cell in matrix((2,), (2011,))] == [
+        "gen2", "gen2-secure", "gen2-keys-2011", "gen2-nocloud",
+    ]  # fmt: skip
+
+
+def test_a_revocation_list_goes_to_all_targets_with_secure_boot() -> None:
+    found = with_revocation_list(matrix((1, 2), (2023,)), Path("/dbx"))
+    assert [(each.name, each.hardware.keys and each.hardware.keys.revocation_list) for each in found] == [
+        ("gen1", None), ("gen2", None), ("gen2-secure", Path("/dbx")), ("gen2-keys-2023", Path("/dbx")),
+        ("gen2-nocloud", None), ("foreign", None),
+    ]  # fmt: skip
 
 
 def test_without_cloud_init_all_is_on_the_fabric_and_nothing_twice() -> None:
-    cells = without_seeds(matrix((1, 2)))
+    cells = without_seeds(matrix((1, 2), (2011, 2023)))
     assert [(cell.name, cell.fabric) for cell in cells] == [
-        ("gen1", True), ("gen2", True), ("gen2-secure", True), ("foreign", True),
+        ("gen1", True), ("gen2", True), ("gen2-secure", True), ("gen2-keys-2011", True), ("gen2-keys-2023", True),
+        ("foreign", True),
     ]  # fmt: skip
     assert "on the fabric" in cells[-1].description
     # on the fabric, Linux would leave the IDE disks alone
