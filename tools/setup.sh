@@ -41,7 +41,7 @@ TEST_PACKAGES=(
 )
 [ "${1-}" != tests ] || PACKAGES+=("${TEST_PACKAGES[@]}")
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
-FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,downloads,tmp})
+FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,instances,downloads,tmp})
 VENV=.venv
 STAMP=$VENV/goldsmith-setup
 

@@ -306,15 +306,17 @@ def _group_name(number: int) -> str:
 
 def _store(store: Store) -> list[Finding]:
     facts = {"path": str(store.root)}
-    missing = [folder for folder in (store.root, *store.folders) if not folder.is_dir()]
+    # the first VM makes the folder of instances: a store from before has none
+    folders = [folder for folder in store.folders if folder != store.instances or folder.is_dir()]
+    missing = [folder for folder in (store.root, *folders) if not folder.is_dir()]
     if missing:
         return [Finding("store", "fail", f"missing: {missing[0]}", SETUP, facts)]
     owner, user = _qemu_user()
-    if closed := closed_folders(store.folders, owner):
+    if closed := closed_folders(folders, owner):
         names = " and ".join(map(str, closed))
         fix = remedy([Obstacle(folder, SEARCH) for folder in closed], user)
         return [Finding("store", "fail", f"libvirt's QEMU runs as {user} and cannot search {names}", fix, facts)]
-    if not all(os.access(folder, os.W_OK) for folder in store.folders):
+    if not all(os.access(folder, os.W_OK) for folder in folders):
         return [Finding("store", "fail", f"this user cannot write to {store.root}", SETUP, facts)]
     return [Finding("store", "ok", str(store.root), facts=facts)]
 
