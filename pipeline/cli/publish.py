@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from pipeline.cli import completion
 from pipeline.cli.environment import locate_store
+from pipeline.cli.gallery.options import ConnectionFrom, KeyFrom, SasFrom
 from pipeline.cli.usage import VerbGroup, json_option
 
 if TYPE_CHECKING:
@@ -23,18 +27,6 @@ Reference = Annotated[
 ]
 TargetWord = Annotated[
     str, typer.Argument(metavar="TARGET", help="The URL of a container, a name of publish.yaml, or a folder.")
-]
-KeyFrom = Annotated[
-    Optional[str],  # noqa: UP045  typer reads this at run time
-    typer.Option("--key-from", metavar="SOURCE", help="Use an account key: file:PATH, env:NAME or command:WORDS."),
-]
-SasFrom = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature of a SOURCE."),
-]
-ConnectionFrom = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string of a SOURCE."),
 ]
 
 
@@ -112,6 +104,34 @@ def push(
         print_json(pushed.to_json())
     elif not dry_run:
         print_pushed(pushed)
+
+
+@contextmanager
+def received_version(
+    word: str, published: str | None, key: str | None, sas: str | None, connection: str | None
+) -> Iterator[Path]:
+    """The folder of an exported version: itself, or what is received of a target. Raises UsageError."""
+    from pipeline.base.errors import UsageError
+    from pipeline.base.surroundings import variables
+    from pipeline.publish.receive import is_published, received
+
+    is_url = word.startswith(("http://", "https://"))
+    if is_url and word.split("?", maxsplit=1)[0].endswith((".vhd", ".vhdx", ".qcow2", ".vmdk")):
+        raise UsageError(
+            "the URL is that of a disk, not of what goldsmith published",
+            name="no-parcel",
+            hint="download it, then make a master of it: goldsmith capture DISK --as NAME",
+        )
+    if not is_url and published is None and not is_published(Path(word)):
+        yield Path(word)
+        return
+    line = ProgressLine(quiet=False)
+    found = chosen_target(word, key, sas, connection)
+    try:
+        with received(found, published, variables(), locate_store().tmp, line) as parcel:
+            yield parcel
+    finally:
+        line.close()
 
 
 def chosen_target(word: str, key: str | None, sas: str | None, connection: str | None) -> Target:

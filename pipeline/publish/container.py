@@ -10,6 +10,7 @@ import base64
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,10 @@ class BlobFacts:
 class Container:
     """A container's blobs, by name. Methods may be called from several threads."""
 
-    def __init__(self, target: Target, variables: Mapping[str, str]) -> None:
+    def __init__(self, target: Target, variables: Mapping[str, str], retries: Retries | None = None) -> None:
         assert target.url is not None
         self.url = target.url
-        self.retries = Retries()
+        self.retries = retries or Retries()
         self.bandwidth = Bandwidth(target.rate)
         #: Bytes of bodies sent and received, with repetitions.
         self.sent = self.received = 0
@@ -66,9 +67,11 @@ class Container:
                 name="publish-needs-azure",
                 hint="pip install azure-storage-blob",
             ) from None
+        credential = target.credential.open(target.account, variables)
+        self._signature = str(getattr(credential, "signature", ""))
         return ContainerClient.from_container_url(
             self.url,
-            credential=target.credential.open(target.account, variables),
+            credential=credential,
             retry_total=0,
             connection_timeout=CONNECT,
             read_timeout=ANSWER,
@@ -138,7 +141,8 @@ class Container:
             self._count(sent=len(data))
             self.bandwidth.take(len(data), self.retries.stop)
             settings = ContentSettings(content_type=content_type)
-            self.blob(name).upload_blob(data, overwrite=True, content_settings=settings, max_concurrency=1)
+            # the server refuses what was changed on the way
+            self.blob(name).upload_blob(data, overwrite=True, content_settings=settings, validate_content=True)
 
         self.retries.call("write a blob", self._where(name), upload)
 
@@ -155,7 +159,9 @@ class Container:
 
         def upload() -> None:
             self._count(sent=len(data))
-            self.blob(name).upload_blob(data, overwrite=etag is not None, content_settings=settings, **known)
+            self.blob(name).upload_blob(
+                data, overwrite=etag is not None, content_settings=settings, validate_content=True, **known
+            )
 
         try:
             self.retries.call("switch the index", self._where(name), upload)
@@ -200,20 +206,37 @@ class Container:
 
         self.retries.call("create a page blob", self._where(name), make)
 
-    def copy(self, source: str, name: str, etag: str, metadata: Mapping[str, str]) -> str:
-        """Begin to copy a blob of this container on the server, if it still has `etag`. Returns the copy's id."""
+    def snapshot(self, name: str, etag: str) -> str:
+        """Make a snapshot of a blob that still has `etag`; what it is called. Raises Conflict, PublishError."""
         from azure.core import MatchConditions
 
-        def begin() -> str:
-            started = self.blob(name).start_copy_from_url(
-                self.blob(source).url,
-                metadata=dict(metadata),
-                source_etag=etag,
-                source_match_condition=MatchConditions.IfNotModified,
-            )
-            return str(started["copy_id"])
+        def make() -> str:
+            known: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+            return str(self.blob(name).create_snapshot(**known)["snapshot"] or "")
 
-        return self.retries.call("copy a blob on the server", self._where(name), begin)
+        made = self.retries.call("make a snapshot", self._where(name), make)
+        if not made:
+            raise PublishError(
+                f"{self._where(name)}: the server names no snapshot", name="publish-copy-failed", hint="push again"
+            )
+        return made
+
+    def delete_snapshot(self, name: str, snapshot: str) -> None:
+        blob = self._client.get_blob_client(name, snapshot=snapshot)
+        with suppress(Missing):
+            self.retries.call("delete a snapshot", self._where(name), blob.delete_blob)
+
+    def copy(self, source: str, snapshot: str, name: str, metadata: Mapping[str, str]) -> None:
+        """Begin to copy a snapshot of a blob of this container on the server."""
+        url = self._client.get_blob_client(source, snapshot=snapshot).url
+        if self._signature:
+            # the server reads the source as a stranger does
+            url = f"{url}&{self._signature}"
+
+        def begin() -> None:
+            self.blob(name).start_copy_from_url(url, metadata=dict(metadata))
+
+        self.retries.call("copy a blob on the server", self._where(name), begin)
 
     def write_page(self, name: str, page: Range, data: bytes, lease: str) -> None:
         def upload() -> None:
@@ -319,8 +342,6 @@ class BlobLease(threading.Thread):
                 continue  # a lease that is lost shows in the next write, which names it
 
     def __exit__(self, *_: object) -> None:
-        from contextlib import suppress
-
         from azure.core.exceptions import AzureError
 
         self._ended.set()

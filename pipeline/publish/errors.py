@@ -28,6 +28,8 @@ class Missing(PublishError):
 
 #: Answers that say "later": request timeout, too many requests, and the server's own failures.
 RETRIED = frozenset([408, 429, 500, 502, 503, 504])
+#: The server found another checksum than the request's.
+CHANGED_ON_THE_WAY = frozenset(["Md5Mismatch", "Crc64Mismatch"])
 _AGAIN = "goldsmith publish push again: it continues where this one ended"
 
 
@@ -39,6 +41,8 @@ def is_passing(error: Exception) -> bool:
         return False
     if isinstance(error, exceptions.HttpResponseError):
         status = error.status_code
+        if getattr(error, "error_code", None) in CHANGED_ON_THE_WAY:
+            return True
         # an answer without a status was cut off in its body
         return status is None or status in RETRIED or status in (200, 201, 206)
     return isinstance(error, exceptions.AzureError)

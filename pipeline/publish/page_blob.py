@@ -136,8 +136,7 @@ class DiskUpload:
         marked = {**self.metadata, TOKEN: token}
         if base is not None:
             try:
-                self.container.copy(base.blob, self.blob, base.etag, marked)
-                self._await_copy()
+                self._copy(base, marked)
             except PublishError as error:
                 why = f"the disk of {base.version} could not be copied on the server ({error.name})"
                 base = None
@@ -163,6 +162,15 @@ class DiskUpload:
 
     def _take_lease(self, lease: str) -> None:
         self._lease = BlobLease(self.container, self.blob, lease).__enter__()
+
+    def _copy(self, base: Base, metadata: Mapping[str, str]) -> None:
+        """Copy the base on the server: from a snapshot, so that neither a writer nor the copy changes the other."""
+        snapshot = self.container.snapshot(base.blob, base.etag)
+        try:
+            self.container.copy(base.blob, snapshot, self.blob, metadata)
+            self._await_copy()
+        finally:
+            self.container.delete_snapshot(base.blob, snapshot)
 
     def _await_copy(self) -> None:
         until, pause = time.monotonic() + COPY_DEADLINE, 0.05

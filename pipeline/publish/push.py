@@ -17,6 +17,7 @@ from pipeline.publish.blob_uploader import BlobUploader
 from pipeline.publish.container import Container
 from pipeline.publish.folder_uploader import FolderUploader
 from pipeline.publish.page_blob import Options
+from pipeline.publish.retries import Retries
 from pipeline.publish.targets import Target
 from pipeline.publish.transfer import OnProgress, ignore_progress
 from pipeline.publish.uploader import Plan, Sent, Uploader
@@ -63,6 +64,7 @@ def push(
     *,
     options: Options,
     judge: Judge = lambda _folder, _manifest: "",
+    retries: Retries | None = None,
     dry_run: bool = False,
     on_plan: Callable[[Plan], None] = lambda _plan: None,
     on_progress: OnProgress = ignore_progress,
@@ -72,7 +74,7 @@ def push(
     `judge` says what is wrong with a version's evidence.
     """
     gallery, watch = Gallery(store.gallery), Stopwatch()
-    container = Container(target, variables) if target.url is not None else None
+    container = Container(target, variables, retries) if target.url is not None else None
     uploader: Uploader
     if container is not None:
         uploader = BlobUploader(container, store.root / JOURNALS, store.tmp, options, on_progress)

@@ -20,7 +20,10 @@ GUESTS = (
     *("kill_in_stage", "patch_nights", "projects", "refresh_nights", "ten_clones"),
 )
 #: Corpora that build none; each module has its own main().
-NO_GUESTS = ("attacks", "corpus", "gallery", "kills", "mutations", "records", "secrets", "vm_sequences", "windows")
+NO_GUESTS = (
+    *("attacks", "corpus", "gallery", "kills", "mutations", "publish_faults", "records", "secrets", "vm_sequences"),
+    "windows",
+)
 #: Names that campaigns had before, which still work.
 ALIASES = {
     "crowd": "concurrency",

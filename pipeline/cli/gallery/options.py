@@ -41,6 +41,18 @@ AllowUnsigned = Annotated[
     bool,
     typer.Option("--allow-unsigned", help="Accept a master without a trusted signature; it is shown as unsigned."),
 ]
+KeyFrom = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Option("--key-from", metavar="SOURCE", help="Use an account key: file:PATH, env:NAME or command:WORDS."),
+]
+SasFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature of a SOURCE."),
+]
+ConnectionFrom = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string of a SOURCE."),
+]
 
 
 def open_gallery() -> Gallery:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.cli.environment import locate_store, signing_key
-from pipeline.cli.gallery.options import AllowUnsigned, Keys, Reference, Repository, evidence_judge, open_gallery
+from pipeline.cli.gallery.options import (
+    AllowUnsigned,
+    ConnectionFrom,
+    KeyFrom,
+    Keys,
+    Reference,
+    Repository,
+    SasFrom,
+    evidence_judge,
+    open_gallery,
+)
 from pipeline.cli.usage import unreadable_input
 
 if TYPE_CHECKING:
@@ -74,16 +84,35 @@ def export(
 
 
 def import_version(
-    parcel: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that `export` made.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|TARGET", help="The folder that `export` made, or a target of `goldsmith publish`."
+        ),
+    ],
+    published: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[NAME[@VERSION]]", help="Which published version (default: the newest)."),
+    ] = None,
     key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
     allow_unsigned: AllowUnsigned = False,
+    key_from: KeyFrom = None,
+    sas_from: SasFrom = None,
+    connection_from: ConnectionFrom = None,
 ) -> None:
-    """Import an exported master after verifying its manifest and its evidence. No channel moves."""
+    """Import an exported or published master after verifying its manifest and its evidence. No channel moves."""
+    from pipeline.cli.publish import received_version
+
+    locate_store().ensure()
+    with received_version(source, published, key_from, sas_from, connection_from) as parcel:
+        _import(parcel, key, allow_unsigned)
+
+
+def _import(parcel: Path, key: list[Path], allow_unsigned: bool) -> None:
     from pipeline.evidence.checksum import write_local_evidence
     from pipeline.gallery.export_import import import_version as receive
 
     _refuse_unreadable(parcel)
-    locate_store().ensure()
     admit = _manifest_digest(parcel) if allow_unsigned else None
     made = receive(
         open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence

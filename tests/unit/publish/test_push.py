@@ -61,7 +61,8 @@ def test_a_whole_upload(store, capture, target, service, container) -> None:
 
 def test_a_difference_costs_what_changed(store, capture, target, service, container) -> None:
     first = pieces()
-    push(store, capture(first), target, {}, options=Options())
+    before = capture(first)
+    push(store, before, target, {}, options=Options())
     changed = bytearray(first[9 * MIB + 4096])
     changed[MIB : MIB + 100] = os.urandom(100)
     # one block changes, one becomes empty, one comes
@@ -73,6 +74,11 @@ def test_a_difference_costs_what_changed(store, capture, target, service, contai
     assert entry["disks"][0]["base"] != ""
     assert entry["disks"][0]["base"] == index_of(service, container)["versions"][0]["version"]
     assert whole_blob(service, container, entry) == version.disk.read_bytes()
+    # the version that it was copied from is as it was, and nothing of the copy is left on the server
+    old = index_of(service, container)["versions"][0]
+    assert whole_blob(service, container, old) == before.disk.read_bytes()
+    there = service.get_container_client(container).list_blobs(include=["snapshots"])
+    assert [blob.name for blob in there if blob.snapshot] == []
     (sent,) = pushed.disks
     assert sent.written == 2 * BLOCK
     assert sent.cleared == BLOCK
