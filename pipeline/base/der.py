@@ -68,10 +68,10 @@ def _first(view: memoryview) -> Element:
     if length & 0x80:
         count = length & 0x7F
         if not 1 <= count <= 4 or len(view) < 2 + count:
-            raise DerError("a length of no definite size")
+            raise DerError("an indefinite length")
         length, start = int.from_bytes(view[2 : 2 + count], "big"), 2 + count
     if start + length > len(view):
-        raise DerError("an element is longer than what holds it")
+        raise DerError("an element is longer than the element that contains it")
     return Element(tag, view[start : start + length], view[: start + length])
 
 

@@ -183,7 +183,7 @@ def _describe_memory(words: str, paths: list[Path]) -> GoldsmithError:
 
 
 def _describe_other(words: str, paths: list[Path]) -> GoldsmithError:
-    hint = "goldsmith doctor looks at the host and the store; dmesg says what the kernel knows of it"
+    hint = "run goldsmith doctor to check the host and the store; dmesg shows the kernel's messages"
     return HostError(_at(paths[0] if paths else None, words), name="host-file-error", hint=hint)
 
 

@@ -60,7 +60,7 @@ def download(
     largest: int = LARGEST,
     stall: float = STALL,
 ) -> Path:
-    """Bring `url` to `folder`, named by its checksum; what is there already, and is right, is not loaded again.
+    """Bring `url` to `folder`, named by its checksum; what exists already, and is right, is not loaded again.
 
     `size` is the file's, where it is known, and `largest` bounds it where not, in bytes. `stall` is in seconds.
     A broken download is taken up where it broke. Raises BuildError (download-failed, download-refused,

@@ -10,6 +10,7 @@ from pipeline.base.printable import printable
 from pipeline.cache.digests import flat_digest
 from pipeline.checks.model import CheckResult
 from pipeline.checks.verdict import count, system_of
+from pipeline.systems.inspection import DetectedSystem
 
 #: The order of the page: what shuts the gate comes first.
 _ORDER = ("fail", "unchecked", "warn", "waived", "skip", "pass")
@@ -17,8 +18,11 @@ _ORDER = ("fail", "unchecked", "warn", "waived", "skip", "pass")
 HASHED = 1 << 30
 
 
-def report(path: Path, profile: str, results: Sequence[CheckResult]) -> str:
-    """What the disk says is text to the page, never markup: jinja2 escapes every value."""
+def report(path: Path, detected: DetectedSystem, results: Sequence[CheckResult]) -> str:
+    """Write the page: the disk, the system that was detected on it, and each result.
+
+    What the disk says is text to the page, never markup: jinja2 escapes every value.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -36,7 +40,7 @@ def report(path: Path, profile: str, results: Sequence[CheckResult]) -> str:
         ("pass", verdict.passed, "passed"),
         ("fail", verdict.failed, "failed"),
         ("skip", verdict.skipped, "skipped, each for a reason"),
-        ("unchecked", verdict.unchecked, "unchecked: the check could not look"),
+        ("unchecked", verdict.unchecked, "unchecked: the check could not be run"),
         ("warn", verdict.warnings, "with a warning"),
         ("waived", verdict.waived, "waived"),
     )
@@ -48,7 +52,8 @@ def report(path: Path, profile: str, results: Sequence[CheckResult]) -> str:
         if size <= HASHED
         else f"not taken: more than {HASHED >> 30} GiB (sha256sum takes it)",
         system=system_of(listed),
-        profile=profile,
+        detected=str(detected),
+        profile=detected.profile,
         good=verdict.good,
         when=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         # the four numbers of the gate are always there, the rest where there are any

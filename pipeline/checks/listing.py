@@ -103,7 +103,7 @@ def _os(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
         raise DiskError(
             "the Linux root file system has no os-release file",
             name="no-os-release",
-            hint="--list files shows what is there; /etc/os-release is every current distribution's",
+            hint="--list files shows what is there; every current distribution has /etc/os-release",
         )
     return rows
 

@@ -45,7 +45,7 @@ def page(checks: Sequence[Check]) -> str:
             f"- why: {check.why}",
             f"- remedy: {check.remedy}",
             f"- source: {check.source}",
-            *([] if check.waivable else ["- cannot be waived: other checks stand on it"]),
+            *([] if check.waivable else ["- cannot be waived: other checks depend on it"]),
         ]
     return "\n".join(lines) + "\n"
 

@@ -39,7 +39,7 @@ LISA = "microsoft/lisa azure_image_standard.py"
 WAAGENT = "Azure/WALinuxAgent deprovision"
 CLOUD_INIT = "canonical/cloud-init, DataSourceAzure and clean"
 SYSTEMD = "systemd: Building images safely"
-HOUSE = "goldsmith: a master carries nothing of its build"
+HOUSE = "goldsmith: a master contains nothing of its build"
 
 
 class Skip(Exception):

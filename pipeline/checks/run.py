@@ -171,7 +171,7 @@ def _run(check: Check, subject: Subject, missing: str | None) -> CheckResult:
     lines = list(findings)
     if why_not is not None:
         status: Status = "fail" if lines and check.severity == "fail" else "unchecked"
-        return _result(check, status, _shown([*lines[: _SHOWN - 1], f"could not be looked at: {why_not}"]))
+        return _result(check, status, _shown([*lines[: _SHOWN - 1], f"could not be run: {why_not}"]))
     if not lines:
         return _result(check, "pass", _shown(subject.notes))
     return _result(check, check.severity, _shown(lines))

@@ -112,7 +112,7 @@ def complete_image(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_reference(incomplete: str) -> Iterable[str]:
-    """NAME, and behind the @ that image's versions and channels."""
+    """NAME, and after the @ the image's versions and channels."""
     from pipeline.gallery.versions import parse
 
     gallery = _gallery()

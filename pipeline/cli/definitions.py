@@ -159,7 +159,7 @@ def _target(name: str) -> tuple[Path, Path]:
         return project() / "images" / name, project()
     if not path.is_file():
         raise UsageError(
-            f"{name}: no such file", name="no-such-file", hint="name an image or the file of a definition"
+            f"{name}: this file does not exist", name="no-such-file", hint="name an image or the file of a definition"
         )
     path = path.resolve()
     if project_option() is None and path.parent.name == "images":

@@ -66,7 +66,7 @@ def _judge_failure(stream: GuardedStream, error: OSError) -> None:
         raise HostError(
             f"the output could not be written: {error.strerror}",
             name="output-not-written",
-            hint="make space where it goes, or send it elsewhere",
+            hint="free space there, or write the output to another place",
         ) from None
     if not _gone:
         _gone.append(stream)

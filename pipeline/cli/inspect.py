@@ -117,7 +117,7 @@ def inspect(
     elif as_html:
         from pipeline.checks.html_report import report
 
-        print(report(disk, system.profile, results), end="")
+        print(report(disk, system, results), end="")
     else:
         print(f"detected: {system}")
         _print(results)

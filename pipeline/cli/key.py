@@ -27,7 +27,7 @@ def make() -> None:
     from pipeline.gallery import Gallery
 
     made = signing.make(signing_key())
-    # what is there already was never signed: from now on a master without a signature is damaged
+    # what exists already was never signed: from now on a master without a signature is damaged
     unsigned.admitted(unsigned.register_beside(made.path), Gallery(locate_store().gallery))
     print(f"private  {made.path}")
     print(f"public   {signing.public_path(made.path)}")

@@ -192,7 +192,7 @@ def _mapping(
         key = key_node.value
         inner = (*place, key)
         if key in lines:
-            message = f"is given twice, first on line {lines[key]}"
+            message = f"is duplicated; the first is on line {lines[key]}"
             document.faults.append(Fault(document.file, line, column, spell(inner), message, "remove one"))
             continue
         lines[key] = line

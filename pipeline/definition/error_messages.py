@@ -69,9 +69,7 @@ def _unknown_key(place: Place, document: Document, context: Context) -> tuple[st
     kinds = _kinds_at(above)
     if key in kinds:
         given = next(kind for kind in kinds if kind in mapping)
-        return f"{given} and {key} cannot both be given here", "write each into its own list item" if len(
-            above
-        ) > 1 else ""
+        return f"{given} and {key} cannot be combined", "write each into its own list item" if len(above) > 1 else ""
     known = context.keys.get(id(mapping), [])
     unused = [name for name in known if name not in mapping]
     return "unknown key", closest(key, unused) or f"valid keys: {', '.join(known)}"

@@ -36,7 +36,7 @@ generations: [1, 2]                     # Hyper-V generations it boots in: 1 is 
 """
 
 _STEPS = """\
-steps:                                  # in order; each commits a layer, so a failure resumes behind the last
+steps:                                  # in order; each makes a layer, so a build resumes after the last good one
 {azure}  - playbook: {name}.yml
 generalize: {{agent: waagent}}            # whose deprovisioning makes the guest a master; or none
 
@@ -60,7 +60,7 @@ generalize: {{agent: waagent}}            # whose deprovisioning makes the guest
 
 _PLAYBOOK = """\
 ---
-# What {name} has on top of its source. It runs against one host, group `guest`, as root.
+# What {name} adds to its source. It runs against one host, group `guest`, as root.
 - name: {name}
   hosts: guest
   become: true
@@ -86,7 +86,7 @@ def definition_text(name: str, master: str | None) -> str:
     head = _HEAD.format(name=name, summary=summary, source=source)
     steps = _STEPS.format(
         name=name,
-        azure="" if master else "  - playbook: azure-linux.yml          # what Azure asks of a Linux image\n",
+        azure="" if master else "  - playbook: azure-linux.yml          # what Azure requires of a Linux image\n",
     )
     return head + (_MASTER if master else _DEBIAN) + steps
 
@@ -109,7 +109,7 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
     _refuse_master(definition.parent, name, master)
     for path in (definition, playbook):
         if path.exists() or path.is_symlink():
-            message = f"{path.relative_to(project)} is there already"
+            message = f"{path.relative_to(project)} exists already"
             raise UsageError(message, name="exists", hint="remove it, or choose another name")
     texts = {definition: definition_text(name, master), playbook: playbook_text(name)}
     # somebody's own playbook of that name is theirs, and the definition uses it

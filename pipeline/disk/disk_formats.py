@@ -252,7 +252,8 @@ def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) 
         footer = read_footer(target)
         if footer.disk_type != DiskType.FIXED or footer.old_qemu_size != footer.virtual_size:
             raise DiskError(
-                f"{path.name}: its backing file {shown!r} is no fixed VHD that every qemu reads whole",
+                f"{path.name}: its backing file {shown!r} is not a fixed VHD that every version of QEMU reads "
+                "completely",
                 name="backing-format",
                 evidence=path,
                 hint="flatten the disk on its original host: qemu-img convert -O qcow2",

@@ -80,11 +80,11 @@ class EfiProgram:
         (at,) = struct.unpack_from("<I", data.ljust(64, b"\0"), 60)
         # signature, COFF header (20), optional header of PE32+ with 16 data directories (240)
         if not data.startswith(b"MZ") or data[at : at + 4] != b"PE\0\0" or len(data) < at + 24 + 240:
-            raise _damaged("it is no PE32+ program")
+            raise _damaged("it is not a PE32+ program")
         self.machine, count, symbols, symbol_count, optional = struct.unpack_from("<HHxxxxIIH", data, at + 4)
         magic, self._headers = *struct.unpack_from("<H", data, at + 24), *struct.unpack_from("<I", data, at + 24 + 60)
         if magic != 0x20B or count > _MAX_SECTIONS:
-            raise _damaged("it is no PE32+ program")
+            raise _damaged("it is not a PE32+ program")
         self._checksum_at, self._directory_at = at + 24 + 64, at + 24 + 112 + 4 * 8
         self._table = struct.unpack_from("<II", data, self._directory_at)
         self._names_at = symbols + 18 * symbol_count if symbols else 0

@@ -296,7 +296,7 @@ class Ext4FileSystem(FileSystem):
 
     def _directory_data(self, inode: _Inode) -> Iterator[bytes]:
         if inode.type != "dir":
-            raise self.damaged(f"inode {inode.number} is no directory")
+            raise self.damaged(f"inode {inode.number} is not a directory")
         if inode.flags & _ENCRYPTED:
             raise self.unsupported(f"an encrypted directory (inode {inode.number})")
         if inode.flags & _INLINE:

@@ -192,7 +192,7 @@ class FatFileSystem(FileSystem):
         return "" if label == "NO NAME" else label
 
     def read_link(self, inode: int) -> str:
-        raise self.damaged(f"entry {inode} is no link")
+        raise self.damaged(f"entry {inode} is not a link")
 
     def read(self, inode: int, offset: int, length: int) -> bytes:
         size = self.stat(inode).size
@@ -274,7 +274,7 @@ class FatFileSystem(FileSystem):
 
     def _read_directory(self, inode: int) -> dict[str, Entry]:
         if self.stat(inode).type != "dir":
-            raise self.damaged(f"entry {inode} is no directory")
+            raise self.damaged(f"entry {inode} is not a directory")
         found: dict[str, Entry] = {}
         long = _LongName()
         for number, raw in self._raw_entries(inode):

@@ -161,7 +161,8 @@ def _unpack(view: memoryview) -> tuple[str, IO[bytes]]:
     if magic.startswith(b"\x04\x22\x4d\x18"):
         return "lz4", lz4.frame.LZ4FrameFile(source)
     raise DiskError(
-        f"the initramfs begins with {magic.hex()}, which is no known compression", name="initramfs-compression"
+        f"the initramfs begins with {magic.hex()}, which is not a known compression format",
+        name="initramfs-compression",
     )
 
 

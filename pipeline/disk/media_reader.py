@@ -226,7 +226,7 @@ def _no_image(path: Path, medium: Medium, names: set[str]) -> UsageError:
 def _editions(medium: Medium, path: str) -> list[dict[str, Any]]:
     head = medium.read(path, 0, _WIM_HEADER)
     if not head.startswith(_WIM_MAGIC) or len(head) < _WIM_HEADER:
-        raise _damaged(f"{path} is no WIM")
+        raise _damaged(f"{path} is not a WIM")
     size = int.from_bytes(head[_XML_AT : _XML_AT + 7], "little")
     (offset,) = struct.unpack_from("<Q", head, _XML_AT + 8)
     if not 0 < size <= _LARGEST_XML:
@@ -235,7 +235,7 @@ def _editions(medium: Medium, path: str) -> list[dict[str, Any]]:
     try:
         root = etree.fromstring(medium.read(path, offset, size).decode("utf-16").encode(), parser)
     except (UnicodeError, etree.XMLSyntaxError):
-        raise _damaged(f"{path}: its description cannot be read: it is no XML") from None
+        raise _damaged(f"{path}: its description cannot be read: it is not XML") from None
     images = root.findall("IMAGE")
     if len(images) > MAX_EDITIONS:
         raise _damaged(f"{path}: its description has {len(images)} images")

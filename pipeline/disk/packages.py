@@ -197,7 +197,7 @@ def read_rpm(root: Root) -> tuple[Package, ...]:
 def parse_rpmdb(data: bytes) -> tuple[Package, ...]:
     """rpmdb.sqlite, read in memory. Raises DiskError (rpm-database-damaged)."""
     if len(data) < 512 or not data.startswith(b"SQLite format 3\0"):
-        raise _damaged("it is no SQLite file")
+        raise _damaged("it is not an SQLite file")
     # a file that says it has a log cannot be opened in memory; that the log is empty was seen before
     whole = data[:18] + b"\1\1" + data[20:]
     try:
@@ -211,7 +211,7 @@ def parse_rpmdb(data: bytes) -> tuple[Package, ...]:
             return _sorted([_package(bytes(blob)) for (blob,) in rows if isinstance(blob, bytes)])
     except UnicodeDecodeError:
         # sqlite3 quotes the damaged schema, and Python cannot read its quotation
-        raise _damaged("its schema is no text") from None
+        raise _damaged("its schema is not text") from None
     except sqlite3.Error:
         raise _damaged("SQLite finds it damaged") from None
 

@@ -321,7 +321,7 @@ class Worker:
         hint = (
             clean_text(error["hint"])
             if error.get("hint")
-            else "copy the disk again from its source, or mend it there"
+            else "copy the disk again from its source, or repair it there"
         )
         return DiskError(
             clean_text(error.get("message")), name=clean_name(error.get("name")), hint=hint, evidence=self.path

@@ -192,7 +192,7 @@ def search_packed(data: bytes, kind: str, at: int) -> Found:
     try:
         running.unpack(kind, iter([data]), at, ())
     except _TooMany as error:
-        running.found.gaps.append(f"{error}: the search of what is packed at byte {at} ended")
+        running.found.gaps.append(f"{error}: the search of the compressed data at byte {at} ended")
     return running.found
 
 

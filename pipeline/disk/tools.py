@@ -58,7 +58,7 @@ class Running:
         while line := self.stream.readline(LINE_LIMIT):
             if len(line) == LINE_LIMIT:
                 raise DiskError(
-                    "the tool's output is no list of lines",
+                    "the tool's output is not a list of lines",
                     name="disk-map",
                     hint="the disk is damaged: do not use it",
                 )
@@ -91,7 +91,7 @@ class Plan:
 def _files(parameters: Mapping[str, Any]) -> list[Path]:
     files = [Path(str(each)) for each in parameters["files"]]
     if not 1 <= len(files) <= 64:
-        raise DiskError("a chain of absurd length", name="backing-cycle", hint="flatten the disk")
+        raise DiskError("a backing chain that is too long", name="backing-cycle", hint="flatten the disk")
     return files
 
 

@@ -30,7 +30,7 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
         raise EOFError
     (length,) = struct.unpack("=I", head)
     if length > MESSAGE_LIMIT:
-        raise ValueError("a message of absurd length")
+        raise ValueError("the message is too long")
     body = bytearray()
     while len(body) < length:
         piece = channel.recv(min(length - len(body), 1 << 20))
@@ -39,5 +39,5 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
         body += piece
     message = json.loads(body)
     if not isinstance(message, dict):
-        raise ValueError("a message that is no object")
+        raise ValueError("the message is not an object")
     return message, descriptors

@@ -180,7 +180,7 @@ class _Looker:
                 size, system = parent.disk, parent.os
         if size is not None and definition.disk is not None and definition.disk < size:
             message = f"{_size(definition.disk)} are less than the {_size(size)} of {source}"
-            document.add(("disk",), message, f"write disk: {_size(size)} or more, or leave it out")
+            document.add(("disk",), message, f"write disk: {_size(size)} or more, or omit it")
         if system is not None and system != definition.os:
             document.add(("source", "master"), f"{source} is a {system} image", f"write os: {system}")
 
@@ -195,10 +195,10 @@ class _Looker:
             there = [*channels, *(version.version for version in versions[-3:])]
             hint = closest(source.channel_or_version, there) or f"there is {source.image}@{', @'.join(there)}"
         elif source.image in made_here:
-            hint = f"write {source.image}: only golden is built on the way"
+            hint = f"write {source.image}: a build makes only golden parents"
         else:
             near = closest(source.image, {*made_here, *(self._gallery.names() if self._gallery else ())})
-            hint = near or "goldsmith gallery list shows what there is; build it, or import it, first"
+            hint = near or "goldsmith gallery list shows all masters; build or import the master first"
         message = f"{source} is not in the gallery {self._store.gallery}"
         document.add(("source", "master"), message, hint)
 
@@ -220,7 +220,7 @@ class _Looker:
                     size = disk.size
                 if definition.disk < size:
                     message = f"{_size(definition.disk)} are less than the {_size(size)} of {source.path.name}"
-                    document.add(("disk",), message, f"write disk: {_size(size)} or more, or leave it out")
+                    document.add(("disk",), message, f"write disk: {_size(size)} or more, or omit it")
         except DiskError as error:
             document.add(("source", "disk", "path"), f"{error.message} ({error.name})", error.hint or "")
 

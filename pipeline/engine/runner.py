@@ -336,7 +336,7 @@ def run_alone(
     command: str,
     listeners: Sequence[Any],
 ) -> Run:
-    """Run one stage's `work` on a disk that is there already: recorded as in a build, and no layer is made.
+    """Run one stage's `work` on a disk that exists already: recorded as in a build, and no layer is made.
 
     `name` is what the run's record calls the image. The facts of the result go into the stage's record. Raises as the
     work does.

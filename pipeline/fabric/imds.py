@@ -113,7 +113,7 @@ def attested(instance: Instance) -> dict[str, Any]:
         "plan": {"name": "", "product": "", "publisher": ""},
         "subscriptionId": instance.derived("subscription"),
         "vmId": instance.vm_id,
-        "note": "made by goldsmith's local fabric, not by Azure: it carries no signature",
+        "note": "made by goldsmith's local fabric, not by Azure: it has no signature",
     }
     return {"encoding": "unsigned", "signature": base64.b64encode(json.dumps(document).encode()).decode()}
 

@@ -95,7 +95,7 @@ def restore_version(
     """
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
-        raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it holds {known}")
+        raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it contains {known}")
     with _unpacked(repository, name, version, unpack_in) as copy:
         return import_version(gallery, copy, judge=judge, complete=complete, returns=True)
 

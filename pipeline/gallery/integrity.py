@@ -58,13 +58,13 @@ def verify(
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
     target = str(link.readlink())
     if not parse(target):
-        return f"points at {target}, which is not a version"
+        return f"points to {target}, which is not a version"
     try:
         gallery.get(f"{name}@{target}")
     except RecordDamaged as error:
-        return f"points at {target}, whose {error.path.name} cannot be used: {error.why}"
+        return f"points to {target}, whose {error.path.name} cannot be used: {error.why}"
     except UsageError:
-        return f"points at {target}, which does not exist"
+        return f"points to {target}, which does not exist"
     return ""
 
 

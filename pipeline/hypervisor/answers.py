@@ -54,7 +54,7 @@ def refuse(command: str, why: str) -> NoReturn:
 def returned(command: str, reply: object) -> Any:
     """The `return` value of an answer's text."""
     if not isinstance(reply, str) or len(reply) > LARGEST:
-        refuse(command, "it is no text" if not isinstance(reply, str) else f"it has {len(reply)} characters")
+        refuse(command, "it is not text" if not isinstance(reply, str) else f"it has {len(reply)} characters")
     try:
         answer = json.loads(reply, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def returned(command: str, reply: object) -> Any:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _depth(value: object) -> int:

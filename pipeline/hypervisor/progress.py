@@ -101,7 +101,7 @@ class Progress:
         least = min(busy, default=0.0)
         words = self._words.decode(errors="replace")
         if words and (least >= BUSY_AFTER_WORDS or since >= IDLE_AFTER_WORDS):
-            state = f"it has not got on for {since:.0f} s since"
+            state = f"no progress for {since:.0f} s since"
             return "guest-kernel-hung", f"the guest's kernel hangs: its console says {words!r}, and {state}"
         if least < self._busy:
             return None

@@ -105,7 +105,7 @@ def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: b
                 remove_tree(path)
     gone += prune_runs(store, dry=dry)
     if context is not None and gone:
-        context.run.emit("note", "", f"removed what a dead run left: {', '.join(map(str, gone))}")
+        context.run.emit("note", "", f"removed leftovers of a dead run: {', '.join(map(str, gone))}")
     return gone
 
 

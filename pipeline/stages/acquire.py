@@ -133,7 +133,7 @@ def _judge_brought(context: BuildContext, name: str, disk: Path) -> None:
     from pipeline.checks.disk.source_disk import judge_source, look_at_source
 
     definition = context.definition
-    context.progress("does it boot?")
+    context.progress("checking whether the disk boots")
     found = look_at_source(
         disk,
         "qcow2",

@@ -127,7 +127,7 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
             **_lineage(context),
         }
 
-    context.progress("what is in it")
+    context.progress("reading the packages")
     contents = Contents.of(image)
     context.progress("into the gallery")
     made = context.gallery.capture(

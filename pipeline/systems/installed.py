@@ -110,7 +110,7 @@ def find_system(disk: Disk, inspections: Sequence[Inspection]) -> tuple[Inspecti
             # a hostile disk may surprise any reader: that keeps no other system from being found
             surprise = f"{type(error).__name__}: {error}"[:300]
             errors[inspection.system] = DiskError(
-                surprise, name="disk-unreadable", hint="copy the disk again from its source, or mend it there"
+                surprise, name="disk-unreadable", hint="copy the disk again from its source, or repair it there"
             )
     damaged = [error for error in errors.values() if not error.name.startswith("no-")]
     if damaged:

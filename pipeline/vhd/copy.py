@@ -256,7 +256,7 @@ def _do(job: _Job, fd: int, buffer: memoryview, sources: _Sources) -> None:
         except OSError as error:
             raise as_ours(error, job.parts[0].path) from None
         if step == 0:
-            raise HostError("a write wrote nothing", name="no-space", hint="free some space")
+            raise HostError("nothing was written", name="no-space", hint="free some space")
         written += step
 
 

@@ -62,7 +62,9 @@ class ExtentTable(Sequence[Extent]):
             )
         if not 0 <= number < len(self.paths) or max(start, length, offset) >= 1 << 62 or min(start, offset) < 0:
             raise DiskError(
-                "an extent lies nowhere", name="disk-extents", hint="the disk's own tables are damaged: do not use it"
+                "an extent has no position",
+                name="disk-extents",
+                hint="the disk's own tables are damaged: do not use it",
             )
         self.starts.append(start)
         self.lengths.append(length)

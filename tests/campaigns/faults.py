@@ -140,7 +140,7 @@ def edited(master: Path, copy: Path, commands: tuple[str, ...]) -> Path:
         text=True,
         check=True,
     )
-    # a folder that is there already, or a file that is not there to be removed, is as wanted
+    # a folder that exists already, or a file that is not there to be removed, is as wanted
     harmless = ("debugfs ", "mkdir: Ext2 directory", "ext2fs_mkdir: Ext2 directory", "rm: File not found")
     wrong = [line for line in done.stderr.splitlines() if not line.startswith(harmless) and line.strip()]
     assert not wrong, wrong

@@ -60,8 +60,8 @@ def boot_path(subject: Subject, path: str) -> str | None:
 
 @check(
     "boot-bios",
-    "Generation 1 boots: boot code, and GRUB's core where it points",
-    why="A generation 1 machine has no UEFI; without boot code it stops at a black screen.",
+    "Generation 1 boots: the boot code is there and points to GRUB's core",
+    why="A generation 1 machine has no UEFI. Without boot code it shows only a black screen.",
     remedy="grub-install --target=i386-pc DISK, with a BIOS boot partition (EF02) on GPT.",
     source=_GRUB_SPEC,
     profiles=CLOUD,
@@ -72,13 +72,13 @@ def boot_bios(subject: Subject) -> Iterator[str]:
         raise Skip("generation 1 is not asked for")
     code = subject.disk.table.boot_code
     if not any(code[:3]):
-        yield "the first sector holds no boot code"
+        yield "the first sector has no boot code"
         return
     if subject.disk.read(510, 2) != b"\x55\xaa":
         yield "the first sector does not end in 55 aa"
     if b"GRUB" not in code:
         if not any(partition.bootable for partition in subject.disk.partitions):
-            yield "boot code that is not GRUB's, and no partition is marked active"
+            yield "the boot code is not GRUB's, and no partition is marked active"
         return
     (core,) = struct.unpack_from("<Q", code, 0x5C)
     biosboot = next((p for p in subject.disk.partitions if p.type == BIOS_BOOT), None)
@@ -107,8 +107,8 @@ def _esp(subject: Subject) -> FileSystem:
 
 @check(
     "boot-efi",
-    "Generation 2 boots: the loader stands at EFI/BOOT/BOOTX64.EFI",
-    why="UEFI variables do not travel in a VHD, so only the fallback path is found.",
+    "Generation 2 boots: the boot loader is at EFI/BOOT/BOOTX64.EFI",
+    why="A VHD has no UEFI variables, so the firmware finds only the fallback path.",
     remedy="grub-install --target=x86_64-efi --removable, with an EFI system partition (EF00, FAT).",
     source="UEFI specification 3.5.1.1",
     profiles=WINDOWS_TOO,
@@ -133,7 +133,7 @@ def boot_efi(subject: Subject) -> Iterator[str]:
 @check(
     "boot-efi-signed",
     "The boot loader at the fallback path is the signed shim",
-    why="Secure Boot and trusted launch run only signed loaders; an unsigned image boots until they are on.",
+    why="Secure Boot and trusted launch run only signed boot loaders.",
     remedy="Install shim-signed and grub-efi-amd64-signed; copy /usr/lib/shim/shimx64.efi.signed to "
     "/boot/efi/EFI/BOOT/BOOTX64.EFI and /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed to EFI/BOOT/grubx64.efi.",
     source="Debian: SecureBoot; Azure: trusted launch",
@@ -147,10 +147,10 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
         raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
     signed = yield from _signatures(subject, _BOOTX64.removeprefix("/"), loader)
     if signed and b"shim," not in loader and b"UEFI SHIM" not in loader:
-        yield f"{_BOOTX64} is signed, but it is no shim"
+        yield f"{_BOOTX64} is signed, but is not shim"
     second = root.read("/EFI/BOOT/grubx64.efi", PROGRAM_LIMIT)
     if second is None:
-        yield "no EFI/BOOT/grubx64.efi: the shim has nothing to start"
+        yield "no EFI/BOOT/grubx64.efi: shim cannot start GRUB"
     else:
         yield from _signatures(subject, "EFI/BOOT/grubx64.efi", second)
 
@@ -192,11 +192,11 @@ def _signatures(subject: Subject, path: str, data: bytes) -> Generator[str, None
         yield f"{path}: {error.message}"
         return False
     if not signatures:
-        yield f"{path} carries no signature"
+        yield f"{path} has no signature"
         return False
     for each in signatures:
         if not each.is_for_content:
-            yield f"{path}: its signature by {each.issuers[0]} is for another content"
+            yield f"{path}: its content has changed since {each.issuers[0]} signed it"
     names = [found.label if (found := authority_named(each.issuers[0])) else each.issuers[0] for each in signatures]
     levels = " ".join(str(level) for level in program.sbat)
     subject.note(f"{path}: signed by {', '.join(names)}; SBAT {levels or 'none'}")
@@ -206,7 +206,8 @@ def _signatures(subject: Subject, path: str, data: bytes) -> Generator[str, None
 @check(
     "boot-efi-config",
     "GRUB on the EFI system partition finds its configuration",
-    why="Signed GRUB looks only in the folder that it was built for (EFI/debian); otherwise it stops at its prompt.",
+    why="Signed GRUB reads its configuration only from the folder that it was built for (EFI/debian). Without it, "
+    "GRUB stops at its prompt.",
     remedy="Write three lines into /boot/efi/EFI/debian/grub.cfg (the folder of your distribution): "
     "search.fs_uuid UUID root; set prefix=($root)'/boot/grub'; configfile $prefix/grub.cfg. "
     "UUID is that of the file system with /boot (findmnt -no UUID -T /boot).",
@@ -225,7 +226,7 @@ def boot_efi_config(subject: Subject) -> Iterator[str]:
         yield "no grub.cfg in any folder below EFI"
     known = {volume.uuid.lower() for volume in subject.disk.filesystems if volume.uuid}
     closed = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
-    where = "is in no partition, and what is in " + ", ".join(closed) + " cannot be read" if closed else ""
+    where = "is not in a partition, and the content of " + ", ".join(closed) + " cannot be read" if closed else ""
     for name in folders:
         text = root.text(f"/EFI/{name}/grub.cfg")
         if not re.search(r"^\s*(search|configfile|source|linux|menuentry|blscfg|normal)\b", text, re.MULTILINE):
@@ -245,7 +246,7 @@ def _machine(pe: bytes) -> int:
 @check(
     "grub-config",
     "GRUB has an entry whose kernel and initramfs exist",
-    why="Otherwise the first boot ends at the GRUB prompt.",
+    why="Otherwise the first boot stops at the GRUB prompt.",
     remedy="update-grub after the last kernel change.",
     source=AZURE_DOC,
 )
@@ -260,7 +261,7 @@ def grub_config(subject: Subject) -> Iterator[str]:
     if entries:
         subject.note(f"boots {entries[0].kernel}")
     if unknown := sorted({entry.kernel for entry in entries if "$" in entry.kernel}):
-        raise CannotLook(f"which file {', '.join(unknown)} is, only GRUB knows when it runs")
+        raise CannotLook(f"which file {', '.join(unknown)} is, can be decided only when GRUB runs")
 
 
 @check(
@@ -295,8 +296,8 @@ def root_by_uuid(subject: Subject) -> Iterator[str]:
 
 @check(
     "serial-console",
-    "The kernel talks on the serial port",
-    why="Azure's serial console and boot diagnostics show ttyS0 only: without it a boot that fails cannot be seen.",
+    "The kernel writes to the serial port",
+    why="Azure's serial console and boot diagnostics show only ttyS0. Without it, a failed boot cannot be diagnosed.",
     remedy="GRUB_CMDLINE_LINUX='console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200', then update-grub.",
     source=AZURE_DOC,
 )
@@ -309,8 +310,8 @@ def serial_console(subject: Subject) -> Iterator[str]:
 
 @check(
     "grub-serial",
-    "GRUB itself talks on the serial port",
-    why="The boot menu is the last resort when a kernel does not come up.",
+    "GRUB uses the serial port",
+    why="The boot menu is needed if a kernel does not boot.",
     remedy="GRUB_TERMINAL='serial console', GRUB_SERIAL_COMMAND='serial --speed=115200 --unit=0'; update-grub.",
     source=AZURE_DOC,
     severity="warn",
@@ -326,7 +327,7 @@ def grub_serial(subject: Subject) -> Iterator[str]:
 
 @check(
     "kernel-command-line",
-    "The kernel command line holds nothing that Azure advises against",
+    "The kernel command line has no option that Azure advises against",
     why="rhgb hides the boot, crashkernel=auto takes memory, the others hide disks or memory from the kernel.",
     remedy="Remove them from GRUB_CMDLINE_LINUX and run update-grub.",
     source=LISA,

@@ -117,9 +117,9 @@ def _credential_paths(subject: Subject) -> Iterator[str]:
 
 @check(
     "credential-files",
-    "No credentials of a person or a service",
-    why="Whoever gets the image gets them.",
-    remedy="Remove the file and withdraw what it held: it was in a disk that others may have read.",
+    "No credential file of a person or a service",
+    why="Everybody who gets the image can use them.",
+    remedy="Remove the file and revoke its credentials, because others may have read the disk.",
     source=HOUSE,
     profiles=ALL,
 )
@@ -127,7 +127,7 @@ def credential_files(subject: Subject) -> Iterator[str]:
     yield from (f"{path} is there" for path in sorted(credential_paths(subject)))
     for path in ["/etc/apt/auth.conf", *subject.files_in("/etc/apt/auth.conf.d")]:
         if re.search(r"\bpassword\b", subject.root.text(path)):
-            yield f"{path} holds a password"
+            yield f"{path} contains a password"
 
 
 def _is_configuration(path: str) -> bool:
@@ -155,8 +155,9 @@ def _text(root: Root, path: str) -> bytes:
 @check(
     "config-passwords",
     "No password, token or secret in configuration",
-    why="Environment, units, cloud.cfg, .git/config, crontabs and settings go to everybody with the image.",
-    remedy="Give it to each machine at its first start (cloud-init, Key Vault), and withdraw what was here.",
+    why="Everybody who gets the image can read its environment files, units, cloud.cfg, .git/config, crontabs and "
+    "settings.",
+    remedy="Give the secret to each machine at its first boot (cloud-init, Key Vault), and revoke this one.",
     source="gitleaks' rules, and goldsmith's own",
     profiles=ALL,
 )
@@ -169,7 +170,7 @@ def config_passwords(subject: Subject) -> Iterator[str]:
             continue
         count += 1
         if count > COUNT_LIMIT:
-            yield f"more than {COUNT_LIMIT} configuration files: the rest was not looked at"
+            yield f"more than {COUNT_LIMIT} configuration files: the others were not searched"
             return
         text = _text(root, path)
         found = [finding for finding in rules.judge_file(text, path) if finding.rule.scope == "files"] if text else []
@@ -188,8 +189,8 @@ def _leading_breaks(text: bytes, at: int) -> int:
 
 @check(
     "mail-left",
-    "No mail of the build",
-    why="Mail of cron and of services names machines and people, and often has passwords of new accounts in it.",
+    "No mail from the build",
+    why="Mail from cron and services names machines and people, and often contains passwords of new accounts.",
     remedy="find /var/mail /var/spool/mail -type f -exec truncate -s 0 {} +; empty the mail server's spool "
     "(postsuper -d ALL, or exim4's) and mbox and Maildir of each home.",
     source=HOUSE,

@@ -31,9 +31,10 @@ MIB = 1 << 20
 
 @check(
     "fs-clean",
-    "File systems were unmounted cleanly",
-    why="If a journal has to be replayed, the files read here are stale and the guest was powered off.",
-    remedy="Shut the guest down in order (never by power-off), then build again.",
+    "All file systems were unmounted cleanly",
+    why="If a journal must be replayed, the guest was powered off without a shutdown, and the files on the disk "
+    "are not current.",
+    remedy="Shut the guest down properly (never power it off), then build again.",
     source=SYSTEMD,
     profiles=ALL,
     needs_root=False,
@@ -53,17 +54,17 @@ def fs_clean(subject: Subject) -> Iterator[str]:
         looked.append(volume)
         where = f"partition {volume.number} ({volume.kind})"
         if facts.needs_recovery:
-            yield f"{where}: its journal has to be replayed"
+            yield f"{where}: its journal must be replayed"
         if not facts.state_clean:
             yield f"{where}: not marked clean"
         if facts.has_errors:
             yield f"{where}: the kernel recorded errors in it"
         if facts.has_orphans:
-            yield f"{where}: deleted files are still to be freed"
+            yield f"{where}: the blocks of deleted files are not freed yet"
         if not facts.checksum_ok:
             yield f"{where}: the superblock's checksum is wrong"
     if not looked:
-        raise CannotLook("no file system that says how it was left")
+        raise CannotLook("no file system records whether it was unmounted cleanly")
     subject.note(", ".join(f"partition {volume.number} ({volume.kind})" for volume in looked))
 
 
@@ -150,7 +151,7 @@ def windows_root(subject: Subject) -> Iterator[str]:
     "volumes-read",
     "Every volume on the disk is of a kind that can be read",
     why="A volume that cannot be read would ship unchecked.",
-    remedy="Take the volume off the disk, make it ext4, or waive this check with the reason why it may ship.",
+    remedy="Remove the volume, use ext4 for it, or waive this check and give the reason why the volume may ship.",
     source=HOUSE,
     profiles=ALL,
     needs_root=False,
@@ -181,9 +182,9 @@ def _holds_data(subject: Subject, volume: Volume) -> bool:
 
 @check(
     "partition-table",
-    "The first partition table is whole",
-    why="Firmware and kernels read it first; a damaged table boots only by chance.",
-    remedy="Build again; or mend a raw copy, which has no footer to lose: goldsmith vhd convert DISK COPY.raw, "
+    "The primary partition table is valid",
+    why="Firmware and kernels read it first. A disk with a damaged table may not boot.",
+    remedy="Build again; or repair a raw copy, which has no VHD footer: goldsmith vhd convert DISK COPY.raw, "
     "sgdisk -e COPY.raw, goldsmith vhd convert COPY.raw NEW.vhd.",
     source="UEFI specification 5.3",
     profiles=ALL,
@@ -200,9 +201,9 @@ def partition_table(subject: Subject) -> Iterator[str]:
 
 @check(
     "gpt-backup",
-    "The backup GPT header stands in the last sector and agrees with the first",
-    why="A disk that was cut or grown without it loses its table on the first repair; Azure resizes disks.",
-    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt (not sgdisk: on a VHD it writes over the footer).",
+    "The backup GPT header is in the last sector and agrees with the primary header",
+    why="A disk that was shortened or enlarged without it loses its table at the first repair. Azure resizes disks.",
+    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt (not sgdisk, which overwrites the footer of a VHD).",
     source="UEFI specification 5.3",
     profiles=ALL,
     needs_root=False,
@@ -224,8 +225,8 @@ def _partitions(subject: Subject) -> tuple[Partition, ...]:
 
 @check(
     "partition-alignment",
-    "Partitions begin on a whole MiB",
-    why="Elsewhere each write touches two blocks of the storage beneath.",
+    "Partitions start at a multiple of 1 MiB",
+    why="Otherwise a write to one block of the guest changes two blocks of the storage.",
     remedy="Create partitions with the partitioner's default alignment (2048 sectors).",
     source=AZURE_DOC,
     severity="warn",
@@ -240,9 +241,9 @@ def partition_alignment(subject: Subject) -> Iterator[str]:
 
 @check(
     "partition-bounds",
-    "Partitions do not overlap and end inside the disk",
-    why="One file system would write over another.",
-    remedy="Repartition, then build again.",
+    "Partitions do not overlap, and end inside the disk",
+    why="Otherwise one file system overwrites another.",
+    remedy="Correct the partitions, then build again.",
     source="UEFI specification 5.3",
     profiles=ALL,
     needs_root=False,
@@ -260,15 +261,16 @@ def partition_bounds(subject: Subject) -> Iterator[str]:
 @check(
     "fs-bounds",
     "File systems fit their partitions",
-    why="A file system larger than its partition loses its end: the disk was cut, or a resize was left half done.",
-    remedy="resize2fs before the partition shrinks; never cut a disk behind its file system.",
+    why="A file system that is larger than its partition loses its end: the disk was shortened, or a resize was "
+    "interrupted.",
+    remedy="Run resize2fs before you shrink the partition; never shorten a disk without its file system.",
     source="e2fsprogs: resize2fs(8)",
     profiles=LINUX,
     needs_root=False,
 )
 def fs_bounds(subject: Subject) -> Iterator[str]:
     if not any(volume.facts for volume in subject.disk.filesystems):
-        raise CannotLook("no file system that says how large it is")
+        raise CannotLook("no file system records its size")
     for volume in subject.disk.filesystems:
         if volume.facts is not None and volume.facts.size > volume.size:
             yield f"partition {volume.number}: {volume.facts.size} bytes of file system in {volume.size}"
@@ -277,15 +279,15 @@ def fs_bounds(subject: Subject) -> Iterator[str]:
 @check(
     "free-space",
     "The root file system has room to boot and provision",
-    why="The first boot writes keys, logs and agent state, and fails on a full disk.",
-    remedy="Make the disk larger or the image smaller; at least 10 percent or 1 GiB stay free.",
+    why="The first boot writes keys, logs and the agent's state, and fails on a full disk.",
+    remedy="Enlarge the disk or reduce the image. At least 10 percent or 1 GiB must be free.",
     source=HOUSE,
     severity="warn",
 )
 def free_space(subject: Subject) -> Iterator[str]:
     facts = subject.disk.root_volume.facts
     if facts is None:
-        raise CannotLook("only ext file systems say how much is free")
+        raise CannotLook("goldsmith knows the free space of ext file systems only")
     subject.note(f"{facts.free >> 20} of {facts.size >> 20} MiB free")
     if facts.free < min(facts.size // 10, 1 << 30):
         yield f"{facts.free >> 20} of {facts.size >> 20} MiB free"
@@ -301,7 +303,8 @@ _RESOURCE_MOUNT = "/mnt/"
 @check(
     "swap",
     "No swap on the OS disk",
-    why="Azure gives swap to the resource disk; swap on the OS disk is slow, costs transactions and ships memory.",
+    why="Azure's place for swap is the resource disk. Swap on the OS disk is slow, costs transactions, and ships "
+    "the build's memory.",
     remedy="swapoff -a; remove swap partitions, files, units and their fstab lines, and what resumes from them (see "
     "resume-device); use cloud-init or waagent on the resource disk.",
     source=AZURE_DOC,
@@ -310,7 +313,7 @@ def swap(subject: Subject) -> Iterator[str]:
     swapping = {volume.number for volume in subject.disk.filesystems if volume.kind == "swap"}
     for partition in subject.disk.partitions:
         if partition.number in swapping or partition.type in (LINUX_SWAP, MBR_SWAP):
-            yield f"partition {partition.number} is swap"
+            yield f"partition {partition.number} is a swap partition"
     for line in subject.lines("/etc/fstab"):
         words = line.split()
         # swap on the resource disk is not on this one

@@ -137,10 +137,10 @@ def _text(hit: Hit, path: str | None) -> str:
 
 @check(
     "private-keys",
-    "No private key anywhere on the disk",
-    why="Whoever gets the image gets the key, from freed blocks too.",
-    remedy="Remove the file before the disk is trimmed, and withdraw the key: others may have read the disk. Where a "
-    "service needs a key to start, have its first boot make one.",
+    "No private key is on the disk",
+    why="Everybody who gets the image can read the key, also from freed blocks.",
+    remedy="Remove the file before the disk is trimmed, and revoke the key, because others may have read the disk. "
+    "If a service needs a key to start, create one at the first boot.",
     source=HOUSE,
     profiles=ALL,
 )
@@ -156,9 +156,9 @@ def private_keys(subject: Subject) -> Iterator[str]:
 
 @check(
     "access-tokens",
-    "No access token of a known service anywhere on the disk",
-    why="Such a token opens an account to everybody who gets the image.",
-    remedy="Remove the file before the disk is trimmed, and withdraw the token.",
+    "No access token of a known service is on the disk",
+    why="Everybody who gets the image can use the token's account.",
+    remedy="Remove the file before the disk is trimmed, and revoke the token.",
     source="gitleaks' rules, and goldsmith's own",
     profiles=ALL,
 )
@@ -172,8 +172,9 @@ def access_tokens(subject: Subject) -> Iterator[str]:
 @check(
     "secrets-searched",
     "The whole disk was searched for secrets",
-    why="A disk with more candidates or more compressed data than are followed up may hold a secret in the rest.",
-    remedy="Look at the place that is named; files of one repeated pattern, and archives within archives, go.",
+    why="The search stops at limits for candidates and for compressed data. The rest of the disk may contain a "
+    "secret.",
+    remedy="Look at the named place. Remove files with one repeated pattern, and archives inside archives.",
     source=HOUSE,
     profiles=ALL,
 )

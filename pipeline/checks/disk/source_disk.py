@@ -76,7 +76,7 @@ def judge_size(name: str, size: int, wanted: int | None) -> None:
     """`size` bytes of a brought disk; `wanted` is the definition's `disk`. Raises DiskError."""
     if size > MAX_SIZE:
         raise DiskError(
-            f"{name} has {size / 2**30:.0f} GiB, and a VHD, which ships, ends at 2040 GiB",
+            f"{name} has {size / 2**30:.0f} GiB, but a VHD has at most 2040 GiB",
             name="vhd-too-large",
             hint="shrink its file systems and partitions, then the disk (qemu-img resize --shrink), and use the "
             "result",
@@ -111,7 +111,7 @@ def judge_source(
         message = f"{name} does not boot as generation {generation}: {faults[check]}"
         if builds and check == boot_check and not disk.direct:
             raise DiskError(message, name="source-no-boot", hint=_boot_hint(disk, boots))
-        notes.append(f"{message}; a step has to mend that, or `generations` leaves it out")
+        notes.append(f"{message}; correct this in a step, or remove the generation from `generations`")
     if builds and disk.agent is False:
         raise _lacks(name, "qemu-guest-agent")
     if builds and disk.cloud_init is False and not disk.direct:
@@ -133,7 +133,7 @@ def _boot_hint(disk: SourceDisk, generation: int) -> str:
 def _lacks(name: str, package: str) -> DiskError:
     why = "answers to goldsmith in it" if package == "qemu-guest-agent" else "makes goldsmith's user in it"
     return DiskError(
-        f"{name} has no {package} that runs, which {why}: goldsmith cannot run steps or generalize there",
+        f"{name} has no {package} that runs, which {why}: goldsmith cannot run steps there or generalize it",
         name="source-no-agent",
         hint=f"install and enable {package} on the disk and try again; or generalize the disk yourself and import "
         "it with `goldsmith capture DISK --as NAME`",

@@ -24,8 +24,8 @@ def _footer(subject: Subject) -> Footer:
 
 @check(
     "vhd-footer",
-    "The VHD footer is right, field by field",
-    why="Azure and Hyper-V refuse the upload, or take the footer for data.",
+    "Every field of the VHD footer is correct",
+    why="Azure and Hyper-V refuse the disk, or read the footer as data.",
     remedy="goldsmith vhd convert DISK NEW.vhd writes a new footer.",
     source=_SPECIFICATION,
     profiles=ALL,
@@ -44,10 +44,10 @@ def vhd_footer(subject: Subject) -> Iterator[str]:
 
 @check(
     "vhd-size",
-    "The virtual size is a whole MiB, the file 512 bytes larger, and the target takes it",
+    "The virtual size is a whole number of MiB in Azure's range, and the file is 512 bytes larger",
     why='Azure says "unsupported virtual size. The size must be a whole number (in MBs)".',
-    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt rounds up to a whole MiB. Where the file is longer than "
-    "its footer says, --format vpc takes what the footer says.",
+    remedy="goldsmith vhd convert DISK NEW.vhd --move-gpt rounds up to a whole MiB. If the file is longer than "
+    "its footer says, --format vpc uses the footer's size.",
     source=AZURE_LIMITS,
     profiles=ALL,
     needs_root=False,
@@ -59,14 +59,14 @@ def vhd_size(subject: Subject) -> Iterator[str]:
     if footer.current_size > MAX_SIZE:
         yield f"{footer.current_size} bytes are more than 2040 GiB"
     if footer.current_size < SMALLEST and subject.profile.startswith("azure"):
-        yield f"{footer.current_size} bytes are less than the 20 MiB that Azure takes"
+        yield f"{footer.current_size} bytes are less than 20 MiB, which Azure requires"
     subject.note(f"{footer.current_size // MIB} MiB + 512 bytes")
 
 
 @check(
     "vhd-saved-state",
     "The VHD has no saved state",
-    why="The footer's flag says that the disk belongs to a sleeping machine; Hyper-V then refuses it.",
+    why="The footer says that the disk belongs to a suspended machine, so Hyper-V refuses it.",
     remedy="Shut the guest down instead of saving it, then goldsmith vhd convert DISK NEW.vhd.",
     source=_SPECIFICATION,
     profiles=ALL,
@@ -80,9 +80,10 @@ def vhd_saved_state(subject: Subject) -> Iterator[str]:
 
 @check(
     "vhd-creator",
-    "Every reader sees the same size",
-    why="For creators that it does not know, qemu up to 9 measures the disk by its geometry and loses its end.",
-    remedy="goldsmith vhd convert DISK NEW.vhd writes a footer that every reader takes alike.",
+    "Every program reads the same size",
+    why="If qemu up to version 9 does not know the creator, it computes the size from the geometry, and the end of "
+    "the disk is missing.",
+    remedy="goldsmith vhd convert DISK NEW.vhd writes a footer that all programs read in the same way.",
     source="qemu: block/vpc.c",
     severity="warn",
     profiles=WINDOWS_TOO,

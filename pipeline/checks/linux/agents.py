@@ -62,7 +62,7 @@ def enabled(subject: Subject, units: tuple[str, ...]) -> bool:
 @check(
     "waagent-installed",
     "The Azure agent is installed, and new enough",
-    why="Without it no extension runs, and Azure reports the machine as not ready.",
+    why="Without the agent no extension runs, and Azure reports the machine as not ready.",
     remedy="apt-get install waagent",
     source=LISA,
     profiles=AZURE,
@@ -92,13 +92,13 @@ def _waagent_version(subject: Subject) -> str:
                 path = f"{above}/{python}/{inner}/azurelinuxagent/common/version.py"
                 if found := re.search(r"^AGENT_VERSION = ['\"]([\d.]+)", subject.root.text(path), re.MULTILINE):
                     return found[1]
-    raise CannotLook("waagent is from no package, and its version is not found")
+    raise CannotLook("waagent does not belong to a package, and its version is unknown")
 
 
 @check(
     "waagent-config",
-    "The Azure agent provisions, and leaves the resource disk to cloud-init",
-    why="Without a provisioning agent provisioning never ends. Two agents that format the resource disk undo each "
+    "The Azure agent provisions the machine, and leaves the resource disk to cloud-init",
+    why="Without an agent, provisioning never ends. Two agents that format the resource disk undo each "
     "other's work, and swap on it is lost when Azure empties it.",
     remedy="/etc/waagent.conf: Provisioning.Agent=auto (or waagent, without cloud-init; disabled beside azure-init), "
     "ResourceDisk.Format=n beside cloud-init, ResourceDisk.EnableSwap=n.",
@@ -129,8 +129,8 @@ def waagent_config(subject: Subject) -> Iterator[str]:
 @check(
     "waagent-enabled",
     "The Azure agent starts at boot",
-    why="A machine whose agent does not start stays 'creating' until Azure gives up.",
-    remedy="systemctl unmask walinuxagent; systemctl enable walinuxagent (waagent where the unit is called so).",
+    why="If the agent does not start, the machine stays 'creating' until Azure's time limit.",
+    remedy="systemctl unmask walinuxagent; systemctl enable walinuxagent (the unit may also be called waagent).",
     source=AZURE_DOC,
     profiles=AZURE,
 )
@@ -147,8 +147,9 @@ def waagent_enabled(subject: Subject) -> Iterator[str]:
 
 @check(
     "cloud-init-installed",
-    "cloud-init is installed, enabled and not switched off",
-    why="It creates the user, the keys and the host name. Without it waagent has to do that; else nobody can log in.",
+    "cloud-init is installed and enabled",
+    why="It creates the user, the keys and the host name. Without it waagent must do so; otherwise nobody can log "
+    "in.",
     remedy="apt-get install cloud-init; rm -f /etc/cloud/cloud-init.disabled; systemctl unmask and enable its units.",
     source=CLOUD_INIT,
     profiles=AZURE,
@@ -174,8 +175,8 @@ def cloud_init_installed(subject: Subject) -> Iterator[str]:
 
 @check(
     "cloud-init-datasource",
-    "cloud-init looks for Azure",
-    why="A list of data sources without Azure leaves the clone without user, key and name.",
+    "cloud-init searches for Azure's data source",
+    why="If the list of data sources lacks Azure, the clone gets no user, key or name.",
     remedy="datasource_list: [ Azure ] in /etc/cloud/cloud.cfg.d/, written last, or no list at all.",
     source=CLOUD_INIT,
     profiles=AZURE,
@@ -198,10 +199,10 @@ def cloud_init_datasource(subject: Subject) -> Iterator[str]:
 
 @check(
     "cloud-init-seed",
-    "No data source of the build is left behind",
-    why="A seed on the disk wins over Azure: every clone becomes the build machine again.",
-    remedy="cloud-init clean --seed; remove the named file of /etc/cloud/cloud.cfg.d, not the folder; take ds= out "
-    "of GRUB_CMDLINE_LINUX and run update-grub; take the seed's partition off the disk.",
+    "No data source of the build is left",
+    why="A seed on the disk has priority over Azure, so every clone becomes the build machine again.",
+    remedy="cloud-init clean --seed; remove the named file of /etc/cloud/cloud.cfg.d, not the folder; remove ds= "
+    "from GRUB_CMDLINE_LINUX and run update-grub; remove the seed's partition.",
     source=CLOUD_INIT,
 )
 def cloud_init_seed(subject: Subject) -> Iterator[str]:
@@ -210,7 +211,7 @@ def cloud_init_seed(subject: Subject) -> Iterator[str]:
             yield f"/var/lib/cloud/seed/{name}/{inner}"
     for path in subject.files_in("/etc/cloud/cloud.cfg.d", ".cfg"):
         if re.search(r"^\s*(seedfrom|user-data|userdata_raw)\s*:", subject.root.text(path), re.MULTILINE):
-            yield f"{path} carries a seed"
+            yield f"{path} contains a seed"
     for volume in subject.disk.filesystems:
         if volume.label.lower() in ("cidata", "config-2"):
             yield f"partition {volume.number} is labelled {volume.label}"
@@ -238,7 +239,7 @@ def _sshd(subject: Subject) -> dict[str, str]:
 
 def _read_sshd(subject: Subject, path: str, found: dict[str, str], depth: int) -> None:
     if depth > _SSHD_DEPTH:
-        raise CannotLook(f"{path} is included by itself")
+        raise CannotLook(f"{path} includes itself")
     for line in subject.lines(path):
         words = re.split(r"[\s=]+", line, maxsplit=1)
         if words[0].lower() == "match":
@@ -289,7 +290,7 @@ def ssh_enabled(subject: Subject) -> Iterator[str]:
 @check(
     "ssh-client-alive",
     "sshd keeps idle connections alive",
-    why="Azure's load balancers cut a silent connection after four minutes.",
+    why="Azure's load balancers close an idle connection after four minutes.",
     remedy="ClientAliveInterval 180 in /etc/ssh/sshd_config.d/.",
     source=LISA,
     profiles=AZURE,
@@ -305,7 +306,7 @@ def ssh_client_alive(subject: Subject) -> Iterator[str]:
 @check(
     "ssh-root-login",
     "sshd does not let root log in with a password",
-    why="A password that a clone's owner sets for root would be open to the internet.",
+    why="If a clone's owner sets a password for root, everybody on the internet can try it.",
     remedy="PermitRootLogin prohibit-password or no; PermitEmptyPasswords no.",
     source="sshd_config(5)",
 )

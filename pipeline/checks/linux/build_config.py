@@ -32,7 +32,7 @@ def _hidden(line: str) -> str:
 @check(
     "apt-proxy",
     "apt uses no proxy",
-    why="On a clone every update waits for a proxy that only the build could reach.",
+    why="Every update on a clone would wait for a proxy that only the build could reach.",
     remedy="Remove the Acquire::*::Proxy lines from /etc/apt/apt.conf and apt.conf.d.",
     source=HOUSE,
 )
@@ -47,7 +47,7 @@ def apt_proxy(subject: Subject) -> Iterator[str]:
 @check(
     "apt-mirror",
     "apt's sources are public and carry no password",
-    why="A clone cannot reach the build's private mirror; a password in its address becomes public.",
+    why="A clone cannot reach the build's private mirror, and everybody can read a password in the address.",
     remedy="Write the distribution's public addresses into /etc/apt/sources.list*.",
     source=HOUSE,
 )
@@ -63,8 +63,8 @@ def apt_mirror(subject: Subject) -> Iterator[str]:
 
 @check(
     "apt-trust",
-    "apt checks signatures",
-    why="Whoever stands between a clone and its mirror could give it any package.",
+    "apt verifies signatures",
+    why="Otherwise an attacker between a clone and its mirror can install any package.",
     remedy="Remove [trusted=yes], Trusted: yes and AllowUnauthenticated; use signed-by with the mirror's key.",
     source="apt-secure(8)",
 )
@@ -91,9 +91,8 @@ def apt_trust(subject: Subject) -> Iterator[str]:
 @check(
     "pip-config",
     "pip uses no proxy and no index of the build",
-    why="Installs on a clone fail or leak the password in the index's address.",
-    remedy="Remove the named lines; or the file, /etc/pip.conf, ~/.config/pip/pip.conf or ~/.pip/pip.conf, with all "
-    "that it says.",
+    why="Installations on a clone would fail, or reveal the password in the index's address.",
+    remedy="Remove the named lines, or the whole file: /etc/pip.conf, ~/.config/pip/pip.conf or ~/.pip/pip.conf.",
     source=HOUSE,
 )
 def pip_config(subject: Subject) -> Iterator[str]:
@@ -109,9 +108,9 @@ def pip_config(subject: Subject) -> Iterator[str]:
 
 @check(
     "shell-proxy",
-    "No proxy in the environment of shells and services",
-    why="Programs on a clone would talk to a proxy that is not there, the Azure agent among them.",
-    remedy="Remove http_proxy and its like from /etc/environment, profiles, systemd, wget and curl.",
+    "No proxy is in the environment of shells and services",
+    why="Programs on a clone, including the Azure agent, would use a proxy that they cannot reach.",
+    remedy="Remove http_proxy and similar variables from /etc/environment, profiles, systemd, wget and curl.",
     source=HOUSE,
 )
 def shell_proxy(subject: Subject) -> Iterator[str]:

@@ -22,7 +22,7 @@ _NO_LOGS = ("README", "*/README", "lastlog", "faillog", "journal/*", "private/*"
 @check(
     "shell-history",
     "No shell history",
-    why="Commands of the build hold names, addresses and often passwords.",
+    why="The history contains names, addresses and often passwords.",
     remedy="rm -f .*_history .lesshst .viminfo .local/share/fish/fish_history in each home, with HISTFILE unset in "
     "the last session.",
     source=LISA,
@@ -41,7 +41,7 @@ def shell_history(subject: Subject) -> Iterator[str]:
 @check(
     "dhcp-leases",
     "No DHCP leases",
-    why="A clone asks for the build machine's address first.",
+    why="A clone would first request the build machine's address.",
     remedy="rm -f /var/lib/dhcp/* /var/lib/dhclient/*lease* /var/lib/dhcpcd*/*.lease* "
     "/var/lib/NetworkManager/*lease* /var/lib/systemd/network/*",
     source=WAAGENT,
@@ -63,7 +63,7 @@ def dhcp_leases(subject: Subject) -> Iterator[str]:
 @check(
     "cloud-instance",
     "cloud-init has no record of an instance",
-    why="It would take the clone for the build machine that booted again, and skip users, keys and name.",
+    why="cloud-init would treat the clone as the build machine and would not set users, keys and name.",
     remedy="cloud-init clean --logs --seed",
     source=CLOUD_INIT,
 )
@@ -80,9 +80,9 @@ def cloud_instance(subject: Subject) -> Iterator[str]:
 @check(
     "waagent-state",
     "The Azure agent has no state of another machine",
-    why="ovf-env.xml holds the build's user and password; certificates and goal states belong to one machine.",
-    remedy="waagent -force -deprovision+user; rm -rf /var/lib/waagent/*. It deletes /etc/resolv.conf: where that was "
-    "systemd-resolved's link, ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+    why="ovf-env.xml contains the build's user and password. Certificates and goal states belong to one machine.",
+    remedy="waagent -force -deprovision+user; rm -rf /var/lib/waagent/*. It deletes /etc/resolv.conf: if that was a "
+    "link of systemd-resolved, restore it: ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
     source=WAAGENT,
 )
 def waagent_state(subject: Subject) -> Iterator[str]:
@@ -105,8 +105,9 @@ def _logs(subject: Subject) -> Iterator[tuple[str, bool]]:
 @check(
     "build-logs",
     "No logs of the build",
-    why="They name hosts, users and addresses of the build, and hide the clone's own first boot among them.",
-    remedy="Stop what writes logs; cloud-init clean --logs; find /var/log -type f -exec truncate -s 0 {} + (the "
+    why="They contain hosts, users and addresses of the build, and make the clone's own first boot hard to find.",
+    remedy="Stop the services that write logs; cloud-init clean --logs; find /var/log -type f -exec truncate -s 0 "
+    "{} + (the "
     "folders stay: services do not start without theirs).",
     source=HOUSE,
 )
@@ -117,7 +118,7 @@ def build_logs(subject: Subject) -> Iterator[str]:
 @check(
     "package-logs",
     "No logs of the package tools",
-    why="They say when and with what the image was made; no clone needs them.",
+    why="They show when and how the image was made. No clone needs them.",
     remedy="find /var/log/apt /var/log/unattended-upgrades /var/log/dpkg.log* /var/log/alternatives.log* "
     "/var/log/bootstrap.log* /var/log/fontconfig.log* -type f -exec truncate -s 0 {} +",
     source=HOUSE,
@@ -130,7 +131,7 @@ def package_logs(subject: Subject) -> Iterator[str]:
 @check(
     "journal",
     "No journal of the build",
-    why="It holds every message of the build machine, under that machine's id.",
+    why="It contains every message of the build machine, under that machine's id.",
     remedy="Let journald write to memory (Storage=volatile in a file of /run/systemd/journald.conf.d, systemctl "
     "restart systemd-journald), then rm -rf /var/log/journal/*",
     source=SYSTEMD,
@@ -144,7 +145,7 @@ def journal(subject: Subject) -> Iterator[str]:
 @check(
     "package-cache",
     "No downloaded packages and lists",
-    why="They make every clone and every upload larger, and old lists fail on their first use.",
+    why="They enlarge every clone and every upload, and old lists are not usable.",
     remedy="apt-get clean; rm -rf /var/lib/apt/lists/*",
     source=HOUSE,
     severity="warn",
@@ -160,9 +161,10 @@ def package_cache(subject: Subject) -> Iterator[str]:
 
 @check(
     "build-tools-left",
-    "Nothing of goldsmith or Ansible stays inside",
-    why="Temporary modules and facts hold variables of the build, secrets among them.",
-    remedy="rm -rf ~/.ansible ~/.ansible_async ~/.goldsmith, and the other files named; goldsmith's own steps do it.",
+    "No file of goldsmith or Ansible is left",
+    why="Temporary modules and facts contain variables of the build, including secrets.",
+    remedy="rm -rf ~/.ansible ~/.ansible_async ~/.goldsmith, and the other named files; goldsmith's own steps do "
+    "this.",
     source=HOUSE,
 )
 def build_tools_left(subject: Subject) -> Iterator[str]:

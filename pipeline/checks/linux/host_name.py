@@ -37,7 +37,7 @@ def _os_id(subject: Subject) -> str:
 @check(
     "host-name",
     "The build's host name is not shipped",
-    why="Clones announce it to DHCP before they are named, and keep it where their agent must not name them.",
+    why="Clones send it to DHCP before they get their own name. Some clones keep it.",
     remedy="echo localhost > /etc/hostname; remove the name from /etc/hosts (the 127.0.1.1 line), PRETTY_HOSTNAME "
     "from /etc/machine-info, and preserve_hostname, hostname and fqdn from cloud-init's configuration.",
     source=HOUSE + "; cloud-init: Update Hostname",

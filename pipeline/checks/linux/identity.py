@@ -18,7 +18,7 @@ _FIRST_USER, _LAST_USER = 1000, 59999
 @check(
     "machine-id",
     "The machine id is empty",
-    why="Clones with one id share DHCP leases, journal names and every id derived from it.",
+    why="Clones with the same id share DHCP leases, journal names and all derived ids.",
     remedy="truncate -s 0 /etc/machine-id; ln -sf /etc/machine-id /var/lib/dbus/machine-id (where that file exists).",
     source=SYSTEMD,
 )
@@ -29,15 +29,15 @@ def machine_id(subject: Subject) -> Iterator[str]:
     elif text.strip() not in (b"", b"uninitialized"):
         yield f"/etc/machine-id holds {text.strip()[:8].decode('latin-1')}..."
     if subject.root.read_link("/var/lib/dbus/machine-id") is None and subject.has_data("/var/lib/dbus/machine-id"):
-        yield "/var/lib/dbus/machine-id holds an id of its own"
+        yield "/var/lib/dbus/machine-id contains a different id"
 
 
 @check(
     "ssh-host-keys",
-    "No ssh host keys",
-    why="Clones with one host key can be impersonated by each other, and by whoever reads the image.",
+    "No SSH host keys",
+    why="Everybody who reads the image, and every other clone, can impersonate a clone with this key.",
     remedy="rm -f /etc/ssh/ssh_host_*key* /etc/dropbear/*host_key*; cloud-init or waagent makes new ones "
-    "(RegenerateSshHostKeyPair=y). Where neither is installed sshd would not start: run ssh-keygen -A at the first "
+    "(RegenerateSshHostKeyPair=y). If neither is installed, sshd would not start: run ssh-keygen -A at the first "
     "boot.",
     source=WAAGENT,
 )
@@ -67,9 +67,9 @@ def _shadow(subject: Subject, path: str) -> Iterator[tuple[str, str]]:
 @check(
     "password-hash",
     "No password in any account",
-    why="Whoever reads the image can crack it, and every clone has it.",
+    why="Everybody who reads the image can crack the password, and every clone has it.",
     remedy="usermod -p '*' USER locks the account and removes the hash; rm -f /etc/passwd- /etc/shadow- "
-    "/etc/gshadow- /etc/security/opasswd, which keep old ones.",
+    "/etc/gshadow- /etc/security/opasswd, which contain old hashes.",
     source=LISA,
 )
 def password_hash(subject: Subject) -> Iterator[str]:
@@ -81,13 +81,13 @@ def password_hash(subject: Subject) -> Iterator[str]:
             # a locked hash can be cracked all the same
             yield f"{path}: {name} has {'a locked password' if secret.startswith('!') else 'a password'}"
     if subject.has_data("/etc/security/opasswd"):
-        yield "/etc/security/opasswd holds old passwords"
+        yield "/etc/security/opasswd contains old passwords"
 
 
 @check(
     "empty-password",
-    "No account without a password lets anybody in",
-    why="With an empty field in shadow anybody can log in without a password, at least on the console.",
+    "No account allows a login without a password",
+    why="If the field in shadow is empty, anybody can log in without a password, at least on the console.",
     remedy="usermod -p '*' USER",
     source="shadow(5)",
 )
@@ -106,8 +106,8 @@ def empty_password(subject: Subject) -> Iterator[str]:
 
 @check(
     "authorized-keys",
-    "No authorized ssh key but those of declared accounts",
-    why="Whoever holds that key gets into every clone.",
+    "Only declared accounts have authorized SSH keys",
+    why="The owner of the key can log in to every clone.",
     remedy="Remove the named file, or list the account under `accounts` if it is meant to ship.",
     source=LISA,
 )
@@ -128,7 +128,7 @@ def authorized_keys(subject: Subject) -> Iterator[str]:
 
 @check(
     "build-user",
-    "The build's account is gone",
+    "The build's account was removed",
     why="waagent deletes only the user that it provisioned; outside Azure there is none, so the build user stays.",
     remedy=f"userdel -rf {BUILD_USER} before the guest is shut down.",
     source=WAAGENT,
@@ -148,8 +148,8 @@ def build_user(subject: Subject) -> Iterator[str]:
 
 @check(
     "undeclared-account",
-    "No account of a person but those declared",
-    why="An undeclared account is a way into every clone that no owner knows of.",
+    "Only declared accounts of persons exist",
+    why="An undeclared account allows a login to every clone without its owner's knowledge.",
     remedy="userdel -r USER, or list it under `accounts` if it is meant to ship.",
     source=LISA,
 )
@@ -161,9 +161,9 @@ def undeclared_account(subject: Subject) -> Iterator[str]:
 
 @check(
     "uid-zero",
-    "Only root has uid 0",
+    "Only root has the uid 0",
     why="A second account with uid 0 is a back door.",
-    remedy="userdel the account, or give it a uid of its own.",
+    remedy="Remove the account with userdel, or give it another uid.",
     source="CIS Debian Linux Benchmark",
 )
 def uid_zero(subject: Subject) -> Iterator[str]:
@@ -174,9 +174,9 @@ def uid_zero(subject: Subject) -> Iterator[str]:
 
 @check(
     "orphan-home",
-    "No home folder without its account",
-    why="It belonged to a removed user, and the next user with that uid gets it.",
-    remedy="userdel -r removes it with the account; rm -rf the folder.",
+    "Every home folder belongs to an account",
+    why="The folder belonged to a removed user. The next user with that uid gets it.",
+    remedy="Remove the account with userdel -r, which removes the folder too, or remove the folder with rm -rf.",
     source=HOUSE,
     severity="warn",
 )
@@ -203,7 +203,7 @@ def _sudoers(subject: Subject) -> Iterator[tuple[str, str]]:
 @check(
     "sudoers",
     "sudo rules name only accounts and groups that exist and ship",
-    why="The rule of a removed build user gives root to whoever gets that name next.",
+    why="The rule of a removed user makes the next user with that name root.",
     remedy="rm /etc/sudoers.d/90-cloud-init-users and the build's own rules.",
     source=WAAGENT,
 )
@@ -232,7 +232,8 @@ def sudoers(subject: Subject) -> Iterator[str]:
 @check(
     "sudoers-targetpw",
     "sudo asks for the user's own password",
-    why="With targetpw it asks for root's, which no cloud image has: the owner is locked out of root.",
+    why="With targetpw sudo asks for root's password, which a cloud image does not have, so the owner cannot "
+    "become root.",
     remedy="Remove 'Defaults targetpw' from /etc/sudoers.",
     source=LISA,
 )
@@ -247,7 +248,7 @@ def sudoers_targetpw(subject: Subject) -> Iterator[str]:
 @check(
     "random-seed",
     "No random seed is shipped",
-    why="Clones that start from one seed make the same keys on their first boot.",
+    why="Clones with the same seed may create the same keys at their first boot.",
     remedy="systemctl stop systemd-random-seed.service, which writes it at each shutdown; then rm -f "
     "/var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/random-seed /boot/efi/loader/random-seed",
     source=SYSTEMD,
@@ -265,7 +266,7 @@ def random_seed(subject: Subject) -> Iterator[str]:
 @check(
     "credential-secret",
     "systemd's credential secret is not shipped",
-    why="It encrypts a machine's credentials. If it is shared, every clone can read those of every other.",
+    why="It encrypts a machine's credentials. If clones share it, each can read the credentials of the others.",
     remedy="rm -f /var/lib/systemd/credential.secret",
     source=SYSTEMD,
 )

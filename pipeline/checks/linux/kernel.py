@@ -48,14 +48,15 @@ def _lacking(subject: Subject, wanted: tuple[str, ...]) -> Iterator[str]:
         if missing:
             yield f"the initramfs of {version} lacks {', '.join(missing)}"
     if without:
-        raise CannotLook(f"{', '.join(without)} boots without an initramfs, or with one that is not there")
+        raise CannotLook(f"{', '.join(without)} boots without an initramfs, or its initramfs does not exist")
     subject.note(", ".join(wanted))
 
 
 @check(
     "initramfs-hyperv",
-    "The initramfs drives Hyper-V's disks and network",
-    why="A boot on KVM cannot prove it: without hv_storvsc the kernel never finds its root on Azure.",
+    "The initramfs has the drivers for Hyper-V's disks and network",
+    why="A test on KVM does not show this: without hv_storvsc the kernel does not find its root file system on "
+    "Azure.",
     remedy="List hv_vmbus, hv_storvsc and hv_netvsc in /etc/initramfs-tools/modules; update-initramfs -u -k all.",
     source=AZURE_DOC,
     profiles=CLOUD,
@@ -66,8 +67,8 @@ def initramfs_hyperv(subject: Subject) -> Iterator[str]:
 
 @check(
     "initramfs-keyboard",
-    "The initramfs drives Hyper-V's keyboard",
-    why="A local Hyper-V console cannot be typed on in an emergency shell.",
+    "The initramfs has the driver for Hyper-V's keyboard",
+    why="Otherwise the keyboard does not work in an emergency shell on a local Hyper-V console.",
     remedy="List hid_hyperv and hyperv_keyboard in /etc/initramfs-tools/modules; update-initramfs -u -k all.",
     source=AZURE_DOC,
     severity="warn",
@@ -79,8 +80,8 @@ def initramfs_keyboard(subject: Subject) -> Iterator[str]:
 
 @check(
     "initramfs-virtio",
-    "The initramfs drives virtio disks",
-    why="The same master boots under KVM for tests; MODULES=dep keeps only what the build machine had.",
+    "The initramfs has the driver for virtio disks",
+    why="The same master boots under KVM in tests. MODULES=dep includes only the drivers of the build machine.",
     remedy="MODULES=most in /etc/initramfs-tools/initramfs.conf; update-initramfs -u -k all.",
     source="goldsmith: one master for every hypervisor",
     severity="warn",
@@ -91,8 +92,8 @@ def initramfs_virtio(subject: Subject) -> Iterator[str]:
 
 @check(
     "initramfs-nvme",
-    "The initramfs drives NVMe disks",
-    why="Newer Azure sizes show their OS disk as NVMe only.",
+    "The initramfs has the driver for NVMe disks",
+    why="Newer Azure VM sizes have only an NVMe OS disk.",
     remedy="MODULES=most, or nvme in /etc/initramfs-tools/modules; update-initramfs -u -k all.",
     source="Azure: Enable NVMe interface",
     severity="warn",
@@ -104,9 +105,9 @@ def initramfs_nvme(subject: Subject) -> Iterator[str]:
 
 @check(
     "kernel-config",
-    "The kernel can read Azure's provisioning media, mount shares and be watched",
-    why="The provisioning disc is UDF, the EFI partition FAT; Azure Files needs CIFS, and LISA asks for a watchdog.",
-    remedy="Install the distribution's whole kernel (linux-image-amd64 or -cloud-amd64).",
+    "The kernel can read Azure's provisioning media, mount shares and use a watchdog",
+    why="The provisioning disc is UDF, the EFI partition FAT; Azure Files needs CIFS, and LISA requires a watchdog.",
+    remedy="Install the distribution's full kernel (linux-image-amd64 or -cloud-amd64).",
     source=LISA,
     severity="warn",
     profiles=("azure-linux",),
@@ -130,7 +131,7 @@ def kernel_config(subject: Subject) -> Iterator[str]:
 @check(
     "kernel-modules",
     "Each kernel that boots has its modules",
-    why="A kernel without its modules has no network; an update that was cut off leaves that behind.",
+    why="A kernel without its modules has no network. An interrupted update may leave such a kernel.",
     remedy="Reinstall the kernel package; remove the old one.",
     source="goldsmith: a whole kernel",
 )

@@ -26,8 +26,8 @@ def _configurations(subject: Subject) -> Iterator[str]:
 
 @check(
     "netplan-cloud-init",
-    "cloud-init's network file of the build is gone",
-    why="It names the build machine's card; the clone then waits for a card that does not exist.",
+    "cloud-init's network file of the build was removed",
+    why="It names the build machine's network card, so a clone waits for a card that does not exist.",
     remedy="rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* "
     "/etc/systemd/network/*cloud-init*",
     source=CLOUD_INIT,
@@ -45,7 +45,7 @@ def netplan_cloud_init(subject: Subject) -> Iterator[str]:
 @check(
     "network-hardware-address",
     "No network file names a hardware address",
-    why="Each clone has another card.",
+    why="Each clone has another network card.",
     remedy="Match by name or driver (hv_netvsc) instead of macaddress, HWADDR or [Match] MACAddress.",
     source=AZURE_DOC,
 )
@@ -62,7 +62,7 @@ def network_hardware_address(subject: Subject) -> Iterator[str]:
 @check(
     "network-static-address",
     "No network file gives a fixed address",
-    why="Azure gives addresses by DHCP; two clones with one address take each other's traffic.",
+    why="Azure assigns addresses by DHCP. Two clones with the same address receive each other's traffic.",
     remedy="Use DHCP.",
     source=AZURE_DOC,
     severity="warn",
@@ -91,8 +91,8 @@ _FIXED = re.compile(
 @check(
     "resolv-conf",
     "The name servers of the build are not shipped",
-    why="A clone would ask a server of the build's network until DHCP corrects it, or for ever.",
-    remedy="Remove the nameserver and search lines; where systemd-resolved starts, make /etc/resolv.conf a link: "
+    why="A clone would query a server of the build's network until DHCP corrects this, or always.",
+    remedy="Remove the nameserver and search lines; if systemd-resolved starts, make /etc/resolv.conf a link: "
     "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
     source=HOUSE,
     severity="warn",

@@ -46,8 +46,9 @@ class Network:
 
 @check(
     "network-pinned",
-    "The network comes up on whatever card a clone has",
-    why="The card is ens33 on one hypervisor, enp0s3 on another and eth0 on Azure: bound to one, the clone has none.",
+    "The network starts on any network card",
+    why="The card is ens33 on one hypervisor, enp0s3 on another and eth0 on Azure. If the configuration names one "
+    "of them, the clone has no network elsewhere.",
     remedy="Match all cards (netplan: match: {name: 'e*'}; systemd-networkd: [Match] Name=e*; NetworkManager: no "
     "interface-name), or leave it to cloud-init: remove the named files.",
     source=AZURE_DOC + "; systemd.net-naming-scheme(7)",
@@ -68,11 +69,11 @@ def network_pinned(subject: Subject) -> Iterator[str]:
         pinned += [network for network in _networks(subject, active=False) if network.pinned]
     for network in pinned:
         if network.waits or not covered:
-            yield f"{network.path} is for {network.pinned} alone"
+            yield f"{network.path} is only for {network.pinned}"
     if covered:
         return
     if not started & _KNOWN and off is None:
-        raise CannotLook("no service is known here that brings up a card")
+        raise CannotLook("goldsmith knows no service here that configures a network card")
     if off:
         yield f"{off} switches cloud-init's network off, and nothing else brings up {' or '.join(cards)}"
     elif not pinned or all(network not in networks for network in pinned):

@@ -36,9 +36,10 @@ _DHCP_CLIENTS = (
 @check(
     "resolver",
     "Names can be resolved: the service that writes /etc/resolv.conf starts",
-    why="With a link into a service that is off every name fails: no update, no extension, no agent of the cloud.",
-    remedy="systemctl unmask systemd-resolved; systemctl enable systemd-resolved. Or, where another program is to "
-    "write the file (NetworkManager, dhclient, resolvconf), remove the link and leave the file to it.",
+    why="If the file is a link to the file of a disabled service, no name can be resolved: updates, extensions and "
+    "the cloud's agent fail.",
+    remedy="systemctl unmask systemd-resolved; systemctl enable systemd-resolved. Or, if another program "
+    "writes the file (NetworkManager, dhclient, resolvconf), remove the link.",
     source="systemd-resolved(8), resolv.conf(5), and " + HOUSE,
 )
 def resolver(subject: Subject) -> Iterator[str]:

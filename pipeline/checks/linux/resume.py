@@ -42,8 +42,9 @@ def resume_devices(subject: Subject) -> Iterator[tuple[str, str]]:
 
 @check(
     "resume-device",
-    "No boot waits for a swap that is gone",
-    why="The initramfs waits half a minute, dracut's a minute and a half or for ever, for a device to resume from.",
+    "No boot waits for a swap area that does not exist",
+    why="The initramfs waits half a minute for the device to resume from; dracut's waits a minute and a half, or "
+    "without end.",
     remedy="echo RESUME=none > /etc/initramfs-tools/conf.d/resume, with no resume= in /etc/default/grub; "
     "update-initramfs -u -k all; update-grub (dracut: grubby --update-kernel=ALL --remove-args=resume; dracut -f).",
     source="initramfs-tools(7), RESUME; dracut.cmdline(7), resume=",

@@ -51,8 +51,8 @@ def _is_identity(root: Root, path: str, row: Identity) -> bool:
 
 @check(
     "service-identity",
-    "No service keeps an identity of the build machine",
-    why="Clones with one initiator name, node id or key take each other's disks, certificates and messages.",
+    "No service has an identity of the build machine",
+    why="Clones with the same initiator name, node id or key receive each other's disks, certificates and messages.",
     remedy="Each finding says what to do. goldsmith's generalize removes what a service creates again.",
     source="the services' documentation, and " + HOUSE,
 )

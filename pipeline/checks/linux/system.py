@@ -34,8 +34,8 @@ def _fstab(subject: Subject) -> Iterator[tuple[str, list[str]]]:
 
 @check(
     "fstab-by-uuid",
-    "Every mount in fstab is by UUID or label",
-    why="/dev/sda1 is another disk as soon as the controller or the order changes: the boot waits 90 s and stops.",
+    "fstab names every file system by UUID or label",
+    why="/dev/sda1 is another disk if the controller or the order changes. Then the boot waits 90 s and stops.",
     remedy="Write UUID= (blkid shows it) or LABEL= in /etc/fstab.",
     source=AZURE_DOC,
 )
@@ -50,9 +50,9 @@ def fstab_by_uuid(subject: Subject) -> Iterator[str]:
 
 @check(
     "fstab-targets",
-    "What fstab mounts is on this disk, or may be missing",
-    why="A mount that cannot be found and is not `nofail` stops the boot in emergency mode.",
-    remedy="Correct the UUID, or add nofail for a disk that comes later.",
+    "The file systems in fstab are on this disk, or are optional",
+    why="If a file system is missing and its line has no `nofail`, the boot stops in emergency mode.",
+    remedy="Correct the UUID, or add nofail for a disk that is attached later.",
     source="systemd.mount(5), fstab(5)",
 )
 def fstab_targets(subject: Subject) -> Iterator[str]:
@@ -86,7 +86,7 @@ _PINS_CARD = re.compile(
 
 @check(
     "persistent-net-rules",
-    "No udev rule ties a network name to a card",
+    "No udev rule binds a network name to a network card",
     why="The clone's card has another address, so it becomes eth1 and gets no network.",
     remedy="rm -f /etc/udev/rules.d/70-persistent-net.rules; "
     "ln -sf /dev/null /etc/udev/rules.d/75-persistent-net-generator.rules",
@@ -108,8 +108,8 @@ def persistent_net_rules(subject: Subject) -> Iterator[str]:
 
 @check(
     "azure-storage-rules",
-    "Azure's udev rules for disks are there",
-    why="/dev/disk/azure/ is how data disks are found by their LUN.",
+    "Azure's udev rules for disks are installed",
+    why="Programs find data disks by their LUN in /dev/disk/azure/.",
     remedy="Install waagent (66-azure-storage.rules) or azure-vm-utils (80-azure-disk.rules).",
     source=AZURE_DOC,
     severity="warn",
@@ -124,7 +124,7 @@ def azure_storage_rules(subject: Subject) -> Iterator[str]:
 @check(
     "architecture",
     "The image is for x86-64 or arm64",
-    why="Azure runs nothing else.",
+    why="Azure supports no other processor.",
     remedy="Bootstrap with amd64 or arm64.",
     source=LISA,
 )
@@ -138,7 +138,7 @@ def architecture(subject: Subject) -> Iterator[str]:
             if machine not in _MACHINES or head[4] != 2:
                 yield f"{path} is for machine {machine} of elf.h, {'64' if head[4] == 2 else '32'} bits"
             return
-    raise CannotLook(f"no program among {', '.join(_PROGRAMS)}")
+    raise CannotLook(f"none of these programs exists: {', '.join(_PROGRAMS)}")
 
 
 #: EM_X86_64 and EM_AARCH64 of elf.h.
@@ -160,9 +160,9 @@ _NO_READER = ("packages-not-read", "rpm-database-old")
 
 @check(
     "dpkg-state",
-    "Every package is whole",
+    "Every package is completely installed",
     why="A half-configured package breaks the first update on every clone.",
-    remedy="dpkg --configure -a, apt-get -f install (rpm --rebuilddb); find out why the step was cut off.",
+    remedy="dpkg --configure -a, apt-get -f install (rpm --rebuilddb); find out why the step was interrupted.",
     source="dpkg(1), rpm(8)",
 )
 def dpkg_state(subject: Subject) -> Iterator[str]:
@@ -180,9 +180,9 @@ def dpkg_state(subject: Subject) -> Iterator[str]:
 
 @check(
     "account-locks",
-    "No tool was cut off while it changed accounts",
-    why="A stale /etc/passwd.lock makes every useradd on every clone fail, the provisioning agent's too.",
-    remedy="Remove the lock, then see which step was killed.",
+    "No tool was interrupted while it changed accounts",
+    why="A stale /etc/passwd.lock makes every useradd on every clone fail, including the provisioning agent's.",
+    remedy="Remove the lock, then find out which step was killed.",
     source="shadow: lckpwdf(3)",
 )
 def account_locks(subject: Subject) -> Iterator[str]:
@@ -194,7 +194,7 @@ def account_locks(subject: Subject) -> Iterator[str]:
 @check(
     "python-version",
     "Python is 3.9 or later",
-    why="waagent and cloud-init of today need it.",
+    why="Current versions of waagent and cloud-init need it.",
     remedy="Build on Debian 11 or later.",
     source=LISA,
     severity="warn",
@@ -212,7 +212,7 @@ def python_version(subject: Subject) -> Iterator[str]:
 @check(
     "openssl-version",
     "OpenSSL is 1.1.1 or 3",
-    why="Older ones get no fixes, and Azure's endpoints ask for TLS 1.2 and later.",
+    why="Older versions get no fixes, and Azure's endpoints require TLS 1.2 or later.",
     remedy="Build on Debian 11 or later.",
     source=LISA,
     severity="warn",
@@ -232,7 +232,7 @@ def openssl_version(subject: Subject) -> Iterator[str]:
 @check(
     "package-sources",
     "The image can be updated",
-    why="A master without a package source gets no security fix on any clone.",
+    why="Without a package source, no clone can install security updates.",
     remedy="Write the distribution's public repositories into /etc/apt/sources.list.d/.",
     source=LISA,
 )
@@ -273,8 +273,8 @@ def apt_source_files(subject: Subject) -> list[str]:
 
 @check(
     "clock-utc",
-    "The hardware clock is taken as UTC, and the zone exists",
-    why="Azure's and Hyper-V's clock is UTC; local time makes the first minutes of logs wrong.",
+    "The hardware clock is in UTC, and the time zone exists",
+    why="Azure's and Hyper-V's clock is UTC; with local time, the first minutes of logs have wrong times.",
     remedy="timedatectl set-local-rtc 0; timedatectl set-timezone UTC.",
     source=AZURE_DOC,
     severity="warn",
@@ -290,8 +290,8 @@ def clock_utc(subject: Subject) -> Iterator[str]:
 
 @check(
     "temporary-files",
-    "Nothing lies in /tmp and /var/tmp",
-    why="Scripts and archives of the build often do, with what they contained.",
+    "The folders /tmp and /var/tmp are empty",
+    why="Scripts and archives of the build are often left there.",
     remedy="find /tmp /var/tmp -mindepth 1 -delete, as the last step.",
     source=HOUSE,
     severity="warn",
@@ -305,9 +305,10 @@ def temporary_files(subject: Subject) -> Iterator[str]:
 
 @check(
     "core-dumps",
-    "No core dump and no crash report",
-    why="They hold memory of the build, keys included.",
-    remedy="rm -rf /var/crash/* /var/lib/systemd/coredump/* /var/lib/apport/coredump/* /core; find out what crashed.",
+    "No core dump or crash report is left",
+    why="They contain memory of the build, including keys.",
+    remedy="rm -rf /var/crash/* /var/lib/systemd/coredump/* /var/lib/apport/coredump/* /core; find out which "
+    "program crashed.",
     source=HOUSE,
 )
 def core_dumps(subject: Subject) -> Iterator[str]:
@@ -318,8 +319,8 @@ def core_dumps(subject: Subject) -> Iterator[str]:
 
 @check(
     "failed-boot-marks",
-    "No file makes the next boot a special one",
-    why="/forcefsck, /fastboot or a stale default target make each clone's first boot behave unlike the tested one.",
+    "No file changes the behaviour of the next boot",
+    why="/forcefsck, /fastboot or a stale default target make each clone's first boot different from the tested one.",
     remedy="rm -f /forcefsck /fastboot /nologin /etc/nologin /.autorelabel; systemctl set-default multi-user.target.",
     source="systemd: bootup(7)",
     severity="warn",

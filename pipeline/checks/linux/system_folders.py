@@ -27,9 +27,9 @@ _MAY_BE_CLOSED = frozenset({"/boot", "/srv", "/opt"})
 
 @check(
     "system-folders",
-    "System folders have their modes and are root's",
-    why="A copy out of a checkout with umask 077 leaves /etc at 0700 or /tmp without its sticky bit: services under "
-    "users of their own do not start, or anybody removes anybody's files.",
+    "System folders have their usual modes and belong to root",
+    why="A copy of files that were created with umask 077 may leave /etc at 0700 or /tmp without its "
+    "sticky bit. Then services with their own users do not start, or every user can delete the files of others.",
     remedy="chmod 0755 the folder (1777 /tmp and /var/tmp, 0700 /root); chown root:root it.",
     source="file-hierarchy(7); Debian's base-files",
 )

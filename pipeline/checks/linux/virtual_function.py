@@ -58,9 +58,9 @@ class VirtualFunction:
 
 @check(
     "network-sriov",
-    "Azure's virtual function is left alone",
-    why="With accelerated networking a second card has eth0's MAC address: a manager that configures it takes eth0's "
-    "lease, and the machine is lost. Most of Azure's sizes have such a card.",
+    "No network manager configures Azure's virtual function",
+    why="With accelerated networking a second card has the MAC address of eth0. A manager that configures it "
+    "takes eth0's lease, and the machine loses its network. Most VM sizes of Azure have such a card.",
     remedy="Install azure-vm-utils; or write /etc/systemd/network/10-azure-vf.network ([Match] "
     "Driver=mana mlx4_core mlx4_en mlx5_core, [Link] Unmanaged=yes), and for NetworkManager "
     'a udev rule: SUBSYSTEM=="net", DRIVERS=="mana|mlx4_core|mlx5_core", ENV{NM_UNMANAGED}="1".',
@@ -70,7 +70,7 @@ class VirtualFunction:
 def network_sriov(subject: Subject) -> Iterator[str]:
     started = started_services(subject)
     if not started & _KNOWN:
-        raise CannotLook("no service is known here that brings up a card")
+        raise CannotLook("goldsmith knows no service here that configures a network card")
     taken: dict[str, list[str]] = {}
     for function in _virtual_functions(subject):
         for path in _takers(subject, started, function):
@@ -79,7 +79,7 @@ def network_sriov(subject: Subject) -> Iterator[str]:
     for path, modules in taken.items():
         yield f"{path} configures the virtual function of {', '.join(modules)} too"
     if not taken:
-        subject.note(f"{', '.join(sorted(started & _KNOWN))}: {', '.join(_DRIVERS)} are left alone")
+        subject.note(f"{', '.join(sorted(started & _KNOWN))}: {', '.join(_DRIVERS)} are not configured")
 
 
 def _virtual_functions(subject: Subject) -> Iterator[VirtualFunction]:

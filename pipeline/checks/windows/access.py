@@ -23,7 +23,7 @@ ON_DEMAND = ("Netlogon", "Netman", "TermService")
 @windows_check(
     "win-rdp",
     "Remote Desktop is allowed, on its own port, on every card",
-    why="It is the only way into a Windows VM on Azure.",
+    why="Remote Desktop is the only way to log in to a Windows VM on Azure.",
     remedy=r"fDenyTSConnections 0; WinStations\RDP-Tcp: PortNumber 3389, LanAdapter 0.",
 )
 def rdp(subject: Subject) -> Iterator[str]:
@@ -37,8 +37,8 @@ def rdp(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-rdp-policy",
-    "No policy switches Remote Desktop off",
-    why="A policy overrides the setting: the port is open, and the connection is refused.",
+    "No policy disables Remote Desktop",
+    why="A policy overrides the setting: the port is open, but the connection is refused.",
     remedy=r"Remove SOFTWARE\Policies\Microsoft\Windows NT\Terminal Services\fDenyTSConnections.",
 )
 def rdp_policy(subject: Subject) -> Iterator[str]:
@@ -49,8 +49,9 @@ def rdp_policy(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-rdp-nla",
-    "Remote Desktop asks for the user first, and keeps connections alive",
-    why="Without network level authentication everybody sees the logon screen; without keep-alive sessions are lost.",
+    "Remote Desktop authenticates the user first, and keeps connections alive",
+    why="Without network level authentication everybody sees the logon screen. Without keep-alive, sessions are "
+    "lost.",
     remedy=r"WinStations\RDP-Tcp: UserAuthentication 1, KeepAliveTimeout 1; Policies ... Terminal Services: "
     "KeepAliveEnable 1, KeepAliveInterval 1.",
     severity="warn",
@@ -67,7 +68,7 @@ def rdp_nla(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-rdp-certificate",
     "Remote Desktop is not bound to a certificate",
-    why="The certificate's key stays with the machine that built it: RDP in a clone does not answer.",
+    why="A clone does not have the certificate's key, so its Remote Desktop does not answer.",
     remedy=r"Delete SSLCertificateSHA1Hash from WinStations\RDP-Tcp.",
 )
 def rdp_certificate(subject: Subject) -> Iterator[str]:
@@ -78,7 +79,7 @@ def rdp_certificate(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-services",
-    "The services that Azure needs start as it needs them",
+    "The services that Azure needs have the right start type",
     why="Without them there is no network, no firewall, or no Remote Desktop.",
     remedy="Set-Service NAME -StartupType Automatic (Manual for Netlogon, Netman, TermService)",
 )
@@ -104,8 +105,8 @@ def firewall(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-firewall-rdp",
-    "The firewall lets Remote Desktop in",
-    why="The service listens, but no connection reaches it.",
+    "The firewall allows Remote Desktop",
+    why="Otherwise the service listens, but no connection reaches it.",
     remedy="Set-NetFirewallRule -Group '@FirewallAPI.dll,-28752' -Enabled True",
 )
 def firewall_rdp(subject: Subject) -> Iterator[str]:
@@ -117,8 +118,8 @@ def firewall_rdp(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-firewall-platform",
-    "The firewall lets Azure's platform in and out",
-    why="168.63.129.16 is the agents' way to the platform: without it provisioning and health are not reported.",
+    "The firewall allows Azure's platform in and out",
+    why="The agents report provisioning and health to 168.63.129.16.",
     remedy="New-NetFirewallRule -DisplayName AzurePlatform -RemoteAddress 168.63.129.16 -Profile Any -Action Allow, "
     "once -Direction Inbound and once -Direction Outbound",
     severity="warn",
@@ -173,12 +174,12 @@ def ports(subject: Subject) -> Iterator[str]:
         for name, rule in ours.items():
             place = declared.get(name) if subject.ports is not None else _place(name)
             if place is None:
-                yield f"{control}: {name} is there, and not declared"
+                yield f"{control}: {name} exists, but is not declared"
                 continue
             # what a rule is called opens and closes nothing; any other field narrows it
             conditions = {field for field in _fields(rule) if not field.startswith(("Name=", "Desc=", "EmbedCtxt="))}
             if other := conditions ^ _opening(*place):
-                yield f"{control}: {name} is not as it was made: {', '.join(sorted(other))}"
+                yield f"{control}: {name} differs from the rule that goldsmith made: {', '.join(sorted(other))}"
 
 
 def _place(name: str) -> tuple[str, int] | None:
@@ -189,8 +190,9 @@ def _place(name: str) -> tuple[str, int] | None:
 
 @windows_check(
     "win-utc",
-    "The hardware clock is taken for UTC",
-    why="Azure's clock is UTC. Otherwise a clone's time is hours off until it has synchronized, and Kerberos fails.",
+    "The hardware clock is in UTC",
+    why="Azure's clock is UTC. Otherwise a clone's time is wrong by hours until it is synchronized, and Kerberos "
+    "fails.",
     remedy=r"Set Control\TimeZoneInformation\RealTimeIsUniversal to 1 (a DWORD).",
 )
 def utc(subject: Subject) -> Iterator[str]:
@@ -199,8 +201,8 @@ def utc(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-san-policy",
-    "Disks that are attached come online",
-    why="Data disks and the temporary disk stay offline, and what is installed on them does not start.",
+    "Attached disks come online",
+    why="Otherwise data disks and the temporary disk stay offline, and programs on them do not start.",
     remedy="diskpart: san policy=onlineall",
 )
 def san_policy(subject: Subject) -> Iterator[str]:
@@ -210,8 +212,8 @@ def san_policy(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-network",
-    "Every card gets its address by DHCP",
-    why="A clone with the build's address has no network, or takes another's.",
+    "Every network card gets its address by DHCP",
+    why="A clone with the build's address has no network, or disturbs another machine's.",
     remedy="Remove static addresses, name servers and persistent routes.",
 )
 def network(subject: Subject) -> Iterator[str]:
@@ -236,8 +238,8 @@ def _list(value: object) -> list[str]:
 
 @windows_check(
     "win-proxy",
-    "No proxy is left",
-    why="Azure's agent reaches its host only without a proxy, and a clone cannot reach the build's proxy.",
+    "No proxy is configured",
+    why="Azure's agent must reach its host without a proxy, and a clone cannot reach the build's proxy.",
     remedy="netsh winhttp reset proxy",
 )
 def proxy(subject: Subject) -> Iterator[str]:
@@ -245,13 +247,13 @@ def proxy(subject: Subject) -> Iterator[str]:
     value = subject.windows.software(key, "WinHttpSettings")
     # a DWORD of flags stands behind two others: 1 is direct, 2 a proxy
     if isinstance(value, bytes) and len(value) >= 12 and int.from_bytes(value[8:12], "little") & 2:
-        yield f"WinHttpSettings names one: {value[16:].decode('latin-1', 'replace').strip(chr(0))[:80]}"
+        yield f"WinHttpSettings names a proxy: {value[16:].decode('latin-1', 'replace').strip(chr(0))[:80]}"
 
 
 @windows_check(
     "win-crash",
-    "A crash leaves a kernel dump and restarts",
-    why="Otherwise a crashed clone stays stopped, and the cause is lost.",
+    "After a crash Windows writes a kernel dump and restarts",
+    why="Otherwise a crashed clone stays stopped, and its cause is not recorded.",
     remedy=r"Control\CrashControl: CrashDumpEnabled 2, AutoReboot 1",
     severity="warn",
 )
@@ -263,7 +265,7 @@ def crash(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-temp",
     "TEMP and TMP have their usual paths",
-    why="A folder of the build's user, or on a drive that clones do not have, breaks installers.",
+    why="Installers fail with a folder of the build's user, or on a drive that clones do not have.",
     remedy=r"Environment: TEMP and TMP to %SystemRoot%\TEMP",
     severity="warn",
 )
@@ -276,8 +278,8 @@ def temp(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-agent",
-    "Azure's agent is installed, or one that stands in for it",
-    why="Without an agent Azure takes no extension, resets no password, and some images never become Ready.",
+    "Azure's agent, or a replacement, is installed",
+    why="Without an agent Azure cannot run extensions or reset passwords, and some images never become Ready.",
     remedy="Install the Azure VM agent (WindowsAzureVmAgent.msi) or cloudbase-init.",
     severity="warn",
 )
@@ -291,15 +293,15 @@ def agent(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-guest-account",
-    "The build's own account is gone",
-    why="An account that every clone has with the same password is an open door.",
+    "The build's own account was removed",
+    why="Otherwise every clone has an account with the same password.",
     remedy="net user goldsmith-build /delete, as the last step",
     source=HOUSE,
 )
 def guest_account(subject: Subject) -> Iterator[str]:
     names = subject.windows.hive("SAM").keys(r"SAM\Domains\Account\Users\Names")
     if not names:
-        raise CannotLook("SAM names no account: every Windows has some")
+        raise CannotLook("the SAM has no account, but every Windows has some")
     known = {"administrator", "guest", "defaultaccount", "wdagutilityaccount"} | {n.lower() for n in subject.accounts}
     for name in names:
         if name.lower() not in known:

@@ -24,9 +24,9 @@ _DOC = "Azure: Prepare a Windows VHD or VHDX to upload; Boot configuration data 
 
 @windows_check(
     "win-control-set",
-    "The control set that boots is there",
+    "The control set that boots exists",
     why="Windows stops with INACCESSIBLE_BOOT_DEVICE or worse.",
-    remedy="The hive is damaged: build again.",
+    remedy="Build again, because the hive is damaged.",
     source="Microsoft: HKLM\\SYSTEM\\Select",
     waivable=False,
 )
@@ -35,7 +35,7 @@ def control_set(subject: Subject) -> Iterator[str]:
     if not isinstance(current, int):
         yield f"Select\\Current is {shown(current)}"
     elif f"ControlSet{current:03}" not in subject.windows.control_sets:
-        yield f"ControlSet{current:03} is not there"
+        yield f"ControlSet{current:03} does not exist"
 
 
 @windows_check(
@@ -52,7 +52,7 @@ def boot_drivers(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-other-drivers",
     "The drivers of other hypervisors' disks start at boot",
-    why="The master boots on Azure, and not from AHCI, NVMe or virtio.",
+    why="Without them the master boots on Azure, but not from AHCI, NVMe or virtio.",
     remedy=r"Install the virtio drivers; set Start to 0 in Services\NAME.",
     source="goldsmith: one master, several hypervisors",
     severity="warn",
@@ -76,8 +76,8 @@ def _starts(subject: Subject, name: str) -> Iterator[str]:
 
 @windows_check(
     "win-driver-files",
-    "The file of each boot-start driver is there",
-    why="A service without its file stops the boot before anything can be logged.",
+    "The file of each boot-start driver exists",
+    why="A driver without its file stops the boot before anything is logged.",
     remedy="Install the driver again, or remove the service.",
     source="Microsoft: kernel driver services, ImagePath",
 )
@@ -93,7 +93,7 @@ def driver_files(subject: Subject) -> Iterator[str]:
                 continue
             path = _driver_path(name, str(values.get("imagepath") or ""))
             if path is not None and not root.is_file(path):
-                yield f"{control}: {name}: {path.replace('/', chr(92))} is not there"
+                yield f"{control}: {name}: {path.replace('/', chr(92))} does not exist"
 
 
 def _driver_path(name: str, image: str) -> str | None:
@@ -108,7 +108,7 @@ def _driver_path(name: str, image: str) -> str | None:
 @windows_check(
     "win-cdrom",
     "The CD-ROM driver starts with the system",
-    why="Azure brings the provisioning medium as a DVD; without it the clone never becomes Ready.",
+    why="Azure's provisioning medium is a DVD. Without the driver the clone never becomes Ready.",
     remedy=r"Set Services\cdrom Start to 1.",
 )
 def cdrom(subject: Subject) -> Iterator[str]:
@@ -117,8 +117,8 @@ def cdrom(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-ems",
-    "Emergency Management Services answer on the serial port",
-    why="Azure's serial console shows nothing, and a clone that does not boot cannot be reached.",
+    "Emergency Management Services use the serial port",
+    why="Otherwise Azure's serial console shows nothing, and a clone that does not boot cannot be reached.",
     remedy="bcdedit /ems {current} on; bcdedit /emssettings EMSPORT:1 EMSBAUDRATE:115200",
     source=_DOC,
 )
@@ -135,7 +135,7 @@ def ems(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-ems-menu",
     "The boot manager shows its menu on the serial port",
-    why="Without a menu a clone that does not boot cannot be started in another way from Azure's serial console.",
+    why="Without the menu, nobody can choose another way to boot from Azure's serial console.",
     remedy="bcdedit /set {bootmgr} displaybootmenu yes; bcdedit /set {bootmgr} timeout 5; "
     "bcdedit /set {bootmgr} bootems yes",
     severity="warn",
@@ -154,8 +154,8 @@ def ems_menu(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-ems-console",
-    "The console behind Emergency Management Services starts",
-    why="The serial port answers, and gives no prompt: a clone without a network cannot be mended.",
+    "The console of Emergency Management Services starts",
+    why="Otherwise the serial port gives no prompt, and a clone without a network cannot be repaired.",
     remedy="Set-Service sacsvr -StartupType Automatic; on a client first "
     "Add-WindowsCapability -Online -Name Windows.Desktop.EMS-SAC.Tools~~~~0.0.1.0",
     severity="warn",
@@ -167,8 +167,8 @@ def ems_console(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-boot-recovery",
-    "A failed boot is tried again and does not stop in a menu",
-    why="Nobody can press a key: the clone waits in automatic repair for ever.",
+    "A failed boot is tried again, without a menu",
+    why="Nobody can press a key, so the clone would wait in automatic repair without end.",
     remedy="bcdedit /set {current} recoveryenabled Off; bcdedit /set {current} bootstatuspolicy IgnoreAllFailures",
     source=_DOC,
 )

@@ -12,8 +12,8 @@ _LOGON = r"Policy\Secrets\DefaultPassword"
 
 @windows_check(
     "win-lsa-password",
-    "The secrets of the local security authority hold no password of an automatic logon",
-    why="The answer file's automatic logon leaves its password there; every administrator of a clone can read it.",
+    "The secrets of the local security authority have no password of an automatic logon",
+    why="The answer file's automatic logon leaves its password there. Every administrator of a clone can read it.",
     remedy=r"Delete SECURITY\Policy\Secrets\DefaultPassword before sysprep; goldsmith's generalize does.",
     source=HOUSE,
 )
@@ -26,9 +26,9 @@ def lsa_password(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-account-passwords",
-    "No account keeps a password of the build",
-    why="Its hash opens every clone to whoever knows the build's password, or finds it out. Sysprep clears it on a "
-    "server, and on a client it does not.",
+    "No account has a password of the build",
+    why="Everybody who knows or cracks the build's password can log in to every clone. Sysprep clears the password "
+    "on a server, but not on a client.",
     remedy="Set-LocalUser Administrator with an empty password before sysprep, as goldsmith's generalize does.",
     source=HOUSE,
     severity="warn",
@@ -37,4 +37,4 @@ def account_passwords(subject: Subject) -> Iterator[str]:
     allowed = {name.lower() for name in subject.accounts}
     for account in read_accounts(subject.windows.hive("SAM")):
         if account.has_password and account.name.lower() not in allowed:
-            yield f"account {account.name} ({account.rid}): a password's hash is kept"
+            yield f"account {account.name} ({account.rid}): it has the hash of a password"

@@ -32,8 +32,8 @@ _VOLUME, _VOLUME_INFORMATION, _DIRTY = 3, 0x70, 0x0001
 
 @windows_check(
     "win-image-state",
-    "Windows' own image state says generalized",
-    why="A disk that was not generalized boots as the very machine it was; every clone has its SID and its name.",
+    "Windows' own image state is generalized",
+    why="A disk that was not generalized boots as the build's machine. Every clone has its SID and its name.",
     remedy=r"Run sysprep /generalize /oobe /shutdown; Sysprep\Panther\setuperr.log names the cause of a failure.",
     source=SYSPREP,
 )
@@ -45,8 +45,8 @@ def image_state(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-state-ini",
-    "State.ini tells the same image state as the registry",
-    why="Sysprep writes both; where they differ it was stopped between them.",
+    "State.ini has the same image state as the registry",
+    why="Sysprep writes both. If they differ, sysprep was interrupted.",
     remedy="Generalize again from the last good layer.",
     source=SYSPREP,
 )
@@ -63,8 +63,8 @@ def state_ini(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-sysprep-tag",
-    "Sysprep says that it succeeded",
-    why="Sysprep exits and powers off after a failure too; it writes this file only after its last provider.",
+    "Sysprep has recorded its success",
+    why="Sysprep may also power off after a failure. It writes this file only after its last provider.",
     remedy=r"The first error is in Sysprep\Panther\setuperr.log: correct it, then generalize again.",
     source=SYSPREP,
 )
@@ -75,8 +75,8 @@ def sysprep_tag(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-setup-phase",
-    "The next boot begins with specialize and OOBE",
-    why="Otherwise a clone boots to a desktop without having been set up.",
+    "The next boot starts with specialize and OOBE",
+    why="Otherwise a clone boots to a desktop without set-up.",
     remedy="Generalize again; /oobe and not /audit.",
     source=SYSPREP,
 )
@@ -90,9 +90,9 @@ def setup_phase(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-hives",
-    "Every registry hive is there, and whole with its logs",
-    why="A dirty hive whose log is missing is loaded with stale values, or not at all.",
-    remedy="Shut down in order, without fast startup; a hive is copied with its .LOG1 and .LOG2.",
+    "Every registry hive exists, and is complete with its logs",
+    why="If a hive is dirty and its log is missing, Windows loads old values, or does not load the hive.",
+    remedy="Shut down properly, without fast startup. Copy a hive with its .LOG1 and .LOG2.",
     source="Windows registry file format: sequence numbers",
     waivable=False,
 )
@@ -114,8 +114,8 @@ def hives(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-ntfs-clean",
     "No NTFS volume is marked dirty",
-    why="The first boot of every clone would begin with a disk check.",
-    remedy="Shut down in order; chkdsk /f, then generalize again.",
+    why="The first boot of every clone would start with a disk check.",
+    remedy="Shut down properly; chkdsk /f, then generalize again.",
     source="NTFS: $VOLUME_INFORMATION",
     waivable=False,
 )
@@ -125,7 +125,7 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
             continue
         information = subject.disk.filesystem(volume).attribute(_VOLUME, _VOLUME_INFORMATION)
         if information is None or len(information) < 12:
-            yield f"partition {volume.number} does not say in what state it is"
+            yield f"partition {volume.number} does not record its state"
         elif int.from_bytes(information[10:12], "little") & _DIRTY:
             yield f"partition {volume.number} is marked dirty"
 
@@ -151,7 +151,8 @@ def sysprep_errors(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-mode-vm",
     "The image was not generalized for one hypervisor only",
-    why="/mode:vm keeps the devices of the machine that built it; elsewhere the clone looks for disks that are gone.",
+    why="/mode:vm keeps the devices of the build's machine. On another hypervisor the clone searches for disks "
+    "that do not exist.",
     remedy="Generalize again without /mode:vm.",
     source=SYSPREP,
 )
@@ -159,7 +160,7 @@ def mode_vm(subject: Subject) -> Iterator[str]:
     # the last run decides: an earlier one may have failed, or been for another purpose
     modes = [found[1].lower() for line in _log(subject, _SETUPACT, 16 << 20) if (found := _MODE.search(line))]
     if not modes:
-        raise CannotLook(r"unknown: Sysprep\Panther\setupact.log does not say in which mode it ran")
+        raise CannotLook(r"unknown: Sysprep\Panther\setupact.log does not show in which mode it ran")
     if modes[-1] == "vm":
         yield "setupact.log: mode VM"
     else:
@@ -169,7 +170,7 @@ def mode_vm(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-rearm",
     "Activation was rearmed",
-    why="With SkipRearm set, clones share the identity by which activation knows a machine.",
+    why="If SkipRearm is set, clones share the identity that activation uses.",
     remedy=r"Set SoftwareProtectionPlatform\SkipRearm to 0 before sysprep.",
     source=SYSPREP,
     severity="warn",
@@ -182,9 +183,9 @@ def rearm(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-answer-passwords",
-    "No answer file holds a password",
-    why="Setup keeps a copy of the file that it was given: everybody who gets the image gets the password.",
-    remedy=r"Delete Windows\Panther\unattend.xml and what else lies beside it, as the last step before sysprep.",
+    "No answer file contains a password",
+    why="Setup keeps a copy of its answer file, so everybody who gets the image can read the password.",
+    remedy=r"Delete Windows\Panther\unattend.xml and similar files beside it, as the last step before sysprep.",
     source=HOUSE,
 )
 def answer_passwords(subject: Subject) -> Iterator[str]:
@@ -196,7 +197,7 @@ def answer_passwords(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-autologon",
     "No user is logged on automatically",
-    why="Every clone would open a session of the build's administrator, and its password stands in the registry.",
+    why="Every clone would open a session of the build's administrator, whose password is in the registry.",
     remedy="Remove AutoAdminLogon and DefaultPassword from Winlogon.",
     source=HOUSE,
 )
@@ -209,8 +210,8 @@ def autologon(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-users",
-    "Only the users that may ship have a profile",
-    why="A person's files, keys and history would be in every clone.",
+    "Only users that may ship have a profile",
+    why="Otherwise a person's files, keys and history are in every clone.",
     remedy="Delete the user with its profile; or name it in the definition's accounts.",
     source=HOUSE,
 )
@@ -224,7 +225,7 @@ def users(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-history",
     "No shell history",
-    why="The commands of the build, with their passwords, would ship.",
+    why="Otherwise the commands of the build ship, including passwords.",
     remedy="Delete ConsoleHost_history.txt of every user as the last step.",
     source=HOUSE,
 )
@@ -237,9 +238,9 @@ def history(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-dumps",
-    "No memory dump",
-    why="A dump is the memory of the build's machine, and gigabytes of it.",
-    remedy=r"Delete Windows\MEMORY.DMP and Windows\Minidump, and find out why it crashed.",
+    "No memory dump is left",
+    why="A dump contains gigabytes of the build machine's memory.",
+    remedy=r"Delete Windows\MEMORY.DMP and Windows\Minidump, and find out why Windows crashed.",
     source=HOUSE,
 )
 def dumps(subject: Subject) -> Iterator[str]:
@@ -253,7 +254,7 @@ def dumps(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-hibernation",
     "Hibernation and fast startup are off",
-    why="A hibernated disk resumes as the build's machine, and its NTFS is not at rest.",
+    why="A hibernated disk resumes as the build's machine, and its NTFS was not unmounted.",
     remedy="powercfg /hibernate off",
 )
 def hibernation(subject: Subject) -> Iterator[str]:
@@ -264,7 +265,7 @@ def hibernation(subject: Subject) -> Iterator[str]:
 
 @windows_check(
     "win-pagefile",
-    "No paging file holds memory, and none is bound to a drive that clones may not have",
+    "No paging file contains memory, and none is on a drive that clones may not have",
     why="Windows keeps pagefile.sys when it shuts down, with pieces of the build's memory; one on a missing drive "
     "costs clones their paging.",
     remedy="goldsmith's convert makes holes of it; elsewhere set Memory Management\\ClearPageFileAtShutdown to 1 for "
@@ -287,8 +288,8 @@ def pagefile(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-drive-letters",
     "No drive letter but C: is remembered",
-    why="A letter that the build's media had is taken when Azure's temporary disk asks for D:.",
-    remedy=r"Sysprep clears SYSTEM\MountedDevices; what is there was written after it.",
+    why="If the build's media had the letter D:, Azure's temporary disk cannot get it.",
+    remedy=r"Sysprep clears SYSTEM\MountedDevices; other entries were written later.",
     severity="warn",
 )
 def drive_letters(subject: Subject) -> Iterator[str]:
@@ -301,7 +302,7 @@ def drive_letters(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-pending",
     "No restart is pending",
-    why="Updates that are half installed fail sysprep, or finish in every clone's first boot.",
+    why="Updates that are partly installed make sysprep fail, or finish at every clone's first boot.",
     remedy="Restart until nothing is pending, then generalize.",
 )
 def pending(subject: Subject) -> Iterator[str]:
@@ -319,7 +320,8 @@ def pending(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-pending-renames",
     "No file is replaced or deleted at the next boot",
-    why="Every clone's first boot would do so. Installers and browsers often leave such lists; most are harmless.",
+    why="Otherwise every clone's first boot does so. Installers and browsers often leave such lists; most are "
+    "harmless.",
     remedy="Restart before sysprep; goldsmith's generalize does, once.",
     severity="warn",
 )
@@ -335,7 +337,7 @@ def pending_renames(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-reserved-storage",
     "No reserved storage is in use",
-    why="Sysprep refuses it (0x800F0975), or clones begin with it taken.",
+    why="Sysprep refuses this (0x800F0975), or clones start with reserved storage in use.",
     remedy="dism /online /set-reservedstoragestate /state:disabled, once no update is pending",
     source=SYSPREP,
     severity="warn",
@@ -349,8 +351,8 @@ def reserved_storage(subject: Subject) -> Iterator[str]:
 @windows_check(
     "win-domain",
     "The machine is not a member of a domain",
-    why="Sysprep takes a machine out of its domain, and leaves clones with what group policy has set.",
-    remedy="Build it in a workgroup; clones join.",
+    why="Sysprep removes a machine from its domain, but clones keep the settings of its group policies.",
+    remedy="Build it in a workgroup; the clones join the domain.",
     source=SYSPREP,
 )
 def domain(subject: Subject) -> Iterator[str]:
@@ -373,7 +375,7 @@ def _need_sysprep_log(subject: Subject) -> None:
 def _user_folders(subject: Subject) -> list[str]:
     names = subject.windows.root.listdir("/Users")
     if not names:
-        raise CannotLook("C:\\Users is missing or empty: every Windows has profiles")
+        raise CannotLook("C:\\Users is missing or empty, but every Windows has profiles")
     return names
 
 

@@ -24,7 +24,7 @@ def promote(
     ] = "golden",
     create: Annotated[bool, typer.Option("--create", help="Allow a new channel.")] = False,
 ) -> None:
-    """Point a channel at a version. Golden accepts only versions that passed all gates."""
+    """Point a channel to a version. The channel `golden` accepts only versions that passed all gates."""
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
     from pipeline.gallery.retention import promote as point
@@ -54,7 +54,9 @@ def rollback(
         str, typer.Option("--why", metavar="TEXT", help="The reason; it is recorded.")
     ] = "rolled back by hand",
 ) -> None:
-    """Move a channel back to the previous good version. No build promotes the withdrawn version again."""
+    """Move a channel back to the previous good version.
+    The withdrawn version is never promoted automatically again.
+    """
     from pipeline.gallery.retention import roll_back
 
     before, now = roll_back(open_gallery(), name, channel, why)
@@ -110,5 +112,5 @@ def remove(
     gallery = open_gallery()
     gallery.refuse_unknown(image)
     gone = remove_channel(gallery, image, channel or named, force=force, dry=dry)
-    row = Row("channel", f"{gone.image}@{gone.name}", 0, f"it pointed at {gone.version}, which is kept")
+    row = Row("channel", f"{gone.image}@{gone.name}", 0, f"it pointed to {gone.version}, which is kept")
     print_removals([row], dry=dry, as_json=as_json)

@@ -24,7 +24,7 @@ def prune(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete versions beyond `keep:` of their definition; a version in a channel or in use is never deleted."""
+    """Delete versions beyond `keep:`; a version in a channel or in use is never deleted."""
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import Keep, load_named
@@ -94,7 +94,7 @@ def remove(
         raise UsageError("--why is empty", name="usage", hint="--why 'a token was in /etc/app.conf'")
     found = remove_master(locate_store(), name, number, why.strip(), force=force, dry=dry)
     rows = [Row("version", f"{name} {number}", found.size, why.strip())]
-    rows += [Row("channel", f"{name}@{channel}", 0, f"it pointed at {number}") for channel in found.channels]
+    rows += [Row("channel", f"{name}@{channel}", 0, f"it pointed to {number}") for channel in found.channels]
     rows += [Row("layer", key, 0, "it holds the same disk, or depends on it") for key in found.layers]
     print_removals(rows, dry=dry, as_json=as_json)
 

@@ -172,7 +172,7 @@ class Clone:
         try:
             journal.write_text(read_journal(self.machine.spec.disks[0].image, self.logs, self._store))
         except (GoldsmithError, OSError) as error:
-            journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
+            journal.write_text(f"the guest's journal could not be read from its disk: {error}\n")
 
     def close(self) -> None:
         self.access.hang_up()

@@ -198,7 +198,7 @@ class GuestSession:
         try:
             journal.write_text(read_journal(self.disk, self.logs, self._store))
         except (GoldsmithError, OSError) as error:
-            journal.write_text(f"the guest's journal could not be read off its disk: {error}\n")
+            journal.write_text(f"the guest's journal could not be read from its disk: {error}\n")
 
     # ---- readiness -----------------------------------------------------------------------------------------------
 

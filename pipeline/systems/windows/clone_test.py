@@ -130,7 +130,7 @@ class WindowsCloneTest:
         name = Shell(session).value(_NAME, "ComputerName")
         result.see("computer name", name, name.lower() == self.name.lower())
         if self.context.definition.first_boot is not None:
-            self.context.progress(f"{self.target.name}: the first-boot adapter")
+            self.context.progress(f"{self.target.name}: the first-boot service")
             deadline = self.context.definition.first_boot.deadline
             configured(session.machine, result, guest, deadline, what="configuration")
         printed = len(session.machine.serial().strip())

@@ -53,7 +53,7 @@ def install(session: WindowsSession, first_boot: FirstBoot, said: Callable[[str]
 
     Raises GuestError (first-boot-not-installed).
     """
-    session.progress("the first-boot adapter")
+    session.progress("the first-boot service")
     shell = Shell(session)
     # one that the image began with may know a machine
     shell.run([CMD, "/d", "/c", "if", "exist", FOLDER, "rmdir", "/s", "/q", FOLDER])

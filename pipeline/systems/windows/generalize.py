@@ -66,7 +66,7 @@ def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult
         )
         session.close()
         build.session = None
-        build.progress("is it generalized?")
+        build.progress("checking whether the disk is generalized")
         _require_generalized(build, overlay)
     except GuestError as error:
         raise named_by_disk(build, overlay, error) from None
@@ -108,7 +108,7 @@ def _require_generalized(build: Build, disk: Image) -> None:
     state = next((value for name, value in rows if name.lower() == "imagestate"), "not set")
     if state != GENERALIZED:
         raise GuestError(
-            f"the machine has powered off but is not generalized: its image state is {state}",
+            f"the machine has powered off, but is not generalized: its image state is {state}",
             name="sysprep-not-generalized",
             hint="sysprep failed, or another program shut the machine down; read the logs in the run's folder",
         )

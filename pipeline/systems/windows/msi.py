@@ -35,7 +35,7 @@ CODES = {
     1619: ("msi-unreadable", "the package could not be opened", "check that the file is a complete MSI"),
     1620: ("msi-unreadable", "this is not a Windows Installer package", "check that the file is a complete MSI"),
     1625: ("msi-forbidden", "a policy forbids it", "check the guest's policies for Windows Installer"),
-    1633: ("msi-foreign", "the package is for another processor", "take an edition for amd64"),
+    1633: ("msi-foreign", "the package is for another processor", "choose an edition for amd64"),
     1638: ("msi-installed", "another version of it is installed", "remove the other version first, in a step"),
     1639: ("msi-arguments", "an argument is not valid", "correct the step's `arguments`"),
 }

@@ -24,7 +24,7 @@ def preflight(medium: Path, wanted: str, generation: int, drivers: Path | None, 
         raise UsageError(
             f"{edition.name} is for {edition.architecture or 'an unknown processor'}",
             name="edition-architecture",
-            hint="take an edition for amd64",
+            hint="choose an edition for amd64",
         )
     if edition.drivers is None:
         raise UsageError(

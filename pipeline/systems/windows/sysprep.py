@@ -48,7 +48,7 @@ CAUSES = (
         re.compile(r"member of the domain (?P<what>\S+)", re.IGNORECASE),
         "sysprep-domain",
         "it is a member of the domain {what}",
-        "build it in a workgroup; clones join",
+        "build it in a workgroup; the clones join the domain",
     ),
     (
         re.compile(r"GeneralizationState is (?P<what>\d+)", re.IGNORECASE),

@@ -149,7 +149,7 @@ def _faults(data: bytes) -> Iterator[str]:
             if words is None:
                 elsewhere = [name for name, known in KNOWN if known == place[1]]
                 hint = f"; it is one of {', '.join(elsewhere)}" if elsewhere else ""
-                yield f"line {component.sourceline}: {place[1]} is no component of {place[0]}{hint}"
+                yield f"line {component.sourceline}: {place[1]} is not a component of {place[0]}{hint}"
             else:
                 yield from _settings(component, words, place[1])
 
@@ -169,17 +169,17 @@ def _settings(element: etree._Element, words: Words, path: str) -> Iterator[str]
         if name in LISTS and action != "add":
             yield f'{where} is an item of a list, without wcm:action="add"'
         if name not in LISTS and (name in seen or action is not None):
-            yield f"{where} is there twice, or is no item of a list"
+            yield f"{where} is duplicated, or does not belong to a list"
         seen.add(name)
         kind = words[name]
         if isinstance(kind, Mapping):
             yield from _settings(child, kind, f"{path}/{name}")
             order = child.findtext(f"{{{NS}}}Order")
             if order is not None and order in orders:
-                yield f"{where}: Order {order} is there twice"
+                yield f"{where}: Order {order} is duplicated"
             orders |= {order} if order is not None else set()
         elif len(child) or not _is(kind, child.text or ""):
-            yield f"{where}: {(child.text or '')[:40]!r} is no {kind}"
+            yield f"{where}: {(child.text or '')[:40]!r} is not a valid {kind}"
 
 
 def _is(kind: str, text: str) -> bool:

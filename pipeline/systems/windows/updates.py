@@ -202,7 +202,7 @@ class Updating:
             raise GuestError(
                 f"{again[0]} has been installed {self._installs[again[0].id]} times and is still required",
                 name="updates-loop",
-                hint=r"a restart takes it back: see C:\Windows\Logs\CBS\CBS.log in the guest (--keep-failed)",
+                hint=r"it is reverted at each restart: see C:\Windows\Logs\CBS\CBS.log in the guest (--keep-failed)",
             )
         self.skipped |= {update.id: update for update in now.skipped}
         for update in now.installed:

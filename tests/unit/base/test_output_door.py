@@ -20,6 +20,7 @@ from pipeline.base.runs import Event
 from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.show import Progress, print_error, table
+from pipeline.systems.inspection import DetectedSystem
 from tests.fakes import fake_disk
 
 #: A title, a clear screen, a link, a turned line, an eight-bit CSI, a null, a forged line.
@@ -74,7 +75,11 @@ def test_errors_tables_progress_and_pages(capsys: pytest.CaptureFixture[str], tm
     for kind in ("start", "line", "note", "accelerator", "end"):
         progress(Event(kind, "stage", EVIL))
     progress.close()
-    page = report(disk, "any", [CheckResult("x", EVIL, "fail", "error", EVIL, EVIL)])
+    page = report(
+        disk,
+        DetectedSystem("linux", "linux", "any", False, why=EVIL),
+        [CheckResult("x", EVIL, "fail", "error", EVIL, EVIL)],
+    )
     shown = capsys.readouterr()
     assert "owned" in shown.out and "owned" in shown.err
     assert harmful(shown.out) == harmful(shown.err) == harmful(page.replace("\N{NARROW NO-BREAK SPACE}", " ")) == []

@@ -91,9 +91,9 @@ def test_other_good_disks(name: str, tmp_path: Path) -> None:
         # real lines, by the report of first contact
         ("SYSPRP SysprepSession::CreateSession: ... and mode <null>", "pass", "setupact.log: mode <null>"),
         ("SYSPRP SysprepSession::CreateSession: ... and mode VM", "fail", "setupact.log: mode VM"),
-        ("SYSPRP ParseCommands:Found supported command line option 'OOBE'", "unchecked", "could not be looked at: "),
-        ("", "unchecked", "could not be looked at: "),
-        (None, "unchecked", "could not be looked at: "),
+        ("SYSPRP ParseCommands:Found supported command line option 'OOBE'", "unchecked", "could not be run: "),
+        ("", "unchecked", "could not be run: "),
+        (None, "unchecked", "could not be run: "),
     ],
 )
 def test_the_mode_of_sysprep(log: str | None, status: str, evidence: str) -> None:
@@ -132,7 +132,9 @@ def test_declared_ports(tmp_path: Path) -> None:
         rules = model.control(control)["Services"]["SharedAccess"]["Parameters"]["FirewallPolicy"]["FirewallRules"]
         rules[PORT_NAME] = PORT_RULE.replace("TRUE", "FALSE")
     evidence = findings(disks(model, tmp_path / "two")["fixed"], ports=None)["win-ports"]
-    assert evidence.startswith(f"ControlSet001: {PORT_NAME} is not as it was made: Active=FALSE, Active=TRUE")
+    assert evidence.startswith(
+        f"ControlSet001: {PORT_NAME} differs from the rule that goldsmith made: Active=FALSE, Active=TRUE"
+    )
 
 
 def test_what_is_installed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.checks import list_disk
 from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.app import app
+from pipeline.systems.inspection import DetectedSystem
 from tests.fakes import fake_disk, fake_hive
 from tests.tools import skip_without
 
@@ -82,8 +83,18 @@ def test_registry(tmp_path: Path) -> None:
 def test_the_page_escapes_what_a_disk_says(good: Path, tmp_path: Path) -> None:
     odd = tmp_path / "<b>.vhd"
     odd.write_bytes(b"x")
-    page = report(odd, "any", [CheckResult("x", "A title", "fail", "fail", "<script>alert(1)</script>", "Mend")])
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>.vhd" not in page and "Mend" in page
+    page = report(
+        odd,
+        DetectedSystem("linux", "linux", "any", True, name="<b>Odd</b>"),
+        [CheckResult("x", "A title", "fail", "fail", "<script>alert(1)</script>", "Mend")],
+    )
+    assert (
+        "<script>" not in page
+        and "&lt;script&gt;" in page
+        and "<b>.vhd" not in page
+        and "Mend" in page
+        and "<b>Odd" not in page
+    )
     whole = call("inspect", good, "--html")
     assert whole.count("<tr>") > 60
     with pytest.raises(UsageError):

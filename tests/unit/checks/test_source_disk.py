@@ -46,7 +46,7 @@ def test_a_uefi_only_disk_is_refused_for_generation_1_and_built_for_2(disk: Path
     for generations in ((1,), (1, 2)):
         error = refused(look(only, *generations), *generations)
         assert error.name == "source-no-boot"
-        assert "does not boot as generation 1: the first sector holds no boot code" in error.message
+        assert "does not boot as generation 1: the first sector has no boot code" in error.message
     assert "generations: [2]" in str(refused(look(only, 1, 2), 1, 2).hint)
     assert look(only, 2).faults == {}
 
@@ -74,7 +74,7 @@ def test_a_root_that_nobody_can_read_is_said_at_once(disk: Path, tmp_path: Path)
 
 
 def test_what_is_waived_or_started_by_goldsmith_itself_is_no_reason() -> None:
-    faults = {"boot-bios": "the first sector holds no boot code"}
+    faults = {"boot-bios": "the first sector has no boot code"}
     plain = SourceDisk(faults, direct=False, agent=True, cloud_init=True)
     assert judge_source(plain, "x", generations=(1, 2), waived=("boot-bios",), builds=True) == []
     direct = SourceDisk(faults, direct=True, agent=True, cloud_init=False)

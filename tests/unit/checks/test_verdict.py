@@ -16,6 +16,7 @@ from pipeline.base.errors import CheckFailed, DiskError, UsageError
 from pipeline.checks import CheckResult, all_checks, inspect_disk, model, run_checks
 from pipeline.checks.html_report import report
 from pipeline.checks.model import ALL, REGISTRY, CannotLook, Check, Skip, Subject
+from pipeline.checks.sandbox import inspect
 from pipeline.checks.verdict import count, system_of
 from pipeline.cli import inspect as verb
 from pipeline.definition.rules import NOT_WAIVABLE
@@ -175,9 +176,7 @@ def test_a_file_too_large_to_read_is_not_an_empty_one(good: Path, tmp_path: Path
     assert {before[name].status for name in names.values()} == {"pass"}
     found = looked_at(disk)
     assert {name: found[name].status for name in names.values()} == dict.fromkeys(names.values(), "unchecked")
-    assert (
-        found["host-name"].evidence == "could not be looked at: /etc/hosts has more than 16 MiB, which is the limit"
-    )
+    assert found["host-name"].evidence == "could not be run: /etc/hosts has more than 16 MiB, which is the limit"
     # without it nobody knows what is mounted where: no file of the root is believed
     fake_disk.debugfs(disk, f"sif /etc/fstab size {(64 << 20) + 1}")
     found = looked_at(disk)
@@ -190,7 +189,7 @@ def test_sshd_without_its_configuration_is_not_sshd_by_its_defaults(good: Path, 
     found = looked_at(disk)
     assert {found[name].status for name in ("ssh-root-login", "ssh-client-alive")} == {"unchecked"}
     fake_disk.put(disk, "/etc/ssh/sshd_config", "Include /etc/ssh/sshd_config\n", tmp_path)
-    assert looked_at(disk)["ssh-root-login"].evidence.endswith("/etc/ssh/sshd_config is included by itself")
+    assert looked_at(disk)["ssh-root-login"].evidence.endswith("/etc/ssh/sshd_config includes itself")
 
 
 def test_a_damaged_folder_is_not_an_empty_one(good: Path, tmp_path: Path) -> None:
@@ -328,7 +327,8 @@ def test_the_four_numbers_are_everywhere(bare: Path, tmp_path: Path) -> None:
         assert numbers[key] == statuses.count(status)
     assert numbers["unchecked"] and isinstance(error, CheckFailed) and "unchecked" in error.message
     assert told["system"] == "partition 1, ext4, A bare Linux"
-    page = report(bare, "azure-linux", inspect_disk(bare))
+    inspected = inspect(bare)
+    page = report(bare, inspected.system, inspected.results)
     assert f"<b>{numbers['unchecked']}</b> unchecked" in page and f"<b>{numbers['failed']}</b> failed" in page
     manifest = {"checks": told["checks"], "prove": {}, "inputs": []}
     predicate = statement(manifest, {})["predicate"]
@@ -338,7 +338,9 @@ def test_the_four_numbers_are_everywhere(bare: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_says_which_disk_it_is_about(bare: Path) -> None:
-    page = report(bare, "any", inspect_disk(bare, profile="any"))
+    inspected = inspect(bare, profile="any")
+    page = report(bare, inspected.system, inspected.results)
+    assert f"<dt>Detected</dt><dd>{inspected.system}</dd>" in page and "profile any)" in str(inspected.system)
     assert str(bare) in page and "16\u202f777\u202f216 bytes" in page and "A bare Linux" in page
     assert hashlib.sha256(bare.read_bytes()).hexdigest() in page
     for check in all_checks("any"):

@@ -133,10 +133,13 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
         OK + "summary: !!python/name:os.system x\n",
         "3:10: summary: the tag tag:yaml.org,2002:python/name:os.system is not allowed in a definition (remove it)",
     ),
-    "duplicate key": (OK + "source: {master: b}\n", "3:1: source: is given twice, first on line 2 (remove one)"),
+    "duplicate key": (
+        OK + "source: {master: b}\n",
+        "3:1: source: is duplicated; the first is on line 2 (remove one)",
+    ),
     "duplicate key inside": (
         OK + "machine: {cpus: 1,\n  cpus: 2}\n",
-        "4:3: machine.cpus: is given twice, first on line 3 (remove one)",
+        "4:3: machine.cpus: is duplicated; the first is on line 3 (remove one)",
     ),
     "a list as a key": (OK + "machine: {[a]: 1}\n", "3:11: machine: a key must be text"),
     # YAML 1.1
@@ -294,7 +297,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "two sources": (
         "goldsmith: 1\nsource: {master: a, disk: {path: base.qcow2}}\n",
-        "2:10: source.master: disk and master cannot both be given here",
+        "2:10: source.master: disk and master cannot be combined",
     ),
     "bad suite": (
         "goldsmith: 1\nsource: {debian: {suite: Book Worm}}\n",
@@ -386,7 +389,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "step that does two things": (
         OK + "steps:\n  - playbook: shop.yml\n    script: scripts/motd.sh\n",
-        "5:5: steps[0].script: playbook and script cannot both be given here (write each into its own list item)",
+        "5:5: steps[0].script: playbook and script cannot be combined (write each into its own list item)",
     ),
     "step that does nothing": (
         OK + "steps: [{timeout: 3 s}]\n",

@@ -226,7 +226,7 @@ def test_a_gpt_for_larger_sectors_is_named(tmp_path: Path) -> None:
     [
         ([(0, b"XFSB"), (32, bytes.fromhex("0123456789abcdef0123456789abcdef"))], ""),
         ([(65600, b"_BHRfS_M"), (65568, bytes.fromhex("0123456789abcdef0123456789abcdef"))], ""),
-        ([(0, b"LUKS\xba\xbe")], "which is in no partition, and what is in luks cannot be read"),
+        ([(0, b"LUKS\xba\xbe")], "which is not in a partition, and the content of luks cannot be read"),
         ([], "which is not on this disk"),
     ],
 )

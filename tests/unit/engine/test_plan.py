@@ -184,7 +184,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a first-boot program": (edit("scripts/configure.sh", "true", "false"), "generalize"),
     "a first-boot deadline": (define("deadline: 1 min", "deadline: 2 min"), "generalize"),
     "a first-boot sample": (define("sample: one", "sample: two"), "gen1, gen2"),
-    "the first-boot adapter": (patched(first_boot_service, "_SERVICE", "another"), "generalize"),
+    "the first-boot service": (patched(first_boot_service, "_SERVICE", "another"), "generalize"),
     "the summary": (define("an image with", "another image with"), "golden"),
 }
 

@@ -80,10 +80,10 @@ DEBIAN = "source: {debian: {suite: bookworm, packages: [less]}}"
         ("source: {master: base@stable}", []),
         ("source: {master: base@stabel}", ["2:18: source.master: base@stabel is not in the gallery {gallery} (stable?)"]),
         ("source: {master: bas@golden}", ["2:18: source.master: bas@golden is not in the gallery {gallery} (base?)"]),
-        ("source: {master: base@golden}\ndisk: 4 GiB", ["3:7: disk: 4 GiB are less than the 8 GiB of base@golden (write disk: 8 GiB or more, or leave it out)"]),
+        ("source: {master: base@golden}\ndisk: 4 GiB", ["3:7: disk: 4 GiB are less than the 8 GiB of base@golden (write disk: 8 GiB or more, or omit it)"]),
         ("source: {master: base@golden}\ndisk: 9 GiB", []),
-        ("source: {master: parent@golden}\ndisk: 9 GiB", ["3:7: disk: 9 GiB are less than the 12 GiB of parent@golden (write disk: 12 GiB or more, or leave it out)"]),
-        ("source: {master: parent@candidate}", ["2:18: source.master: parent@candidate is not in the gallery {gallery} (write parent: only golden is built on the way)"]),
+        ("source: {master: parent@golden}\ndisk: 9 GiB", ["3:7: disk: 9 GiB are less than the 12 GiB of parent@golden (write disk: 12 GiB or more, or omit it)"]),
+        ("source: {master: parent@candidate}", ["2:18: source.master: parent@candidate is not in the gallery {gallery} (write parent: a build makes only golden parents)"]),
     ],
 )  # fmt: skip
 def test_faults(store: Store, text: str, expected: list[str]) -> None:
@@ -109,7 +109,7 @@ def test_a_disk_of_another_format_or_of_another_size(store: Store) -> None:
         "2:44: source.disk.format: x.img is a qcow2 disk, not raw (write format: qcow2)"
     ]
     assert faults(store, f"{source % 'qcow2'}\ndisk: 4 GiB") == [
-        "3:7: disk: 4 GiB are less than the 8 GiB of x.img (write disk: 8 GiB or more, or leave it out)"
+        "3:7: disk: 4 GiB are less than the 8 GiB of x.img (write disk: 8 GiB or more, or omit it)"
     ]
 
 

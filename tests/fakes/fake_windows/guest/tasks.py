@@ -108,7 +108,7 @@ def apply(folder, given):
     cmd.given = given.decode()
     cmd.do(f"powershell.exe -File {folder}\\apply.ps1")
     if cmd.level:
-        first = next((line.strip() for line in wrong.getvalue().splitlines() if line.strip()), "it said nothing")
+        first = next((line.strip() for line in wrong.getvalue().splitlines() if line.strip()), "it printed nothing")
         raise RuntimeError(f"its program ended with {cmd.level}: {first}")
 
 

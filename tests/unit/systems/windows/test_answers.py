@@ -65,7 +65,7 @@ FAULTS = {
     "a number that is none": ("<DiskID>0</DiskID>", "<DiskID>first</DiskID>", "is no number"),
     "a truth that is none": ("<HideEULAPage>true<", "<HideEULAPage>yes<", "is no truth value"),
     "an item that is not added": ('<Disk wcm:action="add">', "<Disk>", "is an item of a list"),
-    "an order twice": ("<Order>2</Order>", "<Order>1</Order>", "Order 1 is there twice"),
+    "an order twice": ("<Order>2</Order>", "<Order>1</Order>", "Order 1 is duplicated"),
     "another namespace": ("schemas-microsoft-com:unattend", "schemas-microsoft-com:unattended", "unattend"),
     "no XML": ("</unattend>", "", "line"),
 }

@@ -69,7 +69,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a port's name": (define("name: web", "name: shop"), "sysprep"),
     "no ports": (define("ports: [{port: 443, name: web}]\n", ""), "sysprep"),
     "a first-boot script": (edit("scripts/apply.ps1", "0", "1"), "sysprep"),
-    "the first-boot adapter": (patched(first_boot, "TASK_LINE", "another"), "sysprep"),
+    "the first-boot service": (patched(first_boot, "TASK_LINE", "another"), "sysprep"),
     "a first-boot sample": (define("sample: one", "sample: two"), "gen2"),
     "a package": (
         lambda project, patch: [

@@ -155,8 +155,8 @@ def test_a_real_sam_keeps_passwords(tmp_path: Path) -> None:
     disk = disk_with(tmp_path, SAM="files/SAM.xz")
     results = {each.id: each for each in inspect_disk(disk, profile=PROFILE)}
     assert results["win-account-passwords"].evidence == (
-        "account Administrator (500): a password's hash is kept; "
-        "account gold_administrator (1001): a password's hash is kept"
+        "account Administrator (500): it has the hash of a password; "
+        "account gold_administrator (1001): it has the hash of a password"
     )
     assert results["win-guest-account"].evidence == "account gold_administrator"
 
@@ -224,7 +224,7 @@ def test_a_stale_hive_passes_nothing(tmp_path: Path) -> None:
     for check in (*VALUES, "win-lsa-password", "win-hives"):
         assert results[check].status in ("fail", "unchecked"), check
     assert results["win-utc"].evidence == (
-        "could not be looked at: the registry hive SYSTEM is dirty (sequences 9 and 1): its log was not beside it"
+        "could not be run: the registry hive SYSTEM is dirty (sequences 9 and 1): its log was not beside it"
     )
     # what is wrong in it is said all the same
     assert "Terminal Server\\fDenyTSConnections is 1, not 0" in results["win-rdp"].evidence
