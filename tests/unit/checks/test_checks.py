@@ -9,6 +9,7 @@ import pytest
 from pipeline.base.errors import UsageError
 from pipeline.checks import CheckResult, all_checks, run_checks
 from pipeline.disk import open_disk
+from pipeline.systems.inspection import inspections
 from tests.fakes import fake_disk, seeded_windows_defects
 from tests.fakes.seeded_defects import DEFECTS, GOOD, page_with_defects
 
@@ -59,7 +60,7 @@ def test_other_good_disks(good: Path, tmp_path: Path, name: str) -> None:
 
 def test_every_check_has_a_defect() -> None:
     # these are about disks that the builder cannot make by one change
-    rest = {"linux-root", "windows-root", "partition-bounds", "fs-bounds"}
+    rest = {"partition-bounds", "fs-bounds", *(each.root_check for each in inspections())}
     found = {want for corpus in (DEFECTS, seeded_windows_defects.DEFECTS) for want, _ in corpus.values()}
     assert {check.id for check in all_checks()} - found <= rest
 

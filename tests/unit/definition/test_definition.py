@@ -44,6 +44,7 @@ from pipeline.definition import (
 from pipeline.definition.scaffold import STARTER, write_new
 from pipeline.gallery import Gallery
 from pipeline.stages import generalize
+from pipeline.systems import registry
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN_SCHEMA = REPOSITORY / "tests" / "golden" / "definition.schema.json"
@@ -223,7 +224,6 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "no value": (OK + "disk:\n", "3:6: disk: has no value (add a value, or remove the key)"),
     "empty summary": (OK + 'summary: " "\n', "3:10: summary: must not be empty"),
-    "unknown os": (OK + "os: linx\n", "3:5: os: must be linux or windows, not linx (linux?)"),
     "unknown accelerator": (
         OK + "accelerator: hvf\n",
         "3:14: accelerator: must be auto, kvm or tcg, not hvf",
@@ -581,6 +581,13 @@ def media(project: Path) -> Path:
 def test_a_faulty_definition_gets_its_own_line(project: Path, case: str) -> None:
     text, expected = FAULTY[case]
     assert faults_of(project, text) == [f"images/x.yaml:{expected}"]
+
+
+def test_an_unknown_system_is_refused_with_the_known_ones(project: Path) -> None:
+    known = registry.all_systems()
+    *names, last = dict.fromkeys(each.rules.name for each in known if each.rules is not None)
+    expected = f"images/x.yaml:3:5: os: must be {', '.join(names)} or {last}, not linx (linux?)"
+    assert faults_of(project, OK + "os: linx\n") == [expected]
 
 
 @pytest.mark.parametrize("text", LATER)

@@ -115,6 +115,8 @@ def test_a_disk_is_captured_as_what_it_is(debian: Path, windows: Path) -> None:
 
 
 def test_the_last_registered_system_that_claims_a_disk_has_it() -> None:
-    assert [each.system for each in inspection.inspections()][-2:] == ["linux", "debian"]
-    assert {each.system for each in inspection.of_profile("any")} == {"linux", "debian"}
-    assert inspection.profiles() == ("azure-linux", "hyper-v", "any", "azure-windows")
+    names = [each.system for each in inspection.inspections()]
+    # families before their distributions, the generic one last of the families
+    assert names.index("windows") < names.index("linux") < names.index("debian")
+    assert {each.system for each in inspection.of_profile("any")} >= {"linux", "debian"}
+    assert inspection.profiles()[:3] == ("azure-linux", "hyper-v", "any") and "azure-windows" in inspection.profiles()
