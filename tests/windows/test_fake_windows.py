@@ -86,7 +86,7 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     found = {check["id"]: check for check in manifest["checks"]}
     assert found["win-ports"]["status"] == "pass"
     shut = {check.id: check.evidence for check in inspect_disk(master, profile="azure-windows", ports=[("tcp", 443)])}
-    assert shut["win-ports"].startswith("ControlSet001: goldsmith-udp-53 is there, and not declared")
+    assert shut["win-ports"].startswith("ControlSet001: goldsmith-udp-53 exists, but is not declared")
     verdict = manifest["prove"][f"gen{generation}"]
     assert verdict["checks"]["first boot"] == "IMAGE_STATE_COMPLETE"
     given = f"This is {verdict['checks']['computer name']}"

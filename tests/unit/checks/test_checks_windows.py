@@ -120,8 +120,8 @@ def test_declared_ports(tmp_path: Path) -> None:
     disk = disks(model, tmp_path / "one")["fixed"]
     assert findings(disk, ports=None) == {}
     assert findings(disk, ports=[]) == {
-        "win-ports": f"ControlSet001: {PORT_NAME} is there, and not declared; "
-        f"ControlSet002: {PORT_NAME} is there, and not declared"
+        "win-ports": f"ControlSet001: {PORT_NAME} exists, but is not declared; "
+        f"ControlSet002: {PORT_NAME} exists, but is not declared"
     }
     told = {result.id: result for result in inspect_disk(disk, profile=PROFILE, ports=[PORT, ("udp", 53)])}
     assert (
