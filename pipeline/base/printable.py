@@ -22,7 +22,7 @@ def printable(text: object) -> str:
     return _UNSAFE.sub(_escaped, str(text))
 
 
-def one_line(text: object, limit: int = 0) -> str:
+def single_line(text: object, limit: int = 0) -> str:
     """As `printable`, newlines and tabs escaped too; with `limit` cut to that many characters and marked."""
     whole = str(text)
     cut = whole if not limit or len(whole) <= limit else f"{whole[:limit]}..."

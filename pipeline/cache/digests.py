@@ -122,9 +122,9 @@ def compare_block_digests(path: Path, blocks: Path) -> Digests:
     return replace(digests, changed=sum(count for _, count in changed), first_changed=first)
 
 
-def unequal_blocks(one: Path, other: Path) -> Iterator[int]:
+def unequal_blocks(left: Path, right: Path) -> Iterator[int]:
     """Numbers of the blocks whose digests are not the same in two files of digests; one may be longer."""
-    with one.open("rb") as first, other.open("rb") as second:
+    with left.open("rb") as first, right.open("rb") as second:
         sizes = [os.fstat(file.fileno()).st_size for file in (first, second)]
         places = {
             place
@@ -145,10 +145,10 @@ def blocks_size(size: int) -> int:
 _PER_CHUNK = CHUNK // BLOCK * DIGEST
 
 
-def _unequal(one: bytes, other: bytes) -> Iterator[int]:
+def _unequal(left: bytes, right: bytes) -> Iterator[int]:
     """Places of the digests that differ."""
-    if one != other:
-        yield from (at for at in range(0, len(one), DIGEST) if one[at : at + DIGEST] != other[at : at + DIGEST])
+    if left != right:
+        yield from (at for at in range(0, len(left), DIGEST) if left[at : at + DIGEST] != right[at : at + DIGEST])
 
 
 def _blocks(data: bytes) -> bytes:

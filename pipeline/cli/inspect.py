@@ -161,7 +161,7 @@ def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> No
 
 
 def _print(results: Sequence[CheckResult]) -> None:
-    from pipeline.base.printable import one_line
+    from pipeline.base.printable import single_line
     from pipeline.cli.door import paint
 
     colours = {"pass": "32", "warn": "33", "fail": "31", "skip": "2", "unchecked": "31", "waived": "36"}
@@ -169,7 +169,7 @@ def _print(results: Sequence[CheckResult]) -> None:
     width = max(len(result.id) for result in results)
     for result in results:
         status = paint(f"{result.status:{column}}", colours[result.status])
-        print(f"{status}  {result.id:{width}}  {one_line(result.evidence or result.title)}")
+        print(f"{status}  {result.id:{width}}  {single_line(result.evidence or result.title)}")
         if result.status in ("fail", "warn"):
             print(f"{'':{column}}  {'':{width}}  remedy: {result.remedy}")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import DiskError, GoldsmithError
-from pipeline.base.printable import one_line, printable
+from pipeline.base.printable import printable, single_line
 from pipeline.cli import door
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def print_error(error: GoldsmithError) -> None:
     """What, why, where to look, how to go on. On stderr."""
     # a disk's text must not forge a line; a definition has a line for each fault
     foreign = isinstance(error, DiskError)
-    lines = [one_line(error.message)] if foreign else printable(error.message).rstrip("\n").split("\n")
+    lines = [single_line(error.message)] if foreign else printable(error.message).rstrip("\n").split("\n")
     # lines with a place of their own are bare, so that an editor jumps there
     out = list(lines) if error.has_places else [f"goldsmith: {lines[0]}", *lines[1:]]
     if error.has_places:
         out.append(f"goldsmith: {len(lines)} fault{'s' if len(lines) > 1 else ''}")
     if error.evidence:
-        out.append(f"  look   {one_line(error.evidence)}")
+        out.append(f"  look   {single_line(error.evidence)}")
     if error.hint:
         out.append(f"  hint   {printable(error.hint)}")
     print("\n".join(out), file=sys.stderr)
@@ -60,7 +60,7 @@ class _WaitShown(logging.Handler):
     """Prints on stderr what a command waits for."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"goldsmith: {one_line(record.getMessage())}", file=sys.stderr, flush=True)
+        print(f"goldsmith: {single_line(record.getMessage())}", file=sys.stderr, flush=True)
 
 
 def show_waits() -> None:
@@ -99,7 +99,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, empty: str = 
         if empty:
             print(empty, file=sys.stderr)
         return
-    cells = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    cells = [[single_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     # one write: a terminal, and the door before it, take as long for a line as for a page
     print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells))
@@ -200,7 +200,7 @@ class Progress:
             return Text("")
         stage, text = self._current
         return Text(
-            f"{stage:{_NAME}} {time.monotonic() - self._began:5.0f} s  {one_line(text)}",
+            f"{stage:{_NAME}} {time.monotonic() - self._began:5.0f} s  {single_line(text)}",
             no_wrap=True,
             overflow="ellipsis",
         )
@@ -210,7 +210,7 @@ class Progress:
             self._live.refresh()
 
     def _line(self, text: str) -> None:
-        text = one_line(text)
+        text = single_line(text)
         if self._live is not None:
             from rich.text import Text
 

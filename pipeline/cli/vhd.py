@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pipeline.base.disk_format import VHD
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.cli import context
 from pipeline.cli.usage import VerbGroup, json_option
 
@@ -120,7 +120,7 @@ def info(
 
 def _print_facts(facts: dict[str, Any]) -> None:
     for key, value in facts.items():
-        print(f"{key.replace('_', ' '):16}  {one_line(value)}")
+        print(f"{key.replace('_', ' '):16}  {single_line(value)}")
     print()
 
 
@@ -145,9 +145,9 @@ def verify(
         for path, report in zip(files, reports, strict=True):
             shown = report["faults"]
             assert isinstance(shown, dict)
-            print(f"{one_line(path)}: {'right' if not shown else ''}")
+            print(f"{single_line(path)}: {'right' if not shown else ''}")
             for name, what in shown.items():
-                print(f"  {name}: {one_line(what)}")
+                print(f"  {name}: {single_line(what)}")
     wrong = [report for report in reports if not report["right"]]
     if wrong:
         raise CheckFailed(
@@ -198,7 +198,7 @@ def _print_made(made: Made, as_json: bool) -> None:
         print_json({**summary, "allocated": made.allocated, "moved_gpt": made.moved_gpt})
     else:
         moved = "; the backup GPT was moved to the end" if made.moved_gpt else ""
-        print(f"{one_line(made.path)}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk{moved}")
+        print(f"{single_line(made.path)}  {made.kind}  {size(made.size)}, {size(made.allocated)} on disk{moved}")
 
 
 def create(

@@ -33,8 +33,10 @@ class Destination:
     port: int | None = None
 
     def __str__(self) -> str:
-        one = self.network.network_address if self.network.prefixlen == self.network.max_prefixlen else self.network
-        return str(one) if self.port is None else f"{one}:{self.port}"
+        target = (
+            self.network.network_address if self.network.prefixlen == self.network.max_prefixlen else self.network
+        )
+        return str(target) if self.port is None else f"{target}:{self.port}"
 
 
 def destination(text: str) -> Destination:

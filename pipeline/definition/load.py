@@ -204,14 +204,14 @@ def _find_credentials(document: Document, raw: bytes) -> None:
     # heavy where nothing is validated: loaded here
     from pipeline.base.secret_rules import rule_set
 
-    for one in rule_set().judge_file(raw, document.file):
-        if one.rule.noisy:
+    for finding in rule_set().judge_file(raw, document.file):
+        if finding.rule.noisy:
             continue
         # a match may begin with the break of the line before it
-        at = one.start + len(raw[one.start : one.end]) - len(raw[one.start : one.end].lstrip())
+        at = finding.start + len(raw[finding.start : finding.end]) - len(raw[finding.start : finding.end].lstrip())
         begin = raw.rfind(b"\n", 0, at) + 1
         column = len(raw[begin:at].decode("utf-8", "replace")) + 1
-        message = f"{one.rule.description} ({one.rule.id}): a definition ships with its masters as plain text"
+        message = f"{finding.rule.description} ({finding.rule.id}): a definition ships with its masters as plain text"
         hint = (
             "set the secret on each machine at its first start, or let the step read it from a file outside the "
             "repository"

@@ -63,7 +63,7 @@ def not_built(value: object) -> object:
     raise Wrong("is not built yet", "remove it")
 
 
-def one_line(value: str) -> str:
+def single_line(value: str) -> str:
     if "\n" in value:
         raise Wrong("must be one line", "write a script of several lines into a file: powershell")
     return value
@@ -265,7 +265,7 @@ def _near(base: Path, value: str, *, folders: bool) -> str:
     return str(written.parent / found) if found else ""
 
 
-def told_apart_by(prefix: str, kinds: tuple[str, ...]) -> Discriminator:
+def discriminator(prefix: str, kinds: tuple[str, ...]) -> Discriminator:
     """Tell the members of a union apart by the key that only they have."""
 
     def pick(value: Any) -> str | None:

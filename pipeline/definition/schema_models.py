@@ -111,7 +111,7 @@ Source = Annotated[
     | Annotated[FromDisk, Tag("source:disk")]
     | Annotated[FromMaster, Tag("source:master")]
     | Annotated[FromIso, Tag("source:iso")],
-    rules.told_apart_by("source", SOURCES),
+    rules.discriminator("source", SOURCES),
 ]
 
 # -- steps --------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Powershell(StepPart):
 class Cmd(StepPart):
     """Run a command line of Windows' cmd, as the system's account."""
 
-    cmd: Annotated[Text, AfterValidator(rules.one_line), AfterValidator(contents.runs_command)] = Field(
+    cmd: Annotated[Text, AfterValidator(rules.single_line), AfterValidator(contents.runs_command)] = Field(
         description="The command line."
     )
 
@@ -226,7 +226,7 @@ Step = Annotated[
     | Annotated[Powershell, Tag("step:powershell")]
     | Annotated[Cmd, Tag("step:cmd")]
     | Annotated[Msi, Tag("step:msi")],
-    rules.told_apart_by("step", STEPS),
+    rules.discriminator("step", STEPS),
 ]
 
 # -- expectations -------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class ExpectCommand(Part):
 EXPECTATIONS = ("http", "command")
 Expectation = Annotated[
     Annotated[ExpectHttp, Tag("expect:http")] | Annotated[ExpectCommand, Tag("expect:command")],
-    rules.told_apart_by("expect", EXPECTATIONS),
+    rules.discriminator("expect", EXPECTATIONS),
 ]
 
 #: The elements that pydantic puts into a fault's place for the member of a union.

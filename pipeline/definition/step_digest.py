@@ -181,19 +181,19 @@ def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     # the password itself must not be in a record, not even by its digest
     candidates.pop(step.vault_password_file or Path(), None)
     waiting = [step.file, *found]
-    said = json.dumps(step.vars, ensure_ascii=False)
+    variables = json.dumps(step.vars, ensure_ascii=False)
     everything, any_playbook = False, False
     while waiting:
         path = waiting.pop()
-        text = _text(path) + (f"\n# {said}" if path == step.file else "")
+        text = _text(path) + (f"\n# {variables}" if path == step.file else "")
         text = re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
         computed, computed_include = _computes_names(path.suffix, text)
         everything, any_playbook = everything or computed, any_playbook or computed_include
         left = candidates.keys() - found
-        fresh = {one for one in left if _is_said(candidates[one], text)}
+        fresh = {candidate for candidate in left if _is_mentioned(candidates[candidate], text)}
         if everything:
             # A playbook beside this one is another image's business unless an include's own name is computed.
-            fresh |= {one for one in left if any_playbook or one.parent != base}
+            fresh |= {candidate for candidate in left if any_playbook or candidate.parent != base}
         fresh |= _pointed_at(path, base, text) - found - {step.file}
         fresh.discard(step.vault_password_file or Path())
         found |= fresh
@@ -214,7 +214,7 @@ def _is_unasked(relative: Path) -> bool:
     return any(_UNASKED.fullmatch(part) for part in relative.parts)
 
 
-def _is_said(relative: Path, text: str) -> bool:
+def _is_mentioned(relative: Path, text: str) -> bool:
     """Whether a text says the name of a file, with or without its suffix, or of a role or folder it lies in."""
     names = {relative.name} | {part for part in relative.parts[:-1] if part not in _PLAIN}
     if len(relative.parts) > 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.base.disk_format import QCOW2, RAW, VHD, VHDX, VMDK, known_format
 from pipeline.base.errors import DiskError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.disk import formats, qcow2, vhdx, vmdk
 from pipeline.disk.formats import Read
 from pipeline.vhd.footer import COOKIE, FOOTER_SIZE, SECTOR, DiskType, Footer
@@ -33,7 +33,7 @@ def detect_format(read: Read, size: int, path: Path) -> str:
     refuse_other_name(path.name, found, read)
     if found == "raw" and size % SECTOR:
         raise DiskError(
-            f"{one_line(path.name)}: {size} bytes are not whole sectors of {SECTOR}: it is not a disk, or was cut",
+            f"{single_line(path.name)}: {size} bytes are not whole sectors of {SECTOR}: it is not a disk, or was cut",
             name="disk-size",
             hint="copy it again from its source, or read it as a raw disk with --format raw",
             evidence=path,
@@ -45,7 +45,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     """What the bytes say. Raises DiskError: disk-empty, disk-packed, disk-format, vhd-padded, the footer's names."""
     if size == 0:
         raise DiskError(
-            f"{one_line(path.name)} is empty",
+            f"{single_line(path.name)} is empty",
             name="disk-empty",
             hint="copy it again from its source; a failed copy may leave an empty file",
             evidence=path,
@@ -63,7 +63,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     if head.startswith(COOKIE) and (torn is None or size > FOOTER_SIZE):
         return VHD.key
     if torn is not None:
-        name = one_line(path.name)
+        name = single_line(path.name)
         raise DiskError(f"{name}: {torn.message}", name=torn.name, hint=torn.hint, evidence=path)
     if head.startswith(qcow2.MAGIC):
         return QCOW2.key
@@ -74,7 +74,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     foreign = formats.recognize_foreign(read, size)
     if foreign is not None:
         raise DiskError(
-            f"{one_line(path.name)} is {foreign.title}; goldsmith does not read that as a disk",
+            f"{single_line(path.name)} is {foreign.title}; goldsmith does not read that as a disk",
             name="disk-packed" if foreign.unpacks else "disk-format",
             hint=f"{foreign.hint} (or --format raw, if its bytes are a disk's)",
             evidence=path,
@@ -82,7 +82,7 @@ def detect_content(read: Read, size: int, path: Path) -> str:
     at = stray_footer(read, size)
     if at is not None:
         raise DiskError(
-            f"{one_line(path.name)} is a VHD with added bytes: its footer is at byte {at}, but the file ends at "
+            f"{single_line(path.name)} is a VHD with added bytes: its footer is at byte {at}, but the file ends at "
             f"{size}",
             name="vhd-padded",
             hint=f"copy it again from its source, or cut a copy of it: truncate -s {at + FOOTER_SIZE} FILE",
@@ -99,7 +99,7 @@ def refuse_other_name(name: str, found: str, read: Read) -> None:
     promise = formats.promised(name)
     if promise is None or promise[0] == found or (promise[1] == "an ISO" and formats.is_medium(read)):
         return
-    shown, title = one_line(name), known_format(found).title
+    shown, title = single_line(name), known_format(found).title
     if found == "raw" and promise[0] == VHD.key:
         raise DiskError(
             f"{shown}: its name says VHD, but it has no footer at its end: it was cut, or is not a VHD",

@@ -30,7 +30,7 @@ from pipeline.base.disk_format import (
     own_formats,
 )
 from pipeline.base.errors import DiskError, UsageError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.disk import qcow2, tools, vhdx, vmdk
 from pipeline.disk.detection import detect_content, detect_format
 from pipeline.vhd.chain import refuse_cut
@@ -127,7 +127,7 @@ def format_of(fmt: str) -> str:
     row = RAW if fmt.lower() == "img" else find_format(fmt)
     if row is None:
         raise UsageError(
-            f"goldsmith cannot read the format {one_line(fmt, 40)!r}",
+            f"goldsmith cannot read the format {single_line(fmt, 40)!r}",
             name="unknown-format",
             hint=f"one of {', '.join(each.key for each in formats())}",
         )
@@ -224,7 +224,7 @@ def _fixed(tail: bytes) -> bool:
 
 def _allowed_backing(path: Path, backing: tuple[str, str], within: Path | None) -> tuple[Path, str]:
     name, fmt = backing
-    shown = one_line(name, 200)
+    shown = single_line(name, 200)
     if within is None or _PROTOCOL.match(name):
         raise DiskError(
             f"{path.name} is incomplete: it names {shown!r} as its backing file",

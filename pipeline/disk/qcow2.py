@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.errors import DiskError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.vhd.extents import AGAIN
 
 Read = Callable[[int, int], bytes]
@@ -53,7 +53,7 @@ def judge(read: Read, path: Path) -> tuple[str, str] | None:
         features = struct.unpack_from(">Q", head, 72)[0]
         header_length = struct.unpack_from(">I", head, 100)[0]
     extensions = _extensions(read, header_length, 1 << cluster_bits, damaged)
-    other = one_line(_text(extensions.get(_DATA_FILE_NAME, b"?")), 200)
+    other = single_line(_text(extensions.get(_DATA_FILE_NAME, b"?")), 200)
     if features & _DATA_FILE or _DATA_FILE_NAME in extensions:
         raise DiskError(
             f"{path.name} keeps its data in another file ({other})",

@@ -352,8 +352,8 @@ class Worker:
     def _last_words(self) -> str:
         assert self._child.stderr is not None
         os.set_blocking(self._child.stderr.fileno(), False)
-        said = (self._child.stderr.read(64 << 10) or b"").decode("utf-8", "replace").strip().splitlines()
-        return clean_text(said[-1], 300) if said else ""
+        output = (self._child.stderr.read(64 << 10) or b"").decode("utf-8", "replace").strip().splitlines()
+        return clean_text(output[-1], 300) if output else ""
 
     def _reap(self) -> None:
         # it ends by itself when nobody is there any more to ask it

@@ -218,10 +218,10 @@ def main() -> None:
         asked = Asked(
             Path(question["path"]), question["fmt"], None if within is None else Path(within), question["parameters"]
         )
-        said, blobs = answer(functions[question["name"]], asked, limits.memory)
+        value, blobs = answer(functions[question["name"]], asked, limits.memory)
         os.lseek(result, 0, os.SEEK_SET)
         try:
-            length = pack(result, said, blobs)
+            length = pack(result, value, blobs)
         except OSError:
             os.lseek(result, 0, os.SEEK_SET)
             length = pack(result, _too_large(f"{asked.path.name}: the answer about it is too long")[0], [])

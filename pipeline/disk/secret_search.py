@@ -283,10 +283,10 @@ class _Search:
                 continue
             self._spend(_JUDGING)
             begin, judged = max(0, end - BEFORE), min(len(data), end + AFTER)
-            for one in self._rules.judge(rule, data[begin:judged]):
+            for finding in self._rules.judge(rule, data[begin:judged]):
                 # what was judged may end before the key does
-                start = begin + one.start
-                digest = key_digest(data, start) if rule.kind == "key" else one.digest
+                start = begin + finding.start
+                digest = key_digest(data, start) if rule.kind == "key" else finding.digest
                 self._add(place(start), rule.id, rule.description, rule.kind, layers, digest)
 
     def _judge_form(self, number: int, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:

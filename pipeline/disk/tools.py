@@ -265,19 +265,19 @@ class _Guard(threading.Thread):
         assert self._child.stderr is not None
         with self._child.stderr as stderr:
             os.set_blocking(stderr.fileno(), False)
-            said = (stderr.read(64 << 10) or b"").decode("utf-8", "replace").strip().splitlines()
+            output = (stderr.read(64 << 10) or b"").decode("utf-8", "replace").strip().splitlines()
         if self.stopped is not None:
             raise self.stopped
         if self._written() > self._plan.budget:
             raise too_large(self._plan.visible[0], self._plan.budget)
         if code == UNFIT:
             raise HostError(
-                f"this host cannot confine the disk reader: {' '.join(said[-1:])[:300]}",
+                f"this host cannot confine the disk reader: {' '.join(output[-1:])[:300]}",
                 name="sandbox-unavailable",
                 hint="goldsmith doctor shows the missing requirement",
             )
         if code not in self._plan.codes:
-            raise self._failed(code, said)
+            raise self._failed(code, output)
 
     def _wait(self) -> int:
         try:
@@ -285,11 +285,11 @@ class _Guard(threading.Thread):
         finally:
             process.kill(self._child)
 
-    def _failed(self, code: int, said: list[str]) -> DiskError:
+    def _failed(self, code: int, output: list[str]) -> DiskError:
         tool, path = Path(self._plan.argv[0]).name, self._plan.visible[0]
         if code in (-9, -24):
             return too_slow(path, self._plan.seconds)
-        text = "".join(char if char.isprintable() else "?" for char in (said or [f"it ended with {code}"])[-1])
+        text = "".join(char if char.isprintable() else "?" for char in (output or [f"it ended with {code}"])[-1])
         return DiskError(
             f"{tool} cannot read the disk: {text[:300]}",
             name=self._plan.error,

@@ -124,18 +124,18 @@ def _convert_foreign(source: ExtentSource, target: Path, kind: str, force: bool,
     return Made(target, kind, source.size, status.st_size, status.st_blocks * 512)
 
 
-def compare(one: ExtentSource, two: ExtentSource, progress: Progress | None = None) -> Comparison:
+def compare(left: ExtentSource, right: ExtentSource, progress: Progress | None = None) -> Comparison:
     """Are two disks the same, byte for byte? Cost follows their data."""
-    size = max(one.size, two.size)
-    sizes = (one.size, two.size)
+    size = max(left.size, right.size)
+    sizes = (left.size, right.size)
     # readers end at their own disk's end; both are given the larger
-    wide = ExtentSource(size, one.extents), ExtentSource(size, two.extents)
+    wide = ExtentSource(size, left.extents), ExtentSource(size, right.extents)
     first: int | None = None
     differing = 0
     for start, length in changed_ranges(*wide, progress):
         first = start if first is None else first
         differing += length
-    return Comparison(one.size == two.size and first is None, sizes, first, differing)
+    return Comparison(left.size == right.size and first is None, sizes, first, differing)
 
 
 def difference(

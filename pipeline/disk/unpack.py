@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.base import process, scratch
 from pipeline.base.errors import DiskError, GoldsmithError, HostError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.disk.formats import recognize_foreign
 from pipeline.vhd.extents import Reader, file_extents, file_size
 from pipeline.vhd.footer import MAX_SIZE
@@ -85,7 +85,7 @@ def _unpack(path: Path, kind: str, target: Path, limit: int) -> None:
     name, _, why = done.stdout.strip().partition(" ")
     if name == "unfit":
         raise HostError(
-            f"this host cannot confine the disk reader: {one_line(why)[:300]}",
+            f"this host cannot confine the disk reader: {single_line(why)[:300]}",
             name="sandbox-unavailable",
             hint="install libseccomp2 (make setup does); goldsmith doctor shows other problems",
         )
@@ -95,7 +95,7 @@ def _unpack(path: Path, kind: str, target: Path, limit: int) -> None:
 
 
 def _error(path: Path, name: str, limit: int) -> GoldsmithError:
-    shown = one_line(path.name)
+    shown = single_line(path.name)
     if name == "large":
         return _too_large(path, f"unpacked it has more than {limit} bytes")
     if name == "space":
@@ -114,7 +114,7 @@ def _error(path: Path, name: str, limit: int) -> GoldsmithError:
 
 def _too_large(path: Path, why: str) -> DiskError:
     return DiskError(
-        f"{one_line(path.name)}: {why}",
+        f"{single_line(path.name)}: {why}",
         name="packed-too-large",
         hint="check that it is a disk; unpack it yourself, then use the unpacked file",
         evidence=path,

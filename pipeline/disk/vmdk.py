@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.errors import DiskError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.vhd.extents import AGAIN
 
 Read = Callable[[int, int], bytes]
@@ -94,7 +94,7 @@ def _refuse_parent(text: bytes, path: Path) -> None:
 
 def _foreign(names: list[str], path: Path) -> None:
     raise DiskError(
-        f"{path.name} keeps its data in other files: {one_line(', '.join(names), 200) or 'none named'}",
+        f"{path.name} keeps its data in other files: {single_line(', '.join(names), 200) or 'none named'}",
         name="vmdk-foreign-extent",
         hint="convert it on its original host: qemu-img convert -O vmdk (monolithicSparse)",
         evidence=path,

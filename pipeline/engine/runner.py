@@ -276,7 +276,7 @@ def _black_box(context: BuildContext, error: BaseException) -> None:
     if context.keep_failed and context.session.machine.stopped is None and not isinstance(error, Interrupted):
         mark_kept(context.session.machine)
         context.session.machine.keep = True
-        context.run.note(kept_guest={"domain": context.session.spec.name, **context.session.told()})
+        context.run.note(kept_guest={"domain": context.session.spec.name, **context.session.access_facts()})
 
 
 @contextlib.contextmanager

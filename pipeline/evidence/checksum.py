@@ -85,13 +85,13 @@ def write_evidence(folder: Path, final: Path, contents: Contents, key: SigningKe
     template.write_domain(folder, final)
     manifest = manifest_of(folder)
     if contents is not None:
-        told = manifest["disk"]
+        disk = manifest["disk"]
         text = sbom.bill(
             manifest["name"],
             manifest["version"],
             created=manifest["created"],
-            sha256=told["sha256"],
-            tree=told["tree_sha256"],
+            sha256=disk["sha256"],
+            tree=disk["tree_sha256"],
             system=contents.system,
             packages=contents.packages,
         )

@@ -47,7 +47,7 @@ def template(manifest: Mapping[str, Any]) -> str:
     Image URIs are relative to the template, so that the folder can be copied whole.
     """
     disk = manifest["disk"]
-    told = {
+    document = {
         "goldsmith": 1,
         "name": manifest["name"],
         "version": manifest["version"],
@@ -64,14 +64,14 @@ def template(manifest: Mapping[str, Any]) -> str:
             },
             "dataDisks": [
                 {
-                    "lun": one["lun"],
+                    "lun": disk["lun"],
                     "createOption": "FromImage",
-                    "caching": one["caching"],
-                    "diskSizeGB": -(-int(one["virtual_size"]) // GIB),
-                    "sizeInBytes": one["virtual_size"],
-                    "image": {"uri": data_file(one["lun"], format_of_disk(one))},
+                    "caching": disk["caching"],
+                    "diskSizeGB": -(-int(disk["virtual_size"]) // GIB),
+                    "sizeInBytes": disk["virtual_size"],
+                    "image": {"uri": data_file(disk["lun"], format_of_disk(disk))},
                 }
-                for one in manifest.get("data_disks", ())
+                for disk in manifest.get("data_disks", ())
             ],
         },
         "metadata": {
@@ -86,7 +86,7 @@ def template(manifest: Mapping[str, Any]) -> str:
             "firstBoot": manifest["first_boot"],
         },
     }
-    return json.dumps(told, indent=1) + "\n"
+    return json.dumps(document, indent=1) + "\n"
 
 
 def domain(manifest: Mapping[str, Any], folder: Path) -> str:
@@ -95,17 +95,17 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
     `folder` is where the master's disks lie.
     """
     name = f"{manifest['name']}-clone"
-    told = disks_of(manifest)
-    os_disk = next(iter(told))
+    disks = disks_of(manifest)
+    os_disk = next(iter(disks))
     clones = {
         file: Image(
             CLONES / f"{name}{'' if file == os_disk else '-' + Path(file).stem}.qcow2",
             QCOW2,
-            backing=Image(folder / file, format_of_disk(one), size=int(one["virtual_size"])),
+            backing=Image(folder / file, format_of_disk(disk), size=int(disk["virtual_size"])),
         )
-        for file, one in told.items()
+        for file, disk in disks.items()
     }
-    data = tuple((int(told[file]["lun"]), clone) for file, clone in clones.items() if file != os_disk)
+    data = tuple((int(disks[file]["lun"]), clone) for file, clone in clones.items() if file != os_disk)
     efi = 2 in manifest["generations"]
     spec = Spec(
         name=name,
@@ -122,7 +122,7 @@ def domain(manifest: Mapping[str, Any], folder: Path) -> str:
     root = etree.fromstring(domain_xml(spec))
     how = etree.Element("description")
     made = "  ".join(
-        f"qemu-img create -f qcow2 -F {format_of_disk(told[file]).driver} -b {folder / file} {clone.path}"
+        f"qemu-img create -f qcow2 -F {format_of_disk(disks[file]).driver} -b {folder / file} {clone.path}"
         for file, clone in clones.items()
     )
     how.text = (

@@ -119,7 +119,7 @@ def _signature_faults(
             try:
                 by, payload = verified(read_text(folder / name, TEXT_LIMIT), keys)
                 statement = parse_json(payload.decode(), AnyObject)
-                subjects = {one["name"]: one["digest"] for one in statement["subject"]}
+                subjects = {subject["name"]: subject["digest"] for subject in statement["subject"]}
                 kind = statement["predicateType"]
             except CheckFailed as error:
                 yield f"{name}: {error.message}"

@@ -96,13 +96,13 @@ def _suspects(old: Version, new: Version, name: str) -> list[tuple[int, int]] | 
     """(start, end) of the pieces of a disk whose digests differ; None where only the disks themselves can say."""
     before, after = disks_of(old.manifest)[name], disks_of(new.manifest)[name]
     files = [version.path / digests_file(name) for version in (old, new)]
-    if all(told.get("digests") for told in (before, after)) and all(path.exists() for path in files):
+    if all(disk.get("digests") for disk in (before, after)) and all(path.exists() for path in files):
         return _joined(unequal_blocks(*files))
     size, theirs, ours = after.get("chunk_size"), before.get("chunks_sha256"), after.get("chunks_sha256")
     if not size or size != before.get("chunk_size") or not theirs or not ours:
         return None
     pairs = enumerate(zip_longest(theirs, ours))
-    return [(number * size, (number + 1) * size) for number, (one, other) in pairs if one != other]
+    return [(number * size, (number + 1) * size) for number, (left, right) in pairs if left != right]
 
 
 def _joined(blocks: Iterable[int]) -> list[tuple[int, int]]:

@@ -67,11 +67,11 @@ class GuestRecord:
             return list(self.exchanges)
 
     def record(self, request: Request, response: Response) -> Report | None:
-        """Keep what was said, as far as `limits` goes. The report that this request makes, if it makes one."""
+        """Keep the exchange, as far as `limits` goes. The report that this request makes, if it makes one."""
         exchange = Exchange(
             round(time.monotonic() - self._began, 2), _kept_request(request), _kept_response(response)
         )
-        said = wireserver.health_report(request) if request.host == WIRESERVER else None
+        report = wireserver.health_report(request) if request.host == WIRESERVER else None
         events = wireserver.events(request) if request.host == WIRESERVER else []
         statuses = wireserver.handler_statuses(request) if request.host == WIRESERVER else []
         with self._lock:
@@ -79,12 +79,12 @@ class GuestRecord:
             self.events += events
             if statuses:
                 self._extensions = {status.name: status for status in statuses}
-            if said is not None:
-                self.reports.append(said)
+            if report is not None:
+                self.reports.append(report)
             # a guest that waits for its answer gets it on a full disk too
             with contextlib.suppress(OSError):
-                self._write(json.dumps(_as_json(exchange, said)) + "\n")
-        return said
+                self._write(json.dumps(_as_json(exchange, report)) + "\n")
+        return report
 
     def record_dhcp(self, lines: tuple[str, ...]) -> None:
         """Keep what passed between the guest and the DHCP server."""
@@ -128,18 +128,18 @@ def _kept_response(response: Response) -> Response:
 
 
 def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
-    asked, said = exchange.request, exchange.response
+    asked, response = exchange.request, exchange.response
     data: dict[str, object] = {
         "at": exchange.at,
         "to": f"{asked.host}:{asked.port}",
         "method": asked.method,
         "target": asked.target,
         "agent": asked.headers.get("user-agent") or asked.headers.get("x-ms-agent-name", ""),
-        "status": "dropped" if said.drop else said.status,
+        "status": "dropped" if response.drop else response.status,
     }
     if report is not None:
         data["report"] = {"state": report.state, "substatus": report.substatus, "description": report.description}
-    for name, body in (("body", asked.body), ("answer", said.body)):
+    for name, body in (("body", asked.body), ("answer", response.body)):
         if body:
             try:
                 data[name] = body.decode()

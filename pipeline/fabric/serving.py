@@ -148,11 +148,11 @@ class FabricServer:
             record = self._records.get(address)
         if record is None:
             return None
-        said = self._say(record.instance, request)
-        report = record.record(request, said)
+        response = self._say(record.instance, request)
+        report = record.record(request, response)
         if self._on_request is not None:
             self._on_request(record, report)
-        return said
+        return response
 
 
 def _answer_dhcp(wire: _Wire, at: socket.socket, packet: bytes, _sender: tuple[str, int]) -> None:

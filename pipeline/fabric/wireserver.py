@@ -132,8 +132,8 @@ def shared_config(instance: Instance, _request: Request) -> Response:
         root, "Incarnation", number=INCARNATION, instance=instance.name, guid=f"{{{instance.derived('incarnation')}}}"
     )
     _sub(root, "Role", guid=f"{{{instance.derived('role')}}}", name=instance.name, settleTimeSeconds="0")
-    one = _sub(_sub(root, "Instances"), "Instance", id=instance.role_instance, address=instance.address)
-    _sub(one, "FaultDomains", randomId="0", updateId="0", updateCount="0")
+    role_instance = _sub(_sub(root, "Instances"), "Instance", id=instance.role_instance, address=instance.address)
+    _sub(role_instance, "FaultDomains", randomId="0", updateId="0", updateCount="0")
     return _xml(root)
 
 
@@ -344,7 +344,10 @@ def events(request: Request) -> list[Event]:
         return []
     found: list[Event] = []
     for node in itertools.islice(_nodes(request.body, ".//Event"), KEPT_EVENTS):
-        values = {one.get("Name", ""): one.get("Value", "") for one in _nodes(f"<e>{node.text or ''}</e>", "Param")}
+        values = {
+            parameter.get("Name", ""): parameter.get("Value", "")
+            for parameter in _nodes(f"<e>{node.text or ''}</e>", "Param")
+        }
         duration = values.get("Duration", "0")
         found.append(
             Event(

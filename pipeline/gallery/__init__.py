@@ -137,8 +137,10 @@ class Version:
         from pipeline.definition import DataDisk
 
         return tuple(
-            DataDisk(int(one["lun"]), int(one["virtual_size"]), one["caching"], one["filesystem"], one["label"])
-            for one in self.manifest.get("data_disks", ())
+            DataDisk(
+                int(entry["lun"]), int(entry["virtual_size"]), entry["caching"], entry["filesystem"], entry["label"]
+            )
+            for entry in self.manifest.get("data_disks", ())
         )
 
     @property

@@ -42,7 +42,7 @@ def archive_version(
     if not (repository / "config").exists():
         _make(repository)
     with gallery.hold(version.name) as folder:
-        lease = next((one for one in leases(gallery, version.name) if one.version == version.version), None)
+        lease = next((entry for entry in leases(gallery, version.name) if entry.version == version.version), None)
         current = gallery.get(f"{version.name}@{version.version}")
         if by := ", ".join(current.channels) or (f"leased: {lease.why}" if lease else used(current)):
             raise UsageError(

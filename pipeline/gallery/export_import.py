@@ -47,8 +47,8 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     if odd:
         name, kind = next(iter(odd.items()))
         raise CheckFailed(f"{version.path / name} is {kind}, not a file", name="master-damaged", hint=_VERIFY)
-    for name, told in disks_of(version.manifest).items():
-        if name not in there or (version.path / name).stat().st_size != told["size"]:
+    for name, entry in disks_of(version.manifest).items():
+        if name not in there or (version.path / name).stat().st_size != entry["size"]:
             raise CheckFailed(
                 f"{version.path / name} has changed since it was captured", name="master-damaged", hint=_VERIFY
             )
@@ -59,9 +59,9 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
             _copy(version.path / name, draft / name, mode_of(name))
         flat = {name: flat_digest(draft / name) for name in files}
         (draft / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in flat.items()))
-        for name, told in disks_of(version.manifest).items():
-            same = chunk_digests(draft / name).tree == tree_of_disk(told)
-            if not same or flat[name] != (told["sha256"] or flat[name]):
+        for name, entry in disks_of(version.manifest).items():
+            same = chunk_digests(draft / name).tree == tree_of_disk(entry)
+            if not same or flat[name] != (entry["sha256"] or flat[name]):
                 raise CheckFailed(
                     f"{version.path / name} has changed since it was captured", name="master-damaged", hint=_VERIFY
                 )
@@ -155,7 +155,7 @@ def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
     files, odd = regular_files(parcel)
     faults = [f"{name} is {kind}, not a file" for name, kind in odd.items()]
     disks = disks_of(manifest)
-    digests = {digests_file(name): told for name, told in disks.items() if told.get("digests")}
+    digests = {digests_file(name): entry for name, entry in disks.items() if entry.get("digests")}
     if len(files) > MOST_FILES:
         faults.append(f"it has {len(files)} files, more than {MOST_FILES}")
     for name in files:

@@ -133,10 +133,10 @@ class Access:
     def learn_host_key(self, deadline: float) -> bool:
         """Accept the key that a clone shows: there is nobody else on the way to it. False when it shows none."""
         argv = ["ssh-keyscan", "-T", f"{deadline:.0f}", "-t", "ed25519", "-p", str(self.ssh_port), "127.0.0.1"]
-        said = process.run(argv, deadline=deadline + 10, ok_codes=(0, 1)).stdout.split()
-        if len(said) < 3:
+        fields = process.run(argv, deadline=deadline + 10, ok_codes=(0, 1)).stdout.split()
+        if len(fields) < 3:
             return False
-        self.trust(f"{said[-2]} {said[-1]}")
+        self.trust(f"{fields[-2]} {fields[-1]}")
         return True
 
     def write_seed(self, user_data: Mapping[str, Any], network: Mapping[str, Any], hostname: str) -> None:

@@ -168,14 +168,14 @@ class Errand:
     def _follow(self, streams: list[_Stream], boot: bytes, until: float, deadline: float) -> _End:
         """Read until the exit code is there and all that was said before it, or the guest has restarted."""
         pause, heard, restarts = QUICK, time.monotonic(), self._restarts()
-        *said, code = streams
+        *outputs, code = streams
         while True:
             self._alive()
             try:
                 # the code is read first: all that the script said lies before it
                 self._read(code)
                 ended = code.text.endswith("\n")
-                came = [self._read(stream) for stream in said]
+                came = [self._read(stream) for stream in outputs]
                 heard = time.monotonic()
             except GuestError as error:
                 if error.name == MALFORMED:
@@ -186,7 +186,7 @@ class Errand:
                     return _End.RESTARTED
                 continue
             if ended and not any(came):
-                for stream in said:
+                for stream in outputs:
                     stream.cut.end()
                 return _End.ENDED
             if time.monotonic() > until:

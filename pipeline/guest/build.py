@@ -34,7 +34,7 @@ class RunningGuest(Protocol):
     @property
     def disk(self) -> Image: ...
 
-    def told(self) -> dict[str, Any]:
+    def access_facts(self) -> dict[str, Any]:
         """What the run's record says of a guest that is kept: how a person gets in."""
 
     def rotate(self, overlay: Image) -> None:

@@ -153,12 +153,12 @@ def _allocated(path: Path) -> int:
 class _Counter:
     def __init__(self, total: int, on_bytes: Callable[[int, int], None]) -> None:
         self._total, self._on_bytes = total, on_bytes
-        self._done = self._told = 0
+        self._done = self._reported = 0
 
     def add(self, count: int) -> None:
         self._done += count
-        if self._done - self._told >= REPORT_EVERY:
-            self._told = self._done
+        if self._done - self._reported >= REPORT_EVERY:
+            self._reported = self._done
             self._on_bytes(self._done, self._total)
 
 

@@ -41,7 +41,7 @@ class Count:
 
     rate: float | None
     ended: bool
-    said: str = ""
+    message: str = ""
     seconds: float = 0.0
     limit: int = LIMIT
     cut: bool = False  # it was still running at its limit
@@ -96,7 +96,9 @@ def judge(kvm: Count | str, tcg: Count) -> Verdict:
         return Verdict("tcg", None, tcg.rate, f"{kvm}; TCG runs {spoken(tcg.rate)} instructions/s")
     rates = f"/dev/kvm runs {spoken(kvm.rate)} instructions/s, TCG {spoken(tcg.rate)}"
     if kvm.rate is None:
-        rates = f"/dev/kvm: {kvm.said or f'no progress in {kvm.limit} s'}; TCG runs {spoken(tcg.rate)} instructions/s"
+        rates = (
+            f"/dev/kvm: {kvm.message or f'no progress in {kvm.limit} s'}; TCG runs {spoken(tcg.rate)} instructions/s"
+        )
     real = kvm.ended and kvm.rate is not None and kvm.rate >= LEAST_SHARE * (tcg.rate or 0.0)
     return Verdict("kvm" if real else "tcg", kvm.rate, tcg.rate, rates)
 
@@ -117,10 +119,10 @@ def _count(kind: Kind, image: Path, limit: int) -> Count:
         # also a QEMU that ends by an assertion is an answer
         ok_codes=range(-64, 256),
     )
-    said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    output = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     ended = result.code == REACHED_END and "ok" in times
     cut = not ended and result.seconds >= limit
-    return Count(rate_of(times), ended, said[-1] if said else "", result.seconds, limit, cut)
+    return Count(rate_of(times), ended, output[-1] if output else "", result.seconds, limit, cut)
 
 
 def judge_tcg(tcg: Count) -> None:
@@ -136,7 +138,7 @@ def judge_tcg(tcg: Count) -> None:
             "doctor --refresh",
         )
     raise HostError(
-        f"QEMU does not work: {tcg.said or 'it ended before the probe finished'}",
+        f"QEMU does not work: {tcg.message or 'it ended before the probe finished'}",
         name="qemu-unusable",
         hint=f"make setup installs qemu-system-x86; `{QEMU} -accel tcg -machine microvm` shows its message",
     )

@@ -76,9 +76,9 @@ def _depth(value: object) -> int:
         depth += 1
         level = [
             inner
-            for one in level
-            if isinstance(one, dict | list)
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
         ]
     return depth
 
@@ -147,10 +147,10 @@ def addresses(command: str, value: object) -> list[str]:
     """`guest-network-get-interfaces`'s: the IPv4 addresses but the loopback's."""
     found: list[str] = []
     for card in _items(command, value, "`return`"):
-        for one in _items(command, card.get("ip-addresses", []), "ip-addresses"):
-            if one.get("ip-address-type") == "ipv4":
+        for entry in _items(command, card.get("ip-addresses", []), "ip-addresses"):
+            if entry.get("ip-address-type") == "ipv4":
                 try:
-                    address = ipaddress.IPv4Address(str(one.get("ip-address")))
+                    address = ipaddress.IPv4Address(str(entry.get("ip-address")))
                 except ValueError:
                     refuse(command, "an address is not an IPv4 address")
                 if not address.is_loopback:
@@ -159,6 +159,6 @@ def addresses(command: str, value: object) -> list[str]:
 
 
 def _items(command: str, value: object, what: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or len(value) > _MOST or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or len(value) > _MOST or not all(isinstance(item, dict) for item in value):
         refuse(command, f"{what} is not a list of at most {_MOST} objects")
     return value

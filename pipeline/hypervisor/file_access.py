@@ -36,7 +36,7 @@ class Obstacle:
 
 def closed_folders(folders: Iterable[Path], owner: tuple[int, int]) -> list[Path]:
     """The folders from / down to each of `folders` that QEMU's user (uid, gid) may not search."""
-    return [one.path for one in _obstacles(folders, (), owner)]
+    return [obstacle.path for obstacle in _obstacles(folders, (), owner)]
 
 
 def need_access(files: Iterable[Path], read: Iterable[Path], owner: tuple[int, int]) -> None:
@@ -48,7 +48,7 @@ def need_access(files: Iterable[Path], read: Iterable[Path], owner: tuple[int, i
         return
     name = user_name(owner[0])
     raise HostError(
-        f"libvirt's QEMU runs as {name} and cannot {' or '.join(one.words for one in found)}",
+        f"libvirt's QEMU runs as {name} and cannot {' or '.join(obstacle.words for obstacle in found)}",
         name="qemu-access-denied",
         hint=remedy(found, name),
     )
@@ -58,7 +58,7 @@ def remedy(found: list[Obstacle], user: str) -> str:
     """The commands that open what is closed, for everybody or for QEMU's user alone."""
     chmod, setfacl = [], []
     for bit, letter in ((SEARCH, "x"), (READ, "r")):
-        if paths := shlex.join(str(one.path) for one in found if one.needs == bit):
+        if paths := shlex.join(str(obstacle.path) for obstacle in found if obstacle.needs == bit):
             chmod.append(f"chmod o+{letter} {paths}")
             setfacl.append(f"setfacl -m u:{user}:{letter} {paths}")
     alone = "" if user == UNKNOWN_USER else f"; for {user} alone: {' && '.join(setfacl)}"
@@ -76,7 +76,7 @@ def _obstacles(folders: Iterable[Path], read: Iterable[Path], owner: tuple[int, 
             wanted |= dict.fromkeys((each, SEARCH) for each in (*reversed(way.parents), way))
     wanted |= dict.fromkeys((path, READ) for path in read)
     denied = [Obstacle(path, bit) for path, bit in wanted if not _allows(path, bit, owner[0], groups)]
-    return [one for one in denied if not _acl_allows(one, owner)]
+    return [obstacle for obstacle in denied if not _acl_allows(obstacle, owner)]
 
 
 def _allows(path: Path, bit: int, uid: int, groups: frozenset[int]) -> bool:
@@ -91,15 +91,15 @@ def _allows(path: Path, bit: int, uid: int, groups: frozenset[int]) -> bool:
     return bool(status.st_mode >> shift & bit)
 
 
-def _acl_allows(one: Obstacle, owner: tuple[int, int]) -> bool:
+def _acl_allows(obstacle: Obstacle, owner: tuple[int, int]) -> bool:
     """Whether an access control list says otherwise than the mode; only root can try it as the other user."""
     try:
-        os.getxattr(one.path, "system.posix_acl_access")
+        os.getxattr(obstacle.path, "system.posix_acl_access")
     except OSError:
         return False
     if os.geteuid() != 0 or owner == ANYBODY:
         return True
-    test = ["test", "-x" if one.needs == SEARCH else "-r", one.path]
+    test = ["test", "-x" if obstacle.needs == SEARCH else "-r", obstacle.path]
     try:
         uid, gid = owner
         argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--", *test]

@@ -55,12 +55,13 @@ PRIVATE = tuple(
 def routing_rules(allowed: Collection[Destination], own: Collection[str], card: str) -> list[str]:
     """The lines for `ip -batch` that decide on packets from `card`. `own`: the host's addresses. Pure."""
     lines = [f"rule add pref 10 iif {card} to {network} prohibit" for network in NEVER]
-    for one in sorted(allowed, key=str):
-        if one.port is None:
-            lines.append(f"rule add pref 20 iif {card} to {one.network} lookup main")
+    for destination in sorted(allowed, key=str):
+        if destination.port is None:
+            lines.append(f"rule add pref 20 iif {card} to {destination.network} lookup main")
         else:
+            to = f"to {destination.network}"
             lines += [
-                f"rule add pref 20 iif {card} to {one.network} ipproto {protocol} dport {one.port} lookup main"
+                f"rule add pref 20 iif {card} {to} ipproto {protocol} dport {destination.port} lookup main"
                 for protocol in ("tcp", "udp")
             ]
     refused = [*PRIVATE, *(ipaddress.IPv4Network(address) for address in sorted(own))]
@@ -195,7 +196,7 @@ class Egress:
         parsed = ipaddress.IPv4Address(address)
         if any(parsed in network for network in NEVER):
             return True
-        if any(parsed in one.network and one.port in (None, port) for one in self._allowed):
+        if any(parsed in destination.network and destination.port in (None, port) for destination in self._allowed):
             return False
         return is_refused(address, host_addresses())
 

@@ -98,8 +98,8 @@ def _resolve(wanted: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
     return found
 
 
-def _addresses(one: tuple[str, int]) -> set[tuple[str, int]]:
-    host, port = one
+def _addresses(endpoint: tuple[str, int]) -> set[tuple[str, int]]:
+    host, port = endpoint
     try:
         return {
             (str(info[4][0]), port) for info in socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)

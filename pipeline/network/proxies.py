@@ -62,7 +62,7 @@ class HostProxies:
         found = {name: address(proxy) for name, proxy in self.variables.items()}
         if found:
             # the guest itself, and what the host reaches without its proxy
-            direct = [one for one in self.no_proxy.split(",") if one.strip()]
+            direct = [host for host in self.no_proxy.split(",") if host.strip()]
             found["no_proxy"] = ",".join(dict.fromkeys(["localhost", "127.0.0.1", "::1", *direct]))
         found |= {name.upper(): value for name, value in found.items()}
         if self.apt:
@@ -167,8 +167,8 @@ def _apt() -> tuple[str, str]:
         mirror = host_apt.mirrors().archive
         if not _AUTO_DETECT.search(dump) or mirror is None:
             return dump, ""
-        said = process.run([host_apt.APT_HELPER, "auto-detect-proxy", mirror], deadline=DEADLINE)
+        result = process.run([host_apt.APT_HELPER, "auto-detect-proxy", mirror], deadline=DEADLINE)
     except GoldsmithError:
         return "", ""
-    found = _DETECTED.search(said.stdout + said.stderr)
+    found = _DETECTED.search(result.stdout + result.stderr)
     return dump, found[1] if found else ""

@@ -32,9 +32,9 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for one in self._open:
+            for connection in self._open:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     def _accept(self) -> None:
@@ -86,8 +86,8 @@ def pump(near: socket.socket, far: socket.socket) -> None:
     """Copy both ways until both have ended; one side's end is passed on, the other may still speak."""
     other = {near: far, far: near}
     with selectors.DefaultSelector() as ready:
-        for one in other:
-            ready.register(one, selectors.EVENT_READ)
+        for end in other:
+            ready.register(end, selectors.EVENT_READ)
         while ready.get_map():
             for key, _ in ready.select():
                 source = key.fileobj

@@ -45,7 +45,7 @@ def _first(context: BuildContext) -> UnitSpec[BuildContext]:
         master = master_of(context, source)
         inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.digest}
         if master.data_disks:
-            inputs["data disks"] = [one["tree_sha256"] for one in master.manifest["data_disks"]]
+            inputs["data disks"] = [disk["tree_sha256"] for disk in master.manifest["data_disks"]]
         return UnitSpec(f"{master.name} {master.version}", inputs, partial(_master, master))
     return context.system.source_unit(context, source)
 
@@ -60,8 +60,8 @@ def _beside(context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
     if not new:
         return ()
     # caching is Azure's business, not the disk's
-    told: list[object] = [[disk.lun, disk.size, disk.filesystem, disk.label] for disk in new]
-    return (UnitSpec("data disks", {"disks": told}, partial(_data_disks, new)),)
+    rows: list[object] = [[disk.lun, disk.size, disk.filesystem, disk.label] for disk in new]
+    return (UnitSpec("data disks", {"disks": rows}, partial(_data_disks, new)),)
 
 
 def _data_disks(
@@ -72,8 +72,8 @@ def _data_disks(
     assert source is not None
     made = [(disk.lun, create_data_disk(draft.path / f"data-{disk.lun}.raw", disk)) for disk in new]
     data = sorted([*source.image.data, *made], key=lambda pair: pair[0])
-    told = f"{len(new)} data disk{'s' if len(new) > 1 else ''}"
-    return StageResult(replace(source.image, data=tuple(data)), {**source.facts}, told)
+    summary = f"{len(new)} data disk{'s' if len(new) > 1 else ''}"
+    return StageResult(replace(source.image, data=tuple(data)), {**source.facts}, summary)
 
 
 def master_of(context: BuildContext, source: MasterSource) -> Version:
@@ -153,8 +153,8 @@ def _master(master: Version, context: BuildContext, _source: Layer | None, draft
     if not master.disk.exists():
         raise BuildError(f"{master.disk} is missing", name="master-missing")
     context.progress("the parent's digests")
-    for name, told in disks_of(master.manifest).items():
-        if chunk_digests(master.path / name).tree != tree_of_disk(told):
+    for name, entry in disks_of(master.manifest).items():
+        if chunk_digests(master.path / name).tree != tree_of_disk(entry):
             raise CheckFailed(
                 f"{master.path / name} has changed since it was captured",
                 name="master-damaged",

@@ -53,14 +53,14 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     files = {disk_file(row): image.path, **{data_file(lun, row): disk.path for lun, disk in image.data}}
     context.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
-    told = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
+    entries = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
     key = load(context.store.host.key, context.store.root)
     if key is not None:
         # before this host signs its first master here, what nobody signed is registered
         unsigned.admitted(unsigned.register_beside(key.path), context.gallery)
     proven = source.facts.get("trees") or {}
     for name, tree in proven.items():
-        if tree != told[name]["tree_sha256"]:
+        if tree != entries[name]["tree_sha256"]:
             raise BuildError(f"{files[name]} has changed since it was tested", name="master-changed")
     lineage = context.made
     facts = {name: layer.facts for name, layer in lineage}
@@ -91,16 +91,16 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
             "agent": context.definition.generalize.agent,
             **_rearms(facts.get("generalize", {})),
             "first_boot": context.definition.first_boot.source if context.definition.first_boot else None,
-            "disk": told[disk_file(row)],
+            "disk": entries[disk_file(row)],
             "data_disks": [
                 {
-                    "lun": one.lun,
-                    "caching": one.caching,
-                    "filesystem": one.filesystem,
-                    "label": one.label,
-                    **told[data_file(one.lun, row)],
+                    "lun": disk.lun,
+                    "caching": disk.caching,
+                    "filesystem": disk.filesystem,
+                    "label": disk.label,
+                    **entries[data_file(disk.lun, row)],
                 }
-                for one in context.data_disks
+                for disk in context.data_disks
             ],
             "inputs": [
                 {

@@ -95,8 +95,10 @@ def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> Che
 
 def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
     """Whether a data disk is what the definition says, and was left in order. A blank one is anybody's."""
-    told = f"{disk.filesystem} {disk.label or ''}".strip()
-    evidence = f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {told}, clean"
+    content = f"{disk.filesystem} {disk.label or ''}".strip()
+    evidence = (
+        f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {content}, clean"
+    )
     status: Status = "pass"
     if disk.filesystem is not None:
         rows = checks.list_disk(shipped.path, shipped.format.key, what="volumes")
@@ -104,7 +106,7 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
         if found != [("0", disk.filesystem, disk.label or "", "clean")]:
             status = "fail"
             seen = ", ".join(" ".join(word for word in volume[1:] if word) or "nothing known" for volume in found)
-            evidence = f"{seen or 'an empty partition table'}, not a clean {told}"
+            evidence = f"{seen or 'an empty partition table'}, not a clean {content}"
     return checks.CheckResult(
         f"data-disk-{disk.lun}",
         f"The data disk at LUN {disk.lun} has the defined file system",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 from pipeline.base.errors import DiskError
-from pipeline.base.printable import one_line
+from pipeline.base.printable import single_line
 from pipeline.vhd.extents import AGAIN, Extent, ExtentSource, file_extents, file_size, open_file
 from pipeline.vhd.footer import FOOTER_SIZE, DiskType, Footer, read_footer, vhd_time
 from pipeline.vhd.sparse import ABSOLUTE, RELATIVE, Locator, SparseVhd, open_sparse, sparse_extents
@@ -154,12 +154,12 @@ def find_parent(disk: SparseVhd) -> Path:
                 outside.append(str(name))
     if outside:
         raise DiskError(
-            f"{disk.path.name}: its parent is outside its folder ({one_line(outside[0], 300)})",
+            f"{disk.path.name}: its parent is outside its folder ({single_line(outside[0], 300)})",
             name="vhd-parent-outside",
             hint="name the parent with --parent, or move it beside the disk",
             evidence=disk.path,
         )
-    names = ", ".join(one_line(each, 300) for each in dict.fromkeys(each.name for each in tried)) or "no name"
+    names = ", ".join(single_line(each, 300) for each in dict.fromkeys(each.name for each in tried)) or "no name"
     raise DiskError(
         f"{disk.path.name}: its parent was not found ({names})",
         name="vhd-parent-missing",

@@ -92,14 +92,14 @@ class _Comparison:
         """For each (start, length) in turn, its length and the runs of sectors that differ in it."""
         ahead: deque[tuple[int, Future[list[tuple[int, int]]]]] = deque()
         for at, length in places:
-            ahead.append((length, self._pool.submit(self._one, at, length)))
+            ahead.append((length, self._pool.submit(self._unequal_within, at, length)))
             if len(ahead) > AHEAD:
                 done, found = ahead.popleft()
                 yield done, found.result()
         for done, found in ahead:
             yield done, found.result()
 
-    def _one(self, at: int, length: int) -> list[tuple[int, int]]:
+    def _unequal_within(self, at: int, length: int) -> list[tuple[int, int]]:
         buffer = self._buffers.get()
         try:
             self._old.read_into(buffer.old[:length], at)
@@ -112,15 +112,15 @@ class _Comparison:
             self._buffers.put(buffer)
 
 
-def _common(one: Iterable[tuple[int, int]], other: Places) -> Iterator[tuple[int, int]]:
+def _common(runs: Iterable[tuple[int, int]], places: Places) -> Iterator[tuple[int, int]]:
     """What two sorted lists of (start, end) have in common."""
     index = 0
-    for start, end in one:
-        while index < len(other) and other[index][1] <= start:
+    for start, end in runs:
+        while index < len(places) and places[index][1] <= start:
             index += 1
         at = index
-        while at < len(other) and other[at][0] < end:
-            yield max(start, other[at][0]), min(end, other[at][1])
+        while at < len(places) and places[at][0] < end:
+            yield max(start, places[at][0]), min(end, places[at][1])
             at += 1
 
 

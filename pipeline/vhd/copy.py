@@ -230,13 +230,13 @@ def _run(jobs: Sequence[_Job], fd: int, count: _Count, sources: _Sources) -> Non
             thread.start()
         running = len(threads)
         while running:
-            said = done.get()
-            if said is None:
+            report = done.get()
+            if report is None:
                 running -= 1
-            elif isinstance(said, BaseException):
-                raise said
+            elif isinstance(report, BaseException):
+                raise report
             else:
-                count.add(said)
+                count.add(report)
     finally:
         stop.set()
         for thread in threads:

@@ -225,13 +225,13 @@ class Reader:
                 f"a read of {length} bytes at {offset} is outside the disk", name="disk-outside", hint=AGAIN
             )
         length = max(0, min(length, self.size - offset))
-        if (piece := self._in_one_piece(offset, length)) is not None:
+        if (piece := self._single_piece(offset, length)) is not None:
             return piece
         out = bytearray(length)
         self.read_into(memoryview(out), offset)
         return bytes(out)
 
-    def _in_one_piece(self, offset: int, length: int) -> bytes | None:
+    def _single_piece(self, offset: int, length: int) -> bytes | None:
         """What one extent holds and one call reads, which nothing copies; None for all else."""
         index = bisect_right(self._starts, offset) - 1
         if index < 0 or offset + length > self._source.extents[index].end:

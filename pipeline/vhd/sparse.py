@@ -243,10 +243,10 @@ def _verify_blocks(table: array[int], header: Header, file_size: int, path: Path
         raise DiskError(
             f"{path.name}: a block lies inside the header", name="vhd-blocks-overlap", evidence=path, hint=AGAIN
         )
-    for one, other in pairwise(places):
-        if (other - one) * SECTOR < span:
+    for before, after in pairwise(places):
+        if (after - before) * SECTOR < span:
             raise DiskError(
-                f"{path.name}: the blocks at bytes {one * SECTOR} and {other * SECTOR} overlap",
+                f"{path.name}: the blocks at bytes {before * SECTOR} and {after * SECTOR} overlap",
                 name="vhd-blocks-overlap",
                 evidence=path,
                 hint=AGAIN,

@@ -96,7 +96,7 @@ def putty() -> bytes:
 
 def _key_forms() -> list[tuple[str, bytes]]:
     first = RSA.private_bytes(PEM, TRADITIONAL, _PLAIN)
-    one_line = base64.b64encode(pem())
+    single_line = base64.b64encode(pem())
     as_json = (
         b'{"type": "service_account", "private_key": "'
         + ED.private_bytes(PEM, PKCS8, _PLAIN).replace(b"\n", b"\\n")
@@ -134,7 +134,7 @@ def _key_forms() -> list[tuple[str, bytes]]:
         ("srv/key-utf16le.txt", pem().decode().encode("utf-16-le")),
         ("srv/key-utf16be.txt", pem().decode().replace("\n", "\r\n").encode("utf-16-be")),
         ("srv/key-base64-lines.txt", base64.encodebytes(pem())),
-        ("srv/key-base64.txt", b"data=" + one_line + b";"),
+        ("srv/key-base64.txt", b"data=" + single_line + b";"),
         ("srv/key-base64-shift1.txt", b"k=" + base64.b64encode(b"#" + pem())),
         ("srv/key-base64-shift2.txt", b"k=" + base64.b64encode(b"##" + pem())),
         ("srv/der-base64.txt", b"path/" + base64.b64encode(EC.private_bytes(DER, TRADITIONAL, _PLAIN)) + b"\n"),

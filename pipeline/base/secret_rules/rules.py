@@ -149,10 +149,10 @@ class RuleSet:
         found: list[Finding] = []
         lower = text.lower()
         for rule in self._surest_first:
-            for one in self.judge(rule, text, path=path, lower=lower):
-                if not any(one.start < other.end and other.start < one.end for other in found):
-                    found.append(one)
-        return sorted(found, key=lambda one: one.start)
+            for finding in self.judge(rule, text, path=path, lower=lower):
+                if not any(finding.start < other.end and other.start < finding.end for other in found):
+                    found.append(finding)
+        return sorted(found, key=lambda finding: finding.start)
 
 
 def entropy(data: bytes) -> float:

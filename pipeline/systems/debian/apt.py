@@ -73,16 +73,16 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
         if answer is None:
             return None
         releases = {name: file.read_text("utf-8", "replace") for name, file in files.items() if file.exists()}
-    said = answer
+    output = answer
     if suite not in releases:
-        if re.search(r"\b404\b", said):
+        if re.search(r"\b404\b", output):
             raise BuildError(
                 f"the mirror has no suite {suite}",
                 name="suite-missing",
                 hint="use a code name, such as bookworm or trixie",
             )
         return None
-    if len(releases) < len(wanted) and not re.search(r"\b404\b", said):
+    if len(releases) < len(wanted) and not re.search(r"\b404\b", output):
         return None
     return Archive(releases)
 

@@ -283,12 +283,12 @@ _FAULTS = (
 )
 
 
-def explain(suite: str, said: str) -> BuildError:
+def explain(suite: str, output: str) -> BuildError:
     """The error for what a failed bootstrap printed: the line that tells, not the last one."""
     for pattern, name, hint in _FAULTS:
-        found = re.search(pattern, said, re.MULTILINE)
+        found = re.search(pattern, output, re.MULTILINE)
         if found:
-            line = next(line for line in said.splitlines() if found.group(0) in line)
+            line = next(line for line in output.splitlines() if found.group(0) in line)
             return BuildError(f"bootstrap of {suite}: {line.strip()}", name=name, hint=hint)
-    last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
+    last = [line.strip() for line in output.splitlines() if line.strip()][-1:]
     return BuildError(f"bootstrap of {suite} failed: {' '.join(last)}", name="bootstrap-failed")

@@ -69,10 +69,10 @@ def diagnose(evidence: Evidence) -> GuestError:
         words = _networks_words(journal)
     else:
         words = (name in _SSHD and sshd_reason(journal)) or _agents_words(evidence)
-    told = f"{text}: {words}" if words else text
+    message = f"{text}: {words}" if words else text
     # a guest that asks in vain and one that never asked look the same from behind a firewall
     hint = UNFILTER if name in ("guest-no-dhcp", "guest-no-lease") and bridges_are_filtered() else None
-    return GuestError(f"{told} ({evidence.what})", name=name, hint=hint)
+    return GuestError(f"{message} ({evidence.what})", name=name, hint=hint)
 
 
 def _cause(evidence: Evidence, journal: str) -> tuple[str, str]:
@@ -97,8 +97,8 @@ def _consoles_cause(serial: str) -> tuple[str, str] | None:
             "the serial console shows nothing: the guest did not boot, or does not use this console",
         )
     if FIRMWARE_SHELL.search(serial.encode()):
-        told = r"nothing bootable: the firmware ended in its own shell, so \EFI\BOOT\BOOTX64.EFI may be missing"
-        return "guest-no-boot", told
+        message = r"nothing bootable: the firmware ended in its own shell, so \EFI\BOOT\BOOTX64.EFI may be missing"
+        return "guest-no-boot", message
     return None
 
 
@@ -107,8 +107,8 @@ def _fabrics_cause(evidence: Evidence) -> tuple[str, str] | None:
     bad = [report for report in evidence.reports if report.failed]
     asked = evidence.exchanges
     if bad:
-        told = " ".join(part for part in (bad[-1].substatus, bad[-1].description) if part)
-        return "provisioning-failed", f"the agent reported {bad[-1].state}: {told}"
+        report = " ".join(part for part in (bad[-1].substatus, bad[-1].description) if part)
+        return "provisioning-failed", f"the agent reported {bad[-1].state}: {report}"
     if "DHCPDISCOVER" not in evidence.dhcp and "DHCPREQUEST" not in evidence.dhcp:
         return "guest-no-dhcp", "the guest did not request an address"
     if "DHCPACK" not in evidence.dhcp:

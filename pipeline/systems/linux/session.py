@@ -115,8 +115,8 @@ class GuestSession:
         began = time.monotonic()
         self.machine.start(saved)
         self._agent(began)
-        said = self.agent.execute(["/bin/dmesg"], deadline=60).stdout
-        if RESEEDED not in said:
+        messages = self.agent.execute(["/bin/dmesg"], deadline=60).stdout
+        if RESEEDED not in messages:
             raise GuestError("the restored kernel has not drawn new randomness", name="guest-not-reseeded")
 
     def enter(self, *, new_addresses: bool) -> None:
@@ -157,7 +157,7 @@ class GuestSession:
         self.seconds["agent"] = round(time.monotonic() - began, 1)
         self._progress("agent is up")
 
-    def told(self) -> dict[str, Any]:
+    def access_facts(self) -> dict[str, Any]:
         """What the run's record says of a guest that is kept: how a person gets in."""
         return self.access.to_json()
 
@@ -189,10 +189,10 @@ class GuestSession:
         journal = self.logs / "journal.log"
         if self.machine.running:
             with contextlib.suppress(GoldsmithError):
-                said = self.agent.execute(
+                result = self.agent.execute(
                     ["/bin/sh", "-c", "journalctl -b --no-pager -o short-precise | tail -n 4000"], deadline=60
                 )
-                journal.write_text(said.stdout)
+                journal.write_text(result.stdout)
                 return
         self.machine.destroy()
         try:

@@ -113,7 +113,7 @@ class StepEnd:
         session = self._session
         self._progress("the guest restarts")
         session.access.hang_up()  # ssh would wait for the guest that was
-        told = session.machine.reboots
+        reboots_before = session.machine.reboots
 
         def back() -> GuestState | None:
             self._check()
@@ -138,7 +138,7 @@ class StepEnd:
         except GuestError as error:
             raise _taken_down(error) from None
         self.restarted = True
-        session.restarts += max(1, session.machine.reboots - told)
+        session.restarts += max(1, session.machine.reboots - reboots_before)
         return state
 
     def _verify_login(self) -> None:

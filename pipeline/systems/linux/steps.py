@@ -120,9 +120,9 @@ class TaskWatcher:
             self.task = found["task"]
         elif (found := _FATAL.match(line)) and self.fatal is None:
             texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
-            said = max(texts, key=len) if texts else found["data"]
-            said = said.replace("\\n", " ").replace('\\"', '"').strip()
-            self.fatal = f'task "{self.task}": {shorten(said)}'
+            message = max(texts, key=len) if texts else found["data"]
+            message = message.replace("\\n", " ").replace('\\"', '"').strip()
+            self.fatal = f'task "{self.task}": {shorten(message)}'
         self._on_line(line)
 
     def reason(self, error: process.CommandFailed) -> str:

@@ -49,7 +49,7 @@ def guest_on_overlay(build: Build, source: Layer, draft: PendingLayer) -> tuple[
     )
     build.session = session
     session.machine.autodestroy = not build.keep_failed
-    build.run.note(guest={"domain": spec.name, **session.told()})
+    build.run.note(guest={"domain": spec.name, **session.access_facts()})
     return session, overlay
 
 

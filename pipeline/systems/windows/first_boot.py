@@ -48,7 +48,7 @@ def digest(first_boot: FirstBoot) -> str:
     return whole.hexdigest()
 
 
-def install(session: WindowsSession, first_boot: FirstBoot, said: Callable[[str], None]) -> None:
+def install(session: WindowsSession, first_boot: FirstBoot, on_line: Callable[[str], None]) -> None:
     """Install it in a guest that is about to be generalized; it first runs when a clone starts.
 
     Raises GuestError (first-boot-not-installed).
@@ -60,7 +60,7 @@ def install(session: WindowsSession, first_boot: FirstBoot, said: Callable[[str]
     for path, data in files(first_boot).items():
         shell.write(path, data)
     try:
-        shell.cmd(TASK_LINE, deadline=session.deadlines.command, on_line=said, reboots=False)
+        shell.cmd(TASK_LINE, deadline=session.deadlines.command, on_line=on_line, reboots=False)
     except process.CommandFailed as error:
         last = (error.stderr.strip() or error.stdout.strip() or f"exit code {error.code}").splitlines()[-1]
         raise GuestError(

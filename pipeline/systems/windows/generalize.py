@@ -62,7 +62,7 @@ def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult
         first_boot.install(session, definition.first_boot, build.line)
     try:
         left = sysprep.generalize(
-            session, _answers(definition), mode_vm=definition.generalize.mode_vm, said=build.line
+            session, _answers(definition), mode_vm=definition.generalize.mode_vm, on_line=build.line
         )
         session.close()
         build.session = None

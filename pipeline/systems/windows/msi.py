@@ -57,7 +57,7 @@ def command_line(name: str, arguments: Sequence[str]) -> str:
 
 
 def install(
-    session: WindowsSession, step: MsiStep, said: Callable[[str], None], keep: Callable[[bytes], object]
+    session: WindowsSession, step: MsiStep, on_line: Callable[[str], None], keep: Callable[[bytes], object]
 ) -> None:
     """Install a step's package; its log goes to `keep` where it fails.
 
@@ -71,7 +71,7 @@ def install(
                 {name: step.file},
                 command_line(name, step.arguments),
                 deadline=max(1.0, until - time.monotonic()),
-                on_line=said,
+                on_line=on_line,
                 reboots=step.reboots,
                 done=WANTS_RESTART,
             )
@@ -82,7 +82,7 @@ def install(
                 continue
             raise _failed(session, error.code, keep) from None
         if code in WANTS_RESTART and not step.reboots:
-            said("it requests a restart; the guest is shut down after the step's layer")
+            on_line("it requests a restart; the guest is shut down after the step's layer")
         return
 
 

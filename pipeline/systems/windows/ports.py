@@ -16,12 +16,12 @@ _REG = r"C:\Windows\System32\reg.exe"
 _SYSTEM = r"HKLM\SYSTEM"
 
 
-def open_ports(session: WindowsSession, ports: Sequence[Port], said: Callable[[str], None]) -> None:
+def open_ports(session: WindowsSession, ports: Sequence[Port], on_line: Callable[[str], None]) -> None:
     """Leave the rules of `ports`, and of ours no other, in every control set. Raises GuestError (ports-failed)."""
     session.progress("the firewall's ports")
     shell = Shell(session)
     try:
-        shell.powershell(script(ports), deadline=session.deadlines.command, on_line=said, reboots=False)
+        shell.powershell(script(ports), deadline=session.deadlines.command, on_line=on_line, reboots=False)
     except process.CommandFailed as error:
         last = next((line for line in error.stderr.splitlines() if line.strip()), f"exit code {error.code}")
         raise _failed(last) from None
@@ -39,8 +39,10 @@ def _sets(shell: Shell) -> tuple[str, list[str]]:
     """The control set that runs, and the others."""
     listed = shell.run([_REG, "query", _SYSTEM]).stdout
     names = re.findall(r"\\(ControlSet\d{3})\s*$", listed, re.MULTILINE | re.IGNORECASE)
-    told = re.search(r"Current\s+REG_DWORD\s+(0x[0-9a-f]+)", shell.run([_REG, "query", rf"{_SYSTEM}\Select"]).stdout)
-    current = f"ControlSet{int(told[1], 16):03}" if told else ""
+    selected = re.search(
+        r"Current\s+REG_DWORD\s+(0x[0-9a-f]+)", shell.run([_REG, "query", rf"{_SYSTEM}\Select"]).stdout
+    )
+    current = f"ControlSet{int(selected[1], 16):03}" if selected else ""
     if current not in names:
         raise _failed(f"no control set is active ({', '.join(names) or 'there is none'})")
     return current, [name for name in names if name != current]

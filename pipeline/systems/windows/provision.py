@@ -66,8 +66,8 @@ def _run_updates(wanted: Updates, build: Build, source: Layer | None, draft: Pen
             raise GuestError(error.message, name=error.name, hint=error.hint or f"the log is {log}") from None
         finally:
             # of what failed too: which were in is half of the diagnosis
-            build.run.note(updates=updating.told())
-    record = updating.told()
+            build.run.note(updates=updating.summary())
+    record = updating.summary()
     shut_down(build, session)
     detail = f"{len(record['updates'])} updates, {record['restarts']} restarts"
     return StageResult(overlay, record, detail)

@@ -116,7 +116,7 @@ class WindowsSession:
     def disk(self) -> Image:
         return self.spec.disks[0].image
 
-    def told(self) -> dict[str, Any]:
+    def access_facts(self) -> dict[str, Any]:
         """What the run's record says of a guest that is kept."""
         return {"folder": str(self.folder)}
 

@@ -53,7 +53,7 @@ _POWERSHELL = (
 
 
 @dataclass
-class _Said:
+class _Output:
     """What came so far of a stream that is typed whole each time."""
 
     cut: process.LineCutter
@@ -121,8 +121,8 @@ class Shell:
 
     def value(self, key: str, name: str) -> str:
         """A value of the guest's registry, as its own reg shows it; "not set"."""
-        said = self.run([r"C:\Windows\System32\reg.exe", "query", key, "/v", name]).stdout
-        line = next((line for line in said.splitlines() if line.split()[:1] == [name]), "")
+        output = self.run([r"C:\Windows\System32\reg.exe", "query", key, "/v", name]).stdout
+        line = next((line for line in output.splitlines() if line.split()[:1] == [name]), "")
         return line.split(None, 2)[2].strip() if len(line.split()) > 2 else "not set"
 
     def restart(self, deadline: float | None = None) -> None:
@@ -175,7 +175,7 @@ class Shell:
     def _once(self, until: float, deadline: float, on_line: Callable[[str], None], before: int) -> int | None:
         """Start the step and follow it; its exit code, None when the guest restarted before it ended."""
         agent, machine = self._session.agent, self._session.machine
-        out, err = _Said(process.LineCutter(on_line)), _Said(process.LineCutter(on_line))
+        out, err = _Output(process.LineCutter(on_line)), _Output(process.LineCutter(on_line))
         agent.call("guest-exec", {"path": CMD, "arg": ["/d", "/c", rf"{FOLDER}\run.cmd"]})
         # an agent may be silent for as long as a command may take: it is restarted, or the guest is busy
         pause, heard, silence = QUICK, time.monotonic(), self._session.deadlines.command
@@ -203,8 +203,8 @@ class Shell:
             if looked.code == 0:
                 out.cut.end()
                 err.cut.end()
-                said = self.run([CMD, "/d", "/c", "type", rf"{FOLDER}\code.txt"]).stdout.strip()
-                return int(said or "1")
+                output = self.run([CMD, "/d", "/c", "type", rf"{FOLDER}\code.txt"]).stdout.strip()
+                return int(output or "1")
             if time.monotonic() > until:
                 raise process.CommandTimeout(["step"], deadline)
             slowest = SLOWER if len(out.text) + len(err.text) > MUCH else SLOW

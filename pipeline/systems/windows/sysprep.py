@@ -66,7 +66,7 @@ CAUSES = (
 
 
 def generalize(
-    session: WindowsSession, answers: bytes | None, *, mode_vm: bool, said: Callable[[str], None]
+    session: WindowsSession, answers: bytes | None, *, mode_vm: bool, on_line: Callable[[str], None]
 ) -> int | None:
     """Look for what sysprep is known to refuse, run it, and wait until the machine has powered itself off.
 
@@ -75,23 +75,23 @@ def generalize(
     """
     shell, left = Shell(session), None
 
-    def told(line: str) -> None:
+    def on_check_line(line: str) -> None:
         nonlocal left
         if found := _REARMS.fullmatch(line.strip()):
             left = int(found[1])
-        said(line)
+        on_line(line)
 
     session.progress("removing leftovers of sysprep")
     try:
         # it asks for a restart before it does anything, once: what it was to do it does behind that
         for _ in range(2):
-            if not shell.powershell(PREPARATION, deadline=session.deadlines.command, on_line=said, reboots=True):
+            if not shell.powershell(PREPARATION, deadline=session.deadlines.command, on_line=on_line, reboots=True):
                 break
     except process.CommandFailed as error:
         raise _refused(session, error.stdout + error.stderr, "the preparation for sysprep failed") from None
     session.progress("checking for known causes of a sysprep failure")
     try:
-        shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=told, reboots=False)
+        shell.powershell(PREFLIGHT, deadline=session.deadlines.command, on_line=on_check_line, reboots=False)
     except process.CommandFailed as error:
         raise _refused(session, error.stdout + error.stderr, "sysprep would fail") from None
     words = ["/generalize", "/oobe", "/shutdown", "/quiet"]
@@ -151,8 +151,8 @@ def by_log(log: str, what: str) -> GuestError | None:
     """The failure under the name of the cause that setuperr.log or the preflight tells; None where neither does."""
     for pattern, name, message, hint in CAUSES:
         if found := pattern.search(log):
-            told = found.groupdict().get("what") or found.group()
-            return GuestError(f"{what}: {message.format(what=told)}", name=name, hint=hint)
+            cause = found.groupdict().get("what") or found.group()
+            return GuestError(f"{what}: {message.format(what=cause)}", name=name, hint=hint)
     return None
 
 

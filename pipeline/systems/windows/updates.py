@@ -89,15 +89,15 @@ class Round:
             ) from None
         return True
 
-    def _take(self, word: str, told: dict[str, Any]) -> None:
+    def _take(self, word: str, message: dict[str, Any]) -> None:
         if word == "phase":
-            self.phase, self.doing = str(told["phase"]), ""
+            self.phase, self.doing = str(message["phase"]), ""
         elif word == "error":
-            self.error = str(told["code"]), str(told["message"])
+            self.error = str(message["code"]), str(message["message"])
         elif word == "end":
-            self.restart = bool(told["restart"])
+            self.restart = bool(message["restart"])
         else:
-            update = Update(str(told["id"]), tuple(str(name) for name in told["kb"]), str(told["title"]))
+            update = Update(str(message["id"]), tuple(str(name) for name in message["kb"]), str(message["title"]))
             self.doing = str(update)
             match word:
                 case "found":
@@ -107,7 +107,7 @@ class Round:
                 case "installed":
                     self.installed.append(update)
                 case "failed":
-                    self.failed.append((update, self.phase, str(told["code"])))
+                    self.failed.append((update, self.phase, str(message["code"])))
                 case "downloaded" | "installing":
                     pass
                 case _:
@@ -125,7 +125,7 @@ class Updating:
     session: WindowsSession
     only: Literal["security", "all"]
     deadline: float
-    said: Callable[[str], None]
+    on_line: Callable[[str], None]
     installed: dict[str, Update] = field(default_factory=dict)
     skipped: dict[str, Update] = field(default_factory=dict)
     rounds: int = 0
@@ -160,7 +160,7 @@ class Updating:
             if self.rounds >= MOST_ROUNDS:
                 raise self._in_circles()
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What the records say of it."""
         return {
             "updates": [update.to_json() for update in self.installed.values()],
@@ -189,7 +189,7 @@ class Updating:
         return True
 
     def _hear(self, line: str) -> None:
-        self.said(line)
+        self.on_line(line)
         if self._now.hear(line):
             self.session.progress(f"updates, round {self.rounds}: {self._now}")
 

@@ -15,7 +15,7 @@ import pytest
 
 import pipeline
 from pipeline.base.errors import DiskError
-from pipeline.base.printable import one_line, printable
+from pipeline.base.printable import printable, single_line
 from pipeline.base.runs import Event
 from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
@@ -58,11 +58,11 @@ def on_terminal(*words: str, env: dict[str, str] | None = None) -> bytes:
 
 def test_printable_hides_nothing_and_obeys_nothing() -> None:
     assert harmful(printable(EVIL)) == [] and "\n" in printable(EVIL)
-    assert harmful(one_line(EVIL)) == [] and "\n" not in one_line(EVIL)
-    assert printable("a\x1b[1mb") == r"a\x1b[1mb" and one_line("a\nb\t") == r"a\nb\t"
+    assert harmful(single_line(EVIL)) == [] and "\n" not in single_line(EVIL)
+    assert printable("a\x1b[1mb") == r"a\x1b[1mb" and single_line("a\nb\t") == r"a\nb\t"
     # what people write stays what it is
     assert printable("Grün, 日本語, emoji \U0001f600, e\u0301") == "Grün, 日本語, emoji \U0001f600, e\u0301"
-    assert one_line("x" * 10, 4) == "xxxx..."
+    assert single_line("x" * 10, 4) == "xxxx..."
     assert printable("\udcff") == r"\udcff"
 
 

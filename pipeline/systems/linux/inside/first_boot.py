@@ -77,10 +77,10 @@ def apply(configuration: bytes, until: float) -> None:
         raise Failed("its program did not end before the deadline") from None
     except OSError as error:
         raise Failed(f"its program cannot be run: {error}") from None
-    said = done.stderr.decode(errors="replace")
-    sys.stderr.write(said)
+    output = done.stderr.decode(errors="replace")
+    sys.stderr.write(output)
     if done.returncode != 0:
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
+        last = (output.strip().splitlines() or ["it said nothing"])[-1]
         raise Failed(f"its program ended with {done.returncode}: {last}")
 
 

@@ -254,7 +254,7 @@ def test_what_waits_for_a_restart_gets_one_before_sysprep(
     guest.agent = SimpleNamespace(call=lambda *_words, **_options: {"pid": 7})  # type: ignore[attr-defined]  # a likeness
     monkeypatch.setattr(sysprep.Shell, "powershell", powershell)
     monkeypatch.setattr(sysprep, "_wait", lambda *_words: None)
-    sysprep.generalize(guest, None, mode_vm=False, said=lambda _line: None)  # type: ignore[arg-type]  # a likeness
+    sysprep.generalize(guest, None, mode_vm=False, on_line=lambda _line: None)  # type: ignore[arg-type]  # a likeness
     assert scripts == [sysprep.PREPARATION] * runs + [sysprep.PREFLIGHT]
 
 

@@ -113,25 +113,25 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_until_nothing_is_left(run: Any) -> None:
     guest = Guest(round_of(1, 2, restart=True), round_of(3), round_of())
     made = run(guest)
-    assert [update["kb"] for update in made.told()["updates"]] == [["KB1"], ["KB2"], ["KB3"]]
-    assert (made.told()["rounds"], made.told()["restarts"], guest.restarts) == (3, 1, 1)
+    assert [update["kb"] for update in made.summary()["updates"]] == [["KB1"], ["KB2"], ["KB3"]]
+    assert (made.summary()["rounds"], made.summary()["restarts"], guest.restarts) == (3, 1, 1)
     assert "updates, round 1: install, 1 of 2 installed: Update for NOT WINDOWS (KB2)" in guest.said
     assert guest.rounds == []
 
 
 def test_a_restart_that_waits_from_before_comes_first(run: Any) -> None:
     made = run(Guest(round_of(restart=True), round_of()))
-    assert (made.rounds, made.restarts, made.told()["updates"]) == (2, 1, [])
+    assert (made.rounds, made.restarts, made.summary()["updates"]) == (2, 1, [])
 
 
 def test_what_failed_once_is_tried_again(run: Any) -> None:
     made = run(Guest(round_of(1, 2, fail={2: "0x80240016"}, restart=True), round_of(2), round_of()))
-    assert [update["kb"] for update in made.told()["updates"]] == [["KB1"], ["KB2"]]
+    assert [update["kb"] for update in made.summary()["updates"]] == [["KB1"], ["KB2"]]
 
 
 def test_what_wants_a_person_is_skipped_and_named(run: Any) -> None:
     asks = [line("phase", {"phase": "search"}), line("skipped", told(7)), line("end", {"restart": False})]
-    assert [update["kb"] for update in run(Guest(asks)).told()["skipped"]] == [["KB7"]]
+    assert [update["kb"] for update in run(Guest(asks)).summary()["skipped"]] == [["KB7"]]
 
 
 def test_a_guest_that_restarts_by_itself_is_waited_for(run: Any) -> None:
