@@ -138,7 +138,25 @@ def chosen_target(word: str, key: str | None, sas: str | None, connection: str |
     """The target that the words of a command line mean. Raises UsageError."""
     from pipeline.publish.targets import find_target
 
-    return find_target(word, {}, _credential(key, sas, connection))
+    credential = _credential(key, sas, connection)
+    if word.startswith(("http://", "https://", "/", "./", "../")):
+        return find_target(word, {}, credential)
+    return find_target(word, _declared(), credential)
+
+
+def _declared() -> dict[str, Target]:
+    """The targets that the project declares; none where there is no project."""
+    from pipeline.base.errors import UsageError
+    from pipeline.cli.context import project, project_option
+    from pipeline.publish.declared import declared_targets
+
+    try:
+        folder = project()
+    except UsageError:
+        if project_option() is not None:
+            raise
+        return {}
+    return declared_targets(folder)
 
 
 def _credential(key: str | None, sas: str | None, connection: str | None) -> Credential | None:
