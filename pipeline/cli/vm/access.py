@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -102,7 +103,7 @@ def _own_key(record: Record) -> Path | None:
 
 def connect(name: Name, port: Annotated[int, typer.Argument(min=1, max=65535)]) -> None:
     """Join standard input and output with a port of a VM: the way that `goldsmith vm ssh` takes."""
-    from pipeline.base.errors import GuestError
+    from pipeline.base.errors import GuestError, Interrupted
     from pipeline.fabric import service
     from pipeline.network.relay import join_stdio
 
@@ -116,5 +117,6 @@ def connect(name: Name, port: Annotated[int, typer.Argument(min=1, max=65535)]) 
             name="guest-unreachable",
             hint=f"goldsmith vm show {name} says whether its agent has reported Ready",
         ) from None
-    with link:
+    # whoever called it, ssh for one, ends it by a signal when there is nothing more to say
+    with link, contextlib.suppress(Interrupted):
         join_stdio(link)
