@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import resource
 import select
@@ -37,6 +38,8 @@ KEPT = 64
 HEARD_EVERY = 30.0
 #: Seconds after which a server that serves nobody ends by itself: the command that started it has died.
 LONELY = 60.0
+#: Seconds to wait for another server to end.
+LOCK = 5.0
 #: Bytes of writable memory beside what the process has at its start, open descriptors, bytes of a thread's stack.
 MEMORY, DESCRIPTORS, STACK = 512 << 20, 20_000, 512 << 10
 #: System calls that the server is refused: those of a tool, but for what serving takes, and programs.
@@ -206,6 +209,25 @@ def bind_control(path: Path) -> socket.socket:
     return listener
 
 
+def be_the_only_server(control: Path) -> int | None:
+    """The descriptor of a lock that one server of a store holds as long as it lives; None where another keeps it.
+
+    A command that is killed right after it has started a server leaves one that nobody knows of yet: it must not take
+    the control socket from the next command's.
+    """
+    lock = os.open(control.with_name("server.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    until = time.monotonic() + LOCK
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > until:
+                os.close(lock)
+                return None
+            time.sleep(0.05)
+
+
 def give_up_rights(records: Path, uid: int, gid: int) -> Path:
     """Become the user, and see nothing of the host's files but the records. Where they are from then on.
 
@@ -251,6 +273,11 @@ def main() -> None:
     enter(asked.namespace)
     load_everything()
     threading.stack_size(STACK)
+    # held until the process ends
+    lock = be_the_only_server(asked.control)
+    if lock is None:
+        print(f"{now()} another server serves already", file=sys.stderr, flush=True)
+        return
     listener = bind_control(asked.control)
     records = give_up_rights(asked.records, asked.user, asked.group)
     process = Process(listener, records)
