@@ -17,7 +17,7 @@ IMAGES = {
     "debian-12": ("debian-12", ()),
     "debian-12-waagent": ("debian-12-waagent", ()),
     "debian-12-web": ("debian-12-web", ()),
-    "debian-13": ("debian-12", (("bookworm", "trixie"),)),
+    "debian-13": ("debian-13", ()),
     "debian-13-waagent": ("debian-12-waagent", (("debian-12@", "debian-13@"),)),
 }
 

@@ -79,7 +79,7 @@ def ask_archive(suite: str, work: Path | None = None) -> Archive | None:
             raise BuildError(
                 f"the mirror has no suite {suite}",
                 name="suite-missing",
-                hint="use a code name, such as bookworm or trixie",
+                hint="use a code name, such as trixie or bookworm, or stable",
             )
         return None
     if len(releases) < len(wanted) and not re.search(r"\b404\b", output):
