@@ -461,6 +461,19 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "resume-device",
         put("/etc/default/grub.d/50-resume.cfg", 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX resume=UUID=6a3f3a55-1"\n'),
     ),
+    # sizes with NVMe disks
+    "crypttab by device": ("nvme-names", put("/etc/crypttab", "data /dev/sdb1 /etc/keys/data luks\n")),
+    "crypttab by NVMe's own name": ("nvme-names", put("/etc/crypttab", "data /dev/nvme0n1p3 none luks,discard\n")),
+    "root by device in GRUB's defaults": (
+        "nvme-names",
+        put("/etc/default/grub.d/50-root.cfg", 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX root=/dev/sda1"\n'),
+    ),
+    "GRUB is given its device": ("nvme-names", add("etc/default/grub", 'GRUB_DEVICE="/dev/vda1"\n')),
+    "a RAID's devices": ("nvme-names", put("/etc/mdadm/mdadm.conf", "DEVICE /dev/sdb1 /dev/sdc1\n")),
+    "a mount unit by device": (
+        "nvme-names",
+        put("/etc/systemd/system/srv-data.mount", "[Mount]\nWhat=/dev/sdc1\nWhere=/srv/data\n"),
+    ),
     # the agents
     "no waagent": ("waagent-installed", fs("rm /usr/sbin/waagent")),
     "provisioning by nobody": (
@@ -781,6 +794,16 @@ GOOD: dict[str, Change] = {
             f"/usr/lib/modules/{KERNEL}/modules.builtin",
             "kernel/drivers/hv/hv_vmbus.ko\nkernel/drivers/nvme/host/nvme.ko\n",
         ),
+    ),
+    "disks by names that hold on every controller": several(
+        put(
+            "/etc/crypttab",
+            "# data /dev/sdb1\na UUID=6a3f3a55-1111-2222-3333-444455556666 none luks\n"
+            "b /dev/disk/azure/scsi1/lun0 none luks\nc /dev/sdb2 none luks,noauto\nd /dev/mapper/vg-sda1 none luks\n",
+        ),
+        put("/etc/mdadm/mdadm.conf", "HOMEHOST <system>\nARRAY /dev/md0 UUID=1:2:3:4\nDEVICE partitions\n"),
+        put("/etc/systemd/system/srv.mount", "[Mount]\nWhat=/dev/sdc1\nWhere=/srv\nOptions=defaults,nofail\n"),
+        put("/etc/default/grub.d/60-x.cfg", 'GRUB_CMDLINE_LINUX="root=UUID=1 x.root=/dev/sda rootdelay=300"\n'),
     ),
     "what a system has anyway": several(
         put("/etc/machine-id", "uninitialized\n"),
