@@ -63,7 +63,7 @@ def draw_mac() -> str:
 
 
 class Guest(GuestRecord):
-    """One attached VM: its wire, the ways to its ports, and the record of what it said."""
+    """One attached VM: its wire, the ways to its ports, and the record of what it asked."""
 
     def __init__(self, instance: Instance, wire: Wire, logs: Path) -> None:
         super().__init__(instance, logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import subprocess
@@ -13,6 +14,8 @@ from typing import Protocol
 from pipeline.fabric.instance import Instance
 from pipeline.network.namespaces import NAMESPACES, inside
 
+#: Names for puppets: two processes of tests on one host must not meet.
+PUPPETS = tuple(f"gs{os.getpid():x}p{number}" for number in range(8))
 READY = """<Health><GoalStateIncarnation>1</GoalStateIncarnation><Container><RoleInstanceList><Role><Health>
 <State>Ready</State></Health></Role></RoleInstanceList></Container></Health>"""
 
@@ -34,16 +37,16 @@ class Attached(Protocol):
 @contextlib.contextmanager
 def puppet(guest: Attached, name: str) -> Iterator[str]:
     """A namespace on a clone's wire, with the clone's MAC and address: what a guest would be."""
-    told = guest.instance
+    instance = guest.instance
     try:
         sh(
             f"""ip netns add {name}
             ip link add {name} type veth peer name eth0 netns {name}
             ip link set {name} master {guest.bridge} up
             ip -n {name} link set lo up
-            ip -n {name} link set eth0 address {told.mac} up
-            ip -n {name} addr add {told.address}/29 dev eth0
-            ip -n {name} route add default via {told.gateway}"""
+            ip -n {name} link set eth0 address {instance.mac} up
+            ip -n {name} addr add {instance.address}/29 dev eth0
+            ip -n {name} route add default via {instance.gateway}"""
         )
         yield name
     finally:

@@ -24,7 +24,7 @@ from pipeline.fabric import control, service
 from pipeline.fabric.privileged import Host
 from pipeline.fabric.service import Link, ProvisioningData, Service, ensure, find, label_of
 from pipeline.network.namespaces import NAMESPACES
-from tests.fakes.puppets import READY, ask, ask_lease, puppet, resolve, sh
+from tests.fakes.puppets import PUPPETS, READY, ask, ask_lease, puppet, resolve, sh
 from tests.harness import ROOT, new_home, remove
 from tests.vm.test_way_out import on_a_host_of_its_own
 
@@ -81,15 +81,15 @@ running.begin({data.instance_id!r})
     link = service.read_link(store, data.instance_id)
     assert link is not None
     assert service.read_status(store, data.instance_id).state == "none"
-    with puppet(link, "gsp1"):
-        offer = ask_lease("gsp1", link.mac)
+    with puppet(link, PUPPETS[1]):
+        offer = ask_lease(PUPPETS[1], link.mac)
         assert offer is not None and offer[16:20] == bytes(map(int, link.address.split(".")))
-        assert resolve("gsp1", link.instance.gateway, "any.internal.cloudapp.net") == "168.63.129.16"
-        assert "200" in ask("gsp1", "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/machine/?comp=goalstate")
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:32526", "/vmSettings")
+        assert resolve(PUPPETS[1], link.instance.gateway, "any.internal.cloudapp.net") == "168.63.129.16"
+        assert "200" in ask(PUPPETS[1], "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/machine/?comp=goalstate")
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:32526", "/vmSettings")
         assert service.read_status(store, data.instance_id).state == "provisioning"
-        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert "200" in ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY)
     status = service.read_status(store, data.instance_id)
     assert status.state == "ready" and status.time is not None
     asked = service.read_exchanges(store, data.instance_id)
@@ -101,19 +101,19 @@ def test_the_server_has_no_rights(store: Store) -> None:
     """What the kernel says: its user, no capability, none to gain, a filter in each thread, its own root."""
     running = ensure(store)
     link = running.attach(a_vm("web1"))
-    with puppet(link, "gsp1"):
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+    with puppet(link, PUPPETS[1]):
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions")
         pid = server_pid(running)
         for task in Path(f"/proc/{pid}/task").iterdir():
             lines = (line.split(":", 1) for line in (task / "status").read_text().splitlines())
-            said = {name: value.split() for name, value in lines}
+            status = {name: value.split() for name, value in lines}
             uid = sh(f"id -u {FABRIC_USER}").strip()
-            assert said["Uid"] == [uid] * 4 and uid != "0", task
-            assert said["Groups"] == []
+            assert status["Uid"] == [uid] * 4 and uid != "0", task
+            assert status["Groups"] == []
             for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-                assert int(said[name][0], 16) == 0, (task, name)
-            assert said["NoNewPrivs"] == ["1"]
-            assert said["Seccomp"] == ["2"]
+                assert int(status[name][0], 16) == 0, (task, name)
+            assert status["NoNewPrivs"] == ["1"]
+            assert status["Seccomp"] == ["2"]
         assert Path(f"/proc/{pid}/root").readlink() == store.root / "fabric/records"
         assert Path(f"/proc/{pid}/ns/net").stat().st_ino == (NAMESPACES / f"goldsmith-{running.label}").stat().st_ino
     # nothing that it may write to is root's, and what root reads of it is in folders that it cannot swap
@@ -130,14 +130,14 @@ def test_after_its_crash_the_next_command_brings_it_back(store: Store) -> None:
     before = [running.attach(data) for data in vms]
     bridges = {name: number for name, number in links().items() if name in {link.bridge for link in before}}
     assert len(bridges) == 3
-    with puppet(before[0], "gsp0"), puppet(before[1], "gsp1"), puppet(before[2], "gsp2"):
-        names = ("gsp0", "gsp1", "gsp2")
-        assert "200" in ask("gsp0", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+    with puppet(before[0], PUPPETS[0]), puppet(before[1], PUPPETS[1]), puppet(before[2], PUPPETS[2]):
+        names = (PUPPETS[0], PUPPETS[1], PUPPETS[2])
+        assert "200" in ask(PUPPETS[0], "POST", "168.63.129.16:80", "/machine?comp=health", READY)
         ready_at = service.read_status(store, vms[0].instance_id)
         pid = server_pid(running)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not running.is_running())
-        assert "200" not in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+        assert "200" not in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions")
         again = ensure(store)
         assert server_pid(again) != pid
         for name, data, link in zip(names, vms, before, strict=True):
@@ -150,7 +150,7 @@ def test_after_its_crash_the_next_command_brings_it_back(store: Store) -> None:
         assert service.read_status(store, vms[0].instance_id).time == ready_at.time
         again.begin(vms[0].instance_id)
         assert service.read_status(store, vms[0].instance_id).state == "none"
-        assert "200" in ask("gsp0", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert "200" in ask(PUPPETS[0], "POST", "168.63.129.16:80", "/machine?comp=health", READY)
         assert service.read_status(store, vms[0].instance_id).state == "ready"
 
 
@@ -170,8 +170,8 @@ def test_after_a_restart_of_the_host_everything_is_made_again(store: Store) -> N
     subprocess.run(words, check=True, timeout=60, cwd=ROOT)
     assert running.is_running() and {link.bridge for link in before} <= set(links())
     assert [service.read_link(store, data.instance_id) for data in vms] == before
-    with puppet(before[1], "gsp1"):
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
+    with puppet(before[1], PUPPETS[1]):
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions")
 
 
 def test_it_ends_when_nothing_needs_it(store: Store) -> None:
@@ -242,36 +242,42 @@ def test_a_private_network_joins_its_members_and_nobody_else(store: Store) -> No
     link = dict(zip(("web", "db", "alone", "other"), [running.attach(each) for each in data], strict=True))
     with contextlib.ExitStack() as stack:
         for number, name in enumerate(link):
-            stack.enter_context(puppet(link[name], f"gsp{number}"))
+            stack.enter_context(puppet(link[name], PUPPETS[number]))
         for number in (0, 1, 2):
-            stack.enter_context(answers(f"gsp{number}", "found"))
-        address = resolve("gsp0", link["web"].instance.gateway, "db")
+            stack.enter_context(answers(PUPPETS[number], "found"))
+        address = resolve(PUPPETS[0], link["web"].instance.gateway, "db")
         assert address == link["db"].address
-        assert resolve("gsp0", link["web"].instance.gateway, "DB.internal.cloudapp.net") == address
-        assert "found" in ask("gsp0", "GET", f"{address}:80", "/")
-        assert "found" in ask("gsp1", "GET", f"{link['web'].address}:80", "/")
-        assert "200" in ask("gsp0", "GET", "168.63.129.16:80", "/?comp=versions")
+        assert resolve(PUPPETS[0], link["web"].instance.gateway, "DB.internal.cloudapp.net") == address
+        assert "found" in ask(PUPPETS[0], "GET", f"{address}:80", "/")
+        assert "found" in ask(PUPPETS[1], "GET", f"{link['web'].address}:80", "/")
+        assert "200" in ask(PUPPETS[0], "GET", "168.63.129.16:80", "/?comp=versions")
         with ThreadPoolExecutor(5) as pool:
-            tried = [("gsp2", "db"), ("gsp3", "db"), ("gsp0", "alone"), ("gsp2", "web"), ("gsp3", "alone")]
-            said = list(pool.map(lambda pair: ask(pair[0], "GET", f"{link[pair[1]].address}:80", "/"), tried))
-        assert not [word for word in said if "found" in word or "HTTP" in word]
-        for name, where in (("gsp2", "alone"), ("gsp3", "other")):
+            tried = [
+                (PUPPETS[2], "db"),
+                (PUPPETS[3], "db"),
+                (PUPPETS[0], "alone"),
+                (PUPPETS[2], "web"),
+                (PUPPETS[3], "alone"),
+            ]
+            answered = list(pool.map(lambda pair: ask(pair[0], "GET", f"{link[pair[1]].address}:80", "/"), tried))
+        assert not [word for word in answered if "found" in word or "HTTP" in word]
+        for name, where in ((PUPPETS[2], "alone"), (PUPPETS[3], "other")):
             # refused: the last four bytes are the question's own type and class
             assert resolve(name, link[where].instance.gateway, "db") == "0.1.0.1"
         # a member takes another one's address: what it says is nobody's
-        sh(f"ip -n gsp1 addr add {link['web'].address}/32 dev eth0")
-        said_as_web = ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY, link["web"].address)
+        sh(f"ip -n {PUPPETS[1]} addr add {link['web'].address}/32 dev eth0")
+        said_as_web = ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY, link["web"].address)
         assert said_as_web == "TimeoutError"
         assert service.read_status(store, web.instance_id).state != "ready"
-        sh(f"ip -n gsp1 addr del {link['web'].address}/32 dev eth0")
+        sh(f"ip -n {PUPPETS[1]} addr del {link['web'].address}/32 dev eth0")
         # after a crash the network is there again; who has left it is not
         os.kill(server_pid(running), signal.SIGKILL)
         wait_until(lambda: not running.is_running())
         ensure(store)
-        assert resolve("gsp0", link["web"].instance.gateway, "db") == address
+        assert resolve(PUPPETS[0], link["web"].instance.gateway, "db") == address
         running.attach(replace(web, network=None))
-        assert "found" not in ask("gsp1", "GET", f"{link['web'].address}:80", "/")
-        assert "found" not in ask("gsp0", "GET", f"{link['db'].address}:80", "/")
+        assert "found" not in ask(PUPPETS[1], "GET", f"{link['web'].address}:80", "/")
+        assert "found" not in ask(PUPPETS[0], "GET", f"{link['db'].address}:80", "/")
 
 
 def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store) -> None:
@@ -308,7 +314,7 @@ import pipeline.fabric.privileged as privileged
 from pipeline.base.store import Store
 from pipeline.fabric.service import ProvisioningData, ensure
 from pipeline.network.namespaces import NAMESPACES, inside
-from tests.fakes.puppets import ask, ask_lease, puppet as a_guest, resolve
+from tests.fakes.puppets import PUPPETS, ask, ask_lease, puppet as a_guest, resolve
 from tests.vm.test_fabric_service import answers
 sh("mount -t sysfs none /sys")
 OUTSIDE = "93.184.216.34"
@@ -338,26 +344,27 @@ def reach(name, address, port=8000):
             except OSError as error:
                 return type(error).__name__
     return inside(NAMESPACES / name, go)
-found = answers("gsp2", "found"), answers("gsp3", "found")
-with a_guest(web, "gsp1"), a_guest(db, "gsp2"), a_guest(alone, "gsp3"), found[0], found[1]:
-    offer = ask_lease("gsp1", web.mac)
+found = answers(PUPPETS[2], "found"), answers(PUPPETS[3], "found")
+with a_guest(web, PUPPETS[1]), a_guest(db, PUPPETS[2]), a_guest(alone, PUPPETS[3]), found[0], found[1]:
+    offer = ask_lease(PUPPETS[1], web.mac)
     print(socket.inet_aton(web.instance.way_out) in offer)
-    sh(f"ip -n gsp1 route replace default via {{web.instance.way_out}}")
+    sh(f"ip -n {{PUPPETS[1]}} route replace default via {{web.instance.way_out}}")
     for target in ("168.63.129.16/32", "169.254.169.254/32", "10.83.0.0/16"):
-        sh(f"ip -n gsp1 route add {{target}} via {{web.instance.gateway}}")
-    print(reach("gsp1", OUTSIDE))
+        sh(f"ip -n {{PUPPETS[1]}} route add {{target}} via {{web.instance.gateway}}")
+    print(reach(PUPPETS[1], OUTSIDE))
     closed = [NEAR, "127.0.0.1", "169.254.1.1", "198.18.0.2", web.instance.way_out]
     with ThreadPoolExecutor(5) as pool:
-        print(*pool.map(lambda address: reach("gsp1", address), closed))
+        print(*pool.map(lambda address: reach(PUPPETS[1], address), closed))
     # Azure's addresses are the fabric's, whatever the host has there
-    print("168", "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions"), reach("gsp1", "168.63.129.16"))
-    sh("ip -n gsp1 route del 168.63.129.16/32"); sh("ip -n gsp1 route del 169.254.169.254/32")
-    print(reach("gsp1", "168.63.129.16", 8000), reach("gsp1", "169.254.169.254", 8000))
+    print("168", "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions"))
+    print(reach(PUPPETS[1], "168.63.129.16"))
+    sh(f"ip -n {{PUPPETS[1]}} route del 168.63.129.16/32"); sh(f"ip -n {{PUPPETS[1]}} route del 169.254.169.254/32")
+    print(reach(PUPPETS[1], "168.63.129.16", 8000), reach(PUPPETS[1], "169.254.169.254", 8000))
     for name in ("db", "db.internal.cloudapp.net"):
-        print(resolve("gsp1", web.instance.way_out, name) == db.address)
+        print(resolve(PUPPETS[1], web.instance.way_out, name) == db.address)
     for other in (db, alone):
-        print("found" in ask("gsp1", "GET", f"{{other.address}}:80", "/"))
-    print(reach("gsp2", OUTSIDE), reach("gsp3", OUTSIDE))
+        print("found" in ask(PUPPETS[1], "GET", f"{{other.address}}:80", "/"))
+    print(reach(PUPPETS[2], OUTSIDE), reach(PUPPETS[3], OUTSIDE))
     # after slirp4netns died the next command brings the way out back; one that is whole stays
     ns = f"goldsmith-{{running.label}}-0.out"
     before = sh(f"ip netns pids {{ns}}")
@@ -365,7 +372,7 @@ with a_guest(web, "gsp1"), a_guest(db, "gsp2"), a_guest(alone, "gsp3"), found[0]
     print("kept", sh(f"ip netns pids {{ns}}") == before)
     sh(f"ip -n {{ns}} link delete tap0")
     ensure(running.store)
-    print(reach("gsp1", OUTSIDE))
+    print(reach(PUPPETS[1], OUTSIDE))
 for each in data:
     running.detach(each.instance_id)
 print("left", *[path.name for path in NAMESPACES.glob(f"goldsmith-{{running.label}}*")])

@@ -194,14 +194,14 @@ def test_three_guests_run_on_while_their_fabric_is_killed(folder: Path, kernel: 
             running.begin(data.instance_id)
             assert service.read_status(store, data.instance_id).state == "none"
             guest.domain.reset(0)
-        for data in vms:
-            wait_for_ready(store, data.instance_id)
+        for data, guest in zip(vms, guests, strict=True):
+            wait_for_ready(store, data.instance_id, guest)
 
 
-def wait_for_ready(store: Store, instance_id: str) -> None:
+def wait_for_ready(store: Store, instance_id: str, guest: Machine) -> None:
     until = time.monotonic() + 90
-    while service.read_status(store, instance_id).state != "ready":
-        assert time.monotonic() < until
+    while (status := service.read_status(store, instance_id)).state != "ready":
+        assert time.monotonic() < until, f"{status}: {guest.serial().decode(errors='replace')[-500:]}"
         time.sleep(0.2)
 
 

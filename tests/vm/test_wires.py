@@ -16,7 +16,7 @@ import pytest
 from pipeline.fabric import Fabric, Site, sweep_networks
 from pipeline.network.namespaces import NAMESPACES
 from pipeline.systems.linux import assertions
-from tests.fakes.puppets import READY, ask, ask_lease, puppet, resolve, sh, shout
+from tests.fakes.puppets import PUPPETS, READY, ask, ask_lease, puppet, resolve, sh, shout
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
 LABEL = "fabrictest-R1"
@@ -49,15 +49,15 @@ def fabric() -> Iterator[Fabric]:
 
 def test_a_guest_is_answered_and_recorded(fabric: Fabric, tmp_path: Path) -> None:
     guest = fabric.attach("one", "azureuser", "ssh-ed25519 AAAA", tmp_path)
-    with puppet(guest, "gsp1"):
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:80", "/?comp=versions")
-        assert "200" in ask("gsp1", "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
-        assert "200" in ask("gsp1", "GET", "168.63.129.16:32526", "/versions")
-        assert resolve("gsp1", guest.instance.gateway, "any-token.internal.cloudapp.net") == "168.63.129.16"
-        assert "resolved=168.63.129.16\n" in looks_up("gsp1", f"nameserver {guest.instance.gateway}\n")
-        assert "resolved=\n" in looks_up("gsp1", "# no server\n")
+    with puppet(guest, PUPPETS[1]):
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions")
+        assert "200" in ask(PUPPETS[1], "GET", "169.254.169.254:80", "/metadata/instance?api-version=2021-02-01")
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:32526", "/versions")
+        assert resolve(PUPPETS[1], guest.instance.gateway, "any-token.internal.cloudapp.net") == "168.63.129.16"
+        assert "resolved=168.63.129.16\n" in looks_up(PUPPETS[1], f"nameserver {guest.instance.gateway}\n")
+        assert "resolved=\n" in looks_up(PUPPETS[1], "# no server\n")
         assert guest.report is None
-        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert "200" in ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY)
     assert guest.report is not None
     assert guest.report.ready
     lines = [json.loads(line) for line in (tmp_path / "fabric.jsonl").read_text().splitlines()]
@@ -74,23 +74,23 @@ def test_no_clone_can_speak_for_another(fabric: Fabric, tmp_path: Path) -> None:
     """The spoofer takes the other's address, its MAC, and both; nothing it says is taken for the other's."""
     honest = fabric.attach("honest", "azureuser", "ssh-ed25519 AAAA", tmp_path / "honest")
     spoofer = fabric.attach("spoofer", "azureuser", "ssh-ed25519 AAAA", tmp_path / "spoofer")
-    with puppet(honest, "gsp1"), puppet(spoofer, "gsp2"):
+    with puppet(honest, PUPPETS[1]), puppet(spoofer, PUPPETS[2]):
         # a wire to the other clone there is not
-        assert ask("gsp2", "GET", f"{honest.instance.address}:22", "/") in (
+        assert ask(PUPPETS[2], "GET", f"{honest.instance.address}:22", "/") in (
             "TimeoutError",
             "OSError",
             "ConnectionRefusedError",
         )
-        sh(f"ip -n gsp2 addr add {honest.instance.address}/32 dev eth0")
-        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        sh(f"ip -n {PUPPETS[2]} addr add {honest.instance.address}/32 dev eth0")
+        said = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
         assert said == "TimeoutError"
-        sh(f"ip -n gsp2 link set eth0 address {honest.instance.mac}")
-        said = ask("gsp2", "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        sh(f"ip -n {PUPPETS[2]} link set eth0 address {honest.instance.mac}")
+        said = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
         assert said == "TimeoutError"
         assert honest.report is None
         assert not honest.asked()
         # the honest one is heard all the same
-        assert "200" in ask("gsp1", "POST", "168.63.129.16:80", "/machine?comp=health", READY)
+        assert "200" in ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY)
         assert honest.report is not None
 
 
@@ -99,24 +99,24 @@ def test_no_clone_reaches_the_host_or_beyond(fabric: Fabric, tmp_path: Path) -> 
     own = json.loads(sh("ip -json -4 address show scope global"))
     addresses = [info["local"] for link in own for info in link["addr_info"]]
     ears = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with ears, socket.create_server(("0.0.0.0", 0)) as trap, puppet(guest, "gsp1"):
+    with ears, socket.create_server(("0.0.0.0", 0)) as trap, puppet(guest, PUPPETS[1]):
         ears.bind(("0.0.0.0", 0))
         ears.setblocking(False)
         port = trap.getsockname()[1]
         trap.setblocking(False)
         bridge = sh(f"cat /sys/class/net/{guest.bridge}/address").strip()
         for address in addresses:
-            assert "HTTP" not in ask("gsp1", "GET", f"{address}:{port}", "/")
+            assert "HTTP" not in ask(PUPPETS[1], "GET", f"{address}:{port}", "/")
             # straight at the bridge, as if it were a router
-            sh(f"ip -n gsp1 route replace {address}/32 dev eth0")
-            sh(f"ip -n gsp1 neigh replace {address} lladdr {bridge} dev eth0")
-            assert "HTTP" not in ask("gsp1", "GET", f"{address}:{port}", "/")
-            shout("gsp1", address, ears.getsockname()[1])
+            sh(f"ip -n {PUPPETS[1]} route replace {address}/32 dev eth0")
+            sh(f"ip -n {PUPPETS[1]} neigh replace {address} lladdr {bridge} dev eth0")
+            assert "HTTP" not in ask(PUPPETS[1], "GET", f"{address}:{port}", "/")
+            shout(PUPPETS[1], address, ears.getsockname()[1])
         with pytest.raises(BlockingIOError):
             trap.accept()
         with pytest.raises(BlockingIOError):
             ears.recv(100)
-        assert "HTTP" not in ask("gsp1", "GET", "192.0.2.1:80", "/")
+        assert "HTTP" not in ask(PUPPETS[1], "GET", "192.0.2.1:80", "/")
     assert sh(f"ip -json -6 address show dev {guest.bridge}").strip() in ("[]", "[{}]")
 
 
@@ -153,13 +153,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_guest_gets_its_lease_and_nobody_elses(fabric: Fabric, tmp_path: Path) -> None:
     """On two wires at a time; a card that is not the guest's gets no answer."""
     guests = [fabric.attach(f"vm{n}", "azureuser", "ssh-ed25519 AAAA", tmp_path / str(n)) for n in (1, 2)]
-    with puppet(guests[0], "gsp1"), puppet(guests[1], "gsp2"):
-        for name, guest in zip(("gsp1", "gsp2"), guests, strict=True):
+    with puppet(guests[0], PUPPETS[1]), puppet(guests[1], PUPPETS[2]):
+        for name, guest in zip((PUPPETS[1], PUPPETS[2]), guests, strict=True):
             offer = ask_lease(name, guest.instance.mac)
             assert offer is not None
             assert socket.inet_ntoa(offer[16:20]) == guest.instance.address
             assert b"\xf5\x04" + socket.inet_aton("168.63.129.16") in offer
-        assert ask_lease("gsp1", guests[1].instance.mac) is None
+        assert ask_lease(PUPPETS[1], guests[1].instance.mac) is None
     log = (tmp_path / "1" / "dhcp.log").read_text()
     assert f"DHCPOFFER {guests[0].instance.address}" in log
     assert f"DHCPDISCOVER {guests[1].instance.mac} ignored" in log
@@ -172,11 +172,11 @@ def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:
         for number in (1, 2):
             said = f"data of {number}".encode()
             guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=said)
-            with puppet(guest, f"gsp{number}"):
-                address = resolve(f"gsp{number}", guest.instance.gateway, "config.example")
+            with puppet(guest, PUPPETS[number]):
+                address = resolve(PUPPETS[number], guest.instance.gateway, "config.example")
                 assert address == "198.51.100.10"
-                assert "200" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop?of=web")
-                assert "404" in ask(f"gsp{number}", "GET", f"{address}:8000", "/shop")
+                assert "200" in ask(PUPPETS[number], "GET", f"{address}:8000", "/shop?of=web")
+                assert "404" in ask(PUPPETS[number], "GET", f"{address}:8000", "/shop")
             assert [exchange.response.body for exchange in guest.asked()] == [said, b""]
 
 
