@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import socket
@@ -63,9 +64,19 @@ def network_names(active: Iterable[Registration]) -> dict[str, dict[str, str]]:
     return {each.data.instance_id: members[str(each.data.network)] for each in inside}
 
 
-def _for_server(registration: Registration) -> str:
-    """What the server is told of a VM: not its custom data, which is on the medium and may hold secrets."""
-    return json.dumps(to_json(replace(registration, data=replace(registration.data, custom_data=b""))))
+def make_views(active: Sequence[Registration]) -> dict[str, dict[str, Any]]:
+    """What the server is told of each VM, by its id: who it is, the names it can resolve, and a mark of both. Pure.
+
+    Not its custom data, which is on the medium and may hold secrets.
+    """
+    names = network_names(active)
+    views = {}
+    for each in active:
+        guest = json.dumps(to_json(replace(each, data=replace(each.data, custom_data=b""))))
+        known = names.get(each.data.instance_id, {})
+        mark = hashlib.sha256(json.dumps([guest, known]).encode()).hexdigest()
+        views[each.data.instance_id] = {"guest": guest, "names": known, "mark": mark}
+    return views
 
 
 class Service:
@@ -96,7 +107,7 @@ class Service:
                 registration = replace(known, data=data)
             if registration != known:
                 self._registrations.write(registration)
-            self._bring_up(data.instance_id, registration if registration != known else None)
+            self._bring_up(data.instance_id)
             return self._link(registration)
 
     def begin(self, instance_id: str) -> None:
@@ -112,7 +123,7 @@ class Service:
             if registration is None or registration.suspended:
                 return
             self._registrations.write(suspended(registration))
-            self._take_off(registration)
+            self._bring_up()
 
     def detach(self, instance_id: str) -> None:
         """Take a VM off the fabric, with its registration and its record."""
@@ -125,7 +136,7 @@ class Service:
                 return
             if registration is not None and not registration.suspended:
                 self._registrations.write(suspended(registration))
-                self._take_off(registration)
+                self._bring_up()
             self._registrations.remove(instance_id)
 
     def connect(self, instance_id: str, port: int, timeout: float) -> socket.socket:
@@ -156,8 +167,8 @@ class Service:
         finally:
             lock.release()
 
-    def _bring_up(self, subject: str | None = None, changed: Registration | None = None) -> None:
-        """Whatever a registration wants and is not there. `changed`: one that the server may know otherwise.
+    def _bring_up(self, subject: str | None = None) -> None:
+        """Whatever registrations want and is not there, and away with what none wants.
 
         A way out that cannot be had is an error for the VM `subject` alone; for others it is a warning.
         """
@@ -169,28 +180,31 @@ class Service:
         if served is None or not self._host.namespace.is_laid:
             self._host.end_server()
             self._host.lay()
-            self._host.sweep_wires(wanted)
-            served = []
-        elif strangers := set(served) - {each.data.instance_id for each in wanted}:
-            # a command died between two steps of taking a VM off
-            for each in strangers:
-                self._ask({"do": "detach", "id": each})
-            self._host.sweep_wires(wanted)
+            served = {}
+        # a command may have died between any two steps: what is there is compared, nothing is concluded
+        for stranger in served.keys() - {each.data.instance_id for each in wanted}:
+            self._ask({"do": "detach", "id": stranger})
+        self._host.sweep_wires(wanted)
+        views = make_views(wanted)
+        changed = [
+            each for each in wanted if served.get(each.data.instance_id) != views[each.data.instance_id]["mark"]
+        ]
         missing = [
             each for each in wanted if each.data.instance_id not in served or not self._host.has_wire(each.number)
         ]
         for registration in missing:
             self._host.attach_wire(registration)
+        if missing or changed or any(each.data.network is not None for each in wanted):
+            self._host.connect_networks(wanted)
         if self._hello() is None:
             self._start()
         for registration in missing:
-            self._serve(registration)
-        if changed is not None and changed not in missing:
-            self._ask({"do": "change", "guest": _for_server(changed)})
+            self._serve(registration, views[registration.data.instance_id])
+        for registration in changed:
+            if registration not in missing:
+                self._ask({"do": "change", **views[registration.data.instance_id]})
         for registration in wanted:
             self._open_way_out(registration, strict=registration.data.instance_id == subject)
-        if missing or changed is not None:
-            self._connect_networks(wanted)
 
     def _open_way_out(self, registration: Registration, *, strict: bool) -> None:
         if not registration.data.outside:
@@ -203,17 +217,11 @@ class Service:
                 raise
             log.warning("%s has no way out: %s", registration.data.name, error.message)
 
-    def _connect_networks(self, active: list[Registration]) -> None:
-        """Who reaches whom, and by which names."""
-        self._host.connect_networks(active)
-        if names := network_names(active):
-            self._ask({"do": "names", "names": names})
-
-    def _serve(self, registration: Registration) -> None:
+    def _serve(self, registration: Registration, view: dict[str, Any]) -> None:
         self._registrations.give_record(registration.data.instance_id, *server_user())
         sockets = self._open_sockets(registration)
         try:
-            self._ask({"do": "attach", "guest": _for_server(registration)}, sockets)
+            self._ask({"do": "attach", **view}, sockets)
         finally:
             for each in sockets:
                 each.close()
@@ -245,7 +253,7 @@ class Service:
     def _start(self) -> None:
         child = self._host.start_server(self._registrations.records)
         until = time.monotonic() + START
-        while self._hello() is None:
+        while self._greet() is None:
             if child.poll() is not None or time.monotonic() > until:
                 process.end(child)
                 raise HostError(
@@ -268,17 +276,6 @@ class Service:
             lines = []
         return lines[-1] if lines else "it printed nothing"
 
-    def _take_off(self, registration: Registration) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            control.ask(self._host.control, {"do": "detach", "id": registration.data.instance_id})
-        self._host.close_way_out(registration.number)
-        self._host.detach_wire(registration.number)
-        active = self._registrations.active()
-        if active and registration.data.network is not None and self.is_running():
-            self._connect_networks(active)
-        if not active:
-            self._end()
-
     def _end(self) -> None:
         """Nothing needs the fabric: the server ends, and nothing of it stays."""
         if not self._host.namespace.path.exists():
@@ -287,13 +284,22 @@ class Service:
             control.ask(self._host.control, {"do": "end"})
         self._host.remove()
 
-    def _hello(self) -> list[str] | None:
-        """The ids of the VMs that the server serves; None where no server of this version answers."""
+    def _hello(self) -> dict[str, str] | None:
+        """The VMs that the server serves, each with the mark of what it was told of it.
+
+        None where no server of this version answers, or one that was given no sockets: its command died.
+        """
+        answer = self._greet()
+        if answer is None or not answer.get("listening"):
+            return None
+        return {str(each): str(mark) for each, mark in answer["attached"].items()}
+
+    def _greet(self) -> dict[str, Any] | None:
         try:
             answer = control.ask(self._host.control, {"do": "hello"})
         except (OSError, ValueError):
             return None
-        return [str(each) for each in answer["attached"]] if answer.get("protocol") == control.PROTOCOL else None
+        return answer if answer.get("protocol") == control.PROTOCOL else None
 
     def _ask(self, question: dict[str, Any], sockets: Sequence[socket.socket] = ()) -> dict[str, Any]:
         try:

@@ -104,6 +104,7 @@ class Process:
         self._listener = listener
         self._records = records
         self._server = FabricServer(on_request=self._note)
+        self._marks: dict[str, str] = {}
         self._ended = False
         self._lonely_since = time.monotonic()
         self._answers: dict[str, Callable[[dict[str, Any], list[socket.socket]], dict[str, Any]]] = {
@@ -113,7 +114,6 @@ class Process:
             "change": self._change,
             "detach": self._detach,
             "begin": self._begin,
-            "names": self._names,
             "end": self._end,
         }
 
@@ -150,7 +150,12 @@ class Process:
             control.send_answer(link, answer)
 
     def _hello(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
-        return {"protocol": control.PROTOCOL, "pid": os.getpid(), "attached": self._server.attached()}
+        return {
+            "protocol": control.PROTOCOL,
+            "pid": os.getpid(),
+            "listening": self._server.is_listening(),
+            "attached": {each: self._marks.get(each, "") for each in self._server.attached()},
+        }
 
     def _listen(self, _question: dict[str, Any], sockets: list[socket.socket]) -> dict[str, Any]:
         for each in sockets:
@@ -161,12 +166,20 @@ class Process:
         leases, names = sockets
         registration = _read(question)
         self._server.attach(self._record(registration), leases, names, outside=registration.data.outside)
+        self._note_view(registration, question)
         return {}
 
     def _change(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
         registration = _read(question)
         self._server.change(self._record(registration), outside=registration.data.outside)
+        self._note_view(registration, question)
         return {}
+
+    def _note_view(self, registration: Registration, question: dict[str, Any]) -> None:
+        """Names last, then the mark by which commands see that all of it is known."""
+        instance_id = registration.data.instance_id
+        self._server.set_names(instance_id, {str(name): str(to) for name, to in question["names"].items()})
+        self._marks[instance_id] = str(question["mark"])
 
     def _record(self, registration: Registration) -> ServedGuest:
         return ServedGuest(registration, self._records / registration.data.instance_id)
@@ -180,11 +193,6 @@ class Process:
         if record is None:
             return {"error": "not attached"}
         record.begin()
-        return {}
-
-    def _names(self, question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:
-        for vm_id, found in question["names"].items():
-            self._server.name(str(vm_id), {str(name): str(address) for name, address in found.items()})
         return {}
 
     def _end(self, _question: dict[str, Any], _sockets: list[socket.socket]) -> dict[str, Any]:

@@ -87,6 +87,10 @@ class FabricServer:
         server.start()
         self._listeners.append(server)
 
+    def is_listening(self) -> bool:
+        """Whether it has been given sockets for HTTP."""
+        return bool(self._listeners)
+
     def attach(
         self, record: GuestRecord, dhcp_socket: socket.socket, name_socket: socket.socket, *, outside: bool = False
     ) -> None:
@@ -117,7 +121,7 @@ class FabricServer:
         if wire is not None:
             self._datagrams.remove(wire.sockets)
 
-    def name(self, vm_id: str, names_of_peers: Mapping[str, str]) -> None:
+    def set_names(self, vm_id: str, names_of_peers: Mapping[str, str]) -> None:
         """The names of other VMs that a guest can resolve, beside those that every guest can."""
         with self._lock:
             wire = self._wires.get(vm_id)

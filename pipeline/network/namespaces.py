@@ -158,9 +158,10 @@ class Namespace:
     def sweep_wires(self, kept: Collection[int]) -> None:
         """Take away all wires of this namespace but those with the numbers in `kept`."""
         names = {self.name_wire(number).bridge for number in kept}
-        for bridge, label in _bridges().items():
-            if label == self.label and bridge not in names:
-                _remove_bridge(bridge)
+        for path in Path("/sys/class/net").glob(f"gs{self._token}b*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if path.name not in names and (path / "ifalias").read_text().strip() == f"{ALIAS}{self.label}":
+                    _remove_bridge(path.name)
 
     def detach(self, wire: Wire) -> None:
         for name in (wire.outer, wire.bridge):

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -288,10 +289,10 @@ def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store)
     (store.root / f"fabric/guests/{first.instance_id}.json").unlink()
     ensure(store)
     assert one.bridge not in links() and {two.bridge, three.bridge} <= set(links())
-    assert control.ask(Host(running.label).control, {"do": "hello"})["attached"] == [
+    assert control.ask(Host(running.label).control, {"do": "hello"})["attached"].keys() == {
         second.instance_id,
         third.instance_id,
-    ]
+    }
     # the server died too
     (store.root / f"fabric/guests/{third.instance_id}.json").unlink()
     os.kill(server_pid(running), signal.SIGKILL)
@@ -384,3 +385,33 @@ print("left", *[path.name for path in NAMESPACES.glob(f"goldsmith-{{running.labe
     assert found[12:16] == ["True", "True", "True", "False"], lines
     assert "reached" not in found[16:18], lines
     assert found[18:] == ["kept", "True", "reached", "left"], lines
+
+
+@pytest.mark.parametrize("step", ["listen", "attach", "change"])
+def test_a_command_that_died_at_any_step_is_made_good(
+    store: Store, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is not told, or told only a part: the next command compares, and tells it."""
+    running = ensure(store)
+    web, db = a_vm("web", network="shop"), a_vm("db", network="shop")
+    link = running.attach(web)
+    if step == "listen":
+        os.kill(server_pid(running), signal.SIGKILL)
+    ask_server = Service._ask
+
+    def dies(service_: Service, question: dict[str, object], sockets: Sequence[socket.socket] = ()) -> object:
+        if question["do"] == step:
+            raise KeyboardInterrupt
+        return ask_server(service_, question, sockets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "_ask", dies)
+        with pytest.raises(KeyboardInterrupt):
+            running.attach(db)
+    ensure(store)
+    other = service.read_link(store, db.instance_id)
+    assert other is not None
+    with puppet(link, PUPPETS[0]), puppet(other, PUPPETS[1]), answers(PUPPETS[1], "found"):
+        assert resolve(PUPPETS[0], link.instance.gateway, "db") == other.address
+        assert "found" in ask(PUPPETS[0], "GET", f"{other.address}:80", "/")
+        assert "200" in ask(PUPPETS[1], "GET", "168.63.129.16:80", "/?comp=versions")
