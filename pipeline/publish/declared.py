@@ -51,7 +51,7 @@ class _CredentialPart(_Part):
     connection_string: _Source | None = Field(default=None, alias="connection-string")
 
     @model_validator(mode="after")
-    def _has_one(self) -> _CredentialPart:
+    def _has_single_credential(self) -> _CredentialPart:
         if sum(each is not None for each in (self.key, self.sas, self.connection_string)) != 1:
             raise ValueError("name exactly one of key, sas and connection-string")
         return self
@@ -72,7 +72,7 @@ class _TargetPart(_Part):
     bandwidth: Annotated[int, BeforeValidator(units.size), Field(gt=0)] | None = None
 
     @model_validator(mode="after")
-    def _is_one_kind(self) -> _TargetPart:
+    def _has_single_place(self) -> _TargetPart:
         if (self.url is None) == (self.folder is None):
             raise ValueError("name exactly one of url and folder")
         if self.folder is not None and self.credential is not None:

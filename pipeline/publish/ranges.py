@@ -122,15 +122,15 @@ def merge(ranges: Iterable[Range]) -> list[Range]:
     return merged
 
 
-def intersect(one: list[Range], other: list[Range]) -> list[Range]:
+def intersect(left: list[Range], right: list[Range]) -> list[Range]:
     """What lies in both; each is in order and does not overlap itself."""
     found, first, second = [], 0, 0
-    while first < len(one) and second < len(other):
-        start = max(one[first].start, other[second].start)
-        end = min(one[first].end, other[second].end)
+    while first < len(left) and second < len(right):
+        start = max(left[first].start, right[second].start)
+        end = min(left[first].end, right[second].end)
         if start < end:
             found.append(Range(start, end))
-        if one[first].end < other[second].end:
+        if left[first].end < right[second].end:
             first += 1
         else:
             second += 1
