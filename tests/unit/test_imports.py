@@ -22,7 +22,7 @@ def read_floors() -> list[set[str]]:
 
 
 FLOORS = read_floors()
-LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names} | {"__main__": -1}
+LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
 def imported(path: Path) -> set[str]:
@@ -34,6 +34,7 @@ def imported(path: Path) -> set[str]:
                 alias.name.removeprefix("pipeline.") for alias in node.names if alias.name.startswith("pipeline.")
             }
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: write the whole name of the imported module"
             if node.module == "pipeline":
                 found |= {alias.name for alias in node.names}
             elif node.module.startswith("pipeline."):
@@ -43,7 +44,15 @@ def imported(path: Path) -> set[str]:
 
 
 def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    """The room of a file of pipeline/. `__main__` only starts the command line, and belongs to its room."""
+    name = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "cli" if name == "__main__" else name
+
+
+def not_downward(from_room: str, names: set[str]) -> list[str]:
+    """Of the names that a module of a room imports, those of another room that is not on a lower floor."""
+    rooms = {name: name.split(".")[0] for name in sorted(names)}
+    return [name for name, of in rooms.items() if of != from_room and LEVEL[of] <= LEVEL[from_room]]
 
 
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
@@ -63,10 +72,22 @@ def test_imports_point_down() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in FILES
-        for name in imported(path)
-        if name.split(".")[0] != room(path) and LEVEL[name.split(".")[0]] <= LEVEL[room(path)]
+        for name in not_downward(room(path), imported(path))
     ]
     assert wrong == []
+
+
+def test_an_import_that_points_up_or_sideways_is_found(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(
+        "from pipeline.base import files\nimport pipeline.vhd.footer\nfrom pipeline.disk import disk\n"
+        "def late():\n    from pipeline.checks.model import Subject\n    import pipeline.gallery.listing\n"
+    )
+    assert not_downward("disk", imported(module)) == ["checks.model.Subject", "gallery.listing"]
+    assert not_downward("cli", imported(module)) == []
+    module.write_text("from ..cli import show\n")
+    with pytest.raises(AssertionError, match="whole name"):
+        imported(module)
 
 
 def test_stages_do_not_import_each_other() -> None:
