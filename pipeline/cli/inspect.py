@@ -62,7 +62,7 @@ def inspect(
     ] = "",
     registry_key_old: Annotated[str, typer.Option("--key", hidden=True)] = "",
 ) -> None:
-    """Check a disk at rest, without mount or root.
+    """Check a disk at rest, without mount or root. The operating system is detected.
 
     Exit code 0: all checks passed; 1: a check failed or could not run; 2: the disk cannot be read.
     """
