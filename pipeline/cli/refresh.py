@@ -14,8 +14,11 @@ from pipeline.cli.build import choose, need_root
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pipeline.base.store import Store
+    from pipeline.definition import Definition
+    from pipeline.nightly.publication import Publisher
     from pipeline.nightly.refresh import RefreshReport
 
 
@@ -65,6 +68,7 @@ def refresh(
     from pipeline.cli.show import Progress, print_error, print_json
     from pipeline.engine.executors import ChildProcess, ThisProcess
     from pipeline.nightly import refresh as nightly
+    from pipeline.publish.errors import PublishError
 
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
@@ -79,7 +83,12 @@ def refresh(
             # one image of a refresh that another process runs, and reports
             (definition,) = (each for each in chosen if each.name in (names or []))
             result = nightly.refresh_image(
-                definition, store, command=command, listeners=[progress], on_failure=print_error
+                definition,
+                store,
+                command=command,
+                listeners=[progress],
+                on_failure=print_error,
+                publish=_publisher(store, chosen),
             )
             nightly.write_result(image_result, result)
             raise typer.Exit(result.exit_code)
@@ -95,6 +104,7 @@ def refresh(
             listeners=[] if as_json else [progress],
             on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
             on_failure=print_error,
+            publish=_publisher(store, chosen),
         )
     finally:
         progress.close()
@@ -111,6 +121,31 @@ def refresh(
         )
         error.exit_code = max(each.exit_code for each in bad)
         raise error
+    if late := [each for each in report.images if each.unpublished]:
+        raise PublishError(
+            f"{len(late)} of {len(report.images)} images were refreshed, but not published: "
+            f"{', '.join(each.name for each in late)}",
+            name="publish-incomplete",
+            hint="the targets show what they showed before; the next refresh tries again",
+        )
+
+
+def _publisher(store: Store, chosen: Sequence[Definition]) -> Publisher:
+    """What publishes golden versions; nothing is loaded for it where no definition asks for it. Raises UsageError."""
+    from pipeline.nightly.publication import make_publisher, publish_nothing
+
+    names = {name for definition in chosen for name in definition.publish}
+    if not names:
+        return publish_nothing
+    from pipeline.base.surroundings import variables
+    from pipeline.cli.gallery.options import evidence_judge
+    from pipeline.publish.declared import declared_targets
+    from pipeline.publish.targets import find_declared
+
+    targets = declared_targets(context.project())
+    for name in sorted(names):
+        find_declared(name, targets)
+    return make_publisher(store, targets, variables(), evidence_judge([]))
 
 
 def _print_line(as_json: bool) -> Callable[[str, str], None]:

@@ -335,6 +335,7 @@ def make_definition(shape: Written, path: Path, project: Path) -> Definition:
         output=known_format(shape.output) if shape.output else DEFAULT_OUTPUT,
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
         keep=Keep(shape.keep.versions, shape.keep.days),
+        publish=tuple(shape.publish),
         refresh=Refresh(
             shape.refresh.mode,
             tuple(_step(step, project, path) for step in shape.refresh.steps),

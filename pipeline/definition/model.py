@@ -327,6 +327,7 @@ class Definition:
     output: DiskFormat = DEFAULT_OUTPUT
     prove: tuple[str, ...] = ("gen1", "gen2")
     keep: Keep = Keep()
+    publish: tuple[str, ...] = ()
     refresh: Refresh = Refresh()
     accounts: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()

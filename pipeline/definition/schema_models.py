@@ -27,6 +27,7 @@ from pipeline.definition.types import (
     Part,
     Sha256,
     Suite,
+    TargetName,
     Text,
     Unique,
 )
@@ -462,6 +463,9 @@ class Written(Part):
     expect: list[Expectation] = Field(default=[], description="Conditions that a running clone must meet.")
     first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)
+    publish: Annotated[list[TargetName], Unique] = Field(
+        default=[], description="Targets of publish.yaml to which the refresh publishes what is golden."
+    )
     refresh: RefreshPart = Field(default_factory=RefreshPart)
     accounts: Annotated[list[Account], Unique] = Field(
         default=[], description="Accounts that may ship; inspect reports every other account."

@@ -51,6 +51,7 @@ _SHA256_SCHEMA = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
 Sha256 = Annotated[str, AfterValidator(rules.sha256), WithJsonSchema(_SHA256_SCHEMA)]
 Generation = Annotated[int, AfterValidator(rules.generation), WithJsonSchema({"enum": [1, 2]})]
 KeyYear = Annotated[int, AfterValidator(rules.key_year), WithJsonSchema({"enum": [2011, 2023]})]
+TargetName = Annotated[str, AfterValidator(rules.matches(r"[A-Za-z][A-Za-z0-9_-]{0,60}", "the name of a target"))]
 Account = Annotated[str, AfterValidator(rules.matches(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of an account"))]
 CheckId = Annotated[
     str, AfterValidator(rules.matches(r"[a-z0-9]+(-[a-z0-9]+)*", "the id of a check")), AfterValidator(rules.waivable)

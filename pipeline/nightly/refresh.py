@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from pipeline.gallery import Gallery, Version
 from pipeline.maintenance import gc
 from pipeline.maintenance.retention import prune_masters
 from pipeline.nightly import patch, rebuild_check
+from pipeline.nightly.publication import Publisher, publish_nothing
+from pipeline.publish.errors import PublishError
 
 #: The summary of the last refresh, in the store.
 SUMMARY = "refresh.json"
@@ -52,6 +54,8 @@ class ImageResult:
     evidence: str | None = None
     exit_code: int = 0
     pruned: tuple[str, ...] = ()
+    #: Why its golden version is not on every target that its definition names, or nothing.
+    unpublished: str = ""
 
     @property
     def failed(self) -> bool:
@@ -71,6 +75,7 @@ class _ImageResultShape(Shape):
     evidence: str | None
     exit_code: int
     pruned: list[str]
+    unpublished: str = ""
 
     @classmethod
     def advice(cls) -> str:
@@ -106,7 +111,11 @@ class RefreshReport:
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
-        return {**fields, "path": str(self.path), "ok": not any(image.failed for image in self.images)}
+        return {
+            **fields,
+            "path": str(self.path),
+            "ok": not any(image.failed or image.unpublished for image in self.images),
+        }
 
 
 def refresh(
@@ -121,6 +130,7 @@ def refresh(
     listeners: Sequence[Any] = (),
     on_begin: Callable[[str], None] = lambda _name: None,
     on_failure: Callable[[GoldsmithError], None] = lambda _error: None,
+    publish: Publisher = publish_nothing,
 ) -> RefreshReport:
     """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) while another refresh runs.
 
@@ -132,7 +142,9 @@ def refresh(
     def job_of(definition: Definition) -> ImageJob[ImageResult]:
         def run() -> ImageResult:
             on_begin(definition.name)
-            return refresh_image(definition, store, command=command, listeners=listeners, on_failure=on_failure)
+            return refresh_image(
+                definition, store, command=command, listeners=listeners, on_failure=on_failure, publish=publish
+            )
 
         def arguments(result: Path) -> list[str]:
             patch_words = ["--patch"] if definition.refresh.mode == "patch" else []
@@ -204,8 +216,33 @@ def refresh_image(
     command: str,
     listeners: Sequence[Any] = (),
     on_failure: Callable[[GoldsmithError], None] = lambda _error: None,
+    publish: Publisher = publish_nothing,
 ) -> ImageResult:
-    """Refresh one image. Its failure is called out to `on_failure` and stands in the result; raises Interrupted."""
+    """Refresh one image, then publish it. A failure is called out to `on_failure` and stands in the result.
+
+    An image that could not be published was refreshed all the same; the next refresh tries again. Raises Interrupted.
+    """
+    result = _refreshed(definition, store, command, listeners, on_failure)
+    if result.failed:
+        return result
+    try:
+        publish(definition)
+    except Interrupted:
+        raise
+    except (GoldsmithError, OSError) as error:
+        named = error if isinstance(error, GoldsmithError) else host_file_error(error)
+        on_failure(named)
+        return replace(result, unpublished=f"{named.name}: {named.message}", exit_code=PublishError.exit_code)
+    return result
+
+
+def _refreshed(
+    definition: Definition,
+    store: Store,
+    command: str,
+    listeners: Sequence[Any],
+    on_failure: Callable[[GoldsmithError], None],
+) -> ImageResult:
     gallery, watch = Gallery(store.gallery), Stopwatch()
     before = gallery.find(definition.name)
     had = before.version if before else None

@@ -80,6 +80,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def find_declared(name: str, declared: Mapping[str, Target]) -> Target:
+    """A target that `publish.yaml` declares. Raises UsageError (target-unknown)."""
+    if name in declared:
+        return declared[name]
+    known = ", ".join(sorted(declared)) or "none"
+    raise UsageError(
+        f"there is no target {name}",
+        name="target-unknown",
+        hint=f"targets of {FILE}: {known}; write ./{name} for a folder, or the URL of a container",
+    )
+
+
 def find_target(text: str, declared: Mapping[str, Target], credential: Credential | None = None) -> Target:
     """The target that a word on the command line means. Raises UsageError."""
     if text.startswith(("http://", "https://")):
@@ -90,10 +102,5 @@ def find_target(text: str, declared: Mapping[str, Target], credential: Credentia
             found if credential is None else Target(found.url, found.folder, credential, found.parallel, found.rate)
         )
     if NAME.fullmatch(text) and not Path(text).is_dir():
-        known = ", ".join(sorted(declared)) or "none"
-        raise UsageError(
-            f"there is no target {text}",
-            name="target-unknown",
-            hint=f"targets of {FILE}: {known}; write ./{text} for a folder, or the URL of a container",
-        )
+        return find_declared(text, declared)
     return Target(folder=Path(text).absolute())

@@ -1,0 +1,59 @@
+"""Which published versions a target keeps, as `keep:` of a definition says: the index forgets a version first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.base.files import remove_tree
+from pipeline.gallery.versions import parse
+from pipeline.publish import blob_uploader, folder_uploader
+from pipeline.publish.container import Container
+from pipeline.publish.index import Index
+from pipeline.publish.targets import Target
+
+
+def surplus_versions(index: Index, versions: int | None, days: int | None, now: datetime) -> list[Mapping[str, Any]]:
+    """The versions beyond the newest `versions`, or published more than `days` ago; never the newest one."""
+    newest_first = sorted(index.versions, key=lambda each: parse(each["version"]) or (0, 0, 0), reverse=True)
+    surplus = []
+    for place, each in enumerate(newest_first):
+        old = days is not None and now - datetime.fromisoformat(each["published"]) > timedelta(days=days)
+        if place > 0 and ((versions is not None and place >= versions) or old):
+            surplus.append(each)
+    return surplus
+
+
+def retire(
+    image: str, target: Target, variables: Mapping[str, str], *, versions: int | None, days: int | None
+) -> list[str]:
+    """Remove the versions of an image that a target does not keep; their numbers. One with a leased blob stays.
+
+    Raises Conflict where another publisher has changed the index, PublishError.
+    """
+    now = datetime.now(UTC)
+    if target.url is None:
+        assert target.folder is not None
+        index = folder_uploader.read_index(target.folder, image)
+        going = surplus_versions(index, versions, days, now)
+        if going:
+            kept = index.without({each["version"] for each in going})
+            folder_uploader.switch_index(target.folder, kept, "the retention")
+            for each in going:
+                remove_tree(target.folder / each["folder"])
+        return [each["version"] for each in going]
+    with closing(Container(target, variables)) as container:
+        index = blob_uploader.read_index(container, image)
+        surplus = surplus_versions(index, versions, days, now)
+        blobs = {each["version"]: list(container.names(f"{each['folder']}/")) for each in surplus}
+        going = [each for each in surplus if not any(blob.leased for blob in blobs[each["version"]])]
+        if going:
+            kept = index.without({each["version"] for each in going})
+            blob_uploader.switch_index(container, kept, "the retention")
+            for each in going:
+                # one that is leased from now on is left for `publish clean`
+                for blob in blobs[each["version"]]:
+                    container.delete(blob.name)
+        return [each["version"] for each in going]
