@@ -105,5 +105,7 @@ def _certificate(name: str) -> Path:
 
 def _not_installed(what: str) -> HostError:
     return HostError(
-        f"variable stores with chosen keys cannot be made: {what}", name="uefi-keys-missing", hint="make setup"
+        f"variable stores with chosen keys cannot be made: {what}",
+        name="uefi-keys-missing",
+        hint="make setup installs it",
     )
