@@ -12,32 +12,30 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from pipeline.base import locks
-from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
 from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
-from pipeline.base.runs import LOG_MODE, remove_tree, sync_folder, sync_tree, write_json
+from pipeline.base.runs import remove_tree, sync_folder, sync_tree, write_json
 from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
-from pipeline.gallery.manifest import ManifestShape, format_of_disk, manifest_of, tree_of_disk
+from pipeline.gallery.manifest import ManifestShape, manifest_of
+from pipeline.gallery.master import DISK as DISK
+from pipeline.gallery.master import OS_DISK as OS_DISK
+from pipeline.gallery.master import Version as Version
+from pipeline.gallery.master import data_file as data_file
+from pipeline.gallery.master import digests_file as digests_file
+from pipeline.gallery.master import disk_file as disk_file
+from pipeline.gallery.master import disks_of as disks_of
+from pipeline.gallery.master import mode_of as mode_of
 from pipeline.gallery.versions import next_version, parse
 
-if TYPE_CHECKING:
-    from pipeline.cache.layers import Image
-    from pipeline.definition import DataDisk
-
-#: What a version's OS disk is called, but for the end of its name, which its format gives.
-OS_DISK = "disk"
-#: Its name in the format that masters are shipped in unless their definition says otherwise.
-DISK = f"{OS_DISK}{DEFAULT_OUTPUT.suffix}"
 GOLDEN = "golden"
 #: What is proven and yet not for building upon.
 CANDIDATE = "candidate"
@@ -57,32 +55,6 @@ CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 PATIENCE = 900.0
 
 
-def mode_of(name: str) -> int:
-    """The mode of a version's file: of a log that of the run."""
-    return LOG_MODE if name.endswith(".log") else 0o444
-
-
-def disk_file(row: DiskFormat) -> str:
-    """The name of a version's OS disk in a format."""
-    return f"{OS_DISK}{row.suffix}"
-
-
-def data_file(lun: int, row: DiskFormat = DEFAULT_OUTPUT) -> str:
-    """The name of a version's data disk in a format."""
-    return f"data-{lun}{row.suffix}"
-
-
-def digests_file(disk: str) -> str:
-    """The name of the file with the digests of a disk's blocks, by that of the disk."""
-    return f"{Path(disk).stem}.digests"
-
-
-def disks_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What a manifest says of each disk, by the name that its file must have; the OS disk first."""
-    data = {data_file(int(disk["lun"]), format_of_disk(disk)): disk for disk in manifest.get("data_disks", ())}
-    return {disk_file(format_of_disk(manifest["disk"])): manifest["disk"], **data}
-
-
 def channels_in(folder: Path) -> dict[str, list[str]]:
     """The names of the channels in an image's folder, by what they point at."""
     channels: dict[str, list[str]] = {}
@@ -92,77 +64,6 @@ def channels_in(folder: Path) -> dict[str, list[str]]:
                 with contextlib.suppress(FileNotFoundError):  # moved on meanwhile
                     channels.setdefault(str(Path(entry.path).readlink()), []).append(entry.name)
     return channels
-
-
-@dataclass(frozen=True)
-class Version:
-    """One master."""
-
-    name: str
-    version: str
-    path: Path
-    manifest: Mapping[str, Any]
-    channels: tuple[str, ...]
-
-    @property
-    def number(self) -> tuple[int, int, int]:
-        """What versions are ordered by."""
-        return parse(self.version) or (0, 0, 0)
-
-    @property
-    def disk(self) -> Path:
-        return self.path / disk_file(self.format)
-
-    @property
-    def format(self) -> DiskFormat:
-        """What its OS disk was shipped in."""
-        return format_of_disk(self.manifest["disk"])
-
-    @property
-    def image(self) -> Image:
-        """The OS disk, with the data disks that go with it."""
-        from pipeline.cache.layers import Image
-
-        disks = disks_of(self.manifest)
-        images = {
-            name: Image(self.path / name, format_of_disk(disk), size=int(disk["virtual_size"]))
-            for name, disk in disks.items()
-        }
-        os_disk = images.pop(self.disk.name)
-        return replace(os_disk, data=tuple((int(disks[name]["lun"]), image) for name, image in images.items()))
-
-    @property
-    def data_disks(self) -> tuple[DataDisk, ...]:
-        """The data disks, as a definition would write them."""
-        from pipeline.definition import DataDisk
-
-        return tuple(
-            DataDisk(
-                int(entry["lun"]), int(entry["virtual_size"]), entry["caching"], entry["filesystem"], entry["label"]
-            )
-            for entry in self.manifest.get("data_disks", ())
-        )
-
-    @property
-    def sha256(self) -> str | None:
-        """Of the whole file; None where it is too large for that to have been taken."""
-        flat = self.manifest["disk"]["sha256"]
-        return str(flat) if flat else None
-
-    @property
-    def digest(self) -> str:
-        """What tells its disk from any other: the flat sha256, or the tree of its chunks' where there is none."""
-        return self.sha256 or f"tree:{tree_of_disk(self.manifest['disk'])}"
-
-    def summary(self) -> dict[str, Any]:
-        """What `goldsmith gallery list --json` promises."""
-        from pipeline.gallery.listing import facts_of, summarize
-
-        return summarize(self.name, self.version, self.path, self.channels, facts_of(self.manifest))
-
-    def missing(self) -> list[str]:
-        """The names of its disks that are not there."""
-        return [name for name in disks_of(self.manifest) if not (self.path / name).is_file()]
 
 
 class RefusedShape(Shape):
