@@ -210,8 +210,8 @@ def measured(part: str, lab: Lab, rounds: int) -> dict[str, Any]:
     if part == "rounds":
         return in_turns(lab, rounds, say)
     if part == "last":
-        shares, said = change_last(lab, min(rounds, 3), say)
-        return {"shares of a cold build": shares, "plan said": said}
+        shares, result = change_last(lab, min(rounds, 3), say)
+        return {"shares of a cold build": shares, "plan said": result}
     return {"by size": by_size(lab, say), "by data": by_data(lab, say)}
 
 
@@ -241,7 +241,7 @@ def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any
     return {
         "host": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {verdict.kind}",
         "count": rounds,
-        "runs": {name: [vars(cost) for cost in one.costs] for name, one in series.items()},
+        "runs": {name: [vars(cost) for cost in item.costs] for name, item in series.items()},
         "making the saved guest": making.cost.wall,
         "only in": {"goldsmith": sorted(mine.keys() - theirs.keys()), "packer": sorted(theirs.keys() - mine.keys())},
     }
@@ -273,8 +273,8 @@ def write_page(page: Path, data: dict[str, Any]) -> None:
     for name, (value, most) in bounds(data).items():
         lines.append(f"| {name} | {value:.2f} | {most} | {'held' if value <= most else 'MISSED'} |")
     if "last" in data:
-        told = "; ".join(data["last"]["plan said"])
-        lines += ["", f"`plan` before the changed step, at commit {data['last']['commit']}: {told}."]
+        summary = "; ".join(data["last"]["plan said"])
+        lines += ["", f"`plan` before the changed step, at commit {data['last']['commit']}: {summary}."]
     if "rounds" in data:
         lines += ["", *content_lines(data["rounds"])]
     if "growth" in data:
@@ -286,7 +286,7 @@ def write_page(page: Path, data: dict[str, Any]) -> None:
 def change_last(lab: Lab, rounds: int, say: Callable[[str], None]) -> tuple[list[float], list[str]]:
     """Shares of a cold build that a changed last step of five costs, and what `plan` said before it."""
     shares: list[float] = []
-    said: list[str] = []
+    messages: list[str] = []
     path = lab.folder / "scripts/5-config.sh"
     for number in range(rounds):
         with Meter() as cold:
@@ -294,15 +294,15 @@ def change_last(lab: Lab, rounds: int, say: Callable[[str], None]) -> tuple[list
         path.write_text(path.read_text() + f"# changed {number}\n")
         rows = json.loads(lab.run("plan", "five", "--json").stdout)
         live = [row for row in rows if row["stage"] == "provision"]
-        said = [f"{row['action']} {row['title']}: {row['why']}".rstrip(": ") for row in live]
-        assert [row["action"] for row in live] == ["keep"] * 4 + ["run"], said
+        messages = [f"{row['action']} {row['title']}: {row['why']}".rstrip(": ") for row in live]
+        assert [row["action"] for row in live] == ["keep"] * 4 + ["run"], messages
         with Meter() as changed:
             goldsmith(lab, "--until", "convert", image="five")
         states = [stage["state"] for stage in lab.last_run("five")["stages"] if stage["stage"] == "provision"]
         assert states.count("new") == 1, states
         shares.append(changed.cost.wall / cold.cost.wall)
         say(f"five steps: {cold.cost.wall:.1f} s, the last one changed: {changed.cost.wall:.1f} s")
-    return shares, said
+    return shares, messages
 
 
 def rounds_lines(data: dict[str, Any]) -> list[str]:
@@ -313,9 +313,9 @@ def rounds_lines(data: dict[str, Any]) -> list[str]:
         "| run | wall, s | qemu CPU, s | tool CPU, s | written, MiB | peak memory of qemu, MiB |",
         "|---|---|---|---|---|---|",
     ]
-    for name, one in series_of(data).items():
+    for name, item in series_of(data).items():
         values = " | ".join(
-            f"{one.median(what):.0f}" for what in ("wall", "qemu_cpu", "tool_cpu", "written", "memory")
+            f"{item.median(what):.0f}" for what in ("wall", "qemu_cpu", "tool_cpu", "written", "memory")
         )
         lines.append(f"| {name} | {values} |")
     snapshots = data["making the saved guest"]

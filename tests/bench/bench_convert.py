@@ -72,7 +72,7 @@ class Run:
         target.unlink()
 
 
-def one(source: Path, fmt: str, target: Path) -> None:
+def convert_once(source: Path, fmt: str, target: Path) -> None:
     """What a goldsmith child does."""
     from pipeline.disk.disk_formats import extents
     from pipeline.vhd.fixed import write_fixed
@@ -142,13 +142,13 @@ def neighbours(runs: dict[str, Run]) -> str:
     """Everybody's seconds by what ran just before."""
     lines = ["| seconds after | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
     for before in ("nothing", *runs):
-        told = [
+        result = [
             ", ".join(
                 f"{seconds:.1f}" for after, seconds in zip(run.after, run.seconds, strict=True) if after == before
             )
             for run in runs.values()
         ]
-        lines.append(f"| {before} | " + " | ".join(told) + " |")
+        lines.append(f"| {before} | " + " | ".join(result) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -167,8 +167,8 @@ def main() -> None:
     ask.add_argument("--page", type=Path)
     ask.add_argument("--one", nargs=3)
     args = ask.parse_args()
-    if args.one:
-        one(Path(args.one[1]), args.one[0], Path(args.one[2]))
+    if args.item:
+        convert_once(Path(args.item[1]), args.item[0], Path(args.item[2]))
         return
     data = int(args.gib * 1024) << 20
     raw = make(args.folder / "bench.raw", data, data * 5 // 4)

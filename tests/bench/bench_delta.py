@@ -38,7 +38,7 @@ def disk_of(reference: str) -> Path:
     name, _, version = reference.partition("@")
     words = [GOLDSMITH, "gallery", "list", name, "--json"]
     listed = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-    return next(Path(one["path"]) for one in listed if one["version"] == version)
+    return next(Path(item["path"]) for item in listed if item["version"] == version)
 
 
 def sha256(path: Path) -> str:
@@ -49,9 +49,9 @@ def sha256(path: Path) -> str:
 def changed(old: Path, new: Path) -> int:
     """Bytes of the 64 KiB blocks in which two files differ: read whole, by nobody's extents."""
     count = 0
-    with old.open("rb") as one, new.open("rb") as other:
+    with old.open("rb") as first, new.open("rb") as other:
         while True:
-            a, b = one.read(BLOCK), other.read(BLOCK)
+            a, b = first.read(BLOCK), other.read(BLOCK)
             if not a and not b:
                 return count
             count += len(max(a, b, key=len)) if a != b else 0

@@ -43,7 +43,7 @@ def measure(ballast: int) -> str:
             pairs.append((by_sh, seconds(lambda: process.run(argv, deadline=60))))
     # the first pair imports
     by_sh, by_subprocess = (1000 * statistics.median(each) for each in zip(*pairs[1:], strict=True))
-    more = 1000 * statistics.median(one - two for one, two in pairs[1:])
+    more = 1000 * statistics.median(item - two for item, two in pairs[1:])
     return f"| {resident} | {by_sh:.1f} | {by_subprocess:.1f} | {more:.1f} |"
 
 

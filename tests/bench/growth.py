@@ -19,11 +19,11 @@ Seconds = dict[str, float]
 
 
 def define(lab: Lab, name: str, size: str, steps: Sequence[str]) -> None:
-    told = "\n".join(f"  - script: scripts/{step}.sh" for step in steps)
+    summary = "\n".join(f"  - script: scripts/{step}.sh" for step in steps)
     lab.write(
         f"images/{name}.yaml",
         f"goldsmith: 1\nsummary: {name}\nos: linux\nsource: {{master: debian-12@golden}}\ndisk: {size}\n"
-        f"steps:\n{told}\nprove: [gen1]\n",
+        f"steps:\n{summary}\nprove: [gen1]\n",
     )
 
 
@@ -87,7 +87,7 @@ def data_lines(found: dict[str, Seconds], commit: str) -> list[str]:
     per = {
         stage: (found[most].get(stage, 0.0) - found[least].get(stage, 0.0)) / span for stage in (*COUNTED, "inspect")
     }
-    told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in per.items() if stage != "acquire")
+    summary = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in per.items() if stage != "acquire")
     return [
         "",
         "## Against the data",
@@ -97,7 +97,7 @@ def data_lines(found: dict[str, Seconds], commit: str) -> list[str]:
         "",
         *_table("data", found, (*COUNTED, "inspect")),
         "",
-        f"Seconds for each further GiB: {told}.",
+        f"Seconds for each further GiB: {summary}.",
     ]
 
 

@@ -95,12 +95,12 @@ class Page:
         self.come: list[Row] = []
         self.lock = threading.Lock()
 
-    def say(self, told: Row | str) -> None:
+    def say(self, row: Row | str) -> None:
         """A row that has come, or words; from any thread."""
         with self.lock:
-            print(told, flush=True)
-            if isinstance(told, dict):
-                self.come.append(told)
+            print(row, flush=True)
+            if isinstance(row, dict):
+                self.come.append(row)
                 self.write(self.come, "not ended")
 
     def write(self, new: list[Row], took: str) -> None:

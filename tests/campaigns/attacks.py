@@ -26,11 +26,11 @@ def main() -> int:
             for question in ask_all.QUESTIONS:
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     try:
-                        said = test_attacks.attack(name, (question,), template, Path(folder))[question]
+                        message = test_attacks.attack(name, (question,), template, Path(folder))[question]
                     except AssertionError as error:
                         failures += 1
-                        said = f"**failed**: {' '.join(str(error).split())[:200]}"
-                rows.append((name, question, said.split(":")[0] if said.startswith("answered") else said))
+                        message = f"**failed**: {' '.join(str(error).split())[:200]}"
+                rows.append((name, question, message.split(":")[0] if message.startswith("answered") else message))
                 print(*rows[-1], flush=True)
     lines = [
         "# Attacks on readers",
@@ -41,7 +41,7 @@ def main() -> int:
         "",
         "| disk | question | answer |",
         "|---|---|---|",
-        *(f"| {name} | {question} | {said} |" for name, question, said in rows),
+        *(f"| {name} | {question} | {message} |" for name, question, message in rows),
     ]
     PAGE.write_text("\n".join(lines) + "\n")
     return 1 if failures else 0

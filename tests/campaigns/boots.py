@@ -145,7 +145,7 @@ DEFECTS: dict[str, Defect] = {
 def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     chosen = wanted(DEFECTS)
 
-    def one(name: str) -> dict[str, object]:
+    def boot_defect(name: str) -> dict[str, object]:
         with tempfile.TemporaryDirectory(dir=lab.home / "tmp", prefix="boots-") as scratch:
             folder = Path(scratch)
             folder.chmod(0o755)
@@ -154,7 +154,7 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
         return row
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(one, chosen))
+        return list(pool.map(boot_defect, chosen))
 
 
 def seeded(name: str, master: Path, folder: Path) -> Path:

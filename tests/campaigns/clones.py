@@ -89,6 +89,6 @@ def changed(master: Path, to: Path, commands: Sequence[str]) -> Path:
         done = subprocess.run(
             ["debugfs", "-w", "-f", script.name, f"{to}?offset={start}"], capture_output=True, text=True, check=True
         )
-    said = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
-    assert not said, said
+    output = [line for line in done.stderr.splitlines() if not line.startswith("debugfs 1.")]
+    assert not output, output
     return to

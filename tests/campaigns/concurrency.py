@@ -43,11 +43,11 @@ def crowded(lab: Lab, number: int) -> dict[str, object]:
     before = lab.last_version("small")
     began = time.monotonic()
     crowd = [lab.start(*words) for words in CROWD]
-    said, codes = [], []
+    messages, codes = [], []
     try:
         for process in crowd:
             out, _ = process.communicate(timeout=max(1.0, began + DEADLINE - time.monotonic()))
-            said.append(out)
+            messages.append(out)
             codes.append(process.returncode)
     except subprocess.TimeoutExpired:
         return {"round": number, "wrong": f"no end after {DEADLINE:.0f} s", "ok": False}
@@ -57,10 +57,10 @@ def crowded(lab: Lab, number: int) -> dict[str, object]:
     seconds = time.monotonic() - began
     wrong = [f"{words}: exit code {code}" for words, code in zip(CROWD[2:], codes[2:], strict=True) if code]
     # a night that finds another under way ends at once and says so; whichever came later
-    refused = [out for code, out in zip(codes[:2], said[:2], strict=True) if code]
+    refused = [out for code, out in zip(codes[:2], messages[:2], strict=True) if code]
     wrong += [f"a refresh failed: {out[-300:]}" for out in refused if "another refresh is running" not in out]
     wrong += ["both refreshes were refused"] if len(refused) == 2 else []
-    booted = sum(out.count("generalize   new") for out in said)
+    booted = sum(out.count("generalize   new") for out in messages)
     wrong += [f"{booted} builds ran"] if booted != 1 else []
     after = lab.last_version("small")
     wrong += [f"golden is still {before}"] if after == before else []

@@ -52,7 +52,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, "
 class Verdict:
     """What each verb said of a file ("0", or an error's name), and which rule it broke."""
 
-    said: dict[str, str] = field(default_factory=dict)
+    answer: dict[str, str] = field(default_factory=dict)
     fmt: str = ""
     equal: bool | None = None
     seconds: float = 0.0
@@ -70,12 +70,12 @@ def run(words: list[str]) -> tuple[str, str]:
             app(words, standalone_mode=False)
         except GoldsmithError as error:
             whole = error.hint and error.name != "failed" and error.message.isprintable()
-            said = error.name if whole and error.exit_code in (1, 2, 3) else f"BADLY NAMED {error!r}"
+            answer = error.name if whole and error.exit_code in (1, 2, 3) else f"BADLY NAMED {error!r}"
         except BaseException as error:
-            said = f"TRACEBACK {error!r}"
+            answer = f"TRACEBACK {error!r}"
         else:
-            said = "0"
-    return said, out.getvalue()
+            answer = "0"
+    return answer, out.getvalue()
 
 
 def qemu(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def judge(path: Path, folder: Path) -> Verdict:
         "convert": ["vhd", "convert", str(path), str(target), "--to", "raw"],
     }
     for verb, words in verbs.items():
-        verdict.said[verb] = run(words)[0]
+        verdict.answer[verb] = run(words)[0]
     verdict.seconds = time.monotonic() - began
     usage = [resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     verdict.memory = max(usage)
@@ -120,8 +120,8 @@ def judge(path: Path, folder: Path) -> Verdict:
 
 
 def _broken(path: Path, target: Path, verdict: Verdict, folder: Path) -> Iterator[str]:
-    said = verdict.said
-    yield from (f"{verb}: {end}" for verb, end in said.items() if end[:1].isupper())
+    answer = verdict.answer
+    yield from (f"{verb}: {end}" for verb, end in answer.items() if end[:1].isupper())
     if verdict.seconds > SECONDS:
         yield f"{verdict.seconds:.0f} s"
     if verdict.memory > MEMORY:
@@ -131,11 +131,11 @@ def _broken(path: Path, target: Path, verdict: Verdict, folder: Path) -> Iterato
         yield f"taken for raw, qemu-img knows {known}"
     if verdict.fmt == "raw" and mime(path) in PACKED:
         yield f"taken for raw, file(1) knows {mime(path)}"
-    if said["info"] == "0" and verdict.fmt != "vpc":
+    if answer["info"] == "0" and verdict.fmt != "vpc":
         yield f"vhd info of {verdict.fmt or 'what cannot be read'} ended with 0"
-    if said["convert"] != "0":
-        if said["inspect"] == "0":
-            yield f"inspect ended with 0, convert with {said['convert']}"
+    if answer["convert"] != "0":
+        if answer["inspect"] == "0":
+            yield f"inspect ended with 0, convert with {answer['convert']}"
         if target.exists():
             yield "a target of a conversion that failed"
         return
@@ -225,7 +225,7 @@ def page(rows: dict[tuple[str, str], list[Verdict]], broken: list[str], took: fl
         "|---|---|---|---|---|---|---|",
     ]
     for (collection, what), verdicts in sorted(rows.items()):
-        ends = Counter(verdict.said.get("inspect", "-") for verdict in verdicts)
+        ends = Counter(verdict.answer.get("inspect", "-") for verdict in verdicts)
         inspect = ", ".join(f"{number} {end}" for end, number in ends.most_common())
         lines.append(
             f"| {collection} | {what} | {len(verdicts)} | {sum(v.equal is True for v in verdicts)} | {inspect} | "
@@ -251,7 +251,7 @@ def main() -> int:
         unpacked.mkdir()
         for name, path in cases(folder, unpacked):
             verdict = judged(path)
-            end = verdict.said.get("convert", "-")
+            end = verdict.answer.get("convert", "-")
             rows.setdefault((Path(name).parts[0], verdict.fmt if end == "0" else end), []).append(verdict)
             broken += [f"{name}: {rule}" for rule in verdict.broken]
             if verdict.broken:

@@ -24,11 +24,11 @@ def spoiled(concerns: Callable[[Request], bool], times: int, spoil: Callable[[Re
     seen: Counter[str] = Counter()
 
     def say(instance: Instance, request: Request) -> Response:
-        said = answer(instance, request)
+        result = answer(instance, request)
         if concerns(request) and seen[instance.vm_id] < times:
             seen[instance.vm_id] += 1
-            return spoil(said)
-        return said
+            return spoil(result)
+        return result
 
     return say
 
@@ -46,11 +46,11 @@ def metadata(request: Request) -> bool:
 
 
 def status(number: int) -> Callable[[Response], Response]:
-    return lambda _said: Response(number, b"", "text/plain")
+    return lambda _output: Response(number, b"", "text/plain")
 
 
-def cut(said: Response) -> Response:
-    return replace(said, body=said.body[: len(said.body) // 2])
+def cut(result: Response) -> Response:
+    return replace(result, body=result.body[: len(result.body) // 2])
 
 
 ALWAYS = 1 << 30
@@ -67,14 +67,14 @@ WEATHER: dict[str, tuple[Answer, set[str]]] = {
 
 
 def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
-    def one(what: str) -> dict[str, object]:
+    def run_fault(what: str) -> dict[str, object]:
         outcome = start(lab.home, master, "weather", say=WEATHER[what][0])
         found = row(what, outcome)
         say(found)
         return found
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, WEATHER))
+        return list(pool.map(run_fault, WEATHER))
 
 
 def row(what: str, outcome: Outcome) -> dict[str, object]:
@@ -95,12 +95,14 @@ def did(folder: Path) -> str:
     ready = ""
     for path in folder.glob("prove/*/fabric.jsonl"):
         for line in path.open():
-            one = json.loads(line)
-            if one.get("report", {}).get("state") == "Ready" and one["status"] == 200:
-                ready = f"Ready after {one['at']:.0f} s"
+            run_fault = json.loads(line)
+            if run_fault.get("report", {}).get("state") == "Ready" and run_fault["status"] == 200:
+                ready = f"Ready after {run_fault['at']:.0f} s"
                 break
             kind = (
-                "metadata" if one["to"].startswith(IMDS) else one["target"].rpartition("comp=")[2].partition("&")[0]
+                "metadata"
+                if run_fault["to"].startswith(IMDS)
+                else run_fault["target"].rpartition("comp=")[2].partition("&")[0]
             )
-            asked[f"{one['method']} {kind} ({one['status']})"] += 1
+            asked[f"{run_fault['method']} {kind} ({run_fault['status']})"] += 1
     return "; ".join([*(f"{what} x{count}" for what, count in asked.items()), ready or "no Ready"])

@@ -178,7 +178,7 @@ def run(stand: Stand, fault: Fault) -> dict[str, object]:
 def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     stand = Stand.build(lab.home, lab.folder)
 
-    def one(fault: Fault) -> dict[str, object]:
+    def run_fault(fault: Fault) -> dict[str, object]:
         row = run(stand, fault)
         say(row)
         return row
@@ -186,6 +186,6 @@ def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     # a guest that hangs takes no processor
     with ThreadPoolExecutor(AT_ONCE) as pool:
         chosen = wanted(fault.name for fault in FAULTS)
-        rows = list(pool.map(one, (fault for fault in FAULTS if fault.name in chosen)))
+        rows = list(pool.map(run_fault, (fault for fault in FAULTS if fault.name in chosen)))
     left = lab.leftovers()
     return [*rows, {"what": "what all of them left", "message": str(left), "ok": not left}]

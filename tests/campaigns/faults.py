@@ -168,7 +168,7 @@ def run(fault: Fault, lab: Lab, master: Path) -> dict[str, object]:
 
 
 def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
-    def one(fault: Fault) -> dict[str, object]:
+    def run_fault(fault: Fault) -> dict[str, object]:
         try:
             row: dict[str, object] = {**run(fault, lab, master), "ok": True}
         except (AssertionError, subprocess.TimeoutExpired) as error:
@@ -178,7 +178,7 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
 
     # two at a time: a guest that waits for its deadline leaves a core idle
     with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(one, FAULTS))
+        rows = list(pool.map(run_fault, FAULTS))
     left = lab.leftovers()
     rows.append({"fault": "what all of them left", "error": "", "seconds": 0, "message": str(left), "ok": not left})
     return rows

@@ -82,11 +82,11 @@ def capture(
     digests = chunk_digests(disk)
 
     def manifest(version: str) -> dict[str, object]:
-        told = {"size": digests.size, "virtual_size": digests.size - 512, "sha256": flat_digest(disk)}
-        told["tree_sha256"] = digests.tree
+        digests_record = {"size": digests.size, "virtual_size": digests.size - 512, "sha256": flat_digest(disk)}
+        digests_record["tree_sha256"] = digests.tree
         chunks = {"chunk_size": 2 << 20, "chunks_sha256": list(digests.chunks)}
         more = {"state": "proven", "start": "cold", "created": now(), "checks": [], "generations": [1]}
-        return {"name": NAME, "version": version, "disk": {**told, **chunks}, **more, **words}
+        return {"name": NAME, "version": version, "disk": {**digests_record, **chunks}, **more, **words}
 
     made = gallery.capture(NAME, {MASTER: disk}, [], manifest, complete)
     disk.unlink()
@@ -98,17 +98,17 @@ def moment(root: Path, seed: int) -> tuple[str, str]:
     argv = [sys.executable, "-m", "tests.campaigns.gallery", "--work", str(root), str(seed)]
     worker = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert worker.stdout is not None
-    said = [worker.stdout.readline().strip()]
+    output = [worker.stdout.readline().strip()]
     time.sleep(random.Random(seed).uniform(0, SPAN))
     worker.send_signal(signal.SIGKILL)
-    said += worker.stdout.read().split()
+    output += worker.stdout.read().split()
     worker.wait()
-    return said[-1], "; ".join(wrong(root))
+    return output[-1], "; ".join(wrong(root))
 
 
 def wrong(root: Path) -> list[str]:
     gallery = Gallery(root / "gallery")
-    found = [f"{one.what}: {one.wrong}" for one in verify(gallery, NAME) if one.wrong and not one.scratch]
+    found = [f"{item.what}: {item.wrong}" for item in verify(gallery, NAME) if item.wrong and not item.scratch]
     golden = gallery.find(NAME)
     if golden is None:
         found.append("golden is gone")
@@ -117,7 +117,7 @@ def wrong(root: Path) -> list[str]:
     # whoever comes next clears up, and nothing of the dead stays in its way
     prune(gallery, NAME, KEEP, None)
     gallery.promote(capture(gallery, root, random.Random()))
-    left = [one.what for one in verify(gallery, NAME) if one.scratch]
+    left = [item.what for item in verify(gallery, NAME) if item.scratch]
     return [*found, *(f"{what} stays" for what in left)]
 
 

@@ -70,20 +70,20 @@ def main() -> int:
             here = folder / str(len(lines))
             here.mkdir()
             tally = fuzz.try_kind(kind, count * SHARES[kind_name] // 100, here)
-            told = [typed(path, kind, folder) for path in tally.crashes]
-            good = not tally.failures and None not in told
+            crashes = [typed(path, kind, folder) for path in tally.crashes]
+            good = not tally.failures and None not in crashes
             whole &= good
             total += tally.tried
             named = sum(tally.errors.values())
             lines.append(
                 f"| {kind_name} | {tally.tried} | {tally.accepted} | {named} ({len(tally.errors)} names) | "
-                f"{len(told)} | {tally.slowest:.2f} | {tally.memory} | {'held' if good else 'MISSED'} |"
+                f"{len(crashes)} | {tally.slowest:.2f} | {tally.memory} | {'held' if good else 'MISSED'} |"
             )
             print(lines[-1], flush=True)
             if not good:
                 kept = Path(tempfile.mkdtemp(prefix="goldsmith-mutations-kept-"))
                 shutil.copytree(here, kept / "inputs")
-                print(f"  {tally.failures[:5]} {told[:5]}, kept in {kept}", flush=True)
+                print(f"  {tally.failures[:5]} {crashes[:5]}, kept in {kept}", flush=True)
     text = (
         f"# Campaign: mutations\n\nCommit {commit_id()}, {total} damaged inputs made by hypothesis, "
         f"{time.monotonic() - began:.0f} s in all. Each may take {fuzz.SECONDS} s, each process "

@@ -204,8 +204,8 @@ def way_back(lab: Lab, name: str) -> dict[str, object]:
 def delta(lab: Lab, name: str, work: Path) -> dict[str, object]:
     """From the night before to the last: a delta that gives the same file back."""
     versions = json.loads(lab.run("gallery", "list", name, "--json").stdout)[-2:]
-    old, new = (Path(one["path"]) for one in versions)
-    before, after = (f"{name}@{one['version']}" for one in versions)
+    old, new = (Path(item["path"]) for item in versions)
+    before, after = (f"{name}@{item['version']}" for item in versions)
     target, again = work / "delta.vhd", work / "again.vhd"
     began = time.monotonic()
     done = lab.run("gallery", "delta", before, after, str(target))

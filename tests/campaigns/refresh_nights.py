@@ -60,7 +60,7 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     project(lab, master.parent.name)
     rows: list[dict[str, object]] = []
 
-    def one(what: str, code: int, wanted: dict[str, str], more: Callable[[dict[str, Any], float], str]) -> None:
+    def item(what: str, code: int, wanted: dict[str, str], more: Callable[[dict[str, Any], float], str]) -> None:
         if len(rows) >= LAST:
             return
         summary, found, seconds = night(lab)
@@ -79,22 +79,22 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
     def fine(_summary: dict[str, Any], _seconds: float) -> str:
         return ""
 
-    one("the first", 0, dict.fromkeys(IMAGES, "promoted"), fine)
-    one("nothing changed", 0, expected(), lambda _, s: "" if s <= QUIET else f"{s:.1f} s for nothing")
+    item("the first", 0, dict.fromkeys(IMAGES, "promoted"), fine)
+    item("nothing changed", 0, expected(), lambda _, s: "" if s <= QUIET else f"{s:.1f} s for nothing")
     script(lab, "root", "echo two >/opt/root")
-    one("the root's script changed", 0, expected(root="promoted", child="promoted"), fine)
+    item("the root's script changed", 0, expected(root="promoted", child="promoted"), fine)
     before = lab.last_version("root")
     script(lab, "root", ": >/opt/root")
-    one(
+    item(
         "the root's clone is not as expected",
         1,
         expected(root="failed", child="skipped"),
         lambda *_: untouched(lab, before),
     )
     script(lab, "root", "echo three >/opt/root")
-    one("mended", 0, expected(root="promoted", child="promoted"), lambda *_: refused(lab))
+    item("mended", 0, expected(root="promoted", child="promoted"), lambda *_: refused(lab))
     backdate(lab, "apart")
-    one("a week later, for one", 0, expected(), lambda *_: "" if fresh(lab, "apart") else "not built cold")
+    item("a week later, for one", 0, expected(), lambda *_: "" if fresh(lab, "apart") else "not built cold")
     return rows
 
 

@@ -59,14 +59,14 @@ def provisioned(lab: Lab, master: Path, say: Say) -> list[CloneResult]:
     _ = job.accelerator
     with Fabric(job.label) as fabric, ThreadPoolExecutor(AT_ONCE) as pool:
 
-        def one(number: int) -> CloneResult:
+        def boot_clone(number: int) -> CloneResult:
             verdict = CloneTest(job, image, TestRun(TARGETS["gen1"], f"clone{number}"), AT_ONCE).run(
                 fabric, job.run.folder
             )
             say(f"clone {number}: ssh after {verdict.seconds['ssh']} s {verdict.failures or ''}")
             return verdict
 
-        verdicts = list(pool.map(one, range(1, CLONES + 1)))
+        verdicts = list(pool.map(boot_clone, range(1, CLONES + 1)))
     job.run.finish("done")
     return verdicts
 

@@ -153,10 +153,10 @@ class Sequences(RuleBasedStateMachine):
         assert set(found) == set(self.expected)
         on = set(self.lab.domains_on())
         for name, (record, reality) in found.items():
-            said = _settled(record, reality)
-            assert (said, record.id) == (self.expected[name].state, self.expected[name].id), name
+            output = _settled(record, reality)
+            assert (output, record.id) == (self.expected[name].state, self.expected[name].id), name
             running = f"goldsmith-{self.lab.store.instances_label}-{name}" in on
-            assert running == (said == "running"), f"{name} is said to be {said}"
+            assert running == (output == "running"), f"{name} is said to be {output}"
         assert len(self.lab.held("power")) == len(found), "a lease for each VM, and no other"
 
     def teardown(self) -> None:

@@ -23,14 +23,14 @@ PAGE = ROOT / "docs/reports/campaign-windows.md"
 def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="goldsmith-windows-") as folder:
-        told = Path(folder) / "told.xml"
+        report = Path(folder) / "told.xml"
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={told}", CASES],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", CASES],
             cwd=ROOT,
             env={**os.environ, "GOLDSMITH_WHOLE": "1"},
             check=False,
         )
-        cases = etree.parse(told).getroot().findall(".//testcase")
+        cases = etree.parse(report).getroot().findall(".//testcase")
     lines = [
         "# Campaign: windows",
         "",

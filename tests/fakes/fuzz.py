@@ -167,7 +167,7 @@ def _run(kind: Kind, count: int, number: int, folder: Path) -> None:
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(_MUTATION)
-        def one(mutation: tuple[int, bool, list[tuple[str, int, int]]]) -> None:
+        def try_mutation(mutation: tuple[int, bool, list[tuple[str, int, int]]]) -> None:
             which, sealed, edits = mutation
             index = which % len(kind.seeds)
             data = mutated(kind.seeds[index], edits)
@@ -177,14 +177,14 @@ def _run(kind: Kind, count: int, number: int, folder: Path) -> None:
             os.pwrite(last, pickle.dumps((index, data)), 0)
             signal.alarm(SECONDS)
             began = time.monotonic()
-            said = _said(kind, index, data, scratch, folder)
+            result = _output(kind, index, data, scratch, folder)
             signal.alarm(0)
-            report.write(f"{said} {time.monotonic() - began:.4f}\n")
+            report.write(f"{result} {time.monotonic() - began:.4f}\n")
 
-        one()
+        try_mutation()
 
 
-def _said(kind: Kind, index: int, data: bytes, scratch: Path, folder: Path) -> str:
+def _output(kind: Kind, index: int, data: bytes, scratch: Path, folder: Path) -> str:
     try:
         kind.look(index, data, scratch)
     except DiskError as error:

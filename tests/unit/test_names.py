@@ -64,6 +64,17 @@ def test_no_name_is_a_banned_word() -> None:
     assert [path for path in files if BANNED & set(path.stem.split("_"))] == []
 
 
+def test_tests_have_no_such_names_either() -> None:
+    """A test's own name is a sentence, in which these words may stand."""
+    folder = ROOT.parent / "tests"
+    found = {
+        str(path.relative_to(folder)): lines
+        for path in sorted(folder.rglob("*.py"))
+        if (lines := [(line, name) for line, name in banned(path.read_text()) if name.strip("_") in BANNED])
+    }
+    assert found == {}
+
+
 def test_a_driver_is_named_in_its_row_alone() -> None:
     places = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if drivers(path.read_text())}
     assert places == {FORMATS}

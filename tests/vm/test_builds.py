@@ -181,7 +181,7 @@ def _a_kept_guest(lab: Lab, look: str) -> None:
     assert failed.returncode == 4
     run = lab.last_run()["id"]
     assert f"goldsmith shell {run}" in failed.stderr
-    told = subprocess.run(
+    done = subprocess.run(
         [*lab.shell(run)],
         input=f"id -un; {look}; exit\n",
         capture_output=True,
@@ -189,7 +189,7 @@ def _a_kept_guest(lab: Lab, look: str) -> None:
         timeout=120,
         env=lab.environment,
     )
-    assert "goldsmith-build" in told.stdout and "still out" in told.stdout, told.stdout + told.stderr
+    assert "goldsmith-build" in done.stdout and "still out" in done.stdout, done.stdout + done.stderr
     assert lab.run("clean").returncode == 0
     assert lab.leftovers() == []
 

@@ -69,8 +69,8 @@ def parent(lab: Lab) -> Lab:
 
 def test_two_data_disks_are_captured_proven_and_in_the_template(parent: Lab) -> None:
     manifest = parent.manifest("parent")
-    told = [(one["lun"], one["caching"], one["virtual_size"], one["label"]) for one in manifest["data_disks"]]
-    assert told == [(0, "ReadOnly", 64 * MIB, "data"), (9, "None", 32 * MIB, None)]
+    result = [(item["lun"], item["caching"], item["virtual_size"], item["label"]) for item in manifest["data_disks"]]
+    assert result == [(0, "ReadOnly", 64 * MIB, "data"), (9, "None", 32 * MIB, None)]
     checks = {check["id"]: check["status"] for check in manifest["checks"]}
     assert (checks["data-disk-0"], checks["data-disk-9"]) == ("pass", "pass")
     # on AHCI too (prove: [foreign]), by hand: it takes an emulated clone two minutes more
@@ -98,7 +98,7 @@ def test_a_child_has_its_parents_data_disks_and_its_own(parent: Lab) -> None:
     done = parent.run("build", "child")
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = parent.manifest("child")
-    assert [(one["lun"], one["label"]) for one in manifest["data_disks"]] == [(0, "data"), (2, "logs"), (9, None)]
+    assert [(item["lun"], item["label"]) for item in manifest["data_disks"]] == [(0, "data"), (2, "logs"), (9, None)]
     assert parent.leftovers() == []
 
 

@@ -179,7 +179,7 @@ def test_it_ends_when_nothing_needs_it(store: Store) -> None:
     running = ensure(store)
     assert not running.is_running() and find(store) is None
     first, second = a_vm("web1"), a_vm("web2")
-    one, two = running.attach(first), running.attach(second)
+    item, two = running.attach(first), running.attach(second)
     pid = server_pid(running)
     running.detach(first.instance_id)
     assert running.is_running() and service.read_link(store, first.instance_id) is None
@@ -189,7 +189,7 @@ def test_it_ends_when_nothing_needs_it(store: Store) -> None:
     assert find(store) is not None
     # a suspended VM keeps its card's address; its place may be another's by then
     third = running.attach(a_vm("web3"))
-    assert third.address == one.address
+    assert third.address == item.address
     back = running.attach(second)
     assert (back.mac, back.address) == (two.mac, two.address)
 
@@ -267,8 +267,8 @@ def test_a_private_network_joins_its_members_and_nobody_else(store: Store) -> No
             assert resolve(name, link[where].instance.gateway, "db") == "0.1.0.1"
         # a member takes another one's address: what it says is nobody's
         sh(f"ip -n {PUPPETS[1]} addr add {link['web'].address}/32 dev eth0")
-        said_as_web = ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY, link["web"].address)
-        assert said_as_web == "TimeoutError"
+        seen_as_web = ask(PUPPETS[1], "POST", "168.63.129.16:80", "/machine?comp=health", READY, link["web"].address)
+        assert seen_as_web == "TimeoutError"
         assert service.read_status(store, web.instance_id).state != "ready"
         sh(f"ip -n {PUPPETS[1]} addr del {link['web'].address}/32 dev eth0")
         # after a crash the network is there again; who has left it is not
@@ -284,11 +284,11 @@ def test_a_private_network_joins_its_members_and_nobody_else(store: Store) -> No
 def test_a_command_that_died_while_it_took_a_vm_off_leaves_nothing(store: Store) -> None:
     running = ensure(store)
     first, second, third = a_vm("web1"), a_vm("web2"), a_vm("web3")
-    one, two, three = running.attach(first), running.attach(second), running.attach(third)
+    entry, two, three = running.attach(first), running.attach(second), running.attach(third)
     # as after a kill -9 between the registration and the wire
     (store.root / f"fabric/guests/{first.instance_id}.json").unlink()
     ensure(store)
-    assert one.bridge not in links() and {two.bridge, three.bridge} <= set(links())
+    assert entry.bridge not in links() and {two.bridge, three.bridge} <= set(links())
     assert control.ask(Host(running.label).control, {"do": "hello"})["attached"].keys() == {
         second.instance_id,
         third.instance_id,

@@ -82,20 +82,20 @@ def test_the_footer_field_by_field(master: Path) -> None:
 
 
 def test_other_readers_agree_on_the_size(master: Path) -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         ["qemu-img", "info", "-f", "vpc", "--output", "json", master], capture_output=True, text=True, check=True
     )
-    assert json.loads(told.stdout)["virtual-size"] == master.stat().st_size - 512
-    told = subprocess.run(["vhdiinfo", master], capture_output=True, text=True, check=True)
-    found = re.search(r"Media size\s*:\s+.*?\((\d+) bytes\)", told.stdout)
+    assert json.loads(done.stdout)["virtual-size"] == master.stat().st_size - 512
+    done = subprocess.run(["vhdiinfo", master], capture_output=True, text=True, check=True)
+    found = re.search(r"Media size\s*:\s+.*?\((\d+) bytes\)", done.stdout)
     assert found and int(found[1]) == master.stat().st_size - 512
 
 
 def test_freed_blocks_are_not_shipped(master: Path) -> None:
     first = subprocess.run(["sgdisk", "-i", "1", master], capture_output=True, text=True, check=True).stdout
     start = int(first.split("First sector: ")[1].split()[0]) * 512
-    told = subprocess.run(["dumpe2fs", "-h", f"{master}?offset={start}"], capture_output=True, text=True, check=True)
-    facts = dict(line.split(":", 1) for line in told.stdout.splitlines() if ":" in line)
+    done = subprocess.run(["dumpe2fs", "-h", f"{master}?offset={start}"], capture_output=True, text=True, check=True)
+    facts = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
     used = (int(facts["Block count"]) - int(facts["Free blocks"])) * int(facts["Block size"])
     allocated = master.stat().st_blocks * 512
     print(f"in use {used / MIB:.0f} MiB, allocated {allocated / MIB:.0f} MiB")
@@ -211,8 +211,8 @@ def test_foreign_references_are_refused_before_anything_opens_them(kind: str, la
 
 def test_kvm_demanded_is_refused_with_its_rate(lab: Lab) -> None:
     """Only where KVM is not real; a host with real KVM builds on it, which the golden build has shown."""
-    told = json.loads(lab.run("doctor", "--json").stdout)
-    text = json.dumps(told)
+    output = json.loads(lab.run("doctor", "--json").stdout)
+    text = json.dumps(output)
     if "tcg" not in text:
         pytest.skip("KVM is real here: there is nothing to refuse")
     lab.write(

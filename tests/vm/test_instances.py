@@ -94,9 +94,9 @@ def test_a_life(vms: Vms) -> None:
 
 def test_two_at_once_are_two(vms: Vms) -> None:
     create(vms, "web", "small", "--count", "2")
-    one, two = vms.seen("web-0"), vms.seen("web-1")
-    assert one["vmId"] != two["vmId"] and one["address"] != two["address"]
-    assert one["status"] == two["status"] == "Running"
+    item, two = vms.seen("web-0"), vms.seen("web-1")
+    assert item["vmId"] != two["vmId"] and item["address"] != two["address"]
+    assert item["status"] == two["status"] == "Running"
     used = json.loads(vms.vm("top", "--json", "--seconds", "0.2"))
     assert [row["name"] for row in used] == ["web-0", "web-1"] and all(row["memory"] > 0 for row in used)
     vms.vm("delete", "web-0", "--yes")

@@ -19,9 +19,9 @@ steps:
 
 
 def test_an_unchanged_image_costs_a_look(lab: Lab, master: Path) -> None:
-    told = json.loads(Lab(ROOT, lab.home).run("refresh", "debian-12", "--json").stdout)
-    (image,) = told["images"]
-    assert image["outcome"] == "unchanged" and told["ok"]
+    output = json.loads(Lab(ROOT, lab.home).run("refresh", "debian-12", "--json").stdout)
+    (image,) = output["images"]
+    assert image["outcome"] == "unchanged" and output["ok"]
     assert image["golden"] == image["before"] == master.parent.name
     assert lab.leftovers() == []
 
@@ -32,11 +32,14 @@ def test_a_failure_leaves_golden_and_its_heirs_alone(lab: Lab, master: Path) -> 
     lab.write("images/heir.yaml", "goldsmith: 1\nsource: {master: broken@golden}\n")
     done = lab.run("refresh", "broken", "heir")
     assert done.returncode == 4, done.stdout + done.stderr
-    told = json.loads((lab.home / "refresh.json").read_text())
-    assert [(one["name"], one["outcome"]) for one in told["images"]] == [("broken", "failed"), ("heir", "skipped")]
-    assert "the mirror lies" in (Path(told["images"][0]["evidence"]) / "steps/01-broken.sh.log").read_text()
+    record = json.loads((lab.home / "refresh.json").read_text())
+    assert [(item["name"], item["outcome"]) for item in record["images"]] == [
+        ("broken", "failed"),
+        ("heir", "skipped"),
+    ]
+    assert "the mirror lies" in (Path(record["images"][0]["evidence"]) / "steps/01-broken.sh.log").read_text()
     listed = json.loads(lab.run("gallery", "list", "debian-12", "--json").stdout)
-    assert next(one["version"] for one in listed if "golden" in one["channels"]) == master.parent.name
+    assert next(item["version"] for item in listed if "golden" in item["channels"]) == master.parent.name
     checked = lab.run("gallery", "verify", f"debian-12@{master.parent.name}")
     assert checked.returncode == 0, checked.stdout
     assert lab.leftovers() == []

@@ -123,15 +123,21 @@ def test_the_small_linux_is_ready_for_its_fabric_and_its_agent(
         guest = fabric.attach("small", "azureuser", "ssh-ed25519 AAAA", folder)
         fabric.forward(guest, port, 80)
         guest.begin()
-        told = guest.instance
+        instance = guest.instance
         began = time.monotonic()
-        words = {"kernel": kernel, "azure": True, "bridge": guest.bridge, "access_mac": told.mac, "uuid": told.vm_id}
+        words = {
+            "kernel": kernel,
+            "azure": True,
+            "bridge": guest.bridge,
+            "access_mac": instance.mac,
+            "uuid": instance.vm_id,
+        }
         with machine(connection, folder, empty, **words) as running:
             says(running, small_linux.UP)
             print(f"up after {time.monotonic() - began:.1f} s: {running.serial().decode(errors='replace')[-300:]}")
             assert guest.report is not None and guest.report.ready
             agent = running.wait_agent(SOON, SOON)
-            assert told.address in agent.addresses()
+            assert instance.address in agent.addresses()
             assert agent.execute(["/bin/cat", "/etc/os-release"], deadline=SOON).stdout.startswith(
                 'NAME="small linux"'
             )

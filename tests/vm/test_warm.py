@@ -122,9 +122,9 @@ def test_a_warm_start_leaks_nothing(lab: Lab, tmp_path: Path) -> None:
     first, run = build(lab, "--warm")
     assert "warm" in run, "the guest was not restored from a save"
     saved = (Path(str(run["folder"])) / "saved-serial.log").read_text(errors="replace")
-    said = re.findall(r"confess (\w+)=(\S+)", saved)
-    assert {name for name, _ in said} == {"canary", "machine", "boot", "mac", "leases"}
-    assert ("leases", "0") in said and "Secure Shell" not in saved
+    confessed = re.findall(r"confess (\w+)=(\S+)", saved)
+    assert {name for name, _ in confessed} == {"canary", "machine", "boot", "mac", "leases"}
+    assert ("leases", "0") in confessed and "Secure Shell" not in saved
     nobody_has_entered(lab, str(run["warm"]["save"]))  # type: ignore[index]
     second, again = build(lab, "--warm", "--from", "2")
     assert again["warm"]["save"] == run["warm"]["save"], "the second build has another save"  # type: ignore[index]
@@ -136,7 +136,7 @@ def test_a_warm_start_leaks_nothing(lab: Lab, tmp_path: Path) -> None:
         assert len({own[name][what] for name in disks}) == len(disks), f"two guests have minted the same {what}"
 
     needles: dict[bytes, str] = {}
-    for name, value in said:
+    for name, value in confessed:
         if name in ("canary", "machine", "boot", "mac"):
             digits = value.replace("-", "").replace(":", "")
             for secret in (value.encode(), digits.encode(), bytes.fromhex(digits)):

@@ -176,11 +176,11 @@ def test_what_reads_the_guests_packets_is_confined(tmp_path: Path) -> None:
             child.pid for child in out._children if b"unshare" in Path(f"/proc/{child.pid}/cmdline").read_bytes()
         )
         pid = Path(f"/proc/{parent}/task/{parent}/children").read_text().strip()
-        told = dict(
+        instance = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
         )
-        assert int(told["CapEff"], 16) == 1 << 10, "more than CAP_NET_BIND_SERVICE"
-        assert told["Seccomp"] == "2" and told["NoNewPrivs"] == "1"
+        assert int(instance["CapEff"], 16) == 1 << 10, "more than CAP_NET_BIND_SERVICE"
+        assert instance["Seccomp"] == "2" and instance["NoNewPrivs"] == "1"
         seen = sorted(str(path.relative_to(f"/proc/{pid}/root")) for path in Path(f"/proc/{pid}/root").rglob("*"))
         assert [name for name in seen if name not in ("etc", "etc/resolv.conf", "run", "run/mount")] == []
     finally:

@@ -40,8 +40,8 @@ def host_state() -> str:
 @pytest.fixture
 def fabric() -> Iterator[Fabric]:
     before = host_state()
-    with Fabric(LABEL) as one:
-        yield one
+    with Fabric(LABEL) as first:
+        yield first
     assert host_state() == before
     assert not (NAMESPACES / f"goldsmith-{LABEL}").exists()
     assert f"goldsmith {LABEL}" not in sh("ip -json link show")
@@ -82,11 +82,11 @@ def test_no_clone_can_speak_for_another(fabric: Fabric, tmp_path: Path) -> None:
             "ConnectionRefusedError",
         )
         sh(f"ip -n {PUPPETS[2]} addr add {honest.instance.address}/32 dev eth0")
-        said = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert said == "TimeoutError"
+        output = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert output == "TimeoutError"
         sh(f"ip -n {PUPPETS[2]} link set eth0 address {honest.instance.mac}")
-        said = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert said == "TimeoutError"
+        output = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
+        assert output == "TimeoutError"
         assert honest.report is None
         assert not honest.asked()
         # the honest one is heard all the same
@@ -170,14 +170,14 @@ def test_a_site_outside_is_played_for_each_clone(tmp_path: Path) -> None:
     """By name it is found through the fabric's own name service; each clone gets what is meant for it."""
     with Fabric(LABEL, site=Site.of("http://config.example:8000/shop?of=web")) as fabric:
         for number in (1, 2):
-            said = f"data of {number}".encode()
-            guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=said)
+            output = f"data of {number}".encode()
+            guest = fabric.attach(f"vm{number}", "azureuser", "ssh-ed25519 AAAA", tmp_path, user_data=output)
             with puppet(guest, PUPPETS[number]):
                 address = resolve(PUPPETS[number], guest.instance.gateway, "config.example")
                 assert address == "198.51.100.10"
                 assert "200" in ask(PUPPETS[number], "GET", f"{address}:8000", "/shop?of=web")
                 assert "404" in ask(PUPPETS[number], "GET", f"{address}:8000", "/shop")
-            assert [exchange.response.body for exchange in guest.asked()] == [said, b""]
+            assert [exchange.response.body for exchange in guest.asked()] == [output, b""]
 
 
 def looks_up(name: str, servers: str) -> str:

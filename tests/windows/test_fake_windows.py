@@ -71,10 +71,10 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     run = built(stand, name)
     if generation == 1:
         # two rounds with a restart between them, and one that finds nothing; what is no security update stays out
-        told = run["updates"]
-        assert [update["kb"] for update in told["updates"]] == [["KB5000001"], ["KB5000003"]]
-        assert (told["rounds"], told["restarts"]) == (3, 1)
-        assert told["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
+        result = run["updates"]
+        assert [update["kb"] for update in result["updates"]] == [["KB5000001"], ["KB5000003"]]
+        assert (result["rounds"], result["restarts"]) == (3, 1)
+        assert result["updates"][0]["title"].startswith("NOT WINDOWS: update f\u00fcr tests")
     master = Path(stand.lab.master(name)["path"])
     manifest = json.loads((master.parent / "manifest.json").read_text())
     assert (manifest["os"], manifest["generations"], manifest["agent"]) == ("windows", [generation], "sysprep")

@@ -93,9 +93,15 @@ def image(folder: Path) -> Path:
     for number, (name, (edition, kind)) in enumerate(IMAGES.items(), 1):
         how = "append" if target.exists() else "capture"
         run("wimlib-imagex", how, tree, target, name, *(["--compress=none"] if number == 1 else []))
-        told = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": 20348,
+        properties_of_image = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": 20348,
                 "LANGUAGES/LANGUAGE": "en-US"}  # fmt: skip
-        run("wimlib-imagex", "info", target, number, *(f"--image-property=WINDOWS/{k}={v}" for k, v in told.items()))
+        run(
+            "wimlib-imagex",
+            "info",
+            target,
+            number,
+            *(f"--image-property=WINDOWS/{k}={v}" for k, v in properties_of_image.items()),
+        )
     return target
 
 

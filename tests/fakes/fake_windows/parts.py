@@ -101,9 +101,9 @@ def _list_modules(root: Path) -> None:
 def _download(folder: Path) -> None:
     if not any(Path("/var/lib/apt/lists").glob("*Packages*")):
         subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True, timeout=DEADLINE)
-    told = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True)
-    found = re.search(r"Depends: (linux-image-\S+)", told.stdout)
-    assert found, told.stdout
+    done = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True)
+    found = re.search(r"Depends: (linux-image-\S+)", done.stdout)
+    assert found, done.stdout
     # apt would give the files to its own user, which may not write here
     words = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", found[1], *PACKAGES]
     subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=DEADLINE)
@@ -159,8 +159,8 @@ def pack_initramfs(root: Path) -> bytes:
 
 def copy_libraries(program: Path, root: Path) -> None:
     """What the loader would load, at the same paths."""
-    told = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
-    for found in re.findall(r"(/\S+\.so\S*)", told):
+    output = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    for found in re.findall(r"(/\S+\.so\S*)", output):
         target = root / found.lstrip("/")
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

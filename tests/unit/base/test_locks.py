@@ -57,7 +57,7 @@ def build(store: Store) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_build_says_which_run_it_waits_for(store: Store, build: subprocess.Popen[str]) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     lock = FileLock(store.tmp / "build-web.lock", thread_local=False)
     with pytest.raises(BuildError) as caught:
         locks.acquire(
@@ -67,17 +67,17 @@ def test_a_build_says_which_run_it_waits_for(store: Store, build: subprocess.Pop
             name="image-locked",
             runs=store.runs,
             image="web",
-            on_wait=said.append,
+            on_wait=messages.append,
         )
     host = re.escape(os.uname().nodename)
     wanted = rf"run R1 \(goldsmith build web\), process {build.pid} of \w+ on {host}, since 20\S+Z \(\d+ s\)"
-    assert len(said) == 1 and re.fullmatch(f"waiting for another build of web: {wanted}", said[0]), said
+    assert len(messages) == 1 and re.fullmatch(f"waiting for another build of web: {wanted}", messages[0]), messages
     assert caught.value.name == "image-locked" and re.search(wanted, caught.value.message) and caught.value.hint
     build.kill()
     build.wait()
-    locks.acquire(lock, "x", deadline=1.0, name="x", on_wait=said.append)
+    locks.acquire(lock, "x", deadline=1.0, name="x", on_wait=messages.append)
     lock.release()
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_a_process_without_a_run_is_named_too(store: Store) -> None:

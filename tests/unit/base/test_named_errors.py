@@ -74,9 +74,9 @@ def wrong_parent(folder: Path) -> Path:
 
 def circular_chain(folder: Path) -> Path:
     """Two children that name each other, ids and checksums right."""
-    one = child(folder, fixed(folder), "one.vhd", 3)
-    two = child(folder, one, "two.vhd", 4)
-    header = bytearray(one.read_bytes()[512:1536])
+    first = child(folder, fixed(folder), "one.vhd", 3)
+    two = child(folder, first, "two.vhd", 4)
+    header = bytearray(first.read_bytes()[512:1536])
     header[40:56] = uuid.UUID(int=4).bytes
     header[56:60] = bytes(4)
     relative, absolute = (struct.unpack_from(">Q", header, 576 + 24 * each + 16)[0] for each in (0, 1))
@@ -84,9 +84,9 @@ def circular_chain(folder: Path) -> Path:
     for each in (0, 1):
         struct.pack_into(">I", header, 576 + 24 * each + 8, len(name))
     header[36:40] = struct.pack(">I", checksum(bytes(header), 36))
-    patch(one, 512, bytes(header))
-    patch(one, relative, name)
-    patch(one, absolute, name)
+    patch(first, 512, bytes(header))
+    patch(first, relative, name)
+    patch(first, absolute, name)
     return two
 
 

@@ -87,15 +87,15 @@ def test_a_file_of_another_size_is_refused(disk: Path, tmp_path: Path) -> None:
 
 
 def test_a_longer_disk_differs_in_what_it_has_more(disk: Path, tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    write_block_digests(disk, one)
+    first, other = tmp_path / "one", tmp_path / "other"
+    write_block_digests(disk, first)
     os.truncate(disk, 9 * CHUNK)
     with disk.open("r+b") as file:
         file.seek(8 * CHUNK)
         file.write(b"more")
     write_block_digests(disk, other)
     # the last block was not a whole one
-    assert list(unequal_blocks(one, other)) == [SIZE // BLOCK, 8 * CHUNK // BLOCK]
+    assert list(unequal_blocks(first, other)) == [SIZE // BLOCK, 8 * CHUNK // BLOCK]
 
 
 def test_a_flat_digest_is_taken_beside_other_work(disk: Path) -> None:

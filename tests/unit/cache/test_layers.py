@@ -95,11 +95,11 @@ def test_a_failed_commit_is_no_layer(tmp_path: Path) -> None:
 
 def test_a_store_knows_its_own_runs(tmp_path: Path) -> None:
     """Two stores on one host must not sweep each other's guests."""
-    one, two, usual = Store(tmp_path / "one"), Store(tmp_path / "two"), Store(DEFAULT_HOME)
-    assert one.own_run(one.label("R1")) == "R1"
-    assert one.own_run(two.label("R1")) is None
-    assert usual.own_run(one.label("R1")) is None
-    assert one.own_run(usual.label("R1")) is None
+    first, two, usual = Store(tmp_path / "one"), Store(tmp_path / "two"), Store(DEFAULT_HOME)
+    assert first.own_run(first.label("R1")) == "R1"
+    assert first.own_run(two.label("R1")) is None
+    assert usual.own_run(first.label("R1")) is None
+    assert first.own_run(usual.label("R1")) is None
     assert usual.own_run("R1") == "R1"
 
 

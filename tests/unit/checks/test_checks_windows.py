@@ -123,9 +123,9 @@ def test_declared_ports(tmp_path: Path) -> None:
         "win-ports": f"ControlSet001: {PORT_NAME} exists, but is not declared; "
         f"ControlSet002: {PORT_NAME} exists, but is not declared"
     }
-    told = {result.id: result for result in inspect_disk(disk, profile=PROFILE, ports=[PORT, ("udp", 53)])}
+    by_id = {result.id: result for result in inspect_disk(disk, profile=PROFILE, ports=[PORT, ("udp", 53)])}
     assert (
-        told["win-ports"].evidence
+        by_id["win-ports"].evidence
         == "ControlSet001: no rule goldsmith-udp-53; ControlSet002: no rule goldsmith-udp-53"
     )
     for control in (1, 2):
@@ -147,29 +147,29 @@ def test_what_is_installed(tmp_path: Path) -> None:
     assert contents is not None and contents.system["VERSION_ID"] == "20348.2201"
     text = bill("w", "1", created="2026-11-22T00:00:00+00:00", sha256=None, tree="0" * 64, system=contents.system,
                 packages=contents.packages)  # fmt: skip
-    told = json.loads(text)
-    assert [part["purl"] for part in told["components"]] == [
+    by_id = json.loads(text)
+    assert [part["purl"] for part in by_id["components"]] == [
         "pkg:generic/KB5034439@20348.2201.1.0?arch=amd64",
         "pkg:generic/QEMU%20guest%20agent@107.0.1?arch=amd64",
     ]
-    assert told["metadata"]["component"]["description"].startswith("NOT WINDOWS")
+    assert by_id["metadata"]["component"]["description"].startswith("NOT WINDOWS")
 
 
 # ---- a second reader ---------------------------------------------------------------------------------------------
 
 
-def told(hive: Hive, path: str = "") -> Iterator[tuple[str, str, object]]:
+def by_id(hive: Hive, path: str = "") -> Iterator[tuple[str, str, object]]:
     for name, value in (hive.values(path) or {}).items():
         yield path, name, value
     for key in hive.keys(path) or []:
-        yield from told(hive, f"{path}\\{key}".lstrip("\\"))
+        yield from by_id(hive, f"{path}\\{key}".lstrip("\\"))
 
 
-def told_by_dissect(key: Any, path: str = "") -> Iterator[tuple[str, str, object]]:
+def read_by_dissect(key: Any, path: str = "") -> Iterator[tuple[str, str, object]]:
     for value in key.values():
         yield path, "" if value.name == "(Default)" else value.name, value.value
     for below in key.subkeys():
-        yield from told_by_dissect(below, f"{path}\\{below.name}".lstrip("\\"))
+        yield from read_by_dissect(below, f"{path}\\{below.name}".lstrip("\\"))
 
 
 def test_a_second_reader_agrees_on_every_value(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_second_reader_agrees_on_every_value(tmp_path: Path) -> None:
         for name in HIVES:
             data = volume.mft.get(f"Windows/System32/config/{name}").open().read()
             assert data == opened.windows.read(f"/Windows/System32/config/{name}", 256 << 20)
-            mine = sorted(told(Hive(data)), key=repr)
-            other = sorted(told_by_dissect(RegistryHive(io.BytesIO(data)).root()), key=repr)
+            mine = sorted(by_id(Hive(data)), key=repr)
+            other = sorted(read_by_dissect(RegistryHive(io.BytesIO(data)).root()), key=repr)
             assert mine == other
             count += len(mine)
     assert count > 200

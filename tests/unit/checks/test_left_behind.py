@@ -131,7 +131,7 @@ def test_each_identity_is_found_and_what_is_made_anew_is_removed(tmp_path: Path)
     (tree / "run/systemd/system").mkdir(parents=True)
     (tree / "etc/ssl/certs/ab12.0").symlink_to("ssl-cert-snakeoil.pem")
     assert identities(fake_disk.pack(tmp_path)) == set(samples())
-    said = run_in(tree, PREAMBLE + removal_script())
+    output = run_in(tree, PREAMBLE + removal_script())
     stays = {
         path
         for row in TABLE
@@ -143,7 +143,7 @@ def test_each_identity_is_found_and_what_is_made_anew_is_removed(tmp_path: Path)
     }
     assert identities(fake_disk.pack(tmp_path)) == stays
     for path in set(samples()) - stays:
-        assert f" {path} (" in said, said
+        assert f" {path} (" in output, output
     assert (tree / INITIATOR[1:]).read_text() == "GenerateName=yes\n"
     assert not os.path.lexists(tree / "etc/ssl/certs/ab12.0")
     unit = tree / SNAKEOIL_UNIT[1:]

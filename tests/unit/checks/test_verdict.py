@@ -322,18 +322,18 @@ def test_a_waiver_waives_one_check_and_nothing_behind_it(good: Path, tmp_path: P
 
 def test_the_four_numbers_are_everywhere(bare: Path, tmp_path: Path) -> None:
     out, error = call("inspect", bare, "--json")
-    told = json.loads(out)
-    numbers = told["verdict"]
-    statuses = [check["status"] for check in told["checks"]]
+    record = json.loads(out)
+    numbers = record["verdict"]
+    statuses = [check["status"] for check in record["checks"]]
     for key, status in (("passed", "pass"), ("failed", "fail"), ("skipped", "skip"), ("unchecked", "unchecked"),
                         ("warnings", "warn"), ("waived", "waived")):  # fmt: skip
         assert numbers[key] == statuses.count(status)
     assert numbers["unchecked"] and isinstance(error, CheckFailed) and "unchecked" in error.message
-    assert told["system"] == "partition 1, ext4, A bare Linux"
+    assert record["system"] == "partition 1, ext4, A bare Linux"
     inspected = inspect(bare)
     page = report(bare, inspected.system, inspected.results)
     assert f"<b>{numbers['unchecked']}</b> unchecked" in page and f"<b>{numbers['failed']}</b> failed" in page
-    manifest = {"checks": told["checks"], "prove": {}, "inputs": []}
+    manifest = {"checks": record["checks"], "prove": {}, "inputs": []}
     predicate = statement(manifest, {})["predicate"]
     seen = predicate["configuration"][-1]["annotations"]
     assert {key: seen[key] for key in numbers} == numbers and predicate["result"] == "FAILED"

@@ -31,10 +31,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_json_of_a_good_disk(good: Path) -> None:
     out, error = call("inspect", good, "--json")
     assert error is None
-    told = json.loads(out)
-    assert told["disk"] == str(good) and told["profile"] == "azure-linux"
-    assert {"id", "status", "evidence", "remedy", "title"} <= set(told["checks"][0])
-    assert {each["status"] for each in told["checks"]} == {"pass"}
+    record = json.loads(out)
+    assert record["disk"] == str(good) and record["profile"] == "azure-linux"
+    assert {"id", "status", "evidence", "remedy", "title"} <= set(record["checks"][0])
+    assert {each["status"] for each in record["checks"]} == {"pass"}
 
 
 def test_a_finding_is_printed_before_it_raises(good: Path, tmp_path: Path) -> None:

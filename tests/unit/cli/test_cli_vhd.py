@@ -32,7 +32,7 @@ def call(*words: object) -> str:
     return result.stdout
 
 
-def told(*words: object) -> Any:
+def run_json(*words: object) -> Any:
     return json.loads(call(*words, "--json"))
 
 
@@ -56,17 +56,17 @@ def raw(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["fixed", "dynamic", "qcow2", "vhdx", "vmdk", "raw"])
 def test_convert_there_and_back(raw: Path, tmp_path: Path, kind: str) -> None:
     there, back = tmp_path / "there", tmp_path / "back.raw"
-    assert told("convert", raw, there, "--to", kind)["size"] == SIZE
+    assert run_json("convert", raw, there, "--to", kind)["size"] == SIZE
     call("convert", there, back, *(["--format", "raw"] if kind == "raw" else []))
     assert back.read_bytes() == raw.read_bytes()
-    assert told("compare", raw, there)["same"]
+    assert run_json("compare", raw, there)["same"]
     assert {path.name for path in tmp_path.iterdir()} == {"disk.raw", "there", "back.raw"}
 
 
 def test_info_and_verify(raw: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk.vhd"
     call("convert", raw, disk)
-    seen = told("info", disk)
+    seen = run_json("info", disk)
     assert (seen["type"], seen["size"], seen["creator"], seen["saved_state"]) == ("fixed", SIZE, "qem2", 0)
     assert "right" in call("verify", disk)
     with disk.open("r+b") as file:
@@ -84,10 +84,10 @@ def test_diff_apply_merge(raw: Path, tmp_path: Path) -> None:
     with new.open("r+b") as file:
         file.seek(7 * MIB)
         file.write(b"new")
-    listed = told("diff", old, new, "--format", "raw")
+    listed = run_json("diff", old, new, "--format", "raw")
     assert listed["blocks"] == [{"start": 7 * MIB, "length": 512}] and listed["bytes"] == 512
     call("diff", old, new, child)
-    assert child.stat().st_size < 3 * MIB and told("info", child)["type"] == "differencing"
+    assert child.stat().st_size < 3 * MIB and run_json("info", child)["type"] == "differencing"
     for verb in ("apply", "merge"):
         whole = tmp_path / f"{verb}.raw"
         call(verb, child, whole)
@@ -101,12 +101,12 @@ def test_diff_apply_merge(raw: Path, tmp_path: Path) -> None:
     call("apply", child, again, "--to", "fixed")
     assert again.read_bytes() == fixed.read_bytes()
     call("create", tmp_path / "empty-child.vhd", "--parent", old)
-    assert told("compare", tmp_path / "empty-child.vhd", old)["same"]
+    assert run_json("compare", tmp_path / "empty-child.vhd", old)["same"]
 
 
 def test_create_and_refusals(tmp_path: Path) -> None:
     disk = tmp_path / "disk.vhd"
-    assert told("create", disk, "--size", "30 MiB")["size"] == 30 * MIB == verify_fixed(disk).current_size
+    assert run_json("create", disk, "--size", "30 MiB")["size"] == 30 * MIB == verify_fixed(disk).current_size
     assert fault("create", disk, "--size", "30 MiB").name == "target-exists"
     call("create", disk, "--size", "31 MiB", "--to", "dynamic", "--force")
     subprocess.run(["qemu-img", "info", "-f", "vpc", str(disk)], check=True, capture_output=True)
@@ -139,7 +139,7 @@ def test_a_full_disk_in_the_middle(raw: Path, tmp_path: Path, kind: str) -> None
 def test_resize_grows_and_says_what_to_do(tmp_path: Path) -> None:
     disk = fake_disk.as_vhd(fake_disk.build(tmp_path), tmp_path / "disk.vhd")
     before = verify_fixed(disk)
-    out = told("resize", disk, "96 MiB")
+    out = run_json("resize", disk, "96 MiB")
     after = verify_fixed(disk)
     assert after.current_size == 96 * MIB and after.unique_id == before.unique_id
     assert any("resize2fs" in line for line in out["inside"]) and any("--move-gpt" in line for line in out["inside"])

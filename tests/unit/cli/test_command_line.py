@@ -81,8 +81,8 @@ def test_a_number_alone_is_refused(text: str) -> None:
 def test_verbs_refuse_a_number_alone_before_anything_goes(store: Store, verb: str, option: str) -> None:
     layer = store.layers / "abc"
     layer.mkdir()
-    code, _, said = call(verb, option, "20")
-    assert code == 2 and "has no unit" in said and layer.exists()
+    code, _, errors = call(verb, option, "20")
+    assert code == 2 and "has no unit" in errors and layer.exists()
 
 
 # ---- verbs that delete -------------------------------------------------------------------------------------------
@@ -172,14 +172,14 @@ def test_a_version_is_removed_and_leaves_a_tombstone(store: Store, masters: list
 def test_what_is_kept_is_removed_by_force_only(store: Store, masters: list[Version]) -> None:
     _, new, _ = masters
     code, lease, _ = call("gallery", "lease", f"web@{new.version}", "--why", "an upload")
-    code, _, said = call("gallery", "remove", f"web@{new.version}", "--why", "x")
+    code, _, errors = call("gallery", "remove", f"web@{new.version}", "--why", "x")
     assert code == 1 and new.path.exists()
     for why in (
         "it is web@golden",
         f"leased ({lease.strip()}): an upload",
         f"the parent of app {masters[2].version}",
     ):
-        assert why in said
+        assert why in errors
     code, _, _ = call("gallery", "remove", f"web@{new.version}", "--why", "x", "--force")
     assert code == 0 and not new.path.exists()
     assert not os.path.lexists(store.gallery / "web" / "golden")  # no channel points at nothing
@@ -203,8 +203,8 @@ def test_what_a_build_stands_on_is_never_removed(store: Store, masters: list[Ver
     draft.commit(stage="acquire", inputs={}, source=None, image=Image(draft.path / "disk.qcow2", QCOW2, old.image))
     run = Run.start(store.runs, "app", "goldsmith build app")
     run.note(layers=["ab" * 16])
-    code, _, said = call("gallery", "remove", f"web@{old.version}", "--why", "x", "--force")
-    assert code == 1 and "in use" in said and old.path.exists()
+    code, _, errors = call("gallery", "remove", f"web@{old.version}", "--why", "x", "--force")
+    assert code == 1 and "in use" in errors and old.path.exists()
     run.finish("done")
     assert call("gallery", "remove", f"web@{old.version}", "--why", "x")[0] == 0
     assert not draft.path.exists()  # nothing can use what stood on it
@@ -245,8 +245,8 @@ def test_refusals_are_one_line_and_can_be_dismissed(store: Store, masters: list[
     gallery = Gallery(store.gallery)
     for name in ("web", "new"):
         gallery.refuse(name, {"gate": "inspect", "why": "checks failed: host-keys", "run": "R7", "when": "today"})
-    code, out, said = call("gallery", "list")
-    assert code == 0 and "host-keys" not in out and len(said.splitlines()) == 1 and "new, web" in said
+    code, out, errors = call("gallery", "list")
+    assert code == 0 and "host-keys" not in out and len(errors.splitlines()) == 1 and "new, web" in errors
     assert "web: refused by inspect on today (R7): checks failed: host-keys" in call("gallery", "list", "--all")[1]
     assert call("gallery", "dismiss", "app")[0] == 1  # it has none
     assert "would remove 2 items" in call("gallery", "dismiss", "--dry-run")[1]
@@ -433,25 +433,25 @@ def test_a_user_without_rights_gets_named_errors(
     store = Store(open_folder / "store")
     (open_folder / "images").mkdir()
     old, before = masters[0], sorted(str(path) for path in store.root.rglob("*"))
-    place, one = open_folder / "new", f"web@{old.version}"
+    place, first = open_folder / "new", f"web@{old.version}"
     closed = open_folder / "closed"
     closed.mkdir(mode=0o700)
     private = open_folder / "private.vhd"
     private.touch(mode=0o600)
     refused = [
-        ("gallery", "promote", one),
-        ("gallery", "promote", one, "stable", "--create"),
+        ("gallery", "promote", first),
+        ("gallery", "promote", first, "stable", "--create"),
         ("gallery", "rollback", "web"),
         ("gallery", "prune", "web", "--keep", "1"),
-        ("gallery", "remove", one, "--why", "x"),
-        ("gallery", "lease", one),
-        ("gallery", "export", one, str(place)),
-        ("gallery", "archive", one),
+        ("gallery", "remove", first, "--why", "x"),
+        ("gallery", "lease", first),
+        ("gallery", "export", first, str(place)),
+        ("gallery", "archive", first),
         ("gallery", "import", str(closed)),
         ("inspect", str(private)),
         ("vhd", "convert", str(private), str(open_folder / "y.vhd")),
         ("gallery", "channel", "remove", "web", "golden", "--force"),
-        ("gallery", "delta", one, "web", str(open_folder / "d.vhd")),
+        ("gallery", "delta", first, "web", str(open_folder / "d.vhd")),
         ("vhd", "create", str(open_folder / "x.vhd"), "--size", "8M"),
         ("vhd", "create", "/root/x.vhd", "--size", "8M"),
         ("clean",),
@@ -465,23 +465,23 @@ def test_a_user_without_rights_gets_named_errors(
         ("gallery", "show", "web"),
         ("gallery", "channel", "list"),
         ("gallery", "prune", "web", "--keep", "1", "--dry-run"),
-        ("gallery", "remove", one, "--why", "x", "--dry-run"),
+        ("gallery", "remove", first, "--why", "x", "--dry-run"),
         ("gallery", "channel", "remove", "web", "golden", "--force", "--dry-run"),
         ("runs", "list"),
         ("runs", "prune", "--dry-run"),
     ]
     seen = as_nobody(open_folder, *refused, *read)
     for words in refused:
-        code, _, said = seen[words]
-        assert code in (2, 3) and said.startswith("goldsmith: ") and "  hint   " in said, (words, seen[words])
-        assert "Errno" not in said and "mend the cause" not in said, said
+        code, _, errors = seen[words]
+        assert code in (2, 3) and errors.startswith("goldsmith: ") and "  hint   " in errors, (words, seen[words])
+        assert "Errno" not in errors and "mend the cause" not in errors, errors
     for words in read:
         assert seen[words][0] == 0, (words, seen[words])
     assert f"{private} belongs to root:" in seen["inspect", str(private)][2] and seen["inspect", str(private)][0] == 2
     assert f"{closed} belongs to root:" in seen["gallery", "import", str(closed)][2]
     # whose it is, and how it can be had
-    said = seen["gallery", "promote", one][2]
-    assert "you are nobody" in said and "belongs to root:" in said and "sudo" in said
+    errors = seen["gallery", "promote", first][2]
+    assert "you are nobody" in errors and "belongs to root:" in errors and "sudo" in errors
     assert sorted(str(path) for path in store.root.rglob("*")) == before
 
 
@@ -634,8 +634,8 @@ def test_fault_lines_have_one_form(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_empty_lists_say_so_on_stderr(store: Store) -> None:
     for words in (("gallery", "list"), ("runs", "list"), ("gallery", "channel", "list"), ("gallery", "prune")):
-        code, out, said = call(*words)
-        assert (code, out) == (0, "") and said, words
+        code, out, errors = call(*words)
+        assert (code, out) == (0, "") and errors, words
 
 
 def test_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
@@ -669,11 +669,11 @@ def test_a_store_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "file"))
     for words in (("gallery", "list"), ("runs", "list"), ("clean",)):
-        code, out, said = call(*words)
-        assert (code, out) == (2, "") and "is not a folder" in said
+        code, out, errors = call(*words)
+        assert (code, out) == (2, "") and "is not a folder" in errors
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "file" / "x"))
-    code, _, said = call("clean")
-    assert code == 3 and "cannot be created" in said
+    code, _, answer = call("clean")
+    assert code == 3 and "cannot be created" in answer
 
 
 def test_every_verb_has_a_whole_sentence() -> None:

@@ -150,9 +150,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_one_line_says_what_to_do_and_doing_it_mends_it(name: str, both: tuple[str, dict[str, str]]) -> None:
-    said, after = both
-    lines = [line for line in said.splitlines() if line.startswith(MISTAKES[name].says[0])]
-    assert len(lines) == 1, said
+    output, after = both
+    lines = [line for line in output.splitlines() if line.startswith(MISTAKES[name].says[0])]
+    assert len(lines) == 1, output
     assert all(part in lines[0] for part in MISTAKES[name].says), lines[0]
     assert f"images/{name}.yaml: ok" in after[name], after[name]
 

@@ -748,14 +748,14 @@ def test_masters_are_built_before_what_begins_with_them(project: Path) -> None:
 
 
 def test_build_order_names_a_cycle(project: Path) -> None:
-    def one(name: str, master: str) -> Definition:
+    def define(name: str, master: str) -> Definition:
         path = project / "images" / f"{name}.yaml"
         return Definition(name=name, path=path, project=project, source=MasterSource(master))
 
     with pytest.raises(
         DefinitionError, match=r"images/a.yaml:1:1: source.master: the masters form a cycle: a -> b -> a"
     ):
-        build_order([one("a", "b"), one("b", "a")])
+        build_order([define("a", "b"), define("b", "a")])
 
 
 # -- what loads ---------------------------------------------------------------------------------------------

@@ -97,13 +97,13 @@ def test_the_mode_of_a_drawn_in_file_is_an_input(playbooks: Path) -> None:
 
 
 def test_variables_and_network_are_inputs_and_titles_are_not(playbooks: Path) -> None:
-    one = step(playbooks)
-    before = step_inputs(one)
-    assert changed(before, step_inputs(replace(one, vars={"a": [1, {"b": 3}]}))) == {"vars"}
-    assert changed(before, step_inputs(replace(one, network="none"))) == {"network"}
-    assert step_inputs(replace(one, name="other", timeout=1)) == before
-    swapped = replace(one, vars={"x": 1, "y": 2})
-    assert step_inputs(swapped) == step_inputs(replace(one, vars={"y": 2, "x": 1}))
+    first = step(playbooks)
+    before = step_inputs(first)
+    assert changed(before, step_inputs(replace(first, vars={"a": [1, {"b": 3}]}))) == {"vars"}
+    assert changed(before, step_inputs(replace(first, network="none"))) == {"network"}
+    assert step_inputs(replace(first, name="other", timeout=1)) == before
+    swapped = replace(first, vars={"x": 1, "y": 2})
+    assert step_inputs(swapped) == step_inputs(replace(first, vars={"y": 2, "x": 1}))
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_computed_playbook_draws_in_its_neighbours(playbooks: Path) -> None:
 
 def test_a_file_that_only_the_variables_name(playbooks: Path) -> None:
     (playbooks / "plain.yml").write_text("- hosts: guest\n")
-    one = replace(step(playbooks, "plain.yml"), vars={"config": "shop.conf"})
-    assert "file files/shop.conf" in step_inputs(one)
+    first = replace(step(playbooks, "plain.yml"), vars={"config": "shop.conf"})
+    assert "file files/shop.conf" in step_inputs(first)
 
 
 def test_a_playbook_that_is_no_yaml_draws_in_everything(playbooks: Path) -> None:
@@ -173,10 +173,10 @@ def test_a_playbook_in_a_folder(playbooks: Path) -> None:
 def test_a_script_is_its_bytes(tmp_path: Path) -> None:
     script = tmp_path / "a.sh"
     script.write_text("true\n")
-    one = ScriptStep(file=script, script="a.sh")
-    before = step_inputs(one)
+    first = ScriptStep(file=script, script="a.sh")
+    before = step_inputs(first)
     script.write_text("false\n")
-    assert changed(before, step_inputs(one)) == {"script a.sh"}
+    assert changed(before, step_inputs(first)) == {"script a.sh"}
 
 
 TREE_CHANGES: dict[str, Callable[[Path], object]] = {
@@ -202,21 +202,21 @@ def test_a_copied_tree_is_its_names_modes_and_contents(tmp_path: Path, change: s
     (root / "link").symlink_to("a")
     (tmp_path / "outside").touch()
     (root / "out").symlink_to("../outside")
-    one = CopyStep(file=root, copy_from="tree", to="/srv")
-    before = step_inputs(one)
-    assert step_inputs(one) == before
+    first = CopyStep(file=root, copy_from="tree", to="/srv")
+    before = step_inputs(first)
+    assert step_inputs(first) == before
     TREE_CHANGES[change](root)
-    assert changed(before, step_inputs(one)) == {"copy tree"}
+    assert changed(before, step_inputs(first)) == {"copy tree"}
 
 
 def test_where_a_copy_goes_and_its_mode_are_inputs(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("hello")
-    one = CopyStep(file=tmp_path / "a", copy_from="a", to="/a")
-    before = step_inputs(one)
-    assert changed(before, step_inputs(replace(one, to="/b"))) == {"to"}
-    assert changed(before, step_inputs(replace(one, mode="0600"))) == {"mode"}
+    first = CopyStep(file=tmp_path / "a", copy_from="a", to="/a")
+    before = step_inputs(first)
+    assert changed(before, step_inputs(replace(first, to="/b"))) == {"to"}
+    assert changed(before, step_inputs(replace(first, mode="0600"))) == {"mode"}
     (tmp_path / "a").chmod(0o755)
-    assert changed(before, step_inputs(one)) == {"copy a"}
+    assert changed(before, step_inputs(first)) == {"copy a"}
 
 
 def test_a_playbook_above_its_folder_draws_in_nothing_from_beside_the_project(playbooks: Path) -> None:

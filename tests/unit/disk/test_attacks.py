@@ -83,16 +83,16 @@ def attack(name: str, questions: tuple[str, ...], template: Path, folder: Path) 
     assert max(cost["peaks"]) << 10 < MEMORY, cost
     assert max(seconds for _, seconds in cost["asked"].values()) < SECONDS, cost
     assert list(room.iterdir()) == []
-    said = {question: name for question, (name, _) in cost["asked"].items()}
-    assert not [name for name in said.values() if name.endswith("without a hint")]
-    return said
+    answers = {question: name for question, (name, _) in cost["asked"].items()}
+    assert not [name for name in answers.values() if name.endswith("without a hint")]
+    return answers
 
 
 @pytest.mark.parametrize("name", [*QUICK, f"{TODAY} (slow)"])
 def test_attack(name: str, template: Path, tmp_path: Path) -> None:
     questions, may_answer = SLOW[TODAY] if name.endswith("(slow)") else QUICK[name]
-    said = attack(name.removesuffix(" (slow)"), questions, template, tmp_path)
-    assert may_answer or not [answer for answer in said.values() if answer.startswith(ANSWERED)], said
+    answers = attack(name.removesuffix(" (slow)"), questions, template, tmp_path)
+    assert may_answer or not [answer for answer in answers.values() if answer.startswith(ANSWERED)], answers
 
 
 def test_every_attack_is_tried() -> None:

@@ -60,9 +60,9 @@ def wim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (name, (edition, kind, build)) in enumerate(IMAGES.items(), 1):
         how = ("append",) if target.exists() else ("capture",)
         run("wimlib-imagex", *how, folder / "tree", target, name, *(["--compress=none"] if number == 1 else []))
-        told = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": build,
+        image_properties = {"ARCH": 9, "EDITIONID": edition, "INSTALLATIONTYPE": kind, "VERSION/BUILD": build,
                 "LANGUAGES/LANGUAGE": "en-US"}  # fmt: skip
-        properties = [f"--image-property=WINDOWS/{key}={value}" for key, value in told.items()]
+        properties = [f"--image-property=WINDOWS/{key}={value}" for key, value in image_properties.items()]
         run("wimlib-imagex", "info", target, number, *properties)
     return target
 
@@ -214,8 +214,11 @@ def test_a_medium_without_bios_is_no_generation_1(wim: Path, tmp_path: Path) -> 
 
 def test_the_verb_lists_it(wim: Path, tmp_path: Path) -> None:
     iso = medium(tmp_path, windows(wim))
-    told = json.loads(CliRunner().invoke(app, ["iso", str(iso), "--json"]).stdout)
-    assert (told["kind"], [each["index"] for each in told["editions"]]) == ("installation", [1, 2])
+    image_properties = json.loads(CliRunner().invoke(app, ["iso", str(iso), "--json"]).stdout)
+    assert (image_properties["kind"], [each["index"] for each in image_properties["editions"]]) == (
+        "installation",
+        [1, 2],
+    )
     shown = CliRunner().invoke(app, ["iso", str(iso)]).stdout
     assert "SERVERSTANDARDCORE" in shown and "UEFI without a key" in shown
 

@@ -132,8 +132,8 @@ def test_dpkg_states() -> None:
 
 def journal_block(disk: Path, number: int) -> int:
     """Where a block of the journal lies, in bytes of the disk, by e2fsprogs."""
-    said = fake_disk.debugfs(disk, f"bmap <8> {number}")
-    return fake_disk.ROOT_AT + int(said.split()[-1]) * 1024
+    output = fake_disk.debugfs(disk, f"bmap <8> {number}")
+    return fake_disk.ROOT_AT + int(output.split()[-1]) * 1024
 
 
 def test_an_empty_journal_ships_nothing_but_its_head(disk: Path, tmp_path: Path) -> None:

@@ -208,8 +208,8 @@ print(json.dumps([answer.value, answer.confinement]))
 def test_what_could_not_be_applied_is_recorded(good: Path) -> None:
     order = {"list": "os", "key": "", "systems": known_systems()}
     answer = sandbox.ask(with_systems(LIST), good, parameters=order)
-    told = answer.confinement
-    assert set(told) == {"namespaces", "landlock", "seccomp", "missing"}
+    result = answer.confinement
+    assert set(result) == {"namespaces", "landlock", "seccomp", "missing"}
 
 
 def test_no_filter_is_an_error_of_the_host(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,8 +288,13 @@ def test_a_reader_that_misbehaves(
 
 
 def test_its_words_are_cut_and_cleaned(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {"id": "machine-id", "status": "fail", "evidence": "\x1b[2J" + "x" * 9999, "remedy": "rm"}
-    misbehave(tmp_path, monkeypatch, f"answer({{'answer': {{'system': SYSTEM, 'results': [{told!r}]}}}})")
+    outcome: dict[str, Any] = {
+        "id": "machine-id",
+        "status": "fail",
+        "evidence": "\x1b[2J" + "x" * 9999,
+        "remedy": "rm",
+    }
+    misbehave(tmp_path, monkeypatch, f"answer({{'answer': {{'system': SYSTEM, 'results': [{outcome!r}]}}}})")
     (result,) = inspect_disk(good)
     assert "\x1b" not in result.evidence and len(result.evidence) == 4096 and result.remedy != "rm"
 

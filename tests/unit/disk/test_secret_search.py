@@ -88,8 +88,8 @@ def test_a_form_is_found_in_freed_blocks(freed: tuple[Path, dict[str, list[str]]
 
 
 def test_no_secret_is_printed(seeded: dict[str, list[str]]) -> None:
-    said = "\n".join(line for lines in seeded.values() for line in lines).encode()
-    assert [form.path for form in FORMS if form.secret in said] == []
+    result = "\n".join(line for lines in seeded.values() for line in lines).encode()
+    assert [form.path for form in FORMS if form.secret in result] == []
 
 
 def test_nothing_else_is_found(seeded: dict[str, list[str]]) -> None:

@@ -225,8 +225,8 @@ def test_what_is_no_input_runs_nothing(what: str, project: Path, monkeypatch: py
 
 def test_data_disks_are_an_input(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A larger one is made anew; for another caching nothing but the manifest is."""
-    one = "data_disks: [{lun: 0, size: 1 GiB, caching: None, filesystem: ext4}]\nexpect:"
-    define("expect:", one)(project, monkeypatch)
+    first = "data_disks: [{lun: 0, size: 1 GiB, caching: None, filesystem: ext4}]\nexpect:"
+    define("expect:", first)(project, monkeypatch)
     assert run_of(project)[0] == "data disks"
     build_all(project)
     define("caching: None", "caching: ReadOnly")(project, monkeypatch)

@@ -85,7 +85,7 @@ def captured(
 ) -> Version:
     """A version as the capture stage makes one, with small disks of noise."""
     disks = {name: gallery.root.parent / f"made-{name}" for name in (DISK, *map(data_file, luns))}
-    told = {name: noise(path, flat=flat) for name, path in disks.items()}
+    content = {name: noise(path, flat=flat) for name, path in disks.items()}
     manifest: dict[str, Any] = {
         "name": "web",
         "summary": "a page",
@@ -100,9 +100,9 @@ def captured(
         "first_boot": None,
         "machine": {"cpus": 2, "memory": 2 << 30},
         "generations": [1, 2],
-        "disk": told[DISK],
+        "disk": content[DISK],
         "data_disks": [
-            {"lun": lun, "caching": "ReadOnly", "filesystem": "ext4", "label": "data", **told[data_file(lun)]}
+            {"lun": lun, "caching": "ReadOnly", "filesystem": "ext4", "label": "data", **content[data_file(lun)]}
             for lun in luns
         ],
         "inputs": [
@@ -131,10 +131,10 @@ def captured(
 
 def wrong(gallery: Gallery, *keys: signing.SigningKey, demanded: bool = False) -> list[str]:
     held = partial(judge, keys=[key.public for key in keys], demanded=demanded)
-    return [one.wrong for one in verify(gallery, "web", judge=held) if one.wrong]
+    return [item.wrong for item in verify(gallery, "web", judge=held) if item.wrong]
 
 
-def said(version: Version, name: str, key: signing.SigningKey) -> dict[str, Any]:
+def read_statement(version: Version, name: str, key: signing.SigningKey) -> dict[str, Any]:
     return dict(json.loads(signing.opened((version.path / name).read_text(), [key.public])))
 
 
@@ -155,16 +155,16 @@ def _validator(name: str) -> Draft7Validator:
 
 def test_the_bill_is_valid_and_names_every_package(gallery: Gallery, key: signing.SigningKey) -> None:
     version = captured(gallery, key)
-    told = json.loads((version.path / SBOM).read_text())
+    content = json.loads((version.path / SBOM).read_text())
     validator = _validator("bom-1.6.SNAPSHOT.schema.json")
-    assert list(validator.iter_errors(told)) == []
-    assert list(validator.iter_errors({**told, "components": [{"name": "no type"}]})) != []  # it can say no
-    found = {(c["name"], c["version"]) for c in told["components"]}
+    assert list(validator.iter_errors(content)) == []
+    assert list(validator.iter_errors({**content, "components": [{"name": "no type"}]})) != []  # it can say no
+    found = {(c["name"], c["version"]) for c in content["components"]}
     assert found == {(name, number) for name, number, _ in PACKAGES}
-    purl = PackageURL.from_string(next(c["purl"] for c in told["components"] if c["name"] == "tzdata"))
+    purl = PackageURL.from_string(next(c["purl"] for c in content["components"] if c["name"] == "tzdata"))
     assert (purl.type, purl.namespace, purl.version) == ("deb", "debian", "1:2024a-0")
     assert purl.qualifiers == {"arch": "all", "distro": "debian-12"}
-    assert told["metadata"]["component"]["hashes"][0]["content"] == version.sha256
+    assert content["metadata"]["component"]["hashes"][0]["content"] == version.sha256
 
 
 def test_the_same_disk_has_the_same_bill(gallery: Gallery, key: signing.SigningKey) -> None:
@@ -187,15 +187,15 @@ def test_statements_are_in_totos(gallery: Gallery, key: signing.SigningKey) -> N
     """Read by in-toto's own bindings, which take no field that they do not know."""
     version = captured(gallery, key)
     for name, message in zip(ATTESTATIONS, (provenance_pb2.Provenance(), test_result_pb2.TestResult()), strict=True):
-        told = said(version, name, key)
-        statement = Statement([], told["predicateType"], told["predicate"])
-        json_format.ParseDict(told, statement.pb)
+        content = read_statement(version, name, key)
+        statement = Statement([], content["predicateType"], content["predicate"])
+        json_format.ParseDict(content, statement.pb)
         statement.validate()
-        json_format.ParseDict(told["predicate"], message)
-    assert {s["name"] for s in told["subject"]} == {DISK, "disk.digests", MANIFEST, SBOM, "template.json"}
-    assert told["predicate"]["result"] == "WARNED"
-    assert told["predicate"]["warnedTests"] == ["check proxy"]
-    assert told["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]
+        json_format.ParseDict(content["predicate"], message)
+    assert {s["name"] for s in content["subject"]} == {DISK, "disk.digests", MANIFEST, SBOM, "template.json"}
+    assert content["predicate"]["result"] == "WARNED"
+    assert content["predicate"]["warnedTests"] == ["check proxy"]
+    assert content["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]
 
 
 def test_openssl_verifies_the_signature(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_statements_of_another_version_are_found(gallery: Gallery, key: signing.
     """All files rewritten in agreement, the old signatures kept: only the signature can tell."""
     version = captured(gallery, key)
     manifest = version.path / MANIFEST
-    told = {**json.loads(manifest.read_text()), "summary": "another page"}
-    rewrite(manifest, json.dumps(told).encode())
-    write_sums(version.path, told)
+    content = {**json.loads(manifest.read_text()), "summary": "another page"}
+    rewrite(manifest, json.dumps(content).encode())
+    write_sums(version.path, content)
     assert wrong(gallery) == []
     assert any("describes other files" in each for each in wrong(gallery, key))
 
@@ -402,11 +402,11 @@ def test_no_key_and_bad_keys(tmp_path: Path) -> None:
 
 def test_the_template_names_the_disk_and_its_state(gallery: Gallery, key: signing.SigningKey) -> None:
     version = captured(gallery, key)
-    told: Mapping[str, Any] = json.loads((version.path / "template.json").read_text())
-    disk = told["storageProfile"]["osDisk"]
+    content: Mapping[str, Any] = json.loads((version.path / "template.json").read_text())
+    disk = content["storageProfile"]["osDisk"]
     assert (version.path / disk["image"]["uri"]).samefile(version.disk)
     assert (disk["osState"], disk["caching"], disk["sizeInBytes"]) == ("Generalized", "ReadWrite", 6 << 20)
-    assert told["hyperVGenerations"] == ["V1", "V2"]
+    assert content["hyperVGenerations"] == ["V1", "V2"]
 
 
 def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningKey) -> None:
@@ -428,8 +428,8 @@ def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningK
 
 def test_data_disks_stand_in_the_template_and_the_domain(gallery: Gallery, key: signing.SigningKey) -> None:
     version = captured(gallery, key, luns=(0, 40))
-    told = json.loads((version.path / "template.json").read_text())
-    disks = told["storageProfile"]["dataDisks"]
+    content = json.loads((version.path / "template.json").read_text())
+    disks = content["storageProfile"]["dataDisks"]
     assert [(disk["lun"], disk["caching"], disk["sizeInBytes"]) for disk in disks] == [
         (0, "ReadOnly", 6 << 20),
         (40, "ReadOnly", 6 << 20),
@@ -449,7 +449,7 @@ def test_data_disks_travel_and_are_judged(gallery: Gallery, key: signing.Signing
     held = partial(judge, keys=[key.public], demanded=True)
     taken = import_version(other, parcel, judge=held, complete=write_local_evidence)
     assert taken.image.data[0][1].path.read_bytes() == version.image.data[0][1].path.read_bytes()
-    assert [one.wrong for one in verify(other, "web", judge=held) if one.wrong] == []
+    assert [item.wrong for item in verify(other, "web", judge=held) if item.wrong] == []
     # a disk that is not there at all
     (taken.path / "data-3.vhd").unlink()
     assert wrong(other, key)

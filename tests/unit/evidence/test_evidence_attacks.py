@@ -36,9 +36,9 @@ FILES = (*ATTESTATIONS, SBOM, SUMS, "template.json", "domain.xml")
 
 def edit(folder: Path, **words: Any) -> None:
     """Change the manifest; None takes a word away."""
-    told = json.loads((folder / MANIFEST).read_text())
-    told = {name: value for name, value in {**told, **words}.items() if value is not None or name not in words}
-    rewrite(folder / MANIFEST, json.dumps(told).encode())
+    content = json.loads((folder / MANIFEST).read_text())
+    content = {name: value for name, value in {**content, **words}.items() if value is not None or name not in words}
+    rewrite(folder / MANIFEST, json.dumps(content).encode())
 
 
 def sums(folder: Path) -> None:
@@ -58,8 +58,8 @@ def strip_all(folder: Path) -> None:
 
 
 def say_unsigned(folder: Path) -> None:
-    told = json.loads((folder / MANIFEST).read_text())
-    rewrite(folder / MANIFEST, json.dumps({**told, "signed_by": None}).encode())
+    content = json.loads((folder / MANIFEST).read_text())
+    rewrite(folder / MANIFEST, json.dumps({**content, "signed_by": None}).encode())
     for name in ATTESTATIONS:
         (folder / name).unlink()
     sums(folder)
@@ -105,8 +105,8 @@ def change_disk(folder: Path) -> None:
     """Another disk, and a manifest that agrees with it."""
     from tests.unit.evidence.test_evidence import noise
 
-    told = noise(folder / DISK, flat=True)
-    edit(folder, disk=told)
+    content = noise(folder / DISK, flat=True)
+    edit(folder, disk=content)
     sums(folder)
 
 
@@ -227,7 +227,7 @@ def test_what_was_not_changed_is_good(
 ) -> None:
     parcel = export(signed, tmp_path / "parcel", judge=held(key))
     made = import_version(Gallery(tmp_path / "other"), parcel, judge=held(key), complete=write_local_evidence)
-    assert not [one for one in verify(Gallery(tmp_path / "other"), "web", judge=held(key)) if one.wrong]
+    assert not [entry for entry in verify(Gallery(tmp_path / "other"), "web", judge=held(key)) if entry.wrong]
     assert made.manifest == signed.manifest
 
 
@@ -248,21 +248,21 @@ def test_a_changed_parcel_is_refused_and_nothing_of_it_stays(
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_changed_version_is_found(signed: Version, gallery: Gallery, key: signing.SigningKey, attack: str) -> None:
     ATTACKS[attack](signed.path)
-    bad = [one for one in verify(gallery, "web", judge=held(key)) if one.wrong and not one.scratch]
+    bad = [item for item in verify(gallery, "web", judge=held(key)) if item.wrong and not item.scratch]
     assert bad, attack
 
 
 def test_files_of_two_versions_do_not_make_a_third(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     """Each file of one, in turn, in place of the other's; the sums made right."""
     old, new = captured(gallery, key), captured(gallery, key)
-    one, two = export(old, tmp_path / "one"), export(new, tmp_path / "two")
+    first, two = export(old, tmp_path / "one"), export(new, tmp_path / "two")
     for path in sorted(two.iterdir()):
         if path.name in (SUMS, "domain.xml"):
             continue
         mixed = tmp_path / f"mixed-{path.name}"
         shutil.copytree(two, mixed)
         (mixed / path.name).unlink()
-        shutil.copyfile(one / path.name, mixed / path.name)
+        shutil.copyfile(first / path.name, mixed / path.name)
         sums(mixed)
         with pytest.raises(GoldsmithError):
             import_version(
@@ -270,7 +270,7 @@ def test_files_of_two_versions_do_not_make_a_third(gallery: Gallery, key: signin
             )
     # all but the disk: an older version under a newer number
     mixed = tmp_path / "replayed"
-    shutil.copytree(one, mixed)
+    shutil.copytree(first, mixed)
     edit(mixed, version=new.version)
     sums(mixed)
     with pytest.raises(CheckFailed, match="describes other files"):
@@ -281,7 +281,7 @@ def test_an_older_version_in_a_newer_ones_folder_is_found(gallery: Gallery, key:
     old, new = captured(gallery, key), captured(gallery, key)
     shutil.rmtree(new.path)
     shutil.copytree(old.path, new.path)
-    wrong = {one.what: one.wrong for one in verify(gallery, "web", judge=held(key)) if one.wrong}
+    wrong = {entry.what: entry.wrong for entry in verify(gallery, "web", judge=held(key)) if entry.wrong}
     assert f"it belongs to web {old.version}" in wrong["web@golden"]
     assert wrong[f"web {new.version}"] == f"its manifest belongs to web {old.version}"
 
@@ -338,14 +338,16 @@ def test_masters_older_than_the_key_are_registered_once(
     register = unsigned.register_beside(key.path)
     admitted = unsigned.admitted(register, gallery)
     assert admitted == {file_digest(old.path / MANIFEST)}
-    findings = {one.what: one for one in verify(gallery, "web", judge=held(key, admitted=admitted))}
-    assert not [one for one in findings.values() if one.wrong]
+    findings = {item.what: item for item in verify(gallery, "web", judge=held(key, admitted=admitted))}
+    assert not [item for item in findings.values() if item.wrong]
     assert findings[f"web {old.version}"].unsigned and not findings[f"web {young.version}"].unsigned
     # what is stripped afterwards is not one of them, and neither is the old one once it was changed
     legacy(young)
     edit(old.path, summary="another page")
     admitted = unsigned.admitted(register, gallery)
-    wrong = {one.what: one.wrong for one in verify(gallery, "web", judge=held(key, admitted=admitted)) if one.wrong}
+    wrong = {
+        entry.what: entry.wrong for entry in verify(gallery, "web", judge=held(key, admitted=admitted)) if entry.wrong
+    }
     assert wrong == {f"web {v.version}": "it has no signature" for v in (old, young)}
 
 

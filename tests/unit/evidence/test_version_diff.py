@@ -25,14 +25,14 @@ ONE, OTHER = "one" * 400, "two" * 400
 def version(number: str, disk: Path, *, digests: bool = False, older: bool = False) -> Any:
     """As much of a version as is compared; an `older` one has its digests in the manifest."""
     folder = disk.parent
-    told: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if older:
-        told = {"chunk_size": CHUNK, "chunks_sha256": list(chunk_digests(disk).chunks)}
+        changes = {"chunk_size": CHUNK, "chunks_sha256": list(chunk_digests(disk).chunks)}
     elif digests:
         write_block_digests(disk, folder / digests_file(disk.name))
-        told = {"chunk_size": CHUNK, "digests": {"file": digests_file(disk.name), "block_size": BLOCK}}
+        changes = {"chunk_size": CHUNK, "digests": {"file": digests_file(disk.name), "block_size": BLOCK}}
     manifest: dict[str, Any] = {
-        "disk": told,
+        "disk": changes,
         "checks": [{"id": "root-size", "status": "pass" if number == "1" else "warn"}],
     }
     return SimpleNamespace(name="site", version=number, path=folder, disk=disk, format=VHD, manifest=manifest)
@@ -56,7 +56,7 @@ def test_files_that_came_went_and_are_others(tmp_path: Path) -> None:
         "sif /etc/same mode 0100600",
     )
     seen = compare(version("1", old), version("2", new))
-    mine = {path: told for path, told in seen.files.changed.items() if path.startswith("/etc/")}
+    mine = {path: changes for path, changes in seen.files.changed.items() if path.startswith("/etc/")}
     assert mine["/etc/size"] == ("1 bytes", "2 bytes")
     # a size that stayed hides no content, and a content no mode
     assert mine["/etc/words"] == ("1200 bytes", "other content")
@@ -113,8 +113,8 @@ def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool, older:
 
 
 def _plainly(old: Path, new: Path) -> tuple[int, int]:
-    one, other = old.read_bytes()[:-512], new.read_bytes()[:-512]
-    sectors = [at for at in range(0, len(one), 512) if one[at : at + 512] != other[at : at + 512]]
+    first, other = old.read_bytes()[:-512], new.read_bytes()[:-512]
+    sectors = [at for at in range(0, len(first), 512) if first[at : at + 512] != other[at : at + 512]]
     return len({at >> 16 for at in sectors}), 512 * len(sectors)
 
 
@@ -122,8 +122,8 @@ def test_what_digests_say_is_the_same_is_not_read(tmp_path: Path) -> None:
     old = of_linux(tmp_path / "old", {"/etc/words": ONE})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER})
     before, after = version("1", old), version("2", new)
-    told = {"chunk_size": CHUNK, "chunks_sha256": ["0" * 64] * len(chunk_digests(old).chunks)}
-    before.manifest["disk"] = after.manifest["disk"] = told
+    changes = {"chunk_size": CHUNK, "chunks_sha256": ["0" * 64] * len(chunk_digests(old).chunks)}
+    before.manifest["disk"] = after.manifest["disk"] = changes
     assert compare(before, after).blocks == 0
 
 
@@ -144,7 +144,7 @@ def test_a_delta_is_of_one_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "common"),
+    ("first", "other", "common"),
     [
         ([(0, 10), (20, 30)], [(0, 100)], [(0, 10), (20, 30)]),
         ([(0, 10), (20, 30)], [(5, 25)], [(5, 10), (20, 25)]),
@@ -154,6 +154,6 @@ def test_a_delta_is_of_one_disk(tmp_path: Path) -> None:
     ],
 )
 def test_what_two_lists_of_places_have_in_common(
-    one: list[tuple[int, int]], other: list[tuple[int, int]], common: list[tuple[int, int]]
+    first: list[tuple[int, int]], other: list[tuple[int, int]], common: list[tuple[int, int]]
 ) -> None:
-    assert list(_common(one, other)) == common
+    assert list(_common(first, other)) == common

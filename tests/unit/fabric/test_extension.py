@@ -44,10 +44,10 @@ def test_both_goal_states_name_the_same_extension(offered: Extension) -> None:
     assert state[0]["state"] == plugin.get("state") == "enabled"
     assert state[0]["settingsSeqNo"] == int(settings.get("seqNo", ""))
     handler = json.loads(settings.text or "")["runtimeSettings"][0]["handlerSettings"]
-    told = state[0]["settings"][0]
-    assert json.loads(told["publicSettings"]) == handler["publicSettings"]
+    report = state[0]["settings"][0]
+    assert json.loads(report["publicSettings"]) == handler["publicSettings"]
     for key in ("protectedSettings", "protectedSettingsCertThumbprint"):
-        assert told[key] == handler[key]
+        assert report[key] == handler[key]
 
 
 def test_a_vm_without_an_extension_is_offered_none() -> None:

@@ -53,8 +53,8 @@ def meta(target: str, **headers: str) -> Request:
 
 
 def test_the_goal_state_leads_to_every_document() -> None:
-    said = answer(VM, wire("/machine/?comp=goalstate"))
-    state = etree.fromstring(said.body)
+    result = answer(VM, wire("/machine/?comp=goalstate"))
+    state = etree.fromstring(result.body)
     assert state.findtext("Incarnation") == "1"
     assert state.findtext("Container/RoleInstanceList/RoleInstance/InstanceId", "").endswith("_web1")
     links = {e.tag: e.text or "" for e in state.iterfind("Container/RoleInstanceList/RoleInstance/Configuration/*")}
@@ -135,8 +135,8 @@ def test_reports_are_read() -> None:
         '<!DOCTYPE h [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
         + REPORT.format(state="&x;", details="").split("?>")[1]
     )
-    said = read(entity)
-    assert said is None or "root:" not in said.state  # type: ignore[attr-defined]  # read() gives object
+    result = read(entity)
+    assert result is None or "root:" not in result.state  # type: ignore[attr-defined]  # read() gives object
 
 
 def test_certificates_open_with_the_agents_key_alone(tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ def test_certificates_open_with_the_agents_key_alone(tmp_path: Path) -> None:
          "-keyout", key, "-out", transport], check=True, capture_output=True,
     )  # fmt: skip
     header = "".join(transport.read_text().splitlines()[1:-1])
-    said = answer(
+    result = answer(
         VM,
         wire(
             "/machine/c/r?comp=certificates&type=certificates", headers={"x-ms-guest-agent-public-x509-cert": header}
         ),
     )
-    data = etree.fromstring(said.body).findtext("Data", "")
+    data = etree.fromstring(result.body).findtext("Data", "")
     (tmp_path / "sealed").write_bytes(base64.b64decode(data))
     subprocess.run(
         ["openssl", "cms", "-decrypt", "-inform", "DER", "-in", tmp_path / "sealed", "-inkey", key,
@@ -198,7 +198,7 @@ def test_data_disks_are_told_by_lun() -> None:
     vm = replace(VM, data_disks=(DataDisk(0, 16 << 30, "ReadOnly", "ext4", "data"), DataDisk(9, 1 << 20)))
     data = json.loads(answer(vm, meta("/metadata/instance?api-version=2021-08-01")).body)
     disks = data["compute"]["storageProfile"]["dataDisks"]
-    assert [(one["lun"], one["caching"], one["diskSizeGB"]) for one in disks] == [
+    assert [(item["lun"], item["caching"], item["diskSizeGB"]) for item in disks] == [
         ("0", "ReadOnly", "16"),
         ("9", "None", "1"),
     ]

@@ -59,18 +59,18 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
     def say(address: str, request: Request) -> Response:
         request = replace(request, host="168.63.129.16", port=80)
-        said = answer(VM, request)
+        result = answer(VM, request)
         if address == HOSTILE:
-            guest.record(request, said)
-        return said
+            guest.record(request, result)
+        return result
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    one = server.Listener(listener, say)
-    one.start()
+    first = server.Listener(listener, say)
+    first.start()
     try:
         yield Served(listener.getsockname()[1], guest)
     finally:
-        one.stop()
+        first.stop()
 
 
 def memory(field: str) -> int:
@@ -92,11 +92,11 @@ def test_large_bodies_are_not_kept(served: Served) -> None:
     head = f"POST /machine?comp=telemetrydata HTTP/1.1\r\nContent-Length: {limits.LARGEST_BODY}\r\n\r\n".encode()
     data = head + b"\xff" * limits.LARGEST_BODY
     with bounded_memory(60 * MIB), ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda _: served.ask(data), range(124)))
+        result = list(pool.map(lambda _: served.ask(data), range(124)))
     served.honest_is_answered()
     # those that were one too many at their moment were told so, or hung up on
-    assert sum(b" 200 " in one for one in said) >= 10
-    kept = sum(len(one.request.body) + len(one.response.body) for one in served.guest.asked())
+    assert sum(b" 200 " in first for first in result) >= 10
+    kept = sum(len(first.request.body) + len(first.response.body) for first in served.guest.asked())
     assert kept < MIB
 
 
@@ -165,8 +165,8 @@ def test_the_log_and_the_record_end(served: Served, monkeypatch: pytest.MonkeyPa
     assert "the log has reached its limit" in log.splitlines()[-1]
     assert all(isinstance(json.loads(line), dict) for line in log.splitlines())
     assert len(served.guest.asked()) == limits.KEPT_EXCHANGES
-    one = served.guest.asked()[-1]
-    assert len(one.request.target) + len(str(one.request.headers)) + len(one.response.body) < 6000
+    first = served.guest.asked()[-1]
+    assert len(first.request.target) + len(str(first.request.headers)) + len(first.response.body) < 6000
 
 
 def test_pipelined_requests_are_answered_in_turn_and_bounded(served: Served) -> None:
@@ -200,8 +200,8 @@ def test_pipelined_requests_are_answered_in_turn_and_bounded(served: Served) -> 
 )
 def test_what_is_no_request_costs_little(data: bytes, served: Served) -> None:
     with bounded_memory(30 * MIB):
-        said = served.ask(data)
-    assert b" 200 " not in said
+        result = served.ask(data)
+    assert b" 200 " not in result
     served.honest_is_answered()
 
 
@@ -248,10 +248,10 @@ def test_one_certificate_of_a_guest_is_made_at_a_time(tmp_path: Path) -> None:
         return answer(VM, Request("GET", 80, target, {"x-ms-guest-agent-public-x509-cert": text}))
 
     with ThreadPoolExecutor(6) as pool:
-        said = list(pool.map(ask, texts))
-    made = [text for text, one in zip(texts, said, strict=True) if one.status == 200]
+        result = list(pool.map(ask, texts))
+    made = [text for text, first in zip(texts, result, strict=True) if first.status == 200]
     assert 1 <= len(made) < 6
-    assert all(one.status == 200 or b"is being created" in one.body for one in said)
+    assert all(each.status == 200 or b"is being created" in each.body for each in result)
     began = time.monotonic()
     assert all(ask(made[0]).status == 200 for _ in range(50))
     assert time.monotonic() - began < 0.5, "what had been sealed was sealed again"

@@ -30,9 +30,9 @@ def capture(gallery: Gallery, tmp_path: Path, name: str = "debian-12"):
 def least_manifest(name: str, version: str, disk: Path) -> dict[str, object]:
     """The least that a manifest holds."""
     digests = chunk_digests(disk)
-    told = {"size": digests.size, "virtual_size": max(0, digests.size - 512), "sha256": flat_digest(disk)}
-    told |= {"chunk_size": CHUNK, "chunks_sha256": list(digests.chunks)}
-    more = {"created": "2026-11-21T10:00:00Z", "generations": [1], "checks": [], "disk": told}
+    digests_record = {"size": digests.size, "virtual_size": max(0, digests.size - 512), "sha256": flat_digest(disk)}
+    digests_record |= {"chunk_size": CHUNK, "chunks_sha256": list(digests.chunks)}
+    more = {"created": "2026-11-21T10:00:00Z", "generations": [1], "checks": [], "disk": digests_record}
     return {"name": name, "version": version, **more}
 
 

@@ -23,8 +23,8 @@ from tests.campaigns.records import KINDS, MUTATIONS, Bench, bench, call, cases,
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Bench]:
-    with bench() as one:
-        yield one
+    with bench() as first:
+        yield first
 
 
 @pytest.fixture(autouse=True)

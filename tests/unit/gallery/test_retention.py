@@ -88,7 +88,7 @@ def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> Non
     made = [capture(gallery) for _ in range(5)]
     gallery.promote(made[-1])
     going = prune(gallery, "web", 2, None)
-    assert [one.version.version for one in going] == [version.version for version in made[:3]]
+    assert [item.version.version for item in going] == [version.version for version in made[:3]]
     assert names(gallery) == [version.version for version in made[3:]]
     word = json.loads((gallery.root / "web/.tombstones" / f"{made[0].version}.json").read_text())
     assert word["why"] == "there are 2 newer versions" and word["digest"] == made[0].sha256
@@ -101,7 +101,7 @@ def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> Non
 
 def test_age_lets_go_but_never_the_last_good_one(gallery: Gallery) -> None:
     made = [capture(gallery, age=age) for age in (40, 35, 31)]
-    assert [one.version.version for one in prune(gallery, "web", None, 30)] == [v.version for v in made[:2]]
+    assert [item.version.version for item in prune(gallery, "web", None, 30)] == [v.version for v in made[:2]]
     assert names(gallery) == [made[2].version]
 
 
@@ -188,7 +188,7 @@ def test_a_lease_of_another_host_holds_whatever_its_process(gallery: Gallery) ->
     lease = take_lease(gallery, version, "elsewhere", pid=999_999_999)
     path = gallery.root / "web/.leases" / f"{lease.id}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "host": "another"}))
-    assert [one.why for one in leases(gallery, "web")] == ["elsewhere"]
+    assert [item.why for item in leases(gallery, "web")] == ["elsewhere"]
 
 
 def test_a_lease_that_cannot_be_read_holds(gallery: Gallery) -> None:
@@ -256,7 +256,7 @@ def test_a_refused_candidate_is_told_of_until_a_better_one_comes(gallery: Galler
 
 
 def wrong(gallery: Gallery) -> dict[str, str]:
-    return {one.what: one.wrong for one in verify(gallery, "web") if one.wrong}
+    return {item.what: item.wrong for item in verify(gallery, "web") if item.wrong}
 
 
 def test_a_good_gallery_is_good(gallery: Gallery) -> None:
@@ -294,9 +294,9 @@ def test_other_damage_is_found(gallery: Gallery, damage: str) -> None:
     elif damage == "manifest":
         manifest.write_text(manifest.read_text()[:50])
     elif damage == "sha256":
-        told = json.loads(manifest.read_text())
-        told["disk"]["sha256"] = "0" * 64
-        manifest.write_text(json.dumps(told))
+        record = json.loads(manifest.read_text())
+        record["disk"]["sha256"] = "0" * 64
+        manifest.write_text(json.dumps(record))
     elif damage == "moved":
         made.path.rename(made.path.with_name("2020.101.0"))
     else:
@@ -309,7 +309,7 @@ def test_other_damage_is_found(gallery: Gallery, damage: str) -> None:
 def test_scratch_is_named_and_is_no_damage(gallery: Gallery) -> None:
     capture(gallery)
     (gallery.root / "web" / ".new-2026.1.1").mkdir()
-    assert [one.scratch for one in verify(gallery, "web") if one.wrong] == [True]
+    assert [item.scratch for item in verify(gallery, "web") if item.wrong] == [True]
 
 
 # ---- on their way ------------------------------------------------------------------------------------------------
@@ -325,23 +325,23 @@ def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
     assert (taken.name, taken.version, taken.sha256) == (made.name, made.version, made.sha256)
     assert taken.channels == ()
     assert import_version(other, parcel).version == made.version
-    assert all(not one.wrong for one in verify(other, "web"))
+    assert all(not each.wrong for each in verify(other, "web"))
     with pytest.raises(UsageError, match="exists already"):
         export(made, parcel)
 
 
 def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: Gallery, tmp_path: Path) -> None:
-    one, two = capture(gallery), capture(gallery)
-    for version in (one, two):
+    first, two = capture(gallery), capture(gallery)
+    for version in (first, two):
         path = version.path / "manifest.json"
         path.chmod(0o644)
-        told = json.loads(path.read_text())
-        path.write_text(json.dumps({**told, "disk": {**told["disk"], "sha256": None}}))
-    one, two = (gallery.get(f"web@{version.version}") for version in (one, two))
-    assert one.sha256 is None and one.digest.startswith("tree:") and one.digest != two.digest
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "disk": {**record["disk"], "sha256": None}}))
+    first, two = (gallery.get(f"web@{version.version}") for version in (first, two))
+    assert first.sha256 is None and first.digest.startswith("tree:") and first.digest != two.digest
     assert wrong(gallery) == {}
-    parcel = export(one, tmp_path / "parcel")
-    assert import_version(Gallery(tmp_path / "other"), parcel).digest == one.digest
+    parcel = export(first, tmp_path / "parcel")
+    assert import_version(Gallery(tmp_path / "other"), parcel).digest == first.digest
     flip(two.disk, 3 << 20)
     assert len(wrong(gallery)) == 1
     with pytest.raises(CheckFailed):
@@ -353,11 +353,11 @@ def test_a_bad_parcel_leaves_nothing(gallery: Gallery, tmp_path: Path, damage: s
     parcel = export(capture(gallery), tmp_path / "parcel")
     manifest = parcel / "manifest.json"
     manifest.chmod(0o644)
-    told = json.loads(manifest.read_text())
+    record = json.loads(manifest.read_text())
     if damage == "bit":
         flip(parcel / "disk.vhd", 3 << 20)
     elif damage in ("name", "version"):
-        manifest.write_text(json.dumps({**told, damage: "../../etc"}))
+        manifest.write_text(json.dumps({**record, damage: "../../etc"}))
     else:
         (parcel / "disk.vhd").unlink()
         if damage == "link":

@@ -127,11 +127,11 @@ def test_a_large_file_costs_no_memory_and_its_holes_no_time(steps: Steps, tmp_pa
     assert peak < 16 << 20
     assert seen and all(done <= total < 48 << 20 for done, total in seen)
     assert target.stat().st_size == size and target.stat().st_blocks * 512 < 64 << 20
-    with source.open("rb") as one, target.open("rb") as other:
+    with source.open("rb") as first, target.open("rb") as other:
         for at in (0, 8 << 20, 2 << 30, 4 << 30, (4 << 30) + (20 << 20), size - 4096):
-            one.seek(at)
+            first.seek(at)
             other.seek(at)
-            assert one.read(1 << 20) == other.read(1 << 20)
+            assert first.read(1 << 20) == other.read(1 << 20)
 
 
 def test_holes_of_any_shape(steps: Steps, tmp_path: Path) -> None:

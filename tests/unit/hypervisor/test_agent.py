@@ -111,26 +111,26 @@ def test_what_is_no_process(value: object, agent: Callable[..., Agent]) -> None:
     ],
 )
 def test_what_is_no_status(value: object, agent: Callable[..., Agent]) -> None:
-    one = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns(value))
-    named(lambda: one.execute(["/bin/true"], deadline=5))
+    first = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns(value))
+    named(lambda: first.execute(["/bin/true"], deadline=5))
 
 
 def test_a_sound_status_is_taken_whatever_the_program_printed(agent: Callable[..., Agent]) -> None:
     status = {"exited": True, "exitcode": 3, "out-data": b64(b"\xff\x00\x1b[2J"), "err-data": b64(b"no\n")}
-    one = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns(status))
-    done = one.execute(["/bin/false"], deadline=5)
+    first = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns(status))
+    done = first.execute(["/bin/false"], deadline=5)
     assert (done.code, done.stdout, done.stderr) == (3, "\ufffd\x00\x1b[2J", "no\n")
     # a program that a signal ended has no exit code
-    one = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": True, "signal": 9}))
-    assert one.execute(["/bin/false"], deadline=5).code == -1
-    one = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": True, "exitcode": 0xC0000005}))
-    assert one.execute(["x.exe"], deadline=5).code == 0xC0000005
+    first = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": True, "signal": 9}))
+    assert first.execute(["/bin/false"], deadline=5).code == -1
+    first = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": True, "exitcode": 0xC0000005}))
+    assert first.execute(["x.exe"], deadline=5).code == 0xC0000005
 
 
 def test_a_program_that_never_exits_is_given_up(agent: Callable[..., Agent]) -> None:
-    one = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": False}))
+    first = agent(guest_exec=returns({"pid": 7}), guest_exec_status=returns({"exited": False}))
     with pytest.raises(GuestError) as caught:
-        one.execute(["/bin/sleep"], deadline=0.3)
+        first.execute(["/bin/sleep"], deadline=0.3)
     assert caught.value.name == "guest-command-timeout"
 
 
@@ -184,7 +184,7 @@ def test_what_is_no_list_of_addresses(value: object, agent: Callable[..., Agent]
 def test_addresses(agent: Callable[..., Agent]) -> None:
     cards = [
         {"name": "lo", "ip-addresses": [{"ip-address-type": "ipv4", "ip-address": "127.0.0.1", "prefix": 8}]},
-        {"name": "e", "ip-addresses": [{"ip-address-type": kind, "ip-address": one} for kind, one in ADDRESSES]},
+        {"name": "e", "ip-addresses": [{"ip-address-type": kind, "ip-address": item} for kind, item in ADDRESSES]},
         {"name": "down"},
     ]
     assert agent(guest_network_get_interfaces=returns(cards)).addresses() == ["10.0.2.15"]
@@ -195,9 +195,9 @@ ADDRESSES = [("ipv6", "fe80::1"), ("ipv4", "10.0.2.15")]
 
 def test_the_words_of_an_error_reach_no_terminal_raw(agent: Callable[..., Agent], tmp_path: Path) -> None:
     error = libvirt.libvirtError("\x1b]0;owned\x07 failed\nagain " + "x" * 10_000)
-    one = agent(guest_exec=error)
+    first = agent(guest_exec=error)
     with pytest.raises(GuestError) as caught:
-        one.execute(["/bin/true"], deadline=5)
+        first.execute(["/bin/true"], deadline=5)
     assert caught.value.name == "guest-agent-silent"
     assert caught.value.message.isprintable() and len(caught.value.message) < 400
     assert "\x1b" not in (tmp_path / "agent.log").read_text()
@@ -212,12 +212,12 @@ def test_a_step_meets_a_malformed_answer_at_once(agent: Callable[..., Agent]) ->
         asked += 1
         return returns(boot if asked == 1 else {"buf-b64": "?", "count": 1, "eof": False})
 
-    one = agent(
+    first = agent(
         guest_exec=returns({"pid": 7}),
         guest_exec_status=returns({"exited": True, "exitcode": 0}),
         guest_file_read=read,
     )
-    named(lambda: Errand(one, lambda: None).run(b"#!/bin/sh\n", deadline=60))
+    named(lambda: Errand(first, lambda: None).run(b"#!/bin/sh\n", deadline=60))
 
 
 @pytest.mark.parametrize("code", [b"abc\n", b"-\n", b"9" * 5000 + b"\n", "٣\n".encode(), b"0x1\n", b"\n"])
@@ -228,12 +228,12 @@ def test_an_exit_code_that_is_none(code: bytes, agent: Callable[..., Agent]) -> 
         piece = reads.pop(0) if reads else b""
         return returns({"buf-b64": b64(piece), "count": len(piece), "eof": True})
 
-    one = agent(
+    first = agent(
         guest_exec=returns({"pid": 7}),
         guest_exec_status=returns({"exited": True, "exitcode": 0}),
         guest_file_read=read,
     )
-    named(lambda: Errand(one, lambda: None).run(b"#!/bin/sh\n", deadline=60))
+    named(lambda: Errand(first, lambda: None).run(b"#!/bin/sh\n", deadline=60))
 
 
 def test_a_file_is_written_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

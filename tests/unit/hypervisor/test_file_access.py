@@ -46,12 +46,12 @@ def test_every_closed_folder_is_named_with_its_command(home: Path) -> None:
     disk.parent.chmod(0o750)
     with pytest.raises(HostError) as caught:
         need_access([], [disk], NOBODY)
-    told = caught.value
-    assert told.name == "qemu-access-denied" and told.exit_code == 3
-    assert f"runs as nobody and cannot search {home}/anna or search {disk.parent}" in told.message
-    assert told.hint is not None and "setfacl -m u:nobody:x" in told.hint
+    error = caught.value
+    assert error.name == "qemu-access-denied" and error.exit_code == 3
+    assert f"runs as nobody and cannot search {home}/anna or search {disk.parent}" in error.message
+    assert error.hint is not None and "setfacl -m u:nobody:x" in error.hint
     # the command is exact: after it the disk is reached
-    subprocess.run(["sh", "-euc", told.hint.split(";")[0]], check=True)
+    subprocess.run(["sh", "-euc", error.hint.split(";")[0]], check=True)
     need_access([], [disk], NOBODY)
 
 

@@ -62,8 +62,8 @@ def test_the_environments_proxy_is_for_everything_and_apts_for_apt() -> None:
     assert 'Acquire::http::Proxy "http://10.0.2.2:3129";' in text
     assert 'Acquire::http::Proxy::mirror.corp.example "DIRECT";' in text
     # neither a proxy's own address nor its password
-    told = text + json.dumps(variables) + repr(found)
-    assert "proxy.example" not in text and "anna" not in told and LOGIN.split()[1] not in told
+    result = text + json.dumps(variables) + repr(found)
+    assert "proxy.example" not in text and "anna" not in result and LOGIN.split()[1] not in result
 
 
 def test_a_host_without_a_proxy_gives_nothing() -> None:

@@ -93,16 +93,16 @@ def test_what_is_not_proven_names_a_check_that_there_is() -> None:
 
 
 def test_clones_share_no_identity() -> None:
-    one, two, three = (CloneResult(name) for name in ("gen1", "gen2", "foreign"))
-    for number, verdict in enumerate((one, two, three)):
+    first, two, three = (CloneResult(name) for name in ("gen1", "gen2", "foreign"))
+    for number, verdict in enumerate((first, two, three)):
         for what in ("machine-id", "host key", "uuid", "mac"):
             verdict.see(what, f"{what} {number}", True)
-    shared_identities([one, two, three])
-    assert not one.failures + two.failures + three.failures
+    shared_identities([first, two, three])
+    assert not first.failures + two.failures + three.failures
     three.see("host key", "host key 0", True)
-    shared_identities([one, two, three])
+    shared_identities([first, two, three])
     assert three.failures == ["host key: the same as gen1's: host key 0"]
-    assert not one.failures
+    assert not first.failures
 
 
 def asked(target: str, method: str = "GET") -> Exchange:
@@ -179,16 +179,16 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
         ("walinuxagent[3]: WARNING no iptables", ""),
     ],
 )
-def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_path: Path) -> None:
+def test_a_dead_sshd_is_explained_by_its_own_words(line: str, explanation: str, tmp_path: Path) -> None:
     disk = Image(tmp_path / "none", RAW)
     journal = f"Nov 22 00:05:01 web kernel: x\nNov 22 00:05:38 web {line}\n"
     error = diagnose(Evidence("sshd", BOOTED, False, True, (), (), "", False, disk, tmp_path, "clone", journal))
-    assert error.message.startswith("no sshd answers: sshd: " if said else "no sshd answers (")
-    assert said in error.message
+    assert error.message.startswith("no sshd answers: sshd: " if explanation else "no sshd answers (")
+    assert explanation in error.message
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("explanation", "name"),
     [
         (b"error: file `/boot/grub/x86_64-efi/bli.mod' not found.\r\n", None),
         (b"error: file `/boot/vmlinuz-6.1.0-56-amd64' not found.\r\n", "guest-no-boot"),
@@ -196,11 +196,11 @@ def test_a_dead_sshd_is_explained_by_its_own_words(line: str, said: str, tmp_pat
         (b"Kernel panic - not syncing: VFS: Unable to mount root fs\r\n", "guest-kernel-panic"),
     ],
 )
-def test_what_the_console_says_of_a_lost_guest(said: bytes, name: str | None) -> None:
+def test_what_the_console_says_of_a_lost_guest(explanation: bytes, name: str | None) -> None:
     """A module that GRUB can do without was once taken for the end of the boot."""
-    lost = disaster(said, 0, DISASTERS)
+    lost = disaster(explanation, 0, DISASTERS)
     assert (lost[0] if lost else None) == name
-    assert disaster(said, len(said), DISASTERS) is None
+    assert disaster(explanation, len(explanation), DISASTERS) is None
 
 
 @pytest.mark.parametrize(("features", "name"), [(MachineFeatures(), "guest-kernel-panic"), (FEATURES, None)])
@@ -298,14 +298,14 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
         ({}, False, "no name can be resolved: /etc/resolv.conf is not known"),
     ],
 )  # fmt: skip
-def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool, told: str) -> None:
+def test_a_clone_on_the_fabric_resolves_a_name(seen: dict[str, str], good: bool, explanation: str) -> None:
     well = {"state": "running", "date": str(int(time.time())), **seen}
-    for guest, failures in ((object(), [] if good else [f"names: {told}"]), (None, [])):
+    for guest, failures in ((object(), [] if good else [f"names: {explanation}"]), (None, [])):
         verdict = CloneResult("gen1")
         clone = SimpleNamespace(spec=SimpleNamespace(kvm=True), guest=guest)
         assertions.healthy(clone, verdict, well)  # type: ignore[arg-type]
         assert verdict.failures == failures
-        assert verdict.checks.get("names") == (told if guest else None)
+        assert verdict.checks.get("names") == (explanation if guest else None)
 
 
 @pytest.mark.parametrize("option", ["--target", "--cell"])

@@ -61,9 +61,9 @@ def empty(folder: Path, playbook: str | Path) -> GuestError:
 
 
 def test_a_play_that_matches_no_host(tmp_path: Path) -> None:
-    told = empty(tmp_path, case("projects/playbooks/nohosts.yml"))
-    assert told.message == 'play "web servers" (hosts: webservers) matches no host: it was skipped'
-    assert told.hint == "write `hosts: all`: the inventory has one host, guest, and no other group"
+    found = empty(tmp_path, case("projects/playbooks/nohosts.yml"))
+    assert found.message == 'play "web servers" (hosts: webservers) matches no host: it was skipped'
+    assert found.hint == "write `hosts: all`: the inventory has one host, guest, and no other group"
 
 
 #: Plays that did nothing, each with what is said of it.
@@ -92,18 +92,18 @@ GOOD = (
 
 
 def test_each_play_is_judged(tmp_path: Path) -> None:
-    told = empty(tmp_path, "".join([*GOOD, *ODD]))
-    assert "webservers" in told.message
+    found = empty(tmp_path, "".join([*GOOD, *ODD]))
+    assert "webservers" in found.message
     report = tmp_path / "private/plays.json"
     facts = json.loads(report.read_text())
     assert len(facts["plays"]) == len(GOOD) + len(ODD)
     report.write_text(json.dumps({**facts, "plays": facts["plays"][: len(GOOD)]}))
     verify_plays(report)
-    for play, said in zip(facts["plays"][len(GOOD) :], ODD.values(), strict=True):
+    for play, result in zip(facts["plays"][len(GOOD) :], ODD.values(), strict=True):
         report.write_text(json.dumps({**facts, "plays": [play]}))
         with pytest.raises(GuestError) as caught:
             verify_plays(report)
-        assert caught.value.name == "step-empty" and caught.value.hint and said in caught.value.message
+        assert caught.value.name == "step-empty" and caught.value.hint and result in caught.value.message
 
 
 def test_the_callers_ansible_variables_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskForma
     assert shipped.path.stat().st_size == fake_disk.SIZE + toy_disk.TRAILING
     # the layer's record brings the format back
     assert build.context.made[-1][1].image.format == toy
-    checks = {one["id"]: one for one in build.run(Inspect()).facts["checks"]}
+    checks = {item["id"]: item for item in build.run(Inspect()).facts["checks"]}
     assert checks["linux-root"]["status"] == "pass"
     assert (checks["vhd-footer"]["status"], checks["vhd-footer"]["evidence"]) == ("skip", "not a VHD (toy)")
     build.prove_without_a_guest()
@@ -139,8 +139,8 @@ def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskForma
 
     parcel = export(version, tmp_path / "parcel")
     assert (parcel / "disk.toy").stat().st_size == version.disk.stat().st_size
-    with version.disk.open("rb") as one, (parcel / "disk.toy").open("rb") as other:
-        assert one.read() == other.read()
+    with version.disk.open("rb") as item, (parcel / "disk.toy").open("rb") as other:
+        assert item.read() == other.read()
     # as a parent it is a slice of a raw file, like a fixed VHD
     assert (libvirt_format(version.image), version.image.size) == ("raw", fake_disk.SIZE)
 
@@ -190,8 +190,8 @@ def test_the_default_is_a_fixed_vhd_under_the_key_of_older_versions(tmp_path: Pa
     assert (unit.title, unit.inputs) == ("fixed VHD", {"subformat": "fixed"})
     assert build.context.definition.output == VHD
     (tmp_path / "said").mkdir()
-    said = _Build(tmp_path / "said", DEFINITION.replace("toy", "vhd"))
-    assert Convert().units(said.context)[0].inputs == unit.inputs
+    result = _Build(tmp_path / "said", DEFINITION.replace("toy", "vhd"))
+    assert Convert().units(result.context)[0].inputs == unit.inputs
 
 
 def test_two_formats_do_not_share_a_name(toy: DiskFormat) -> None:

@@ -152,12 +152,12 @@ def test_bit_exact(tmp_path: Path, size: str, kind: str) -> None:
 def test_every_pair_of_kinds(tmp_path: Path, first: str, second: str) -> None:
     size = "odd data" if "vhdx" in (first, second) else "2 GiB + 1 MiB"
     raw = make(tmp_path / "disk.raw", SIZES[size])
-    one, two = tmp_path / "one.disk", tmp_path / "two.disk"
+    single, two = tmp_path / "one.disk", tmp_path / "two.disk"
     if first == "raw":
-        subprocess.run(["cp", "--sparse=always", str(raw), str(one)], check=True)
+        subprocess.run(["cp", "--sparse=always", str(raw), str(single)], check=True)
     else:
-        convert(raw, one, first, "raw")
-    before = disk_formats.tail(one), one.stat().st_mtime_ns
-    convert(one, two, second, FORMATS.get(first, first))
+        convert(raw, single, first, "raw")
+    before = disk_formats.tail(single), single.stat().st_mtime_ns
+    convert(single, two, second, FORMATS.get(first, first))
     same(two, second, raw)
-    assert (disk_formats.tail(one), one.stat().st_mtime_ns) == before
+    assert (disk_formats.tail(single), single.stat().st_mtime_ns) == before

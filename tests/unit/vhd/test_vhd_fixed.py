@@ -132,8 +132,8 @@ def test_other_formats(tmp_path: Path, options: tuple[str, ...]) -> None:
 def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Runs that begin and end anywhere, joined in the target from two files, across chunks."""
     dice = random.Random(way)
-    one, two = tmp_path / "one", tmp_path / "two"
-    for path in (one, two):
+    first, two = tmp_path / "one", tmp_path / "two"
+    for path in (first, two):
         path.write_bytes(dice.randbytes(12 * MIB))
         if way == "from a cold source":
             with path.open("rb") as file:
@@ -146,17 +146,17 @@ def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: 
     while True:
         at += dice.choice((0, 0, 1, 512, 4096, 300_000))
         length = dice.choice((1, 511, 4096, 70_000, 262_144, 262_145, MIB, 5 * MIB + 3))
-        path, offset = dice.choice((one, two)), dice.randrange(12 * MIB - length)
+        path, offset = dice.choice((first, two)), dice.randrange(12 * MIB - length)
         if at + length > len(want):
             break
         found.append(Extent(at, length, path, offset))
         want[at : at + length] = path.read_bytes()[offset : offset + length]
         at += length
-    told: list[int] = []
+    messages: list[int] = []
     source = ExtentSource(len(want), tuple(found))
-    write_raw(source, tmp_path / "copy", progress=lambda done, _: told.append(done))
+    write_raw(source, tmp_path / "copy", progress=lambda done, _: messages.append(done))
     assert (tmp_path / "copy").read_bytes() == bytes(want)
-    assert told == sorted(told) and told[-1] == source.data_bytes
+    assert messages == sorted(messages) and messages[-1] == source.data_bytes
 
 
 def test_shared_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,8 @@ def test_dynamic_by_independent_readers(raw: Path, tmp_path: Path) -> None:
     subprocess.run(["qemu-img", "compare", "-f", "vpc", "-F", "raw", str(path), str(raw)], check=True)
     assert path.stat().st_size < 12 * MIB and open_sparse(path).blocks_present == 4
     if find("vhdiinfo"):
-        told = subprocess.run(["vhdiinfo", str(path)], check=True, capture_output=True, text=True).stdout
-        assert "Dynamic" in told and f"({SIZE} bytes)" in told
+        output = subprocess.run(["vhdiinfo", str(path)], check=True, capture_output=True, text=True).stdout
+        assert "Dynamic" in output and f"({SIZE} bytes)" in output
 
 
 def test_dynamic_written_by_qemu(raw: Path, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_chain_bit_for_bit(raw: Path, tmp_path: Path, base_kind: str) -> None:
     header = open_sparse(child).header
     assert [locator.code for locator in header.locators] == [b"W2ru", b"W2ku"]
     if find("vhdiinfo"):
-        told = subprocess.run(["vhdiinfo", str(child)], check=True, capture_output=True, text=True).stdout
-        assert "Differential" in told and "base.vhd" in told and "00000000-0000-0000-0000-000000000001" in told
+        output = subprocess.run(["vhdiinfo", str(child)], check=True, capture_output=True, text=True).stdout
+        assert "Differential" in output and "base.vhd" in output and "00000000-0000-0000-0000-000000000001" in output
 
 
 def test_parents_are_proven(raw: Path, tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ def test_overlay() -> None:
     st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12))),
     st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12))),
 )
-def test_overlay_is_what_a_byte_by_byte_overlay_is(one: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:
+def test_overlay_is_what_a_byte_by_byte_overlay_is(first: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:
     layers = []
-    for name, ranges in (("base", one), ("top", two)):
+    for name, ranges in (("base", first), ("top", two)):
         extents, at = [], 0
         for start, length in sorted(ranges):
             if start >= at:

@@ -37,24 +37,24 @@ def msiexec(parts, unix):
     if lines[0].startswith("NOT AN AGENT"):
         open("/run/agent-installed", "w").close()
         return 0
-    told = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+    package = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
     if log:
         with open(unix(log, create=True), "w", encoding="utf-16", newline="\r\n") as file:
             file.write(f"=== Verbose logging started ===\nProperties: {properties}\n")
-            if "error" in told:
-                file.write(f"Product: {told['name']} -- Error 1920. {told['error']}\n")
+            if "error" in package:
+                file.write(f"Product: {package['name']} -- Error 1920. {package['error']}\n")
                 file.write("Action ended: InstallFinalize. Return value 3.\n=== Verbose logging stopped ===\n")
     once = "/run/another-installation"
-    if told.get("busy") and not os.path.exists(once):
+    if package.get("busy") and not os.path.exists(once):
         open(once, "w").close()
         return 1618
-    if "error" in told:
+    if "error" in package:
         return 1603
-    key = f"{_UNINSTALL}\\{{{told['name']}}}"
+    key = f"{_UNINSTALL}\\{{{package['name']}}}"
     registry.change(
         "SOFTWARE",
         lambda tree: registry.find(tree, key, create=True).update(
-            {"DisplayName": told["name"], "DisplayVersion": properties.get("EDITION", "1.0")}
+            {"DisplayName": package["name"], "DisplayVersion": properties.get("EDITION", "1.0")}
         ),
     )
-    return int(told.get("code", "0"))
+    return int(package.get("code", "0"))

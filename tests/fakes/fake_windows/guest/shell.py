@@ -239,11 +239,11 @@ class Cmd:
     # ---- programs ----
 
     def _reg(self, rest):
-        said = registry.reg(words(rest))
-        if said is None:
+        result = registry.reg(words(rest))
+        if result is None:
             self.fail("ERROR: The system was unable to find the specified registry key or value.")
         else:
-            print(said, file=self.out, flush=True)
+            print(result, file=self.out, flush=True)
             self.level = 0
 
     def _start(self, rest):
@@ -280,12 +280,12 @@ class Cmd:
             return
         if "RemainingWindowsReArmCount" in script:
             none = fault == "no rearm is left" or not rearms
-            told = (
+            result = (
                 "no rearm is left: RemainingWindowsReArmCount is 0"
                 if none
                 else f"rearms left after this: {rearms - 1}"
             )
-            print(told, file=self.out, end="\r\n", flush=True)
+            print(result, file=self.out, end="\r\n", flush=True)
             self.level = int(none)
             return
         try:

@@ -103,8 +103,8 @@ def configuration(source, until):
 
 def apply(folder, given):
     """The image's own script, by the likeness of PowerShell, with the configuration on its input."""
-    said, wrong = io.StringIO(), io.StringIO()
-    cmd = shell.Cmd(said, wrong)
+    out, wrong = io.StringIO(), io.StringIO()
+    cmd = shell.Cmd(out, wrong)
     cmd.given = given.decode()
     cmd.do(f"powershell.exe -File {folder}\\apply.ps1")
     if cmd.level:
@@ -123,7 +123,9 @@ def report(good, message, seconds):
         "Message": (quoted, "wstr"),
         "Duration": (str(round(seconds * 1000)), "uint64"),
     }
-    event = "".join(f'<Param Name="{name}" Value="{told}" T="mt:{kind}" />' for name, (told, kind) in fields.items())
+    event = "".join(
+        f'<Param Name="{name}" Value="{value}" T="mt:{kind}" />' for name, (value, kind) in fields.items()
+    )
     body = (
         '<?xml version="1.0"?><TelemetryData version="1.0"><Provider id="69B669B9-4AF8-4C50-BDC4-6006FA76E975">'
         f'<Event id="1"><![CDATA[{event}]]></Event></Provider></TelemetryData>'

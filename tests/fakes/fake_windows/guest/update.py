@@ -26,7 +26,7 @@ _CRITERION = (
 _PACKAGES = "Microsoft\\Windows\\CurrentVersion\\Component Based Servicing\\Packages"
 
 
-def told(number):
+def describe(number):
     return {
         "kb": [f"KB{number}"],
         "title": f"NOT WINDOWS: update f\u00fcr tests (KB{number})",
@@ -59,21 +59,21 @@ def play(script, out, fault, later):
         ready = behind is None or (behind in done and not os.path.exists(PENDING))
         if number not in done and ready and (settings["only"] == "'all'" or kind in kinds):
             found.append((number, restarts))
-            say("found", told(number))
+            say("found", describe(number))
     say("phase", {"phase": "download"})
     for number, _ in found:
-        say("downloaded", told(number))
+        say("downloaded", describe(number))
     say("phase", {"phase": "install"})
     for number, restarts in found:
         if os.path.exists(PENDING):
             break
-        say("installing", told(number))
+        say("installing", describe(number))
         if fault == "updates hang":
             time.sleep(36000)
         if fault == "an update fails" and restarts:
-            say("failed", {**told(number), "code": "0x800f0922"})
+            say("failed", {**describe(number), "code": "0x800f0922"})
             continue
-        say("installed", told(number))
+        say("installed", describe(number))
         if restarts:
             open(PENDING, "w").close()
         if not (fault == "updates are taken back" and restarts):

@@ -89,11 +89,11 @@ def test_digest_follows_the_lists_and_not_the_dates() -> None:
 
 
 def test_identity_is_the_seed_s() -> None:
-    one, same, other = identity("k1"), identity("k1"), identity("k2")
-    assert one == same
-    assert not set(one.values()) & set(other.values())
-    assert len(set(one.values())) == len(one)
-    assert len(one["esp_serial"]) == 8
+    first, same, other = identity("k1"), identity("k1"), identity("k2")
+    assert first == same
+    assert not set(first.values()) & set(other.values())
+    assert len(set(first.values())) == len(first)
+    assert len(first["esp_serial"]) == 8
 
 
 def test_mmdebstrap_call() -> None:
@@ -116,7 +116,7 @@ def test_memory_for_the_tree(available: int, used: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "name", "told"),
+    ("result", "name", "told"),
     [
         ("I: x\nE: Unable to locate package nginxx\nE: setup failed: E: apt", "package-missing", "nginxx"),
         ("E: Package 'vim' has no installation candidate\n", "package-missing", "vim"),
@@ -141,11 +141,11 @@ def test_memory_for_the_tree(available: int, used: int) -> None:
         ("", "bootstrap-failed", "bookworm"),
     ],
 )
-def test_a_failure_is_told_by_the_line_that_tells(said: str, name: str, told: str) -> None:
-    error = explain("bookworm", said)
+def test_a_failure_is_told_by_the_line_that_tells(result: str, name: str, message: str) -> None:
+    error = explain("bookworm", result)
     assert isinstance(error, BuildError)
     assert error.name == name
-    assert told in error.message
+    assert message in error.message
 
 
 def test_texts_of_the_tree() -> None:

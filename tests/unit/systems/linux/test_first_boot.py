@@ -28,7 +28,7 @@ class Host:
     def __init__(self) -> None:
         self.answers: list[tuple[int, bytes]] = []
         self.asked: list[str] = []
-        self.told: list[bytes] = []
+        self.report: list[bytes] = []
         host = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,7 +41,7 @@ class Host:
                 self.wfile.write(body)
 
             def do_POST(self) -> None:
-                host.told.append(self.rfile.read(int(self.headers["Content-Length"])))
+                host.report.append(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -89,7 +89,7 @@ def settings(guest: Path, source: str = "userdata", deadline: float = 0.5) -> No
 
 
 def reported(host: Host) -> tuple[bool, str]:
-    (body,) = host.told
+    (body,) = host.report
     (event,) = wireserver.events(Request("POST", 80, "/machine?comp=telemetrydata", body=body))
     assert (event.name, event.operation) == ("first-boot", "FirstBoot")
     return event.success, event.message
@@ -159,7 +159,7 @@ def test_no_user_data_is_no_failure(guest: Path, host: Host) -> None:
 def test_off_azure_nobody_is_asked_for_user_data(guest: Path, host: Host) -> None:
     (guest / "chassis").write_text("a chassis\n")
     assert first_boot.main() == 0
-    assert not host.asked and not host.told
+    assert not host.asked and not host.report
 
 
 def test_a_guest_that_is_built_is_never_configured(guest: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

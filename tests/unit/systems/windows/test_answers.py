@@ -73,12 +73,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_windows_would_pass_over_is_named(name: str) -> None:
-    old, new, said = FAULTS[name]
+    old, new, result = FAULTS[name]
     assert old in GOOD
     with pytest.raises(UsageError) as caught:
         validate(GOOD.replace(old, new).encode())
     assert caught.value.name == "answer-file-invalid"
-    assert said in caught.value.message
+    assert result in caught.value.message
 
 
 def test_every_pass_is_one_that_windows_has() -> None:

@@ -126,8 +126,8 @@ def test_its_constants_are_those_of_linux(name: str, value: str | float) -> None
     found = re.search(rf"^\${name} = (.+)$", SCRIPT, re.MULTILINE)
     assert found
     text = found[1].strip("'").replace("MB", "*1048576")
-    told = eval(text) if isinstance(value, int | float) else text
-    assert told == value
+    result = eval(text) if isinstance(value, int | float) else text
+    assert result == value
 
 
 def test_its_report_is_one_that_the_fabric_reads() -> None:

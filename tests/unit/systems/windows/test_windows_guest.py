@@ -50,7 +50,7 @@ class Guest:
         self.deadlines = Deadlines(
             medium=10, disk=20, still=30, agent=40, whole=300, boot=10, shutdown=10, sysprep=10, command=5
         )
-        self.said: list[str] = []
+        self.answer: list[str] = []
         self.logs = Path("/nonexistent")
 
     def tick(self, seconds: float) -> None:
@@ -64,11 +64,11 @@ class Guest:
 
     def picture(self, *, now: bool = False) -> None:
         if now:
-            self.said.append("a picture")
+            self.answer.append("a picture")
 
     def progress(self, text: str) -> None:
-        if not self.said or self.said[-1] != text:
-            self.said.append(text)
+        if not self.answer or self.answer[-1] != text:
+            self.answer.append(text)
 
     def check(self) -> None:
         if self.lost:
@@ -135,7 +135,7 @@ def test_a_good_installation(install: Any) -> None:
     guest = Guest(*GOOD)
     install(guest)
     assert (guest.presses, guest.now < 10) == (0, True)
-    assert "Setup has started: 100 MiB read from the media, 0 MiB written to the disk" in guest.said
+    assert "Setup has started: 100 MiB read from the media, 0 MiB written to the disk" in guest.answer
 
 
 def test_the_key_is_pressed_until_setup_reads_and_never_after_a_restart(install: Any) -> None:
@@ -155,7 +155,7 @@ def test_each_end_has_its_name(install: Any, what: str) -> None:
         install(guest)
     assert caught.value.name == name
     assert guest.now < 320
-    assert name == "guest-blue-screen" or guest.said[-1] == "a picture"
+    assert name == "guest-blue-screen" or guest.answer[-1] == "a picture"
 
 
 # ---- sysprep ------------------------------------------------------------------------------------------------------
@@ -223,10 +223,10 @@ def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
 
 def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:
     """Each line that the script may say, with what it would put into it."""
-    said = re.findall(rb'\$found \+= "([^"]+)"', sysprep.PREFLIGHT)
-    assert len(said) == 7
+    answer = re.findall(rb'\$found \+= "([^"]+)"', sysprep.PREFLIGHT)
+    assert len(answer) == 7
     names = set()
-    for line in said:
+    for line in answer:
         text = re.sub(r"\$\([^)]*\)|\$\w+", "3", line.decode())
         names.add(sysprep._refused(Guest(), text, "sysprep would fail").name)  # type: ignore[arg-type]  # a likeness
     assert names == {name for _, name, _, _ in sysprep.CAUSES}
@@ -234,8 +234,8 @@ def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:
 
 def test_the_preflight_says_how_many_rearms_will_be_left() -> None:
     (line,) = re.findall(rb'Write-Output "(rearms[^"]+)"', sysprep.PREFLIGHT)
-    said = line.decode().replace("$($left - $used)", "3")
-    assert [found[1] for found in [sysprep._REARMS.fullmatch(said)] if found] == ["3"]
+    answer = line.decode().replace("$($left - $used)", "3")
+    assert [found[1] for found in [sysprep._REARMS.fullmatch(answer)] if found] == ["3"]
 
 
 @pytest.mark.parametrize(("codes", "runs"), [([0], 1), ([3010, 0], 2), ([3010, 3010], 2)])
@@ -305,7 +305,7 @@ def test_a_generalized_windows_is_left_alone_until_it_has_set_itself_up(
         return
     with pytest.raises(GuestError) as raised:
         oobe.begin(guest)  # type: ignore[arg-type]  # a likeness
-    assert (raised.value.name, guest.said[-1]) == ("guest-not-set-up", "a picture")
+    assert (raised.value.name, guest.answer[-1]) == ("guest-not-set-up", "a picture")
     assert ends in raised.value.message
 
 

@@ -38,7 +38,7 @@ class Guest:
     def __init__(self, *codes: int, log: bytes = b"") -> None:
         self.codes, self.log = list(codes), log
         self.asked: list[tuple[str, float]] = []
-        self.said: list[str] = []
+        self.output: list[str] = []
         self.kept: list[bytes] = []
         self.now = 0.0
         self.machine = self.agent = self
@@ -48,7 +48,7 @@ class Guest:
         pass
 
     def progress(self, text: str) -> None:
-        self.said.append(text)
+        self.output.append(text)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -82,7 +82,7 @@ def install(step: MsiStep, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(msi.time, "monotonic", lambda: guest.now)
         monkeypatch.setattr(msi.time, "sleep", guest.sleep)
         monkeypatch.setattr(msi, "Shell", lambda session: session)
-        msi.install(guest, step, guest.said.append, guest.kept.append)  # type: ignore[arg-type]  # a likeness
+        msi.install(guest, step, guest.output.append, guest.kept.append)  # type: ignore[arg-type]  # a likeness
 
     return run
 
@@ -96,7 +96,7 @@ def test_the_line_is_pinned(golden: Any) -> None:
 def test_what_is_installed(install: Any, code: int) -> None:
     guest = Guest(code)
     install(guest)
-    assert bool(guest.said) == (code != 0)
+    assert bool(guest.output) == (code != 0)
 
 
 @pytest.mark.parametrize("code", [*msi.CODES, 1700])

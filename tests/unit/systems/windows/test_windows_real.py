@@ -125,9 +125,9 @@ def test_each_fact_of_a_real_system(case: str, tmp_path: Path) -> None:
                 wrong = [(control, "none of") for control in measure.sets]
             if not wrong and dirty:
                 # an override of a driver's start is looked at too
-                told = results[check]
-                assert told.status == ("fail" if "StartOverride" in told.evidence else "unchecked"), check
-                assert "its log was not beside it" in told.evidence
+                result = results[check]
+                assert result.status == ("fail" if "StartOverride" in result.evidence else "unchecked"), check
+                assert "its log was not beside it" in result.evidence
                 continue
             findings = list(REGISTRY[check].run(subject))
             if dirty:

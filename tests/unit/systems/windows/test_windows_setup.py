@@ -141,10 +141,10 @@ def test_a_line_that_is_cut_in_a_character_is_passed_on_when_it_is_whole(tmp_pat
     """Output is typed again and again while it is written: a look may come between two bytes of a character."""
     nobody: Any = None
     agent, lines = Agent(nobody, tmp_path / "log", lambda: "cp850"), list[str]()
-    said = shell._Output(process.LineCutter(lines.append))
+    message = shell._Output(process.LineCutter(lines.append))
     whole = "eins\ngrößer\nzwei".encode()
     for end in range(len(whole) + 1):
-        said.take(agent._decode(whole[:end]), ended=False)
-    said.take(agent._decode(whole), ended=True)
-    said.cut.end()
-    assert (lines, said.text) == (["eins", "größer", "zwei"], "eins\ngrößer\nzwei")
+        message.take(agent._decode(whole[:end]), ended=False)
+    message.take(agent._decode(whole), ended=True)
+    message.cut.end()
+    assert (lines, message.text) == (["eins", "größer", "zwei"], "eins\ngrößer\nzwei")

@@ -19,11 +19,11 @@ from pipeline.systems.windows.update_errors import MEANINGS, explained
 Script = list[Any]
 
 
-def line(word: str, told: dict[str, Any]) -> str:
-    return f"goldsmith {word} {json.dumps(told)}"
+def line(word: str, describe: dict[str, Any]) -> str:
+    return f"goldsmith {word} {json.dumps(describe)}"
 
 
-def told(number: int) -> dict[str, Any]:
+def describe(number: int) -> dict[str, Any]:
     return {"id": f"u{number}.1", "kb": [f"KB{number}"], "title": f"Update for NOT WINDOWS (KB{number})", "size": 1}
 
 
@@ -33,12 +33,16 @@ def round_of(*numbers: int, fail: dict[int, str] | None = None, restart: bool = 
     good = [number for number in numbers if number not in codes]
     return [
         line("phase", {"phase": "search"}),
-        *(line("found", told(number)) for number in numbers),
+        *(line("found", describe(number)) for number in numbers),
         line("phase", {"phase": "download"}),
-        *(line("downloaded", told(number)) for number in numbers),
+        *(line("downloaded", describe(number)) for number in numbers),
         line("phase", {"phase": "install"}),
-        *(line("failed", {**told(number), "code": code}) for number, code in codes.items()),
-        *(said for number in good for said in (line("installing", told(number)), line("installed", told(number)))),
+        *(line("failed", {**describe(number), "code": code}) for number, code in codes.items()),
+        *(
+            message
+            for number in good
+            for message in (line("installing", describe(number)), line("installed", describe(number)))
+        ),
         line("end", {"restart": restart}),
     ]
 
@@ -59,7 +63,7 @@ class Guest:
         self.now = 0.0
         self.reboots = self.restarts = 0
         self.restart_takes = 30.0
-        self.said: list[str] = []
+        self.output: list[str] = []
         self.machine = self
         self.deadlines = Deadlines(*(9 * [60.0]))
 
@@ -67,7 +71,7 @@ class Guest:
         pass
 
     def progress(self, text: str) -> None:
-        self.said.append(text)
+        self.output.append(text)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -103,7 +107,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(updates.time, "monotonic", lambda: guest.now)
         monkeypatch.setattr(updates.time, "sleep", guest.sleep)
         monkeypatch.setattr(updates, "Shell", lambda session: session)
-        made = updates.Updating(guest, "all", deadline, guest.said.append)  # type: ignore[arg-type]  # a likeness
+        made = updates.Updating(guest, "all", deadline, guest.output.append)  # type: ignore[arg-type]  # a likeness
         made.run()
         return made
 
@@ -115,7 +119,7 @@ def test_until_nothing_is_left(run: Any) -> None:
     made = run(guest)
     assert [update["kb"] for update in made.summary()["updates"]] == [["KB1"], ["KB2"], ["KB3"]]
     assert (made.summary()["rounds"], made.summary()["restarts"], guest.restarts) == (3, 1, 1)
-    assert "updates, round 1: install, 1 of 2 installed: Update for NOT WINDOWS (KB2)" in guest.said
+    assert "updates, round 1: install, 1 of 2 installed: Update for NOT WINDOWS (KB2)" in guest.output
     assert guest.rounds == []
 
 
@@ -130,7 +134,7 @@ def test_what_failed_once_is_tried_again(run: Any) -> None:
 
 
 def test_what_wants_a_person_is_skipped_and_named(run: Any) -> None:
-    asks = [line("phase", {"phase": "search"}), line("skipped", told(7)), line("end", {"restart": False})]
+    asks = [line("phase", {"phase": "search"}), line("skipped", describe(7)), line("end", {"restart": False})]
     assert [update["kb"] for update in run(Guest(asks)).summary()["skipped"]] == [["KB7"]]
 
 
@@ -165,7 +169,7 @@ ENDS: dict[str, tuple[list[Script], str, str]] = {
     "a restart after each restart": (20 * [round_of(restart=True)], "updates-loop", "a restart after each restart"),
     "too long": ([[*round_of(1)[:-1], 4000.0]], "updates-timeout", "round 1, install, 1 of 1 installed"),
     "a line that is none": ([["goldsmith found {"]], "updates-garbled", "goldsmith found {"),
-    "a word that is none": ([[line("what", told(1))]], "updates-garbled", "what"),
+    "a word that is none": ([[line("what", describe(1))]], "updates-garbled", "what"),
     "a round without an end": ([round_of(1)[:-1]], "updates-garbled", "ended without a result"),
     "PowerShell fails": (
         [[process.CommandFailed(["step"], 1, "", "\nNew-Object : no such class\n  + x", None)]],
@@ -182,11 +186,11 @@ ENDS: dict[str, tuple[list[Script], str, str]] = {
 
 @pytest.mark.parametrize("what", ENDS)
 def test_each_end_has_its_name(run: Any, what: str) -> None:
-    rounds, name, said = ENDS[what]
+    rounds, name, message = ENDS[what]
     with pytest.raises(GuestError) as caught:
         run(Guest(*rounds))
     assert caught.value.name == name
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert not name.startswith("updates-") or caught.value.hint or name in ("updates-broken", "updates-garbled")
 
 
@@ -231,7 +235,7 @@ def test_what_the_script_says_is_what_is_heard() -> None:
     assert words == {"phase", "error", "found", "skipped", "downloaded", "installing", "installed", "failed", "end"}
     heard = updates.Round()
     for word in words - {"phase", "error", "end"}:
-        assert heard.hear(line(word, {**told(1), "code": "0x0"}))
+        assert heard.hear(line(word, {**describe(1), "code": "0x0"}))
     assert not heard.hear("WARNING: something of PowerShell's")
     # one round restarts nothing: when is for the state machine to say
     assert "Restart-Computer" not in text and "shutdown" not in text
