@@ -97,6 +97,7 @@ ABSENCE_IS_RIGHT = {
     "dhcp-leases": "no lease",
     "cloud-instance": "no instance",
     "waagent-state": "no state",
+    "nvme-names": "no file names a disk",
     "azure-init": "it is not installed",
     "azure-init-state": "no mark",
     "resource-disk-place": "nothing is mounted",
