@@ -42,6 +42,7 @@ class Places:
 
 
 _environment: Mapping[str, str] = {}
+_settings: dict[str, str] = {}
 _find_places: Callable[[], Places] = Places
 
 
@@ -54,6 +55,17 @@ def hand_in(environment: Mapping[str, str], find_places: Callable[[], Places]) -
 def variables() -> Mapping[str, str]:
     """The caller's variables, for child processes and for steps that name some; none where nobody handed them in."""
     return _environment
+
+
+def hand_in_settings(settings: Mapping[str, str]) -> None:
+    """Say which parameters of definitions the command line sets, for the rest of this process."""
+    _settings.clear()
+    _settings.update(settings)
+
+
+def settings() -> Mapping[str, str]:
+    """The parameters of definitions that the command line sets, by name."""
+    return _settings
 
 
 def places() -> Places:

@@ -11,7 +11,7 @@ import typer
 from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.environment import locate_store
-from pipeline.cli.usage import json_option
+from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +71,7 @@ def build(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
     ] = False,
+    settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
     """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`."""
     from pipeline.engine.preconditions import require_buildable
@@ -85,6 +86,7 @@ def build(
     words = [
         *(["--from", from_stage] if from_stage else []),
         *(["--until", until] if until else []),
+        *(word for each in settings or () for word in ("--set", each)),
         *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
     ]
 
@@ -214,11 +216,12 @@ def _image_name(word: str, project: Path) -> str:
 
 def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
     """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
-    from pipeline.definition import build_order, load_all, load_named
+    from pipeline.definition import build_order, load_all, load_named, require_known_settings
     from pipeline.engine.scheduler import parents_of
     from pipeline.gallery import Gallery
 
     project = context.project()
+    require_known_settings(project)
     if everything:
         if names:
             raise UsageError(
@@ -241,8 +244,12 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
 
 def plan(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The image.", autocompletion=completion.complete_definition)
-    ],
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[NAME]", help="The image.", autocompletion=completion.complete_definition),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Plan all definitions of the project, parents first.")
+    ] = False,
     from_stage: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -254,23 +261,38 @@ def plan(
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Plan a build that starts from a snapshot.")] = False,
     as_json: Annotated[bool, json_option()] = False,
+    _settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
     """Show for each unit of a build whether it would be kept or run, and why."""
     from pipeline.cli.show import print_json, table
     from pipeline.engine.preconditions import require_buildable
 
     store = locate_store()
-    # the image itself comes last, behind the parents that a build would make first
-    *parents, definition = choose([name], False, store.gallery)
-    require_buildable([*parents, definition], store)
-    plans = [(each, _explained(each, parents, store, warm, from_stage)) for each in (*parents, definition)]
+    chosen = choose([name] if name else [], everything, store.gallery)
+    require_buildable(chosen, store)
+    plans = [
+        (each, _explained(each, _unbuilt(each, chosen[:index], store), store, warm, from_stage))
+        for index, each in enumerate(chosen)
+    ]
     if as_json:
-        print_json(plans[-1][1])
+        every = [{"image": each.name, "units": rows} for each, rows in plans]
+        # the image itself comes last, behind the parents that a build would make first
+        print_json(every if everything else plans[-1][1])
         return
     for each, rows in plans:
-        if parents:
+        if len(plans) > 1 or everything:
             print(f"== {each.name}")
         table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
+
+
+def _unbuilt(definition: Definition, before: Sequence[Definition], store: Store) -> list[Definition]:
+    """The parents of an image that the same build makes first, because they have no golden master yet."""
+    from pipeline.engine.scheduler import parents_of
+    from pipeline.gallery import Gallery
+
+    gallery = Gallery(store.gallery)
+    parents = parents_of(definition)
+    return [each for each in before if each.name in parents and gallery.find(each.name) is None]
 
 
 def _explained(

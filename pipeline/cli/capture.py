@@ -105,13 +105,15 @@ def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
 
 
 def _undefined(name: str) -> None:
+    from pipeline.definition import image_names
+
     try:
         project = context.project()
     except UsageError:
         return
-    if (project / "images" / f"{name}.yaml").exists():
+    if path := image_names(project).get(name):
         raise UsageError(
-            f"image {name} is defined in images/{name}.yaml",
+            f"image {name} is defined in images/{path.name}",
             name="image-defined",
             hint="choose another name, because the next refresh would replace this version",
         )

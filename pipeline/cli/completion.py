@@ -99,9 +99,9 @@ def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
 def complete_definition(_incomplete: str) -> Iterable[str]:
     """Images of the project."""
     from pipeline.cli import context
-    from pipeline.definition import definition_files
+    from pipeline.definition import image_names
 
-    return [path.stem for path in definition_files(context.project())]
+    return list(image_names(context.project()))
 
 
 @_quiet

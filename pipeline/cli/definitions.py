@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from pipeline.cli import completion
 from pipeline.cli.context import project, project_option
-from pipeline.cli.usage import json_option
+from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
-    from pipeline.definition import Fault
+    from pipeline.definition import Composed, Definition, Fault
 
 
 def register(app: typer.Typer) -> None:
@@ -34,54 +35,124 @@ def validate(
         ),
     ] = None,
     as_json: Annotated[bool, json_option("Print a list of objects instead of lines.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print each definition as merged, with the place of each value.")
+    ] = False,
+    _settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
     """Check definitions and report all errors at once, as file:line:column: key: message (hint)."""
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
-    from pipeline.definition import DefinitionError, definition_files, load, load_sound_part
+    from pipeline.definition import DefinitionError, definition_files, project_faults
     from pipeline.engine.preconditions import check_preconditions
     from pipeline.guest.playbook_check import check_playbooks
 
-    targets = (
-        [_target(name) for name in names] if names else [(path, project()) for path in definition_files(project())]
-    )
-    faults: list[Fault] = []
-    verdicts: list[dict[str, object]] = []
-    judged: list[tuple[Path, Path, tuple[Fault, ...]]] = []
-    good, whole_steps = [], []
-    left_out: dict[Path, frozenset[str]] = {}
-    for path, folder in targets:
-        try:
-            good.append(load(path, folder))
-            whole_steps.append(good[-1])
-            judged.append((path, folder, ()))
-        except DefinitionError as error:
-            judged.append((path, folder, error.faults))
-            if part := load_sound_part(path, folder):
-                good.append(part.definition)
-                left_out[part.definition.path] = part.left_out
-                if not part.left_out & {"steps", "refresh"}:
-                    whole_steps.append(part.definition)
+    targets = [_target(name) for name in names or ()]
+    if not names:
+        targets = [(path, project(), None) for path in definition_files(project())]
+        _require_known_settings()
+    faults: list[Fault] = [] if names else project_faults(project())
+    files = [_read(*target) for target in targets]
     # Ansible is started once for all playbooks
-    of_playbooks = check_playbooks(whole_steps, locate_store())
+    of_playbooks = check_playbooks([each for file in files for each in file.whole_steps], locate_store())
+    left_out = {file.path: file.left_out for file in files}
+    good = [each for file in files for each in file.good]
     of_needs = check_preconditions(good, locate_store(), left_out, _print_note)
-    for path, folder, own in judged:
+    verdicts: list[dict[str, object]] = []
+    for file in files:
         # one message for each place is enough
-        places = {(fault.line, fault.column) for fault in own}
-        needs = (fault for fault in of_needs.get(path.resolve(), ()) if (fault.line, fault.column) not in places)
-        of_file = sorted((*own, *needs), key=lambda fault: (fault.line, fault.column))
-        found = (*of_file, *of_playbooks.get(path.resolve(), ()))
-        shown = _shown(path, folder)
+        places = {(fault.file, fault.line, fault.column) for fault in file.faults}
+        needs = [
+            fault for fault in of_needs.get(file.path, ()) if (fault.file, fault.line, fault.column) not in places
+        ]
+        found = (*_sorted((*file.faults, *needs), file.shown), *of_playbooks.get(file.path, ()))
         faults.extend(found)
-        verdicts.append({"file": shown, "ok": not found, "faults": [asdict(fault) for fault in found]})
-        if not found and not as_json:
-            typer.echo(f"{shown}: ok")
+        verdicts.append(file.verdict(found, show=show))
+        if not as_json:
+            _print_file(file, good=not found, show=show)
     if as_json:
         print_json(verdicts)
     elif not targets:
         typer.echo(f"no definitions in {project() / 'images'}")
     if faults:
         raise DefinitionError(list(dict.fromkeys(faults)))
+
+
+@dataclass
+class _File:
+    """One file with the images that it makes: what could be read of each, and its faults."""
+
+    path: Path
+    shown: str
+    images: list[Composed]
+    faults: list[Fault] = field(default_factory=list)
+    good: list[Definition] = field(default_factory=list)
+    whole_steps: list[Definition] = field(default_factory=list)
+    left_out: frozenset[str] = frozenset()
+
+    def verdict(self, found: Sequence[Fault], *, show: bool) -> dict[str, object]:
+        """The file's object in the output of --json."""
+        from pipeline.definition import provenance
+
+        names = [image.name for image in self.images]
+        verdict: dict[str, object] = {"file": self.shown, "ok": not found, "faults": [asdict(each) for each in found]}
+        verdict["images"] = names
+        if show:
+            verdict["merged"] = {
+                image.name: [
+                    {"key": key, "value": value, "from": place} for key, value, place in provenance(image.document)
+                ]
+                for image in self.images
+            }
+        return verdict
+
+
+def _read(path: Path, folder: Path, only: str | None) -> _File:
+    """Read the images of a file, or the one that is named."""
+    from pipeline.definition import DefinitionError, compose, load_composed, load_sound_part
+
+    images = [image for image in compose(path.resolve(), folder.resolve()) if only in (None, image.name)]
+    file = _File(path.resolve(), _shown(path, folder), images)
+    for image in images:
+        try:
+            definition = load_composed(image, path, folder)
+            file.good.append(definition)
+            file.whole_steps.append(definition)
+        except DefinitionError as error:
+            file.faults = list(dict.fromkeys((*file.faults, *error.faults)))
+            if part := load_sound_part(path, folder, image):
+                file.good.append(part.definition)
+                file.left_out |= part.left_out
+                if not part.left_out & {"steps", "refresh"}:
+                    file.whole_steps.append(part.definition)
+    return file
+
+
+def _sorted(faults: Sequence[Fault], own: str) -> list[Fault]:
+    """In the order of the file; those that stand in other files come last."""
+    return sorted(faults, key=lambda fault: (fault.file != own, fault.file, fault.line, fault.column))
+
+
+def _print_file(file: _File, *, good: bool, show: bool) -> None:
+    from pipeline.definition import provenance
+
+    names = [image.name for image in file.images]
+    if good:
+        count = "1 image" if len(names) == 1 else f"{len(names)} images"
+        several = f" ({count}: {', '.join(names)})" if names != [file.path.stem] else ""
+        typer.echo(f"{file.shown}: ok{several}")
+    if show:
+        for image in file.images:
+            rows = list(provenance(image.document))
+            typer.echo(f"# {image.name}")
+            for key, value, place in rows:
+                typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}  # {place}")
+
+
+def _require_known_settings() -> None:
+    from pipeline.definition import require_known_settings
+
+    require_known_settings(project())
 
 
 def _print_note(text: str) -> None:
@@ -141,33 +212,33 @@ def _project_or_here() -> Path:
         return Path.cwd()
 
 
-def _target(name: str) -> tuple[Path, Path]:
-    """The file that an argument means, and the project that its paths are relative to.
+def _target(name: str) -> tuple[Path, Path, str | None]:
+    """The file that an argument means, the project that its paths are relative to, and the image if it is but one.
 
     A file in a folder called images belongs to the project around it, unless `--project` says otherwise.
     """
     from pipeline.base.errors import UsageError
-    from pipeline.definition import load_named
+    from pipeline.definition import find_definition
 
     path = Path(name)
     if "/" not in name and path.suffix not in (".yaml", ".yml"):
         folder = project()
-        if not (folder / "images" / f"{name}.yaml").is_file():
-            load_named(folder, name)  # raises, with a near name
-        return folder / "images" / f"{name}.yaml", folder
+        if (folder / "images" / f"{name}.yaml").is_file():
+            return folder / "images" / f"{name}.yaml", folder, None
+        return find_definition(folder, name), folder, name
     if "/" not in name and not path.exists() and (project() / "images" / name).exists():
-        return project() / "images" / name, project()
+        return project() / "images" / name, project(), None
     if not path.is_file():
         raise UsageError(
             f"{name}: this file does not exist", name="no-such-file", hint="name an image or the file of a definition"
         )
     path = path.resolve()
     if project_option() is None and path.parent.name == "images":
-        return path, path.parent.parent
+        return path, path.parent.parent, None
     try:
-        return path, project()
+        return path, project(), None
     except UsageError:
-        return path, path.parent
+        return path, path.parent, None
 
 
 def _shown(path: Path, folder: Path) -> str:

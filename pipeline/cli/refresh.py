@@ -11,7 +11,7 @@ import typer
 from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion, context
 from pipeline.cli.build import choose, need_root
-from pipeline.cli.usage import json_option
+from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +60,7 @@ def refresh(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
     ] = False,
+    settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
     """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`."""
     from dataclasses import replace
@@ -99,7 +100,7 @@ def refresh(
             command=command,
             executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
             at_once=jobs,
-            options=["-v"] if verbose else [],
+            options=[*(["-v"] if verbose else []), *(word for each in settings or () for word in ("--set", each))],
             keep=size,
             listeners=[] if as_json else [progress],
             on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pipeline.base import surroundings
 from pipeline.base.errors import UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.cli import door
@@ -35,6 +36,30 @@ class VerbGroup(TyperGroup):
 def json_option(text: str = "Print JSON.") -> Any:
     """The option `--json`: one JSON document on stdout, and everything else on stderr."""
     return typer.Option("--json", callback=_keep_stdout_clean, help=text)
+
+
+def set_option() -> Any:
+    """The option `--set NAME=VALUE`, which may be given several times: parameters of definitions."""
+    return typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        callback=_hand_in_settings,
+        help="Set a parameter of the definitions; may be repeated: --set suite=trixie.",
+    )
+
+
+def _hand_in_settings(context: typer.Context, words: list[str] | None) -> list[str]:
+    settings: dict[str, str] = {}
+    for word in words or []:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {word} has no value", name="usage", hint="write --set NAME=VALUE")
+        if name in settings:
+            raise UsageError(f"--set {name} is given twice", name="usage", hint="remove one")
+        settings[name] = value
+    if not context.resilient_parsing:
+        surroundings.hand_in_settings(settings)
+    return list(words or [])
 
 
 def _keep_stdout_clean(context: typer.Context, value: bool) -> bool:

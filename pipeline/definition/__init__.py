@@ -6,22 +6,31 @@ written     the shape: which keys there are; the JSON schema comes from it
 translate   the shape's errors in the user's words
 destinations  where a guest may go
 across      what one key asks of another
+reading     the files of a project, one document each
+merging     a document laid over another
+parameters  what `${name}` stands for
+matrix      several images of one file
+composition defaults.yaml, extends, parameters and matrix put together: the documents of images
 load        from a file to a Definition, and the order of building
 sound_part  what can be read of a definition that has faults
 model       what the rest of the pipeline sees
 inputs      what goes into a step, by content
 """
 
+from pipeline.definition.composition import Composed, compose, image_names, provenance
 from pipeline.definition.destinations import NEVER, Destination, destination
 from pipeline.definition.diagnostics import DefinitionError, Fault
 from pipeline.definition.load import (
     build_order,
-    definition_files,
-    find_project,
+    find_definition,
     load,
     load_all,
+    load_composed,
+    load_file,
     load_named,
+    project_faults,
     read_places,
+    require_known_settings,
 )
 from pipeline.definition.model import (
     TARGET_GENERATION,
@@ -51,6 +60,7 @@ from pipeline.definition.model import (
     Step,
     Updates,
 )
+from pipeline.definition.reading import definition_files, find_project
 from pipeline.definition.schema import json_schema
 from pipeline.definition.sound_part import SoundPart, load_sound_part
 from pipeline.definition.step_digest import step_inputs
@@ -61,6 +71,7 @@ __all__ = [
     "USER_DATA",
     "CmdStep",
     "CommandExpectation",
+    "Composed",
     "CopyStep",
     "DataDisk",
     "DebianSource",
@@ -88,14 +99,22 @@ __all__ = [
     "Step",
     "Updates",
     "build_order",
+    "compose",
     "definition_files",
     "destination",
+    "find_definition",
     "find_project",
+    "image_names",
     "json_schema",
     "load",
     "load_all",
+    "load_composed",
+    "load_file",
     "load_named",
     "load_sound_part",
+    "project_faults",
+    "provenance",
     "read_places",
+    "require_known_settings",
     "step_inputs",
 ]

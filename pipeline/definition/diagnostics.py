@@ -15,6 +15,7 @@ class Fault:
 
     `line` and `column` count characters from 1. `key` is written as in `steps[1].playbook`, counted from 0,
     and is empty where the fault is the file's own. `file` is relative to the project where it lies inside.
+    `name` is stable, for scripts.
     """
 
     file: str
@@ -23,6 +24,7 @@ class Fault:
     key: str
     message: str
     hint: str = ""
+    name: str = "definition"
 
     def __str__(self) -> str:
         parts = [f"{self.file}:{self.line}:{self.column}", self.key, self.message]
@@ -31,13 +33,19 @@ class Fault:
 
 
 class DefinitionError(UsageError):
-    """One or more definitions are wrong; the message is all fault lines, in the order of the files."""
+    """One or more definitions are wrong; the message is all fault lines, in the order of the files.
+
+    The error has the name of its faults where all have the same, else `definition`.
+    """
 
     has_places = True
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("\n".join(str(fault) for fault in self.faults), name="definition")
+        names = {fault.name for fault in self.faults}
+        name = names.pop() if len(names) == 1 else "definition"
+        super().__init__("\n".join(str(fault) for fault in self.faults), name=name)
+        self.hint = None  # each line has its own
 
 
 class Wrong(ValueError):

@@ -30,27 +30,49 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 @dataclass
 class Document:
-    """What a file says: plain data, and where each key and value of it stands (line, column, from 1)."""
+    """What a file says: plain data, and where each key and value of it stands (line, column, from 1).
+
+    A document that is merged from several files has in `files` the places that come from a file other than its own,
+    and in `parameters` the places whose value has parameters in it, each with a description of where they were set;
+    `unresolved` are the places whose parameters have no value.
+    """
 
     file: str
     data: Any = None
     keys: dict[Place, Mark] = field(default_factory=dict)
     values: dict[Place, Mark] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    files: dict[Place, str] = field(default_factory=dict)
+    parameters: dict[Place, str] = field(default_factory=dict)
+    unresolved: set[Place] = field(default_factory=set)
     _count: int = 0
 
-    def add(self, place: Place, message: str, hint: str = "", *, at_key: bool = False) -> None:
+    def add(
+        self, place: Place, message: str, hint: str = "", *, at_key: bool = False, name: str = "definition"
+    ) -> None:
         """Report a fault at a value (or at its key); a place that is not written stands where its parent does."""
+        file, line, column = self.position(place, at_key=at_key)
+        if set_by := next((self.parameters[up] for up in ancestors(place) if up in self.parameters), ""):
+            hint = f"{hint}; {set_by}" if hint else set_by
+        self.faults.append(Fault(file, line, column, spell(place), message, hint, name))
+
+    def position(self, place: Place, *, at_key: bool = False) -> tuple[str, int, int]:
+        """The file, line and column of a value (or of its key), or of the nearest mapping or list around it."""
         marks = self.keys if at_key else self.values
         found = place
         while found and found not in marks:
             marks, found = self.values, found[:-1]
         line, column = marks.get(found, (1, 1))
-        self.faults.append(Fault(self.file, line, column, spell(place), message, hint))
+        return self.files.get(found, self.file), line, column
 
 
 class TooMuch(Exception):
     """The document is deeper or larger than any definition; the fault is already reported."""
+
+
+def ancestors(place: Place) -> list[Place]:
+    """The place and all places around it, innermost first."""
+    return [place[:depth] for depth in range(len(place), -1, -1)]
 
 
 def spell(place: Place) -> str:

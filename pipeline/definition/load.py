@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
+from pipeline.base import surroundings
 from pipeline.base.disk_format import DEFAULT_OUTPUT, known_format
 from pipeline.base.errors import UsageError
 from pipeline.base.store import IMAGE_NAME
 from pipeline.base.surroundings import variables
 from pipeline.definition import rules, schema_models
+from pipeline.definition.composition import (
+    Composed,
+    compose,
+    duplicates,
+    image_names,
+    names_of,
+    unused_defaults,
+)
 from pipeline.definition.cross_rules import across, format_of
 from pipeline.definition.destinations import destination
 from pipeline.definition.diagnostics import DefinitionError, Fault, closest, shown
-from pipeline.definition.document import Document, missing_values, parse, spell
+from pipeline.definition.document import Document, missing_values, spell
 from pipeline.definition.error_messages import fault_of
 from pipeline.definition.model import (
     CmdStep,
@@ -47,61 +55,85 @@ from pipeline.definition.model import (
     Step,
     Updates,
 )
+from pipeline.definition.reading import IMAGES, absolute, definition_files, relative
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import Written
 from pipeline.definition.step_digest import config_of
 from pipeline.definition.system_rules import rules_of
 from pipeline.definition.units import GIB
 
-IMAGES = "images"
-
 #: What an image gets that says no size, having no source to take it from. Windows Server wants 32 GiB.
 _DEFAULT_DISK: dict[type, int] = {schema_models.FromDebian: 8 * GIB, schema_models.FromIso: 64 * GIB}
 
 
-def find_project(start: Path | None = None) -> Path:
-    """The nearest folder at or above `start` (by default the current one) that holds images/.
-
-    A folder whose images/ has definitions in it goes before one that merely has such a folder.
-    Raises UsageError when there is none.
-    """
-    begin = (start or Path.cwd()).resolve()
-    candidates = [folder for folder in (begin, *begin.parents) if (folder / IMAGES).is_dir()]
-    for folder in candidates:
-        if any((folder / IMAGES).glob("*.yaml")):
-            return folder
-    if candidates:
-        return candidates[0]
-    raise UsageError(
-        f"there is no project: neither {begin} nor a folder above it contains {IMAGES}/",
-        name="no-project",
-        hint="name a project with goldsmith --project DIR, or create one with mkdir images",
-    )
+def load(path: Path, project: Path, name: str | None = None) -> Definition:
+    """Read one image of a file, by default its only one; raises DefinitionError with every fault of it."""
+    path, project = absolute(path), project.resolve()
+    images = compose(path, project)
+    if name is None and len(images) > 1:
+        file, line, column = images[0].document.position(("matrix",), at_key=True)
+        message = f"makes {len(images)} images: {_listed(images)}"
+        raise DefinitionError([Fault(file, line, column, "matrix", message, "name one of them", "image-is-matrix")])
+    chosen = next((image for image in images if image.name == name), images[0])
+    return load_composed(chosen, path, project)
 
 
-def load(path: Path, project: Path) -> Definition:
-    """Read one definition; raises DefinitionError with every fault of it."""
-    path, project = _absolute(path), project.resolve()
-    document = read_document(path, project)
-    definition = _check(document, path, project)
+def load_composed(image: Composed, path: Path, project: Path) -> Definition:
+    """The definition of one image of a file; raises DefinitionError with every fault of it."""
+    path, project = absolute(path), project.resolve()
+    document = replace(image.document, faults=list(image.document.faults))
+    definition = _check(document, image, path, project)
     if document.faults or definition is None:
-        raise DefinitionError(sorted(set(document.faults), key=lambda fault: (fault.line, fault.column)))
+        own = relative(path, project)
+        faults = sorted(
+            set(document.faults), key=lambda fault: (fault.file != own, fault.file, fault.line, fault.column)
+        )
+        raise DefinitionError(faults)
     return definition
 
 
+def load_file(path: Path, project: Path) -> list[Definition]:
+    """Every image of one file, in the order of its matrix; raises DefinitionError with the faults of all."""
+    definitions: list[Definition] = []
+    faults: list[Fault] = []
+    for image in compose(absolute(path), project.resolve()):
+        try:
+            definitions.append(load_composed(image, path, project))
+        except DefinitionError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise DefinitionError(list(dict.fromkeys(faults)))
+    return definitions
+
+
 def load_named(project: Path, name: str) -> Definition:
-    """Read images/NAME.yaml; raises UsageError with a near name where there is none."""
+    """Read the image NAME of the project; raises UsageError with a near name where there is none."""
+    return load(find_definition(project, name), project, name)
+
+
+def find_definition(project: Path, name: str) -> Path:
+    """The file that makes the image NAME; raises UsageError with a near name where there is none.
+
+    That is images/NAME.yaml, or the file of a matrix with an image of that name.
+    """
     path = project / IMAGES / f"{name}.yaml"
-    if not IMAGE_NAME.fullmatch(name) or not path.is_file():
-        names = [found.stem for found in (project / IMAGES).glob("*.yaml")]
-        hint = closest(name, names) or (
-            f"existing images: {', '.join(sorted(names))}" if names else "goldsmith init NAME"
-        )
-        message = f"{IMAGES}/{name}.yaml: no such definition"
-        if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
-            hint = f"rename {IMAGES}/{name}.yml to {name}.yaml"
-        raise UsageError(message, name="no-such-image", hint=hint)
-    return load(path, project)
+    names: dict[str, Path] = {}
+    if IMAGE_NAME.fullmatch(name):
+        if path.is_file() and names_of(path, project) == [name]:
+            return path
+        names = image_names(project)
+        if name in names:
+            return names[name]
+    if IMAGE_NAME.fullmatch(name) and path.is_file():
+        images = names_of(path, project)
+        message = f"{IMAGES}/{name}.yaml makes {len(images)} images, none of which is {name}"
+        raise UsageError(message, name="image-is-matrix", hint=f"name one of {', '.join(images)}")
+    hint = closest(name, names) or (
+        f"existing images: {', '.join(sorted(names))}" if names else "goldsmith init NAME"
+    )
+    if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
+        hint = f"rename {IMAGES}/{name}.yml to {name}.yaml"
+    raise UsageError(f"{IMAGES}/{name}.yaml: no such definition", name="no-such-image", hint=hint)
 
 
 def load_all(project: Path) -> list[Definition]:
@@ -110,20 +142,40 @@ def load_all(project: Path) -> list[Definition]:
     faults: list[Fault] = []
     for path in definition_files(project):
         try:
-            definitions.append(load(path, project))
+            definitions.extend(load_file(path, project))
         except DefinitionError as error:
             faults.extend(error.faults)
+    faults.extend(project_faults(project))
     if faults:
-        raise DefinitionError(faults)
+        raise DefinitionError(list(dict.fromkeys(faults)))
     return definitions
 
 
-def definition_files(project: Path) -> list[Path]:
-    """The files that should be definitions; a .yml is among them, so that `load` can say what is wrong with it."""
-    folder = project / IMAGES
-    return sorted(
-        path for path in folder.glob("*") if path.suffix in (".yaml", ".yml") and not path.name.startswith(".")
-    )
+def project_faults(project: Path) -> list[Fault]:
+    """What is wrong between the files of a project: one name for two images, a parameter that no image needs."""
+    project = project.resolve()
+    images = [image for path in definition_files(project) for image in compose(path, project)]
+    return [
+        *(fault for faults in duplicates(project).values() for fault in faults),
+        *unused_defaults(project, images),
+    ]
+
+
+def require_known_settings(project: Path) -> None:
+    """Raise UsageError (parameter-unknown) for a parameter of the command line that no image of the project uses."""
+    wanted = surroundings.settings()
+    if not wanted:
+        return
+    project = project.resolve()
+    known = {name for path in definition_files(project) for image in compose(path, project) for name in image.used}
+    for name in wanted:
+        if name not in known:
+            listed = f"parameters of this project: {', '.join(sorted(known))}" if known else "declare it: parameters:"
+            raise UsageError(
+                f"--set {name}: no definition uses a parameter of this name",
+                name="parameter-unknown",
+                hint=closest(name, known) or listed,
+            )
 
 
 def build_order(definitions: Iterable[Definition]) -> list[Definition]:
@@ -139,7 +191,7 @@ def build_order(definitions: Iterable[Definition]) -> list[Definition]:
             return
         if definition.name in chain:
             cycle = (*chain[chain.index(definition.name) :], definition.name)
-            file = _relative(definition.path, definition.project)
+            file = relative(definition.path, definition.project)
             raise DefinitionError([Fault(file, 1, 1, "source.master", _cycle_message(cycle))])
         source = definition.source
         if isinstance(source, MasterSource) and source.is_channel and source.image in by_name:
@@ -154,72 +206,19 @@ def build_order(definitions: Iterable[Definition]) -> list[Definition]:
 # -- one file -----------------------------------------------------------------------------------------------
 
 
-def _absolute(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, ValueError, RuntimeError):
-        return path.absolute()
-
-
-def _relative(path: Path, project: Path) -> str:
-    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
-
-
-def read_places(path: Path, project: Path) -> Document:
+def read_places(definition: Definition) -> Document:
     """The document of a definition that was read before, to say where in it something stands."""
-    file = _relative(path, project)
-    try:
-        return _parse(path.read_bytes(), file)
-    except OSError:
-        return Document(file)
+    images = compose(definition.path, definition.project)
+    image = next((image for image in images if image.name == definition.name), images[0])
+    return replace(image.document, faults=[])
 
 
-def read_document(path: Path, project: Path) -> Document:
-    file = _relative(path, project)
-    try:
-        raw = path.read_bytes()
-        document = _parse(raw, file)
-        _find_credentials(document, raw)
-        return document
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        document = Document(file)
-        document.add((), f"cannot be read: {reason}")
-        return document
+def _listed(images: Sequence[Composed], most: int = 8) -> str:
+    names = [image.name for image in images]
+    return ", ".join(names if len(names) <= most else [*names[:most], "..."])
 
 
-def _parse(raw: bytes, file: str) -> Document:
-    """A document of the caller's own, parsed once however often it is asked for."""
-    document = _parsed(raw, file)
-    return replace(document, faults=list(document.faults))
-
-
-@lru_cache(maxsize=64)
-def _parsed(raw: bytes, file: str) -> Document:
-    return parse(raw, file)
-
-
-def _find_credentials(document: Document, raw: bytes) -> None:
-    """A definition's text is in the manifest and the provenance of each master: what it holds, everybody gets."""
-    # heavy where nothing is validated: loaded here
-    from pipeline.base.secret_rules import rule_set
-
-    for finding in rule_set().judge_file(raw, document.file):
-        if finding.rule.noisy:
-            continue
-        # a match may begin with the break of the line before it
-        at = finding.start + len(raw[finding.start : finding.end]) - len(raw[finding.start : finding.end].lstrip())
-        begin = raw.rfind(b"\n", 0, at) + 1
-        column = len(raw[begin:at].decode("utf-8", "replace")) + 1
-        message = f"{finding.rule.description} ({finding.rule.id}): a definition ships with its masters as plain text"
-        hint = (
-            "set the secret on each machine at its first start, or let the step read it from a file outside the "
-            "repository"
-        )
-        document.faults.append(Fault(document.file, raw.count(b"\n", 0, at) + 1, column, "", message, hint))
-
-
-def _check(document: Document, path: Path, project: Path) -> Definition | None:
+def _check(document: Document, image: Composed, path: Path, project: Path) -> Definition | None:
     """Put all faults of a document into it; a Definition where there are none."""
     if path.suffix != ".yaml":
         document.add(
@@ -245,23 +244,24 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
         )
         return None
     context = Context(project)
-    spoken_for = {(fault.line, fault.column) for fault in document.faults}
+    spoken_for = {(fault.file, fault.line, fault.column) for fault in document.faults}
     for place in missing_values(document):
         document.add(place, "has no value", "add a value, or remove the key")
-        spoken_for.add(document.values[place])
+        spoken_for.add(document.position(place))
+    spoken_for |= {document.position(place) for place in document.unresolved}
     shape: Written | None = None
     try:
         shape = Written.model_validate(data, context=context)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             fault = fault_of(cast(dict[str, Any], detail), document, context)
-            if (fault.line, fault.column) not in spoken_for:
+            if (fault.file, fault.line, fault.column) not in spoken_for:
                 document.faults.append(fault)
     across(document, data)
-    _cycle(document, data, path, project)
+    _cycle(document, data, image.name, path, project)
     if shape is None or document.faults:
         return None
-    definition = make_definition(shape, path, project)
+    definition = make_definition(shape, path, project, image)
     playbooks = [step for step in (*definition.steps, *definition.refresh.steps) if isinstance(step, PlaybookStep)]
     document.faults.extend(fault for step in playbooks for fault in config_of(step).faults)
     return definition
@@ -270,9 +270,9 @@ def _check(document: Document, path: Path, project: Path) -> Definition | None:
 # -- masters ------------------------------------------------------------------------------------------------
 
 
-def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) -> None:
+def _cycle(document: Document, data: dict[str, Any], name: str, path: Path, project: Path) -> None:
     """Follow the masters from here; other files are read for their source only, their faults are their own."""
-    chain = [path.stem]
+    chain = [name]
     following = _master_of(data)
     while following is not None:
         chain.append(following)
@@ -280,8 +280,9 @@ def _cycle(document: Document, data: dict[str, Any], path: Path, project: Path) 
             document.add(("source", "master"), _cycle_message(chain[chain.index(following) :]))
             return
         beside = path.parent / f"{following}.yaml"
-        other = beside if beside.is_file() else project / IMAGES / f"{following}.yaml"
-        following = _master_of(read_document(other, project).data) if other.is_file() else None
+        other = beside if beside.is_file() else image_names(project).get(following)
+        images = compose(other, project) if other else []
+        following = next((_master_of(each.document.data) for each in images if each.name == following), None)
 
 
 def _cycle_message(chain: Sequence[str]) -> str:
@@ -303,14 +304,17 @@ def _master_of(data: object) -> str | None:
 # -- from the shape to the model ----------------------------------------------------------------------------
 
 
-def make_definition(shape: Written, path: Path, project: Path) -> Definition:
+def make_definition(shape: Written, path: Path, project: Path, image: Composed | None = None) -> Definition:
+    """The definition of a shape without faults; by default that of a file that is not composed."""
     system = rules_of(shape.os)
     generations = tuple(sorted(shape.generations or system.generations))
     unsaid = _DEFAULT_DISK.get(type(shape.source))
     trusted = generations in system.trusted_boot
     return Definition(
-        name=path.stem,
+        name=image.name if image else path.stem,
         path=path,
+        inherited=tuple(project / file for file in image.files) if image else (),
+        parameters={name: value.value for name, value in image.parameters.items()} if image else {},
         project=project,
         summary=shape.summary or "",
         os=shape.os,

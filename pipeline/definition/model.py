@@ -301,7 +301,10 @@ class Refresh:
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """One image. `path` and `project` are absolute; `disk` is bytes, or None for the source's own size."""
+    """One image. `path` and `project` are absolute; `disk` is bytes, or None for the source's own size.
+
+    `inherited` are the other files that it is merged from, lowest first; `parameters` are the values in it.
+    """
 
     name: str
     path: Path
@@ -336,3 +339,5 @@ class Definition:
     first_boot: FirstBoot | None = None
     #: Private destinations that the build's guest may reach, beside those of the host's own configuration.
     allow: tuple[Destination, ...] = ()
+    inherited: tuple[Path, ...] = ()
+    parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)

@@ -412,6 +412,13 @@ class Written(Part):
     goldsmith: Annotated[int, AfterValidator(rules.format_version), WithJsonSchema({"const": rules.FORMAT})] = Field(
         description="The format's version."
     )
+    extends: Text | None = Field(default=None, description="A definition in images/ whose keys this one inherits.")
+    parameters: dict[str, Any] = Field(
+        default={}, description="Values for ${name} in the other keys: name to default, or to type, default and env."
+    )
+    matrix: dict[str, list[Any]] | list[dict[str, Any]] | None = Field(
+        default=None, description="One image for each combination of values, or for each item of a list."
+    )
     summary: Text | None = Field(default=None, description="A description of one line.")
     os: Annotated[str, AfterValidator(system_rules.known_system), SystemNames] = Field(
         default=system_rules.DEFAULT, description="The operating system."

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.definition.composition import Composed, compose
 from pipeline.definition.diagnostics import Wrong
 from pipeline.definition.document import Place
-from pipeline.definition.load import make_definition, read_document
+from pipeline.definition.load import make_definition
 from pipeline.definition.model import Definition
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import TAGS, Written
@@ -28,10 +29,14 @@ class SoundPart:
     left_out: frozenset[str] = frozenset()
 
 
-def load_sound_part(path: Path, project: Path) -> SoundPart | None:
-    """Read what a faulty definition says without fault; None where too little of it can be read."""
+def load_sound_part(path: Path, project: Path, image: Composed | None = None) -> SoundPart | None:
+    """Read what a faulty definition says without fault; None where too little of it can be read.
+
+    `image` is one of the file's images, by default its first.
+    """
     path, project = path.resolve(), project.resolve()
-    document = read_document(path, project)
+    image = image or compose(path, project)[0]
+    document = image.document
     if not isinstance(document.data, dict):
         return None
     data: dict[str, Any] = copy.deepcopy(document.data)
@@ -39,7 +44,7 @@ def load_sound_part(path: Path, project: Path) -> SoundPart | None:
     while True:
         try:
             shape = Written.model_validate(data, context=Context(project))
-            return SoundPart(make_definition(shape, path, project), frozenset(left_out))
+            return SoundPart(make_definition(shape, path, project, image), frozenset(left_out))
         except ValidationError as error:
             places = {entry for detail in error.errors(include_url=False) if (entry := _entry(data, _place(detail)))}
         if not places:

@@ -24,12 +24,12 @@ from pipeline.definition import (
     DiskSource,
     Fault,
     MasterSource,
-    load,
+    image_names,
+    load_named,
     read_places,
 )
 from pipeline.definition.diagnostics import closest
 from pipeline.definition.document import Document
-from pipeline.definition.load import IMAGES
 from pipeline.gallery import GOLDEN, Gallery
 from pipeline.guest.playbook_check import check_playbooks, require_good_playbooks
 from pipeline.systems import registry
@@ -55,11 +55,12 @@ def check_preconditions(
     """
     looker = _Looker(store, on_note)
     keys = left_out or {}
-    found = {
-        definition.path: looker.faults(definition, keys.get(definition.path, frozenset()))
-        for definition in definitions
-    }
-    return {path: faults for path, faults in found.items() if faults}
+    found: dict[Path, dict[Fault, None]] = {}
+    # a file may make several images
+    for definition in definitions:
+        faults = looker.faults(definition, keys.get(definition.path, frozenset()))
+        found.setdefault(definition.path, {}).update(dict.fromkeys(faults))
+    return {path: tuple(faults) for path, faults in found.items() if faults}
 
 
 def require_buildable(definitions: Sequence[Definition], store: Store) -> None:
@@ -92,7 +93,7 @@ class _Looker:
         self._lookups = Lookups(store.root / _CACHE, self._note)
 
     def faults(self, definition: Definition, left_out: frozenset[str]) -> tuple[Fault, ...]:
-        place = read_places(definition.path, definition.project)
+        place = read_places(definition)
         looks: tuple[tuple[Callable[[Definition, Document], None], set[str]], ...] = (
             (self._waivers, set()),
             (self._host, set()),
@@ -170,13 +171,12 @@ class _Looker:
         size = int(version.manifest["disk"]["virtual_size"]) if version else None
         system = str(version.manifest.get("os", "linux")) if version else None
         if version is None:
-            beside = definition.project / IMAGES / f"{source.image}.yaml"
-            if not beside.is_file() or source.channel_or_version != GOLDEN:
+            if source.image not in image_names(definition.project) or source.channel_or_version != GOLDEN:
                 self._no_master(definition, document, source)
                 return
             # a build makes the parent first; the parent's own faults are reported with the parent
             with suppress(DefinitionError):
-                parent = load(beside, definition.project)
+                parent = load_named(definition.project, source.image)
                 size, system = parent.disk, parent.os
         if size is not None and definition.disk is not None and definition.disk < size:
             message = f"{_size(definition.disk)} are less than the {_size(size)} of {source}"
@@ -185,7 +185,7 @@ class _Looker:
             document.add(("source", "master"), f"{source} is a {system} image", f"write os: {system}")
 
     def _no_master(self, definition: Definition, document: Document, source: MasterSource) -> None:
-        made_here = {path.stem for path in (definition.project / IMAGES).glob("*.yaml")}
+        made_here = set(image_names(definition.project))
         if self._gallery is None and not closest(source.image, made_here):
             self._note(f"{source} was not checked, because {self._store.root} has no gallery")
             return

@@ -28,7 +28,11 @@ def provenance(manifest: Mapping[str, Any], subjects: Mapping[str, Digests], hos
         {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"image": manifest["name"], "definition": manifest["definition"]},
+                "externalParameters": {
+                    "image": manifest["name"],
+                    "definition": manifest["definition"],
+                    **{key: manifest[key] for key in ("inherited_definitions", "parameters") if key in manifest},
+                },
                 "internalParameters": {"start": manifest["start"], "accelerator": manifest.get("accelerator")},
                 "resolvedDependencies": list(_dependencies(manifest)),
             },

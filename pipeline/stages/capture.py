@@ -18,7 +18,7 @@ from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.verdict import count
 from pipeline.context import BaseStage, BuildContext
-from pipeline.definition import MasterSource
+from pipeline.definition import Definition, MasterSource
 from pipeline.gallery import CANDIDATE, GOLDEN, data_file, digests_file, disk_file
 
 #: The manifest's format.
@@ -38,6 +38,17 @@ class Capture(BaseStage):
         if context.data_disks:
             inputs["caching"] = [[disk.lun, disk.caching] for disk in context.data_disks]
         return (UnitSpec(GOLDEN, inputs, _run),)
+
+
+def _composition(definition: Definition) -> dict[str, Any]:
+    """What a definition has beside its own file: the texts of the files that it inherits from, and its parameters."""
+    inherited = {
+        str(path.relative_to(definition.project)): path.read_text(encoding="utf-8") for path in definition.inherited
+    }
+    return {
+        **({"inherited_definitions": inherited} if inherited else {}),
+        **({"parameters": dict(definition.parameters)} if definition.parameters else {}),
+    }
 
 
 def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
@@ -112,6 +123,7 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
                 for name, layer in lineage
             ],
             "definition": context.definition.path.read_text(encoding="utf-8"),
+            **_composition(context.definition),
             "tools": tool_versions(context),
             "checks": checks,
             "verdict": count(checks).to_json(),
