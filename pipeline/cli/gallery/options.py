@@ -47,11 +47,11 @@ KeyFrom = Annotated[
 ]
 SasFrom = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature of a SOURCE."),
+    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature (SAS) from there."),
 ]
 ConnectionFrom = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string of a SOURCE."),
+    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string from there."),
 ]
 
 

@@ -62,9 +62,7 @@ def create(
     ] = "azureuser",
     ssh_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--ssh-key", metavar="FILE", help="The public key that lets the user in; by default your own in ~/.ssh."
-        ),
+        typer.Option("--ssh-key", metavar="FILE", help="The user's public SSH key; by default your own in ~/.ssh."),
     ] = None,
     custom_data: Annotated[
         Optional[Path],  # noqa: UP045
@@ -91,7 +89,7 @@ def create(
     ] = None,
     outside: Annotated[
         bool,
-        typer.Option("--outside", help="A way to the outside, as builds have it; this host itself is not reachable."),
+        typer.Option("--outside", help="Outbound network access, as builds have it; this host is not reachable."),
     ] = False,
     count: Annotated[
         Optional[int],  # noqa: UP045

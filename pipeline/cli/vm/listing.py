@@ -137,7 +137,7 @@ def budget(
     processors_per_core: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            "--processors-per-core", min=1, max=64, metavar="N", help="How many of VMs one of the host carries."
+            "--processors-per-core", min=1, max=64, metavar="N", help="VM processors per processor of this host."
         ),
     ] = None,
     as_json: AsJson = False,

@@ -32,7 +32,7 @@ def register(noun: typer.Typer) -> None:
 
 
 def console(name: Name) -> None:
-    """Sit at the serial console of a VM. Ctrl-] leaves it."""
+    """Connect to the serial console of a VM. Ctrl-] disconnects."""
     from pipeline.hypervisor.persistent import find_domain
     from pipeline.hypervisor.terminal import join_console
 

@@ -48,7 +48,7 @@ def rdp(
     ] = None,
     local: Local = None,
 ) -> None:
-    """Write an .rdp file for a Windows VM, and keep the way that it names open until Ctrl-C."""
+    """Write an .rdp file for a Windows VM, and forward its port until Ctrl-C."""
     fleet = open_fleet("rdp")
     record = running(fleet, name)
     path = file or Path(f"{name}.rdp")
