@@ -315,6 +315,7 @@ def make_definition(shape: Written, path: Path, project: Path, image: Composed |
         path=path,
         inherited=tuple(project / file for file in image.files) if image else (),
         parameters={name: value.value for name, value in image.parameters.items()} if image else {},
+        variables=dict(value.variable for value in image.parameters.values() if value.variable) if image else {},
         project=project,
         summary=shape.summary or "",
         os=shape.os,

@@ -303,7 +303,8 @@ class Refresh:
 class Definition:
     """One image. `path` and `project` are absolute; `disk` is bytes, or None for the source's own size.
 
-    `inherited` are the other files that it is merged from, lowest first; `parameters` are the values in it.
+    `inherited` are the other files that it is merged from, lowest first; `parameters` are the values in it, and
+    `variables` those of the environment that set some of them.
     """
 
     name: str
@@ -341,3 +342,4 @@ class Definition:
     allow: tuple[Destination, ...] = ()
     inherited: tuple[Path, ...] = ()
     parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.definition.diagnostics import Fault, Wrong, closest, shown
@@ -39,11 +39,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Value:
-    """A parameter's value, where it was set, and the place of its text if it stands in a file."""
+    """A parameter's value, where it was set, the place of its text if it stands in a file, and the environment's
+    variable with its text if that set it."""
 
     value: Scalar
     origin: str
     position: tuple[str, int, int] | None = None
+    variable: tuple[str, str] | None = None
 
 
 def _to_number(text: str) -> Scalar:
@@ -198,8 +200,9 @@ def values_of(
             found |= {name: value} if value else {}
         elif parameter.variable and parameter.variable in environment:
             origin = f"the environment variable {parameter.variable}"
-            value = _from_text(document, parameter, environment[parameter.variable], origin)
-            found |= {name: value} if value else {}
+            text = environment[parameter.variable]
+            value = _from_text(document, parameter, text, origin)
+            found |= {name: replace(value, variable=(parameter.variable, text))} if value else {}
         elif parameter.default is not None:
             file, line, column = document.position(("parameters", name, "default"))
             found[name] = Value(parameter.default, f"its default in {file}:{line}", (file, line, column))

@@ -115,7 +115,8 @@ def _variables(definition: Definition) -> dict[str, str]:
     """What another goldsmith needs to build the image: its own variables, and those that the definition names."""
     steps = (*definition.steps, *definition.refresh.steps)
     named: list[Mapping[str, str]] = [step.environment for step in steps if isinstance(step, PlaybookStep)]
-    return {**{name: value for each in named for name, value in each.items()}, **process.own_variables()}
+    own = process.own_variables()
+    return {**definition.variables, **{name: value for each in named for name, value in each.items()}, **own}
 
 
 def run_jobs(

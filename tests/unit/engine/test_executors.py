@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.base import surroundings
 from pipeline.base.errors import BuildError, GoldsmithError
 from pipeline.base.store import Store
 from pipeline.definition import Definition, load_all
@@ -26,9 +27,11 @@ IMAGES = {
 }
 #: A program in place of goldsmith: it does what the words behind the image's name say.
 PROGRAM = """\
-import json, sys, time
+import json, os, sys, time
 _, project, verb, name, result, *words = sys.argv[1:]
 print(f"{verb} {name}", flush=True)
+if "--suite" in words:
+    print(os.environ.get("SUITE"))
 if "--write" in words:
     open(result, "w").write(json.dumps({"name": name}))
 if "--wait" in words:
@@ -90,6 +93,21 @@ def test_a_child_process_leaves_its_result_and_its_output(
     assert children.executor.execute(job(definitions["other"], "--write"), threading.Event()) == "other"
     assert children.lines == [("other", "make other")]
     assert not list(store.tmp.glob(".goldsmith-*")), "the result's folder goes with it"
+
+
+def test_a_child_has_the_variables_that_set_parameters(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "_environment", {"SUITE": "trixie", "OTHER": "kept here"})
+    path = tmp_path / "images" / "set.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        "goldsmith: 1\nparameters: {suite: {default: bookworm, env: SUITE}}\nsource: {debian: {suite: '${suite}'}}\n"
+    )
+    (definition,) = load_all(tmp_path)
+    assert definition.variables == {"SUITE": "trixie"}
+    children.executor.execute(job(definition, "--write", "--suite"), threading.Event())
+    assert ("set", "trixie") in children.lines
 
 
 def test_a_failed_child_has_its_exit_code_or_its_own_result(
