@@ -55,7 +55,7 @@ def _hand_in_settings(context: typer.Context, words: list[str] | None) -> list[s
         if not equals or not name:
             raise UsageError(f"--set {word} has no value", name="usage", hint="write --set NAME=VALUE")
         if name in settings:
-            raise UsageError(f"--set {name} is given twice", name="usage", hint="remove one")
+            raise UsageError(f"--set {name} is given twice", name="usage", hint=f"remove one --set {name}=...")
         settings[name] = value
     if not context.resilient_parsing:
         surroundings.hand_in_settings(settings)

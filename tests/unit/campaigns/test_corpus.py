@@ -83,7 +83,7 @@ def test_the_rules_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder.mkdir()
     assert "taken for raw, qemu-img knows vdi" in list(corpus._broken(vdi, target, verdict, folder))
     qcow2 = made(tmp_path, "disk.qcow2")
-    verdict = corpus.Verdict(dict.fromkeys(verdict.output, "0") | {"info": "vhd-no-footer"}, "qcow2")
+    verdict = corpus.Verdict(dict.fromkeys(verdict.answer, "0") | {"info": "vhd-no-footer"}, "qcow2")
     assert list(corpus._broken(qcow2, target, verdict, folder)) == ["other bytes than qemu-img's"]
-    verdict.output["convert"] = "TRACEBACK"
+    verdict.answer["convert"] = "TRACEBACK"
     assert len(list(corpus._broken(qcow2, target, verdict, folder))) == 3

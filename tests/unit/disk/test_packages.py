@@ -141,6 +141,7 @@ def test_units(good: Path, tmp_path: Path) -> None:
         found = {unit.name: unit for unit in read_units(opened.root)}
     assert {name: unit.state for name, unit in found.items()} == {
         "cloud-init.service": "enabled",
+        "hv-kvp-daemon.service": "enabled",
         "mask.service": "masked",
         "off.timer": "disabled",
         "plain.service": "static",

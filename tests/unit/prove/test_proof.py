@@ -171,7 +171,7 @@ def test_a_clone_without_the_fabric_is_judged_by_its_sshd(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "explanation"),
     [
         ("sshd[612]: sshd: no hostkeys available -- exiting.", "no hostkeys available"),
         ("sshd[7]: /etc/ssh/sshd_config.d/9.conf: line 1: Bad configuration option: Nonsense", "Bad configuration"),
@@ -288,7 +288,7 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    ("seen", "good", "told"),
+    ("seen", "good", "explanation"),
     [
         ({"resolved": "168.63.129.16"}, True, "168.63.129.16"),
         # a name of the clone's own, or of a file, is no answer of the server

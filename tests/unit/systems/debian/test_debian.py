@@ -116,7 +116,7 @@ def test_memory_for_the_tree(available: int, used: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "name", "told"),
+    ("result", "name", "message"),
     [
         ("I: x\nE: Unable to locate package nginxx\nE: setup failed: E: apt", "package-missing", "nginxx"),
         ("E: Package 'vim' has no installation candidate\n", "package-missing", "vim"),
