@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+from pipeline.base.disk_format import DEFAULT_OUTPUT
 from pipeline.nightly.rebuild_check import Tree, differences, tree
 from pipeline.systems import registry
 from tests.campaigns.kill_builder import stray_processes
@@ -101,7 +102,7 @@ def run(number: int, seconds: list[float], reference: Tree, lab: Lab) -> dict[st
     assert new == STEPS + 1 - there, f"{there} layers were committed, {new} were made anew"
     assert lab.leftovers() == [], lab.leftovers()
     assert not stray_processes(lab), stray_processes(lab)
-    wrong = differences(reference, tree(shipped(lab)), registry.get("linux").may_differ)
+    wrong = differences(reference, tree(shipped(lab), DEFAULT_OUTPUT.key), registry.get("linux").may_differ)
     assert not wrong, wrong
     return {
         "killed after layer": moment[0],
@@ -115,7 +116,7 @@ def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:
     project(lab)
     done = lab.run("build", "moments", "--until", "convert")
     assert done.returncode == 0, done.stdout + done.stderr
-    reference, seconds = tree(shipped(lab)), unit_seconds(lab)
+    reference, seconds = tree(shipped(lab), DEFAULT_OUTPUT.key), unit_seconds(lab)
     found = []
     for number in range(COUNT):
         try:
