@@ -9,7 +9,7 @@ IMAGE ?= debian-12
 LAYERS ?= 40G
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test quick check bench doctor clean
+.PHONY: help setup golden nightly prove test guests quick check bench doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,9 +28,10 @@ nightly: setup ## refresh every image whose inputs changed: build, prove, promot
 prove: setup ## clones of the golden master of IMAGE on every machine of the matrix
 	@$(BIN)/goldsmith prove $(IMAGE)
 
-test: setup ## lint, types and all tests, those with virtual machines included
-	@tools/setup.sh tests
-	@$(MAKE) --jobs 2 check quick
+test: ## lint, types and all tests, those with virtual machines included; prints what each part took
+	@tools/run_tests.sh
+
+guests: setup ## the tests with virtual machines alone
 	@$(BIN)/pytest -n 2 --dist loadgroup -m vm
 
 quick: setup ## the tests that boot nothing; what needs the tests' own packages is skipped without them
