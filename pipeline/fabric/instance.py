@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from pipeline.definition import DataDisk
@@ -179,3 +180,17 @@ class Exchange:
     at: float
     request: Request
     response: Response
+
+
+class FabricRecord(Protocol):
+    """What the fabric knows of one guest, whichever process serves it."""
+
+    @property
+    def report(self) -> Report | None:
+        """The last report of the guest's provisioning."""
+
+    @property
+    def reports(self) -> Iterable[Report]: ...
+
+    def asked(self) -> list[Exchange]:
+        """The newest requests of the guest with their answers."""

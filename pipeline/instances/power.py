@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 
 from pipeline.base.errors import GuestError
+from pipeline.fabric.hardware import GEN1, GEN2, GEN2_SECURE, Hardware
+from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors
 from pipeline.fabric.registration import Link
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.domain import FLUSHED, MachineFeatures, Spec
@@ -21,8 +23,6 @@ from pipeline.hypervisor.persistent import (
     watch_power,
 )
 from pipeline.instances.fleet import Fleet
-from pipeline.instances.hardware import GEN1, GEN2, GEN2_SECURE, Hardware
-from pipeline.instances.launch import attach_to_fabric, machine_spec, usable_processors
 from pipeline.instances.record import Record
 
 #: Seconds between two presses of the power button: a guest that boots does not see the first.

@@ -13,6 +13,7 @@ from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostEr
 from pipeline.base.runs import now
 from pipeline.base.store import Store
 from pipeline.fabric import service
+from pipeline.fabric.launch import write_medium
 from pipeline.gallery import Gallery, Version
 from pipeline.gallery.retention import lease_to_instance, withdrawn
 from pipeline.guest.timeouts import Patience
@@ -22,12 +23,11 @@ from pipeline.instances.agent import ServiceRecord, greets
 from pipeline.instances.budget import Demand, measure_budget
 from pipeline.instances.disks import create_disks, disk_size
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
-from pipeline.instances.launch import FirstBoot, write_medium
 from pipeline.instances.power import spec_of, switch_on
 from pipeline.instances.record import NAME, Operation, Record, check_name, new_id
 from pipeline.instances.sizes import Size
 from pipeline.systems import registry
-from pipeline.systems.base import GuestSystem
+from pipeline.systems.base import AwaitedBoot, GuestSystem
 
 #: Called with what is going on.
 OnProgress = Callable[[str], None]
@@ -241,10 +241,10 @@ def _adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
     return machine
 
 
-def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> FirstBoot:
+def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> AwaitedBoot:
     running = service.find(fleet.store)
     assert running is not None, "it is registered"
-    return FirstBoot(
+    return AwaitedBoot(
         machine=machine,
         patience=Patience.for_kind(machine.spec.kvm),
         guest=ServiceRecord(fleet.store, record.id),

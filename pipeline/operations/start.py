@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from pipeline.base.errors import UsageError
 from pipeline.fabric import service
+from pipeline.fabric.launch import write_medium
 from pipeline.instances.budget import Demand, measure_budget
 from pipeline.instances.fleet import Fleet, refuse_generalized
-from pipeline.instances.launch import write_medium
 from pipeline.instances.power import switch_on
 from pipeline.instances.record import Record
 from pipeline.operations.create import system_of

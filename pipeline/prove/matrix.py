@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.instances.hardware import (
+from pipeline.fabric.hardware import (
     FOREIGN,
     GEN1,
     GEN1_IDE,

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
     from pipeline.definition.document import Document
+    from pipeline.fabric.instance import FabricRecord
     from pipeline.gallery import Version
+    from pipeline.guest.timeouts import Patience
     from pipeline.hypervisor.domain import MachineFeatures
-    from pipeline.instances.launch import FirstBoot
+    from pipeline.hypervisor.machine import Machine
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -50,6 +52,25 @@ class Lookups:
             self._known[what] = ask()
         found: T = self._known[what]
         return found
+
+
+@dataclass(frozen=True)
+class AwaitedBoot:
+    """The first boot of a VM, for which a command waits until the guest is provisioned.
+
+    The guest runs on, whatever the outcome.
+
+    `greets` asks whether its sshd answers; `logs` takes what is seen of it.
+    """
+
+    machine: Machine
+    patience: Patience
+    guest: FabricRecord
+    logs: Path
+    store: Path
+    user: str
+    greets: Callable[[], bool]
+    dhcp_log: Path | None = None
 
 
 class GuestSystem(ABC):
@@ -189,7 +210,7 @@ class GuestSystem(ABC):
         """A password for the first user, of a system that `signs_in_by_password`."""
         raise NotImplementedError
 
-    def wait_provisioned(self, boot: FirstBoot) -> None:
+    def wait_provisioned(self, boot: AwaitedBoot) -> None:
         """Wait until a VM's own agent has reported Ready. Raises GuestError where it reports something else."""
 
         def ready() -> bool | None:

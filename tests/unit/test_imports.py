@@ -60,7 +60,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(LEVEL)
-    assert len(FLOORS) <= 13
+    assert len(FLOORS) <= 12
 
 
 def test_no_module_lies_loose() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.errors import GuestError
+from pipeline.fabric.instance import FabricRecord
 from pipeline.guest.timeouts import Patience
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.observation import progress_check
-from pipeline.instances.launch import FabricRecord
 from pipeline.systems.linux.diagnosis import FIRMWARE_SHELL, Evidence, diagnose
 
 #: Seconds of processor time after which a silent guest hangs: it makes host keys of every kind, without a word.

@@ -15,12 +15,12 @@ from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
 from pipeline.definition import DataDisk, Expectation, HttpExpectation
 from pipeline.fabric import Extension, Fabric, Guest
+from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors, write_medium
 from pipeline.guest.access import Access, free_port
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward
-from pipeline.instances.launch import attach_to_fabric, machine_spec, usable_processors, write_medium
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page

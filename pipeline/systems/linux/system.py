@@ -11,7 +11,7 @@ from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, ScriptStep, Step
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
-from pipeline.systems.base import GuestSystem
+from pipeline.systems.base import AwaitedBoot, GuestSystem
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.linux.inspection import INSPECTION
 from pipeline.systems.linux.rules import RULES
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
     from pipeline.hypervisor.domain import MachineFeatures
-    from pipeline.instances.launch import FirstBoot
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -90,7 +89,7 @@ class LinuxSystem(GuestSystem):
 
         return LinuxCloneTest(build, master, test_run, beside, disks)
 
-    def wait_provisioned(self, boot: FirstBoot) -> None:
+    def wait_provisioned(self, boot: AwaitedBoot) -> None:
         from pipeline.systems.linux.boot_watch import BootWatch
 
         watch = BootWatch(

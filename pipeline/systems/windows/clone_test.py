@@ -13,11 +13,11 @@ from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.base.runs import remove_tree
 from pipeline.cache.layers import Image
 from pipeline.fabric import Fabric, Guest
+from pipeline.fabric.launch import attach_to_fabric, machine_spec, write_medium
 from pipeline.guest.access import run_folder
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.instances.launch import attach_to_fabric, machine_spec, write_medium
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestTarget, sampled
 from pipeline.prove.result import CloneResult

@@ -10,7 +10,7 @@ from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, IsoSource, Source
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
-from pipeline.systems.base import GuestSystem
+from pipeline.systems.base import AwaitedBoot, GuestSystem
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.windows import release_days
 from pipeline.systems.windows.inspection import INSPECTION
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.definition import DataDisk
     from pipeline.gallery import Version
     from pipeline.hypervisor.domain import MachineFeatures
-    from pipeline.instances.launch import FirstBoot
     from pipeline.prove import CloneTest
     from pipeline.prove.matrix import TestRun, TestTarget
 
@@ -109,7 +108,7 @@ class WindowsSystem(GuestSystem):
 
         return draw_password()
 
-    def wait_provisioned(self, boot: FirstBoot) -> None:
+    def wait_provisioned(self, boot: AwaitedBoot) -> None:
         """Until its set-up has ended: only a Windows with Azure's own agent reports Ready."""
         from pipeline.systems.windows import oobe
         from pipeline.systems.windows.session import Deadlines, WindowsSession

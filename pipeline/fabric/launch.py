@@ -7,52 +7,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from pipeline.cache.layers import Image
-from pipeline.fabric.instance import Exchange, Instance, Report
+from pipeline.fabric.hardware import Hardware
+from pipeline.fabric.instance import Instance
 from pipeline.fabric.media import ovf_env, write_media
-from pipeline.guest.timeouts import Patience
 from pipeline.hypervisor.domain import MachineFeatures, Spec, attached
-from pipeline.hypervisor.machine import Machine
-from pipeline.instances.hardware import Hardware
 
 #: QEMU's registered prefix of addresses of cards (https://www.qemu.org/docs/master/system/devices/net.html).
 _QEMU_PREFIX = "52:54:00:"
-
-
-class FabricRecord(Protocol):
-    """What the fabric knows of one guest, whichever process serves it."""
-
-    @property
-    def report(self) -> Report | None:
-        """The last report of the guest's provisioning."""
-
-    @property
-    def reports(self) -> Iterable[Report]: ...
-
-    def asked(self) -> list[Exchange]:
-        """The newest requests of the guest with their answers."""
-
-
-@dataclass(frozen=True)
-class FirstBoot:
-    """A first boot on the fabric that somebody waits for; the guest runs on, whatever comes of it.
-
-    `greets` asks whether its sshd answers; `logs` takes what is seen of it.
-    """
-
-    machine: Machine
-    patience: Patience
-    guest: FabricRecord
-    logs: Path
-    store: Path
-    user: str
-    greets: Callable[[], bool]
-    dhcp_log: Path | None = None
 
 
 def machine_spec(
