@@ -1,16 +1,19 @@
 """A small disk that looks like a Debian master, made without root: a tree, mke2fs -d, mtools, sgdisk.
 
-Nothing in it boots; everything in it is where a real one has it. `seed` makes one change in a copy of it.
+Nothing in it boots; everything in it is where a real one has it. No identifier, hash seed or time in it is drawn or
+read from a clock: a defect that is seeded at a byte meets the same byte in every run (`flip_bits` changes any byte).
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.base.process import find
@@ -124,14 +127,67 @@ FOLDERS = ("root", "home", "var/log", "var/lib/cloud", "var/lib/waagent", "tmp",
            "proc", "sys", "var/lib/systemd", "etc/netplan", "var/lib/dhcp", "etc/systemd/system")  # fmt: skip
 
 
+#: Seconds since 1970 that makers of file systems take for now.
+MADE = 1_700_000_000
+_TIMES = ("atime", "ctime", "mtime")
+_CLOCK = {"E2FSPROGS_FAKE_TIME": str(MADE), "SOURCE_DATE_EPOCH": str(MADE)}
+#: What is drawn at random where no option names it.
+_DISK_GUID = "d15c0000-0000-4000-8000-000000000000"
+_HASH_SEED = "5eed0000-0000-4000-8000-000000000000"
+_VOLUME_ID = "5eed0001"
+
+
 def tool(*words: object, stdin: bytes | None = None) -> bytes:
-    """What the program says. Skips the test where it is missing; raises AssertionError where it fails."""
+    """The program's output. Skips the test where it is missing; raises AssertionError where it fails.
+
+    Identifiers that a partitioner or a maker of file systems would draw are the same in every run.
+    """
     skip_without(str(words[0]))
-    done = subprocess.run(
-        [find(str(words[0])) or "", *map(str, words[1:])], input=stdin, capture_output=True, check=False
-    )
+    argv = [find(str(words[0])) or "", *_fixed_identifiers(list(map(str, words)))]
+    done = subprocess.run(argv, input=stdin, capture_output=True, check=False, env={**os.environ, **_CLOCK})
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
     return done.stdout
+
+
+def _fixed_identifiers(words: list[str]) -> list[str]:
+    """A program's arguments, and those that set what it would draw at random."""
+    program, *arguments = words
+    if program == "sgdisk":
+        made = [match[1] for word in arguments if (match := re.match(r"(?:-n|--new=)(\d+):", word))]
+        made += [after.split(":")[0] for word, after in pairwise(arguments) if word in ("-n", "--new")]
+        each = (f"-u{number}:{_DISK_GUID[:-2]}{int(number):02x}" for number in made)
+        # a new table or new partitions; what only reads or mends a table keeps its identifiers
+        named = [f"-U{_DISK_GUID}", *each] if made or "-o" in arguments else []
+        return [*arguments[:-1], *named, arguments[-1]]
+    if program == "mke2fs":
+        identifiers = [] if "-U" in arguments else ["-U", _HASH_SEED]
+        return [*identifiers, "-E", _with_hash_seed(arguments), *_without_option(arguments, "-E")]
+    if program == "mkfs.vfat":
+        # a label has a time too
+        return ["--invariant", *([] if "-i" in arguments else ["-i", _VOLUME_ID]), *arguments]
+    return arguments
+
+
+def _with_hash_seed(arguments: list[str]) -> str:
+    """The value of mke2fs's -E with the seed by which folders are hashed."""
+    values = [after for word, after in pairwise(arguments) if word == "-E"]
+    return ",".join([*values, f"hash_seed={_HASH_SEED}"])
+
+
+def _without_option(arguments: list[str], option: str) -> list[str]:
+    """Arguments without an option and its value."""
+    places = {at for at, word in enumerate(arguments) if word == option}
+    return [word for at, word in enumerate(arguments) if at not in places and at - 1 not in places]
+
+
+def flip_bits(path: Path, *places: int) -> None:
+    """Turn all bits of the bytes at these places: whatever is there, it differs afterwards."""
+    with path.open("r+b") as file:
+        for at in places:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 0xFF]))
 
 
 def cpio(files: dict[str, bytes]) -> bytes:
@@ -208,10 +264,12 @@ def pack(folder: Path) -> Path:
          f"-n3:{ROOT_AT // 512}:{root_end}", "-t3:8304", disk)  # fmt: skip
     tool("mke2fs", "-q", "-F", "-t", "ext4", "-U", ROOT_UUID, "-L", "root", "-d", tree,
          "-E", f"offset={ROOT_AT},root_owner=0:0", disk, f"{ROOT_SIZE >> 10}k")  # fmt: skip
-    if os.geteuid() != 0:
-        # whoever runs the tests owns what mke2fs has copied
-        folders = [path.relative_to(tree) for path in tree.rglob("*") if path.is_dir() and not path.is_symlink()]
-        debugfs(disk, *(f"sif /{path} {field} 0" for path in folders for field in ("uid", "gid")))
+    entries = sorted(path for path in tree.rglob("*"))
+    # mke2fs copies the times of the tree's files; whoever runs the tests owns them
+    times = [f"sif /{path.relative_to(tree)} {field} @{MADE}" for path in (tree, *entries) for field in _TIMES]
+    folders = [path.relative_to(tree) for path in entries if path.is_dir() and not path.is_symlink()]
+    owners = [f"sif /{path} {field} 0" for path in folders for field in ("uid", "gid")] if os.geteuid() != 0 else []
+    debugfs(disk, *times, *owners)
     esp = folder / "esp.img"
     with esp.open("wb") as file:
         file.truncate(ROOT_AT - ESP_AT)

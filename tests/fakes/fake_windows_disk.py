@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import struct
-import subprocess
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.vhd.extents import file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import MIB
 from tests.fakes import fake_disk, fake_hive
+from tests.fakes.fake_disk import tool
 from tests.tools import skip_without
 
 SIZE = 64 * MIB
@@ -298,12 +298,6 @@ class Model:
     def control(self, which: int = 1) -> Tree:
         found: Tree = self.hives["SYSTEM"][f"ControlSet00{which}"]
         return found
-
-
-def tool(*words: object) -> bytes:
-    done = subprocess.run([str(word) for word in words], capture_output=True, check=False)
-    assert done.returncode == 0, (words, done.stdout[-500:], done.stderr[-500:])
-    return done.stdout
 
 
 def need_tools() -> None:

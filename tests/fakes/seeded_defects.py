@@ -88,8 +88,12 @@ def tear_second_fat(disk: Path, _: Path) -> None:
         file.seek(ESP_AT)
         sector = file.read(512)
         size, reserved = int.from_bytes(sector[11:13], "little"), int.from_bytes(sector[14:16], "little")
-        file.seek(ESP_AT + (reserved + int.from_bytes(sector[22:24], "little")) * size + 256)
-        file.write(b"\xaa")
+    fake_disk.flip_bits(disk, ESP_AT + (reserved + int.from_bytes(sector[22:24], "little")) * size + 256)
+
+
+def tear(at: int) -> Change:
+    """A byte that is another one."""
+    return lambda disk, _: fake_disk.flip_bits(disk, at)
 
 
 def raw(at: int, data: bytes) -> Change:
@@ -176,8 +180,8 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "the root folder open to a group's writing": ("system-folders", fs("sif / mode 040775")),
     "/usr of somebody": ("system-folders", fs("sif /usr uid 1000")),
     # the table
-    "a torn backup header": ("gpt-backup", raw(SIZE - 512 + 60, b"\xff")),
-    "a torn first header": ("partition-table", raw(512 + 60, b"\xff")),
+    "a torn backup header": ("gpt-backup", tear(SIZE - 512 + 60)),
+    "a torn first header": ("partition-table", tear(512 + 60)),
     "a partition off its MiB": (
         "partition-alignment",
         sgdisk("-a1", f"-n4:{(ROOT_AT + fake_disk.ROOT_SIZE) // 512 + 3}:0"),

@@ -123,10 +123,10 @@ def test_a_disk_that_was_cut_behind_its_partitions(disk: Path, tmp_path: Path) -
 def test_no_first_table_no_second(disk: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.vhd"
     good = disk.read_bytes()
-    patch(disk, SECTOR + 60, b"\xff")
+    fake_disk.flip_bits(disk, SECTOR + 60)
     assert fault("vhd", "convert", disk, out, "--move-gpt") == "gpt-missing"
     disk.write_bytes(good)
-    patch(disk, 2 * SECTOR + 20, b"\xff")
+    fake_disk.flip_bits(disk, 2 * SECTOR + 20)
     assert fault("vhd", "convert", disk, out, "--move-gpt") == "gpt-missing"
     patch(disk, 0, bytes(MIB))
     assert fault("vhd", "convert", disk, out, "--move-gpt") == "gpt-missing"
@@ -152,7 +152,7 @@ def test_the_remedy_of_a_damaged_first_table(disk: Path, tmp_path: Path) -> None
     """As partition-table says: on a raw copy, which has no footer to lose."""
     vhd, copy, new = tmp_path / "disk.vhd", tmp_path / "copy.raw", tmp_path / "new.vhd"
     call("vhd", "convert", disk, vhd)
-    patch(vhd, SECTOR + 60, b"\xff")
+    fake_disk.flip_bits(vhd, SECTOR + 60)
     assert verdict(vhd, "partition-table") == "fail"
     call("vhd", "convert", vhd, copy)
     subprocess.run(["sgdisk", "-e", str(copy)], check=False, capture_output=True)

@@ -68,10 +68,8 @@ def test_a_journal_to_replay_is_seen_first(disk: Path) -> None:
 
 @pytest.mark.parametrize("which", ["primary", "backup", "both"])
 def test_gpt_copies(disk: Path, which: str) -> None:
-    with disk.open("r+b") as file:
-        for at in {"primary": [512], "backup": [fake_disk.SIZE - 512], "both": [512, fake_disk.SIZE - 512]}[which]:
-            file.seek(at + 40)
-            file.write(b"\xff")
+    headers = {"primary": [512], "backup": [fake_disk.SIZE - 512], "both": [512, fake_disk.SIZE - 512]}[which]
+    fake_disk.flip_bits(disk, *(at + 40 for at in headers))
     if which == "both":
         with pytest.raises(DiskError) as caught:
             open_disk(disk)
