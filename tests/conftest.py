@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
@@ -15,6 +17,12 @@ from tests.harness import new_home, remove
 
 # tests call what the command line calls, and it hands this in before
 hand_in_environment()
+
+# the same examples in every run, on a host of any load
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -66,6 +74,12 @@ def packages(request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = new_home("packages")
     yield folder
     remove(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws with `random` is the same in every run."""
+    random.seed(item.nodeid)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

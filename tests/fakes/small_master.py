@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from pathlib import Path
 
 from pipeline.base.store import Store
@@ -14,7 +14,7 @@ SIZE = 24 << 20
 
 def make_version(store: Store, folder: Path, pieces: dict[int, bytes], size: int = SIZE) -> Version:
     """A golden version of image `shop` whose disk has these pieces, by their offsets. `folder` is for scratch."""
-    disk = folder / f"d-{os.urandom(4).hex()}.vhd"
+    disk = folder / f"d-{uuid.uuid4()}.vhd"
     with disk.open("wb") as file:
         file.truncate(size + 512)
         for offset, data in {**pieces, size: b"conectix".ljust(512, b"\1")}.items():

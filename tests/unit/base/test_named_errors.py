@@ -6,7 +6,7 @@ A dirty hive, the last of the list, is in test_registry and test_listing.
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 import struct
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def raw(folder: Path) -> Path:
     with path.open("wb") as file:
         file.truncate(SIZE)
         file.seek(3 * MIB)
-        file.write(os.urandom(MIB))
+        file.write(random.randbytes(MIB))
     return path
 
 

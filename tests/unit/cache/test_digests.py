@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from pipeline.cache.digests import (
 from tests.unit.gallery.test_gallery import sparse
 
 SIZE = 5 * CHUNK + 3 * BLOCK + 512
-PIECES = {0: b"a" * 10, CHUNK - 1: b"bc", 3 * CHUNK + BLOCK: os.urandom(2 * BLOCK), SIZE - 512: b"f" * 512}
+PIECES = {0: b"a" * 10, CHUNK - 1: b"bc", 3 * CHUNK + BLOCK: random.Random(2).randbytes(2 * BLOCK), SIZE - 512: b"f" * 512}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import random
 import socket
 import ssl
 import subprocess
@@ -20,7 +20,7 @@ from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostEr
 from pipeline.cache import download as fetch
 from pipeline.cache.download import download
 
-DATA = os.urandom(3 << 20)
+DATA = random.Random(1).randbytes(3 << 20)
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(server: Server, tmp_path: 
 
 
 def test_what_was_fetched_of_another_file_does_no_harm(server: Server, tmp_path: Path) -> None:
-    (tmp_path / f"{SHA}.part").write_bytes(os.urandom(1000))
+    (tmp_path / f"{SHA}.part").write_bytes(random.randbytes(1000))
     with pytest.raises(CheckFailed, match="has the sha256"):
         get(server, tmp_path)
     assert get(server, tmp_path).read_bytes() == DATA
@@ -236,7 +236,7 @@ def test_416_of_a_file_that_is_here_whole_is_no_error(server: Server, tmp_path: 
 
 
 def test_a_server_that_knows_no_ranges_begins_anew(server: Server, tmp_path: Path) -> None:
-    (tmp_path / f"{SHA}.part").write_bytes(os.urandom(4 << 20))
+    (tmp_path / f"{SHA}.part").write_bytes(random.randbytes(4 << 20))
     server.answer = whole
     assert get(server, tmp_path).read_bytes() == DATA
 

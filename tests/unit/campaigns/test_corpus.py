@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
+import random
 import subprocess
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def made(folder: Path, name: str) -> Path:
         with raw.open("wb") as file:
             for at in (0, 1 << 20, 9 << 20):
                 file.seek(at)
-                file.write(os.urandom(70_000))
+                file.write(random.randbytes(70_000))
             file.truncate(12 << 20)
         packed = ["-c"] if name.startswith("packed") else []
         words = ["convert", "-f", "raw", "-O", fmt, *packed, *(["-o", options] if options else []), raw, path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def raw(tmp_path: Path) -> Path:
     path = tmp_path / "disk.raw"
     with path.open("wb") as file:
         file.truncate(SIZE)
-        for at, data in {0: b"first", 5 * MIB: os.urandom(MIB), SIZE - 1: b"z"}.items():
+        for at, data in {0: b"first", 5 * MIB: random.randbytes(MIB), SIZE - 1: b"z"}.items():
             file.seek(at)
             file.write(data)
     return path

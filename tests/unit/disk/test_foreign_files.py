@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
-import os
+import random
 import subprocess
 import tarfile
 import zipfile
@@ -149,7 +149,7 @@ def test_raw_disks_stay_raw(tmp_path: Path) -> None:
     for seed in range(200):
         # sectors of noise: none is a tar, an lzma file
         data = (seed.to_bytes(2, "big") * 512)[:512]
-        path.write_bytes(b"\xfa" + data[1:] + os.urandom(3584))
+        path.write_bytes(b"\xfa" + data[1:] + random.randbytes(3584))
         assert detect(path) == "raw"
     iso = tmp_path / "medium.iso"
     iso.write_bytes(bytes(32768) + b"\1CD001\1" + bytes(2041) + bytes(20480))

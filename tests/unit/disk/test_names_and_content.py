@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import uuid
@@ -39,9 +40,9 @@ def raw(folder: Path, name: str = "disk.raw") -> Path:
     with path.open("wb") as file:
         file.truncate(SIZE)
         file.seek(3 * MIB)
-        file.write(os.urandom(MIB))
+        file.write(random.randbytes(MIB))
         file.seek(SIZE - 4096)
-        file.write(os.urandom(4096))
+        file.write(random.randbytes(4096))
     return path
 
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data() -> bytes:
-    return os.urandom(MIB // 4) + bytes(SIZE - MIB // 2) + os.urandom(MIB // 4 - 5000) + bytes(5000)
+    return random.randbytes(MIB // 4) + bytes(SIZE - MIB // 2) + random.randbytes(MIB // 4 - 5000) + bytes(5000)
 
 
 def call(*words: object) -> None:
@@ -86,7 +87,7 @@ def test_bytes_and_holes(tmp_path: Path, data: bytes, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["xz", "gz", "bz2", "zst", "lz4"])
 def test_several_members_one_after_the_other(tmp_path: Path, kind: str) -> None:
     packed = tmp_path / f"disk.{kind}"
-    first, second = os.urandom(3000), os.urandom(5000)
+    first, second = random.randbytes(3000), random.randbytes(5000)
     packed.write_bytes(PACKERS[kind](first) + PACKERS[kind](b"") + PACKERS[kind](second) + bytes(512))
     with unpacked(packed) as plain:
         assert plain.read_bytes() == first + second and plain.name == "disk"

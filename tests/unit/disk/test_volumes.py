@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_kinds_made_from_a_folder(name: str, tmp_path: Path) -> None:
     skip_without(words[0], "blkid")
     tree, disk = tmp_path / "tree", tmp_path / "disk.raw"
     tree.mkdir()
-    (tree / "file").write_bytes(os.urandom(100_000))
+    (tree / "file").write_bytes(random.randbytes(100_000))
     fake_disk.tool(*[{"DISK": disk, "TREE": tree}.get(word, word) for word in words])
     with disk.open("r+b") as file:
         file.truncate(-(-disk.stat().st_size // 4096) * 4096)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -346,7 +346,7 @@ def without_layers(project: Path) -> Path:
         for unit in plan(made)
         if unit.stage.name != "capture"
     ]
-    (project.parent / "shipped.vhd").write_bytes(os.urandom(4096))
+    (project.parent / "shipped.vhd").write_bytes(random.randbytes(4096))
 
     def manifest(version: str) -> dict[str, Any]:
         least = least_manifest("site", version, project.parent / "shipped.vhd")

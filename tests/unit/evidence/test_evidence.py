@@ -61,7 +61,7 @@ def noise(disk: Path, *, flat: bool) -> dict[str, Any]:
     with disk.open("wb") as file:
         file.truncate((6 << 20) + 512)
         file.seek(3 << 20)
-        file.write(os.urandom(1 << 16))
+        file.write(random.randbytes(1 << 16))
     blocks = disk.with_suffix(".digests")
     blocks.unlink(missing_ok=True)
     digests = write_block_digests(disk, blocks)

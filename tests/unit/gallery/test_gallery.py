@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 from datetime import date
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def sparse(path: Path, size: int, pieces: dict[int, bytes]) -> Path:
 
 
 def capture(gallery: Gallery, tmp_path: Path, name: str = "debian-12"):
-    disk = sparse(tmp_path / "d.vhd", 1 << 20, {0: os.urandom(100)})
+    disk = sparse(tmp_path / "d.vhd", 1 << 20, {0: random.randbytes(100)})
     return gallery.capture(name, {DISK: disk}, [], lambda version: least_manifest(name, version, disk))
 
 
@@ -56,7 +56,7 @@ def test_a_version_has_no_leading_zeros() -> None:
 
 def test_digests_match_the_whole_file(tmp_path: Path) -> None:
     path = sparse(
-        tmp_path / "d", 9 * CHUNK + 512, {0: b"a" * 10, 3 * CHUNK - 5: os.urandom(50), 9 * CHUNK: b"f" * 512}
+        tmp_path / "d", 9 * CHUNK + 512, {0: b"a" * 10, 3 * CHUNK - 5: random.randbytes(50), 9 * CHUNK: b"f" * 512}
     )
     whole = path.read_bytes()
     assert flat_digest(path) == hashlib.sha256(whole).hexdigest()
@@ -114,7 +114,7 @@ def test_digests_are_those_of_the_bytes(size: int, data: object, tmp_path: Path)
         for start in range(0, size, 1 << 20) if data == "all" else data:  # type: ignore[attr-defined]
             if start < size:
                 file.seek(start)
-                file.write(os.urandom(min(7, size - start)))
+                file.write(random.randbytes(min(7, size - start)))
     whole = path.read_bytes()
     parts = [whole[at : at + CHUNK] for at in range(0, size, CHUNK)]
     assert list(chunk_digests(path).chunks) == [hashlib.sha256(part).hexdigest() for part in parts]

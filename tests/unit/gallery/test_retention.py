@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ def capture(gallery: Gallery, *, name: str = "web", age: int = 0, **more: object
     with disk.open("wb") as file:
         file.truncate(6 << 20)
         file.seek(3 << 20)
-        file.write(os.urandom(1 << 16))
+        file.write(random.randbytes(1 << 16))
     digests = chunk_digests(disk)
 
     def manifest(version: str) -> dict[str, object]:

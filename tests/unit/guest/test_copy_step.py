@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import stat
 import tracemalloc
@@ -115,7 +116,7 @@ def test_a_large_file_costs_no_memory_and_its_holes_no_time(steps: Steps, tmp_pa
     with source.open("wb") as file:
         file.write(b"begin" + bytes(12 << 20).replace(b"\0", b"x"))
         file.seek(4 << 30)
-        file.write(os.urandom(24 << 20))
+        file.write(random.randbytes(24 << 20))
         file.truncate(size)
     seen: list[tuple[int, int]] = []
     tracemalloc.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_what_a_disk_has_taken_already_is_not_counted_twice(tmp_path: Path) -> N
     made = replace(record(), disk_size=64 << 20)
     folder = instances.add(made)
     before = measure_budget(instances, [made]).disk
-    (folder / "disk.qcow2").write_bytes(os.urandom(64 << 20))
+    (folder / "disk.qcow2").write_bytes(random.randbytes(64 << 20))
     after = measure_budget(instances, [made]).disk
     assert abs(after - before) < 32 << 20
 

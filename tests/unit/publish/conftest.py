@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from pipeline.publish.credentials import Credential, Source
 from pipeline.publish.targets import Target
 from tests.fakes.azurite import KEY, MISSING, find_azurite, open_service, running
 from tests.fakes.small_master import SIZE, make_version
+
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def service(azurite: str):
 @pytest.fixture
 def container(service, tmp_path: Path) -> str:
     """A new container's name."""
-    name = f"t{tmp_path.name.lower().replace('_', '-')[-30:].strip('-')}-{os.urandom(4).hex()}".replace("--", "-")
+    name = f"t{tmp_path.name.lower().replace('_', '-')[-30:].strip('-')}-{next(_NUMBERS)}".replace("--", "-")
     service.create_container(name)
     return name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -79,7 +79,7 @@ def test_surplus(versions: int | None, days: int | None, going: list[int]) -> No
 
 
 def test_a_failure_is_the_result_of_a_refreshed_image(store, capture, definition, tmp_path, monkeypatch) -> None:
-    version = capture({0: os.urandom(100)})
+    version = capture({0: random.randbytes(100)})
     (tmp_path / "shelf").write_text("a file")
     publish = make_publisher(store, {"shelf": Target(folder=tmp_path / "shelf")}, {}, accept)
     done = refresh.ImageResult("shop", refresh.PROMOTED, version.version, None, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import random
 
 import pytest
 
@@ -21,7 +21,11 @@ BESIDE = 256 << 10
 
 
 def pieces() -> dict[int, bytes]:
-    return {0: os.urandom(3 * MIB), 9 * MIB + 4096: os.urandom(5 * MIB), 20 * MIB: os.urandom(BLOCK)}
+    return {
+        0: random.randbytes(3 * MIB),
+        9 * MIB + 4096: random.randbytes(5 * MIB),
+        20 * MIB: random.randbytes(BLOCK),
+    }
 
 
 def whole_blob(service, container: str, entry: dict, file: str = "disk.vhd") -> bytes:
@@ -64,9 +68,9 @@ def test_a_difference_costs_what_changed(store, capture, target, service, contai
     before = capture(first)
     push(store, before, target, {}, options=Options())
     changed = bytearray(first[9 * MIB + 4096])
-    changed[MIB : MIB + 100] = os.urandom(100)
+    changed[MIB : MIB + 100] = random.randbytes(100)
     # one block changes, one becomes empty, one comes
-    second = {0: first[0], 9 * MIB + 4096: bytes(changed), 15 * MIB: os.urandom(1000)}
+    second = {0: first[0], 9 * MIB + 4096: bytes(changed), 15 * MIB: random.randbytes(1000)}
     version = capture(second)
     pushed = push(store, version, target, {}, options=Options(verify=True))
     entry = index_of(service, container)["versions"][-1]
@@ -182,7 +186,7 @@ def test_a_blob_that_another_writes_is_busy(store, capture, target, service, con
 
 
 def test_a_master_that_changed_is_not_sent(store, capture, target, service, container) -> None:
-    version = capture({0: os.urandom(MIB)})
+    version = capture({0: random.randbytes(MIB)})
     version.disk.chmod(0o644)
     with version.disk.open("r+b") as file:
         file.seek(1000)
@@ -194,7 +198,7 @@ def test_a_master_that_changed_is_not_sent(store, capture, target, service, cont
 
 
 def test_a_limited_rate(store, capture, target) -> None:
-    version = capture({0: os.urandom(3 * MIB)})
+    version = capture({0: random.randbytes(3 * MIB)})
     slow = dataclasses.replace(target, rate=2 * MIB, parallel=2)
     pushed = push(store, version, slow, {}, options=Options(parallel=2))
     assert pushed.seconds > 1.0

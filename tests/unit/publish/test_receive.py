@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ def take(store: Store, target: Target, reference: str | None = None):
 
 
 def test_from_a_container(store, capture, target, other) -> None:
-    first, second = (capture({0: os.urandom(MIB), 9 * MIB: bytes([n])}) for n in (1, 2))
+    first, second = (capture({0: random.randbytes(MIB), 9 * MIB: bytes([n])}) for n in (1, 2))
     for version in (first, second):
         push(store, version, target, {}, options=Options())
     made = take(other, target)
@@ -49,7 +49,7 @@ def test_from_a_container(store, capture, target, other) -> None:
 
 def test_from_a_folder(store, capture, tmp_path, other) -> None:
     target = Target(folder=tmp_path / "shelf")
-    version = capture({0: os.urandom(MIB)})
+    version = capture({0: random.randbytes(MIB)})
     push(store, version, target, {}, options=Options())
     assert is_published(tmp_path / "shelf")
     assert not is_published(tmp_path / "shelf" / folder_of(version))
@@ -57,7 +57,7 @@ def test_from_a_folder(store, capture, tmp_path, other) -> None:
 
 
 def test_what_was_changed_on_the_server_is_not_imported(store, capture, target, other, service, container) -> None:
-    version = capture({0: os.urandom(MIB)})
+    version = capture({0: random.randbytes(MIB)})
     push(store, version, target, {}, options=Options())
     blob = service.get_blob_client(container, f"{folder_of(version)}/disk.vhd")
     blob.upload_page(b"\7" * 512, offset=0, length=512)

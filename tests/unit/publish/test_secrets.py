@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -48,7 +49,7 @@ def test_a_signature_copies_on_the_server_too(store, capture, target, service, c
     place = tmp_path / "sas"
     place.write_text(f"?{sas}\n")
     signed = Target(url=target.url, credential=Credential("sas", Source("file", str(place))))
-    first = {0: os.urandom(1 << 20)}
+    first = {0: random.randbytes(1 << 20)}
     push(store, capture(first), signed, {}, options=Options())
     pushed = push(store, capture({**first, 9 << 20: b"x"}), signed, {}, options=Options())
     assert pushed.disks[0].base
@@ -76,7 +77,7 @@ def test_a_refused_secret_is_not_in_the_error(store, capture, target, kind) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["file", "env", "command"])
 def test_no_secret_in_output_records_and_processes(store, capture, target, tmp_path, source) -> None:
-    version = capture({0: os.urandom(1 << 20)})
+    version = capture({0: random.randbytes(1 << 20)})
     place = tmp_path / "key"
     place.write_text(KEY)
     words = {"file": f"file:{place}", "env": "env:THE_KEY", "command": f"command:cat {place}"}[source]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from datetime import timedelta
 
 import pytest
@@ -24,7 +24,7 @@ NOW = timedelta(0)
 
 def test_a_folder(store, capture, tmp_path) -> None:
     target = Target(folder=tmp_path / "shelf")
-    first, second = capture({0: os.urandom(MIB)}), capture({0: os.urandom(MIB)})
+    first, second = capture({0: random.randbytes(MIB)}), capture({0: random.randbytes(MIB)})
     for version in (first, second, second):
         push(store, version, target, {}, options=Options())
     found = look("shop", target, {})
@@ -56,7 +56,7 @@ def test_what_a_crash_left_in_a_folder(store, capture, tmp_path) -> None:
 
 
 def test_verify_reads_the_whole_blob(store, capture, target, service, container) -> None:
-    version = capture({0: os.urandom(MIB)})
+    version = capture({0: random.randbytes(MIB)})
     push(store, version, target, {}, options=Options())
     assert [each.wrong for each in verify("shop", version.version, target, {}, store.tmp)] == [""]
     blob = service.get_blob_client(container, f"{folder_of(version)}/disk.vhd")

@@ -161,7 +161,7 @@ def test_ways_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: 
 
 def test_shared_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file system clones, only ragged ends are copied; the call is played here."""
-    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {MIB: os.urandom(MIB), 9 * MIB: b"x" * 5000})
+    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {MIB: random.randbytes(MIB), 9 * MIB: b"x" * 5000})
     calls = []
 
     def clone(fd: int, request: int, argument: bytes) -> int:
@@ -185,7 +185,7 @@ def test_shared_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupt_ends_the_copy(tmp_path: Path) -> None:
-    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {0: os.urandom(30 * MIB)})
+    raw = sparse(tmp_path / "disk.raw", 40 * MIB, {0: random.randbytes(30 * MIB)})
     before = set(threading.enumerate())
 
     def interrupt(done: int, total: int) -> None:

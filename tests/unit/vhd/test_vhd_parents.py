@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 import uuid
 from pathlib import Path
@@ -24,7 +25,7 @@ def pair(folder: Path, place: str) -> tuple[Path, Path]:
     """A parent at `place` below `folder`, and an empty child of it in folder/here."""
     (folder / "here").mkdir()
     raw, parent, child = folder / "parent.raw", folder / place, folder / "here" / "child.vhd"
-    raw.write_bytes(os.urandom(MIB))
+    raw.write_bytes(random.randbytes(MIB))
     parent.parent.mkdir(exist_ok=True, parents=True)
     write_fixed(file_extents(raw), parent, unique_id=uuid.UUID(int=1), timestamp=WHEN)
     source = file_extents(parent, MIB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -30,7 +31,7 @@ EDGES = {
     0: b"first",
     512 * 9: b"x" * 512,
     2 * MIB - 3: b"across a block",
-    6 * MIB: os.urandom(2 * MIB),
+    6 * MIB: random.Random(3).randbytes(2 * MIB),
     SIZE - 7: b"the end",
 }
 
