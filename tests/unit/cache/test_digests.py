@@ -24,7 +24,8 @@ from pipeline.cache.digests import (
 from tests.unit.gallery.test_gallery import sparse
 
 SIZE = 5 * CHUNK + 3 * BLOCK + 512
-PIECES = {0: b"a" * 10, CHUNK - 1: b"bc", 3 * CHUNK + BLOCK: random.Random(2).randbytes(2 * BLOCK), SIZE - 512: b"f" * 512}
+NOISE = random.Random(2).randbytes(2 * BLOCK)
+PIECES = {0: b"a" * 10, CHUNK - 1: b"bc", 3 * CHUNK + BLOCK: NOISE, SIZE - 512: b"f" * 512}
 
 
 @pytest.fixture
