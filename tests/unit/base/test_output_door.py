@@ -51,7 +51,7 @@ def on_terminal(*words: str, env: dict[str, str] | None = None) -> bytes:
                 out += chunk
         except OSError:
             pass  # the other end of a terminal that closed
-        process.wait(30)
+        process.wait(120)
     os.close(master)
     return out
 

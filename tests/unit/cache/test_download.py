@@ -268,7 +268,7 @@ def test_what_does_not_fit_is_refused_before_it_is_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = fetch.shutil.disk_usage(tmp_path).free
-    server.answer = answer(200, b"", Content_Length=str(free))
+    server.answer = answer(200, b"", Content_Length=str(free + (1 << 40)))
     with pytest.raises(HostError) as caught:
         get(server, tmp_path)
     assert caught.value.name == "disk-full" and len(server.requests) == 1
@@ -303,7 +303,7 @@ def test_a_server_that_drips_is_given_up(
     with pytest.raises(BuildError) as caught:
         get(server, tmp_path)
     assert caught.value.name == "download-failed"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,7 @@ def test_a_fragmented_file_costs_its_length(kind: str, tmp_path: Path) -> None:
             at = number * 7919 % (len(data) - 4096)
             assert found.read(entry.inode, at, 4096) == data[at : at + 4096]
             found.stat(entry.inode)
-        assert time.process_time() - begin < 5
+        assert time.process_time() - begin < 20
 
 
 @pytest.mark.parametrize("loop", ["tree", "map"])

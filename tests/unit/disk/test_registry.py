@@ -162,12 +162,13 @@ def test_answers_to_what_was_reported(tmp_path: Path) -> None:
 def test_a_key_of_a_large_hive_in_under_a_second() -> None:
     data = fake_hive.build({"Microsoft": {"Windows": {"Version": 7}}, **TREE}, fill=100 << 20)
     assert len(data) > 100 << 20
-    began = time.perf_counter()
+    began = time.process_time()
     hive = Hive(data)
     assert hive.value("Microsoft\\Windows", "Version") == 7
     assert hive.value("ZZ FILLING\\KEY01234", "0999") == 999
     assert len(hive.values("ZZ FILLING\\KEY01234") or ()) == 1000
-    assert time.perf_counter() - began < 1.0
+    # 0.01 s of a processor where this was written; a walk through the whole hive took 7 s
+    assert time.process_time() - began < 3.0
 
 
 # ---- dirt --------------------------------------------------------------------------------------------------------
@@ -353,10 +354,10 @@ def test_the_same_huge_data_in_many_values_cost_no_more_than_allowed() -> None:
     first = data.index(b"vk\x04\0")
     for at in _every(data, b"vk\x04\0"):
         data[at + 4 : at + 12] = data[first + 4 : first + 12]
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DiskError, match="more than 64 MiB"):
         Hive(bytes(data)).values("k")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 20
 
 
 def _every(data: bytearray, what: bytes) -> list[int]:
@@ -373,7 +374,7 @@ def test_no_damage_ends_in_a_traceback_or_a_hang(seed: int, tmp_path: Path) -> N
     rng = random.Random(seed)
     before, after = _changed()
     logs = [fake_hive.log(before, after, 5, entries=3), fake_hive.old_log(before, after, 2)]
-    began, outcomes = time.perf_counter(), set()
+    began, outcomes = time.process_time(), set()
     for _ in range(60):
         hive, log = bytearray(before), bytearray(rng.choice(logs))
         for target in (hive, log):
@@ -389,4 +390,4 @@ def test_no_damage_ends_in_a_traceback_or_a_hang(seed: int, tmp_path: Path) -> N
         except DiskError as error:
             assert error.name in ("hive-damaged", "hive-log-too-large") and error.hint
             outcomes.add(error.name)
-    assert len(outcomes) > 1 and time.perf_counter() - began < 20
+    assert len(outcomes) > 1 and time.process_time() - began < 60

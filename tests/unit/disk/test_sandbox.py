@@ -252,9 +252,9 @@ def misbehave(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     ("body", "name"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", "reader-crashed"),
-        ("time.sleep(60)", "reader-too-slow"),
-        ("channel.sendall(b'abcdefgh'); time.sleep(60)", "reader-lies"),
-        ("channel.sendall(b'\\x00\\x01\\x00\\x00half'); time.sleep(60)", "reader-too-slow"),
+        ("time.sleep(600)", "reader-too-slow"),
+        ("channel.sendall(b'abcdefgh'); time.sleep(600)", "reader-lies"),
+        ("channel.sendall(b'\\x00\\x01\\x00\\x00half'); time.sleep(600)", "reader-too-slow"),
         ("send(channel, {'do': 'format', 'disk': '/dev/sda'})", "reader-lies"),
         ("send(channel, {'do': 'open', 'path': 7})", "reader-lies"),
         ("send(channel, {'do': 'answer', 'length': 1 << 60})", "reader-lies"),
@@ -280,7 +280,9 @@ def test_a_reader_that_misbehaves(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, name: str
 ) -> None:
     misbehave(tmp_path, monkeypatch, body)
-    quick = Question(INSPECT.name, INSPECT.where, seconds=0.4, seconds_per_gib=0)
+    # a reader that answers may take its time
+    seconds = 0.4 if name == "reader-too-slow" else 120
+    quick = Question(INSPECT.name, INSPECT.where, seconds=seconds, seconds_per_gib=0)
     monkeypatch.setattr("pipeline.checks.sandbox.INSPECT", quick)
     with pytest.raises(DiskError) as caught:
         inspect_disk(good)

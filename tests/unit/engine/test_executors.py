@@ -35,7 +35,7 @@ if "--suite" in words:
 if "--write" in words:
     open(result, "w").write(json.dumps({"name": name}))
 if "--wait" in words:
-    time.sleep(60)
+    time.sleep(600)
 if "--fail" in words:
     print("no disk", file=sys.stderr)
     sys.exit(3)
@@ -127,7 +127,7 @@ def test_a_child_ends_when_the_others_stop(children: Children, definitions: dict
     with pytest.raises(BuildError) as caught:
         children.executor.execute(job(definitions["other"], "--wait"), stop)
     assert caught.value.name == "cancelled"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 120
 
 
 @pytest.mark.parametrize("kind", ["this process", "a child process"])

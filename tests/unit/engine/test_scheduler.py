@@ -19,9 +19,12 @@ def task(name: str, *parents: str, cpus: int = 1, memory: int = GIB) -> Task:
 
 
 class Watch:
-    """Notes who ran with whom."""
+    """Notes who ran with whom. A task of `together` goes on when that many of them have begun, on a host of any load."""
 
-    def __init__(self, *bad: str) -> None:
+    def __init__(self, *bad: str, together: str = "", count: int = 0) -> None:
+        self._meet, self._count = together, count
+        self._met = threading.Condition()
+        self._begun = 0
         self.order: list[str] = []
         self.together: set[frozenset[str]] = set()
         self._now: set[str] = set()
@@ -33,7 +36,12 @@ class Watch:
             self.order.append(image.name)
             self._now.add(image.name)
             self.together.add(frozenset(self._now))
-        time.sleep(0.05)
+        if image.name in self._meet:
+            with self._met:
+                self._begun += 1
+                self._met.notify_all()
+                assert self._met.wait_for(lambda: self._begun >= self._count, 60), "they did not run together"
+        time.sleep(0.05)  # one too many may come
         with self._lock:
             self._now.discard(image.name)
         if image.name in self._bad:
@@ -44,7 +52,7 @@ WIDE = Budget(8, 8, 64 * GIB)
 
 
 def test_parents_come_first_and_children_run_together() -> None:
-    watch = Watch()
+    watch = Watch(together="bc", count=2)
     assert run_tasks([task("a"), task("b", "a"), task("c", "a")], WIDE, watch) == {}
     assert watch.order[0] == "a"
     assert frozenset("bc") in watch.together
@@ -67,7 +75,7 @@ def test_a_parent_that_is_not_built_here_is_no_reason_to_wait() -> None:
     ],
 )
 def test_the_budget_holds(budget: Budget, most: int) -> None:
-    watch = Watch()
+    watch = Watch(together="abcdef", count=most)
     assert run_tasks([task(name) for name in "abcdef"], budget, watch) == {}
     assert max(map(len, watch.together)) == most
 

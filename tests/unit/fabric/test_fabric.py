@@ -303,7 +303,7 @@ def test_requests_arrive_whole() -> None:
         return Response(202, b"yes", headers={"x-one": "1"})
 
     with listening(say) as port:
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for _ in range(2):  # one connection for both
             link.request("PUT", "/status?a=b", body=b"x" * 100_000, headers={"X-Ms-Version": "2015-09-01"})
             reply = link.getresponse()
@@ -327,20 +327,20 @@ def test_requests_arrive_whole() -> None:
     ],
 )
 def test_a_strange_request_is_refused(head: str, status: bytes) -> None:
-    with listening(lambda _a, _r: Response()) as port, socket.create_connection(("127.0.0.1", port), 10) as link:
+    with listening(lambda _a, _r: Response()) as port, socket.create_connection(("127.0.0.1", port), 60) as link:
         link.sendall(head.encode())
         assert link.recv(1000).split()[1] == status
 
 
 def test_a_stranger_is_hung_up_on() -> None:
-    with listening(lambda _a, _r: None) as port, socket.create_connection(("127.0.0.1", port), 10) as link:
+    with listening(lambda _a, _r: None) as port, socket.create_connection(("127.0.0.1", port), 60) as link:
         link.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert link.recv(1000) == b""
 
 
 def test_a_drop_ends_without_a_word() -> None:
     drops = listening(lambda _a, _r: Response(drop=True))
-    with drops as port, socket.create_connection(("127.0.0.1", port), 10) as link:
+    with drops as port, socket.create_connection(("127.0.0.1", port), 60) as link:
         link.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert link.recv(1000) == b""
 
@@ -351,7 +351,7 @@ def test_the_relay_passes_both_ways_and_ends() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     relay = Relay(port, lambda timeout: socket.create_connection(far.getsockname(), timeout))
-    with socket.create_connection(("127.0.0.1", port), 10) as near:
+    with socket.create_connection(("127.0.0.1", port), 60) as near:
         other, _ = far.accept()
         near.sendall(b"question")
         assert other.recv(100) == b"question"

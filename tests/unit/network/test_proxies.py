@@ -153,7 +153,7 @@ def upstream() -> Iterator[tuple[Upstream, list[tuple[str, str | None]]]]:
 
 
 def ask(address: tuple[str, int], text: bytes) -> bytes:
-    with socket.create_connection(address, timeout=10) as link:
+    with socket.create_connection(address, timeout=60) as link:
         link.sendall(text)
         answer = b""
         while data := link.recv(4096):
@@ -185,16 +185,18 @@ def test_a_relay_serves_one_request_and_adds_the_password(
 
 
 def test_a_proxy_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy_relay, "REACH", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    monkeypatch.setattr(proxy_relay, "REACH", 60.0)
+    # bound, so that no other process takes the port, and not listening
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))
     listener = socket.create_server(("127.0.0.1", 0))
-    relay = ProxyRelay(listener, Upstream("127.0.0.1", port), lambda *_: False)
+    relay = ProxyRelay(listener, Upstream("127.0.0.1", closed.getsockname()[1]), lambda *_: False)
     try:
         answer = ask(listener.getsockname(), b"GET http://93.184.216.34/ HTTP/1.1\r\n\r\n")
         assert b" 502 " in answer and b"the host's proxy does not answer: Connection refused" in answer
     finally:
         relay.close()
+        closed.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
@@ -210,7 +212,7 @@ def test_the_way_out_leads_to_a_proxy_on_the_hosts_loopback_alone(
 
         def fetch() -> bytes:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": url}))
-            body: bytes = opener.open("http://93.184.216.34/page", timeout=10).read()
+            body: bytes = opener.open("http://93.184.216.34/page", timeout=60).read()
             return body
 
         assert inside(egress.path, fetch) == b"through the proxy: http://93.184.216.34/page"

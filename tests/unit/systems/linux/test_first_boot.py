@@ -84,7 +84,7 @@ def guest(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings(guest: Path, source: str = "userdata", deadline: float = 0.5) -> None:
+def settings(guest: Path, source: str = "userdata", deadline: float = 120) -> None:
     (guest / "settings.json").write_text(json.dumps({"source": source, "deadline": deadline}))
 
 
@@ -117,11 +117,13 @@ def test_bad_answers_are_asked_again(guest: Path, host: Host) -> None:
 
 def test_the_deadline_is_a_failure_that_is_reported_and_tried_again(guest: Path, host: Host) -> None:
     host.answers = [(404, b"")]
+    settings(guest, deadline=0.5)
     assert first_boot.main() == 1
     good, message = reported(host)
     assert not good
     assert "no configuration from userdata" in message and "404" in message
     host.answers = [(200, base64.b64encode(b"late"))]
+    settings(guest)
     assert first_boot.main() == 0
     assert (guest / "applied").read_bytes() == b"late"
 
@@ -136,7 +138,8 @@ def test_the_programs_own_words_are_the_failure(guest: Path, host: Host) -> None
 
 def test_a_program_that_hangs_is_ended(guest: Path, host: Host) -> None:
     host.answers = [(200, base64.b64encode(b"x"))]
-    (guest / "apply").write_text("#!/bin/sh\nexec sleep 60\n")
+    (guest / "apply").write_text("#!/bin/sh\nexec sleep 600\n")
+    settings(guest, deadline=0.5)
     assert first_boot.main() == 1
     assert reported(host) == (False, "its program did not end before the deadline")
 
