@@ -138,7 +138,7 @@ class Bench:
 
 
 def _goes(path: Path) -> bool:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while path.exists() and time.monotonic() < until:
         time.sleep(0.1)
     return not path.exists()
@@ -197,8 +197,8 @@ def moment(bench: Bench, verb: str, seed: int) -> str:
 
 
 def _settle(bench: Bench) -> None:
-    """Until the kernel has ended the children of the dead process too; at most five seconds."""
-    until = time.monotonic() + 5
+    """Until the kernel has ended the children of the dead process too; at most a minute."""
+    until = time.monotonic() + 60
     while _processes(str(bench.root)) and time.monotonic() < until:
         time.sleep(0.02)
 

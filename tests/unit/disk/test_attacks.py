@@ -1,11 +1,10 @@
 """Small disks that are made to exhaust their reader: little memory, little time, a named error, nothing left behind.
 
-All of them with every question: `make campaign-attacks`. Here the quick ones, and each day another of the slow ones.
+All of them with every question: `make campaign-attacks`. Here the quick ones, and another of the slow ones with each commit.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import subprocess
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import hostile_disks
+from tests.harness import tenth
 
-#: Bytes of memory at most, of the parent and of its children, and seconds.
+#: Bytes of memory at most, of the parent and of its children, and seconds of a processor.
 MEMORY, SECONDS = 300 << 20, 20.0
 #: What may be the answer; anything else is an error with a name.
 ANSWERED = "answered"
@@ -52,7 +52,8 @@ SLOW: dict[str, tuple[tuple[str, ...], bool]] = {
     "initramfs_gzip": (("boot",), False),
     "initramfs_zstd": (("inspect",), True),
 }
-TODAY = sorted(SLOW)[datetime.date.today().toordinal() % len(SLOW)]
+#: One of them with each commit; all under GOLDSMITH_WHOLE.
+ROTATING = tenth(sorted(SLOW))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,9 @@ def attack(name: str, questions: tuple[str, ...], template: Path, folder: Path) 
     return answers
 
 
-@pytest.mark.parametrize("name", [*QUICK, f"{TODAY} (slow)"])
+@pytest.mark.parametrize("name", [*QUICK, *(f"{name} (slow)" for name in ROTATING)])
 def test_attack(name: str, template: Path, tmp_path: Path) -> None:
-    questions, may_answer = SLOW[TODAY] if name.endswith("(slow)") else QUICK[name]
+    questions, may_answer = SLOW[name.removesuffix(" (slow)")] if name.endswith("(slow)") else QUICK[name]
     answers = attack(name.removesuffix(" (slow)"), questions, template, tmp_path)
     assert may_answer or not [answer for answer in answers.values() if answer.startswith(ANSWERED)], answers
 

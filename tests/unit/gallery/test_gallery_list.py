@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     data = json.loads(path.read_text())
     change(data)
     path.chmod(0o644)
+    time.sleep(0.05)  # past the tick of the clock in which it was looked at
     path.write_text(json.dumps(data))
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import tracemalloc
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -33,9 +32,9 @@ def home(no_store: None, made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDSMITH_HOME", str(made.store.root))
 
 
-def test_a_days_part_of_the_campaign(made: Bench) -> None:
-    """Other cases of `make campaign-records` each day."""
-    wrong = {case: found for case in cases(12, datetime.now(UTC).toordinal()) if (found := wrong_with(made, *case))}
+def test_a_part_of_the_campaign(made: Bench) -> None:
+    """Twelve cases of `make campaign-records`, the same in every run."""
+    wrong = {case: found for case in cases(12, 1) if (found := wrong_with(made, *case))}
     assert wrong == {}
 
 

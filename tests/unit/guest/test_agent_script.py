@@ -182,7 +182,9 @@ def test_the_wrapper_removes_a_script_only_where_it_ended_well(tmp_path: Path) -
         script = tmp_path / f"step{code}"
         # the unit is told to end while the script runs: it waits for it
         text = f"#!/bin/sh\nkill -TERM $PPID\nexit {code}\n"
-        subprocess.run(["/bin/sh", "-c", lines, "sh", script, "stdin"], input=text, text=True, check=True, timeout=120)
+        subprocess.run(
+            ["/bin/sh", "-c", lines, "sh", script, "stdin"], input=text, text=True, check=True, timeout=120
+        )
         assert (tmp_path / "run" / "code").read_text() == f"{code}\n"
         assert script.exists() is there
 
