@@ -1,6 +1,6 @@
 """Small disks that are made to exhaust their reader: little memory, little time, a named error, nothing left behind.
 
-All of them with every question: `make campaign-attacks`. Here the quick ones, and another of the slow ones with each commit.
+All of them with every question: `make campaign-attacks`. Here the quick ones, and with each commit another slow one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def task(name: str, *parents: str, cpus: int = 1, memory: int = GIB) -> Task:
 
 
 class Watch:
-    """Notes who ran with whom. A task of `together` goes on when that many of them have begun, on a host of any load."""
+    """Notes who ran with whom. A task of `together` goes on when `count` of them have begun."""
 
     def __init__(self, *bad: str, together: str = "", count: int = 0) -> None:
         self._meet, self._count = together, count
