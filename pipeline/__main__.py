@@ -84,7 +84,7 @@ def _run() -> int:
 
 
 def _flush_output() -> int:
-    """Bring what was printed to whoever reads it; 0, or the exit code of the error that this ended in."""
+    """Flush the printed output to its reader; returns 0, or the exit code of the error that it caused."""
     from pipeline.cli.show import print_error
 
     try:

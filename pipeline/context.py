@@ -124,7 +124,7 @@ class BuildContext:
                 digest = str(last["digest"])
             elif (asked := self.system.package_index(suite)) is not None:
                 digest = asked
-                # whoever may only read the store asks the archive each time
+                # a user who may only read the store asks the archive each time
                 with contextlib.suppress(OSError):
                     write_json(seen, {"digest": digest, "seen": now()})
             elif last is not None:

@@ -51,7 +51,7 @@ SHARED = pytest.StashKey[Path]()
 
 @pytest.fixture
 def golden():
-    """Compare a text with tests/golden/NAME; GOLDSMITH_REGEN=1 writes it anew."""
+    """Compare a text with tests/golden/NAME; GOLDSMITH_REGEN=1 writes it again."""
 
     def compare(name: str, text: str) -> None:
         path = GOLDEN / name

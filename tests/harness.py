@@ -26,7 +26,7 @@ GOLDSMITH = Path(sys.executable).parent / "goldsmith"
 PART = "GOLDSMITH_PART"
 #: Seconds for a whole build of a small image under TCG on a busy host.
 DEADLINE = 1500.0
-#: Where a campaign's rows go as they come, and words for whoever watches.
+#: Where a campaign's rows go as they come, and words for anyone who watches.
 Say = Callable[[dict[str, object] | str], None]
 
 
@@ -58,7 +58,7 @@ class Lab:
         )
 
     def run(self, *words: str, deadline: float = DEADLINE) -> subprocess.CompletedProcess[str]:
-        """Run goldsmith; its output goes to the test's own output too, for whoever reads a failure."""
+        """Run goldsmith; its output goes to the test's own output too, for anyone who reads a failure."""
         argv = [str(GOLDSMITH), "--project", str(self.folder), *words]
         began = time.monotonic()
         done = subprocess.run(
@@ -101,7 +101,7 @@ class Lab:
         return manifest
 
     def leftovers(self) -> list[str]:
-        """What a run must not leave: domains, scratch, keys, processes. Kept layers and masters are no leftovers."""
+        """What a run must not leave: domains, scratch, keys, processes. Kept layers and masters are not leftovers."""
         store = Store(self.home)
         found = [f"domain {name}" for name in domains() if store.own_run(_label(name)) is not None]
         for layer in sorted((self.home / "layers").glob("*")):

@@ -78,7 +78,7 @@ daemons_ready() {
 }
 
 # udev gives /dev/kvm to the kvm group. Where no udev runs, libvirt's qemu user cannot open what its daemon can, and
-# libvirt probes qemu anew, for a minute, at every start of a guest.
+# libvirt probes qemu again, for a minute, at every start of a guest.
 kvm_ready() { has_systemd || [ ! -e /dev/kvm ] || [ "$(stat -c '%G %a' /dev/kvm)" = 'kvm 660' ]; }
 
 share_kvm() {
@@ -107,7 +107,7 @@ install_packages() {
     }
 }
 
-# As whoever owns the project: under sudo the environment must not become root's.
+# As the owner of the project: under sudo the environment must not become root's.
 as_owner() {
     local owner
     owner=$(stat -c %U .)
@@ -145,7 +145,7 @@ make_fabric_user() {
     useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$FABRIC_USER"
 }
 
-# Networks of VMs come up before the VMs when the host starts. One command for the unit and for whoever runs it by hand.
+# Networks of VMs come up before the VMs when the host starts. The unit and a person run the same command.
 UNIT=/etc/systemd/system/goldsmith-fabric.service
 unit_text() { sed -e "s|@PYTHON@|$PWD/$VENV/bin/python|" -e "s|@STORE@|$STORE|g; s|@PROJECT@|$PWD|" tools/goldsmith-fabric.service; }
 unit_ready() { ! has_systemd || { [ -r "$UNIT" ] && [ "$(<"$UNIT")" = "$(unit_text)" ]; }; }

@@ -1,7 +1,7 @@
 """Errors of the file system in words: which file, whose it is, what to do.
 
-Python's own text says "[Errno 13] Permission denied: 'x'". Whoever reads it needs the folder that refused, its owner
-and mode, and who asked. The path that is named is the first one, from the root on, that explains the error.
+Python's own text says "[Errno 13] Permission denied: 'x'". Anyone who reads it needs the folder that refused, its
+owner and mode, and who asked. The path that is named is the first one, from the root on, that explains the error.
 """
 
 from __future__ import annotations

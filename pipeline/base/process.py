@@ -310,7 +310,7 @@ def start(
 ) -> Child:
     """Start a program that runs until `end`; what it says goes to `log`. Raises HostError when it is missing.
 
-    It is not tied to our death: that signal follows the thread that started it. Whoever starts it sweeps. With
+    It is not tied to our death: that signal follows the thread that started it. Anyone who starts it sweeps. With
     `log_limit` no file that it writes grows beyond so many bytes; what it would say then is lost, and it runs on.
     """
     words = [str(word) for word in argv]

@@ -1,6 +1,6 @@
 """qemu-img and qemu-io, on the package `sh`: the only module that names either program.
 
-Every call states the format of each file, because a format that qemu-img probes is chosen by whoever wrote the disk.
+Every call states the format of each file, because a format that qemu-img probes is chosen by the author of the disk.
 The contract is that of `command.run` (deadline, whole output, one kind of error, no orphan), and the part that keeps
 it is the same code, `command.follow`. `sh` only starts the child:
 

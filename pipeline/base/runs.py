@@ -29,7 +29,7 @@ __all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to 
 RECORD = "run.json"
 LOCK = "lock"
 #: The mode of a log, in a finished run and in a version alike: guests and steps write secrets to their consoles. The
-#: store's group may read it, because whoever is in it can start guests anyway.
+#: store's group may read it, because anyone who is in it can start guests anyway.
 LOG_MODE = 0o440
 _RUN_ID = re.compile(r"R[0-9]{1,18}")
 

@@ -67,7 +67,7 @@ def _entered(folder: Path, name: str) -> Iterator[Path]:
     try:
         if not journal.is_dir():
             journal.mkdir(parents=True, exist_ok=True)
-            # whoever may write to a store, its group for instance, may write to its journal
+            # anyone who may write to a store, its group for instance, may write to its journal
             journal.chmod(stat.S_IMODE(journal.parent.stat().st_mode))
         entry, fd = _write_entry(journal / f"{token}.json", path)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The authorities whose certificates the firmware of Azure, Hyper-V and OVMF has for Secure Boot.
 
-Microsoft: "Windows Secure Boot certificate expiration and CA updates". Firmware compares certificates; whoever reads
-a disk at rest sees names.
+Microsoft: "Windows Secure Boot certificate expiration and CA updates". Firmware compares certificates; anyone who
+reads a disk at rest sees names.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _batches(starts: Iterable[int]) -> Iterator[list[int]]:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that is no disk."""
+    """sha256 of a file that is not a disk."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -250,7 +250,7 @@ class FlatDigest(threading.Thread):
 
     def run(self) -> None:
         whole, chunks = hashlib.sha256(), []
-        # whoever wants the digest reads the file again where this could not, and gets the error
+        # anyone who wants the digest reads the file again where this could not, and gets the error
         with contextlib.suppress(OSError), self._path.open("rb") as file:
             for read, data in _whole_chunks(file.fileno()):
                 whole.update(data)

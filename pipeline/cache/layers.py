@@ -33,10 +33,11 @@ LOCK = ".lock"
 #: Touched when a layer's files were found to be what was committed.
 CHECKED = ".checked"
 DISK = "disk.qcow2"
-#: The stage in the record of a layer that is a guest's memory with its disk, and the lock of whoever runs that guest.
+#: The stage in the record of a layer that is a guest's memory with its disk, and the lock of the process that runs
+#: that guest.
 SNAPSHOT, SNAPSHOT_LOCK = "warm", "use.lock"
 
-#: Seconds for which a layer that was hashed is believed; every night hashes anew. Until then its files' sizes and
+#: Seconds for which a layer that was hashed is believed; every night hashes again. Until then its files' sizes and
 #: times have to be those of the commit.
 BELIEVED = 20 * 3600.0
 #: Seconds to wait for another build that is making the very same layer.

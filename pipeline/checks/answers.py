@@ -37,8 +37,8 @@ def inspect(asked: Asked) -> dict[str, Any]:
 
 
 def inspect_but_secrets(asked: Asked) -> dict[str, Any]:
-    """As `inspect`, of the checks that do not search the whole disk. Whoever asks this has others search it, and asks
-    `inspect_secrets` then.
+    """As `inspect`, of the checks that do not search the whole disk. Anyone who asks this has others search it, and
+    asks `inspect_secrets` then.
     """
     with ExitStack() as stack:
         begun = _begin(stack.enter_context(asked.disk()), asked)

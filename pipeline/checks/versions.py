@@ -3,7 +3,7 @@
 They are what the key of `inspect` says of goldsmith itself. tests/unit/checks/test_versions.py notices code that
 changed under the same version and asks whether the same disk now gets another answer.
 
-The tables are no part of the modules because a plan reads them, and must not load every reader for that.
+The tables are apart from the modules because a plan reads them, and must not load every reader for that.
 """
 
 from __future__ import annotations

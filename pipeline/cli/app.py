@@ -33,9 +33,9 @@ from pipeline.cli.usage import CONTEXT, VerbGroup
 
 
 class RootApp(typer.Typer):
-    """All verbs. Of a command line that begins with a verb's name the parser gets that one alone.
+    """All verbs. If the command line begins with a verb's name, the parser gets only that verb.
 
-    It reads the signatures of all verbs that it has: some fifty, a tenth of a short command's time.
+    The parser reads the signatures of all its verbs, which takes a tenth of a short command's time.
     """
 
     def __call__(self, *words: Any, **options: Any) -> Any:
@@ -49,7 +49,7 @@ class RootApp(typer.Typer):
 
 
 def _first_verb(line: Sequence[str]) -> str:
-    """The word behind the options of the root that take a value; it need not be a verb."""
+    """The first word behind the root's options that take a value; it may not be a verb."""
     if line[:1] == ["--project"]:
         line = line[2:]
     elif line and line[0].startswith("--project="):
@@ -58,7 +58,7 @@ def _first_verb(line: Sequence[str]) -> str:
 
 
 def _name_of(verb: Any) -> str:
-    """A verb's name: the one that it was registered with, or else that of its function."""
+    """A verb's registered name, or else the name of its function."""
     return str(verb.name or verb.callback.__name__.replace("_", "-"))
 
 

@@ -180,7 +180,7 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 
 def report(outcome: Outcome) -> None:
-    """Say what a build came to."""
+    """Print the result of a build."""
     from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, seal, size
 
@@ -215,7 +215,7 @@ def _image_name(word: str, project: Path) -> str:
 
 
 def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Definition]:
-    """What to build or refresh, parents first: a parent that has no golden master yet is built too."""
+    """The images to build or refresh, parents first; a parent without a golden master is included."""
     from pipeline.definition import build_order, load_all, load_named, require_known_settings
     from pipeline.engine.scheduler import parents_of
     from pipeline.gallery import Gallery
@@ -298,7 +298,7 @@ def _unbuilt(definition: Definition, before: Sequence[Definition], store: Store)
 def _explained(
     definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
 ) -> list[dict[str, str]]:
-    """The rows of a plan. On a parent that is still to be built no key is known: then all of it is run."""
+    """The rows of a plan. If a parent is still to be built, no key is known, so all units are run."""
     from pipeline.engine.plan import check_word, explain
     from pipeline.engine.scheduler import parents_of
     from pipeline.engine.stage import stage_names
@@ -320,7 +320,9 @@ def need_root(verb: str, why: str = "it creates networks for guests and bootstra
 def need_root_to_build(
     chosen: Sequence[Definition], store: Store, from_stage: str | None, until: str | None, warm: bool
 ) -> None:
-    """As `need_root`, for what would have to run: a build that keeps all, or only reads files, needs no root."""
+    """As `need_root`, if a unit has to run that needs root: a build that keeps all layers, or only reads files, does
+    not.
+    """
     from pipeline.engine.plan import root_needed_for
 
     if os.geteuid() == 0:

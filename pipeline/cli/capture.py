@@ -1,4 +1,4 @@
-"""`goldsmith capture`: a disk that somebody prepared by hand becomes a master, by the same gates as any other."""
+"""`goldsmith capture`: a disk that was prepared by hand becomes a master, through the same gates as any other."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def capture(
         **({"waive": reasons} if reasons else {}),
     }
     store = locate_store().ensure()
-    # a definition like any other, but that nobody keeps: the manifest has its text
+    # a normal definition that is not stored as a file: the manifest has its text
     with scratch.folder(store.tmp, "capture") as folder:
         path = folder / "images" / f"{name}.yaml"
         path.parent.mkdir()
@@ -93,7 +93,7 @@ def capture(
 
 
 def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
-    """What the disk is captured as. Raises UsageError: a master is inspected for its system's usual profile."""
+    """The system as which the disk is captured. Raises UsageError for another profile than the system's usual one."""
     from pipeline.checks import detect_system
     from pipeline.systems.inspection import inspection_of, inspections
 

@@ -18,7 +18,7 @@ from pipeline.base.errors import GoldsmithError
 if TYPE_CHECKING:
     from pipeline.gallery import Gallery
 
-#: What a shell asks with; the library makes it of the program's name.
+#: The variable with which a shell asks for words; the library derives it from the program's name.
 VARIABLE = "_GOLDSMITH_COMPLETE"
 
 
@@ -76,7 +76,7 @@ def enable_completion() -> None:
 
 
 def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
-    """`find` gets what was typed so far; its words that begin so are offered, none where it fails."""
+    """`find` gets the typed text; its words with this beginning are offered, and none if it fails."""
 
     @functools.wraps(find)
     def complete(incomplete: str) -> list[str]:

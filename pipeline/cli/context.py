@@ -1,4 +1,4 @@
-"""What every verb may ask: the project folder of the root command, and sizes as users write them."""
+"""The project folder of the root command, and sizes as users write them, for every verb."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _project: list[Path] = []
 
 
 def set_project(path: Path | None) -> None:
-    """Remember `--project DIR`; None is what no option means."""
+    """Remember `--project DIR`; None if the option is not given."""
     _project.clear()
     if path is not None:
         _project.append(path)
@@ -59,6 +59,6 @@ def to_bytes(text: str) -> int:
 
 
 def chosen_size(size: str | None, old: str | None) -> int | None:
-    """The bytes of an option, or of the name that it had before; None where neither was given."""
+    """The bytes of an option, or of its old name; None if neither was given."""
     text = size if size is not None else old
     return to_bytes(text) if text is not None else None

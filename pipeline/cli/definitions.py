@@ -80,7 +80,7 @@ def validate(
 
 @dataclass
 class _File:
-    """One file with the images that it makes: what could be read of each, and its faults."""
+    """One file with its images: their readable parts, and the faults."""
 
     path: Path
     shown: str
@@ -108,7 +108,7 @@ class _File:
 
 
 def _read(path: Path, folder: Path, only: str | None) -> _File:
-    """Read the images of a file, or the one that is named."""
+    """Read the images of a file, or only the named one."""
     from pipeline.definition import DefinitionError, compose, load_composed, load_sound_part
 
     images = [image for image in compose(path.resolve(), folder.resolve()) if only in (None, image.name)]
@@ -129,7 +129,7 @@ def _read(path: Path, folder: Path, only: str | None) -> _File:
 
 
 def _sorted(faults: Sequence[Fault], own: str) -> list[Fault]:
-    """In the order of the file; those that stand in other files come last."""
+    """In the order of the file; faults in other files come last."""
     return sorted(faults, key=lambda fault: (fault.file != own, fault.file, fault.line, fault.column))
 
 
@@ -191,7 +191,7 @@ def init(
 
 
 def _name_of_folder(folder: Path) -> str:
-    """The name of the project's folder, in lower case. Raises UsageError where no image can have it."""
+    """The name of the project's folder, in lower case. Raises UsageError if it is not a valid image name."""
     from pipeline.base.errors import UsageError
     from pipeline.base.store import IMAGE_NAME
 
@@ -203,7 +203,7 @@ def _name_of_folder(folder: Path) -> str:
 
 
 def _project_or_here() -> Path:
-    """The project, or where there is none yet the current folder: init begins one."""
+    """The project, or the current folder if there is none yet: init begins a project there."""
     from pipeline.base.errors import UsageError
 
     try:
@@ -213,7 +213,7 @@ def _project_or_here() -> Path:
 
 
 def _target(name: str) -> tuple[Path, Path, str | None]:
-    """The file that an argument means, the project that its paths are relative to, and the image if it is but one.
+    """The file that an argument names, the project of its relative paths, and the image if there is only one.
 
     A file in a folder called images belongs to the project around it, unless `--project` says otherwise.
     """

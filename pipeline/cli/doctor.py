@@ -1,4 +1,4 @@
-"""goldsmith doctor: is this host fit, and what would make it so."""
+"""`goldsmith doctor`: whether this host meets all requirements, and the remedy for each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _sandbox() -> Finding:
-    """What confines the readers of disks that nobody vouches for."""
+    """The confinement of the readers of untrusted disks."""
     from pipeline.base.errors import GoldsmithError
     from pipeline.disk.probe import probe_confinement
     from pipeline.hypervisor.host import SETUP, Finding
@@ -60,7 +60,7 @@ def _sandbox() -> Finding:
 
 
 def judge_confinement(applied: Mapping[str, Any]) -> Finding:
-    """`applied` is what a worker says of itself: namespaces, landlock (its version, 0: none), seccomp, missing."""
+    """`applied` is a worker's own report: namespaces, landlock (its version, 0: none), seccomp, missing."""
     from pipeline.hypervisor.host import Finding
 
     namespaces, landlock = sorted(applied.get("namespaces", ())), applied.get("landlock", 0)
@@ -83,7 +83,7 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
 
 
 def _use() -> list[Finding]:
-    """What the store holds on disk."""
+    """The store's use of its disk."""
     from pipeline.cli.show import size
     from pipeline.hypervisor.host import Finding
     from pipeline.maintenance.gc import disk_use

@@ -1,8 +1,8 @@
-"""The output door: all that goldsmith prints passes here, so that no foreign text reaches a terminal as a command.
+"""The filter of all output, so that no foreign text reaches a terminal as a control sequence.
 
-Names, headers and records of others are escaped where they are put into a line (`pipeline.base.printable`); this door
-holds for whatever was forgotten there. goldsmith's own colours and rewritten lines carry a mark that is drawn for
-each process, which nobody else can know.
+Names, headers and records of others are escaped where they are put into a line (`pipeline.base.printable`); this
+filter catches the places that were forgotten. goldsmith's own colours and rewritten lines carry a mark that is drawn
+for each process, so that no other program can know it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _OWN = re.compile(f"\x1b{_MARK}<([^<>]*)>")
 
 
 class GuardedStream(io.TextIOWrapper):
-    """A text stream that escapes what a terminal would obey, and bytes of file names that are not UTF-8."""
+    """A text stream that escapes control sequences, and bytes of file names that are not UTF-8."""
 
     def write(self, text: str) -> int:
         if text == "":
             return 0  # a library that only tries what kind of stream this is must not meet a full disk
         parts = _OWN.split(text)
-        # every second part is what the mark holds: goldsmith's own code
+        # every second part lies between two marks: goldsmith's own sequence
         safe = [part if index % 2 else printable(part) for index, part in enumerate(parts)]
         try:
             super().write("".join(safe))
@@ -51,7 +51,7 @@ _gone: list[GuardedStream] = []
 
 
 def reader_is_gone() -> bool:
-    """Whether whoever read the output has closed it: `goldsmith ... | head -1`."""
+    """Whether the reader of the output has closed it: `goldsmith ... | head -1`."""
     return bool(_gone)
 
 
@@ -75,14 +75,14 @@ def _judge_failure(stream: GuardedStream, error: OSError) -> None:
 
 
 def guard_output() -> None:
-    """Put the door before stdout and stderr. For `__main__` alone, and once."""
+    """Put the filter before stdout and stderr. Called once, by `__main__` only."""
     _open_closed_streams()
     sys.stdout = _guarded(sys.stdout)
     sys.stderr = _guarded(sys.stderr)
 
 
 def _open_closed_streams() -> None:
-    """Give each of the three streams that the caller has closed a place: no file of ours must get its number."""
+    """Give each of the three streams that the caller has closed a place: else an opened file would get its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -108,7 +108,7 @@ def _guarded(stream: TextIO) -> TextIO:
 
 
 def own(code: str, stream: TextIO | None = None) -> str:
-    """A control sequence of goldsmith's own, for `stream` (stdout); nothing where that is no terminal."""
+    """A control sequence of goldsmith's own, for `stream` (stdout); empty if that is not a terminal."""
     stream = stream or sys.stdout
     if not stream.isatty():
         return ""
@@ -130,7 +130,7 @@ def paint(text: str, colour: str) -> str:
 
 
 def unguarded() -> TextIO:
-    """stdout without the door, for a drawing library alone; its texts must have been made printable before."""
+    """stdout without the filter, only for a drawing library; its texts must have been made printable before."""
     return sys.__stdout__ or sys.stdout
 
 
@@ -141,7 +141,7 @@ _document: list[TextIO] = []
 
 @contextlib.contextmanager
 def document_only() -> Iterator[None]:
-    """Until the block ends whatever is printed goes to stderr, and stdout is for `document_stream` alone."""
+    """While the block runs, all prints go to stderr, and stdout is reserved for `document_stream`."""
     _document.append(sys.stdout)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -151,5 +151,5 @@ def document_only() -> Iterator[None]:
 
 
 def document_stream() -> TextIO:
-    """Where a verb's JSON goes: the real stdout."""
+    """The real stdout, for a verb's JSON."""
     return _document[-1] if _document else sys.stdout

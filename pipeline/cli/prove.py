@@ -92,7 +92,7 @@ def prove(
         print(f"detected: {subject.system}")
     progress = Progress()
     try:
-        # its clones stand on the very file: nobody prunes it meanwhile
+        # the clones use this file: it must not be pruned meanwhile
         with held:
             run = runner.run_alone(
                 Prove(),
@@ -116,16 +116,16 @@ def prove(
 
 
 def is_disk(what: str) -> bool:
-    """Whether a path is meant, and no master: versions and images have dots in their names too."""
+    """Whether the word is a path rather than a master: versions and images have dots in their names too."""
     path = Path(what)
     return "/" in what or path.is_file() or ("@" not in what and path.suffix.lower() in DISK_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is proven by which definition: a master by its own, a disk by none. `held` keeps it meanwhile.
+    """The disk under test and its definition; a disk file has none. `held` protects it meanwhile.
 
-    `system` is what was found on a disk, None of a master.
+    `system` is the system found on a disk file, None for a master.
     """
 
     definition: Definition
@@ -145,7 +145,7 @@ def _subject(what: str, profile: str | None) -> _Subject:
         return _disk(Path(what).absolute(), profile)
     if profile is not None:
         raise UsageError(
-            "--profile is for a disk", name="usage", hint=f"{what} is proven by its definition: leave it out"
+            "--profile is for a disk", name="usage", hint=f"{what} is tested by its definition; leave --profile out"
         )
     gallery = Gallery(locate_store().gallery)
     version = gallery.get(what)

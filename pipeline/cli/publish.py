@@ -1,4 +1,4 @@
-"""`goldsmith publish`: versions on their way to a storage container or a folder that others read."""
+"""`goldsmith publish`: publish versions to a storage container or a folder."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def push(
 def received_version(
     word: str, published: str | None, key: str | None, sas: str | None, connection: str | None
 ) -> Iterator[Path]:
-    """The folder of an exported version: itself, or what is received of a target. Raises UsageError."""
+    """The folder of an exported version, or of a version that is received from a target. Raises UsageError."""
     from pipeline.base.errors import UsageError
     from pipeline.base.surroundings import variables
     from pipeline.publish.receive import is_published, received
@@ -118,9 +118,9 @@ def received_version(
     is_url = word.startswith(("http://", "https://"))
     if is_url and word.split("?", maxsplit=1)[0].endswith((".vhd", ".vhdx", ".qcow2", ".vmdk")):
         raise UsageError(
-            "the URL is that of a disk, not of what goldsmith published",
+            "the URL names a single disk, not a target of goldsmith publish",
             name="no-parcel",
-            hint="download it, then make a master of it: goldsmith capture DISK --as NAME",
+            hint="download the disk, then import it: goldsmith capture DISK --as NAME",
         )
     if not is_url and published is None and not is_published(Path(word)):
         yield Path(word)
@@ -135,7 +135,7 @@ def received_version(
 
 
 def chosen_target(word: str, key: str | None, sas: str | None, connection: str | None) -> Target:
-    """The target that the words of a command line mean. Raises UsageError."""
+    """The target that the command line names. Raises UsageError."""
     from pipeline.publish.targets import find_target
 
     credential = _credential(key, sas, connection)
@@ -167,7 +167,9 @@ def _credential(key: str | None, sas: str | None, connection: str | None) -> Cre
     given = [(kind, text) for kind, text in options if text is not None]
     if len(given) > 1:
         raise UsageError(
-            "more than one credential is given", name="usage", hint="leave all but one of the --*-from options out"
+            "more than one credential is given",
+            name="usage",
+            hint="use only one of --key-from, --sas-from and --connection-string-from",
         )
     return Credential(given[0][0], parse_source(given[0][1])) if given else None
 

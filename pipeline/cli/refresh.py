@@ -127,7 +127,7 @@ def refresh(
             f"{len(late)} of {len(report.images)} images were refreshed, but not published: "
             f"{', '.join(each.name for each in late)}",
             name="publish-incomplete",
-            hint="the targets show what they showed before; the next refresh tries again",
+            hint="the versions on the targets are unchanged; the next refresh tries again",
         )
 
 

@@ -21,7 +21,7 @@ class Row:
 
 
 def print_removals(rows: Sequence[Row], *, dry: bool, as_json: bool) -> None:
-    """Print what was removed, or with `dry` what would be, and the total."""
+    """Print the removed items, or with `dry` the items that would be removed, and the total."""
     gone = [row for row in rows if not row.kept]
     total = sum(row.bytes for row in gone)
     if as_json:

@@ -1,4 +1,4 @@
-"""The parser's own errors in goldsmith's form, help that is not cut, and how `--json` keeps stdout clean."""
+"""The parser's errors in goldsmith's form, help texts that are not cut, and `--json`, which keeps stdout clean."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.base.errors import UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.cli import door
 
-#: Both of them, for every verb.
+#: The help options of every verb, and the width of help texts.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-#: How the parser says that a file or folder may not be read.
+#: The parser's message about a file or folder that may not be read.
 _UNREADABLE = re.compile(r"ath '(?P<path>.+)' is not readable", re.DOTALL)
 
 
@@ -69,7 +69,9 @@ def _keep_stdout_clean(context: typer.Context, value: bool) -> bool:
 
 
 def unreadable_input(error: OSError) -> UsageError:
-    """An input that this user may not read: whose it is, with the exit code of all inputs that cannot be read."""
+    """The error for an input that this user may not read: it names the owner, and has the exit code of unreadable
+    inputs.
+    """
     named = describe_os_error(error)
     return UsageError(named.message, name=named.name, hint=named.hint)
 

@@ -1,4 +1,4 @@
-"""From files to the documents of images: defaults.yaml, `extends:`, `parameters:` and `matrix:` put together.
+"""From files to the documents of images: merges defaults.yaml, `extends:`, `parameters:` and `matrix:`.
 
 A definition that uses none of these, in a project without defaults.yaml, is its file alone.
 """
@@ -52,7 +52,7 @@ class Composed:
 
 
 def compose(path: Path, project: Path) -> list[Composed]:
-    """The images of one file, in the order of its matrix; there is always at least one, which may have faults."""
+    """The images of one file, in the order of its matrix; at least one, which may have faults."""
     own = read_document(path, project)
     if not isinstance(own.data, dict) or _is_later(own):
         return [Composed(path.stem, own)]
@@ -87,7 +87,7 @@ def names_of(path: Path, project: Path) -> list[str]:
 
 
 def duplicates(project: Path) -> dict[Path, list[Fault]]:
-    """A fault for each image that another file of the project makes too, by the file that comes later."""
+    """A fault for each image that two files of the project make, in the later file."""
     found: dict[Path, list[Fault]] = {}
     first: dict[str, Path] = {}
     for path in definition_files(project):
@@ -115,7 +115,7 @@ def unused_defaults(project: Path, images: list[Composed]) -> list[Fault]:
 
 @dataclass(frozen=True, eq=False)
 class _Same:
-    """A parsed document as a part of a cache's key: the same text gives the same object's data."""
+    """A parsed document as part of a cache's key: equal texts have equal keys."""
 
     document: Document
 
@@ -131,7 +131,7 @@ class _Same:
 
 
 def _is_later(document: Document) -> bool:
-    """A later format of definitions: whatever its keys mean, this version does not know."""
+    """Whether the file has a later format, whose keys this version does not know."""
     version = document.data.get("goldsmith")
     return isinstance(version, int) and not isinstance(version, bool) and version > rules.FORMAT
 

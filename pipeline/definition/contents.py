@@ -43,7 +43,7 @@ def readable(value: str, info: ValidationInfo) -> str:
 
 def _judged(value: str, info: ValidationInfo, judge: Callable[[Path, str], TextFault | None]) -> str:
     fault: TextFault | None = None
-    # whoever takes a file that cannot be read into the key says so, with the reason
+    # anyone who takes a file that cannot be read into the key says so, with the reason
     with contextlib.suppress(OSError):
         fault = judge(project_of(info) / value, value)
     if fault is not None:
@@ -64,7 +64,7 @@ def _text(path: Path) -> str | None:
         with path.open("rb") as file:
             data = file.read(_LIMIT + 1)
     except OSError:
-        # whoever takes the file into the key says so, with the reason
+        # anyone who takes the file into the key says so, with the reason
         return None
     if len(data) > _LIMIT or data.startswith(b"\x7fELF"):
         return None

@@ -1,4 +1,4 @@
-"""YAML to plain data, with the place of every key and value, and without YAML 1.1's surprises.
+"""YAML as plain data, with the place of every key and value, and without the traps of YAML 1.1.
 
 PyYAML reads YAML 1.1, where `on` is true, `1.10` is 1.1, `12:30:00` is 45000 and `0644` is 420. A definition
 that says one of these means the text, so each is a fault with the hint to quote it. The parser's nodes are
@@ -30,7 +30,7 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 
 @dataclass
 class Document:
-    """What a file says: plain data, and where each key and value of it stands (line, column, from 1).
+    """The content of a file: plain data, and the place of each key and value (line, column, from 1).
 
     A document that is merged from several files has in `files` the places that come from a file other than its own,
     and in `parameters` the places whose value has parameters in it, each with a description of where they were set;
@@ -67,7 +67,7 @@ class Document:
 
 
 class TooMuch(Exception):
-    """The document is deeper or larger than any definition; the fault is already reported."""
+    """The document is deeper or larger than any valid definition; the fault has been reported."""
 
 
 def ancestors(place: Place) -> list[Place]:
@@ -87,9 +87,9 @@ def spell(place: Place) -> str:
 
 
 def parse(raw: bytes, file: str) -> Document:
-    """Read a definition's bytes; what is wrong is in the document's faults, never raised.
+    """Read a definition's bytes; errors are in the document's faults, never raised.
 
-    `data` is what could be read, for the checks that follow; it is None where the text is not YAML at all.
+    `data` is the readable part, for the later checks; None if the text is not YAML.
     """
     document = Document(file)
     if len(raw) > MAX_BYTES:
@@ -230,7 +230,7 @@ def _mapping(
 
 
 def _scalar(document: Document, node: yaml.ScalarNode, place: Place) -> Any:
-    """The value of a scalar that cannot be misread; what can be is a fault, and stands as its text."""
+    """The value of a scalar. A scalar that YAML 1.1 would misread is a fault, and gives its text."""
     text: str = node.value
     kind = node.tag.removeprefix(_TAG)
     value: Any = text

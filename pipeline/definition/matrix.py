@@ -24,7 +24,7 @@ MAX_IMAGES = 1000
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a matrix: its name, and the values that it sets. `place` is where the matrix says so."""
+    """One image of a matrix: its name, and the values that it sets. `place` is its place in the matrix."""
 
     image: str
     values: Mapping[str, Value]
@@ -42,7 +42,7 @@ def axes_of(document: Document, parameters: dict[str, Parameter]) -> dict[str, P
 
 
 def rows_of(document: Document, stem: str, parameters: Mapping[str, Parameter]) -> list[Row]:
-    """The images of the matrix, in its order; what is wrong with it is put into the document's faults."""
+    """The images of the matrix, in its order; errors are added to the document's faults."""
     before = len(document.faults)
     matrix = document.data["matrix"]
     cells = _cells(document)
@@ -79,7 +79,7 @@ _Cell = tuple[str, Place, Any]
 
 
 def _cells(document: Document) -> list[_Cell]:
-    """Every value of the matrix, with its parameter and its place; none where the matrix is no matrix."""
+    """Every value of the matrix, with its parameter and its place; empty if the matrix is invalid."""
     matrix = document.data.get("matrix")
     found: list[_Cell] = []
     if isinstance(matrix, dict):

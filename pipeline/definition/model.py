@@ -280,7 +280,7 @@ class DataDisk:
 
 @dataclass(frozen=True)
 class Keep:
-    """How many versions, and for how many days, the gallery keeps; None is no limit."""
+    """How many versions, and for how many days, the gallery keeps; None: without a limit."""
 
     versions: int | None = None
     days: int | None = None

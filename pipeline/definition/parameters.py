@@ -128,7 +128,7 @@ def normalized(document: Document) -> Document:
 
 
 def declared_parameters(document: Document) -> dict[str, Parameter]:
-    """The parameters that a merged document declares; what is wrong with them is put into its faults."""
+    """The parameters that a merged document declares; errors are added to its faults."""
     declared = document.data.get("parameters", {})
     if not isinstance(declared, dict):
         document.add(("parameters",), f"must be a mapping, not {shown(declared)}", "{suite: bookworm}")
@@ -190,7 +190,7 @@ def values_of(
     settings: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, Value]:
-    """The value of each parameter that has one; what is wrong with a value is put into the document's faults."""
+    """The value of each parameter that has one; errors are added to the document's faults."""
     found = {}
     for name, parameter in parameters.items():
         if name in row:
@@ -280,7 +280,7 @@ def _replaced(
 
 
 def _has_fault(document: Document, name: str) -> bool:
-    """Whether the value of a parameter, or the matrix, is refused already: then the value is not missing."""
+    """Whether the parameter's value, or the matrix, was refused already: then the value is not missing."""
     key = spell(("parameters", name))
     return any(fault.key in (key, f"{key}.default") or fault.key.startswith("matrix") for fault in document.faults)
 

@@ -116,7 +116,7 @@ def _digest(text: str) -> str:
 def _file_digest(path: Path, *, mode: bool, every_bit: bool = False) -> str:
     """Of the bytes; with `mode`, of the permission bits that reach a guest too: the owner's executable bit, or all.
 
-    The others are the umask's of whoever has checked the project out.
+    The other bits come from the umask under which the project was checked out.
     """
     status = path.stat()
     known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

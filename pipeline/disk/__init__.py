@@ -1,6 +1,6 @@
 """Reading a disk that is not running: containers, partitions, files, packages; without mount, root or appliance.
 
-The readers run in the sandbox's worker: whoever wants to know something of a disk asks `sandbox`.
+The readers run in the sandbox's worker: anyone who wants to know something of a disk asks `sandbox`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Disk", "Root", "Volume", "open_disk"]
 
-#: Where each name lives. Loaded when it is asked for: whoever asks the sandbox needs none of the readers.
+#: Where each name lives. Loaded when it is asked for: anyone who asks the sandbox needs none of the readers.
 _HOME = {"Disk": "disk", "Root": "root", "Volume": "volumes", "open_disk": "disk"}
 
 

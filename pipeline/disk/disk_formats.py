@@ -328,7 +328,7 @@ def _entries(running: tools.Running) -> Iterator[dict[str, Any]]:
 
 
 def _unpacked(links: tuple[Link, ...], size: int, data: int) -> ExtentSource:
-    """A disk unpacked into a raw file. `data` bytes of it are no holes."""
+    """A disk unpacked into a raw file. `data`: its bytes outside holes."""
     # qemu-img takes all of a VHDX for data: what it really has is seen when it is written
     if links[0].fmt != VHDX.key and data > (budget := tools.unpack_budget([link.path for link in links])):
         raise tools.too_large(links[0].path, budget)

@@ -53,7 +53,7 @@ class Ext4Facts:
 
 
 def parse_superblock(data: bytes) -> Ext4Facts | None:
-    """The facts in the 1024 bytes at offset 1024 of a file system, or None where they are no superblock."""
+    """The facts in the 1024 bytes at offset 1024 of a file system, or None if they are not a superblock."""
     if len(data) < SUPERBLOCK_SIZE or struct.unpack_from("<H", data, 56)[0] != MAGIC:
         return None
     (blocks,) = struct.unpack_from("<I", data, 4)

@@ -47,7 +47,7 @@ class Medium:
             self._by = "rr_path" if iso.has_rock_ridge() else "iso_path"
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder; none where it is no folder."""
+        """The names in a folder; empty if it is not a folder."""
         place = self.find(folder)
         if place is None:
             return []

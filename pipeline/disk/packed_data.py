@@ -29,7 +29,7 @@ _GIT = (b"blob ", b"commit ", b"tree ", b"tag ")
 
 
 class Broken(Exception):
-    """The data ends early, is no such data or, with `too_large`, needs more than MEMORY.
+    """The data ends early, has another format or, with `too_large`, needs more than MEMORY.
 
     `begun`: something was unpacked before.
     """

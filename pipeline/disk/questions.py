@@ -71,7 +71,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """`value` is JSON of the reader's, to be checked by whoever asked; `blobs` are bytes."""
+    """`value` is JSON of the reader's, which the caller must check; `blobs` are bytes."""
 
     value: Any
     blobs: tuple[bytes, ...]

@@ -165,7 +165,7 @@ def decode(raw: RawValue) -> Value:
 
 
 def _decode_text(data: bytes) -> str:
-    # half a character at the end is no character
+    # half a character at the end is left out
     return data[: len(data) & ~1].decode("utf-16-le", "replace")
 
 

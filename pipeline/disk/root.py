@@ -85,7 +85,7 @@ class Root:
         return place[0].read_link(place[1])
 
     def listdir(self, path: str) -> list[str]:
-        """The names in a directory, sorted; none where it is no directory."""
+        """The names in a directory, sorted; empty if it is not a directory."""
         place = self._find(path)
         if place is None or place[0].stat(place[1]).type != "dir":
             return []

@@ -47,7 +47,7 @@ WIDE_MANY = 1_000
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BREAKS = b"\r\n \t"
 #: Searched only where a file may begin: in the midst of one they are a program's or a kernel's own parts. bzip2 is
-#: not among them: pbzip2 writes one stream behind the other, and ten bytes are no accident.
+#: not among them: pbzip2 writes one stream behind the other, and ten bytes do not match by accident.
 _FILES, _SECTOR = frozenset({"zlib", "xz", "zstd"}), 512
 #: They give nothing before a whole block is there: that nothing came does not show that they are none.
 _BLOCKS = frozenset({"xz", "bzip2", "zstd"})

@@ -89,7 +89,7 @@ class Windows:
         return found
 
     def _open(self, name: str) -> Hive | DiskError:
-        """The hive, or why it cannot be read: many checks ask, and reading it anew would cost each of them."""
+        """The hive, or why it cannot be read: many checks ask, and reading it again would cost each of them."""
         try:
             found = read_hive(self.root, f"{CONFIG}/{name}", allow_dirty=True)
             if found is None:

@@ -22,7 +22,7 @@ def send(channel: socket.socket, message: Mapping[str, Any], descriptors: tuple[
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The next message and its descriptors. Raises EOFError at the end, ValueError for what is no message."""
+    """The next message and its descriptors. Raises EOFError at the end, ValueError for an invalid message."""
     head, descriptors, _, _ = socket.recv_fds(channel, 4, 4)
     while 0 < len(head) < 4:
         head += channel.recv(4 - len(head))

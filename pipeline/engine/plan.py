@@ -195,7 +195,7 @@ def explain(
     context, units, begin = _decide(definition, store, warm, again)
     former = _latest(context)
     if again is None and not warm and begin < len(units) and current_golden(context):
-        # its layers are gone, and nothing would come of making them anew
+        # its layers are gone, and nothing would come of making them again
         begin = len(units)
     rows = []
     for position, unit in enumerate(units):

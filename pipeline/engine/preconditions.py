@@ -2,7 +2,7 @@
 
 A definition that reads well may still name a check, a master, a suite or a package that does not exist, or ask for
 more than this host has. Each is a fault at its line, as the definition's own faults are. What cannot be looked at
-here (no store, an archive that does not answer) is no fault but a note: the build finds it.
+here (no store, an archive that does not answer) is a note, not a fault: the build finds it.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class _Looker:
         with suppress(OSError):
             return kept.read_text(encoding="ascii").strip()
         found = file_digest(path)
-        # whoever may not write here reads the file again the next time
+        # anyone who may not write here reads the file again the next time
         with suppress(OSError, GoldsmithError):
             kept.parent.mkdir(parents=True, exist_ok=True)
             with scratch.file_beside(kept, force=True) as draft:

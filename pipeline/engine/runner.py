@@ -135,7 +135,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     if _is_built(context, units, asked=from_stage or until or warm or cold):
         return True
     begin = _sound(context, units, min(reusable_prefix(units, context.layers), end))
-    # a later layer left over from other times may stand on files that are made anew now
+    # a later layer left over from other times may stand on files that are made again now
     for unit in units[begin:]:
         context.layers.drop(unit.key)
     _kept(context, units[:begin])
@@ -199,7 +199,7 @@ def _point_golden(context: BuildContext, unit: Unit) -> None:
         return
     wanted = context.gallery.find(context.definition.name, str(layer.facts.get("version")))
     if wanted is None or wanted.version in withdrawn(context.gallery, wanted.name):
-        return  # somebody took it back: only another build, or `gallery promote`, makes golden anew
+        return  # somebody took it back: only another build, or `gallery promote`, makes golden again
     if current is not None and (current.manifest.get("rebuilt") or {}).get("version") == wanted.version:
         return  # golden is the same, with the patches that have come since
     if current is None or current.version != wanted.version:

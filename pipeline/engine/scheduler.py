@@ -81,8 +81,8 @@ def run_tasks(
 ) -> dict[str, GoldsmithError]:
     """Do all tasks; the errors of those that failed, or were skipped because a parent did.
 
-    Parents stand before their children in `tasks`. A parent that is none of the tasks is no reason to wait. With a
-    budget of one job all runs in this thread, so that a signal reaches the work itself.
+    Parents stand before their children in `tasks`. A task does not wait for a parent that is not among the tasks.
+    With a budget of one job all runs in this thread, so that a signal reaches the work itself.
     """
     if budget.jobs == 1:
         return _run_in_turn(tasks, execute, on_skip)

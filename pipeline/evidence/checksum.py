@@ -107,7 +107,7 @@ def write_evidence(folder: Path, final: Path, contents: Contents, key: SigningKe
 
 
 def write_local_evidence(folder: Path, final: Path) -> None:
-    """Write anew what hangs on where a version lies: one that has come from elsewhere, about to lie at `final`."""
+    """Write again what hangs on where a version lies: one that has come from elsewhere, about to lie at `final`."""
     manifest = manifest_of(folder)
     if "signed_by" in manifest:
         if manifest.get("evidence", 1) < FORMAT:

@@ -1,6 +1,6 @@
 """What stands beside a master to start machines from: a template as Azure's captures had one, and a libvirt domain.
 
-Both follow from the manifest and from where the master lies, so that an import can write them anew.
+Both follow from the manifest and from where the master lies, so that an import can write them again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which masters may be without a signature on a host that signs: a register beside its key, outside of every store.
 
-Whoever takes the signature away from a master would otherwise make it look like one of the time before masters were
-signed. So those that were there when the host began to sign are registered once, by the digest of their manifest,
-which holds the digests of their disks; later ones are let in by a person (`--allow-unsigned`), each with the reason.
+Anyone who takes the signature away from a master would otherwise make it look like one of the time before masters
+were signed. So those that were there when the host began to sign are registered once, by the digest of their
+manifest, which holds the digests of their disks; later ones are let in by a person (`--allow-unsigned`), each with
+the reason.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SBOM, SUMS = "sbom.cdx.json", "SHA256SUMS"
 PROVENANCE, RESULTS = "provenance.dsse.json", "results.dsse.json"
 ATTESTATIONS = (PROVENANCE, RESULTS)
 _KINDS = {PROVENANCE: statements.PROVENANCE, RESULTS: statements.TEST_RESULT}
-#: What is written anew where a version comes to lie, and so is bound by no signature.
+#: What is written again where a version comes to lie, and so is bound by no signature.
 DOMAIN = "domain.xml"
 #: The form of evidence in which a signature binds every file that it can: the manifest says which it has.
 FORMAT = 2

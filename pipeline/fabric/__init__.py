@@ -1,7 +1,7 @@
 """Azure as a guest sees it: addresses, DHCP, WireServer, metadata service, provisioning medium; for many VMs at once.
 
-The guest's own agent is the judge: what it asks and what it reports is recorded, and nothing in the guest is changed.
-What this cannot be is Hyper-V: vmbus, storvsc and netvsc are for the static checks.
+The guest's own agent is tested unchanged: its requests and its reports are recorded.
+The fabric does not imitate Hyper-V: the static checks cover vmbus, storvsc and netvsc.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ SERVED = ((WIRESERVER, HTTP_PORT), (WIRESERVER, PLUGIN_PORT), (IMDS, HTTP_PORT))
 
 
 def draw_mac() -> str:
-    """A card's address with Microsoft's prefix, as guests on Azure see it."""
+    """A MAC address with Microsoft's prefix, as guests on Azure see it."""
     return "00:0d:3a:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
 class Guest(GuestRecord):
-    """One attached VM: its wire, the ways to its ports, and the record of what it asked."""
+    """One attached VM: its wire, the relays to its ports, and the record of its requests."""
 
     def __init__(self, instance: Instance, wire: Wire, logs: Path) -> None:
         super().__init__(instance, logs)
@@ -76,7 +76,7 @@ class Guest(GuestRecord):
 
 
 class Fabric:
-    """A fabric for one run. Enter it to lay it; leave it and nothing of it stays on the host."""
+    """A fabric for one run: entering it creates it, leaving it removes it completely from the host."""
 
     def __init__(self, label: str, say: Answer = answer, site: Site | None = None) -> None:
         self._namespace = Namespace(label)
@@ -129,7 +129,7 @@ class Fabric:
     ) -> Guest:
         """A new VM: its address, its wire, its lease and its names. `logs` gets `fabric.jsonl` and `dhcp.log`.
 
-        One that is not `provisioned` finds no metadata service. An `extension` is for its agent to install and run.
+        A VM that is not `provisioned` finds no metadata service. Its agent installs and runs an `extension`.
         """
         assert self._server is not None, "the fabric is not entered"
         with self._lock:
@@ -160,7 +160,7 @@ class Fabric:
         return guest
 
     def detach(self, guest: Guest) -> None:
-        """Take a VM off the fabric. What was recorded of it stays."""
+        """Detach a VM from the fabric. Its records stay."""
         with self._lock:
             if guest in self._guests:
                 self._guests.remove(guest)

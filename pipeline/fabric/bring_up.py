@@ -1,7 +1,7 @@
-"""What the unit runs when the host starts: `python -m pipeline.fabric.bring_up --store FOLDER`.
+"""The program of the unit that runs when the host starts: `python -m pipeline.fabric.bring_up --store FOLDER`.
 
-Namespace, bridges and server of a store's VMs are made from their registrations, as every command does it that finds
-something missing. It ends as soon as all is there.
+Namespace, bridges and server of a store's VMs are made from their registrations, as every command does if
+something is missing. It ends as soon as everything exists.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What Azure's certificates answer holds: a key pair, sealed so that only the guest's own transport key opens it.
+"""The content of Azure's certificates answer: a key pair, sealed so that only the guest's own transport key opens it.
 
-waagent fetches it at each new goal state and turns it into files by openssl; an agent that cannot is not well.
+waagent fetches it at each new goal state and writes it to files with openssl.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from pipeline.base.errors import GoldsmithError
 
-#: For how long the certificate made here is valid; an agent that asks later gets another one.
+#: How long the certificate is valid; an agent that asks later gets another one.
 VALID = timedelta(days=2)
 #: Characters of a transport certificate: one with a key of 4096 bits has some 2,500.
 _LARGEST = 16 << 10
@@ -66,7 +66,7 @@ def encrypt(data: bytes, recipient: x509.Certificate) -> bytes:
 def sealed(pair: KeyPair, transport: str) -> bytes:
     """A key pair (PKCS#12 in a PKCS#7 envelope, DER) for the agent of a base64 transport certificate.
 
-    Raises GoldsmithError where `transport` is no certificate with an RSA key.
+    Raises GoldsmithError if `transport` is not a certificate with an RSA key.
     """
     try:
         if len(transport) > _LARGEST:

@@ -1,4 +1,4 @@
-"""How a command speaks to the fabric's server: one question and one answer over a Unix socket that root alone opens.
+"""How a command talks to the fabric's server: one question and one answer over a Unix socket that only root can open.
 
 A question is a JSON object; the sockets that go with it are passed as descriptors (SCM_RIGHTS).
 """
@@ -22,7 +22,7 @@ _MOST_DESCRIPTORS = 8
 
 
 def ask(path: Path, question: dict[str, Any], sockets: Sequence[socket.socket] = ()) -> dict[str, Any]:
-    """The server's answer. Raises OSError where it does not answer, ValueError where the answer is none."""
+    """The server's answer. Raises OSError if it does not answer, ValueError if the answer is invalid."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.settimeout(DEADLINE)
         link.connect(str(path))

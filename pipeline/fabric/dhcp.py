@@ -1,6 +1,6 @@
 """DHCP for one guest on its own wire (RFC 2131): one address, pinned to one card, and Azure's options. Pure.
 
-A card that is not the guest's gets no answer. There are no relays here: what came through one is ignored.
+Only the guest's own card gets an answer. There are no DHCP relays here: relayed requests are ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KIND, _SERVER, _RENEW, _REBIND, _CLIENT_ID, _ROUTES, _WIRESERVER = 53, 54, 58, 
 
 @dataclass(frozen=True)
 class Lease:
-    """What a guest is given. `routes`: pairs of a network and its router, the default route among them."""
+    """The lease of a guest. `routes`: pairs of a network and its router, the default route among them."""
 
     mac: str
     interface: ipaddress.IPv4Interface
@@ -49,7 +49,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Reply:
-    """A packet and the address that it goes to; `log` has a line for what came and one for what is answered."""
+    """A packet and its destination; `log` has a line for the request and one for the answer."""
 
     packet: bytes
     to: str
@@ -57,7 +57,7 @@ class Reply:
 
 
 def answer(packet: bytes, lease: Lease) -> Reply | None:
-    """The reply to what a guest sent. None for what is no request of this guest's card, or wants no answer."""
+    """The reply to a guest's packet. None if it is not a request of this guest's card, or needs no reply."""
     try:
         return _answer(packet, lease)
     except (struct.error, ValueError):
@@ -65,7 +65,7 @@ def answer(packet: bytes, lease: Lease) -> Reply | None:
 
 
 def describe(packet: bytes) -> str:
-    """What a packet is, for a log: `DHCPDISCOVER 00:0d:3a:01:02:03`. Empty where it is no DHCP."""
+    """A packet's description for a log: `DHCPDISCOVER 00:0d:3a:01:02:03`. Empty if it is not DHCP."""
     try:
         _, options = _parse(packet)
         return f"{_KINDS[options[_KIND][0]]} {_mac(packet)}"
@@ -78,7 +78,7 @@ def _mac(packet: bytes) -> str:
 
 
 def _parse(packet: bytes) -> tuple[tuple[object, ...], dict[int, bytes]]:
-    """Head and options. Raises ValueError or struct.error where it is no DHCP request over Ethernet."""
+    """Head and options. Raises ValueError or struct.error if it is not a DHCP request over Ethernet."""
     head = _HEAD.unpack_from(packet)
     if head[:3] != (_BOOTREQUEST, _ETHERNET, 6) or head[14] != _COOKIE:
         raise ValueError("no DHCP request")

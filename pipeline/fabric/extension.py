@@ -36,7 +36,7 @@ _MOST_HANDLERS = 16
 
 @dataclass(frozen=True)
 class Extension:
-    """What one clone's extension is given. It must report `public` and `secret`; no other clone has the same."""
+    """The settings of one clone's extension. It must report `public` and `secret`, which no other clone has."""
 
     pair: KeyPair
     protected: str  # base64 of the settings in a PKCS#7 envelope
@@ -45,7 +45,7 @@ class Extension:
 
     @classmethod
     def make(cls, name: str) -> Extension:
-        """One with values of its own and a certificate of `name`."""
+        """An extension with random values and a certificate of `name`."""
         pair, public, secret = make_key_pair(name), secrets.token_hex(8), secrets.token_hex(8)
         protected = encrypt(json.dumps({"secret": secret}).encode(), pair.certificate)
         return cls(pair, base64.b64encode(protected).decode(), public, secret)
@@ -96,7 +96,7 @@ def package() -> bytes:
 
 @dataclass(frozen=True)
 class HandlerStatus:
-    """What an agent reports of one extension: `status` of its installation, `state` and `message` of its work."""
+    """An agent's report about one extension: `status` of its installation, `state` and `message` of its work."""
 
     name: str
     status: str  # Ready | NotReady | Installing | Unresponsive
@@ -106,7 +106,7 @@ class HandlerStatus:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come: it has finished, or could not be installed."""
+        """Whether this is the final status: it has finished, or could not be installed."""
         return self.state in OVER or (self.status == "NotReady" and self.code != 0)
 
 
@@ -114,7 +114,7 @@ def read_statuses(document: bytes) -> list[HandlerStatus]:
     """The extensions in a status that an agent sent through the HostGAPlugin; none where it cannot be read."""
     if len(document) > LARGEST_DOCUMENT:
         return []
-    # whatever a guest sends in its place is no status
+    # anything else that a guest sends is not a status
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         content = base64.b64decode(json.loads(document)["content"])
         rows = json.loads(content)["aggregateStatus"]["handlerAggregateStatus"]

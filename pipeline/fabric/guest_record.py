@@ -1,4 +1,4 @@
-"""What one guest said and was told: the newest of it in memory, and a log on disk; bounded by `limits`."""
+"""The record of one guest: its newest requests and the answers in memory, and a log on disk; bounded by `limits`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class GuestRecord:
 
     @property
     def report(self) -> Report | None:
-        """What the guest said last of its provisioning. A plain `Ready` for a working VM repeats itself."""
+        """The guest's last report about its provisioning. A working VM repeats a plain `Ready`."""
         with self._lock:
             return self.reports[-1] if self.reports else None
 
@@ -54,7 +54,7 @@ class GuestRecord:
             return self._extensions.get(name)
 
     def begin(self) -> None:
-        """Forget what was reported: another boot begins. The record on disk goes on."""
+        """Forget all reports, because another boot begins. The record on disk is continued."""
         with self._lock:
             self.reports.clear()
             self.exchanges.clear()
@@ -67,7 +67,7 @@ class GuestRecord:
             return list(self.exchanges)
 
     def record(self, request: Request, response: Response) -> Report | None:
-        """Keep the exchange, as far as `limits` goes. The report that this request makes, if it makes one."""
+        """Keep the exchange within `limits`. Returns the report that this request makes, if any."""
         exchange = Exchange(
             round(time.monotonic() - self._began, 2), _kept_request(request), _kept_response(response)
         )
@@ -87,7 +87,7 @@ class GuestRecord:
         return report
 
     def record_dhcp(self, lines: tuple[str, ...]) -> None:
-        """Keep what passed between the guest and the DHCP server."""
+        """Keep the messages between the guest and the DHCP server."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = "".join(f"{moment} {line}\n" for line in lines)
         with self._lock, contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ def _as_json(exchange: Exchange, report: Report | None) -> dict[str, object]:
 
 
 def parse_exchange(line: Mapping[str, Any]) -> Exchange | None:
-    """An exchange from a line of the log; None where it is none, a note for example."""
+    """An exchange from a line of the log; None for another line, such as a note."""
     try:
         host, _, port = str(line["to"]).rpartition(":")
         agent = str(line.get("agent", ""))

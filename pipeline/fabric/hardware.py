@@ -9,7 +9,7 @@ from pipeline.hypervisor.enrolled_keys import EnrolledKeys
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine model. `generation` is the one of Hyper-V's that it stands for."""
+    """A machine model. `generation` is the Hyper-V generation that it represents."""
 
     firmware: str
     machine: str
@@ -44,5 +44,5 @@ GEN2_KEYS_2011 = replace(
 GEN2_KEYS_2023 = replace(
     GEN2_SECURE, description="generation 2 with Secure Boot by the keys of 2023", keys=EnrolledKeys((2023,))
 )
-#: Another hypervisor's machine: nothing of it is paravirtual.
+#: A machine of another hypervisor, without paravirtual devices.
 FOREIGN = Hardware("bios", "q35", "sata", "a foreign machine (AHCI, e1000)", 1, card="e1000", virtio=False)

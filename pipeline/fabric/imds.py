@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.definition import DataDisk
 from pipeline.fabric.instance import Instance, Request, Response
 
-#: API versions that are answered, oldest first; the newest is what a guest is told it could have asked.
+#: The supported API versions, oldest first; the answer to an unknown version names the newest.
 API_VERSIONS = (
     "2017-04-02", "2017-08-01", "2017-12-01", "2018-02-01", "2018-10-01", "2019-02-01", "2019-03-11", "2019-06-01",
     "2019-08-15", "2019-11-01", "2020-06-01", "2020-07-15", "2020-09-01", "2020-10-01", "2020-12-01", "2021-01-01",
@@ -73,7 +73,7 @@ def compute(instance: Instance, version: str) -> dict[str, Any]:
 
 
 def _data_disk(instance: Instance, disk: DataDisk) -> dict[str, Any]:
-    """All values are text there, numbers too."""
+    """All values are text in this answer, numbers too."""
     return {
         "caching": disk.caching,
         "createOption": "FromImage",
@@ -123,7 +123,7 @@ def _refused(status: int, why: str, **more: object) -> Response:
 
 
 def answer(instance: Instance, request: Request) -> Response | None:
-    """What the metadata service says; None for what lies outside it."""
+    """The metadata service's answer; None for an address outside it."""
     path = request.path
     if path != "/metadata" and not path.startswith("/metadata/"):
         return None

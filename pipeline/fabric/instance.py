@@ -1,4 +1,4 @@
-"""A virtual machine as Azure knows it, and what passes between it and the fabric. Plain values, nothing that acts."""
+"""A virtual machine as Azure knows it, and its exchanges with the fabric. Plain values without behaviour."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ HTTP_PORT = 80
 PLUGIN_PORT = 32526
 
 
-#: Where a web server that the guest may ask is played, if it is asked by name (TEST-NET-2, RFC 5737).
+#: The address of the imitated web server, if guests ask for it by name (TEST-NET-2, RFC 5737).
 SITE = "198.51.100.10"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A web server outside, which the fabric plays: it has one page, whose text is each guest's own user data."""
+    """A web server outside, which the fabric imitates: it has one page, whose text is each guest's own user data."""
 
     host: str
     port: int
@@ -61,7 +61,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Instance:
-    """What one VM is told, and by what its reports are known.
+    """The data that one VM gets, and the values that identify its reports.
 
     `address` is pinned to `mac`; the guest's gateway is the first address of its /29. `custom_data` is on the
     provisioning medium, `user_data` in the metadata service, or on the `site`. With an `extension` its goal state
@@ -91,11 +91,11 @@ class Instance:
 
     @property
     def way_out(self) -> str:
-        """Where the router of the guest's own way out is, if it has one: the third address of its /29."""
+        """The address of the router of the guest's own way out, if it has one: the third address of its /29."""
         return str(self.network.network_address + 3)
 
     def derived(self, what: str) -> str:
-        """An id of something that belongs to this VM; the same VM has the same ids."""
+        """An id derived from this VM: the same VM always gets the same ids."""
         return str(uuid.uuid5(uuid.UUID(self.vm_id), what))
 
     @property
@@ -113,7 +113,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Request:
-    """What a guest asked. `target` is the path with its query; header names are lower case."""
+    """A guest's request. `target` is the path with its query; header names are lower case."""
 
     method: str
     port: int
@@ -134,7 +134,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What the fabric answers. `delay` is in seconds; `drop` ends the connection without a word."""
+    """The fabric's answer. `delay` is in seconds; `drop` closes the connection without an answer."""
 
     status: int = 200
     body: bytes = b""
@@ -146,7 +146,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Report:
-    """What a guest said of its provisioning: its verdict, and its own words."""
+    """A guest's report about its provisioning: its state, and its own words."""
 
     state: str  # Ready | NotReady
     substatus: str = ""
@@ -164,7 +164,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Event:
-    """What a program in the guest said of its own work, as the agent's telemetry does."""
+    """A report of a program in the guest about its own work, as the agent's telemetry is."""
 
     name: str
     operation: str
@@ -183,7 +183,7 @@ class Exchange:
 
 
 class FabricRecord(Protocol):
-    """What the fabric knows of one guest, whichever process serves it."""
+    """The fabric's record of one guest, whichever process serves it."""
 
     @property
     def report(self) -> Report | None:

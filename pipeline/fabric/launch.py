@@ -1,6 +1,6 @@
 """The launch path of every guest that runs from a master: its machine, its card on the fabric, its medium.
 
-A proof's clone and an instance are made here alike, so that what a proof shows holds for what runs later.
+A proof's clone and an instance are launched by the same code, so a proof's results hold for later VMs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def machine_spec(
         keys=hardware.keys,
         tpm=hardware.secure,
         features=features or MachineFeatures(),
-        # two guests must not meet with the same address, nor find it pinned to another
+        # two guests must not have the same address, and an address must not be pinned to another card
         access_mac=_QEMU_PREFIX + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
     )
 

@@ -17,7 +17,7 @@ LARGEST_BODY, BODIES, ALL_BODIES = 8 << 20, 16 << 20, 64 << 20
 SMALL_BODY = 64 << 10
 #: Bytes of a request's line and headers together.
 LARGEST_HEAD = 64 << 10
-#: Seconds for which a guest may keep a connection without a word, and that one request or its answer may take.
+#: Seconds for which a connection may be idle, and seconds that one request or its answer may take.
 IDLE, REQUEST = 60.0, 60.0
 
 #: Exchanges, reports and events of one guest that are kept in memory, the newest.
@@ -46,14 +46,14 @@ class Limits:
         self._bodies: Counter[str] = Counter()
 
     def take_connection(self, address: str) -> bool:
-        """Whether one more connection of this guest may be open; it is then, until `release_connection`."""
+        """Whether one more connection of this guest may be open; if so it is counted until `release_connection`."""
         return self._take(self._connections, address, 1, CONNECTIONS, ALL_CONNECTIONS)
 
     def release_connection(self, address: str) -> None:
         self._release(self._connections, address, 1)
 
     def take_body(self, address: str, size: int) -> bool:
-        """Whether a body of this guest may be held in memory; it is counted until `release_body`."""
+        """Whether a body of this guest may be held in memory; if so it is counted until `release_body`."""
         return size <= SMALL_BODY or self._take(self._bodies, address, size, BODIES, ALL_BODIES)
 
     def release_body(self, address: str, size: int) -> None:

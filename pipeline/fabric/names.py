@@ -1,6 +1,6 @@
 """The fabric's name service for one guest (RFC 1035): a few names, each with one IPv4 address. Pure.
 
-A question has one name. What is not known is refused: there is no other name service behind this one.
+A question has one name. Unknown names are refused: no query is passed to another name service.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Question:
 
 
 def parse_question(packet: bytes) -> Question | None:
-    """The one question of a query; None for what is no query with one question."""
+    """The question of a query; None if it is not a query with exactly one question."""
     try:
         number, flags, questions, *_ = _HEAD.unpack_from(packet)
         if flags & (_RESPONSE | _OPCODE) or questions != 1:

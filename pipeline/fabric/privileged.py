@@ -1,7 +1,8 @@
-"""What of the fabric needs root: its namespace, its wires, sockets in it, and starting the server that gets them.
+"""The parts of the fabric that need root: its namespace, its wires, its sockets, and starting the server that gets
+them.
 
-It runs in a command, or in the unit at the host's start, for as long as that takes; it reads nothing of what guests
-say. `FabricServer` serves; it is a process of its own without rights (`service_process`).
+It runs in a command, or in the unit at the host's start, for as long as that takes; it reads no data of
+guests. `FabricServer` serves; it is a process of its own without rights (`service_process`).
 """
 
 from __future__ import annotations
@@ -80,11 +81,11 @@ class Host:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def lay(self) -> None:
-        """The namespace with Azure's addresses, as far as it is missing. Raises HostError (namespace-refused)."""
+        """Create the namespace with Azure's addresses if it is missing. Raises HostError (namespace-refused)."""
         self.namespace.lay({address for address, _ in SERVED})
 
     def attach_wire(self, registration: Registration) -> Wire:
-        """A VM's wire, as far as it is missing; its interfaces have the same names each time."""
+        """Create a VM's wire if it is missing; its interfaces always have the same names."""
         namespace, instance = self.namespace, registration.instance
         refuse_wire(namespace, registration.number)
         return namespace.attach(
@@ -92,12 +93,14 @@ class Host:
         )
 
     def connect_networks(self, registrations: Sequence[Registration]) -> None:
-        """Who reaches whom: the members of a private network each other, nobody else anybody."""
+        """Set the routes: the members of a private network reach each other; all other VMs stay isolated."""
         members = [Member(each.number, each.instance.address, each.data.network) for each in registrations]
         connect_members(self.namespace, members)
 
     def open_way_out(self, registration: Registration) -> None:
-        """A VM's own way out, as builds have it, unless it is open and whole. Raises HostError (egress-failed)."""
+        """Open a VM's own way out, as builds have it, unless it is open and complete. Raises HostError
+        (egress-failed).
+        """
         instance = registration.instance
         logs = self.folder / f"out-{registration.number}"
         place = Place(
@@ -117,7 +120,7 @@ class Host:
         self._way_out(registration.number, logs, place, host_destinations(host_addresses())).open()
 
     def close_way_out(self, number: int) -> None:
-        """Take away a VM's way out, if it has one."""
+        """Close a VM's way out, if it has one."""
         way = self._way_out(number, self.folder)
         if way.path.exists():
             way.close()
@@ -131,7 +134,7 @@ class Host:
         )
 
     def sweep_wires(self, registrations: Sequence[Registration]) -> None:
-        """Take away the wires and the ways out of VMs that are registered no more."""
+        """Remove the wires and the ways out of VMs that are not registered any more."""
         kept = {each.number for each in registrations}
         for path in NAMESPACES.glob(f"{NAME}{self.label}-*{OUT}"):
             number = path.name.removeprefix(f"{NAME}{self.label}-").removesuffix(OUT)
@@ -157,7 +160,7 @@ class Host:
         return open_wire_sockets(namespace, namespace.name_wire(registration.number), registration.instance)
 
     def start_server(self, records: Path) -> process.Child:
-        """Start the server; it serves nobody until it is given sockets. Raises HostError (fabric-user-missing)."""
+        """Start the server; it serves no guest until it gets sockets. Raises HostError (fabric-user-missing)."""
         uid, gid = server_user()
         self.log.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "pipeline.fabric.service_process"]
@@ -168,13 +171,13 @@ class Host:
         )
 
     def end_server(self) -> None:
-        """End what runs in the namespace: the server, and nothing else is there."""
+        """End all processes in the namespace: only the server runs there."""
         if self.namespace.is_laid:
             end_processes(self.namespace.name)
         self.control.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Nothing of the fabric stays on the host but its folder below /run, with its lock."""
+        """Remove the fabric from the host, except its folder below /run with its lock."""
         self.control.unlink(missing_ok=True)
         self.sweep_wires([])
         self.namespace.remove()

@@ -1,4 +1,4 @@
-"""What is registered of a VM with the fabric's service, and what the service tells of it. Plain values."""
+"""The registration of a VM with the fabric's service, and the service's status of it. Plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.fabric.instance import Instance
 
 @dataclass(frozen=True)
 class ProvisioningData:
-    """What the fabric has to know of a VM. `instance_id` is a UUID, also of its domain. No password is in it."""
+    """The data of a VM that the fabric needs. `instance_id` is a UUID, also of its domain. No password is in it."""
 
     instance_id: str
     name: str
@@ -36,7 +36,7 @@ class Link:
 
 
 class AgentState(StrEnum):
-    """What a guest's own agent has said of its provisioning since the boot that provisions began."""
+    """The state of provisioning that a guest's own agent has reported since the provisioning boot began."""
 
     NONE = "none"
     PROVISIONING = "provisioning"
@@ -46,7 +46,7 @@ class AgentState(StrEnum):
 
 @dataclass(frozen=True)
 class AgentStatus:
-    """The state, with the guest's own words (bounded by `limits.KEPT_WORDS`).
+    """The state, with the guest's own text (bounded by `limits.KEPT_WORDS`).
 
     `time`: when the report that made this state came. `heard`: the last request of any kind. UTC, ISO 8601.
     """

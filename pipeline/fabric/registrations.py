@@ -1,7 +1,7 @@
-"""What the fabric knows of a store's VMs, on disk: `guests/ID.json` is root's, `records/ID/` is the server's own.
+"""The fabric's files about a store's VMs: `guests/ID.json` belongs to root, `records/ID/` to the server.
 
 A registration says who a VM is and where it is attached; it survives crashes, upgrades and restarts of the host. It
-holds no password. What the server writes is read as what a stranger wrote.
+holds no password. Files that the server writes are read as untrusted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
 @dataclass(frozen=True)
 class Registration:
-    """A VM's place on the fabric. One that is `suspended` has no wire; its number may be another's."""
+    """A VM's place on the fabric. A `suspended` VM has no wire; another VM may have got its number."""
 
     data: ProvisioningData
     mac: str
@@ -185,7 +185,9 @@ class Registrations:
         remove_tree(self.records / instance_id)
 
     def give_record(self, instance_id: str, uid: int, gid: int) -> None:
-        """The folder that the server writes this VM's record to. Its parent is root's: it cannot be swapped."""
+        """Create the folder for the server's record of this VM. Its parent belongs to root, so the server cannot
+        replace it.
+        """
         folder = self.records / instance_id
         folder.mkdir(mode=0o700, exist_ok=True)
         os.chown(folder, uid, gid, follow_symlinks=False)

@@ -1,6 +1,6 @@
-"""The HTTP side: sockets in the namespace, one thread a connection, each guest known by its address alone.
+"""The HTTP servers: sockets in the namespace, one thread for each connection, each guest identified by its address.
 
-Nothing that a guest sends or leaves unsent takes more of the host than `limits` says.
+No guest can use more of the host than `limits` allows, whatever it sends or does not send.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.fabric.instance import Request, Response
 from pipeline.fabric.limits import IDLE, LARGEST_BODY, LARGEST_HEAD, REQUEST, Limits
 
-#: Answers what came from an address; None where nobody is known there.
+#: Answers a request from an address; None if no guest has that address.
 Answer = Callable[[str, Request], Response | None]
 
 
@@ -29,7 +29,7 @@ _PAUSE = 0.1
 class Listener(ThreadingHTTPServer):
     """A server on a socket that is bound and listens already.
 
-    It makes no socket of its own: the process may be one that is not allowed to. Idle it costs nothing.
+    It creates no socket, because the process may not be allowed to. It costs nothing while it is idle.
     """
 
     daemon_threads = True
@@ -64,7 +64,9 @@ class Listener(ThreadingHTTPServer):
                 self.process_request(connection, address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own; one too many is hung up on before it costs a thread."""
+        """Serve a connection in a thread of its own; a connection beyond the limit is closed before it costs a
+        thread.
+        """
         address = client_address[0]
         if not self.limits.take_connection(address):
             self.shutdown_request(request)
@@ -82,13 +84,13 @@ class Listener(ThreadingHTTPServer):
             self.limits.release_connection(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A guest that hangs up in mid-sentence is no error of ours."""
+        """A guest that closes its connection in the middle of a request is not an error of the server."""
 
 
 class _Inlet(io.RawIOBase):
-    """What a guest sends, with one deadline for a whole request and a bound for its head.
+    """A guest's request as a stream, with one deadline for the whole request and a limit for its head.
 
-    A socket's own timeout begins anew with each byte: a guest that sends one a minute would be read for ever.
+    A socket's own timeout begins again with each byte: a guest that sends one a minute would be read for ever.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -174,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(answered)
 
     def _body_size(self) -> int | None:
-        """The size of the request's body, None where it is none of HTTP's or too large: that has been said then."""
+        """The size of the request's body; None if it is invalid or too large: then the error has been answered."""
         written = self.headers.get_all("content-length") or ["0"]
         if "transfer-encoding" in self.headers or len(set(written)) > 1:
             self._refuse(400)

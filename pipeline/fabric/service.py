@@ -1,7 +1,8 @@
-"""The fabric as a service for a store's VMs: what the commands call. One server a store, which outlives them.
+"""The fabric as a service for a store's VMs; commands call this module. Each store has one server, which outlives the
+commands.
 
-Registrations are on disk; wires and the server are made from them, whenever something is missing: after a crash of
-the server, after a restart of the host. A running VM's bridge is never taken away for that.
+Registrations are on disk. Missing wires and a missing server are created from them again, for example after a crash
+of the server or a restart of the host. The bridge of a running VM is never removed for that.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ log = logging.getLogger("goldsmith.fabric")
 
 #: Seconds for a server to answer for the first time, on a busy emulated host.
 START = 60.0
-#: Seconds for a server to take, or let go of, sockets that a dead command had handed over.
+#: Seconds for a server to take or close the sockets that a dead command had passed to it.
 SOCKETS = 10.0
 #: Seconds to wait for another command that changes the fabric: each takes less than two.
 LOCK = 120.0
 
 
 def label_of(store: Store) -> str:
-    """What the namespace and the bridges of a store's VMs are called by."""
+    """The label of the namespace and the bridges of a store's VMs."""
     return store.label("vms")
 
 
 def network_names(active: Iterable[Registration]) -> dict[str, dict[str, str]]:
-    """For each VM in a private network, by its id: the names of the network's members, itself among them. Pure.
+    """For each VM in a private network, by its id: the names of all members of the network, including itself. Pure.
 
-    Of two members of one name the one with the lower number has it.
+    If two members have the same name, it leads to the one with the lower number.
     """
     members: dict[str, dict[str, str]] = {}
     inside = [each for each in active if each.data.network is not None]
@@ -65,9 +66,9 @@ def network_names(active: Iterable[Registration]) -> dict[str, dict[str, str]]:
 
 
 def make_views(active: Sequence[Registration]) -> dict[str, dict[str, Any]]:
-    """What the server is told of each VM, by its id: who it is, the names it can resolve, and a mark of both. Pure.
+    """The server's data of each VM, by its id: its identity, the names it can resolve, and a digest of both. Pure.
 
-    Not its custom data, which is on the medium and may hold secrets.
+    Without its custom data, which is on the medium and may hold secrets.
     """
     names = network_names(active)
     views = {}
@@ -80,7 +81,7 @@ def make_views(active: Sequence[Registration]) -> dict[str, dict[str, Any]]:
 
 
 class Service:
-    """A store's fabric. Every method finds out what is there; nothing is remembered between two calls."""
+    """A store's fabric. Every method looks at the real state; nothing is remembered between two calls."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -111,13 +112,13 @@ class Service:
             return self._link(registration)
 
     def begin(self, instance_id: str) -> None:
-        """A boot that provisions begins: what was reported is forgotten. Raises HostError (fabric-unknown-vm)."""
+        """Forget all reports, because a provisioning boot begins. Raises HostError (fabric-unknown-vm)."""
         with self._locked():
             self._bring_up(instance_id)
             self._ask({"do": "begin", "id": instance_id})
 
     def suspend(self, instance_id: str) -> None:
-        """Take a VM off its wire; its registration stays."""
+        """Detach a VM from its wire; its registration stays."""
         with self._locked():
             registration = self._registrations.find(instance_id)
             if registration is None or registration.suspended:
@@ -126,13 +127,13 @@ class Service:
             self._bring_up()
 
     def detach(self, instance_id: str) -> None:
-        """Take a VM off the fabric, with its registration and its record."""
+        """Remove a VM from the fabric, with its registration and its record."""
         with self._locked():
             try:
                 registration = self._registrations.find(instance_id)
             except RecordDamaged:
                 self._registrations.remove(instance_id)
-                self._bring_up()  # where it was attached is not known: what nobody is registered for is swept
+                self._bring_up()  # its place is not known: everything without a registration is removed
                 return
             if registration is not None and not registration.suspended:
                 self._registrations.write(suspended(registration))
@@ -168,9 +169,9 @@ class Service:
             lock.release()
 
     def _bring_up(self, subject: str | None = None) -> None:
-        """Whatever registrations want and is not there, and away with what none wants.
+        """Create what the registrations need and is missing; remove what no registration needs.
 
-        A way out that cannot be had is an error for the VM `subject` alone; for others it is a warning.
+        A way out that cannot be created is an error for the VM `subject`; for other VMs it is a warning.
         """
         wanted = self._registrations.active()
         if not wanted:
@@ -181,7 +182,7 @@ class Service:
             self._host.end_server()
             self._host.lay()
             served = {}
-        # a command may have died between any two steps: what is there is compared, nothing is concluded
+        # a command may have died between any two steps, so the real state is compared
         for stranger in served.keys() - {each.data.instance_id for each in wanted}:
             self._ask({"do": "detach", "id": stranger})
         self._host.sweep_wires(wanted)
@@ -227,13 +228,13 @@ class Service:
                 each.close()
 
     def _open_sockets(self, registration: Registration) -> Sequence[socket.socket]:
-        """The sockets of a VM's wire, which the server has no others for.
+        """New sockets of a VM's wire, for which the server has none.
 
-        Raises HostError (fabric-address-taken) where something else keeps them longer than SOCKETS seconds.
+        Raises HostError (fabric-address-taken) if another process keeps them longer than SOCKETS seconds.
         """
         until = time.monotonic() + SOCKETS
         while True:
-            # its wire was lost while it was served: the sockets of the old one hear nothing
+            # its wire was lost while it was served: the old wire's sockets receive nothing
             self._ask({"do": "detach", "id": registration.data.instance_id})
             try:
                 return self._host.open_sockets(registration)
@@ -245,9 +246,10 @@ class Service:
                     raise HostError(
                         f"the addresses of {name} are taken on the fabric",
                         name="fabric-address-taken",
-                        hint=f"goldsmith vm deallocate {name}, then start, lays its wire anew; read {self._host.log}",
+                        hint=f"run goldsmith vm deallocate {name}, then goldsmith vm start {name}; "
+                        f"{self._host.log} has the details",
                     ) from None
-            # a command that died had handed sockets over, and the server has not come to them yet
+            # a command that died had passed sockets, which the server has not read yet
             time.sleep(0.05)
 
     def _start(self) -> None:
@@ -277,7 +279,7 @@ class Service:
         return lines[-1] if lines else "it printed nothing"
 
     def _end(self) -> None:
-        """Nothing needs the fabric: the server ends, and nothing of it stays."""
+        """End the server and remove the fabric, because no VM needs it."""
         if not self._host.namespace.path.exists():
             return
         with contextlib.suppress(OSError, ValueError):
@@ -285,9 +287,9 @@ class Service:
         self._host.remove()
 
     def _hello(self) -> dict[str, str] | None:
-        """The VMs that the server serves, each with the mark of what it was told of it.
+        """The VMs that the server serves, each with the digest of the data that it has.
 
-        None where no server of this version answers, or one that was given no sockets: its command died.
+        None if no server of this version answers, or if it never got sockets because its command died.
         """
         answer = self._greet()
         if answer is None or not answer.get("listening"):
@@ -336,12 +338,12 @@ def find(store: Store) -> Service | None:
 
 
 def read_status(store: Store, instance_id: str) -> AgentStatus:
-    """What the VM's agent said; nothing is started for it."""
+    """The state that the VM's agent reported. Starts nothing."""
     return Registrations.of(store).status(instance_id)
 
 
 def read_link(store: Store, instance_id: str) -> Link | None:
-    """Where a VM is attached, or will be again; None where it is not registered. Raises RecordDamaged."""
+    """Where a VM is attached, or will be attached again; None if it is not registered. Raises RecordDamaged."""
     registration = Registrations.of(store).find(instance_id)
     return Service(store)._link(registration) if registration is not None else None
 

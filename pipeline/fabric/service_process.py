@@ -2,7 +2,7 @@
 
 It enters the namespace, binds its control socket, becomes its own user without capabilities, in a root that shows it
 the records alone, and can then open no socket and start no program. A command gives it sockets over the control
-socket. It ends when a command says so, or when it has served nobody for a while.
+socket. It ends when a command asks for it, or when it has served no guest for a while.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from pipeline.fabric.registrations import STATUS, Registration, RegistrationShap
 from pipeline.fabric.serving import FabricServer
 from pipeline.network.namespaces import enter
 
-#: Exchanges of one guest that are kept in memory: a VM lives for months, and its log on disk has more.
+#: Exchanges of one guest that are kept in memory; its log on disk has more.
 KEPT = 64
-#: Seconds between two notes that a guest was heard.
+#: Seconds between two records of the time of a guest's last request.
 HEARD_EVERY = 30.0
-#: Seconds after which a server that serves nobody ends by itself: the command that started it has died.
+#: Seconds after which a server without guests ends by itself: the command that started it has died.
 LONELY = 60.0
 #: Seconds to wait for another server to end.
 LOCK = 5.0
 #: Bytes of writable memory beside what the process has at its start, open descriptors, bytes of a thread's stack.
 MEMORY, DESCRIPTORS, STACK = 512 << 20, 20_000, 512 << 10
-#: System calls that the server is refused: those of a tool, but for what serving takes, and programs.
+#: System calls that the server may not use: those that tools may not use, except those that it needs; and starting
+#: programs.
 REFUSED = (*(name for name in TOOL_REFUSALS if name not in ("accept", "accept4", "sendto")), "execve", "execveat")
 
 
@@ -69,7 +70,7 @@ class ServedGuest(GuestRecord):
         self._change(state="none", substatus="", description="", time=None, heard=None)
 
     def note(self, report: Report | None) -> None:
-        """Write down that the guest was heard, and its report if it made one."""
+        """Record the time of the guest's request, and its report if it made one."""
         with self._status_lock:
             state = self._status["state"]
             if report is not None:
@@ -98,7 +99,7 @@ class ServedGuest(GuestRecord):
 
 
 class Process:
-    """Answers commands, one after the other, until one says `end`."""
+    """Answers commands, one after the other, until the command `end`."""
 
     def __init__(self, listener: socket.socket, records: Path) -> None:
         self._listener = listener
@@ -128,7 +129,7 @@ class Process:
                 self._lonely_since = time.monotonic()
             elif time.monotonic() - self._lonely_since > LONELY:
                 break
-            # with guests, nothing but a command wakes this thread
+            # while there are guests, only a command wakes this thread
             timeout = None if self._server.attached() else LONELY / 4
             if select.select([self._listener], [], [], timeout)[0]:
                 with contextlib.suppress(OSError):
@@ -176,7 +177,7 @@ class Process:
         return {}
 
     def _note_view(self, registration: Registration, question: dict[str, Any]) -> None:
-        """Names last, then the mark by which commands see that all of it is known."""
+        """Write the names last, then the digest, by which commands see that the data is complete."""
         instance_id = registration.data.instance_id
         self._server.set_names(instance_id, {str(name): str(to) for name, to in question["names"].items()})
         self._marks[instance_id] = str(question["mark"])
@@ -218,10 +219,10 @@ def bind_control(path: Path) -> socket.socket:
 
 
 def be_the_only_server(control: Path) -> int | None:
-    """The descriptor of a lock that one server of a store holds as long as it lives; None where another keeps it.
+    """The descriptor of the lock that the server of a store holds while it lives; None if another process holds it.
 
-    A command that is killed right after it has started a server leaves one that nobody knows of yet: it must not take
-    the control socket from the next command's.
+    A command that is killed right after it has started a server leaves one without sockets: it must not take
+    the control socket from the next command's server.
     """
     lock = os.open(control.with_name("server.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + LOCK
@@ -237,9 +238,9 @@ def be_the_only_server(control: Path) -> int | None:
 
 
 def give_up_rights(records: Path, uid: int, gid: int) -> Path:
-    """Become the user, and see nothing of the host's files but the records. Where they are from then on.
+    """Become the user, and see no files of the host except the records. Returns their path from then on.
 
-    Raises OSError where anything of it cannot be applied: then nobody is served.
+    Raises OSError if any part of this fails: then no guest is served.
     """
     data = next(
         int(line.split()[1]) << 10
@@ -259,7 +260,7 @@ def give_up_rights(records: Path, uid: int, gid: int) -> Path:
 
 
 def load_everything() -> None:
-    """Call what loads its parts late, while there are files to load them from."""
+    """Call the functions that load modules late, while the files of these modules can still be read."""
     confinement.load_seccomp()  # once it is loaded, its name is enough
     for shape in (RegistrationShape, StatusShape):
         with contextlib.suppress(ValueError):

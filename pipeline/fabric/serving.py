@@ -1,7 +1,7 @@
-"""What serves guests, on sockets that it is given: HTTP, DHCP and names. It makes no socket and needs no rights.
+"""Serves guests on sockets that it gets: HTTP, DHCP and names. It creates no socket and needs no rights.
 
 A guest is known by its address (HTTP) or by the socket of its wire (DHCP, names). A proof's fabric and the service
-that instances stand on are this same server, in two processes.
+of instances use this same server, in two processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LARGEST_DATAGRAM = 2048
 
 
 def lease_of(instance: Instance, *, outside: bool = False) -> dhcp.Lease:
-    """The guest's lease. One with a way `outside` has its default route and its resolver there."""
+    """The guest's lease. With a way `outside` its default route and its resolver are there."""
     gateway = instance.gateway
     router = instance.way_out if outside else gateway
     routes = [("0.0.0.0/0", router), (f"{WIRESERVER}/32", gateway), (f"{IMDS}/32", gateway)]
@@ -41,7 +41,7 @@ def lease_of(instance: Instance, *, outside: bool = False) -> dhcp.Lease:
 
 
 def zone_of(instance: Instance) -> names.Zone:
-    """The names that every guest knows; another one is refused, there is no outside."""
+    """The names that every guest can resolve; other names are refused."""
     site = instance.site
     own = {site.host.lower(): site.address} if site is not None and site.named else {}
     return names.Zone(own, {INTERNAL_DOMAIN: WIRESERVER})
@@ -88,7 +88,7 @@ class FabricServer:
         self._listeners.append(server)
 
     def is_listening(self) -> bool:
-        """Whether it has been given sockets for HTTP."""
+        """Whether it has sockets for HTTP."""
         return bool(self._listeners)
 
     def attach(
@@ -104,7 +104,7 @@ class FabricServer:
         self._datagrams.add(name_socket, wire, _answer_name)
 
     def change(self, record: GuestRecord, *, outside: bool = False) -> None:
-        """Go on for a guest with other data; its address and its sockets are the same."""
+        """Replace a guest's data; its address and its sockets stay the same."""
         instance = record.instance
         with self._lock:
             wire = self._wires[instance.vm_id]
@@ -113,7 +113,7 @@ class FabricServer:
             self._records[instance.address] = record
 
     def detach(self, vm_id: str) -> None:
-        """Serve a guest no more; its sockets are closed when this returns."""
+        """Stop serving a guest; its sockets are closed when this returns."""
         with self._lock:
             wire = self._wires.pop(vm_id, None)
             if wire is not None:
@@ -179,7 +179,7 @@ _Handler = Callable[[_Wire, socket.socket, bytes, tuple[str, int]], None]
 
 
 class _Datagrams:
-    """One thread that reads all datagram sockets. A guest that sends too many is not read for a moment."""
+    """One thread that reads all datagram sockets. A guest that sends too many datagrams is not read for a moment."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -203,7 +203,7 @@ class _Datagrams:
         self._wake()
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
-        """Wait until the thread has closed them: it alone does, so that it reads no number of a closed descriptor."""
+        """Wait until the thread has closed them. Only the thread closes sockets, so it never reads a closed one."""
         with self._lock:
             self._gone += sockets
         self._wake()
@@ -242,13 +242,13 @@ class _Datagrams:
             self._selector.unregister(sock)
             self._resting.append((time.monotonic() + 10 / limits.DATAGRAMS, sock, key.data))
             return
-        # whatever a guest makes our answer trip over concerns that guest alone
+        # an error in an answer concerns this guest only
         with contextlib.suppress(Exception):
             packet, sender = sock.recvfrom(_LARGEST_DATAGRAM)
             handler(wire, sock, packet, sender)
 
     def _tidy(self) -> None:
-        """Close what was removed, and read again who has rested."""
+        """Close the sockets of removed guests, and read again from guests whose pause is over."""
         with self._lock:
             gone, self._gone = self._gone, []
         now = time.monotonic()

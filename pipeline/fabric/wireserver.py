@@ -1,4 +1,4 @@
-"""The WireServer and the HostGAPlugin: what Azure's host tells a guest's agent, and what the agent reports. Pure.
+"""The WireServer and the HostGAPlugin: Azure's host's answers to a guest's agent, and the agent's reports. Pure.
 
 Written from the agents' side of the protocol (version 2012-11-30), which is public: cloud-init and WALinuxAgent.
 The goal state names one extension where the instance has it, else none.
@@ -25,14 +25,14 @@ from pipeline.fabric.certificates import make_key_pair, sealed
 from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
 from pipeline.fabric.limits import KEPT_EVENTS, KEPT_WORDS, LARGEST_DOCUMENT
 
-#: A duration that a day has: more digits are no duration.
+#: Digits that a duration within a day can have: with more it is not a duration.
 _MILLISECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 #: Certificates that were sealed already: an agent asks again with each goal state.
 _KEPT_SEALS = 64
 
 PROTOCOL = "2012-11-30"
 PLUGIN_PROTOCOL = "2015-09-01"
-#: There is only ever one goal: run.
+#: The goal is always the same: run.
 INCARNATION = "1"
 #: 100 ns ticks since year 1, as Azure stamps a goal state: the start of 2024.
 CREATED = "638396640000000000"
@@ -138,7 +138,7 @@ def shared_config(instance: Instance, _request: Request) -> Response:
 
 
 def status_blob(instance: Instance) -> str:
-    """Where the agent is told to put its status; it goes there through the HostGAPlugin."""
+    """The address to which the agent sends its status, through the HostGAPlugin."""
     return f"http://{WIRESERVER}:{PLUGIN_PORT}/blob/{instance.deployment_id}.{instance.name}.status"
 
 
@@ -154,7 +154,7 @@ def _attribute(value: object) -> str:
 
 
 def _extension_goal_states(instance: Instance) -> list[dict[str, object]]:
-    """The extension as vmSettings name it: the same values as in extensionsConfig, agents compare them."""
+    """The extension as vmSettings name it, with the values of extensionsConfig, because agents compare them."""
     offered = instance.extension
     if offered is None:
         return []
@@ -177,7 +177,7 @@ def _extension_goal_states(instance: Instance) -> list[dict[str, object]]:
 
 
 def artifact(instance: Instance, request: Request) -> Response:
-    """A file of the extension, asked for itself or through the HostGAPlugin, which gets the address in a header."""
+    """A file of the extension, requested directly or through the HostGAPlugin, which gets the address in a header."""
     location = urlsplit(request.headers.get("x-ms-artifact-location", ""))
     path = location.path if request.port == PLUGIN_PORT else request.path
     if instance.extension is not None and path == extension.MANIFEST_PATH:
@@ -210,9 +210,9 @@ def extensions_config(instance: Instance, _request: Request) -> Response:
 
 
 class _Seals:
-    """Sealed certificates: one is made for a guest at a time, and none again that was made already.
+    """Sealed certificates: only one is made for a guest at a time, and finished ones are reused.
 
-    A guest may ask as often as it likes, with as many certificates as it can make; an answer takes a key.
+    A guest may send any number of requests with new certificates, and each answer costs a new key.
     """
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ _SEALS = _Seals()
 
 
 def certificates(instance: Instance, request: Request) -> Response:
-    """The VM's certificates, sealed for the agent that asks with its own in a header."""
+    """The VM's certificates, sealed for the agent's certificate, which is in a header of the request."""
     asked_with = request.headers.get("x-ms-guest-agent-public-x509-cert", "")
     root = etree.Element("CertificateFile", nsmap={"xsi": _XSI})
     _sub(root, "Version", PROTOCOL)
@@ -260,7 +260,7 @@ def certificates(instance: Instance, request: Request) -> Response:
 
 
 def vm_settings(instance: Instance, request: Request) -> Response:
-    """The goal state once more, as the HostGAPlugin gives it."""
+    """The goal state in the HostGAPlugin's form."""
     etag = instance.derived("vm-settings")
     if request.headers.get("if-none-match") == etag:
         return Response(304)
@@ -302,7 +302,7 @@ _WIRE: dict[tuple[str, str], Callable[[Instance, Request], Response]] = {
     ("GET", "certificates"): certificates,
     ("POST", "health"): _empty(200),
     ("POST", "telemetrydata"): _empty(200),
-    # WALinuxAgent takes nothing else for success
+    # WALinuxAgent accepts only this as success
     ("POST", "roleproperties"): _empty(202),
 }
 
@@ -317,7 +317,7 @@ _PLUGIN: dict[tuple[str, str], Callable[[Instance, Request], Response]] = {
 
 
 def answer(instance: Instance, request: Request) -> Response | None:
-    """What the WireServer (port 80) or the HostGAPlugin (port 32526) says; None for what they do not know."""
+    """The answer of the WireServer (port 80) or the HostGAPlugin (port 32526); None for an unknown address."""
     if request.port == PLUGIN_PORT:
         handler = _PLUGIN.get((request.method, request.path))
     elif (request.method, request.path) == ("POST", "/healthservice"):
@@ -332,7 +332,7 @@ def answer(instance: Instance, request: Request) -> Response | None:
 
 
 def handler_statuses(request: Request) -> list[extension.HandlerStatus]:
-    """What an agent reports of its extensions, if this request is its status and can be read."""
+    """An agent's report about its extensions, if this request is a status that can be read."""
     if (request.method, request.port, request.path) != ("PUT", PLUGIN_PORT, "/status"):
         return []
     return extension.read_statuses(request.body)
@@ -362,7 +362,7 @@ def events(request: Request) -> list[Event]:
 
 
 def _nodes(document: bytes | str, path: str) -> Iterator[etree._Element]:
-    """The elements at a path of what a guest sent; none where it is no XML or too large: a guest may say anything."""
+    """The elements at a path of a guest's document; empty if it is not XML or is too large."""
     if len(document) <= LARGEST_DOCUMENT:
         with contextlib.suppress(etree.XMLSyntaxError, ValueError):
             parser = etree.XMLParser(resolve_entities=False, no_network=True)
@@ -370,7 +370,7 @@ def _nodes(document: bytes | str, path: str) -> Iterator[etree._Element]:
 
 
 def health_report(request: Request) -> Report | None:
-    """What a guest said of itself, if this request is a health report that can be read."""
+    """A guest's health report, if this request is one that can be read."""
     if request.method != "POST" or request.query.get("comp", "").lower() != "health":
         return None
     health = next(_nodes(request.body, ".//Health"), None)

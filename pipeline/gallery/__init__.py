@@ -47,11 +47,11 @@ POINT = ".point-"
 #: Where versions that have gone left word.
 TOMBSTONES = ".tombstones"
 LOCK = ".lock"
-#: Why the newest candidate is no version.
+#: Why the newest candidate was refused.
 REFUSED = "refused.json"
 #: A channel's name: one that an option, a path and a message can hold.
 CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
-#: Seconds to wait for whoever holds an image's folder: a capture that has to copy takes longest.
+#: Seconds to wait for the holder of an image's folder: a capture that has to copy takes longest.
 PATIENCE = 900.0
 
 

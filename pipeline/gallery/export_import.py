@@ -85,7 +85,7 @@ def import_version(
 
     Nothing in the parcel is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
     the rest, and it must hold no file that a version has not. `complete` writes what hangs on where it lies. One that
-    `returns` may have been let go.
+    `returns` may have been pruned.
     Raises UsageError, CheckFailed (master-damaged), HostError (disk-full).
     """
     manifest = _manifest(parcel)

@@ -2,8 +2,8 @@
 
 A manifest has some 40 KiB, and checking a thousand of them takes seconds. The index in the gallery's folder holds,
 for each version, what the list shows of its manifest, and which file that was: inode, size, times. It is a cache, and
-nothing but the list believes it. A manifest that is not the very file is read anew; without an index, or with a
-damaged one, all are. Channels and the sizes of disks are no part of it, because they change without the manifest.
+nothing but the list believes it. A manifest that is not the very file is read again; without an index, or with a
+damaged one, all are. Channels and the sizes of disks are not in it, because they change without the manifest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INDEX = ".list-index.json"
 #: Of what `facts_of` returns, and of what a manifest must hold to be shown. Raise it when either changes.
 FORMAT = 1
 #: Seconds. A file that changed as recently could change again within the same tick of the file system's clock, which
-#: is two seconds at the coarsest (FAT); it is read anew the next time.
+#: is two seconds at the coarsest (FAT); it is read again the next time.
 UNSETTLED = 2.0
 #: Versions in the index; what is more is read each time. An index of so many stays below the bounds of `read_json`.
 MOST = 20_000
@@ -218,7 +218,7 @@ class _Reader:
         versions = {**kept, **self._seen}
         if versions == self._known or len(versions) > MOST:
             return
-        # whoever may only read the gallery reads manifests each time; so does everybody on a full disk
+        # anyone who may only read the gallery reads manifests each time; so does everybody on a full disk
         with contextlib.suppress(OSError):
             write_json(self._gallery.root / INDEX, {"format": FORMAT, "goldsmith": __version__, "versions": versions})
 

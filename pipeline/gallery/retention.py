@@ -1,7 +1,7 @@
 """What keeps a version and what lets it go: channels, leases, withdrawals, age, number; and the word that it leaves.
 
 All of it is files in the image's own folder, which may be shared over NFS: `.leases/`, `.withdrawn/`, `.tombstones/`.
-Whoever changes any of them holds the folder's lock.
+Anyone who changes any of them holds the folder's lock.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
                 hint=f"goldsmith gallery list {name} shows all versions; promote a good one with goldsmith gallery "
                 "promote",
             )
-        # first the mark: whoever dies in between has withdrawn a version and moved nothing
+        # first the mark: a process that dies in between has withdrawn a version and moved nothing
         (folder / WITHDRAWN).mkdir(exist_ok=True)
         write_json(folder / WITHDRAWN / f"{current.version}.json", {"why": why, "when": now()})
         gallery.promote(good[-1], channel)
@@ -238,7 +238,7 @@ def roll_back(gallery: Gallery, name: str, channel: str, why: str) -> tuple[Vers
 
 @dataclass(frozen=True)
 class PruneCandidate:
-    """A version that retention lets go, and why; `held` says what keeps it all the same. `size`: bytes on disk."""
+    """A version that retention deletes, and why. `held`: what protects it all the same. `size`: bytes on disk."""
 
     version: Version
     why: str
@@ -275,7 +275,7 @@ def prune(
     used: Callable[[Version], str] = lambda _version: "",
     dry: bool = False,
 ) -> list[PruneCandidate]:
-    """Let go what is too many or too old: no channel's target, nothing leased, nothing that `used` names a user of.
+    """Delete versions that are too many or too old, but none in a channel, none leased, none with a user in `used`.
 
     Each that goes leaves a tombstone. `dry` only says what would go.
     """

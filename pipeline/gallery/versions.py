@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-#: ASCII digits only, and of a length that is no attack on whoever computes with them: an Azure version is 32 bits.
+#: ASCII digits only, and too short to exhaust a program that computes with them: an Azure version is 32 bits.
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})")
 
 

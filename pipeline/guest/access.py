@@ -47,7 +47,7 @@ def tmpfs_root() -> Path:
 
 
 def run_folder(run_id: str, name: str) -> Path:
-    """A folder on tmpfs for one guest of a run; whoever makes the guest removes it."""
+    """A folder on tmpfs for one guest of a run; anyone who makes the guest removes it."""
     root = tmpfs_root()
     folder = root / run_id / name
     # search for qemu's user, which reads the media in it; nothing to list

@@ -205,7 +205,7 @@ def _lists(project: Path, playbooks: Path) -> list[Path]:
 
 
 def read_requirements(file: Path, project: Path) -> Requirements:
-    """Read one list. Raises DefinitionError with the line where it is no list that ansible-galaxy reads."""
+    """Read one list. Raises DefinitionError with the line if ansible-galaxy cannot read it."""
     shown = str(file.relative_to(project)) if file.is_relative_to(project) else str(file)
     hint = "collections: [{name: ansible.posix, version: 1.5.4}]"
     try:

@@ -54,7 +54,7 @@ class Modes:
 
     @property
     def folder(self) -> int:
-        """Of a new folder: whoever may read its files may search it."""
+        """Of a new folder: anyone who may read its files may search it."""
         if self.mode is None:
             return FOLDER
         permissions = self.mode & 0o777
@@ -183,7 +183,7 @@ def _add_file(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, head:
 
 
 def _data_pieces(fd: int, size: int) -> list[tuple[int, int]]:
-    """(start, length) of each piece of a file that is no hole, in order; holes cost a question each."""
+    """(start, length) of each piece of a file outside holes, in order; each hole costs one call."""
     found = []
     at = 0
     while at < size:

@@ -182,7 +182,7 @@ def _remember(folder: Path, key: str) -> None:
         (folder / key).touch()
         known = list(folder.iterdir())
     except OSError:
-        return  # whoever may not write to the store has it checked again
+        return  # anyone who may not write to the store has it checked again
     if len(known) > _REMEMBERED:
         for path in sorted(known, key=lambda each: each.stat().st_mtime)[: _REMEMBERED // 10]:
             path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ def step_log(build: Build, number: int, step: Step) -> Path:
 
 
 def line_writer(build: Build, file: TextIO) -> Callable[[str], None]:
-    """A function that writes a line of a step's output to its log, and shows it to whoever follows the build."""
+    """A function that writes a line of a step's output to its log, and shows it to anyone who follows the build."""
     left = LARGEST_LOG
 
     def write(line: str) -> None:

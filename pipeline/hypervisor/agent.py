@@ -144,7 +144,7 @@ class Agent:
             self.call("guest-file-close", {"handle": handle})
 
     def write(self, path: str, data: bytes | IO[bytes]) -> None:
-        """Write a guest's file anew: these bytes, or those of an open file, a piece at a time."""
+        """Write a guest's file again: these bytes, or those of an open file, a piece at a time."""
         source = io.BytesIO(data) if isinstance(data, bytes) else data
         handle = self.open(path, "wb")
         try:

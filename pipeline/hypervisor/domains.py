@@ -1,4 +1,4 @@
-"""goldsmith's domains on this host, whoever started them: by the run that their metadata names."""
+"""goldsmith's domains on this host, whichever process started them: by the run that their metadata names."""
 
 from __future__ import annotations
 

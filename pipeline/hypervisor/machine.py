@@ -335,7 +335,7 @@ class Machine:
             self._seen = self.spec.serial_log.stat().st_size
 
     def screenshot(self, path: Path) -> bool:
-        """Save the screen as PNG. False when there is no screen to be had any more."""
+        """Save the screen as PNG. False if the machine has no screen any more."""
         if self._domain is None or self.stopped is not None:
             return False
         picture = take_picture(self.connection, self.domain)

@@ -125,6 +125,6 @@ def unwatch(connection: Connection, number: int) -> None:
 
 
 def press_power_button(domain: libvirt.virDomain) -> None:
-    """Press the power button. A machine that has ended meanwhile is no error."""
+    """Press the power button. It is not an error if the machine has ended meanwhile."""
     with contextlib.suppress(libvirt.libvirtError):
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)

@@ -31,7 +31,7 @@ STUCK = re.compile(
     rb"task [^\r\n]{1,60} blocked for more than [0-9]+ seconds|Watchdog detected hard LOCKUP[^\r\n]*|"
     rb"rcu[^\r\n]{0,40}kthread starved for [^\r\n]*|workqueue lockup[^\r\n]*"
 )
-#: Lines that belong to such a report: they come again and again, and are no progress.
+#: Lines that belong to such a report: they are repeated, and do not show progress.
 _REPORT = re.compile(
     rb"soft lockup|stall|blocked for more than|hard LOCKUP|starved for|workqueue lockup|NMI backtrace|Sending NMI|"
     rb"Call Trace|</?(?:TASK|IRQ|NMI)>|\+0x[0-9a-f]+/0x[0-9a-f]+|Modules linked in|CPU: ?[0-9]|Hardware name|Code:|"
@@ -91,7 +91,7 @@ class Progress:
         return self._hung(busy, since) if self._kernel else None
 
     def _restarted(self, last: Sample, sample: Sample) -> bool:
-        """Whether it is another start of the guest: its counters begin anew."""
+        """Whether it is another start of the guest: its counters begin again."""
         if len(sample.processors) == len(last.processors) and sum(sample.processors) >= sum(last.processors):
             return False
         self._words = b""

@@ -18,7 +18,7 @@ _CHUNK = 4096
 def join_console(connection: Connection, domain: libvirt.virDomain, keyboard: int, screen: int) -> None:
     """Copy between two files of this process and the console until ESCAPE is typed, or the machine ends.
 
-    Whoever sat there before is thrown out. Raises BuildError (libvirt-failed).
+    A terminal that was connected before is disconnected. Raises BuildError (libvirt-failed).
     """
     stream = connection.raw.newStream(0)
     with translated("opening the console"):

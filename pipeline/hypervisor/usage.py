@@ -64,7 +64,7 @@ def sample_from(stats: Mapping[str, Any], at: float) -> Sample:
 
 
 def usage_between(first: Sample, last: Sample) -> Usage:
-    """The use between two samples of one machine; one that was started anew in between counts from its start."""
+    """The use between two samples of one machine; one that was started again in between counts from its start."""
     seconds = max(last.at - first.at, 1e-3)
 
     def rate(name: str) -> float:

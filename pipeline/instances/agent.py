@@ -1,4 +1,4 @@
-"""What the fabric's service knows of an instance, in the form that the watch of a boot takes."""
+"""The fabric's record of an instance, in the form that the watch of a boot needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.fabric.service import Service, read_exchanges, read_status
 from pipeline.guest.access import SSH_BANNER
 from pipeline.instances.record import Record
 
-#: Seconds to reach a guest's sshd, and for its first words.
+#: Seconds to reach a guest's sshd and to read its greeting.
 _REACH, _GREETING = 2.0, 5.0
-#: Seconds between two looks for its sshd.
+#: Seconds between two tries to reach its sshd.
 LOOK = 1.0
 
 
 class ServiceRecord:
-    """The record of one guest. Each answer is read anew."""
+    """The record of one guest. Each answer is read again."""
 
     def __init__(self, store: Store, instance: str) -> None:
         self._store, self._instance = store, instance
@@ -46,7 +46,7 @@ class ServiceRecord:
 
 
 def greets(running: Service, instance: str) -> bool:
-    """Whether an sshd greets at the instance's address."""
+    """Whether an sshd answers at the instance's address."""
     with contextlib.suppress(OSError), running.connect(instance, 22, _REACH) as link:
         link.settimeout(_GREETING)
         return link.recv(16).startswith(SSH_BANNER)
@@ -54,9 +54,9 @@ def greets(running: Service, instance: str) -> bool:
 
 
 def wait_greeting(running: Service, record: Record, deadline: float, on_wait: Callable[[], None]) -> None:
-    """Wait until the instance's sshd greets: an agent reports Ready before the guest's services are all up.
+    """Wait until the instance's sshd answers: an agent reports Ready before all services of its guest are up.
 
-    `on_wait` is called once if it does not greet at once. Raises GuestError (guest-sshd-dead) after `deadline` s.
+    `on_wait` is called once if sshd does not answer at once. Raises GuestError (guest-sshd-dead) after `deadline` s.
     """
     until, waited = time.monotonic() + deadline, False
     while not greets(running, record.id):
@@ -64,7 +64,7 @@ def wait_greeting(running: Service, record: Record, deadline: float, on_wait: Ca
             raise GuestError(
                 f"{record.name}: no sshd has answered for {deadline:.0f} s",
                 name="guest-sshd-dead",
-                hint=f"goldsmith vm console {record.name}, vm logs and vm screenshot show what it does",
+                hint=f"goldsmith vm console {record.name}, vm logs and vm screenshot show its state",
             )
         if not waited:
             on_wait()

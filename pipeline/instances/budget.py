@@ -1,4 +1,4 @@
-"""What the VMs of a store may take of their host: memory and disk once, processors several times over."""
+"""The host's resources for the VMs of a store: memory and disk are promised once, processors several times."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.base.errors import HostError
 from pipeline.base.files import Shape, disk_bytes, read_json, write_json
 from pipeline.instances.record import Instances, Record
 
-#: How many processors of VMs one of the host carries, unless its administrator sets another number.
+#: The number of VM processors for each processor of the host, unless its administrator sets another number.
 PROCESSORS_PER_CORE = 8
-#: Bytes that the host keeps for itself and goldsmith: as much as a build takes besides its guest, twice.
+#: Bytes of memory that are kept for the host and goldsmith: twice as much as a build needs besides its guest.
 HOST_MEMORY = 1 << 30
-#: Bytes of memory that QEMU takes besides its guest's.
+#: Bytes of memory that QEMU needs besides the guest's memory.
 QEMU_MEMORY = 128 << 20
 #: Bytes of disk that are never promised to VMs: records, logs, the next build's first layer.
 HOST_DISK = 1 << 30
@@ -29,7 +29,7 @@ class _SettingsShape(Shape):
 
     @classmethod
     def advice(cls) -> str:
-        return "goldsmith vm budget --processors-per-core N writes it anew"
+        return "goldsmith vm budget --processors-per-core N writes it again"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Budget:
-    """What there is in all, and what is taken. `disk`: bytes that may still be promised."""
+    """The host's total and what is taken of it. `disk`: bytes that may still be promised."""
 
     cpus: int
     memory: int
@@ -76,7 +76,7 @@ def _mib(number: int) -> int:
 
 
 def read_processors_per_core(instances: Instances) -> int:
-    """How many processors of VMs one of the host carries. Raises RecordDamaged."""
+    """The number of VM processors for each processor of the host. Raises RecordDamaged."""
     found = read_json(instances.root / _SETTINGS, _SettingsShape)
     return int(found["processors_per_core"]) if found else PROCESSORS_PER_CORE
 
@@ -86,7 +86,7 @@ def set_processors_per_core(instances: Instances, number: int) -> None:
 
 
 def measure_budget(instances: Instances, others: Iterable[Record]) -> Budget:
-    """The budget of this host with these instances, of which deallocated ones take disk alone."""
+    """The budget of this host with these instances; deallocated instances take only disk."""
     records = list(others)
     slots = [record for record in records if record.allocated]
     status = os.statvfs(instances.root)

@@ -1,6 +1,7 @@
-"""All instances of a store on this host: what is true of them now, and the one way to change one.
+"""All instances of a store on this host: their real state, and the only way to change an instance.
 
-Whoever changes an instance holds it, and first brings its record together with what libvirt and the fabric say.
+A process that changes an instance holds its lock, and first brings its record together with what libvirt and the
+fabric say.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Fleet:
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def look(self, record: Record) -> Reality:
-        """What is true of an instance now; its power is unknown where libvirt does not answer."""
+        """The real state of an instance; its power is unknown if libvirt does not answer."""
         try:
             power = read_power(self.connection, record.id)
         except GoldsmithError:
@@ -53,7 +54,9 @@ class Fleet:
         return Reality(power, service.read_status(self.store, record.id))
 
     def survey(self) -> list[tuple[Record, Reality]]:
-        """Every instance with what is true of it, by name. What nobody else changes right now is reconciled."""
+        """Every instance with its real state, by name. Records that no other command is changing are brought up to
+        date.
+        """
         self.keep_fabric()
         with self.instances.hold_budget():
             self.instances.sweep()
@@ -64,9 +67,10 @@ class Fleet:
         return found
 
     def refresh(self, record: Record) -> Record | None:
-        """The instance as it stands; None where its deletion has just been carried to its end.
+        """The instance, brought up to date; None if its interrupted deletion has just been finished.
 
-        Another command that changes it is not waited for: then only what is told of it is right, not its record.
+        It does not wait for another command that changes the instance: then the result is right, but the record is
+        not updated.
         """
         with self.instances.hold_now(record.name) as ours:
             if not ours:
@@ -76,7 +80,7 @@ class Fleet:
             return None if current is None else self._bring_together(current)
 
     def keep_fabric(self) -> None:
-        """Bring the fabric's service back where an instance needs it and its process has ended."""
+        """Start the fabric's service again if an instance needs it and its process has ended."""
         if any(record.allocated and record.disk is not None for record in self.instances.all()):
             service.ensure(self.store)
 
@@ -84,7 +88,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[Record]:
-        """An instance that nobody else changes meanwhile, its record brought together with what is true.
+        """Lock an instance against other commands; its record is first brought up to date.
 
         Raises NotFound (vm-unknown), BuildError (vm-locked, vm-busy).
         """
@@ -100,9 +104,9 @@ class Fleet:
 
     @contextlib.contextmanager
     def operate(self, name: str, kind: str) -> Iterator[Record]:
-        """As `hold`, with an operation in the record for as long as the block runs.
+        """As `hold`, with an operation in the record while the block runs.
 
-        Raises BuildError (vm-busy) where another one goes on, such as a creation that waits for its guest.
+        Raises BuildError (vm-busy) if another operation is in progress, such as a creation that waits for its guest.
         """
         with self.hold(name) as record:
             self.refuse_busy(record)
@@ -116,20 +120,22 @@ class Fleet:
         operation = record.operation
         if operation is not None:
             raise BuildError(
-                f"{record.name} is busy: {operation.kind} {operation.id} goes on since {operation.started} "
+                f"{record.name} is busy: {operation.kind} {operation.id} is in progress since {operation.started} "
                 f"(process {operation.pid})",
                 name="vm-busy",
-                hint=f"wait for its end; goldsmith vm show {record.name} shows how far it is",
+                hint=f"wait until it ends; goldsmith vm show {record.name} shows its progress",
             )
 
     def end_operation(self, name: str) -> None:
-        """Take the operation out of an instance's record, if there still is one. The caller holds the instance."""
+        """Remove the operation from an instance's record, if there still is one. The caller holds the lock."""
         record = self.instances.find(name)
         if record is not None and record.operation is not None and record.operation.kind != "delete":
             self.instances.save(replace(record, operation=None))
 
     def _bring_together(self, record: Record) -> Record | None:
-        """Reconcile an instance that the caller holds, and do what follows: None where it has been deleted."""
+        """Bring an instance up to date that the caller has locked, and do what its state requires; None if it was
+        deleted.
+        """
         if record.operation is not None and record.operation.kind == "delete":
             self.destroy(record)
             return None
@@ -144,7 +150,7 @@ class Fleet:
         return current
 
     def destroy(self, record: Record) -> None:
-        """Delete an instance with all that it has; whatever of it is gone already is no error."""
+        """Delete an instance with all its parts. It is not an error if some of them are gone already."""
         domain = find_domain(self.connection, record.id)
         if domain is not None:
             power_off(domain)
@@ -155,7 +161,7 @@ class Fleet:
         remove_tree(self.medium(record).parent)
         with contextlib.suppress(OSError):
             self.medium(record).parent.parent.rmdir()
-        # last the lease, then the record: as long as there is a disk, its master is kept
+        # the lease and the record last: while there is a disk, its master must be kept
         for path in self.instances.folder(record.name).glob("disk*.qcow2"):
             path.unlink()
         release_instance(self.gallery, record.image, record.version, record.id)
@@ -174,7 +180,7 @@ class Fleet:
         return tmpfs_root() / self.store.instances_label / record.name / "azure.iso"
 
     def make_medium_folder(self, record: Record) -> Path:
-        """The folder of the medium, which QEMU's user may search. Returns the medium's path."""
+        """Make the folder of the medium, which QEMU's user may search. Returns the medium's path."""
         path = self.medium(record)
         for level in (path.parent.parent.parent, path.parent.parent, path.parent):
             level.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -191,7 +197,7 @@ class Fleet:
             self.medium(record).parent.parent.rmdir()
 
     def attach(self, record: Record) -> Link:
-        """The instance's place on the fabric, made or brought back."""
+        """Attach the instance to the fabric, or attach it again."""
         folder = self.folder(record)
         version = self.gallery.get(record.reference)
         data = ProvisioningData(
@@ -208,13 +214,13 @@ class Fleet:
         return service.ensure(self.store).attach(data)
 
     def fail(self, record: Record, error: GoldsmithError) -> Record:
-        """Take down why an instance was not provisioned. The caller holds it."""
+        """Record why an instance was not provisioned. The caller holds the lock."""
         failure = Failure(error.name, error.message, error.hint, now())
         return self.instances.save(replace(record, failure=failure, operation=None))
 
 
 def refuse_generalized(record: Record) -> None:
-    """Raise UsageError (vm-generalized) for a VM that was generalized: it would come up as nobody's machine."""
+    """Raise UsageError (vm-generalized) for a generalized VM: it would start without an identity."""
     if record.generalized:
         raise UsageError(
             f"{record.name} is generalized: it cannot be started any more",

@@ -1,4 +1,4 @@
-"""Switching an instance on and off."""
+"""Power of an instance: on and off."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures)
 def switch_on(
     fleet: Fleet, record: Record, link: Link, features: MachineFeatures, cancelled: threading.Event | None = None
 ) -> Machine:
-    """Define the machine and power it on. Whoever holds the result watches it, or `leave`s it.
+    """Define the machine and power it on. The caller watches the result, or calls its `leave`.
 
     Raises BuildError (libvirt-failed), HostError (qemu-access-denied).
     """
@@ -77,7 +77,7 @@ def switch_on(
     if spec.seed is not None:
         own(spec.seed, fleet.connection)
     machine = Machine(fleet.connection, spec, fleet.logs(record), cancelled)
-    machine.mark()  # what its console said before is no disaster of this boot
+    machine.mark()  # earlier lines of its console do not belong to this boot
     machine.start()
     return machine
 
@@ -85,7 +85,7 @@ def switch_on(
 def switch_off(fleet: Fleet, record: Record, *, deadline: float, force: bool) -> None:
     """Switch a machine off by its power button, or at once with `force`.
 
-    Raises GuestError (guest-shutdown-timeout) where the guest has not ended after `deadline` seconds: it runs on.
+    Raises GuestError (guest-shutdown-timeout) if the guest has not ended after `deadline` seconds; it then runs on.
     """
     domain = find_domain(fleet.connection, record.id)
     if domain is None:

@@ -1,7 +1,7 @@
-"""What an instance is: a record of its identity, its disks and what its user wants of it; one folder an instance.
+"""The record of an instance: its identity, its disks and its user's settings. Each instance has a folder.
 
-`instances/NAME/record.json` is rewritten whole at each change by whoever holds the instance's lock. The power state
-is not in it, nor what the guest's agent reports: both are asked for when somebody wants to know.
+`instances/NAME/record.json` is rewritten whole at each change by the holder of the instance's lock. The power state
+and the reports of the guest's agent are not in it: both are looked up each time.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pipeline.base.runs import now
 from pipeline.cache.layers import Image
 
 RECORD = "record.json"
-#: A name that an instance can have; also its host name, as RFC 1123 has them.
+#: A valid name of an instance, which is also its host name (RFC 1123).
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-#: What the name of an instance's folder begins with while it is made, and while it is removed.
+#: The beginnings of the name of an instance's folder while it is made, and while it is removed.
 NEW, GONE = ".new-", ".gone-"
 #: The folder of locks, which outlive the folders that they guard.
 LOCKS = ".locks"
@@ -40,7 +40,9 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class Operation:
-    """One change of an instance in progress, and the process that makes it. `began`: its start in clock ticks."""
+    """A change of an instance in progress, and the process that makes it. `began`: that process's start in clock
+    ticks.
+    """
 
     id: str
     kind: str
@@ -55,7 +57,7 @@ class Operation:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its process still runs. Of another host nothing is known: it is believed."""
+        """Whether its process still runs. A process of another host cannot be checked: it counts as running."""
         return self.host != socket.gethostname() or (self.began > 0 and process_start(self.pid) == self.began)
 
 
@@ -109,7 +111,7 @@ class Record:
 
     @property
     def image_of_disk(self) -> Image:
-        """The disk that it writes to, on the master. Raises UsageError (vm-incomplete) where it was never made."""
+        """The overlay that it writes to. Raises UsageError (vm-incomplete) if it was never made."""
         if self.disk is None:
             raise UsageError(
                 f"{self.name} has no disk: its creation was interrupted",
@@ -181,7 +183,7 @@ class RecordShape(Shape):
 
 
 def check_name(name: str, longest: int = 63) -> None:
-    """Raise UsageError (vm-name) for what cannot be the name of a VM and its host name of at most `longest`."""
+    """Raise UsageError (vm-name) for an invalid name of a VM or host; it has at most `longest` characters."""
     if not NAME.fullmatch(name) or len(name) > longest:
         raise UsageError(
             f"{name!r} cannot be the name of a VM",
@@ -197,7 +199,7 @@ def new_id() -> str:
 def process_start(pid: int) -> int:
     """When a process of this host was started, in clock ticks since the host's start; 0 where there is none.
 
-    With it a number that another process has taken over is not mistaken for the old one (proc(5), field 22).
+    It tells a process from a later one with the same number (proc(5), field 22).
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
@@ -242,7 +244,7 @@ class Instances:
         if found is None:
             near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
             meant = f"did you mean {near[0]}? " if near else ""
-            raise NotFound(f"no VM is called {name}", name="vm-unknown", hint=f"{meant}goldsmith vm list shows all")
+            raise NotFound(f"there is no VM {name}", name="vm-unknown", hint=f"{meant}goldsmith vm list shows all")
         return found
 
     def _read(self, name: str) -> Record | None:
@@ -277,7 +279,7 @@ class Instances:
         return self.folder(record.name)
 
     def remove(self, name: str) -> None:
-        """Remove an instance's folder; once its name is gone the name is free. The caller holds the instance."""
+        """Remove an instance's folder; its name is free once the folder is renamed. The caller holds the lock."""
         folder = self.folder(name)
         scratch = self.root / f"{GONE}{name}-{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):
@@ -294,7 +296,7 @@ class Instances:
 
     @contextlib.contextmanager
     def hold_now(self, name: str) -> Iterator[bool]:
-        """As `hold`, but without waiting: False where another command has it."""
+        """As `hold`, but without waiting: False if another command holds the lock."""
         self._locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._locks / f"{name}.lock", timeout=0, thread_local=False)
         try:
@@ -309,7 +311,7 @@ class Instances:
 
     @contextlib.contextmanager
     def hold_budget(self) -> Iterator[None]:
-        """Held while somebody looks at what is free and takes of it. Raises BuildError (vm-locked)."""
+        """Lock the budget while free resources are computed and taken. Raises BuildError (vm-locked)."""
         with self._locked("budget", "another command that reserves memory and disk"):
             yield
 

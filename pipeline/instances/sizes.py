@@ -11,7 +11,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Size:
-    """`memory` in bytes. `name` is None of a size that its user wrote as two numbers."""
+    """`memory` in bytes. `name` is None if the user gave two numbers."""
 
     name: str | None
     cpus: int
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def find_size(name: str) -> Size:
-    """A size by its name, however its letters are cased. Raises UsageError (size-unknown)."""
+    """A size by its name, in upper or lower case. Raises UsageError (size-unknown)."""
     for known, size in SIZES.items():
         if known.lower() in (name.lower(), f"standard_{name.lower()}"):
             return size

@@ -1,4 +1,4 @@
-"""The state of an instance: its record brought together with what libvirt and the fabric say now. Pure."""
+"""The state of an instance, computed from its record and the answers of libvirt and the fabric. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.fabric.registration import AgentState, AgentStatus
 from pipeline.hypervisor.persistent import Power
 from pipeline.instances.record import Failure, Record
 
-#: What an operation leads to, as PowerState names it while it goes on.
+#: The PowerState during an operation.
 _ON_THE_WAY = {"stop": "stopping", "deallocate": "deallocating", "delete": "stopping"}
 
 
 @dataclass(frozen=True)
 class Reality:
-    """What is true now, whatever the record says."""
+    """The real state, whatever the record says."""
 
     power: Power
     agent: AgentStatus
@@ -27,9 +27,9 @@ class Reality:
 
 
 def reconcile(record: Record, reality: Reality) -> Record:
-    """The record as it has to be after what has happened: a dead operation is over, a Ready is taken down.
+    """The corrected record: an operation whose process died is over, a Ready is recorded.
 
-    A deletion that was interrupted stays: whoever holds the instance carries it to its end.
+    A deletion that was interrupted stays: the next holder of the lock finishes it.
     """
     operation = record.operation
     if operation is not None and operation.kind != "delete" and not operation.is_alive:
@@ -37,14 +37,14 @@ def reconcile(record: Record, reality: Reality) -> Record:
     if record.provisioned is None and reality.agent.state is AgentState.READY:
         record = replace(record, provisioned=reality.agent.time or now(), failure=None)
     if reality.is_on and not record.allocated:
-        record = replace(record, allocated=True)  # somebody started its domain without goldsmith
+        record = replace(record, allocated=True)  # its domain was started without goldsmith
     if record.provisioned is None and record.failure is None and operation is None:
         return replace(record, failure=_find_failure(record, reality))
     return record
 
 
 def _find_failure(record: Record, reality: Reality) -> Failure | None:
-    """Why an instance is not going to be provisioned, as things stand; None while it still may be."""
+    """Why an instance will not be provisioned; None while it still may be."""
     if reality.agent.state is AgentState.FAILED:
         words = " ".join(part for part in (reality.agent.substatus, reality.agent.description) if part)
         hint = f"goldsmith vm logs {record.name} shows its console and what it asked the fabric"
@@ -59,7 +59,7 @@ def _find_failure(record: Record, reality: Reality) -> Failure | None:
     return None
 
 
-# ---- as Azure says it --------------------------------------------------------------------------------------------
+# ---- in Azure's words ---------------------------------------------------------------------------------------------
 
 
 def provisioning_state(record: Record) -> str:

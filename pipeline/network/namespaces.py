@@ -35,7 +35,7 @@ OUT = ".out"
 #: Clones' wires are /29s in here. Nothing routes it, and no host sees it.
 SPACE = (10, 83)
 #: The gateway's card as every guest on Azure sees it, and the way out's beside it. They are the same each time: a
-#: guest that runs on while its wire is made anew need not learn another one.
+#: guest that runs on while its wire is made again need not learn another one.
 GATEWAY_CARD, WAY_OUT_CARD = "12:34:56:78:9a:bc", "12:34:56:78:9a:bd"
 #: Seconds for one call of iproute2.
 DEADLINE = 20.0
@@ -91,7 +91,7 @@ class Namespace:
         """
         try:
             if not self.is_laid:
-                # a file that is no namespace is what a crash of the host has left
+                # a crash of the host leaves a file that is not a namespace
                 self.path.unlink(missing_ok=True)
                 run_ip("netns", "add", self.name)
             run_batch(

@@ -1,7 +1,7 @@
 """The proxies that the host itself uses: those of the environment, for everything, and apt's own, for apt alone.
 
-A cache of packages such as apt-cacher-ng serves archives and nothing else: a proxy of apt's is no proxy for curl. The
-guest never hears of a proxy's address or password: it gets those of a relay in its way out, which adds them.
+A cache of packages such as apt-cacher-ng serves archives and nothing else: a proxy for apt is not a proxy for curl.
+The guest never hears of a proxy's address or password: it gets those of a relay in its way out, which adds them.
 """
 
 from __future__ import annotations

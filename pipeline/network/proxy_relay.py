@@ -60,7 +60,7 @@ class Request:
 
 
 def read_head(head: bytes) -> Request | None:
-    """A request's head (up to and with its empty line); None for what is no request to a proxy. Pure."""
+    """A request's head (including its empty line); None if it is not a request to a proxy. Pure."""
     line, _, rest = head.partition(b"\r\n")
     words = line.split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):

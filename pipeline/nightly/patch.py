@@ -1,8 +1,8 @@
 """Patches a golden master: it is updated and generalized again, where a rebuild of the image would take too long.
 
 Only what the distribution, or Windows Update, changed is brought in that way. Whatever else changed since the image
-was last built anew (a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age. A Windows
-can be generalized so many times only: after the last of them it is built anew too.
+was last built again (a playbook, the definition, the parent, goldsmith) asks for a rebuild, as does its age. A
+Windows can be generalized so many times only: after the last of them it is built again too.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def refresh(
                 report.images.append(result)
                 report.images.sort(key=lambda each: order.index(each.name))
                 report.seconds = round(watch.seconds, 2)
-                # after each image: whoever looks meanwhile, or after a crash, sees how far it came
+                # after each image: anyone who looks meanwhile, or after a crash, sees how far it came
                 write_json(report.path, report.to_json())
 
         def on_result(_name: str, result: ImageResult) -> None:

@@ -1,1 +1,1 @@
-"""What is done to an instance that also needs to know its operating system: one verb a module."""
+"""Operations on an instance that depend on its operating system: one verb for each module."""

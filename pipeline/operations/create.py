@@ -29,13 +29,13 @@ from pipeline.instances.sizes import Size
 from pipeline.systems import registry
 from pipeline.systems.base import AwaitedBoot, GuestSystem
 
-#: Called with what is going on.
+#: Called with a line of progress.
 OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user wants of a new VM. `generation` None: the newest that the master boots on; `size` None: the
+    """The user's wishes for a new VM. `generation` None: the newest that the master boots on; `size` None: the
     master's own machine."""
 
     name: str
@@ -68,19 +68,19 @@ def choose_master(gallery: Gallery, reference: str) -> Version:
         raise CheckFailed(
             f"{version.name} {version.version} was withdrawn: {gone[version.version]}",
             name="image-withdrawn",
-            hint=f"goldsmith gallery list {version.name} shows the others; goldsmith gallery promote takes it back",
+            hint=f"goldsmith gallery list {version.name} shows the others; goldsmith gallery promote accepts it",
         )
     if missing := version.missing():
         raise UsageError(
             f"{version.name} {version.version} has no {missing[0]} here",
             name="disk-missing",
-            hint=f"goldsmith gallery restore {version.name}@{version.version} brings it back from the archive",
+            hint=f"goldsmith gallery restore {version.name}@{version.version} restores it from the archive",
         )
     return version
 
 
 def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
-    """The record of a new VM, nothing of which is there yet. Raises what is wrong with the wishes."""
+    """The record of a new VM that does not exist yet. Raises an error for wishes that cannot be met."""
     version = choose_master(fleet.gallery, wishes.image)
     system = registry.get(str(version.manifest.get("os", "linux")))
     check_name(wishes.name, system.longest_host_name)
@@ -92,9 +92,9 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         )
     if not system.signs_in_by_password and not wishes.public_key:
         raise UsageError(
-            "there is no SSH key to let anybody in",
+            "no SSH public key was found for the VM's user",
             name="ssh-key-missing",
-            hint="ssh-keygen -t ed25519 makes one; --ssh-key FILE names a public key",
+            hint="create one with ssh-keygen -t ed25519, or name a public key with --ssh-key FILE",
         )
     generation = wishes.generation or max(version.manifest["generations"])
     if generation not in version.manifest["generations"]:
@@ -139,7 +139,7 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
 
 @dataclass
 class Creation:
-    """A VM whose first boot has begun. `password`: the administrator's, of a system that lets people in by one."""
+    """A VM whose first boot has begun. `password`: the administrator's, if the system's login needs one."""
 
     record: Record
     password: str | None
@@ -151,17 +151,17 @@ class Creation:
 
 
 def begin(fleet: Fleet, wishes: Wishes) -> Creation:
-    """Make the VM and power it on. Returns before its guest has said anything.
+    """Make the VM and power it on. Returns before its guest has reported anything.
 
-    Raises UsageError (vm-exists), HostError (vm-no-room) and what `plan` raises: then nothing is left of it.
+    Raises UsageError (vm-exists), HostError (vm-no-room) and the errors of `plan`; then no part of the VM is left.
     """
     record, version = plan(fleet, wishes)
     with fleet.instances.hold(record.name):
         if fleet.instances.find(record.name) is not None:
             raise UsageError(
-                f"there is a VM {record.name} already",
+                f"the VM {record.name} exists already",
                 name="vm-exists",
-                hint=f"take another name; goldsmith vm show {record.name} shows what it is",
+                hint=f"choose another name; goldsmith vm show {record.name} shows the existing VM",
             )
         try:
             _reserve(fleet, record, wishes)
@@ -176,7 +176,7 @@ def begin(fleet: Fleet, wishes: Wishes) -> Creation:
 
 
 def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
-    """Take the VM's share of the host, and write its record."""
+    """Reserve the VM's resources of the host, and write its record."""
     with fleet.instances.hold_budget():
         fleet.instances.sweep()
         budget = measure_budget(fleet.instances, fleet.instances.all())
@@ -186,7 +186,7 @@ def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
 
 
 def _launch(fleet: Fleet, record: Record) -> str | None:
-    """The first boot; the password that was drawn for it."""
+    """Begin the first boot. Returns the random password, if the system needs one."""
     system = system_of(record)
     password = system.draw_password() if system.signs_in_by_password else None
     link = fleet.attach(record)
@@ -204,8 +204,8 @@ def wait_ready(
 ) -> Record:
     """Wait until the VM has reported Ready, and eject its medium. Raises GuestError as a proof does; the VM stays.
 
-    `operation` is the id of the creation; None where its own command has ended. It has a connection of its own, so
-    that several can be waited for at once. Raises BuildError (vm-deleted) where the VM was deleted meanwhile.
+    `operation` is the id of the creation; None if its command has ended. This function opens its own connection, so
+    that several VMs can be waited for at once. Raises BuildError (vm-deleted) where the VM was deleted meanwhile.
     """
     fleet = Fleet(store)
     try:
@@ -233,7 +233,7 @@ def _adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
     link = service.read_link(fleet.store, record.id)
     if link is None or find_domain(fleet.connection, record.id) is None:
         raise BuildError(
-            f"{record.name} does not run", name="vm-not-running", hint=f"goldsmith vm start {record.name} starts it"
+            f"{record.name} is not running", name="vm-not-running", hint=f"goldsmith vm start {record.name} starts it"
         )
     spec = spec_of(fleet, record, link, system_of(record).machine_features())
     machine = Machine(fleet.connection, spec, fleet.logs(record), cancelled)
@@ -257,19 +257,19 @@ def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> AwaitedBoot:
 
 
 def _same(fleet: Fleet, record: Record) -> Record:
-    """The record as it stands. Raises BuildError (vm-deleted) where that VM is gone."""
+    """The current record. Raises BuildError (vm-deleted) if that VM was deleted."""
     current = fleet.instances.find(record.name)
     if current is None or current.id != record.id:
         raise BuildError(
             f"{record.name} was deleted while it was provisioned",
             name="vm-deleted",
-            hint="goldsmith vm list shows what there is",
+            hint="goldsmith vm list shows all VMs",
         )
     return current
 
 
 def _fail(fleet: Fleet, record: Record, operation: str | None, error: GoldsmithError) -> Record:
-    """Take down why it failed, and raise that. The VM stays as it is, for a person to look at."""
+    """Record the error, and raise it. The VM stays unchanged, so that the user can examine it."""
     with fleet.instances.hold(record.name):
         current = _same(fleet, record)
         if isinstance(error, (HostError, UsageError)) or error.name == "cancelled":
@@ -284,7 +284,7 @@ def _fail(fleet: Fleet, record: Record, operation: str | None, error: GoldsmithE
 
 
 def forget(fleet: Fleet, name: str, operation: str) -> None:
-    """Take the creation's operation out of the record: its command ends, and the guest goes on by itself."""
+    """Remove the creation's operation from the record: its command ends, and the guest continues alone."""
     with fleet.instances.hold(name):
         record = fleet.instances.find(name)
         if record is not None and record.operation is not None and record.operation.id == operation:
@@ -292,7 +292,7 @@ def forget(fleet: Fleet, name: str, operation: str) -> None:
 
 
 def leave_to_waiter(fleet: Fleet, name: str) -> None:
-    """Start a process of its own that waits for the VM, and takes its medium away once it is ready."""
+    """Start a process that waits for the VM, and ejects its medium once it is ready."""
     log = fleet.instances.folder(name) / "logs" / "wait.log"
     words = [sys.executable, "-P", "-m", "pipeline", "vm", "wait", name]
     process.start(words, log, env={**process.own_variables(), "GOLDSMITH_HOME": str(fleet.store.root)})

@@ -10,9 +10,9 @@ from pipeline.instances.record import Operation
 
 
 def delete(fleet: Fleet, name: str, *, running: bool) -> None:
-    """Delete the VM. `running`: also where it runs, which ends it at once, or is being created.
+    """Delete the VM. `running`: also delete a VM that runs (it is stopped at once) or that is being created.
 
-    Raises NotFound (vm-unknown), UsageError (vm-running). One that was interrupted is carried to its end.
+    Raises NotFound (vm-unknown), UsageError (vm-running). A deletion that was interrupted is finished.
     """
     fleet.instances.get(name)
     with fleet.instances.hold(name):
@@ -26,7 +26,7 @@ def refuse_running(fleet: Fleet, name: str) -> None:
     """Raise UsageError (vm-running) for a VM that runs, NotFound (vm-unknown)."""
     if fleet.look(fleet.instances.get(name)).is_on:
         raise UsageError(
-            f"{name} runs: deleting it ends it and loses its disks",
+            f"{name} is running; deleting it stops it and deletes its disks",
             name="vm-running",
             hint=f"goldsmith vm delete {name} --yes",
         )

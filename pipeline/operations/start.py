@@ -15,13 +15,13 @@ from pipeline.operations.create import system_of
 
 
 def start(fleet: Fleet, name: str) -> Record:
-    """Power the VM on; one that was never provisioned gets its medium again. Returns what it is now.
+    """Power the VM on; a VM that was never provisioned gets its medium again. Returns the new record.
 
     Raises UsageError (vm-running, vm-generalized, vm-incomplete), HostError (vm-no-room), BuildError (vm-busy).
     """
     with fleet.operate(name, "start") as record:
         if fleet.look(record).is_on:
-            raise UsageError(f"{name} runs already", name="vm-running", hint=f"goldsmith vm restart {name}")
+            raise UsageError(f"{name} is running already", name="vm-running", hint=f"goldsmith vm restart {name}")
         refuse_generalized(record)
         if record.disk is None:
             record.image_of_disk  # noqa: B018  raises
@@ -42,7 +42,7 @@ def allocate(fleet: Fleet, record: Record) -> Record:
 
 
 def power_on(fleet: Fleet, record: Record) -> None:
-    """Bring the VM's place on the fabric back, and switch it on."""
+    """Attach the VM to the fabric again, and switch it on."""
     link = fleet.attach(record)
     system = system_of(record)
     if record.provisioned is None and not system.signs_in_by_password:

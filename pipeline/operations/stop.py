@@ -1,4 +1,4 @@
-"""Stop a VM, give its processors and memory back, or start it anew."""
+"""Stop a VM, give its processors and memory back, or start it again."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def fetch(port: int, path: str, deadline: float) -> Answer:
     try:
         connection.connect()
         link = connection.sock
-        # a timeout of a socket begins anew with each byte: this one is for the whole
+        # a timeout of a socket begins again with each byte: this one is for the whole
         late = threading.Event()
         ends = threading.Timer(deadline, _hang_up, (link, late))
         ends.daemon = True

@@ -60,7 +60,7 @@ class BlobUploader:
     # ---- check ---------------------------------------------------------------------------------------------------
 
     def check(self, version: Version, disks: list[SourceDisk]) -> Plan:
-        """What would go over the wire. Raises PublishError (publish-version-exists, publish-damaged)."""
+        """The bytes that would be sent. Raises PublishError (publish-version-exists, publish-damaged)."""
         index = read_index(self.container, version.name)
         entry, tree = index.find(version.version), tree_of_disk(version.manifest["disk"])
         if entry is not None and entry["tree"] != tree:
@@ -82,7 +82,7 @@ class BlobUploader:
         return Plan(version.name, version.version, folder_of(version), False, tuple(planned), index)
 
     def _base(self, index: Index, disk: SourceDisk) -> tuple[Base | None, str]:
-        """The published disk that this one is sent as a difference from; or why there is none."""
+        """The published disk from which this one is a difference; or why there is none."""
         entry = index.newest
         if entry is None:
             return None, "the target has no version of this image"
@@ -147,7 +147,7 @@ class BlobUploader:
         }
 
     def _store(self, folder: str, name: str, data: bytes) -> dict[str, Any]:
-        """Write a file that is no disk; its record for the index."""
+        """Write a file that is not a disk. Returns its record for the index."""
         packed = gzip.compress(data, mtime=0) if len(data) >= COMPRESSED_FROM else data
         smaller = len(packed) < len(data)
         stored = f"{name}.gz" if smaller else name
@@ -167,7 +167,7 @@ class BlobUploader:
 
 
 def _metadata(version: Version, disk: SourceDisk) -> dict[str, str]:
-    """What Azure's own capture writes, and what says where the disk comes from."""
+    """The metadata that Azure's own capture writes, and the origin of the disk."""
     manifest = version.manifest
     return {
         "microsoftazurecompute_capturedvmkey": str(uuid.uuid5(uuid.NAMESPACE_OID, disk.tree)),
@@ -185,7 +185,7 @@ def index_name(image: str) -> str:
 
 
 def read_index(container: Container, image: str) -> Index:
-    """The index of an image; an empty one where nothing is published. Raises PublishError."""
+    """The index of an image; an empty one if nothing is published. Raises PublishError."""
     found = container.read(index_name(image), indexes.LIMIT)
     if found is None:
         return Index(image)
@@ -193,7 +193,7 @@ def read_index(container: Container, image: str) -> Index:
 
 
 def switch_index(container: Container, index: Index, what: str) -> None:
-    """Write an index if nobody has since it was read. Raises Conflict (publish-conflict)."""
+    """Write an index if it is unchanged since it was read. Raises Conflict (publish-conflict)."""
     try:
         container.switch(index_name(index.image), index.to_bytes(), index.etag)
     except Conflict as error:
@@ -228,7 +228,7 @@ def read_file(container: Container, folder: str, record: Mapping[str, Any], limi
 
 
 def _unpacked(data: bytes, limit: int) -> bytes | None:
-    """What a gzip file holds, None for one that is damaged or holds more than `limit` bytes."""
+    """The content of a gzip file; None if it is damaged or has more than `limit` bytes."""
     import io
     import zlib
 
@@ -241,7 +241,7 @@ def _unpacked(data: bytes, limit: int) -> bytes | None:
 
 
 def write_sparse(file: Any, data: bytes) -> None:
-    """Write with holes for zeros: a reader skips them."""
+    """Write with holes for zeros, so that readers skip them."""
     step = 4096
     for at in range(0, len(data), step):
         piece = data[at : at + step]

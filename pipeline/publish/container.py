@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 #: Seconds to open a connection, and to wait for each answer.
 CONNECT, ANSWER = 20, 60
-#: Seconds of a lease: what a publisher that died holds is free after this.
+#: Seconds of a lease; after them the blobs of a publisher that died are free.
 LEASE = 60
 OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
 class BlobFacts:
-    """What a server says of a blob. `copy` is empty for one that was never copied to."""
+    """A server's facts about a blob. `copy` is empty if the blob was not made by a copy."""
 
     name: str
     size: int
@@ -96,7 +96,7 @@ class Container:
     # ---- whole blobs ---------------------------------------------------------------------------------------------
 
     def facts(self, name: str) -> BlobFacts | None:
-        """What the server says of a blob; None where there is none."""
+        """The server's facts about a blob; None if it does not exist."""
         try:
             found = self.retries.call("look at a blob", self._where(name), self.blob(name).get_blob_properties)
         except Missing:
@@ -134,14 +134,14 @@ class Container:
         return data, etag
 
     def write(self, name: str, data: bytes, *, content_type: str = OCTETS) -> None:
-        """Write a block blob whole, whatever was there."""
+        """Write a whole block blob; it replaces an existing one."""
         from azure.storage.blob import ContentSettings
 
         def upload() -> None:
             self._count(sent=len(data))
             self.bandwidth.take(len(data), self.retries.stop)
             settings = ContentSettings(content_type=content_type)
-            # the server refuses what was changed on the way
+            # the server refuses data that was changed on the way
             self.blob(name).upload_blob(data, overwrite=True, content_settings=settings, validate_content=True)
 
         self.retries.call("write a blob", self._where(name), upload)
@@ -149,7 +149,7 @@ class Container:
     def switch(self, name: str, data: bytes, etag: str | None) -> None:
         """Write a block blob if it still has `etag` (None: if there is none). Raises Conflict (publish-conflict).
 
-        An answer that was lost may have been a success: then the blob is what was to be written.
+        The write may have succeeded although its answer was lost: then the blob has the new content.
         """
         from azure.core import MatchConditions
         from azure.storage.blob import ContentSettings
@@ -171,7 +171,7 @@ class Container:
             raise
         if not self._holds(name, data):
             raise PublishError(
-                f"{self._where(name)} was written, and read back it is different",
+                f"{self._where(name)} was written, but reads back with different content",
                 name="publish-read-back",
                 hint="the server or a proxy before it lost a write that it acknowledged; push again",
             )
@@ -181,7 +181,7 @@ class Container:
         return found is not None and found[0] == data
 
     def delete(self, name: str) -> bool:
-        """Delete a blob that is not leased; whether it is gone. Its snapshots go too."""
+        """Delete a blob that is not leased, with its snapshots. Returns whether it was deleted."""
 
         def remove() -> None:
             self.blob(name).delete_blob(delete_snapshots="include")
@@ -197,7 +197,7 @@ class Container:
     # ---- page blobs ----------------------------------------------------------------------------------------------
 
     def create(self, name: str, size: int, metadata: Mapping[str, str]) -> None:
-        """A new page blob that reads as zeros, whatever was there. Raises Conflict where that is leased."""
+        """Create a page blob of zeros; it replaces an existing blob. Raises Conflict if that one is leased."""
         from azure.storage.blob import ContentSettings
 
         def make() -> None:
@@ -207,7 +207,7 @@ class Container:
         self.retries.call("create a page blob", self._where(name), make)
 
     def snapshot(self, name: str, etag: str) -> str:
-        """Make a snapshot of a blob that still has `etag`; what it is called. Raises Conflict, PublishError."""
+        """Make a snapshot of a blob that still has `etag`. Returns its name. Raises Conflict, PublishError."""
         from azure.core import MatchConditions
 
         def make() -> str:
@@ -230,7 +230,7 @@ class Container:
         """Begin to copy a snapshot of a blob of this container on the server."""
         url = self._client.get_blob_client(source, snapshot=snapshot).url
         if self._signature:
-            # the server reads the source as a stranger does
+            # the server needs its own right to read the source
             url = f"{url}&{self._signature}"
 
         def begin() -> None:
@@ -263,7 +263,7 @@ class Container:
         return data
 
     def ranges(self, name: str) -> list[Range]:
-        """Where the server has data of a page blob; the rest reads as zeros."""
+        """The ranges of a page blob that have data; the rest reads as zeros."""
 
         def listed() -> list[Range]:
             pages = self.blob(name).list_page_ranges()
@@ -272,7 +272,7 @@ class Container:
         return self.retries.call("list pages", self._where(name), listed)
 
     def label(self, name: str, md5: bytes | None, metadata: Mapping[str, str], lease: str) -> None:
-        """Set what a finished blob carries."""
+        """Set the metadata of a finished blob."""
         from azure.storage.blob import ContentSettings
 
         settings = ContentSettings(content_type=OCTETS, content_md5=bytearray(md5) if md5 else None)
@@ -282,7 +282,7 @@ class Container:
 
     @staticmethod
     def _expect(found: int, expected: int) -> None:
-        """A body that is shorter or longer than announced is an answer that was cut."""
+        """Raise an error for a body that is shorter or longer than announced: the answer was cut."""
         from azure.core.exceptions import ServiceResponseError
 
         if found != expected:

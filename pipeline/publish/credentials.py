@@ -1,4 +1,4 @@
-"""Where a credential comes from: Azure's own chain by default; a key, a SAS or a connection string only when named.
+"""The source of a credential: Azure's default chain, or a key, a SAS or a connection string if an option names it.
 
 A secret is read from a file, a variable or a command's output, when it is needed; never from the command line, where
 every user of the host would see it.
@@ -24,13 +24,13 @@ Kind = Literal["default", "key", "sas", "connection-string"]
 Opened = Any
 #: Bytes of a secret: a connection string has some hundred.
 LIMIT = 64 << 10
-#: Seconds that a command may take to print a secret: a password store may ask for a touch of a key.
+#: Seconds that a command may take to print a secret: a password store may wait for the touch of a hardware key.
 DEADLINE = 120.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a secret is: `where` is file, env or command; `what` is a path, a variable's name, a command line."""
+    """The source of a secret: `where` is file, env or command; `what` is a path, a variable or a command."""
 
     where: Literal["file", "env", "command"]
     what: str
@@ -83,13 +83,13 @@ def parse_source(text: str) -> Source:
 
 @dataclass(frozen=True)
 class Credential:
-    """What opens a container. `source` is None for Azure's default chain."""
+    """The credential of a container. `source` is None for Azure's default chain."""
 
     kind: Kind = "default"
     source: Source | None = None
 
     def open(self, account: str, variables: Mapping[str, str]) -> Opened:
-        """What the SDK takes to open a container of `account`. Raises UsageError, HostError."""
+        """The SDK's credential for a container of `account`. Raises UsageError, HostError."""
         if self.source is None:
             return _default_chain()
         secret = self.source.read(variables)

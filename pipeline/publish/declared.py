@@ -24,7 +24,7 @@ from pipeline.publish.targets import FILE, MOST_PARALLEL, NAME, PARALLEL, Target
 
 
 def _source(text: object) -> Source:
-    """A source of a secret; the message never has what may be the secret itself."""
+    """A source of a secret; error messages never repeat a text that may be the secret itself."""
     try:
         return parse_source(text if isinstance(text, str) else "")
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""What can go wrong on a target, and which of it is worth another attempt."""
+"""Errors of a target, and which of them are tried again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.publish.redaction import redact
 
 
 class PublishError(GoldsmithError):
-    """A version could not be published, or what is published is damaged. The target's index names what it named."""
+    """A version could not be published, or a published version is damaged. The target's index is unchanged."""
 
     exit_code = 5
 
@@ -19,7 +19,7 @@ class PublishError(GoldsmithError):
 
 
 class Conflict(PublishError):
-    """Somebody else has changed what this process read (HTTP 409 or 412)."""
+    """Another process has changed the data that this process read (HTTP 409 or 412)."""
 
 
 class Missing(PublishError):
@@ -34,7 +34,7 @@ _AGAIN = "goldsmith publish push again: it continues where this one ended"
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error of the SDK may pass by itself: throttling, a failing server, a broken connection."""
+    """Whether an error of the SDK may be temporary: throttling, a failing server, a broken connection."""
     from azure.core import exceptions
 
     if isinstance(error, exceptions.ClientAuthenticationError):
@@ -49,14 +49,14 @@ def is_passing(error: Exception) -> bool:
 
 
 def wait_asked(error: Exception) -> float:
-    """Seconds that the server asks to wait, 0 where it asks nothing."""
+    """Seconds that the server asks to wait; 0 if it does not ask."""
     response: Any = getattr(error, "response", None)
     text = response.headers.get("Retry-After", "") if response is not None else ""
     return min(float(text), 60.0) if text.isdigit() else 0.0
 
 
 def named(error: Exception, what: str, where: str) -> PublishError:
-    """An error of the SDK, as ours. `what` was being done, at `where`."""
+    """goldsmith's error for an error of the SDK. `what` was being done, at `where`."""
     from azure.core import exceptions
 
     status = getattr(error, "status_code", None)

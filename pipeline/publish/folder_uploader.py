@@ -1,7 +1,7 @@
 """Versions in a folder, for a file server or a medium: each as `goldsmith gallery export` writes it, and an index.
 
-Disks are reflinks where the file system has them, else sparse copies; never hard links, because who edits the folder
-would edit the master.
+Disks are reflinks where the file system has them, else sparse copies; never hard links, because a change of the file
+in the folder would change the master.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FolderUploader:
         self.sent: list[Sent] = []
 
     def close(self) -> None:
-        """Nothing is held between two calls."""
+        """No lock is held between two calls."""
 
     def check(self, version: Version, disks: list[SourceDisk]) -> Plan:
         index = read_index(self.root, version.name)
@@ -56,7 +56,7 @@ class FolderUploader:
     def upload(self, version: Version, disks: list[SourceDisk], plan: Plan) -> Mapping[str, Any]:
         target = self.root / plan.folder
         with self._held(plan.name):
-            # a folder that the index does not name was left by a publisher that died before it was registered
+            # a publisher that died before the registration leaves a folder that the index does not name
             current = read_index(self.root, plan.name)
             if target.exists() and not any(each["folder"] == plan.folder for each in current.versions):
                 remove_tree(target)
@@ -105,7 +105,7 @@ class FolderUploader:
 
 @contextmanager
 def hold(root: Path, image: str) -> Iterator[None]:
-    """Hold an image's folder of a target against other publishers, as long as a copy takes."""
+    """Lock an image's folder of a target against other publishers while a version is copied."""
     try:
         (root / image).mkdir(parents=True, exist_ok=True)
         fd = os.open(root / image / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -148,7 +148,7 @@ def _text_of(path: Path) -> bytes | None:
 
 
 def switch_index(root: Path, index: Index, what: str) -> None:
-    """Write an index if nobody has since it was read. Raises Conflict (publish-conflict)."""
+    """Write an index if it is unchanged since it was read. Raises Conflict (publish-conflict)."""
     with hold(root, index.image):
         there = read_index(root, index.image)
         if there.etag != index.etag:

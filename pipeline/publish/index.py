@@ -64,7 +64,7 @@ class IndexShape(Shape):
 
 @dataclass(frozen=True)
 class Index:
-    """What an image's index says. `etag` is what it is switched by; None where there is no index yet."""
+    """The index of an image. `etag` is the condition of the next switch; None if there is no index yet."""
 
     image: str
     etag: str | None = None
@@ -114,7 +114,7 @@ def parse_index(image: str, text: bytes, etag: str | None, where: str) -> Index:
 
 
 def stored_files(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The FILEs of a version: what it has beside its disks."""
+    """The FILEs of a version: its files except the disks."""
     return [*entry["files"], *(disk["digests"] for disk in entry["disks"] if disk["digests"])]
 
 

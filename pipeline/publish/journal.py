@@ -1,8 +1,8 @@
-"""What the server has acknowledged of an upload, so that a killed publisher goes on where it was.
+"""The pages of an upload that the server has acknowledged, so that an upload can continue after a crash.
 
-A file of lines: the first is a JSON object that says which upload it is of, each other one a page: `w START END`
-written, `c START END` cleared, `- START END` not there after all (read back and found different). A line that a crash
-has cut short counts for nothing.
+A file of lines: the first is a JSON object that names the upload, each other line is a page: `w START END`
+written, `c START END` cleared, `- START END` different when it was read back. A line that a crash
+has cut short is ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Header(Shape):
 
 
 class Journal:
-    """The journal of one blob's upload; this process holds it against every other of this store."""
+    """The journal of one blob's upload; this process locks it against other processes of this store."""
 
     def __init__(self, folder: Path, url: str, blob: str) -> None:
         """Raises Conflict (publish-busy) where another process of this store uploads the same blob."""
@@ -83,7 +83,7 @@ class Journal:
                     self.done[page] = found[1]
 
     def begin(self, header: dict[str, Any]) -> None:
-        """Forget what was there and begin anew."""
+        """Clear the journal and begin again."""
         self.header, self.done = header, {}
         os.ftruncate(self._fd, 0)
         self._write(json.dumps(header) + "\n")
@@ -109,7 +109,7 @@ class Journal:
             ) from None
 
     def finish(self) -> None:
-        """The upload is whole and named by the index: nothing is left to resume."""
+        """End the journal: the upload is complete and the index names it."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""One disk becomes one page blob: whole, or as what it differs from a blob that is there; and it is read back.
+"""One disk becomes one page blob: sent whole, or as the difference from an existing blob; then it is read back.
 
 The server's own differences are of no use here (an emulator names everything, Azure needs snapshots of the same
-blob): the digests of both disks say what differs, and what was written is read back.
+blob): the digests of both disks show the difference, and written pages are read back.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Options:
 
 
 class _BaseChanged(Exception):
-    """The copy is not what the index says of its source."""
+    """The copy differs from the index's description of its source."""
 
 
 @dataclass
 class DiskUpload:
-    """The upload of one disk. After `run` the blob is leased until `close`, so that nothing removes it."""
+    """The upload of one disk. After `run` the blob is leased until `close`, so that no other process removes it."""
 
     container: Container
     disk: SourceDisk
@@ -68,7 +68,7 @@ class DiskUpload:
     _read: int = field(default=0)
 
     def run(self, base: Base | None, why: str) -> Sent:
-        """Send the disk. Raises PublishError, and what reading the disk raises."""
+        """Send the disk. Raises PublishError, and the errors of reading the disk."""
         md5 = Md5(self.disk.path, self.disk.size)
         try:
             try:
@@ -89,7 +89,7 @@ class DiskUpload:
         return Sent(self.disk.file, facts.etag, *sent)
 
     def close(self) -> None:
-        """Let go of the blob."""
+        """Release the blob's lease."""
         if self._lease is not None:
             self._lease.__exit__()
             self._lease = None
@@ -114,7 +114,7 @@ class DiskUpload:
     # ---- the blob, before its pages ------------------------------------------------------------------------------
 
     def _prepare(self, base: Base | None, why: str) -> tuple[Base | None, str, bool]:
-        """Make the blob and lease it, or go on with the one that the journal is of."""
+        """Make the blob and lease it, or continue with the blob of the journal."""
         header = self.journal.header
         there = self.container.facts(self.blob)
         if header and there and there.metadata.get(TOKEN) == header["token"] and self._goes_on(header, there, base):
@@ -155,7 +155,7 @@ class DiskUpload:
         return base, why, False
 
     def _goes_on(self, header: Mapping[str, Any], there: BlobFacts, base: Base | None) -> bool:
-        """Whether the journal's upload is the one that is wanted now."""
+        """Whether the journal belongs to this upload."""
         if header["tree"] != self.disk.tree or there.size != self.disk.size:
             return False
         return header["base"] is None or (base is not None and header["base"] == base.version)
@@ -213,9 +213,9 @@ class DiskUpload:
     # ---- proof ---------------------------------------------------------------------------------------------------
 
     def _prove(self, changes: Changes, base: Base | None) -> None:
-        """Read back what was written; of what was copied a hundredth, or everything. Writes lost pages again.
+        """Read back all written blocks and a hundredth of the copied ones, or everything. Writes lost pages again.
 
-        Raises _BaseChanged where the rest differs, PublishError (publish-read-back).
+        Raises _BaseChanged if copied blocks differ, PublishError (publish-read-back).
         """
         for _ in range(REPAIRS):
             wrong = self.unequal(changes.blocks, "read back")
@@ -244,7 +244,7 @@ class DiskUpload:
         return surplus(self.container, self.blob, self.disk.digests)
 
     def unequal(self, blocks: Iterable[int], what: str) -> list[int]:
-        """Those of the blocks that the server has otherwise."""
+        """The blocks that differ on the server."""
         found, count = read_unequal(
             self.container, self.blob, self.disk.digests, blocks, self.options.parallel, self.meter, what
         )
@@ -274,7 +274,7 @@ def read_unequal(
     meter: Meter,
     what: str,
 ) -> tuple[list[int], int]:
-    """The numbers of those blocks that a blob has otherwise than `digests` says, and how many bytes were read."""
+    """The numbers of the blocks that differ from `digests`, and the number of bytes that were read."""
     pages = list(cut(merge(digests.range_of(number) for number in sorted(blocks)), PAGE_LIMIT))
     wrong: list[int] = []
 
@@ -307,7 +307,7 @@ def _bytes(pages: Iterable[Range]) -> int:
 
 def _differs(container: Container, blob: str, why: str) -> PublishError:
     return PublishError(
-        f"{container.url}/{blob} was written, and read back it is different: {why}",
+        f"{container.url}/{blob} was written, but reads back with different content: {why}",
         name="publish-read-back",
         hint="the server or a proxy before it lost writes that it acknowledged; push again, by another way if it "
         "happens again",

@@ -1,4 +1,4 @@
-"""What a target has: shown, verified, and cleaned of what crashes left."""
+"""The content of a target: show it, verify it, and remove leftovers of crashes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.publish.targets import Target
 from pipeline.publish.transfer import Meter, OnProgress, ignore_progress
 from pipeline.publish.uploader import DIGITS
 
-#: What is younger is left alone by `clean`: between its creation and its lease a blob is unprotected.
+#: `clean` keeps younger blobs: between its creation and its lease a blob is unprotected.
 GRACE = timedelta(minutes=2)
 
 
@@ -85,7 +85,7 @@ def _blob_state(container: Container, entry: Mapping[str, Any], disk: Mapping[st
 
 @dataclass(frozen=True)
 class Finding:
-    """One published version; `wrong` is what is wrong with it, or nothing."""
+    """One published version; `wrong` describes its damage, or is empty."""
 
     version: str
     wrong: str
@@ -120,7 +120,7 @@ def verify(
 
 
 def chosen(index: Index, which: str | None, target: Target) -> Iterable[Mapping[str, Any]]:
-    """The versions that are meant: all without a number. Raises NotFound."""
+    """The version with this number, or all versions. Raises NotFound."""
     found = [each for each in index.versions if which in (None, each["version"])]
     if not found:
         known = ", ".join(each["version"] for each in index.versions) or "none"
@@ -177,7 +177,7 @@ def _wrong_disk(
 
 @dataclass(frozen=True)
 class Leftover:
-    """A version's folder that no index names; `kept` says why it stays, or nothing."""
+    """A version's folder that no index names; `kept` is the reason why it stays, or empty."""
 
     folder: str
     bytes: int
@@ -192,7 +192,7 @@ def clean(
     dry_run: bool = False,
     grace: timedelta = GRACE,
 ) -> list[Leftover]:
-    """Remove what publishers that died left. What is named by an index, leased, young or not ours stays."""
+    """Remove the leftovers of publishers that died. Published, leased, new and foreign blobs stay."""
     if target.url is None:
         return _clean_folder(_root(target), image, dry_run)
     with closing(Container(target, variables)) as container:
@@ -200,7 +200,7 @@ def clean(
         for facts in container.names(f"{image}/" if image else ""):
             if folder := version_folder(facts.name):
                 groups.setdefault(folder, []).append(facts)
-        # read after the list: what was registered meanwhile is seen
+        # read after the list, so that versions registered meanwhile are seen
         images = {folder.split("/")[0] for folder in groups}
         named = {e["folder"] for each in images for e in blob_uploader.read_index(container, each).versions}
         return [
@@ -211,7 +211,7 @@ def clean(
 
 
 def version_folder(name: str) -> str | None:
-    """`NAME/VERSION-DIGEST` of a blob's or file's name in it; None for what is no version's."""
+    """`NAME/VERSION-DIGEST` of the name of a blob or file in it; None if it belongs to no version."""
     parts = name.split("/")
     if len(parts) < 3:
         return None

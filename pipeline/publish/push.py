@@ -1,4 +1,4 @@
-"""Push a version to a target: check, upload, register; and what became of it."""
+"""Push a version to a target: check, upload, register. Returns the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JOURNALS = "publish"
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of a push: the plan, and the disks that were sent; bytes of all requests' bodies."""
+    """The result of a push: the plan, the sent disks, and the bytes of all requests' bodies."""
 
     plan: Plan
     disks: Sequence[Sent] = ()
@@ -69,9 +69,9 @@ def push(
     on_plan: Callable[[Plan], None] = lambda _plan: None,
     on_progress: OnProgress = ignore_progress,
 ) -> Pushed:
-    """Publish a version, unless the target has it. Raises PublishError; the index then names what it named before.
+    """Publish a version, unless the target has it. Raises PublishError; the index is then unchanged.
 
-    `judge` says what is wrong with a version's evidence.
+    `judge` returns the faults of a version's evidence.
     """
     gallery, watch = Gallery(store.gallery), Stopwatch()
     container = Container(target, variables, retries) if target.url is not None else None
@@ -111,7 +111,7 @@ def _run(
 
 
 def refuse(gallery: Gallery, version: Version, judge: Judge) -> None:
-    """Raise CheckFailed for a version that must not reach others: withdrawn, or with damaged evidence."""
+    """Raise CheckFailed for a version that must not be published: withdrawn, or with damaged evidence."""
     if wrong := judge(version.path, version.manifest):
         raise CheckFailed(
             f"{version.path}: {wrong}",

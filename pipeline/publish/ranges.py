@@ -1,4 +1,4 @@
-"""Which bytes of a disk go over the wire: pages with data, or what two versions' digests tell apart.
+"""The bytes of a disk that are sent: pages with data, or the blocks whose digests differ between two versions.
 
 Digests are those of `cache/digests.py`: 32 bytes for each block of 64 KiB, zeros for a block of zeros.
 """
@@ -61,7 +61,7 @@ class BlockDigests:
 
 @dataclass(frozen=True)
 class Changes:
-    """What makes a blob the new disk: pages to write, pages to clear, and the blocks that were read for both."""
+    """The changes that make a blob the new disk: pages to write, pages to clear, and the blocks that were read."""
 
     writes: tuple[Range, ...]
     clears: tuple[Range, ...]
@@ -73,7 +73,7 @@ class Changes:
 
 
 def whole(disk: Path, digests: BlockDigests) -> Changes:
-    """The data of a disk: what its file has, without blocks of zeros. The blob is new, and reads as zeros."""
+    """The data of a disk without blocks of zeros. The blob is new, and reads as zeros."""
     blocks = frozenset(digests.with_data())
     fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -85,7 +85,7 @@ def whole(disk: Path, digests: BlockDigests) -> Changes:
 
 
 def difference(old: Path, digests: BlockDigests) -> Changes:
-    """What turns the disk with the digests `old` into this one; both disks have one size."""
+    """The changes that turn the disk with the digests `old` into this one; both disks have the same size."""
     changed = list(unequal_blocks(old, digests.path))
     written = [number for number in changed if digests.has_data(number)]
     cleared = [number for number in changed if not digests.has_data(number)]
@@ -112,7 +112,7 @@ def _up(offset: int, size: int) -> int:
 
 
 def merge(ranges: Iterable[Range]) -> list[Range]:
-    """Ranges in order, those that touch as one."""
+    """Ranges in order; ranges that touch are joined."""
     merged: list[Range] = []
     for each in ranges:
         if merged and each.start <= merged[-1].end:
@@ -123,7 +123,7 @@ def merge(ranges: Iterable[Range]) -> list[Range]:
 
 
 def intersect(left: list[Range], right: list[Range]) -> list[Range]:
-    """What lies in both; each is in order and does not overlap itself."""
+    """The intersection of two lists of ranges, each in order and without overlaps."""
     found, first, second = [], 0, 0
     while first < len(left) and second < len(right):
         start = max(left[first].start, right[second].start)
@@ -138,7 +138,7 @@ def intersect(left: list[Range], right: list[Range]) -> list[Range]:
 
 
 def cut(ranges: Iterable[Range], limit: int = PAGE_LIMIT) -> Iterator[Range]:
-    """The same bytes in pieces, cut at multiples of `limit` bytes, so that a resumed upload cuts alike."""
+    """The same bytes in pieces, cut at multiples of `limit` bytes, so that a resumed upload has the same pieces."""
     for each in ranges:
         at = each.start
         while at < each.end:

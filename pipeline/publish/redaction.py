@@ -15,7 +15,7 @@ _PARTS = re.compile(
     r"|((?:Authorization|x-ms-copy-source-authorization)['\"]?\s*[:=]\s*['\"]?(?:SharedKey|Bearer)\s+)[^\s\"'<>]+"
 )
 _known: set[str] = set()
-#: Shorter values are no secrets, and would blank out words.
+#: Shorter values are not secrets; to redact them would blank out words.
 _SHORTEST = 8
 
 

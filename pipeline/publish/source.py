@@ -119,7 +119,7 @@ def _digests_of(version: Version, file: str, folder: Path) -> Path:
 
 
 def other_files(version: Version) -> list[str]:
-    """The names of a version's files that are no disks and no digests of blocks: what `gallery export` gives, too."""
+    """The names of a version's files without disks and digests of blocks, as `gallery export` copies them."""
     disks = disks_of(version.manifest)
     digests = {digests_file(file) for file in disks}
     return [name for name in regular_files(version.path)[0] if name not in disks and name not in digests]

@@ -11,7 +11,7 @@ from typing import TypeVar
 from pipeline.publish.retries import Retries
 
 T = TypeVar("T")
-#: Gets what is done, the bytes that are done, all bytes, and bytes a second.
+#: Gets the name of the work, finished bytes, all bytes, and bytes a second.
 OnProgress = Callable[[str, int, int, float], None]
 
 
@@ -32,7 +32,7 @@ def at_once(items: Iterable[T], parallel: int, work: Callable[[T], None], retrie
             for future in waiting:
                 future.result()
         except BaseException:
-            # whoever waits for its next attempt waits no longer
+            # threads that wait for their next attempt stop waiting
             retries.stop.set()
             for future in waiting:
                 future.cancel()
@@ -68,4 +68,4 @@ class Meter:
 
 
 def ignore_progress(_what: str, _done: int, _total: int, _rate: float) -> None:
-    """For who shows nothing."""
+    """For callers that show no progress."""

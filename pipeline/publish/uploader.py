@@ -1,4 +1,4 @@
-"""What an uploader is: it checks a version against its target, uploads it, and registers it for readers."""
+"""The protocol of an uploader: it checks a version against its target, uploads it, and registers it for readers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGITS = 16
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """How one disk goes: `base` is the published version that it is sent as a difference from."""
+    """How one disk is sent: `base` is the published version from which it is a difference."""
 
     file: str
     size: int
@@ -29,7 +29,7 @@ class DiskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a push would do. `published` is true where the target has this very version already."""
+    """The plan of a push. `published` is true if the target already has this version."""
 
     name: str
     version: str
@@ -41,7 +41,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of one disk: `base` is the version that it was copied from, `why` says why it was sent whole."""
+    """The result for one disk: `base` is the version from which it was copied, `why` the reason why it was sent
+    whole.
+    """
 
     file: str
     etag: str
@@ -54,21 +56,21 @@ class Sent:
 
 
 class Uploader(Protocol):
-    """One kind of target. `sent` says what became of each disk, in order."""
+    """One kind of target. `sent` has the result for each disk, in order."""
 
     sent: list[Sent]
 
     def check(self, version: Version, disks: list[SourceDisk]) -> Plan:
-        """What a push does. Raises before anything is sent: PublishError, UsageError."""
+        """The plan of a push. Raises PublishError or UsageError before anything is sent."""
 
     def upload(self, version: Version, disks: list[SourceDisk], plan: Plan) -> Mapping[str, Any]:
-        """Send everything; the entry for the index. Nobody reads it yet."""
+        """Send everything. Returns the entry for the index; readers do not see it yet."""
 
     def register(self, plan: Plan, entry: Mapping[str, Any]) -> None:
-        """Make it the one that readers find. Raises Conflict where another publisher was faster."""
+        """Make it visible to readers. Raises Conflict if another publisher was faster."""
 
     def close(self) -> None:
-        """Let go of whatever is held on the target."""
+        """Release all leases on the target."""
 
 
 def folder_of(version: Version) -> str:

@@ -60,7 +60,7 @@ class AwaitedBoot:
 
     The guest runs on, whatever the outcome.
 
-    `greets` asks whether its sshd answers; `logs` takes what is seen of it.
+    `greets` says whether its sshd answers; `logs` is the folder for its logs.
     """
 
     machine: Machine
@@ -114,9 +114,9 @@ class GuestSystem(ABC):
         Disks that somebody brings and masters of the gallery come without it. Raises UsageError (source-unknown).
         """
         raise UsageError(
-            f"{self.name} cannot begin with {type(source).__name__}",
+            f"{self.name} cannot be built from a source of the type {type(source).__name__}",
             name="source-unknown",
-            hint="give the definition a disk or a master as its source",
+            hint="write a disk or a master as the definition's source",
         )
 
     def install_units(self, build: Build) -> Sequence[UnitSpec[Build]]:
@@ -219,11 +219,11 @@ class GuestSystem(ABC):
                 raise GuestError(
                     f"the agent reported {report.state}: {report.substatus} {report.description}".rstrip(),
                     name="provisioning-failed",
-                    hint="vm screenshot and vm logs show how far it came",
+                    hint="goldsmith vm screenshot and goldsmith vm logs show how far it came",
                 )
             return True if report is not None and report.ready else None
 
-        hint = "vm screenshot and vm logs show how far it came"
+        hint = "goldsmith vm screenshot and goldsmith vm logs show how far it came"
         boot.machine.wait("Ready", ready, deadline=boot.patience.boot, name="agent-not-ready", hint=hint)
 
     def clones_at_once(self, build: Build, wanted: int) -> int:

@@ -23,7 +23,7 @@ def vhd_extents(path: Path, *, parent: Path | None = None, check_time: bool = Tr
     """The data of a VHD of any type; a differencing one with its parents', looked for beside the child.
 
     `parent` is where the first parent stands, if not where the child says. `check_time`: a parent changed after
-    the child was made is refused; a copy that lost its time is no such change, hence the switch.
+    the child was made is refused; a copy that lost its time is unchanged, hence the switch.
 
     Raises DiskError: vhd-parent-missing, vhd-wrong-parent, vhd-parent-changed, vhd-chain-cycle, vhd-file-size, and
     what `open_sparse` raises.

@@ -170,7 +170,7 @@ def _slice(job: _Job, start: int, stop: int) -> Iterator[_Part]:
 
 
 def _direct(fd: int, mode: int) -> int | None:
-    """The same file once more, for reads or writes past the cache; None where that is not to be had (tmpfs)."""
+    """The same file once more, for reads or writes past the cache; None if that is not possible (tmpfs)."""
     with suppress(OSError):
         return os.open(f"/proc/self/fd/{fd}", mode | os.O_DIRECT | os.O_CLOEXEC)
     return None

@@ -170,7 +170,7 @@ def paired(mine: Series, other: Series) -> float:
     return statistics.median(a.wall / b.wall for a, b in zip(mine.costs, other.costs, strict=True))
 
 
-#: The bench's parts. Each can be measured anew alone; the page keeps the others, and says of each at which commit.
+#: The bench's parts. Each can be measured again alone; the page keeps the others, and says of each at which commit.
 PARTS = ("rounds", "last", "growth")
 
 

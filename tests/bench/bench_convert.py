@@ -130,8 +130,8 @@ def table(runs: dict[str, Run], unchanged: bool) -> tuple[str, bool]:
 def balanced(names: list[str], number: int) -> list[str]:
     """The order of a round: over as many rounds as there are runs, each follows each other one once.
 
-    What the host still has in hand of one run slows the next, whoever it is; a Williams square (for an even number)
-    gives everybody the same neighbours. https://en.wikipedia.org/wiki/Carryover_effect
+    What the host still has in hand of one run slows the next, whichever program it is; a Williams square (for an even
+    number) gives everybody the same neighbours. https://en.wikipedia.org/wiki/Carryover_effect
     """
     count = len(names)
     zigzag = [(step + 1) // 2 if step % 2 else (count - step // 2) % count for step in range(count)]

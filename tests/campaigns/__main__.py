@@ -82,9 +82,9 @@ def shown(module: str) -> str:
 
 
 class Page:
-    """The page of a campaign, written anew with each row: one that is stopped keeps what it found.
+    """The page of a campaign, written again with each row: one that is stopped keeps what it found.
 
-    Of a part of the corpus (GOLDSMITH_PART) only the rows that were run anew are other ones.
+    Of a part of the corpus (GOLDSMITH_PART) only the rows that were run again are other ones.
     """
 
     def __init__(self, name: str) -> None:
@@ -107,7 +107,7 @@ class Page:
         names = {str(next(iter(row.values()))) for row in new}
         rows = [*(row for row in self.kept if next(iter(row.values())) not in names), *new]
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        took = f"{len(new)} of them run anew: {took}" if self.part else took
+        took = f"{len(new)} of them run again: {took}" if self.part else took
         load = f"load {os.getloadavg()[2]:.1f} in its last quarter of an hour, {os.cpu_count()} processors"
         lines = [
             f"# Campaign: {shown(self.name)}",

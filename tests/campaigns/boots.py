@@ -90,14 +90,14 @@ DEFECTS: dict[str, Defect] = {
     "the host name is kept": Defect(write((CLOUD, "preserve_hostname: true\n")), "host name"),
     "no user is made": Defect(write((CLOUD, "users: []\n")), "login-refused"),
     # the network
-    # to bar its driver is no defect: the initramfs has loaded it before. cloud-init leases an address for itself,
+    # to bar its driver is not a defect: the initramfs has loaded it before. cloud-init leases an address for itself,
     # asks the fabric and posts Ready all the same: Azure shows a VM that runs, and nobody reaches it
     "the card is nobody's": Defect(write((CLOUD, OFF), (NETWORKD, UNMANAGED)), "guest-unreachable"),
     "a static address": Defect(write((CLOUD, OFF), (NETWORKD, STATIC)), "guest-unreachable"),
     "another machine's MAC": Defect(write((CLOUD, OFF), (NETWORKD, PINNED)), "guest-unreachable"),
     "the build's netplan": Defect(write((CLOUD, OFF), ("/etc/netplan/01-build.yaml", PLAN)), "guest-unreachable"),
     "no network service": Defect(
-        # to disable it is no defect: cloud-init's netplan starts it
+        # to disable it is not a defect: cloud-init's netplan starts it
         write((CLOUD, OFF), also=[f"symlink {UNITS}/systemd-networkd.service /dev/null"]),
         "guest-unreachable",
     ),

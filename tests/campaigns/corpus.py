@@ -35,7 +35,7 @@ from tests.harness import ROOT, commit_id
 PAGE = ROOT / "docs/reports/campaign-corpus.md"
 #: Bounds of all verbs of one file: seconds, MiB of this process, and of any child (qemu-img and the disk's readers).
 SECONDS, MEMORY = 60.0, 300
-#: What file(1) calls what is no disk: none of these may be read as a raw one.
+#: file(1)'s names of files that are not disks: none of these may be read as a raw disk.
 PACKED = {
     f"application/{kind}"
     for kind in (

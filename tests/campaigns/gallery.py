@@ -64,7 +64,7 @@ def work(root: Path, seed: int) -> None:
                 else:
                     take_lease(gallery, version, "the campaign", seconds=0.2)
         except GoldsmithError:
-            continue  # nothing to roll back to, there already, let go: a person's mistakes
+            continue  # nothing to roll back to, there already, pruned: a person's mistakes
 
 
 def capture(
@@ -114,7 +114,7 @@ def wrong(root: Path) -> list[str]:
         found.append("golden is gone")
     elif why := promotion_blocker(golden):
         found.append(f"golden is {golden.version}: {why}")
-    # whoever comes next clears up, and nothing of the dead stays in its way
+    # anyone who comes next clears up, and nothing of the dead stays in its way
     prune(gallery, NAME, KEEP, None)
     gallery.promote(capture(gallery, root, random.Random()))
     left = [item.what for item in verify(gallery, NAME) if item.scratch]

@@ -78,7 +78,7 @@ def run(moment: Moment, lab: Lab, *, proof: bool = True) -> dict[str, object]:
     """
     project(lab)
     before = _current(lab)
-    # --from acquire: also what an earlier case made is made anew
+    # --from acquire: also what an earlier case made is made again
     arguments = ["build", moment.image, "--from", "acquire", *(["--until", moment.until] if moment.until else [])]
     builder = lab.start(*arguments)
     try:

@@ -99,7 +99,7 @@ def run(number: int, seconds: list[float], reference: Tree, lab: Lab) -> dict[st
     assert done.returncode == 0, done.stdout + done.stderr
     states = [stage["state"] for stage in lab.last_run("moments")["stages"] if stage["stage"] in LIVE]
     new = states.count("new")
-    assert new == STEPS + 1 - there, f"{there} layers were committed, {new} were made anew"
+    assert new == STEPS + 1 - there, f"{there} layers were committed, {new} were made again"
     assert lab.leftovers() == [], lab.leftovers()
     assert not stray_processes(lab), stray_processes(lab)
     wrong = differences(reference, tree(shipped(lab), DEFAULT_OUTPUT.key), registry.get("linux").may_differ)

@@ -1,6 +1,6 @@
 """100,000 damaged inputs: `make campaign-mutations`, or python tests/campaigns/mutations.py [COUNT].
 
-A crash of a C reader, or one that does not come to its end, is no failure where the child process that inspects
+A C reader that crashes or does not end is not a failure if the child process that inspects
 disks turns it into an error of its own: each such input is given to `goldsmith inspect`'s own door to see that.
 """
 
@@ -41,7 +41,7 @@ SHARES = {
 
 
 def typed(kept: Path, kind: fuzz.Kind, folder: Path) -> str | None:
-    """What the reading process makes of an input that ended its reader; None where that is no error of its own."""
+    """The reading process's result for an input that ended its reader; None if that is not an error of its own."""
     if kind.disk is None:
         return None
     index, data = pickle.loads(kept.read_bytes())

@@ -133,12 +133,12 @@ def packages(lab: Lab, name: str) -> list[dict[str, str]]:
 def disk_use(lab: Lab, mount: Path, kind: str, own: int, name: str, say: Say) -> dict[str, object]:
     """What the versions take on the disk, against their distinct blocks; and without reflinks.
 
-    Layers and runs, which only spare work, are let go before; `own` are the bytes of the empty file system.
+    Layers and runs, which only spare work, are deleted before; `own` are the bytes of the empty file system.
     """
     assert lab.run("clean", "--layers").returncode == 0
     shutil.rmtree(lab.home / "runs")
     subprocess.run(["sync", "-f", mount], check=True)
-    # a channel is a link to a version: that is no other disk
+    # a channel is a link to a version, not another disk
     disks = sorted(path for path in (lab.home / "gallery").glob("*/*/disk.vhd") if not path.parent.is_symlink())
     apart = sum(path.stat().st_blocks * 512 for path in disks)
     blocks: set[bytes] = set()

@@ -235,7 +235,7 @@ def _push_killed(bench: Bench, version: Version, target: Target) -> str:
 
 
 def _break_leases(bench: Bench) -> None:
-    """As if a minute had passed, or whoever took the lease had ended. A killed publisher's own lease is kept."""
+    """As if a minute had passed, or the holder of the lease had ended. A killed publisher's own lease is kept."""
     from azure.storage.blob import BlobLeaseClient
 
     for blob in bench.service.get_container_client(bench.container).list_blobs():

@@ -40,7 +40,7 @@ CHILD = "goldsmith: 1\nsummary: a child\nos: linux\nsource: {master: db@golden}\
 
 @dataclass(frozen=True)
 class Bench:
-    """A store that holds one of each kind of record, and a pattern of it to begin anew from."""
+    """A store that holds one of each kind of record, and a pattern of it to begin again from."""
 
     root: Path
 

@@ -192,6 +192,6 @@ def _handler(proxy: BlobProxy) -> type[BaseHTTPRequestHandler]:
             try:
                 super().handle()
             except OSError:
-                self.close_connection = True  # whoever asked was killed
+                self.close_connection = True  # the client was killed
 
     return Handler

@@ -1,4 +1,4 @@
-"""Disks made to exhaust whoever reads them: small files that name much. Each maker writes one file."""
+"""Disks made to exhaust anyone who reads them: small files that name much. Each maker writes one file."""
 
 from __future__ import annotations
 

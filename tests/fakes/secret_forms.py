@@ -1,4 +1,4 @@
-"""Secrets in the forms in which they are found on disks: every one is made anew, none was ever anybody's.
+"""Secrets in the forms in which they are found on disks: every one is made again, none was ever anybody's.
 
 A form is where it lies, what lies there, the check that is to find it, and the secret that no report may print.
 """

@@ -557,7 +557,10 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     ),
     "a seed": ("cloud-init-seed", put("/var/lib/cloud/seed/nocloud/user-data", "#cloud-config\n")),
     "no sshd": ("ssh-enabled", fs("rm /etc/systemd/system/multi-user.target.wants/ssh.service")),
-    "sshd lets go": ("ssh-client-alive", edit("etc/ssh/sshd_config.d/50-azure.conf", "Interval 180", "Interval 0")),
+    "sshd closes idle connections": (
+        "ssh-client-alive",
+        edit("etc/ssh/sshd_config.d/50-azure.conf", "Interval 180", "Interval 0"),
+    ),
     "root by password": ("ssh-root-login", add("etc/ssh/sshd_config", "PermitRootLogin yes\n")),
     # identity
     "a machine id": ("machine-id", put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")),

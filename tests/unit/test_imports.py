@@ -140,7 +140,7 @@ def test_only_scratch_makes_temporary_files() -> None:
             assert "tempfile" not in names, path
 
 
-#: Who reads JSON that is no record of goldsmith's: answers of tools, of guests and of the sandbox.
+#: Modules that read JSON that is not a record of goldsmith: answers of tools, of guests and of the sandbox.
 ANSWERS = {"fabric", "hypervisor", "disk", "guest", "systems", "network", "checks"}
 
 

@@ -63,7 +63,7 @@ def wait_until(what: Callable[[], object], deadline: float = 20.0) -> None:
 
 
 def links() -> dict[str, int]:
-    """Our bridges and their numbers: one that was made anew has another number."""
+    """Our bridges and their numbers: one that was made again has another number."""
     return {each["ifname"]: each["ifindex"] for each in json.loads(sh("ip -json link show type bridge") or "[]")}
 
 

@@ -106,7 +106,7 @@ def test_two_at_once_are_two(vms: Vms) -> None:
 def test_wrong_states_have_names_and_change_nothing(vms: Vms) -> None:
     create(vms, "web", "power", "--no-wait")
     before = vms.seen("web")
-    assert "there is a VM web already" in vms.refused("create", "web", "--image", "power", "--ssh-key", str(vms.key))
+    assert "the VM web exists already" in vms.refused("create", "web", "--image", "power", "--ssh-key", str(vms.key))
     key = ("--ssh-key", str(vms.key))
     assert "the gallery has no image nix" in vms.refused("create", "db", "--image", "nix", *key)
     assert "there is no room for db" in vms.refused(
@@ -114,9 +114,9 @@ def test_wrong_states_have_names_and_change_nothing(vms: Vms) -> None:
     )
     assert "was made for generation 1" in vms.refused("create", "db", "--image", "power", "--generation", "2", *key)
     assert "cannot be the name" in vms.refused("create", "Db_1", "--image", "power", *key)
-    assert "web runs already" in vms.refused("start", "web")
+    assert "web is running already" in vms.refused("start", "web")
     assert "web runs: deleting it" in vms.refused("delete", "web")
-    assert "no VM is called db" in vms.refused("stop", "db")
+    assert "there is no VM db" in vms.refused("stop", "db")
     after = vms.seen("web")
     assert (after["vmId"], after["status"]) == (before["vmId"], before["status"])
     vms.vm("stop", "web")

@@ -70,7 +70,8 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     )
     run = built(stand, name)
     if generation == 1:
-        # two rounds with a restart between them, and one that finds nothing; what is no security update stays out
+        # two rounds with a restart between them, and one that finds nothing; updates other than security updates are
+        # not installed
         result = run["updates"]
         assert [update["kb"] for update in result["updates"]] == [["KB5000001"], ["KB5000003"]]
         assert (result["rounds"], result["restarts"]) == (3, 1)

@@ -83,7 +83,7 @@ class Wine:
         return done.stdout.split()[-1] if done.returncode == 0 else None
 
     def run_lines(self, lines: list[str]) -> None:
-        """Run command lines as they are, one after another, as a logon does: no shell in between quotes them anew."""
+        """Run command lines as they are, one after another, as a logon does; no shell quotes them again."""
         escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
         values = [f'"{number:02}"="{line}"' for number, line in enumerate(escaped)]
         registry = self.folder / "run.reg"

@@ -29,7 +29,7 @@ _END, _END_TOO = r"""[\x60'"\s;]""", r"""[\x00\x60'"\s;]"""
 _LEAD, _VALUE = r"[\w.-]{0,50}?", r"""[\x60'"\s=]{0,5}"""
 #: In bits a byte: what a token needs that has a prefix of its own; `ghp_xxxx...` has less.
 _PREFIXED = 2.0
-#: They match much that is no secret: configuration files alone are judged by them.
+#: They match much that is not a secret, so they apply to configuration files only.
 _NOISY = frozenset({"generic-api-key"})
 #: Bytes before and after a candidate's last byte that are judged with it; the longest token known has about 4,000.
 BEFORE, AFTER = 4096, 2048

@@ -137,7 +137,7 @@ def _is_configuration(path: str) -> bool:
 
 
 def _text(root: Root, path: str) -> bytes:
-    """A configuration file as bytes of text, unpacked and in UTF-8; none of what is no text."""
+    """A configuration file as bytes of text, unpacked and in UTF-8; empty if it is not text."""
     data = root.read(path, SIZE_LIMIT) or b""
     if path.lower().endswith(".gz"):
         try:

@@ -71,7 +71,7 @@ def _scan(subject: Subject) -> SecretScan:
 
 def look_up_places(subject: Subject) -> None:
     """Read where the data of each file lies while others search the disk. Of very many files that would take too much
-    memory: whoever needs it then reads it file by file.
+    memory: anyone who needs it then reads it file by file.
     """
     # whatever surprises here is met again, and named, by the check that asks for it
     with suppress(Exception):

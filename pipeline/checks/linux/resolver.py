@@ -86,7 +86,7 @@ def _state(subject: Subject, service: str) -> str:
 
 
 def _without_servers(subject: Subject) -> Iterator[str]:
-    """Nothing is in the file: whoever starts has to fill it, or to answer without it."""
+    """Nothing is in the file: anyone who starts has to fill it, or to answer without it."""
     started = subject.started
     there = subject.root.exists(PATH)
     if "systemd-resolved" in started:

@@ -1,7 +1,7 @@
 """Accelerated networking: Azure's virtual function has the MAC address of eth0, and nobody may configure it.
 
 The guest sees two cards: eth0 of Hyper-V's own driver, and a virtual function that the kernel makes its lower half.
-Whoever asks for an address on the virtual function gets eth0's, and eth0 loses it. At rest that is decided as the
+Anyone who asks for an address on the virtual function gets eth0's, and eth0 loses it. At rest that is decided as the
 network managers decide it in a clone: by their own rules of precedence, on cards as Azure shows them.
 """
 

@@ -1,4 +1,4 @@
-"""`goldsmith gallery`: what masters there are, which of them is golden, and which of them stay."""
+"""`goldsmith gallery`: the masters, their channels, and their deletion."""
 
 from __future__ import annotations
 

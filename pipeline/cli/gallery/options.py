@@ -1,4 +1,4 @@
-"""What the gallery's verbs share: their arguments and options, the gallery itself, and who judges its evidence."""
+"""Arguments and options that the gallery's verbs share, the gallery, and the judge of its evidence."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def open_gallery() -> Gallery:
 
 
 def evidence_judge(keys: list[Path], *, arriving: bool = False, admit: str | None = None) -> Judge:
-    """What holds a master's evidence to the keys that are trusted: those given, else those beside this host's own.
+    """The judge of a master's evidence by the trusted keys: the given ones, else those beside this host's own key.
 
-    A signature is demanded of what this host makes, and of what is `arriving`; `admit` is the digest of a manifest
-    that needs none.
+    Masters that this host makes, and `arriving` ones, must be signed, except the master whose manifest has the digest
+    `admit`.
     """
     from functools import partial
 

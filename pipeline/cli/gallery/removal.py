@@ -43,7 +43,7 @@ def prune(
             except UsageError as error:
                 if error.name == "definition":
                     raise
-                # without a definition nobody has said how many are kept
+                # without a definition the number of versions to keep is not known
                 print(f"{name}: there is no definition here, so all versions are kept", file=sys.stderr)
                 continue
         found += prune_masters(locate_store(), name, policy, dry=dry)

@@ -131,11 +131,11 @@ def _refuse_unreadable(parcel: Path) -> None:
     except PermissionError as error:
         raise unreadable_input(error) from None
     except OSError:
-        return  # whatever else it is, the import itself says
+        return  # the import reports any other error
 
 
 def _manifest_digest(parcel: Path) -> str | None:
-    """The digest of a parcel's manifest, None where it has none: then the import says so."""
+    """The digest of an export's manifest; None if it has none: then the import reports that."""
     from pipeline.cache.digests import file_digest
     from pipeline.gallery import MANIFEST
 
@@ -144,7 +144,7 @@ def _manifest_digest(parcel: Path) -> str | None:
 
 
 def _admit(version: Version, digest: str | None, why: str) -> None:
-    """Remember that a version may be without a signature, where somebody has let it in so."""
+    """Record that a version may be without a signature, if the user has accepted it so."""
     from pipeline.evidence import unsigned
 
     if digest is not None:

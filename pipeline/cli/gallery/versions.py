@@ -93,7 +93,7 @@ def _print_refusals(gallery: Gallery, names: Sequence[str], everything: bool) ->
 
 
 def _refuse_damaged(damaged: list[str]) -> None:
-    """The end of a list that is not whole: what is good was shown, and this is what was not."""
+    """Raise an error for the damaged versions, after the good ones were listed."""
     if damaged:
         raise CheckFailed(
             f"{len(damaged)} damaged: {'; '.join(damaged)}",

@@ -1,4 +1,4 @@
-"""`goldsmith vm ssh`: ways into a VM."""
+"""`goldsmith vm ssh`: SSH access to a VM."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def running(fleet: Fleet, name: str) -> Record:
     fleet.keep_fabric()
     record = fleet.instances.get(name)
     if not fleet.look(record).is_on:
-        raise UsageError(f"{name} does not run", name="vm-not-running", hint=f"goldsmith vm start {name} starts it")
+        raise UsageError(f"{name} is not running", name="vm-not-running", hint=f"goldsmith vm start {name} starts it")
     return record
 
 
@@ -59,7 +59,7 @@ def ssh(
 
 
 def wait_for_sshd(fleet: Fleet, record: Record) -> None:
-    """Wait for the guest's sshd, and say so where it takes time. Raises GuestError (guest-sshd-dead)."""
+    """Wait for the guest's sshd; print a line if that takes time. Raises GuestError (guest-sshd-dead)."""
     from pipeline.fabric import service
     from pipeline.guest.timeouts import Patience
     from pipeline.hypervisor import accelerator
@@ -74,8 +74,8 @@ def wait_for_sshd(fleet: Fleet, record: Record) -> None:
 
 
 def ssh_argv(fleet: Fleet, record: Record, user: str, identity: Path | None, command: list[str]) -> list[str]:
-    """The argv of an ssh to a VM. Nobody else is on its wire: the host key that it shows first is its own."""
-    # this very goldsmith, wherever the caller stands
+    """The argv of an ssh to a VM. No other machine is on its wire, so the first host key that it shows is trusted."""
+    # the same goldsmith, in any current folder
     code = f"PYTHONPATH={process.own_variables()['PYTHONPATH']}"
     way = ["env", code, f"GOLDSMITH_HOME={fleet.store.root}"]
     way += [sys.executable, "-P", "-m", "pipeline", "vm", "connect", record.name, "22"]
@@ -102,7 +102,7 @@ def _own_key(record: Record) -> Path | None:
 
 
 def connect(name: Name, port: Annotated[int, typer.Argument(min=1, max=65535)]) -> None:
-    """Join standard input and output with a port of a VM: the way that `goldsmith vm ssh` takes."""
+    """Connect standard input and output to a port of a VM, as `goldsmith vm ssh` needs it."""
     from pipeline.base.errors import GuestError, Interrupted
     from pipeline.fabric import service
     from pipeline.network.relay import join_stdio
@@ -117,6 +117,6 @@ def connect(name: Name, port: Annotated[int, typer.Argument(min=1, max=65535)]) 
             name="guest-unreachable",
             hint=f"goldsmith vm show {name} says whether its agent has reported Ready",
         ) from None
-    # whoever called it, ssh for one, ends it by a signal when there is nothing more to say
+    # the caller, ssh for example, ends it by a signal when there is nothing more to say
     with link, contextlib.suppress(Interrupted):
         join_stdio(link)

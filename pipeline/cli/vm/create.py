@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.instances.sizes import Size
     from pipeline.operations.create import Creation, Wishes
 
-#: Bytes of custom data, and of user data, as Azure has them at most.
+#: The largest custom data and user data that Azure accepts, in bytes.
 #: https://learn.microsoft.com/azure/virtual-machines/custom-data
 LARGEST_DATA = 64 << 10
 
@@ -124,7 +124,7 @@ def create(
 
 
 def _create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
-    """Create VMs one after the other, and wait for all of them together. One that fails stops no other."""
+    """Create VMs one after the other, and wait for all of them together. A VM that fails does not stop the others."""
     cancelled = threading.Event()
     errors: list[BaseException] = []
     with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
@@ -135,7 +135,7 @@ def _create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
                     waits += _begin(fleet, wishes, pool, cancelled, no_wait=no_wait)
                 except GoldsmithError as error:
                     errors.append(error)
-                    break  # what has no room, or no name, now has none for the next one either
+                    break  # an error of space or of a name would occur for the next VM, too
             errors += [failure for wait in waits if (failure := wait.exception()) is not None]
         except BaseException:
             cancelled.set()
@@ -151,7 +151,7 @@ def _create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
 def _begin(
     fleet: Fleet, wishes: Wishes, pool: ThreadPoolExecutor, cancelled: threading.Event, *, no_wait: bool
 ) -> list[Future[None]]:
-    """Power a new VM on, and wait for it in `pool`; with `no_wait` a process of its own does."""
+    """Power a new VM on, and wait for it in `pool`; with `no_wait` a separate process waits."""
     from pipeline.operations.create import begin, forget, leave_to_waiter
 
     began = time.monotonic()
@@ -196,7 +196,7 @@ def _say_running(store: Store, record: Record, seconds: float) -> None:
 def _show_password(creation: Creation) -> None:
     if creation.password is not None:
         user = creation.record.user
-        _say(creation.record.name, f"the password of {user} is {creation.password} (shown once, kept nowhere)")
+        _say(creation.record.name, f"the password of {user} is {creation.password} (shown only once, stored nowhere)")
 
 
 def wait(name: Name) -> None:
@@ -215,7 +215,7 @@ def wait(name: Name) -> None:
 
 
 def _public_key(path: Path | None) -> str:
-    """The text of a public key: the named one, or the caller's own; '' where there is none."""
+    """The text of a public key: the named one, or the caller's own; '' if there is none."""
     if path is None:
         found = caller_keys()
         return found[0].read_text().strip() if found else ""
@@ -237,13 +237,17 @@ def _size(name: str, cpus: int | None, memory: str | None) -> Size | None:
         return None
     if name and (cpus is not None or memory is not None):
         raise UsageError(
-            "--size cannot be combined with --cpus and --memory", name="usage", hint="name a size, or both numbers"
+            "--size cannot be combined with --cpus and --memory",
+            name="usage",
+            hint="use --size, or --cpus and --memory",
         )
     if name:
         return find_size(name)
     if cpus is None or memory is None:
         raise UsageError(
-            "--cpus and --memory go together", name="usage", hint="--cpus 1 --memory 1G; or --size Standard_B1s"
+            "--cpus and --memory must be used together",
+            name="usage",
+            hint="--cpus 1 --memory 1G; or --size Standard_B1s",
         )
     return Size(None, cpus, context.to_bytes(memory))
 
@@ -256,6 +260,6 @@ def _data(path: Path | None) -> bytes:
         raise UsageError(
             f"{path} has {len(data)} bytes, and Azure takes {LARGEST_DATA}",
             name="data-too-large",
-            hint="let it fetch the rest",
+            hint="store the rest on a server, and let the guest download it",
         )
     return data

@@ -1,4 +1,4 @@
-"""`goldsmith vm list`, `show`: what VMs there are and what is true of them."""
+"""`goldsmith vm list`, `show`: the VMs and their states."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _address(fleet: Fleet, record: Record) -> str | None:
 
 
 def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
-    """What `--json` promises of a VM; `instanceView` in the form of Azure's."""
+    """A VM's fields in `--json`; `instanceView` has Azure's form."""
     from pipeline.instances.state import describe, instance_view, power_state, provisioning_state
 
     return {

@@ -1,4 +1,4 @@
-"""`goldsmith vm console`, `screenshot`, `logs`, `top`: what a VM shows, said and uses."""
+"""`goldsmith vm console`, `screenshot`, `logs`, `top`: observe a VM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.instances.fleet import Fleet
     from pipeline.instances.record import Record
 
-#: Bytes of a log that are shown, the last.
+#: The number of bytes shown from the end of a log.
 LOG_TAIL = 1 << 20
 
 
@@ -45,7 +45,7 @@ def console(name: Name) -> None:
 
 
 class _RawTerminal:
-    """Each key goes to the guest at once, Ctrl-C too, while the block runs. Nothing is done where there is no
+    """Send each key to the guest at once, also Ctrl-C, while the block runs. Does nothing without a
     terminal."""
 
     def __enter__(self) -> None:
@@ -111,7 +111,7 @@ def logs(
     path = files.get({Log.SERIAL: "serial.log", Log.FABRIC: "fabric.jsonl", Log.DHCP: "dhcp.log"}[which])
     if path is None or not path.is_file():
         raise NotFound(
-            f"{name} has no {which} log yet", name="vm-no-log", hint=f"goldsmith vm show {name} says what it does"
+            f"{name} has no {which} log yet", name="vm-no-log", hint=f"goldsmith vm show {name} shows its state"
         )
     if which is Log.FABRIC:
         print("\n".join(map(_describe, service.read_exchanges(fleet.store, record.id))))
@@ -123,7 +123,7 @@ def logs(
 
 
 def _describe(exchange: Exchange) -> str:
-    """A request and its answer on one line: when, what came of it, what was asked, what was reported."""
+    """A request and its answer on one line: time, status, request, report."""
     from pipeline.fabric.wireserver import health_report
 
     request, response = exchange.request, exchange.response

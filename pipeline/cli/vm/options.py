@@ -1,4 +1,4 @@
-"""What the verbs of `vm` share: their arguments, the fleet, and the rights that they need."""
+"""Arguments that the verbs of `vm` share, the fleet, and the check for root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_fleet(verb: str) -> Fleet:
 
 
 def caller_home() -> Path:
-    """The home of whoever calls, also behind sudo."""
+    """The caller's home folder, also under sudo."""
     caller = os.environ.get("SUDO_USER")
     if caller:
         try:
@@ -44,5 +44,5 @@ def caller_home() -> Path:
 
 
 def caller_keys() -> list[Path]:
-    """The caller's public keys that are there."""
+    """The caller's existing public keys."""
     return [path for name in _KEYS if (path := caller_home() / ".ssh" / name).is_file()]

@@ -1,4 +1,4 @@
-"""`goldsmith vm forward`, `rdp`: a port of this host that leads to a port of a VM while the command runs."""
+"""`goldsmith vm forward`, `rdp`: forward a port of this host to a port of a VM while the command runs."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def _relay(fleet: Fleet, record: Record, port: int, local: int | None, on_open: 
         relay = Relay(here, lambda timeout: fabric.connect(record.id, port, timeout))
     except OSError as error:
         raise HostError(
-            f"port {here} of this host cannot be taken: {error.strerror}",
+            f"port {here} of this host cannot be used: {error.strerror}",
             name="port-taken",
-            hint="name another --local",
+            hint="choose another port with --local PORT",
         ) from None
     try:
         on_open(here)

@@ -68,10 +68,10 @@ def delete(
 
 
 def _ask(name: str) -> None:
-    """Ask whoever sits at the terminal. Raises UsageError (vm-delete-unconfirmed) where nobody can be asked."""
+    """Ask the user at the terminal. Raises UsageError (vm-delete-unconfirmed) if there is no terminal."""
     hint = f"goldsmith vm delete {name} --yes"
     if not sys.stdin.isatty():
-        raise UsageError(f"deleting {name} loses its disks", name="vm-delete-unconfirmed", hint=hint)
+        raise UsageError(f"deleting {name} deletes its disks, too", name="vm-delete-unconfirmed", hint=hint)
     print(f"delete {name} with its disks? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UsageError(f"{name} was not deleted", name="vm-delete-unconfirmed", hint=hint)

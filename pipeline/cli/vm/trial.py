@@ -1,4 +1,4 @@
-"""`goldsmith try`: a VM for one look at a master, gone at its end."""
+"""`goldsmith try`: a temporary VM for one look at a master."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _run(fleet: Fleet, name: str, image: str, key: Path, command: list[str]) -> 
     creation = begin(fleet, Wishes(name=name, image=image, user="azureuser", public_key=public_key))
     print(f"{name}: Starting (provisioning)", file=sys.stderr, flush=True)
     record = wait_ready(fleet.store, name, creation.operation, lambda _text: None, threading.Event())
-    words = f"Running after {time.monotonic() - began:.0f} s; it is deleted when you leave it"
+    words = f"Running after {time.monotonic() - began:.0f} s; it is deleted when the shell ends"
     print(f"{name}: {words}", file=sys.stderr, flush=True)
     wait_for_sshd(fleet, record)
     argv = ssh_argv(fleet, record, record.user, key, command)

@@ -1,6 +1,6 @@
 """An Ansible callback that reports which plays matched a host, and how many of their tasks were run there.
 
-The report is JSON at $GOLDSMITH_PLAYS, written anew after each event, so that it is whole whenever Ansible ends:
+The report is JSON at $GOLDSMITH_PLAYS, written again after each event, so that it is whole whenever Ansible ends:
 {"plays": [{"name", "hosts", "matched", "tasks", "facts_only", "check"}]}
 """
 

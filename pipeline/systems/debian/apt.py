@@ -176,7 +176,7 @@ def known_packages(suite: str, cache: Path) -> PackageNames | None:
         if time.time() - kept.stat().st_mtime < NAMES_AGE:
             return PackageNames(kept.read_text(encoding="utf-8"))
     if (names := _host_packages(suite) or _ask_packages(suite)) is not None:
-        # whoever may not write here asks again the next time
+        # anyone who may not write here asks again the next time
         with contextlib.suppress(OSError, GoldsmithError):
             cache.mkdir(parents=True, exist_ok=True)
             with scratch.file_beside(kept, force=True) as draft:
@@ -268,7 +268,7 @@ def code_name(suite: str) -> str:
     if found is None:
         why = "its archive does not answer" if archive is None else "its archive names no code name"
         raise BuildError(
-            f"which release {suite} is today is not known: {why}",
+            f"the code name of {suite} cannot be determined: {why}",
             name="suite-unknown",
             hint="check that apt-get update works on this host, or write the release's code name, such as trixie",
         )

@@ -152,7 +152,7 @@ def _apart(seconds: float, settle: float) -> str:
 def _prompts(clone: Clone, settle: float) -> bool:
     """Whether the serial console comes to its login prompt; on a slow guest it does after sshd.
 
-    Whose name stands before it is no matter: where waagent provisions, the prompt is there before the name is.
+    The host name before it does not matter: where waagent provisions, the prompt appears before the name is set.
     """
     try:
         clone.machine.wait(

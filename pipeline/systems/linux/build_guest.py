@@ -27,7 +27,7 @@ def running_guest(build: Build, source: Layer, draft: PendingLayer) -> GuestSess
 def proxy_environment(build: Build, session: GuestSession) -> dict[str, str]:
     """The variables by which a step finds the host's proxies; apt's own lie in the guest's memory.
 
-    They are no input of a layer: how a package came does not change what it is.
+    They are not an input of a layer: the way a package came does not change its content.
     """
     proxies = build.proxies
     known = proxies.all

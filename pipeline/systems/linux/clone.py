@@ -123,7 +123,7 @@ class Clone:
         refused_at: list[float] = []
 
         def logged_in() -> bool | None:
-            # each time anew: an agent may make the host keys, and restart sshd, after it has greeted once
+            # each time again: an agent may make the host keys, and restart sshd, after it has greeted once
             if not self.access.learn_host_key(self.patience.command):
                 return None
             try:

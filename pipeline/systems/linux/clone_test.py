@@ -270,14 +270,14 @@ class CloneTest:
         self._end(clone)
 
     def _reimage(self, clone: Clone, first: dict[str, str]) -> None:
-        """Back to the master: the same VM, provisioned anew, with an identity of its own."""
+        """Back to the master: the same VM, provisioned again, with an identity of its own."""
         clone.boot(self._overlay("reimage"), provisions=True, name="reimage")
         self.result.seconds["reimage"] = clone.seconds["ssh"]
         seen = self._seen(clone)
         self._healthy(clone, seen, "reimage")
         kept = [what for what in ("machine-id", "host key") if seen.get(what) == first.get(what)]
         good = not kept and seen.get("hostname") == self.hostname
-        self.result.see("reimage", "provisioned anew" if good else f"still the old {', '.join(kept)}", good)
+        self.result.see("reimage", "provisioned again" if good else f"still the old {', '.join(kept)}", good)
         self._end(clone)
 
     def _seen(self, clone: Clone) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Identities that services keep outside systemd and ssh: one table for the check and for generalize.
 
 A row says where a service keeps what makes a machine one machine of many, what in the file is the identity, and who
-makes it anew. Rows come from the services' public documentation, or from the unit or maintainer script that makes the
-file; `source` names it. An identity that its service makes anew at the next start is removed by generalize. One that
-nobody makes anew stays, because without it a service may not start: the check then says what to do.
+makes it again. Rows come from the services' public documentation, or from the unit or maintainer script that makes
+the file; `source` names it. An identity that its service makes again at the next start is removed by generalize. One
+that nobody makes again stays, because without it a service may not start: the check then says what to do.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Identity:
 
     `paths`: absolute; * within one part of a path, as a shell and fnmatch agree on it. `mark`: an extended regular
     expression that a line of the file has if it is an identity; '' where any content is one. `unless`: the same of a
-    line that makes removing it wrong. `renewed`: the service makes it anew at its next start (`mark` and `unless` are
-    then for grep -E too). `stop`: a unit that would write the file once more while it stops, or needs it to stop.
+    line that makes removing it wrong. `renewed`: the service makes it again at its next start (`mark` and `unless`
+    are then for grep -E too). `stop`: a unit that would write the file once more while it stops, or needs it to stop.
     """
 
     service: str
@@ -38,7 +38,7 @@ _PRIVATE_NAME = (
     r"([A-Za-z0-9_-]+|[A-Za-z0-9_.-]+\.(local|lan|internal|intranet|corp|private|home|home\.arpa|localdomain|test"
     r"|example))"
 )
-#: What is said of an identity that its service makes anew.
+#: What is said of an identity that its service makes again.
 _REMOVE = "remove it: the next start makes a new one"
 
 INITIATOR = "/etc/iscsi/initiatorname.iscsi"

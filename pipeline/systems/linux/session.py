@@ -177,7 +177,7 @@ class GuestSession:
     def black_box(self, *, quick: bool = False) -> None:
         """Save what the guest can still tell: its screen, and its journal by the agent or else off its disk.
 
-        `quick` takes the screen only: whoever interrupts a build does not wait for a journal.
+        `quick` takes the screen only: anyone who interrupts a build does not wait for a journal.
 
         The guest stays as it is where the agent answers; a silent one is read at rest, after its end.
         """

@@ -65,7 +65,7 @@ def save_spec(spec: Spec, key: str, tag: str) -> Spec:
     """The saved guest: a name and cards that follow from its key, and a machine that can tell it is another one now.
 
     libvirt restores a guest under the name that it was saved under, so that one restored guest of a save runs at a
-    time. The addresses are no other guest's: whoever finds them in a master has found a leak.
+    time. No other guest has these addresses: if a master contains them, the snapshot has leaked into it.
     """
     octets = [key[i : i + 2] for i in range(0, 12, 2)]
     return replace(

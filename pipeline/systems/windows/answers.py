@@ -98,7 +98,7 @@ def first_logon() -> list[str]:
     ]
 
 
-#: No page of the first boot is shown; 3 leaves the updates to whoever configures them.
+#: No page of the first boot is shown; 3 leaves the updates to anyone who configures them.
 _OOBE: Mapping[str, Any] = {
     "HideEULAPage": True,
     "HideLocalAccountScreen": True,

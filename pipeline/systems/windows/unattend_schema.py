@@ -1,8 +1,8 @@
 """Which components an answer file may have in which pass, and which settings: Setup ignores what it does not know.
 
-A misspelt setting is no error to Windows: the installation goes on, or stops at a dialog that nobody sees. The public
-schema of answer files knows the envelope alone, so the words that goldsmith uses stand here, each from Microsoft's
-"Unattended Windows Setup Reference".
+Windows does not report a misspelt setting: the installation goes on, or stops at a dialog that nobody sees. The
+public schema of answer files knows the envelope alone, so the words that goldsmith uses stand here, each from
+Microsoft's "Unattended Windows Setup Reference".
 """
 
 from __future__ import annotations

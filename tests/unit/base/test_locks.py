@@ -1,4 +1,4 @@
-"""Whoever waits is told for whom: run, process, user, host, since when."""
+"""A command that waits names the holder: run, process, user, host, start."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_names_of_earlier_versions_name_a_campaign() -> None:
 def test_a_campaign_that_is_stopped_keeps_its_rows() -> None:
     page = campaigns.Page("x")
     page.say({"what": "a", "ok": True, "told": "one|two\nthree"})
-    page.say("words for whoever watches")
+    page.say("words for anyone who watches")
     text = page.path.read_text()
     assert "1 cases, not ended; load" in text
     assert text.endswith("| what | ok | told |\n|---|---|---|\n| a | True | one\\|two three |\n")
@@ -42,6 +42,6 @@ def test_a_part_takes_its_places_among_the_kept(monkeypatch: pytest.MonkeyPatch)
     part.say({"what": "a", "ok": True})
     part.write(part.come, "1 s")
     text = part.path.read_text()
-    assert "2 cases, 1 of them run anew: 1 s" in text
+    assert "2 cases, 1 of them run again: 1 s" in text
     assert "| b | True |  |\n| a | True |  |\n" in text
     assert "False" not in text

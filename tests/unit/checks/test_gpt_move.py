@@ -56,7 +56,9 @@ def problems(path: Path) -> str:
 
 
 def test_the_remedy_of_a_disk_made_without_force_size(disk: Path, tmp_path: Path) -> None:
-    """qemu-img rounds up to whole cylinders: the second GPT is no longer at the end, the size is no whole MiB."""
+    """qemu-img rounds up to whole cylinders: the second GPT is no longer at the end, the size is not a whole number
+    of MiB.
+    """
     odd, mended, plain = tmp_path / "odd.vhd", tmp_path / "mended.vhd", tmp_path / "plain.raw"
     subprocess.run(
         ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed", str(disk), str(odd)], check=True

@@ -204,7 +204,7 @@ def test_a_damaged_folder_is_not_an_empty_one(good: Path, tmp_path: Path) -> Non
 
 
 def test_findings_before_a_check_stops_are_kept(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check of severity fail fails with what it has; a warning that did not look on is no more than unchecked."""
+    """A check of severity fail fails with what it has; a warning that did not look further is only unchecked."""
 
     def stops(error: Exception) -> model.Run:
         def run(subject: Subject) -> Iterator[str]:
@@ -288,7 +288,7 @@ def test_what_is_no_disk_is_refused(tmp_path: Path, kind: str, profile: str) -> 
         path = fake_disk.as_vhd(path, tmp_path / "disk.vhd")
     with pytest.raises(DiskError) as caught:
         inspect_disk(path, profile=profile)
-    # what is not of whole sectors is no raw disk to begin with
+    # a file of incomplete sectors is not a raw disk
     assert caught.value.name == {"empty": "disk-empty", "passwd": "disk-size"}.get(kind, "nothing-to-inspect")
     assert caught.value.hint
     out, error = call("inspect", path, "--profile", profile)

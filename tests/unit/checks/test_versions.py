@@ -97,7 +97,7 @@ def test_code_that_changed_has_a_new_version_or_judges_as_before(golden) -> None
     """Where this fails: raise the part's version if the same disk now gets another answer (checks/versions.py, and
     `inspection.py` of a system).
 
-    GOLDSMITH_REGEN=1 then writes the fingerprints anew; without a new version it says that no answer changed.
+    GOLDSMITH_REGEN=1 then writes the fingerprints again; without a new version it says that no answer changed.
     """
     lines = [
         f"{label} {part.version} {module} {fingerprint(MODULES[module.removeprefix('pipeline.')])}\n"

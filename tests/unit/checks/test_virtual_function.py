@@ -86,7 +86,7 @@ NETWORKD: list[tuple[str, dict[str, str], list[str]]] = [
     ("every virtual machine", {f"{ETC}/80-c.network": "[Match]\nVirtualization=vm\nName=e*\n[Network]\nDHCP=yes\n"},
      taken_by(f"/{ETC}/80-c.network")),
     ("bridges alone", {f"{ETC}/80-b.network": "[Match]\nKind=bridge\n[Network]\nDHCP=yes\n"}, []),
-    ("what is no kind of device", {f"{ETC}/80-b.network": "[Match]\nKind=!*\nName=e*\n[Network]\nDHCP=yes\n"},
+    ("an unknown kind of device", {f"{ETC}/80-b.network": "[Match]\nKind=!*\nName=e*\n[Network]\nDHCP=yes\n"},
      taken_by(f"/{ETC}/80-b.network")),
     ("a property without its rule", {
         f"{ETC}/90-dhcp.network": ALL,

@@ -187,7 +187,7 @@ def test_the_sandbox_of_this_host() -> None:
 
 
 def test_a_host_without_libseccomp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of that name that is no library takes its place."""
+    """A file of that name that is not a library takes its place."""
     (tmp_path / "libseccomp.so.2").write_text("no library")
     monkeypatch.setattr(sandbox.process, "open_child", without_libseccomp(tmp_path))
     finding = doctor._sandbox()

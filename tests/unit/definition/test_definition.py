@@ -269,7 +269,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     # generations and proof
     "unknown generation": (OK + "generations: [1, 3]\n", "3:18: generations[1]: must be 1 or 2, not 3"),
-    "true is no generation": (
+    "true is not a generation": (
         OK + "generations: [true]\n",
         "3:15: generations[0]: must be a whole number, not true",
     ),
@@ -990,7 +990,7 @@ def test_init_refuses(project: Path, app: typer.Typer) -> None:
 
 
 def test_the_schema_is_the_golden_one() -> None:
-    """GOLDSMITH_REGEN=1 writes it anew after a change that is meant."""
+    """GOLDSMITH_REGEN=1 writes it again after a change that is meant."""
     text = json.dumps(json_schema(), indent=2) + "\n"
     if os.environ.get("GOLDSMITH_REGEN"):
         GOLDEN_SCHEMA.write_text(text)

@@ -285,7 +285,7 @@ def test_a_changed_default_touches_exactly_the_images_that_have_it(project: Path
     before = keys_of(project)
     assert len(before) == 7
     write(project, defaults=DEFAULTS.replace("days: 90", "days: 30"))
-    assert keys_of(project) == before, "what the gallery keeps is no input of any layer"
+    assert keys_of(project) == before, "what the gallery keeps is not an input of any layer"
     write(project, defaults=DEFAULTS.replace("8 GiB", "9 GiB"))
     after = keys_of(project)
     assert {name for name in before if before[name] != after[name]} == set(before) - {"own"}

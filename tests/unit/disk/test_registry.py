@@ -123,7 +123,7 @@ def test_every_kind_of_value_and_list(lists: bytes, tmp_path: Path) -> None:
 
 
 def test_a_segment_of_a_few_bytes() -> None:
-    """hivex 1.3.23 leaves out a last segment of four bytes or fewer, so that it is no measure here."""
+    """hivex 1.3.23 leaves out a last segment of four bytes or fewer, so it cannot be compared with here."""
     for size in (16344, 16345, 16348, 32688, 32689):
         data = bytes(range(251)) * 131
         assert Hive(fake_hive.build({"k": {"v": data[:size]}})).value("k", "v") == data[:size]
@@ -245,7 +245,7 @@ def test_a_log_that_does_not_fit_is_not_replayed() -> None:
         with pytest.raises(DiskError, match="its log does not fit it") as caught:
             Hive(hive, logs=[found, b"", bytes(4096)])
         assert caught.value.name == "hive-dirty"
-    # a log of nothing is no log
+    # an empty log is not a log
     with pytest.raises(DiskError, match="was not beside it"):
         Hive(before, logs=[b"", bytes(65536)])
 

@@ -224,7 +224,7 @@ def test_what_is_no_input_runs_nothing(what: str, project: Path, monkeypatch: py
 
 
 def test_data_disks_are_an_input(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A larger one is made anew; for another caching nothing but the manifest is."""
+    """A larger one is made again; for another caching nothing but the manifest is."""
     first = "data_disks: [{lun: 0, size: 1 GiB, caching: None, filesystem: ext4}]\nexpect:"
     define("expect:", first)(project, monkeypatch)
     assert run_of(project)[0] == "data disks"

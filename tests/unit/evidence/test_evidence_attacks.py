@@ -1,4 +1,4 @@
-"""Whoever can change a parcel, or a version's folder, tries to have another master taken for one that was signed."""
+"""An attacker who can change an export, or a version's folder, tries to replace a signed master by another one."""
 
 from __future__ import annotations
 

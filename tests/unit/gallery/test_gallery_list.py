@@ -214,7 +214,7 @@ def test_a_damaged_index_costs_time_alone(
 
 
 def test_rows_under_other_names_are_not_shown(gallery: Gallery) -> None:
-    """What the index alone knows of is no version; two rows that were swapped name files that are not theirs."""
+    """An entry that only the index has is not a version; two swapped rows name files of each other."""
     look(gallery)
 
     def swap(data: dict[str, Any]) -> None:

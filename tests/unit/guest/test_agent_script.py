@@ -155,7 +155,7 @@ def test_a_restart_as_a_scripts_last_command_ends_it_well() -> None:
 
 
 def test_a_restart_may_take_as_long_as_a_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent's silence is counted anew from the restart on."""
+    """The agent's silence is counted again from the restart on."""
     monkeypatch.setattr(agent_script, "SILENCE", 0.05)
     guest, restarts = Guest(saying("out", b"one\n")), [0]
     silent: list[float] = []

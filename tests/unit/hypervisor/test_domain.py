@@ -201,7 +201,7 @@ def test_a_kernel_of_ours_starts_without_firmware_and_the_disk_with_it() -> None
 
 
 def test_a_save_of_a_generation_2_guest_is_found_again_by_another_run(tmp_path: Path) -> None:
-    """Its UEFI variables lie in each run's own folder, which is no part of the machine."""
+    """Its UEFI variables lie in each run's own folder, which is not a part of the machine."""
     connection = SimpleNamespace(qemu_version="7", version="9")
     first, two = (replace(SPECS["build-gen2"], nvram=tmp_path / run / "vars.fd") for run in ("R1", "R2"))
     keys = {snapshots.save_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (first, two)}  # type: ignore[arg-type]  # likenesses

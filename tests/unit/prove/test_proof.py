@@ -291,7 +291,7 @@ def test_a_data_disk_is_looked_for_at_its_lun(virtio: bool, rows: dict[str, str]
     ("seen", "good", "explanation"),
     [
         ({"resolved": "168.63.129.16"}, True, "168.63.129.16"),
-        # a name of the clone's own, or of a file, is no answer of the server
+        # a name of the clone itself, or from a file, does not come from the server
         ({"resolved": "127.0.1.1", "resolver": "x"}, False, "127.0.1.1"),
         ({"resolved": "", "resolver": "../run/systemd/resolve/stub-resolv.conf without a server"}, False,
          "no name can be resolved: /etc/resolv.conf is ../run/systemd/resolve/stub-resolv.conf without a server"),

@@ -73,7 +73,7 @@ def test_a_master_is_built_inspected_proven_and_listed(definition: Definition, s
     paths = [row[0] for row in list_disk(version.disk, version.format.key, what="files")]
     assert "/TOY/PAGE.TXT" in paths and "/TOY/WOUND" not in paths
     assert [each.version for each in Gallery(store.gallery).versions("drum")] == [version.version]
-    # nothing has changed: nothing is made anew
+    # nothing has changed: nothing is made again
     assert build(definition, store).unchanged
     assert {row["action"] for row in explain(definition, store)} == {"keep"}
     # what was built says how it is updated

@@ -39,7 +39,7 @@ HOLES = 1000
 
 
 def make(path: Path, size: int) -> Path:
-    """First and last sector, both sides of a block and of 2 GiB, lengths that are no whole sectors."""
+    """First and last sector, both sides of a block and of 2 GiB, lengths that are not whole sectors."""
     places = {0, 512, BLOCK - 1, BLOCK, 2 * GIB - 3, 2 * GIB, 127 * GIB - 1, size // 3, size - 512, size - 1}
     dice = random.Random(size)
     with path.open("wb") as file:

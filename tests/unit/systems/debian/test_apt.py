@@ -88,7 +88,7 @@ def test_candidates_are_read_from_whole_stanzas() -> None:
 
 
 def test_stable_is_the_release_that_the_archive_says(served: Path) -> None:
-    """The archive's own word, asked anew in each process; a code name needs no archive."""
+    """The archive's own word, asked again in each process; a code name needs no archive."""
     folder = served / "debian/dists/stable"
     folder.mkdir(parents=True)
     (folder / "InRelease").write_text("Origin: Debian\nSuite: stable\nCodename: trixie\nSHA256:\n")

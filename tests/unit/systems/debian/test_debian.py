@@ -105,7 +105,7 @@ def test_mmdebstrap_call() -> None:
     assert names.count("sudo") == 1
     assert "waagent" in names
     assert "linux-image-amd64" in names
-    # patterns stand alone, and what one does not match is no error
+    # each pattern stands alone; one that matches nothing is not an error
     assert includes[1:] == ["?exact-name(systemd-resolved)"]
     assert argv[-3:] == ["trixie", "/w/root", "deb http://m.example/debian trixie main"]
 

@@ -199,7 +199,7 @@ def test_a_boot_manager_that_starts_no_windows() -> None:
 
 
 def test_a_hive_of_another_passes_nothing(tmp_path: Path) -> None:
-    """A whole hive without the keys of a Windows: what is looked for is not there, and that is no pass."""
+    """A whole hive without the keys of a Windows: the expected keys are missing, so no check passes."""
     model = Model()
     for name in ("SYSTEM", "SOFTWARE", "SAM", "SECURITY"):
         model.hives[name] = {"Nothing": {}}
