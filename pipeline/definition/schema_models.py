@@ -471,7 +471,7 @@ class Written(Part):
     first_boot: FirstBootPart | None = None
     keep: KeepPart = Field(default_factory=KeepPart)
     publish: Annotated[list[TargetName], Unique] = Field(
-        default=[], description="Targets of publish.yaml to which the refresh publishes what is golden."
+        default=[], description="Targets of publish.yaml to which the refresh publishes the golden version."
     )
     refresh: RefreshPart = Field(default_factory=RefreshPart)
     accounts: Annotated[list[Account], Unique] = Field(
