@@ -34,8 +34,8 @@ def make_publisher(
             assert golden is not None
             try:
                 target = find_declared(name, targets)
-                push(store, golden, target, variables, options=Options(target.parallel), judge=judge)
-                keep = definition.keep
+                keep, options = definition.keep, Options(target.parallel)
+                push(store, golden, target, variables, options=options, judge=judge, keep_days=keep.days)
                 retire(golden.name, target, variables, versions=keep.versions, days=keep.days)
             except GoldsmithError as error:
                 failures.append(error)

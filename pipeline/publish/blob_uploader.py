@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,24 @@ def switch_index(container: Container, index: Index, what: str) -> None:
             name="publish-conflict",
             hint="goldsmith publish show shows the target; push again: what was uploaded is used",
         ) from None
+
+
+def remove_versions(
+    container: Container, index: Index, entries: Sequence[Mapping[str, Any]], what: str
+) -> list[Mapping[str, Any]]:
+    """Remove published versions: from the index first, then their blobs. One with a leased blob stays.
+
+    The entries that went. Raises Conflict where another publisher has changed the index.
+    """
+    blobs = {each["version"]: list(container.names(f"{each['folder']}/")) for each in entries}
+    going = [each for each in entries if not any(blob.leased for blob in blobs[each["version"]])]
+    if going:
+        switch_index(container, index.without({each["version"] for each in going}), what)
+        for each in going:
+            # one that is leased from now on is left for `publish clean`
+            for blob in blobs[each["version"]]:
+                container.delete(blob.name)
+    return going
 
 
 def read_file(container: Container, folder: str, record: Mapping[str, Any], limit: int) -> bytes:

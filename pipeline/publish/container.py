@@ -238,7 +238,7 @@ class Container:
 
         self.retries.call("copy a blob on the server", self._where(name), begin)
 
-    def write_page(self, name: str, page: Range, data: bytes, lease: str) -> None:
+    def write_page(self, name: str, page: Range, data: bytes, lease: str | None) -> None:
         def upload() -> None:
             self.bandwidth.take(len(data), self.retries.stop)
             self._count(sent=len(data))

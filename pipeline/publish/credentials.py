@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,6 +69,16 @@ class Source:
         )
 
 
+@dataclass(frozen=True)
+class SignedUrl:
+    """A signature that Azure has just given; it is in no file, and never shown."""
+
+    signature: str = field(repr=False)
+
+    def read(self, _variables: Mapping[str, str]) -> str:
+        return remember(self.signature)
+
+
 def parse_source(text: str) -> Source:
     """`file:PATH`, `env:NAME` or `command:WORDS`. Raises UsageError, without repeating what may be a secret."""
     where, colon, what = text.partition(":")
@@ -86,12 +96,12 @@ class Credential:
     """The credential of a container. `source` is None for Azure's default chain."""
 
     kind: Kind = "default"
-    source: Source | None = None
+    source: Source | SignedUrl | None = None
 
     def open(self, account: str, variables: Mapping[str, str]) -> Opened:
         """The SDK's credential for a container of `account`. Raises UsageError, HostError."""
         if self.source is None:
-            return _default_chain()
+            return default_chain(variables)
         secret = self.source.read(variables)
         if self.kind == "sas":
             return _sas(secret)
@@ -126,9 +136,10 @@ def _key(account: str, key: str) -> AzureNamedKeyCredential:
     return AzureNamedKeyCredential(account, remember(key))
 
 
-def _default_chain() -> TokenCredential:
+def default_chain(variables: Mapping[str, str]) -> TokenCredential:
+    """Azure's own ways to log in, in their order. Raises HostError (publish-needs-azure)."""
     try:
-        from azure.identity import DefaultAzureCredential
+        from azure.identity import AzureAuthorityHosts, DefaultAzureCredential
     except ImportError:
         raise HostError(
             "azure-identity is not installed; it logs in to Azure",
@@ -136,4 +147,10 @@ def _default_chain() -> TokenCredential:
             hint="pip install 'goldsmith[azure]', or name a credential: --key-from, --sas-from, "
             "--connection-string-from",
         ) from None
-    return DefaultAzureCredential(exclude_interactive_browser_credential=True)
+    options: dict[str, Any] = {"exclude_interactive_browser_credential": True}
+    host = variables.get("AZURE_AUTHORITY_HOST", "").removeprefix("https://").rstrip("/")
+    known = {value for name, value in vars(AzureAuthorityHosts).items() if name.isupper()}
+    if host and host not in known:
+        # a cloud of one's own: Microsoft's list of clouds does not have it
+        options["disable_instance_discovery"] = True
+    return DefaultAzureCredential(**options)

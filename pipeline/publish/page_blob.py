@@ -109,7 +109,7 @@ class DiskUpload:
         if self.options.read_back or self.options.verify:
             self._prove(changes, base)
         resumed = sum(page.length for page in done)
-        return base.version if base else None, why, changes.write_bytes, _bytes(changes.clears), resumed, self._read
+        return base.version if base else None, why, changes.write_bytes, bytes_of(changes.clears), resumed, self._read
 
     # ---- the blob, before its pages ------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class DiskUpload:
             self.journal.add("w", page)
             self.meter.add(page.length)
 
-        self.meter.begin(f"upload {self.disk.file}", _bytes(pages))
+        self.meter.begin(f"upload {self.disk.file}", bytes_of(pages))
         at_once(pages, self.options.parallel, write, self.container.retries)
 
     def _clear(self, pages: Sequence[Range]) -> None:
@@ -282,9 +282,9 @@ def read_unequal(
         wrong.extend(unequal(container.read_range(blob, page), page.start, digests))
         meter.add(page.length)
 
-    meter.begin(what, _bytes(pages))
+    meter.begin(what, bytes_of(pages))
     at_once(pages, parallel, compare, container.retries)
-    return sorted(wrong), _bytes(pages)
+    return sorted(wrong), bytes_of(pages)
 
 
 def surplus(container: Container, blob: str, digests: BlockDigests) -> list[int]:
@@ -301,7 +301,7 @@ def surplus(container: Container, blob: str, digests: BlockDigests) -> list[int]
     return [number for page in pages for number in unequal(container.read_range(blob, page), page.start, digests)]
 
 
-def _bytes(pages: Iterable[Range]) -> int:
+def bytes_of(pages: Iterable[Range]) -> int:
     return sum(page.length for page in pages)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.base.errors import NotFound
 from pipeline.cache.digests import blocks_size
 from pipeline.gallery.integrity import judge_folder
 from pipeline.gallery.versions import parse
-from pipeline.publish import blob_uploader, folder_uploader
+from pipeline.publish import blob_uploader, folder_uploader, resource_targets
 from pipeline.publish.blob_uploader import read_file, write_sparse
 from pipeline.publish.container import BlobFacts, Container
 from pipeline.publish.errors import PublishError
@@ -30,7 +30,13 @@ GRACE = timedelta(minutes=2)
 
 
 def look(image: str, target: Target, variables: Mapping[str, str]) -> dict[str, Any]:
-    """The index of an image, with the state of each disk: `good`, `changed` since it was published, or `missing`."""
+    """The index of an image, with the state of each disk: `good`, `changed` since it was published, or `missing`.
+
+    Of a gallery's version `latest` or `candidate`, of a managed disk what Azure says.
+    """
+    if target.place is not None:
+        with resource_targets.opened(target, variables) as manager:
+            return _shown(resource_targets.read_index(manager, target, image), target, lambda _entry, _disk: {})
     if target.url is None:
         root = _root(target)
         return _shown(folder_uploader.read_index(root, image), target, lambda e, d: _file_state(root, e, d))
@@ -100,6 +106,7 @@ def verify(
     on_progress: OnProgress = ignore_progress,
 ) -> list[Finding]:
     """Read published versions whole, all or one, and compare them with their digests. Raises NotFound."""
+    resource_targets.refuse(target, "read back", "a push reads back what it writes; --no-read-back leaves that out")
     meter = Meter(on_progress)
     if target.url is None:
         root = _root(target)
@@ -193,6 +200,10 @@ def clean(
     grace: timedelta = GRACE,
 ) -> list[Leftover]:
     """Remove the leftovers of publishers that died. Published, leased, new and foreign blobs stay."""
+    if target.gallery is not None:
+        resource_targets.refuse(target, "cleaned", "clean its staging target: goldsmith publish clean NAME")
+    if target.disks is not None:
+        return _clean_disks(target, variables, image, dry_run)
     if target.url is None:
         return _clean_folder(_root(target), image, dry_run)
     with closing(Container(target, variables)) as container:
@@ -234,6 +245,17 @@ def _clean_group(
         if kept:
             return Leftover(folder, size, f"{kept[0]} has been leased meanwhile")
     return Leftover(folder, size, "")
+
+
+def _clean_disks(target: Target, variables: Mapping[str, str], image: str | None, dry_run: bool) -> list[Leftover]:
+    with resource_targets.opened(target, variables) as manager:
+        found = [Leftover(*each) for each in resource_targets.interrupted_disks(manager, image)]
+        for each in found:
+            if not each.kept and not dry_run:
+                with suppress(PublishError):
+                    manager.close_disk(each.folder)
+                manager.delete_disk(each.folder)
+    return found
 
 
 def _clean_folder(root: Path, image: str | None, dry_run: bool) -> list[Leftover]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.base.errors import CheckFailed
 from pipeline.base.runs import Stopwatch
@@ -16,7 +16,10 @@ from pipeline.publish import source
 from pipeline.publish.blob_uploader import BlobUploader
 from pipeline.publish.container import Container
 from pipeline.publish.folder_uploader import FolderUploader
+from pipeline.publish.image_gallery import GalleryUploader
+from pipeline.publish.managed_disk import ManagedDiskUploader
 from pipeline.publish.page_blob import Options
+from pipeline.publish.resource_manager import ResourceManager
 from pipeline.publish.retries import Retries
 from pipeline.publish.targets import Target
 from pipeline.publish.transfer import OnProgress, ignore_progress
@@ -66,21 +69,19 @@ def push(
     judge: Judge = lambda _folder, _manifest: "",
     retries: Retries | None = None,
     dry_run: bool = False,
+    keep_days: int | None = None,
     on_plan: Callable[[Plan], None] = lambda _plan: None,
     on_progress: OnProgress = ignore_progress,
 ) -> Pushed:
     """Publish a version, unless the target has it. Raises PublishError; the index is then unchanged.
 
-    `judge` returns the faults of a version's evidence.
+    `judge` returns the faults of a version's evidence. `keep_days` is `keep:` of the image's definition: it becomes the
+    end of life of a version in an Azure gallery.
     """
     gallery, watch = Gallery(store.gallery), Stopwatch()
-    container = Container(target, variables, retries) if target.url is not None else None
-    uploader: Uploader
-    if container is not None:
-        uploader = BlobUploader(container, store.root / JOURNALS, store.tmp, options, on_progress)
-    else:
-        assert target.folder is not None
-        uploader = FolderUploader(target.folder)
+    golden = gallery.find(version.name)
+    candidate = golden is None or golden.version != version.version
+    uploader, wire = _open(store, target, variables, options, retries, on_progress, candidate, keep_days)
     try:
         with leased(gallery, version, f"publish to {target.shown}"):
             refuse(gallery, version, judge)
@@ -88,12 +89,53 @@ def push(
                 plan = _run(uploader, version, disks, dry_run, on_plan)
     finally:
         uploader.close()
-        if container is not None:
-            container.close()
+        if isinstance(wire, Container):
+            wire.close()
     pushed = Pushed(plan, uploader.sent, seconds=round(watch.seconds, 2), dry_run=dry_run, url=target.shown)
-    if container is None:
+    if wire is None:
         return pushed
-    return replace(pushed, sent=container.sent, received=container.received, repeated=container.retries.repeated)
+    return replace(pushed, sent=wire.sent, received=wire.received, repeated=wire.retries.repeated)
+
+
+class _Wire(Protocol):
+    """Who counts the bytes of requests' bodies, with repetitions."""
+
+    retries: Retries
+
+    @property
+    def sent(self) -> int: ...
+
+    @property
+    def received(self) -> int: ...
+
+
+def _open(
+    store: Store,
+    target: Target,
+    variables: Mapping[str, str],
+    options: Options,
+    retries: Retries | None,
+    on_progress: OnProgress,
+    candidate: bool,
+    keep_days: int | None,
+) -> tuple[Uploader, _Wire | None]:
+    """The uploader of a kind of target, and what counts its bytes."""
+    if target.folder is not None:
+        return FolderUploader(target.folder), None
+    journals = store.root / JOURNALS
+    if target.place is None:
+        container = Container(target, variables, retries)
+        return BlobUploader(container, journals, store.tmp, options, on_progress), container
+    retries = retries or Retries()
+    manager = ResourceManager(target.place, target.credential.open("", variables), retries)
+    if target.disks is not None:
+        disks = ManagedDiskUploader(manager, target.disks, options, target.rate, on_progress)
+        return disks, disks.wire
+    assert target.gallery is not None
+    container = Container(target.gallery.staging, variables, retries)
+    staging = BlobUploader(container, journals, store.tmp, options, on_progress)
+    uploader = GalleryUploader(manager, target.gallery, staging, candidate=candidate, keep_days=keep_days)
+    return uploader, container
 
 
 def _run(

@@ -26,6 +26,7 @@ from pipeline.publish.errors import PublishError
 from pipeline.publish.index import FILE, Index
 from pipeline.publish.published import chosen
 from pipeline.publish.ranges import BlockDigests, Range, cut, merge
+from pipeline.publish.resource_targets import refuse
 from pipeline.publish.source import unequal
 from pipeline.publish.targets import Target
 from pipeline.publish.transfer import Meter, OnProgress, at_once, ignore_progress
@@ -48,6 +49,7 @@ def received(
 
     Raises NotFound (publish-unknown), UsageError (publish-image), PublishError (publish-damaged).
     """
+    refuse(target, "imported from", "import from a container or a folder that has the version too")
     image, _, which = (reference or "").partition("@")
     if target.url is None:
         root = target.folder

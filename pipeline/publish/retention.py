@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.base.files import remove_tree
 from pipeline.gallery.versions import parse
-from pipeline.publish import blob_uploader, folder_uploader
+from pipeline.publish import blob_uploader, folder_uploader, resource_targets
 from pipeline.publish.container import Container
 from pipeline.publish.index import Index
 from pipeline.publish.targets import Target
@@ -20,7 +20,8 @@ def surplus_versions(index: Index, versions: int | None, days: int | None, now: 
     newest_first = sorted(index.versions, key=lambda each: parse(each["version"]) or (0, 0, 0), reverse=True)
     surplus = []
     for place, each in enumerate(newest_first):
-        old = days is not None and now - datetime.fromisoformat(each["published"]) > timedelta(days=days)
+        published = each["published"]
+        old = days is not None and published and now - datetime.fromisoformat(published) > timedelta(days=days)
         if place > 0 and ((versions is not None and place >= versions) or old):
             surplus.append(each)
     return surplus
@@ -34,6 +35,11 @@ def retire(
     Raises Conflict where another publisher has changed the index, PublishError.
     """
     now = datetime.now(UTC)
+    if target.place is not None:
+        with resource_targets.opened(target, variables) as manager:
+            index = resource_targets.read_index(manager, target, image)
+            surplus = surplus_versions(index, versions, days, now)
+            return resource_targets.remove_versions(manager, target, surplus)
     if target.url is None:
         assert target.folder is not None
         index = folder_uploader.read_index(target.folder, image)
@@ -47,13 +53,5 @@ def retire(
     with closing(Container(target, variables)) as container:
         index = blob_uploader.read_index(container, image)
         surplus = surplus_versions(index, versions, days, now)
-        blobs = {each["version"]: list(container.names(f"{each['folder']}/")) for each in surplus}
-        going = [each for each in surplus if not any(blob.leased for blob in blobs[each["version"]])]
-        if going:
-            kept = index.without({each["version"] for each in going})
-            blob_uploader.switch_index(container, kept, "the retention")
-            for each in going:
-                # one that is leased from now on is left for `publish clean`
-                for blob in blobs[each["version"]]:
-                    container.delete(blob.name)
+        going = blob_uploader.remove_versions(container, index, surplus, "the retention")
         return [each["version"] for each in going]

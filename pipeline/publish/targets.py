@@ -1,11 +1,14 @@
-"""What a target is: a folder, the URL of a container, or a name that `publish.yaml` declares."""
+"""What a target is: a folder, the URL of a container, or a name that `publish.yaml` declares.
+
+Managed disks and galleries have more settings than a word holds: only `publish.yaml` declares them.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,19 +27,72 @@ PARALLEL = 4
 MOST_PARALLEL = 8
 
 
+#: Azure's public cloud; `endpoint:` of a target names another one.
+ENDPOINT = "https://management.azure.com"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A resource group, and the region of what is created in it. `endpoint` is the Resource Manager of its cloud."""
+
+    subscription: str
+    group: str
+    location: str
+    endpoint: str = ENDPOINT
+
+    def resource_id(self, path: str) -> str:
+        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}/providers/Microsoft.Compute/{path}"
+
+
+@dataclass(frozen=True)
+class ManagedDisks:
+    """Each disk of a version becomes a managed disk of this kind (`sku`)."""
+
+    place: Place
+    sku: str = "Standard_LRS"
+
+
+@dataclass(frozen=True)
+class ImageGallery:
+    """Each version becomes a version of two image definitions, made from page blobs of the target `staging`."""
+
+    place: Place
+    name: str
+    staging: Target
+    storage_account: str
+    regions: tuple[str, ...]
+    publisher: str = "goldsmith"
+    keep_staging: bool = False
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where versions go. Exactly one of `url` and `folder` is set. `rate` in bytes a second; None for no limit."""
+    """Where versions go: exactly one of `url`, `folder`, `disks` and `gallery` is set.
+
+    `rate` in bytes a second; None for no limit.
+    """
 
     url: str | None = None
     folder: Path | None = None
     credential: Credential = field(default_factory=Credential)
     parallel: int = PARALLEL
     rate: int | None = None
+    disks: ManagedDisks | None = None
+    gallery: ImageGallery | None = None
 
     @property
     def shown(self) -> str:
+        if self.disks is not None:
+            return self.disks.place.resource_id("disks")
+        if self.gallery is not None:
+            return self.gallery.place.resource_id(f"galleries/{self.gallery.name}")
         return self.url or str(self.folder)
+
+    @property
+    def place(self) -> Place | None:
+        """The resource group of disks and galleries."""
+        resources = self.disks or self.gallery
+        return resources.place if resources is not None else None
 
     @property
     def account(self) -> str:
@@ -98,9 +154,7 @@ def find_target(text: str, declared: Mapping[str, Target], credential: Credentia
         return Target(url=container_url(text), credential=credential or Credential())
     if text in declared:
         found = declared[text]
-        return (
-            found if credential is None else Target(found.url, found.folder, credential, found.parallel, found.rate)
-        )
+        return found if credential is None else replace(found, credential=credential)
     if NAME.fullmatch(text) and not Path(text).is_dir():
         return find_declared(text, declared)
     return Target(folder=Path(text).absolute())

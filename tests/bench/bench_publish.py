@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -68,12 +69,20 @@ def change(disk: Path, target: Path) -> None:
         for number in rng.sample(blocks, CHANGE // BLOCK // 2):
             file.seek(number * BLOCK + 4096)
             file.write(rng.randbytes(4096))
-        file.seek(blocks[-1] * BLOCK + 256 * MIB)
+        file.seek(_largest_hole(blocks) * BLOCK)
         file.write(rng.randbytes(CHANGE // 2))
         for number in rng.sample(blocks, 16):
             file.seek(number * BLOCK)
             file.write(bytes(BLOCK))
     digests.unlink()
+
+
+def _largest_hole(blocks: list[int]) -> int:
+    """The first block of the largest hole between blocks with data."""
+    pairs = itertools.pairwise(blocks)
+    size, first = max((after - before - 1, before + 1) for before, after in pairs)
+    assert size * BLOCK >= CHANGE, "no hole takes the new data"
+    return first
 
 
 @contextlib.contextmanager

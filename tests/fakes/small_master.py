@@ -12,8 +12,13 @@ from pipeline.gallery import DISK, Gallery, Version
 SIZE = 24 << 20
 
 
-def make_version(store: Store, folder: Path, pieces: dict[int, bytes], size: int = SIZE) -> Version:
-    """A golden version of image `shop` whose disk has these pieces, by their offsets. `folder` is for scratch."""
+def make_version(
+    store: Store, folder: Path, pieces: dict[int, bytes], size: int = SIZE, *, golden: bool = True, **more: object
+) -> Version:
+    """A version of image `shop` whose disk has these pieces, by their offsets; golden, unless not wanted.
+
+    `folder` is for scratch; `more` are further fields of the manifest.
+    """
     disk = folder / f"d-{uuid.uuid4()}.vhd"
     with disk.open("wb") as file:
         file.truncate(size + 512)
@@ -26,10 +31,11 @@ def make_version(store: Store, folder: Path, pieces: dict[int, bytes], size: int
         record = {"size": digests.size, "virtual_size": size, "sha256": flat_digest(disk)}
         record |= {"chunk_size": CHUNK, "chunks_sha256": list(digests.chunks)}
         fields = {"created": "2026-11-21T10:00:00Z", "generations": [1], "checks": [], "disk": record}
-        return {"name": "shop", "version": version, **fields}
+        return {"name": "shop", "version": version, **fields, **more}
 
     gallery = Gallery(store.gallery)
     version = gallery.capture("shop", {DISK: disk}, [], manifest)
-    gallery.promote(version)
+    if golden:
+        gallery.promote(version)
     disk.unlink(missing_ok=True)
     return gallery.get(f"shop@{version.version}")

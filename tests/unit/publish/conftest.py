@@ -11,8 +11,10 @@ import pytest
 from pipeline.base.store import Store
 from pipeline.gallery import Version
 from pipeline.publish.credentials import Credential, Source
-from pipeline.publish.targets import Target
+from pipeline.publish.retries import Retries
+from pipeline.publish.targets import Place, Target
 from tests.fakes.azurite import KEY, MISSING, find_azurite, open_service, running
+from tests.fakes.resource_manager import GROUP, SUBSCRIPTION, FakeResourceManager
 from tests.fakes.small_master import SIZE, make_version
 
 _NUMBERS = itertools.count(1)
@@ -66,7 +68,32 @@ Capture = Callable[..., Version]
 def capture(store: Store, tmp_path: Path) -> Capture:
     """Makes a version of image `shop` whose disk has these pieces, by their offsets."""
 
-    def make(pieces: dict[int, bytes], *, size: int = SIZE, into: Store = store) -> Version:
-        return make_version(into, tmp_path, pieces, size)
+    def make(
+        pieces: dict[int, bytes], *, size: int = SIZE, into: Store = store, golden: bool = True, **more: object
+    ) -> Version:
+        return make_version(into, tmp_path, pieces, size, golden=golden, **more)
 
     return make
+
+
+@pytest.fixture
+def azure(azurite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeResourceManager]:
+    """A fake Resource Manager, at which Azure's clients of this process log in. It is not Azure."""
+    folder = tmp_path / "azure"
+    folder.mkdir()
+    fake = FakeResourceManager(azurite, folder)
+    for name, value in fake.variables.items():
+        monkeypatch.setenv(name, value)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def place(azure: FakeResourceManager) -> Place:
+    return Place(SUBSCRIPTION, GROUP, "westeurope", azure.url)
+
+
+@pytest.fixture
+def quick() -> Retries:
+    """Pauses of a test: the fake needs none."""
+    return Retries(attempts=4, first=0.02, longest=0.1)
