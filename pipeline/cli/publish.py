@@ -28,6 +28,12 @@ Reference = Annotated[
 TargetWord = Annotated[
     str, typer.Argument(metavar="TARGET", help="The URL of a container, a name of publish.yaml, or a folder.")
 ]
+KeepDays = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--keep-days", min=1, help="In an Azure gallery: the version's end of life. A refresh takes it from `keep:`."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +45,7 @@ def register(app: typer.Typer) -> None:
     )
     noun.command("push")(push)
     noun.command("show")(show)
+    noun.command("template")(template)
     noun.command("verify")(verify)
     noun.command("clean")(clean)
     app.add_typer(noun, name="publish")
@@ -62,6 +69,7 @@ def push(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read back the whole disk, also what was copied on the server.")
     ] = False,
+    keep_days: KeepDays = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
@@ -95,6 +103,7 @@ def push(
             options=Options(found.parallel, not no_read_back, verify),
             judge=evidence_judge([]),
             dry_run=dry_run,
+            keep_days=keep_days,
             on_plan=(lambda _plan: None) if as_json else print_plan,
             on_progress=line,
         )
@@ -204,6 +213,28 @@ def show(
         for disk in each["disks"]
     ]
     table(rows, ("version", "disk", "size", "state", "sent", "published"), empty=f"nothing of {image} is published")
+
+
+def template(
+    reference: Reference,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="An Azure gallery of publish.yaml.")],
+    as_bicep: Annotated[bool, typer.Option("--bicep", help="Print a Bicep file, not an ARM template.")] = False,
+    keep_days: KeepDays = None,
+) -> None:
+    """Print an ARM template of a gallery's image definitions and version. It is not compiled and not deployed."""
+    from pipeline.base.errors import UsageError
+    from pipeline.gallery import Gallery
+    from pipeline.publish.deployment_template import arm, bicep
+
+    found = chosen_target(target, None, None, None)
+    if found.gallery is None:
+        raise UsageError(
+            f"{found.shown} is not an Azure gallery",
+            name="target-kind",
+            hint="declare a target with `gallery:` in publish.yaml; see docs/publish.md",
+        )
+    version = Gallery(locate_store().gallery).get(reference)
+    print((bicep if as_bicep else arm)(version, found.gallery, keep_days), end="")
 
 
 def verify(

@@ -154,6 +154,13 @@ def find_target(text: str, declared: Mapping[str, Target], credential: Credentia
         return Target(url=container_url(text), credential=credential or Credential())
     if text in declared:
         found = declared[text]
+        if found.place is not None and credential is not None:
+            raise UsageError(
+                f"{text} takes no key and no signature",
+                name="target-kind",
+                hint="log in to Azure (az login); the staging target of a gallery declares its own credential in "
+                "publish.yaml",
+            )
         return found if credential is None else replace(found, credential=credential)
     if NAME.fullmatch(text) and not Path(text).is_dir():
         return find_declared(text, declared)

@@ -148,6 +148,7 @@ def test_what_is_refused(capture, send, azure, gallery) -> None:
     assert "az sig create" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_retention_in_a_gallery(capture, send, azure, gallery) -> None:
     versions = [capture({0: bytes([n]) * 512}, generations=[1, 2]) for n in range(1, 3)]
     for each in versions:

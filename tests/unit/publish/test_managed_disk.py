@@ -115,6 +115,7 @@ def test_no_signature_in_what_is_shown(store, capture, disks, azure, quick) -> N
     assert b"sig=" not in kept
 
 
+@pytest.mark.slow
 def test_show_clean_and_retention(store, capture, disks, azure, quick) -> None:
     versions = [capture({0: bytes([n]) * 512}) for n in range(1, 4)]
     for each in versions:
