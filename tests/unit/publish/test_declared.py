@@ -9,16 +9,23 @@ import pytest
 from pipeline.definition.diagnostics import DefinitionError
 from pipeline.publish.declared import declared_targets
 
-GOOD = """\
+PLACE = "subscription: 00000000-0000-0000-0000-00000000601d, resource-group: images, location: westeurope"
+ACCOUNT = "/subscriptions/s/resourceGroups/images/providers/Microsoft.Storage/storageAccounts/account"
+GOOD = f"""\
 targets:
-  west: {url: "https://account.blob.core.windows.net/images/", parallel: 8, bandwidth: 50 MiB}
+  west: {{url: "https://account.blob.core.windows.net/images/", parallel: 8, bandwidth: 50 MiB}}
   lab:
     url: http://127.0.0.1:10000/devstoreaccount1/images
-    credential: {key: "file:/etc/goldsmith/lab.key"}
+    credential: {{key: "file:/etc/goldsmith/lab.key"}}
   signed:
     url: https://account.blob.core.windows.net/images
-    credential: {connection-string: "env:AZURE_STORAGE_CONNECTION_STRING"}
-  shelf: {folder: shelf}
+    credential: {{connection-string: "env:AZURE_STORAGE_CONNECTION_STRING"}}
+  shelf: {{folder: shelf}}
+  disks:
+    managed-disk: {{{PLACE}, sku: Premium_LRS}}
+  shop:
+    gallery: {{{PLACE}, name: shop, staging: signed, storage-account: {ACCOUNT}}}
+    parallel: 2
 """
 
 
@@ -32,6 +39,12 @@ def test_what_it_declares(tmp_path: Path) -> None:
     assert found["lab"].credential.source.what == "/etc/goldsmith/lab.key"
     assert found["signed"].credential.kind == "connection-string"
     assert found["shelf"].folder == tmp_path / "shelf"
+    assert found["disks"].disks is not None
+    assert (found["disks"].disks.sku, found["disks"].disks.place.location) == ("Premium_LRS", "westeurope")
+    assert found["disks"].disks.place.endpoint == "https://management.azure.com"
+    assert found["shop"].gallery is not None
+    assert found["shop"].gallery.staging.url == found["signed"].url
+    assert (found["shop"].gallery.staging.parallel, found["shop"].gallery.regions) == (2, ("westeurope",))
     assert declared_targets(tmp_path / "images") == {}
     assert declared_targets(None) == {}
 
@@ -39,10 +52,10 @@ def test_what_it_declares(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("targets: {west: {}}", "publish.yaml:1:17: targets.west: name exactly one of url and folder"),
+        ("targets: {west: {}}", "publish.yaml:1:17: targets.west: name exactly one of url, folder"),
         (
             "targets: {west: {url: 'https://a.blob.core.windows.net/images', folder: x}}",
-            "exactly one of url and folder",
+            "exactly one of url, folder",
         ),
         ("targets: {west: {folder: x, folders: y}}", "targets.west.folders"),
         ("targets: {west: {folder: x}, west: {folder: y}}", "west"),
@@ -53,6 +66,16 @@ def test_what_it_declares(tmp_path: Path) -> None:
         ("targets: {w: {url: 'https://a.blob.core.windows.net/images', credential: {key: CANARY}}}", "file:PATH"),
         ("targets: {w: {url: 'https://a.blob.core.windows.net/images', credential: {}}}", "exactly one of key"),
         ("targets: {w: {folder: x, bandwidth: 5}}", "bandwidth"),
+        (f"targets: {{g: {{gallery: {{{PLACE}, name: s, staging: w, storage-account: x}}}}}}", "storage-account"),
+        (f"targets: {{g: {{gallery: {{{PLACE}, name: ss, staging: w, storage-account: {ACCOUNT}}}}}}}", "with a url"),
+        (
+            f"targets: {{g: {{gallery: {{{PLACE}, name: ss, staging: w, regions: [x2], storage-account: {ACCOUNT}}}"
+            "}}",
+            "regions must have the location",
+        ),
+        (f"targets: {{d: {{managed-disk: {{{PLACE}, sku: Fast}}}}}}", "sku"),
+        (f"targets: {{d: {{managed-disk: {{{PLACE}, endpoint: 'http://azure'}}}}}}", "https://"),
+        (f"targets: {{d: {{managed-disk: {{{PLACE}}}, credential: {{key: 'env:X'}}}}}}", "only a url takes"),
         ("[]", "publish.yaml:1:1"),
         ("", "is empty"),
     ],
