@@ -75,7 +75,7 @@ def push(
 ) -> Pushed:
     """Publish a version, unless the target has it. Raises PublishError; the index is then unchanged.
 
-    `judge` returns the faults of a version's evidence. `keep_days` is `keep:` of the image's definition: it becomes the
+    `judge` returns the faults of a version's evidence. `keep_days` is `keep:` of the image's definition, the
     end of life of a version in an Azure gallery.
     """
     gallery, watch = Gallery(store.gallery), Stopwatch()
