@@ -44,6 +44,9 @@ LONGEST_FIRST = (
     "tests/vm/test_builds.py",
     "tests/vm/test_warm.py",
     "tests/vm/test_data_disks.py",
+    "tests/vm/test_instance_walk.py",
+    "tests/vm/test_wires.py",
+    "tests/vm/test_instances.py",
 )
 #: A folder that all test processes of one run have in common; only the process that starts the others makes it.
 SHARED = pytest.StashKey[Path]()

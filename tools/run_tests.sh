@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Without bytecode each command and each reader of a disk, thousands in all, would compile every module anew.
+unset PYTHONDONTWRITEBYTECODE
+
 TICKS=$(getconf CLK_TCK)
 PROCESSORS=$(nproc)
 table=()

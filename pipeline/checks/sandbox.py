@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ BUT_SECRETS = Question("inspect-but-secrets", "pipeline.checks.answers:inspect_b
 SECRETS = Question("inspect-secrets", "pipeline.checks.answers:inspect_secrets", prepare=_MATCHER)
 DETECT = Question("detect", "pipeline.checks.answers:detect")
 SEARCH = Question("search", "pipeline.disk.secret_search:search_part", prepare=_MATCHER)
-#: Parts of the disk that each searching worker takes: who has finished takes the next.
-PARTS = 4
+#: Parts of the disk for each worker: who has finished takes the next.
+PARTS = 8
 #: Bytes that a disk's file takes from which on several workers are quicker than one: each costs 0.1 s to start.
 PARALLEL = 256 << 20
 PROCESSORS = len(os.sched_getaffinity(0))
@@ -88,9 +88,8 @@ def inspect(
     Raises DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, nothing-to-inspect, and all that
     `open_disk` raises; UsageError: unknown-profile, unknown-check, waive-not-possible.
     """
-    from pipeline.checks.run import prepare
-
-    waived = prepare(profile, waive)
+    _known_profile(profile)
+    waived = _waiver(profile, waive)
     order = {
         "profile": profile,
         "systems": known_systems(),
@@ -99,8 +98,17 @@ def inspect(
         "ports": None if ports is None else sorted(ports),
     }
     ask = _ask_at_once if _is_large(path) else _ask_once
-    system, listed = ask(path, fmt, allow_backing_within, order)
-    return Inspected(system, [waived(result) for result in _results(system, listed, path)])
+    system, results = ask(path, fmt, allow_backing_within, order)
+    return Inspected(system, [waived(result) for result in results])
+
+
+def _waiver(profile: str | None, waive: Mapping[str, str] | None) -> Callable[[CheckResult], CheckResult]:
+    """As `pipeline.checks.run.prepare`, which reads the modules of all checks: not where nothing is waived."""
+    if not waive:
+        return lambda result: result
+    from pipeline.checks.run import prepare
+
+    return prepare(profile, waive)
 
 
 def known_systems() -> list[dict[str, Any]]:
@@ -130,32 +138,41 @@ def _is_large(path: Path) -> bool:
 
 def _ask_once(
     path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]
-) -> tuple[DetectedSystem, list[Any]]:
-    return _inspected(sandbox.ask(with_systems(INSPECT), path, fmt, parameters=order, within=within).value, path)
+) -> tuple[DetectedSystem, list[CheckResult]]:
+    answer = sandbox.ask(with_systems(INSPECT), path, fmt, parameters=order, within=within)
+    system, listed = _inspected(answer.value, path)
+    return system, _results(system, listed, path)
 
 
 def _ask_at_once(
     path: Path, fmt: str | None, within: Path | None, order: Mapping[str, Any]
-) -> tuple[DetectedSystem, list[Any]]:
-    """As many workers as there are processors search the disk, part by part, while one more runs the other checks."""
+) -> tuple[DetectedSystem, list[CheckResult]]:
+    """A worker for each processor: all search the disk, part by part; one of them runs the other checks before."""
     count = PARTS * PROCESSORS
     numbers = iter(range(count))
 
-    def search() -> dict[int, Any]:
-        with sandbox.Worker([SEARCH], path, fmt, within=within) as worker:
-            return {number: worker.ask(SEARCH, {"number": number, "parts": count}).value for number in numbers}
+    def search(worker: sandbox.Worker) -> dict[int, Any]:
+        return {number: worker.ask(SEARCH, {"number": number, "parts": count}).value for number in numbers}
 
-    def check() -> tuple[DetectedSystem, list[Any]]:
-        with sandbox.Worker([with_systems(BUT_SECRETS), SECRETS], path, fmt, within=within) as worker:
+    def search_alone() -> dict[int, Any]:
+        with sandbox.Worker([SEARCH], path, fmt, within=within) as worker:
+            return search(worker)
+
+    def check() -> tuple[DetectedSystem, list[CheckResult]]:
+        with sandbox.Worker([with_systems(BUT_SECRETS), SECRETS, SEARCH], path, fmt, within=within) as worker:
             system, others = _inspected(worker.ask(BUT_SECRETS, order).value, path)
-            parts = {number: part for future in searches for number, part in future.result().items()}
+            # reads modules for a tenth of a second, while the other workers search
+            _report_order(system)
+            parts = search(worker)
+            for future in searches:
+                parts |= future.result()
             found = [parts[number] for number in range(count)]
             _, searching = _inspected(worker.ask(SECRETS, {"found": found}).value, path)
-        return system, [*others, *searching]
+        return system, _results(system, [*others, *searching], path)
 
     # a worker lives as long as the thread that has started it
-    with ThreadPoolExecutor(PROCESSORS + 1) as pool:
-        searches = [pool.submit(search) for _ in range(PROCESSORS)]
+    with ThreadPoolExecutor(PROCESSORS) as pool:
+        searches = [pool.submit(search_alone) for _ in range(PROCESSORS - 1)]
         return pool.submit(check).result()
 
 
@@ -187,12 +204,19 @@ def list_disk(
     return unpack_rows(answer, path, len(listing.COLUMNS[what]), listing.MAX_ROWS)
 
 
+def _report_order(system: DetectedSystem) -> list[str]:
+    """The ids of the checks of a system, in the order of its report. The first call reads their modules."""
+    from pipeline.checks.run import all_checks
+
+    return [check.id for check in all_checks(system.profile, [inspection_of(system.system)])]
+
+
 def _results(system: DetectedSystem, listed: Any, path: Path) -> list[CheckResult]:
     """The answer as results in the order of the system's report; only ids, statuses and printable text of bounded
     length pass."""
     from pipeline.checks.model import REGISTRY, CheckResult
-    from pipeline.checks.run import all_checks
 
+    order = _report_order(system)
     if not isinstance(listed, list) or len(listed) > len(REGISTRY):
         raise lies(path)
     results: list[CheckResult] = []
@@ -211,7 +235,6 @@ def _results(system: DetectedSystem, listed: Any, path: Path) -> list[CheckResul
                 check.why,
             )
         )
-    order = [check.id for check in all_checks(system.profile, [inspection_of(system.system)])]
     if not {result.id for result in results} <= set(order):
         raise lies(path)
     results.sort(key=lambda result: order.index(result.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,18 +67,15 @@ def inspect(
 
     Exit code 0: all checks passed; 1: a check failed or could not run; 2: the disk cannot be read.
     """
-    from contextlib import nullcontext
-
     from pipeline.base.errors import CheckFailed, UsageError
     from pipeline.checks import inspect as inspect_disk
     from pipeline.checks.verdict import BLOCKING, count, system_of
-    from pipeline.disk.unpack import unpacked
 
     if as_json and as_html:
         raise UsageError(
             "--json and --html cannot be combined", name="two-outputs", hint="run the command once for each"
         )
-    opened = unpacked(disk) if unpack else nullcontext(disk)
+    opened = _unpacked(disk) if unpack else nullcontext(disk)
     key = registry_key or registry_key_old
     if what or key:
         with opened as plain:
@@ -130,6 +128,12 @@ def inspect(
             name="checks-failed" if "fail" in names else "checks-unchecked",
             hint=f"correct each check marked {marks}, and inspect again",
         )
+
+
+def _unpacked(disk: Path) -> AbstractContextManager[Path]:
+    from pipeline.disk.unpack import unpacked
+
+    return unpacked(disk)
 
 
 def _ports(words: Sequence[str]) -> list[tuple[str, int]]:

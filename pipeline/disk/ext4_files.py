@@ -113,7 +113,24 @@ class Ext4FileSystem(FileSystem):
     def runs(self, inode: int) -> list[tuple[int, int]]:
         found = self._inode(inode)
         no_data = found.flags & _INLINE or found.type == "other" or (found.type == "link" and _is_fast(found))
-        return [] if no_data else self._map(inode).runs()
+        if no_data:
+            return []
+        single = self._single_run(found)
+        return self._map(inode).runs() if single is None else [single]
+
+    def _single_run(self, inode: _Inode) -> tuple[int, int] | None:
+        """The data of a file that has one extent, as most have; None of all others, and of what is damaged.
+
+        Needs a fifth of the time of a map, which is not kept: a search asks for the places of every file.
+        """
+        magic, count, _, depth = struct.unpack_from("<HHHH", inode.raw, 40)
+        if not inode.flags & _EXTENTS or magic != _EXTENT_MAGIC or depth or count != 1:
+            return None
+        blocks, high, low = struct.unpack_from("<HHI", inode.raw, 56)
+        place, length = low | high << 32, blocks - _MAX_WRITTEN if blocks > _MAX_WRITTEN else blocks
+        if place + length > self._blocks:
+            return None
+        return self.start + place * self._block_size, length * self._block_size
 
     def _read_stat(self, inode: int) -> Stat:
         found = self._inode(inode)
@@ -155,8 +172,10 @@ class Ext4FileSystem(FileSystem):
         block, inner = divmod(at, self._block_size)
         if inner + self._inode_size > self._block_size:
             return self._bytes(at, self._inode_size)
-        whole = self._table_pieces.get(block, lambda block: self._bytes(block * self._block_size, self._block_size))
-        return whole[inner : inner + self._inode_size]
+        return self._table_pieces.get(block, self._table_block)[inner : inner + self._inode_size]
+
+    def _table_block(self, number: int) -> bytes:
+        return self._bytes(number * self._block_size, self._block_size)
 
     def _inode_table(self, group: int) -> int:
         """The first block of a group's inode table."""

@@ -207,12 +207,11 @@ class _Limited(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        self._given += len(data)
+        length: int = self._stream.readinto(buffer)  # type: ignore[attr-defined]
+        self._given += length
         if self._given > MAX_UNPACKED:
             raise DiskError(f"the initramfs has more than {MAX_UNPACKED >> 20} MiB", name="initramfs-too-large")
-        buffer[: len(data)] = data
-        return len(data)
+        return length
 
 
 def _members(stream: IO[bytes], *, bodies: bool) -> Iterator[_Entry]:

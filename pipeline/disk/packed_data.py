@@ -5,10 +5,10 @@ from __future__ import annotations
 import bz2
 import lzma
 import struct
-import zlib
 from collections.abc import Iterator
 
 import zstandard
+from isal import isal_zlib
 
 #: Bytes of a piece, and of memory that xz and zstandard may ask for. `xz -9` needs 65 MiB.
 PIECE, MEMORY = 1 << 20, 72 << 20
@@ -26,6 +26,17 @@ MAGIC: tuple[tuple[bytes, int, str], ...] = (
 )
 #: Loose objects of git are the only files that are zlib and nothing else; they begin so.
 _GIT = (b"blob ", b"commit ", b"tree ", b"tag ")
+
+
+_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    isal_zlib.error,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    struct.error,
+)
 
 
 class Broken(Exception):
@@ -48,12 +59,13 @@ def unpack(kind: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if piece:
                 begun = True
                 yield piece
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError, struct.error) as error:
+    # the stubs of isal take the class of its errors for an instance
+    except _ERRORS as error:  # type: ignore[misc]
         raise Broken(begun, any(words in str(error) for words in _TOO_LITTLE)) from None
 
 
 def _inflate(chunks: Iterator[bytes], bits: int) -> Iterator[bytes]:
-    reader = zlib.decompressobj(bits)
+    reader = isal_zlib.decompressobj(bits)
     for chunk in chunks:
         data = chunk
         while data and not reader.eof:

@@ -187,7 +187,8 @@ class Worker:
                     str(theirs.fileno()),
                     str(self._result),
                 ],
-                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"},
+                # it keeps bytecode, as any Python: modules are read before the first byte of the disk
+                env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=(theirs.fileno(), self._result),
                 stdout=subprocess.DEVNULL,
             )

@@ -332,7 +332,7 @@ class _Search:
                 if self._room < 0:
                     raise _TooMany("more compressed data than is unpacked")
                 # a value may end with the file
-                self.look(tail + piece + b"\n", lambda _: at, (*layers, kind))
+                self.look(b"".join((tail, piece, b"\n")), lambda _: at, (*layers, kind))
                 tail = piece[-OVERLAP:]
         except Broken as error:
             # zstandard's four bytes are found by accident in the midst of what was unpacked
@@ -423,15 +423,25 @@ def _runs(data: bytes) -> Iterator[tuple[int, int]]:
     """(begin, end) of RUN or more of base64, with the lines that follow; what the buffer ends with is left out."""
     view = memoryview(data)
     at = steps = 0
-    while steps < _LEAPS and (first := _ends(_AT_LEAST, view[at:], hyperscan.HS_FLAG_SINGLEMATCH)):
-        end = _after(data, at + first[0], _BASE64, len(data))
+    # of many buffers this is the longest part: one list, and one function, for all leaps
+    first: list[int] = []
+
+    def on_match(_number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
+        first.append(end)
+
+    database, scratch = _compiled(_AT_LEAST, hyperscan.HS_FLAG_SINGLEMATCH)
+    while steps < _LEAPS:
+        database.scan(view[at:], match_event_handler=on_match, scratch=scratch)  # type: ignore[type-var]
+        if not first:
+            return
+        # the first match ends where RUN bytes are complete
+        whole = at + first.pop()
+        end = _after(data, whole, _BASE64, len(data))
         if end == len(data):
             return
-        begin, at = _run(data, end, at)
-        yield begin, at
+        at = _after(data, end, _BASE64 + _BREAKS, end + RUN_LIMIT)
+        yield whole - RUN, at
         steps += 1
-    if steps < _LEAPS:
-        return
     behind = at
     for end in _ends(_ENDS, view[behind:]):
         if behind + end - 1 > at:

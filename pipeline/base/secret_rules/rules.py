@@ -123,6 +123,11 @@ class RuleSet:
     def _surest_first(self) -> list[Rule]:
         return sorted(self.rules, key=lambda rule: (rule.scope == "files", rule.noisy))
 
+    @cached_property
+    def _words(self) -> frozenset[bytes]:
+        """The keywords of all rules."""
+        return frozenset(word for rule in self.rules for word in rule.keywords)
+
     def judge(self, rule: Rule, text: bytes, *, path: str = "", lower: bytes = b"") -> Iterator[Finding]:
         """What a rule finds in a text. `path` is its file, where it is known; `lower` the text in lower case."""
         lower = lower or text.lower()
@@ -148,7 +153,11 @@ class RuleSet:
         """What all rules find in a configuration file, in order; of several in one place the surest."""
         found: list[Finding] = []
         lower = text.lower()
+        # each word is looked for once, though many rules have it
+        present = {word for word in self._words if word in lower}
         for rule in self._surest_first:
+            if rule.keywords and present.isdisjoint(rule.keywords):
+                continue
             for finding in self.judge(rule, text, path=path, lower=lower):
                 if not any(finding.start < other.end and other.start < finding.end for other in found):
                     found.append(finding)
