@@ -29,7 +29,7 @@ from pipeline.cli import (
     vhd,
     vm,
 )
-from pipeline.cli.usage import CONTEXT, VerbGroup
+from pipeline.cli.usage import CONTEXT, RootGroup
 
 
 class RootApp(typer.Typer):
@@ -64,7 +64,7 @@ def _name_of(verb: Any) -> str:
 
 app = RootApp(
     name="goldsmith",
-    cls=VerbGroup,
+    cls=RootGroup,
     context_settings=CONTEXT,
     help="Build, test and store golden master images as fixed VHDs.",
     no_args_is_help=True,
@@ -85,7 +85,9 @@ def root(
     project: Annotated[
         Optional[Path],  # noqa: UP045  typer reads this at run time
         typer.Option(
-            "--project", help="The folder that contains images/ (default: the current folder or one above it)."
+            "--project",
+            metavar="FOLDER",
+            help="The folder that contains images/ (default: the current folder or one above it).",
         ),
     ] = None,
     _version_asked: Annotated[
@@ -122,7 +124,14 @@ for noun in (
 @app.command("help")
 def show_help(
     context: typer.Context,
-    verb: Annotated[Optional[list[str]], typer.Argument(metavar="[VERB]...", help="Such as: gallery list.")] = None,  # noqa: UP045
+    verb: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[VERB]...", help="A verb, such as: gallery list (default: all verbs)."),
+    ] = None,
 ) -> None:
-    """Show the help of a command, as COMMAND --help does."""
+    """Show the help of a command, as COMMAND --help does.
+
+    Example:
+      goldsmith help gallery list
+    """
     app([*(verb or []), "--help"], standalone_mode=False, prog_name=context.find_root().info_name)

@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
 def build(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Images to build.", autocompletion=completion.complete_definition),
+        typer.Argument(
+            metavar="NAME...", help="Images to build; or use --all.", autocompletion=completion.complete_definition
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
@@ -40,7 +42,7 @@ def build(
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="Run again from this stage or step on.",
+            help="Run again from this stage or step on (default: from the first change on).",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
@@ -49,7 +51,7 @@ def build(
         typer.Option(
             "--until",
             metavar="STAGE|STEP",
-            help="Stop after this stage or step.",
+            help="Stop after this stage or step (default: the last).",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
@@ -65,7 +67,11 @@ def build(
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, help="Build up to this number of images at once, if processors and memory suffice."
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="The maximum number of images that are built at once, if processors and memory suffice.",
         ),
     ] = 1,
     verbose: Annotated[
@@ -73,7 +79,13 @@ def build(
     ] = False,
     settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
-    """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`."""
+    """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`.
+
+    Examples:
+      goldsmith build debian-12
+      goldsmith build --all --jobs 2
+      goldsmith build shop --from 2 --keep-failed
+    """
     from pipeline.engine.preconditions import require_buildable
 
     store = locate_store()
@@ -245,7 +257,9 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
 def plan(
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[NAME]", help="The image.", autocompletion=completion.complete_definition),
+        typer.Argument(
+            metavar="[NAME]", help="The image; or use --all.", autocompletion=completion.complete_definition
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Plan all definitions of the project, parents first.")
@@ -255,7 +269,7 @@ def plan(
         typer.Option(
             "--from",
             metavar="STAGE|STEP",
-            help="Plan a build that runs again from this stage or step on.",
+            help="Plan a build that runs again from this stage or step on (default: from the first change on).",
             autocompletion=completion.complete_stage,
         ),
     ] = None,
@@ -263,7 +277,12 @@ def plan(
     as_json: Annotated[bool, json_option()] = False,
     _settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
-    """Show for each unit of a build whether it would be kept or run, and why."""
+    """Show for each unit of a build whether it would be kept or run, and why.
+
+    Examples:
+      goldsmith plan debian-12
+      goldsmith plan --all --json
+    """
     from pipeline.cli.show import print_json, table
     from pipeline.engine.preconditions import require_buildable
 

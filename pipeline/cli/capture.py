@@ -25,7 +25,11 @@ def capture(
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The image whose new version the disk becomes.")],
     generation: Annotated[
         list[int],
-        typer.Option("--generation", metavar="1|2", help="A generation in which the disk boots; repeatable."),
+        typer.Option(
+            "--generation",
+            metavar="1|2",
+            help="A generation in which the disk boots: 1 is BIOS, 2 is UEFI; repeatable (default: both).",
+        ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
     account: Annotated[
         list[str], typer.Option("--account", metavar="USER", help="An account that may ship; repeatable.")
@@ -37,14 +41,21 @@ def capture(
         str,
         typer.Option(
             "--profile",
-            help="Capture DISK as the system of this profile, not as the detected one.",
+            metavar="PROFILE",
+            help="Capture DISK as the system of this profile (default: as the detected system).",
             autocompletion=completion.complete_profile,
         ),
     ] = "",
-    summary: Annotated[str, typer.Option("--summary", help="A description of one line.")] = "",
+    summary: Annotated[
+        str, typer.Option("--summary", metavar="TEXT", help="A description of one line (default: none).")
+    ] = "",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more details.")] = False,
 ) -> None:
-    """Convert, inspect and test DISK, and store it as a golden master. DISK is only read."""
+    """Convert, inspect and test DISK, and store it as a golden master. DISK is only read.
+
+    Example:
+      goldsmith capture disk.qcow2 --as byhand --generation 2
+    """
     import yaml
 
     from pipeline.base import scratch

@@ -57,7 +57,11 @@ def completion(
     context: typer.Context,
     shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")],
 ) -> None:
-    """Print the script that completes verbs, options and names in a shell (docs/command-line.md)."""
+    """Print the script that completes verbs, options and names in a shell (docs/command-line.md).
+
+    Example:
+      goldsmith completion bash > /etc/bash_completion.d/goldsmith
+    """
     from typer.completion import shell_complete
 
     if shell is Shell.BASH:

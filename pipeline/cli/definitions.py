@@ -30,7 +30,7 @@ def validate(
         list[str] | None,
         typer.Argument(
             metavar="[NAME|PATH]...",
-            help="Names or files of definitions; by default all.",
+            help="Names or files of definitions (default: all).",
             autocompletion=completion.complete_definition,
         ),
     ] = None,
@@ -40,7 +40,12 @@ def validate(
     ] = False,
     _settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
-    """Check definitions and report all errors at once, as file:line:column: key: message (hint)."""
+    """Check definitions and report all errors at once, as file:line:column: key: message (hint).
+
+    Examples:
+      goldsmith validate
+      goldsmith validate shop --show
+    """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import DefinitionError, definition_files, project_faults
@@ -160,7 +165,11 @@ def _print_note(text: str) -> None:
 
 
 def schema() -> None:
-    """Print the JSON schema of a definition, for editors."""
+    """Print the JSON schema of a definition, for editors.
+
+    Example:
+      goldsmith schema
+    """
     import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
     from pipeline.definition import json_schema
 
@@ -169,20 +178,24 @@ def schema() -> None:
 
 def init(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The name of the new image; by default the folder's name.")
+        str | None, typer.Argument(metavar="NAME", help="The name of the new image (default: the folder's name).")
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
             "--base",
             metavar="IMAGE",
-            help="Start from this image's golden master.",
+            help="Start from this image's golden master (default: from a Debian release).",
             autocompletion=completion.complete_image,
         ),
     ] = None,
     base_old: Annotated[str | None, typer.Option("--from", metavar="IMAGE", hidden=True)] = None,
 ) -> None:
-    """Write a commented definition and its playbook. Existing files are not changed."""
+    """Write a commented definition and its playbook. Existing files are not changed.
+
+    Example:
+      goldsmith init shop --base debian-12
+    """
     from pipeline.definition.scaffold import write_new
 
     folder = project_option() or _project_or_here()

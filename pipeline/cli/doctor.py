@@ -20,7 +20,11 @@ def register(app: typer.Typer) -> None:
         json: Annotated[bool, json_option("Print a list of objects: name, verdict, text, fix, facts.")] = False,
         refresh: Annotated[bool, typer.Option("--refresh", help="Measure the accelerator again.")] = False,
     ) -> None:
-        """Check this host: one line for each requirement, with the remedy. Exit code 3: a requirement is not met."""
+        """Check this host: one line for each requirement, with the remedy. Exit code 3: a requirement is not met.
+
+        Example:
+          goldsmith doctor
+        """
         from dataclasses import asdict
 
         from pipeline.base.errors import HostError

@@ -29,7 +29,8 @@ def inspect(
         str,
         typer.Option(
             "--profile",
-            help="azure-linux, azure-windows, hyper-v or any; default: the profile of the detected system.",
+            metavar="PROFILE",
+            help="azure-linux, azure-windows, hyper-v or any (default: the profile of the detected system).",
             autocompletion=completion.complete_profile,
         ),
     ] = "",
@@ -37,7 +38,12 @@ def inspect(
         list[str], typer.Option("--account", metavar="NAME", help="An account that may ship; repeatable.")
     ] = [],  # noqa: B006  typer reads it, nobody changes it
     generation: Annotated[
-        list[int], typer.Option("--generation", metavar="N", help="1 or 2; repeatable (default: both).")
+        list[int],
+        typer.Option(
+            "--generation",
+            metavar="N",
+            help="The generation to check for: 1 is BIOS, 2 is UEFI; repeatable (default: both).",
+        ),
     ] = [],  # noqa: B006
     port: Annotated[
         list[str],
@@ -45,27 +51,38 @@ def inspect(
             "--port", metavar="N/PROTOCOL", help="Windows: a port that must be open, such as 443/tcp; repeatable."
         ),
     ] = [],  # noqa: B006
-    fmt: Annotated[str, typer.Option("--format", help="The disk's format, if its content does not show it.")] = "",
+    fmt: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="The disk's format (default: by its content).")
+    ] = "",
     as_html: Annotated[bool, typer.Option("--html", help="Print an HTML page.")] = False,
     what: Annotated[
         str,
         typer.Option(
             "--list",
             metavar="WHAT",
-            help="List volumes, os, packages, units, files, tree or registry, instead of running checks.",
+            help="List volumes, os, packages, units, files, tree or registry (default: run the checks).",
         ),
     ] = "",
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")
     ] = False,
     registry_key: Annotated[
-        str, typer.Option("--registry-key", metavar="KEY", help=r"The registry key to list, such as 'SYSTEM\\Setup'.")
+        str,
+        typer.Option(
+            "--registry-key",
+            metavar="KEY",
+            help=r"The registry key to list, such as 'SYSTEM\Setup' (default: none).",
+        ),
     ] = "",
     registry_key_old: Annotated[str, typer.Option("--key", hidden=True)] = "",
 ) -> None:
     """Check a disk at rest, without mount or root. The operating system is detected.
 
     Exit code 0: all checks passed; 1: a check failed or could not run; 2: the disk cannot be read.
+
+    Examples:
+      goldsmith inspect disk.vhd
+      goldsmith inspect disk.qcow2 --list packages
     """
     from pipeline.base.errors import CheckFailed, UsageError
     from pipeline.checks import inspect as inspect_disk
@@ -180,10 +197,16 @@ def _print(results: Sequence[CheckResult]) -> None:
 
 def checks(
     as_json: Annotated[bool, json_option()] = False,
-    profile: Annotated[str, typer.Option("--profile", help="List only the checks of this profile.")] = "",
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="PROFILE", help="List only the checks of this profile (default: all).")
+    ] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/checks.md.")] = False,
 ) -> None:
-    """List all checks: what each verifies, why, its remedy, and the source of the rule."""
+    """List all checks: what each verifies, why, its remedy, and the source of the rule.
+
+    Example:
+      goldsmith checks --profile azure-linux
+    """
     from pipeline.checks import all_checks
     from pipeline.checks.markdown_report import page
     from pipeline.cli.show import print_json, table

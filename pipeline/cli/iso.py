@@ -18,7 +18,12 @@ def iso(
     medium: Annotated[Path, typer.Argument(metavar="ISO", help="A Windows installation ISO, or virtio-win.iso.")],
     as_json: Annotated[bool, json_option()] = False,
     answers: Annotated[
-        str, typer.Option("--answers", metavar="EDITION", help="Print the answer file that installs this edition.")
+        str,
+        typer.Option(
+            "--answers",
+            metavar="EDITION",
+            help="Print the answer file that installs this edition (default: list the editions).",
+        ),
     ] = "",
     generation: Annotated[
         int, typer.Option("--generation", metavar="1|2", help="The machine's generation: 1 is BIOS, 2 is UEFI.")
@@ -26,11 +31,18 @@ def iso(
     drivers: Annotated[
         Optional[Path],  # noqa: UP045  typer reads this at run time
         typer.Option(
-            "--drivers", metavar="ISO", help="virtio-win.iso; it must contain the drivers that the edition needs."
+            "--drivers",
+            metavar="ISO",
+            help="virtio-win.iso with the drivers that the edition needs (default: not checked).",
         ),
     ] = None,
 ) -> None:
-    """List the editions of a Windows installation medium, or the drivers of virtio-win.iso, without mounting it."""
+    """List the editions of a Windows installation medium, or the drivers of virtio-win.iso, without mounting it.
+
+    Examples:
+      goldsmith iso server.iso
+      goldsmith iso server.iso --answers 'ServerStandard Server' --drivers virtio-win.iso
+    """
     from pipeline.cli.show import print_json, size, table
     from pipeline.disk.media import Installation, recognize
 

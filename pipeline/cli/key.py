@@ -21,7 +21,11 @@ def register(app: typer.Typer) -> None:
 
 
 def make() -> None:
-    """Create this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key). Verifiers need its .pub file."""
+    """Create this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key). Verifiers need its .pub file.
+
+    Example:
+      goldsmith key make
+    """
     from pipeline.cli.environment import signing_key
     from pipeline.evidence import signing, unsigned
     from pipeline.gallery import Gallery
@@ -35,7 +39,11 @@ def make() -> None:
 
 
 def show(as_json: Annotated[bool, json_option()] = False) -> None:
-    """Print the public key, which others need for verification."""
+    """Print the public key, which others need for verification.
+
+    Example:
+      goldsmith key show
+    """
     from pipeline.cli.show import print_json
     from pipeline.evidence import signing
 

@@ -44,7 +44,7 @@ def prove(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="Test only this target of the matrix; repeatable.",
+            help="Test only this target of the matrix; repeatable (default: all targets).",
             autocompletion=completion.complete_target,
         ),
     ] = [],  # noqa: B006  typer wants a list, and nobody changes it
@@ -55,7 +55,8 @@ def prove(
         str,
         typer.Option(
             "--profile",
-            help="For a DISK: test it as the system of this profile, not as the detected one.",
+            metavar="PROFILE",
+            help="For a DISK: test it as the system of this profile (default: as the detected system).",
             autocompletion=completion.complete_profile,
         ),
     ] = "",
@@ -67,12 +68,17 @@ def prove(
             exists=True,
             dir_okay=False,
             resolve_path=True,
-            help="Targets with Secure Boot refuse what this file revokes: UEFI Forum's DBXUpdate.bin for x64.",
+            help="A revocation list for targets with Secure Boot: UEFI Forum's DBXUpdate.bin, x64 (default: none).",
         ),
     ] = None,
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
-    """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric."""
+    """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric.
+
+    Examples:
+      goldsmith prove debian-12
+      goldsmith prove some.vhd --target gen2
+    """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import TARGET_GENERATION

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from pipeline.publish.uploader import Plan
 
 Reference = Annotated[
-    str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]", autocompletion=completion.complete_reference)
+    str,
+    typer.Argument(
+        metavar="NAME[@VERSION|CHANNEL]",
+        help="The version to publish (default: the golden version).",
+        autocompletion=completion.complete_reference,
+    ),
 ]
 TargetWord = Annotated[
     str, typer.Argument(metavar="TARGET", help="The URL of a container, a name of publish.yaml, or a folder.")
@@ -59,21 +64,38 @@ def push(
     connection_from: ConnectionFrom = None,
     parallel: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--parallel", min=1, max=8, help="Requests at once (default: 4, or the target's own)."),
+        typer.Option(
+            "--parallel",
+            min=1,
+            max=8,
+            metavar="N",
+            help="The number of requests at once (default: 4, or the target's own).",
+        ),
     ] = None,
     bandwidth: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--bandwidth", metavar="SIZE", help="Send at most this much in a second: 20M."),
+        typer.Option(
+            "--bandwidth",
+            metavar="SIZE",
+            help="The maximum number of bytes a second, such as 20M (default: the target's own, or no limit).",
+        ),
     ] = None,
-    no_read_back: Annotated[bool, typer.Option("--no-read-back", help="Do not read back what was written.")] = False,
+    no_read_back: Annotated[
+        bool, typer.Option("--no-read-back", help="Do not read back the written blocks.")
+    ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read back the whole disk, also what was copied on the server.")
+        bool, typer.Option("--verify", help="Read back the whole disk, also the blocks that the server copied.")
     ] = False,
     keep_days: KeepDays = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Publish a version: as a difference from the newest one on the target, else whole."""
+    """Publish a version: as a difference from the newest version on the target, or whole if there is none.
+
+    Examples:
+      goldsmith publish push debian-12 /srv/images
+      goldsmith publish push shop west --bandwidth 20M
+    """
     from dataclasses import replace
 
     from pipeline.base.surroundings import variables
@@ -191,7 +213,11 @@ def show(
     connection_from: ConnectionFrom = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Show what is published of an image: versions, disks, the copy trail of each blob."""
+    """Show the published versions of an image: their disks and the copy trail of each blob.
+
+    Example:
+      goldsmith publish show debian-12 /srv/images
+    """
     from pipeline.base.surroundings import variables
     from pipeline.cli.show import print_json, size, table
     from pipeline.publish.published import look
@@ -238,14 +264,20 @@ def template(
 
 
 def verify(
-    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]")],
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="The published version (default: all versions).")
+    ],
     target: TargetWord,
     key_from: KeyFrom = None,
     sas_from: SasFrom = None,
     connection_from: ConnectionFrom = None,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Read published versions whole and compare them with their digests."""
+    """Read published versions whole and compare them with their digests.
+
+    Example:
+      goldsmith publish verify debian-12 west
+    """
     from pipeline.base.surroundings import variables
     from pipeline.cli.show import print_json
     from pipeline.publish.errors import PublishError
@@ -273,14 +305,20 @@ def verify(
 
 def clean(
     target: TargetWord,
-    image: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="Only this image.")] = None,  # noqa: UP045
+    image: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only this image (default: all images).")
+    ] = None,
     key_from: KeyFrom = None,
     sas_from: SasFrom = None,
     connection_from: ConnectionFrom = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Remove what interrupted pushes left. Published versions, leased blobs and foreign blobs stay."""
+    """Remove the leftovers of interrupted pushes. Published versions, leased blobs and foreign blobs stay.
+
+    Example:
+      goldsmith publish clean west --dry-run
+    """
     from pipeline.base.surroundings import variables
     from pipeline.cli.removals import Row, print_removals
     from pipeline.publish.published import clean as sweep

@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 def refresh(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Images to refresh.", autocompletion=completion.complete_definition),
+        typer.Argument(
+            metavar="NAME...", help="Images to refresh; or use --all.", autocompletion=completion.complete_definition
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Select all definitions of the project, parents first.")
@@ -42,7 +44,8 @@ def refresh(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Afterwards delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M.",
+            help="Afterwards delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M "
+            "(default: delete none).",
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
@@ -52,7 +55,8 @@ def refresh(
             "--jobs",
             "-j",
             min=1,
-            help="Refresh up to this number of images at once, if processors and memory suffice.",
+            metavar="N",
+            help="The maximum number of images that are refreshed at once, if processors and memory suffice.",
         ),
     ] = 1,
     image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
@@ -62,7 +66,12 @@ def refresh(
     ] = False,
     settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
-    """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`."""
+    """Rebuild and test images whose inputs have changed, promote those that pass, delete versions beyond `keep:`.
+
+    Examples:
+      goldsmith refresh --all --max-size 40G
+      goldsmith refresh debian-12 --patch
+    """
     from dataclasses import replace
 
     from pipeline.cli.environment import locate_store

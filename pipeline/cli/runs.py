@@ -32,7 +32,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
-    """List the runs, newest first."""
+    """List the runs, newest first.
+
+    Example:
+      goldsmith runs list
+    """
     from pipeline.base.runs import list_runs
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json, table
@@ -56,10 +60,21 @@ def list_all(as_json: Annotated[bool, json_option()] = False) -> None:
 
 
 def show(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The run's id, as `goldsmith runs list` shows it.",
+            autocompletion=completion.complete_run,
+        ),
+    ],
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Show one run: its stages, its error, its files."""
+    """Show one run: its stages, its error, its files.
+
+    Example:
+      goldsmith runs show R42
+    """
     from pathlib import Path
 
     from pipeline.base.runs import find_run
@@ -92,9 +107,20 @@ def show(
 
 
 def shell(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", autocompletion=completion.complete_run)],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The run's id, as `goldsmith runs list` shows it.",
+            autocompletion=completion.complete_run,
+        ),
+    ],
 ) -> None:
-    """Open a shell in the guest of a running build or of a failed one (--keep-failed). The guest keeps running."""
+    """Open a shell in the guest of a running build or of a failed one (--keep-failed). The guest keeps running.
+
+    Example:
+      goldsmith shell R42
+    """
     from pipeline.base.runs import find_run
     from pipeline.cli.environment import locate_store
     from pipeline.guest.access import Access
@@ -138,7 +164,7 @@ def prune(
         ),
     ] = None,
     keep: Annotated[
-        int, typer.Option("--keep", min=0, metavar="N", help="Keep this number of runs of each image.")
+        int, typer.Option("--keep", min=0, metavar="N", help="The number of runs to keep of each image, the newest.")
     ] = 100,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Annotated[bool, json_option()] = False,
@@ -146,6 +172,9 @@ def prune(
     """Delete the records of old runs. Running runs and runs that made a version are kept.
 
     Every build also deletes all but the newest 100 runs of each image.
+
+    Example:
+      goldsmith runs prune --keep 20 --dry-run
     """
     from pipeline.base.errors import NotFound
     from pipeline.base.runs import list_runs
@@ -171,7 +200,8 @@ def clean(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Also delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M.",
+            help="Also delete layers and snapshots, least recently used first, until the rest fits: 20G, 500M "
+            "(default: delete none).",
         ),
     ] = None,
     max_size_old: Annotated[Optional[str], typer.Option("--keep", metavar="SIZE", hidden=True)] = None,  # noqa: UP045
@@ -181,7 +211,11 @@ def clean(
     dry: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Annotated[bool, json_option()] = False,
 ) -> None:
-    """Remove leftovers of dead runs: guests (also those of --keep-failed), keys, scratch files. Masters are kept."""
+    """Remove leftovers of dead runs: guests (also those of --keep-failed), keys, scratch files. Masters are kept.
+
+    Example:
+      goldsmith clean --max-size 20G --dry-run
+    """
     from pipeline.base import scratch
     from pipeline.cli.environment import locate_store
     from pipeline.maintenance.gc import clean_up

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
@@ -23,14 +24,47 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNREADABLE = re.compile(r"ath '(?P<path>.+)' is not readable", re.DOTALL)
 
 
+#: The start of the paragraph of examples in a verb's docstring, one command on each line.
+_EXAMPLES = re.compile(r"^Examples?:$", re.MULTILINE)
+#: A paragraph of help that begins with this line is printed as it is: the parser does not join its lines.
+_AS_IT_IS = "\b"
+
+
 class VerbGroup(TyperGroup):
-    """A group of verbs whose list has the whole first sentence of each, on as many lines as it needs."""
+    """A group of verbs. Its list has the whole first paragraph of each; examples are printed as written."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         for verb in self.commands.values():
-            paragraph = (verb.help or "").split("\n\n")[0]
-            verb.short_help = verb.short_help or " ".join(paragraph.split())
+            text = verb.help or ""
+            verb.short_help = verb.short_help or " ".join(text.split("\n\n")[0].split())
+            if _AS_IT_IS not in text:
+                verb.help = _EXAMPLES.sub(lambda found: f"{_AS_IT_IS}\n{found[0]}", text) or None
+
+
+class RootGroup(VerbGroup):
+    """The root command: its verbs are listed in sections."""
+
+    #: The sections of the root's help, and their verbs in order.
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Build": ("init", "validate", "plan", "build", "refresh", "capture", "prove", "schema"),
+        "Look": ("inspect", "checks", "iso", "runs", "shell"),
+        "Gallery": ("gallery", "publish", "key"),
+        "VMs": ("vm", "try"),
+        "Disks": ("vhd",),
+        "Host": ("doctor", "clean", "completion", "help"),
+    }
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections; a test holds that each verb is in a section."""
+        widest = max(map(len, self.list_commands(ctx)))
+        for title, verbs in self.sections.items():
+            rows = [
+                (f"{verb:{widest}}", self.commands[verb].short_help or "") for verb in verbs if verb in self.commands
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def json_option(text: str = "Print JSON.") -> Any:
@@ -44,7 +78,7 @@ def set_option() -> Any:
         "--set",
         metavar="NAME=VALUE",
         callback=_hand_in_settings,
-        help="Set a parameter of the definitions; may be repeated: --set suite=trixie.",
+        help="Set a parameter of the definitions, such as suite=trixie; repeatable (default: as defined).",
     )
 
 

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, json_option()]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
-Parent = Annotated[Optional[Path], typer.Option("--parent", help="The parent's current path.")]  # noqa: UP045
+Parent = Annotated[
+    Path | None,
+    typer.Option("--parent", metavar="FILE", help="The parent's current path (default: as recorded in the VHD)."),
+]
 AnyTime = Annotated[bool, typer.Option("--any-time", help="Accept a parent whose time differs (a copy).")]
-Format = Annotated[str, typer.Option("--format", help="The source's format, if its content or name is misleading.")]
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="The source's format (default: by its content and name).")
+]
 MoveGpt = Annotated[bool, typer.Option("--move-gpt", help="Move the backup GPT to the new end of the disk.")]
 Unpack = Annotated[bool, typer.Option("--unpack", help="Unpack an xz, gzip, bzip2, zstd, lz4 or lzma file first.")]
 
@@ -90,7 +95,11 @@ def info(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="VHDs.")],
     as_json: Json = False,
 ) -> None:
-    """Show the footers and headers of VHDs. If a file cannot be read, it is named and the exit code is 2."""
+    """Show the footers and headers of VHDs. If a file cannot be read, it is named and the exit code is 2.
+
+    Example:
+      goldsmith vhd info disk.vhd
+    """
     from pipeline.base.errors import DiskError
     from pipeline.cli.show import print_error, print_json
 
@@ -130,7 +139,11 @@ def verify(
     parent: Parent = None,
     any_time: AnyTime = False,
 ) -> None:
-    """Check a VHD: footer, header, block table, chain. Exit code 0: valid; 1: invalid, with each fault named."""
+    """Check a VHD: footer, header, block table, chain. Exit code 0: valid; 1: invalid, with each fault named.
+
+    Example:
+      goldsmith vhd verify disk.vhd
+    """
     from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
     from pipeline.disk import mapping
@@ -161,7 +174,10 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A VHD, VHDX, qcow2, VMDK or raw disk.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new file.")],
     to: Annotated[
-        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name).")
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name)."
+        ),
     ] = "",
     fmt: Format = "",
     parent: Parent = None,
@@ -171,7 +187,12 @@ def convert(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a disk to another format. VHDs get a whole number of MiB; holes stay holes."""
+    """Convert a disk to another format. VHDs get a whole number of MiB; holes stay holes.
+
+    Examples:
+      goldsmith vhd convert disk.qcow2 disk.vhd
+      goldsmith vhd convert disk.img.xz disk.vhd --unpack --move-gpt
+    """
     from contextlib import nullcontext
 
     from pipeline.base import scratch
@@ -204,14 +225,24 @@ def _print_made(made: Made, as_json: bool) -> None:
 def create(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new VHD.")],
     size: Annotated[
-        str, typer.Option("--size", help="The size, such as '8 GiB'; a child has its parent's size.")
+        str,
+        typer.Option(
+            "--size", metavar="SIZE", help="The virtual size, such as '8 GiB' (default: the parent's size)."
+        ),
     ] = "",
-    to: Annotated[str, typer.Option("--to", help="fixed or dynamic.")] = "fixed",
-    parent: Annotated[Optional[Path], typer.Option("--parent", help="Create a child of this VHD.")] = None,  # noqa: UP045
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="fixed or dynamic.")] = "fixed",
+    parent: Annotated[
+        Path | None,
+        typer.Option("--parent", metavar="FILE", help="Create a child of this VHD (default: a VHD without parent)."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Create an empty VHD, or a child of another VHD."""
+    """Create an empty VHD, or a child of another VHD.
+
+    Example:
+      goldsmith vhd create data.vhd --size '8 GiB'
+    """
     from pipeline.base.errors import DiskError, UsageError
     from pipeline.disk import transfer
 
@@ -252,7 +283,11 @@ def compare(
     any_time: AnyTime = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two disks byte by byte. Exit code 0: equal; 1: different."""
+    """Compare two disks byte by byte. Exit code 0: equal; 1: different.
+
+    Example:
+      goldsmith vhd compare disk.vhd disk.qcow2
+    """
     from pipeline.base.errors import CheckFailed
     from pipeline.cli.show import print_json
     from pipeline.disk import transfer
@@ -291,7 +326,11 @@ def diff(
     force: Force = False,
     as_json: Annotated[bool, json_option("Print the list of changed blocks.")] = False,
 ) -> None:
-    """Write the changes from OLD to NEW as a differencing VHD, or list them."""
+    """Write the changes from OLD to NEW as a differencing VHD, or list them.
+
+    Example:
+      goldsmith vhd diff old.vhd new.vhd night.vhd
+    """
     from pipeline.base.errors import UsageError
     from pipeline.cli.show import print_json
     from pipeline.disk import transfer
@@ -327,7 +366,10 @@ def apply(
     child: Annotated[Path, typer.Argument(metavar="DIFF", help="A differencing VHD.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The new disk.")],
     to: Annotated[
-        str, typer.Option("--to", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name).")
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="fixed, dynamic, raw, qcow2, vhdx or vmdk (default: by the target's name)."
+        ),
     ] = "",
     parent: Parent = None,
     any_time: AnyTime = False,
@@ -337,6 +379,10 @@ def apply(
     """Write a differencing VHD and its parents as one disk. The sources are not changed.
 
     The result of `vhd diff` on a fixed VHD is restored bit for bit, including its footer.
+
+    Examples:
+      goldsmith vhd apply night.vhd new.vhd --parent old.vhd --to fixed
+      goldsmith vhd merge night.vhd new.vhd --parent old.vhd
     """
     from pipeline.disk import transfer
 
@@ -360,7 +406,11 @@ def resize(
     move_gpt: MoveGpt = False,
     as_json: Json = False,
 ) -> None:
-    """Enlarge a fixed VHD, and show what remains to be done inside it."""
+    """Enlarge a fixed VHD, and show what remains to be done inside it.
+
+    Example:
+      goldsmith vhd resize disk.vhd '16 GiB' --move-gpt
+    """
     from pipeline.cli.show import print_json
     from pipeline.disk import mapping, transfer
 

@@ -24,7 +24,12 @@ def promote(
     ] = "golden",
     create: Annotated[bool, typer.Option("--create", help="Allow a new channel.")] = False,
 ) -> None:
-    """Point a channel to a version. The channel `golden` accepts only versions that passed all gates."""
+    """Point a channel to a version. The channel `golden` accepts only versions that passed all gates.
+
+    Examples:
+      goldsmith gallery promote debian-12@2026.1121.0
+      goldsmith gallery promote debian-12 stable --create
+    """
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
     from pipeline.gallery.retention import promote as point
@@ -56,6 +61,9 @@ def rollback(
 ) -> None:
     """Move a channel back to the previous good version.
     The withdrawn version is never promoted automatically again.
+
+    Example:
+      goldsmith gallery rollback debian-12 --why 'loses its disks'
     """
     from pipeline.gallery.retention import roll_back
 
@@ -66,11 +74,17 @@ def rollback(
 def list_all(
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="NAME", help="Only this image.", autocompletion=completion.complete_image),
+        typer.Argument(
+            metavar="NAME", help="Only this image (default: all).", autocompletion=completion.complete_image
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the channels of each image and their versions."""
+    """List the channels of each image and their versions.
+
+    Example:
+      goldsmith gallery channel list
+    """
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.channels import list_channels
 
@@ -95,13 +109,21 @@ def remove(
     ],
     channel: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="CHANNEL", autocompletion=completion.complete_channel),
+        typer.Argument(
+            metavar="CHANNEL",
+            help="The channel, if NAME has no @CHANNEL.",
+            autocompletion=completion.complete_channel,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Allow removing golden.")] = False,
     dry: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a channel of an image. Its version is kept."""
+    """Remove a channel of an image. Its version is kept.
+
+    Example:
+      goldsmith gallery channel remove debian-12 stable
+    """
     from pipeline.gallery.channels import remove_channel
 
     image, at, named = name.partition("@")

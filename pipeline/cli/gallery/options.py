@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from pipeline.gallery.integrity import Judge
 
 Reference = Annotated[
-    str, typer.Argument(metavar="NAME[@VERSION|CHANNEL]", autocompletion=completion.complete_reference)
+    str,
+    typer.Argument(
+        metavar="NAME[@VERSION|CHANNEL]",
+        help="The version (default: the golden version).",
+        autocompletion=completion.complete_reference,
+    ),
 ]
 Image = Annotated[str, typer.Argument(metavar="NAME", help="The image.", autocompletion=completion.complete_image)]
 SomeNames = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Argument(metavar="NAME...", help="Only these images.", autocompletion=completion.complete_image),
+    typer.Argument(
+        metavar="NAME...", help="Only these images (default: all).", autocompletion=completion.complete_image
+    ),
 ]
 AsJson = Annotated[bool, json_option()]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")]
@@ -35,7 +42,7 @@ Keys = Annotated[
 ]
 Repository = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--archive", metavar="FOLDER", help="The archive's folder; by default in the store."),
+    typer.Option("--archive", metavar="FOLDER", help="The archive's folder (default: `archive` in the store)."),
 ]
 AllowUnsigned = Annotated[
     bool,
@@ -43,15 +50,27 @@ AllowUnsigned = Annotated[
 ]
 KeyFrom = Annotated[
     Optional[str],  # noqa: UP045  typer reads this at run time
-    typer.Option("--key-from", metavar="SOURCE", help="Use an account key: file:PATH, env:NAME or command:WORDS."),
+    typer.Option(
+        "--key-from",
+        metavar="SOURCE",
+        help="Use an account key from file:PATH, env:NAME or command:WORDS (default: Azure's login chain).",
+    ),
 ]
 SasFrom = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--sas-from", metavar="SOURCE", help="Use a shared access signature (SAS) from there."),
+    typer.Option(
+        "--sas-from",
+        metavar="SOURCE",
+        help="Use a shared access signature (SAS) from file:PATH, env:NAME or command:WORDS (default: none).",
+    ),
 ]
 ConnectionFrom = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--connection-string-from", metavar="SOURCE", help="Use a connection string from there."),
+    typer.Option(
+        "--connection-string-from",
+        metavar="SOURCE",
+        help="Use a connection string from file:PATH, env:NAME or command:WORDS (default: none).",
+    ),
 ]
 
 

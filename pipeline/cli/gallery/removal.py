@@ -19,12 +19,16 @@ def prune(
     keep: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            "--keep", min=1, metavar="N", help="Keep this number of versions, instead of the definition's `keep:`."
+            "--keep", min=1, metavar="N", help="The number of versions to keep (default: the definition's `keep:`)."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete versions beyond `keep:`; a version in a channel or in use is never deleted."""
+    """Delete versions beyond `keep:`; a version in a channel or in use is never deleted.
+
+    Example:
+      goldsmith gallery prune debian-12 --keep 5 --dry-run
+    """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
     from pipeline.definition import Keep, load_named
@@ -67,7 +71,12 @@ def prune(
 
 
 def remove(
-    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", autocompletion=completion.complete_reference)],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME@VERSION", help="The version, by its number.", autocompletion=completion.complete_reference
+        ),
+    ],
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; the tombstone records it.")],
     force: Annotated[
         bool, typer.Option("--force", help="Also delete a version that is leased, in a channel, or a parent.")
@@ -75,7 +84,11 @@ def remove(
     dry: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete one version and leave a tombstone. A version that a running build uses is never deleted."""
+    """Delete one version and leave a tombstone. A version that a running build uses is never deleted.
+
+    Example:
+      goldsmith gallery remove debian-12@2026.1121.0 --why 'a token was in it'
+    """
     from pipeline.cli.environment import locate_store
     from pipeline.gallery.versions import parse
     from pipeline.maintenance.retention import remove_master
@@ -100,7 +113,11 @@ def remove(
 
 
 def dismiss(names: SomeNames = None, dry: DryRun = False, as_json: AsJson = False) -> None:
-    """Delete the records of refused candidates, of the named images or of all images. Versions are kept."""
+    """Delete the records of refused candidates, of the named images or of all images. Versions are kept.
+
+    Example:
+      goldsmith gallery dismiss debian-12
+    """
     gallery = open_gallery()
     for name in names or ():
         gallery.refuse_unknown(name)

@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 
 def delta(
-    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
-    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
-    target: Annotated[Path, typer.Argument(metavar="FILE.vhd")],
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD", help="The older version or channel.")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW", help="The newer version or channel.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.vhd", help="The differencing VHD to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.vhd.")] = False,
 ) -> None:
-    """Write a differencing VHD that turns OLD's disk into NEW's, bit for bit (see goldsmith vhd apply)."""
+    """Write a differencing VHD that turns OLD's disk into NEW's, bit for bit (`goldsmith vhd apply` applies it).
+
+    Example:
+      goldsmith gallery delta debian-12@2026.1121.0 debian-12@golden night.vhd
+    """
     import time
 
     from pipeline.cli.show import size
@@ -51,13 +55,19 @@ def delta(
 def lease(
     reference: Reference,
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The purpose of the lease.")] = "by hand",
-    hours: Annotated[float, typer.Option("--hours", min=0.01, help="The lease ends after this time.")] = 24.0,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.01, metavar="HOURS", help="The lease ends after this number of hours.")
+    ] = 24.0,
     release: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--release", metavar="ID", help="End this lease instead of taking one."),
+        typer.Option("--release", metavar="ID", help="End this lease (default: take a new lease)."),
     ] = None,
 ) -> None:
-    """Protect a version from deletion while an upload, a clone or another host uses it."""
+    """Protect a version from deletion while an upload, a clone or another host uses it.
+
+    Example:
+      goldsmith gallery lease debian-12 --why upload --hours 2
+    """
     from pipeline.gallery.retention import release_lease, take_lease
 
     gallery = open_gallery()
@@ -73,7 +83,11 @@ def lease(
 def export(
     reference: Reference, target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
 ) -> None:
-    """Copy a master to a new folder, with its manifest and SHA256SUMS."""
+    """Copy a master to a new folder, with its manifest and SHA256SUMS.
+
+    Example:
+      goldsmith gallery export debian-12 /mnt/usb/debian-12
+    """
     from pipeline.gallery.export_import import export as send
     from pipeline.gallery.retention import leased
 
@@ -92,7 +106,7 @@ def import_version(
     ],
     published: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[NAME[@VERSION]]", help="Which published version (default: the newest)."),
+        typer.Argument(metavar="[NAME[@VERSION]]", help="The published version (default: the newest)."),
     ] = None,
     key: Keys = [],  # noqa: B006  typer wants a list, and nobody changes it
     allow_unsigned: AllowUnsigned = False,
@@ -100,7 +114,11 @@ def import_version(
     sas_from: SasFrom = None,
     connection_from: ConnectionFrom = None,
 ) -> None:
-    """Import an exported or published master after verifying its manifest and its evidence. No channel moves."""
+    """Import an exported or published master after verifying its manifest and its evidence. No channel moves.
+
+    Example:
+      goldsmith gallery import /mnt/usb/debian-12 --key builder.pub
+    """
     from pipeline.cli.publish import received_version
 
     locate_store().ensure()
@@ -153,10 +171,14 @@ def _admit(version: Version, digest: str | None, why: str) -> None:
 
 
 def archive(
-    references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...")],
+    references: Annotated[list[str], typer.Argument(metavar="NAME@VERSION...", help="The versions to move.")],
     repository: Repository = None,
 ) -> None:
-    """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery."""
+    """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery.
+
+    Example:
+      goldsmith gallery archive debian-12@2026.1121.0
+    """
     from pipeline.maintenance.retention import archive_version
 
     store, judge = locate_store().ensure(), evidence_judge([])
@@ -168,11 +190,15 @@ def archive(
 
 
 def restore(
-    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version to restore.")],
     repository: Repository = None,
     allow_unsigned: AllowUnsigned = False,
 ) -> None:
-    """Restore a master from the archive. No channel moves."""
+    """Restore a master from the archive. No channel moves.
+
+    Example:
+      goldsmith gallery restore debian-12@2026.1121.0
+    """
     from pipeline.evidence.checksum import write_local_evidence
     from pipeline.gallery.archive import restore_version
 

@@ -28,12 +28,18 @@ SHOWN = 12
 def list_versions(
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="NAME", help="Only this image.", autocompletion=completion.complete_image),
+        typer.Argument(
+            metavar="NAME", help="Only this image (default: all).", autocompletion=completion.complete_image
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also list refused candidates and the reasons.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the masters, oldest first."""
+    """List the masters, oldest first.
+
+    Example:
+      goldsmith gallery list debian-12
+    """
     from pipeline.checks.verdict import count
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.listing import list_versions as look
@@ -103,7 +109,11 @@ def _refuse_damaged(damaged: list[str]) -> None:
 
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
-    """Show one master: disk, inputs, results of checks and tests, leases."""
+    """Show one master: disk, inputs, results of checks and tests, leases.
+
+    Example:
+      goldsmith gallery show debian-12@golden
+    """
     from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, print_json, seal
     from pipeline.gallery.retention import leases, withdrawn
@@ -153,7 +163,11 @@ def _on_disk(disk: Mapping[str, Any]) -> str:
 
 
 def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> None:  # noqa: B006
-    """Read masters again and compare them with their captured digests. NAME may be NAME@VERSION."""
+    """Read masters again and compare them with their captured digests. NAME may be NAME@VERSION.
+
+    Example:
+      goldsmith gallery verify debian-12 --key builder.pub
+    """
     from pipeline.cli.show import print_json
     from pipeline.gallery.integrity import verify as look
 
@@ -197,11 +211,15 @@ def _number(gallery: Gallery, name: str, which: str) -> str:
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="NAME@OLD")],
-    new: Annotated[str, typer.Argument(metavar="NAME@NEW")],
+    old: Annotated[str, typer.Argument(metavar="NAME@OLD", help="The older version or channel.")],
+    new: Annotated[str, typer.Argument(metavar="NAME@NEW", help="The newer version or channel.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show the differences of two versions: packages, files, checks, blocks."""
+    """Show the differences of two versions: packages, files, checks, blocks.
+
+    Example:
+      goldsmith gallery diff debian-12@2026.1121.0 debian-12@golden
+    """
     from pipeline.cache.digests import BLOCK
     from pipeline.cli.show import print_json, size
     from pipeline.evidence.version_diff import compare

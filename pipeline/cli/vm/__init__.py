@@ -10,7 +10,7 @@ from pipeline.cli.vm import access, create, listing, looks, ports, power, trial
 
 def register(app: typer.Typer) -> None:
     noun = typer.Typer(
-        help="Create virtual machines from masters, run them, and look at them.",
+        help="Create, run and observe virtual machines from masters.",
         no_args_is_help=True,
         rich_markup_mode=None,
         cls=VerbGroup,

@@ -41,15 +41,25 @@ def ssh(
     name: Name,
     command: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[COMMAND]...", help="What to run there; by default a shell."),
+        typer.Argument(metavar="[COMMAND]...", help="The command to run in the VM (default: a shell)."),
     ] = None,
-    user: Annotated[str, typer.Option("--user", "-l", metavar="USER", help="By default the VM's own user.")] = "",
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user", "-l", metavar="USER", help="The user in the VM (default: the one that the VM was created with)."
+        ),
+    ] = "",
     identity: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--identity", "-i", metavar="FILE", help="The private key; by default yours in ~/.ssh."),
+        typer.Option("--identity", "-i", metavar="FILE", help="The private key (default: yours in ~/.ssh)."),
     ] = None,
 ) -> None:
-    """Open a shell in a VM, or run a command there, over SSH through the VM's own network."""
+    """Open a shell in a VM, or run a command there, over SSH through the VM's own network.
+
+    Examples:
+      goldsmith vm ssh web
+      goldsmith vm ssh web systemctl status nginx
+    """
     fleet = open_fleet("ssh")
     record = running(fleet, name)
     wait_for_sshd(fleet, record)

@@ -34,13 +34,13 @@ def register(noun: typer.Typer) -> None:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The VM's name, which is its host name too.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The VM's name, which is also its host name.")],
     image: Annotated[
         str,
         typer.Option(
             "--image",
             metavar="IMAGE[@VERSION|CHANNEL]",
-            help="The master that it is made from.",
+            help="The master from which the VM is created.",
             autocompletion=completion.complete_reference,
         ),
     ],
@@ -49,59 +49,80 @@ def create(
         typer.Option(
             "--size",
             metavar="SIZE",
-            help="A size of Azure's, such as Standard_B1s; by default the machine of the master's definition.",
+            help="The name of an Azure size, such as Standard_B1s (default: the machine of the master's definition).",
         ),
     ] = "",
-    cpus: Annotated[Optional[int], typer.Option("--cpus", min=1, max=64, help="Processors.")] = None,  # noqa: UP045
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus", min=1, max=64, metavar="N", help="The number of processors (default: by --size)."),
+    ] = None,
     memory: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--memory", metavar="SIZE", help="Memory: 2G, 512M."),
+        typer.Option("--memory", metavar="SIZE", help="The memory: 2G, 512M (default: by --size)."),
     ] = None,
     admin_user: Annotated[
-        str, typer.Option("--admin-user", metavar="USER", help="The user that the guest makes.")
+        str, typer.Option("--admin-user", metavar="USER", help="The user that the guest creates.")
     ] = "azureuser",
     ssh_key: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--ssh-key", metavar="FILE", help="The user's public SSH key; by default your own in ~/.ssh."),
+        typer.Option("--ssh-key", metavar="FILE", help="The user's public SSH key (default: yours in ~/.ssh)."),
     ] = None,
     custom_data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--custom-data", metavar="FILE", help="Custom data, such as a #cloud-config."),
+        typer.Option(
+            "--custom-data",
+            metavar="FILE",
+            help="Custom data, such as a #cloud-config, at most 64 KiB (default: none).",
+        ),
     ] = None,
     user_data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--user-data", metavar="FILE", help="User data, which the guest reads from the metadata service."
+            "--user-data", metavar="FILE", help="User data in the metadata service, at most 64 KiB (default: none)."
         ),
     ] = None,
     generation: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--generation", min=1, max=2, help="1 is BIOS, 2 is UEFI; by default the master's newest."),
+        typer.Option(
+            "--generation", min=1, max=2, metavar="1|2", help="1 is BIOS, 2 is UEFI (default: the master's newest)."
+        ),
     ] = None,
     secure_boot: Annotated[
-        bool, typer.Option("--secure-boot", help="Secure Boot with enrolled keys, and a TPM.")
+        bool, typer.Option("--secure-boot", help="Use Secure Boot with enrolled keys, and a TPM.")
     ] = False,
     network: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "--network", metavar="NETWORK", help="A private network: the VMs in it reach each other, also by name."
+            "--network",
+            metavar="NETWORK",
+            help="A private network, whose VMs reach each other, also by name (default: none).",
         ),
     ] = None,
     outside: Annotated[
         bool,
-        typer.Option("--outside", help="Outbound network access, as builds have it; this host is not reachable."),
+        typer.Option("--outside", help="Allow outbound network access, as for builds; this host stays unreachable."),
     ] = False,
     count: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--count", min=1, max=100, metavar="N", help="Create N of them: NAME-0, NAME-1, ..."),
+        typer.Option(
+            "--count",
+            min=1,
+            max=100,
+            metavar="N",
+            help="The number of VMs: NAME-0, NAME-1, ... (default: one VM called NAME).",
+        ),
     ] = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Return at once; goldsmith vm wait NAME waits for it.")
+        bool, typer.Option("--no-wait", help="Return at once; goldsmith vm wait NAME waits for the VM.")
     ] = False,
 ) -> None:
     """Create a VM from a master and wait until its own agent has reported Ready.
 
-    A VM whose provisioning fails stays as it is, for a look at it.
+    A VM whose provisioning fails is kept, so that you can examine it.
+
+    Examples:
+      goldsmith vm create web --image debian-12-web
+      goldsmith vm create db --image debian-12 --size Standard_B1s --network lan
     """
     fleet = open_fleet("create")
     from pipeline.operations.create import Wishes
@@ -200,7 +221,11 @@ def _show_password(creation: Creation) -> None:
 
 
 def wait(name: Name) -> None:
-    """Wait until a VM's own agent has reported Ready."""
+    """Wait until a VM's own agent has reported Ready.
+
+    Example:
+      goldsmith vm wait web
+    """
     from pipeline.operations.create import wait_ready
 
     fleet = open_fleet("wait")

@@ -21,7 +21,11 @@ def register(noun: typer.Typer) -> None:
 
 
 def list_all(as_json: AsJson = False) -> None:
-    """List the VMs with their states."""
+    """List the VMs with their states.
+
+    Example:
+      goldsmith vm list
+    """
     from pipeline.cli.show import print_json, table
 
     fleet = open_fleet("list")
@@ -92,7 +96,11 @@ def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
 
 
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Show one VM: its identity, its machine, and its statuses as Azure's instance view has them."""
+    """Show one VM: its identity, its machine, and its statuses as Azure's instance view has them.
+
+    Example:
+      goldsmith vm show web
+    """
     from pipeline.cli.show import print_json
     from pipeline.instances.state import describe, instance_view
 
@@ -137,12 +145,21 @@ def budget(
     processors_per_core: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            "--processors-per-core", min=1, max=64, metavar="N", help="VM processors per processor of this host."
+            "--processors-per-core",
+            min=1,
+            max=64,
+            metavar="N",
+            help="Set the number of VM processors per processor of this host (default: show the budget).",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what VMs may take of this host and what they have taken, or set how far processors are shared."""
+    """Show which part of this host VMs may use and do use, or set how many VM processors share a processor.
+
+    Examples:
+      goldsmith vm budget
+      goldsmith vm budget --processors-per-core 4
+    """
     from dataclasses import asdict
 
     from pipeline.cli.show import print_json, size, table

@@ -32,7 +32,11 @@ def register(noun: typer.Typer) -> None:
 
 
 def console(name: Name) -> None:
-    """Connect to the serial console of a VM. Ctrl-] disconnects."""
+    """Connect to the serial console of a VM. Ctrl-] disconnects.
+
+    Example:
+      goldsmith vm console web
+    """
     from pipeline.hypervisor.persistent import find_domain
     from pipeline.hypervisor.terminal import join_console
 
@@ -67,10 +71,14 @@ def screenshot(
     name: Name,
     file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="[FILE]", help="Where the PNG goes; by default NAME.png."),
+        typer.Argument(metavar="[FILE]", help="The PNG file to write (default: NAME.png)."),
     ] = None,
 ) -> None:
-    """Save a picture of a VM's screen."""
+    """Save a picture of a VM's screen.
+
+    Example:
+      goldsmith vm screenshot web web.png
+    """
     from pipeline.hypervisor.observation import take_picture
     from pipeline.hypervisor.persistent import find_domain
 
@@ -96,10 +104,14 @@ class Log(StrEnum):
 def logs(
     name: Name,
     which: Annotated[
-        Log, typer.Option("--log", help="serial: its console; fabric: what its agent asked; dhcp: its leases.")
+        Log, typer.Option("--log", help="serial: its console; fabric: its agent's requests; dhcp: its leases.")
     ] = Log.SERIAL,
 ) -> None:
-    """Show what a VM wrote on its serial console, or what it asked the fabric."""
+    """Show a VM's serial console, or its requests to the fabric.
+
+    Example:
+      goldsmith vm logs web --log fabric
+    """
     from pipeline.fabric import service
 
     fleet = open_fleet("logs")
@@ -134,11 +146,17 @@ def _describe(exchange: Exchange) -> str:
 
 
 def top(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None,  # noqa: UP045
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure.")] = 1.0,
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...", help="The VMs (default: all).")] = None,  # noqa: UP045
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, metavar="SECONDS", help="Measure for this number of seconds.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what VMs use for a moment: processors, memory, disk and network."""
+    """Measure for a moment how much processor, memory, disk and network VMs use.
+
+    Example:
+      goldsmith vm top web --seconds 5
+    """
     from pipeline.cli.show import print_json, size, table
 
     fleet = open_fleet("top")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The VM.", autocompletion=completion.complete_vm)]
 AsJson = Annotated[bool, json_option()]
-Force = Annotated[bool, typer.Option("--force", help="Cut its power; what the guest has not written is lost.")]
+Force = Annotated[bool, typer.Option("--force", help="Cut its power; data that the guest has not written is lost.")]
 #: The caller's own public keys, best first (ssh(1)).
 _KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RDP = 3389
 Local = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--local", min=1, max=65535, metavar="PORT", help="The port on this host; by default a free one."),
+    typer.Option("--local", min=1, max=65535, metavar="PORT", help="The port on this host (default: a free port)."),
 ]
 
 
@@ -33,9 +33,15 @@ def register(noun: typer.Typer) -> None:
 
 
 def forward(
-    name: Name, port: Annotated[int, typer.Argument(min=1, max=65535, metavar="PORT")], local: Local = None
+    name: Name,
+    port: Annotated[int, typer.Argument(min=1, max=65535, metavar="PORT", help="The TCP port in the VM.")],
+    local: Local = None,
 ) -> None:
-    """Make a port of a VM reachable at this host's loopback until Ctrl-C."""
+    """Make a port of a VM reachable at this host's loopback until Ctrl-C.
+
+    Example:
+      goldsmith vm forward web 80 --local 8080
+    """
     fleet = open_fleet("forward")
     _relay(fleet, running(fleet, name), port, local, lambda here: print(f"127.0.0.1:{here}", flush=True))
 
@@ -44,11 +50,15 @@ def rdp(
     name: Name,
     file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="[FILE]", help="Where the .rdp file goes; by default NAME.rdp."),
+        typer.Argument(metavar="[FILE]", help="The .rdp file to write (default: NAME.rdp)."),
     ] = None,
     local: Local = None,
 ) -> None:
-    """Write an .rdp file for a Windows VM, and forward its port until Ctrl-C."""
+    """Write an .rdp file for a Windows VM, and forward its port until Ctrl-C.
+
+    Example:
+      goldsmith vm rdp win win.rdp
+    """
     fleet = open_fleet("rdp")
     record = running(fleet, name)
     path = file or Path(f"{name}.rdp")

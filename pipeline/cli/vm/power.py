@@ -18,7 +18,11 @@ def register(noun: typer.Typer) -> None:
 
 
 def start(name: Name) -> None:
-    """Start a VM that is stopped or deallocated."""
+    """Start a VM that is stopped or deallocated.
+
+    Example:
+      goldsmith vm start web
+    """
     from pipeline.operations.start import start as start_vm
 
     start_vm(open_fleet("start"), name)
@@ -26,7 +30,11 @@ def start(name: Name) -> None:
 
 
 def stop(name: Name, force: Force = False) -> None:
-    """Switch a VM off. Its processors, memory and address stay reserved; deallocate gives them back."""
+    """Switch a VM off. Its processors, memory and address stay reserved; `goldsmith vm deallocate` releases them.
+
+    Example:
+      goldsmith vm stop web
+    """
     from pipeline.operations.stop import stop as stop_vm
 
     record = stop_vm(open_fleet("stop"), name, force=force)
@@ -35,7 +43,11 @@ def stop(name: Name, force: Force = False) -> None:
 
 
 def restart(name: Name, force: Force = False) -> None:
-    """Switch a VM off and on again."""
+    """Switch a VM off and on again.
+
+    Example:
+      goldsmith vm restart web
+    """
     from pipeline.operations.stop import restart as restart_vm
 
     restart_vm(open_fleet("restart"), name, force=force)
@@ -43,7 +55,11 @@ def restart(name: Name, force: Force = False) -> None:
 
 
 def deallocate(name: Name, force: Force = False) -> None:
-    """Switch a VM off and give back its processors, memory and address. Its disks stay."""
+    """Switch a VM off and release its processors, memory and address. Its disks stay.
+
+    Example:
+      goldsmith vm deallocate web
+    """
     from pipeline.operations.stop import deallocate as deallocate_vm
 
     deallocate_vm(open_fleet("deallocate"), name, force=force)
@@ -52,9 +68,13 @@ def deallocate(name: Name, force: Force = False) -> None:
 
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and end a VM that runs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and stop a running VM first.")] = False,
 ) -> None:
-    """Delete a VM with its disks. Its master may be deleted again."""
+    """Delete a VM with its disks. Its master may be deleted again.
+
+    Example:
+      goldsmith vm delete web
+    """
     from pipeline.operations.delete import delete as delete_vm
     from pipeline.operations.delete import refuse_running
 

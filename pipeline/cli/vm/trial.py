@@ -27,14 +27,24 @@ def register(app: typer.Typer) -> None:
 
 def try_image(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE[@VERSION|CHANNEL]", autocompletion=completion.complete_reference)
+        str,
+        typer.Argument(
+            metavar="IMAGE[@VERSION|CHANNEL]",
+            help="The master (default: its golden version).",
+            autocompletion=completion.complete_reference,
+        ),
     ],
     command: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[COMMAND]...", help="What to run there; by default a shell."),
+        typer.Argument(metavar="[COMMAND]...", help="The command to run in the VM (default: a shell)."),
     ] = None,
 ) -> None:
-    """Start a VM from a master, open a shell in it, and delete the VM when the shell ends."""
+    """Start a VM from a master, open a shell in it, and delete the VM when the shell ends.
+
+    Examples:
+      goldsmith try debian-12
+      goldsmith try debian-12 uname -r
+    """
     from pipeline.base import process, scratch
     from pipeline.guest.access import tmpfs_root
     from pipeline.operations.delete import delete
