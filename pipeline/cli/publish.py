@@ -36,7 +36,10 @@ TargetWord = Annotated[
 KeepDays = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        "--keep-days", min=1, help="In an Azure gallery: the version's end of life. A refresh takes it from `keep:`."
+        "--keep-days",
+        min=1,
+        metavar="DAYS",
+        help="In an Azure gallery: the number of days until the version's end of life (default: no end of life).",
     ),
 ]
 
@@ -247,7 +250,11 @@ def template(
     as_bicep: Annotated[bool, typer.Option("--bicep", help="Print a Bicep file, not an ARM template.")] = False,
     keep_days: KeepDays = None,
 ) -> None:
-    """Print an ARM template of a gallery's image definitions and version. It is not compiled and not deployed."""
+    """Print an ARM template of a gallery's image definitions and version. It is not compiled and not deployed.
+
+    Example:
+      goldsmith publish template debian-12 fleet --bicep
+    """
     from pipeline.base.errors import UsageError
     from pipeline.gallery import Gallery
     from pipeline.publish.deployment_template import arm, bicep
