@@ -193,10 +193,15 @@ def explain(
 ) -> list[dict[str, str]]:
     """A row for each unit: keep or run, and why: the inputs that differ from its latest layer of this image."""
     context, units, begin = _decide(definition, store, warm, again)
-    former = _latest(context)
     if again is None and not warm and begin < len(units) and current_golden(context):
         # its layers are gone, and nothing would come of making them again
         begin = len(units)
+    return explain_units(context, units, begin)
+
+
+def explain_units(context: BuildContext, units: Sequence[Unit], begin: int) -> list[dict[str, str]]:
+    """As `explain`, of a build that keeps the first `begin` units."""
+    former = _latest(context)
     rows = []
     for position, unit in enumerate(units):
         action = "keep" if position < begin else "run"

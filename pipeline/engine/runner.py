@@ -27,10 +27,12 @@ from pipeline.engine.plan import (
     check_word,
     current_golden,
     end_of,
+    explain_units,
     plan,
     position_of_master,
     reusable_prefix,
 )
+from pipeline.engine.run_report import write_page
 from pipeline.engine.stage import Stage, find_stage
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.retention import withdrawn
@@ -104,6 +106,8 @@ def build(
     number = str(captured.facts.get("version")) if captured else GOLDEN
     version = gallery.find(definition.name, number) if captured or (unchanged and until is None) else None
     run.finish("unchanged" if unchanged else "done")
+    if not unchanged:
+        write_page(context, version if captured else None)
     run.emit("saved", "", str(run.folder))
     keys = tuple(layer.key for _, layer in context.made)
     return Outcome(run.id, version, unchanged, watch.seconds, shipped.image.path if shipped else None, keys)
@@ -135,6 +139,8 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     if _is_built(context, units, asked=from_stage or until or warm or cold):
         return True
     begin = _sound(context, units, min(reusable_prefix(units, context.layers), end))
+    if begin < end:
+        context.run.note(plan=explain_units(context, units[:end], begin))
     # a later layer left over from other times may stand on files that are made again now
     for unit in units[begin:]:
         context.layers.drop(unit.key)
@@ -319,6 +325,7 @@ def _fail(context: BuildContext, error: GoldsmithError) -> None:
         context.run.emit("end", context.stage, f"{state}\t{error.name}", context.watch.seconds)
     context.run.finish("interrupted" if interrupted else "failed", error)
     write_json(context.run.folder / "failure.json", {**context.run.record["error"], "stage": context.stage})
+    write_page(context, None)
     stage, shipped = find_stage(context.stage), _shipped(context)
     if stage is not None and stage.is_gate and shipped is not None and not interrupted:
         refusal = {"gate": stage.name, "name": error.name, "why": error.message, "run": context.run.id, "when": now()}

@@ -70,6 +70,8 @@ def test_a_master_is_built_inspected_proven_and_listed(definition: Definition, s
     assert version.manifest["os"] == "toy" and version.manifest["verdict"]["failed"] == 0
     assert version.manifest["prove"]["gen1"]["checks"] == {"release": "Tin Drum 3"}
     assert "toy-wound-down" in {check["id"] for check in version.manifest["checks"]}
+    page = (store.runs / outcome.run / "report.html").read_text()
+    assert f"{version.version} was made" in page and "ran because: " in page and "gen1: " in page
     paths = [row[0] for row in list_disk(version.disk, version.format.key, what="files")]
     assert "/TOY/PAGE.TXT" in paths and "/TOY/WOUND" not in paths
     assert [each.version for each in Gallery(store.gallery).versions("drum")] == [version.version]
