@@ -94,7 +94,7 @@ def test_an_input_changed_alone_runs_what_stands_on_it(definition: Definition, s
     [
         ("first_boot: {apply: page.txt}", "a toy is wound up by hand (remove first_boot)"),
         ("generations: [2]\nprove: [gen1]", "gen1 is not in the image's generations"),
-        ("source: {debian: {suite: bookworm}}", "toy cannot begin with DebianSource"),
+        ("source: {debian: {suite: bookworm}}", "toy cannot be built from a source of the type DebianSource"),
     ],
 )
 def test_its_rules_are_the_definitions(line: str, message: str, definition: Definition, store: Store) -> None:
