@@ -18,7 +18,7 @@ from tests.fakes.power import Behaviour, power_disk
 from tests.harness import Lab, domains, networks
 
 #: Seconds for what takes one on a quiet host.
-SOON = 120.0
+SOON = 300.0
 _KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVXj1oPbH2pH0XkYlKUhIoWHv6lz0CT2mqkqKZ5t3cF me"
 
 

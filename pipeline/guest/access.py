@@ -57,12 +57,22 @@ def run_folder(run_id: str, name: str) -> Path:
     return folder
 
 
+#: Ports among which one is drawn for a guest: those below the range that the kernel gives to connections (ip(7),
+#: ip_local_port_range), so that no connection of this host takes the port before the guest's machine listens on it.
+_LOWEST_PORT, _PORT_RANGE = 16_384, Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
 def free_port() -> int:
     """A TCP port that was free on the loopback a moment ago."""
+    count = int(_PORT_RANGE.read_text().split()[0]) - _LOWEST_PORT
+    for _ in range(100 if count > 0 else 0):
+        port = _LOWEST_PORT + secrets.randbelow(count)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

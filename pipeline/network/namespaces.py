@@ -63,14 +63,14 @@ def address_of(number: int) -> str:
 class Namespace:
     """One fabric's namespace. `lay` it, `attach` wires, `remove` it whole; `sweep` removes what dead runs left.
 
-    `token`: four hexadecimal digits in the names of its interfaces, where these must be the same each time.
+    `token`: hexadecimal digits in the names of its interfaces, at most eight, where these must be the same each time.
     """
 
     def __init__(self, label: str, token: str | None = None) -> None:
         self.label = label
         self.name = f"{NAME}{label}"
         # interface names have 15 characters; two fabrics of one host must not meet
-        self._token = token or secrets.token_hex(2)
+        self._token = token or secrets.token_hex(4)
 
     @property
     def path(self) -> Path:

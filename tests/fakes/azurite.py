@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
+
+from pipeline.guest.access import free_port
 
 #: The account and the key that Azurite publishes for everybody.
 ACCOUNT = "devstoreaccount1"
@@ -24,12 +25,6 @@ MISSING = "azurite-blob not installed (make test installs what tests need)"
 
 def find_azurite() -> str | None:
     return str(INSTALLED) if INSTALLED.exists() else shutil.which("azurite-blob")
-
-
-def free_port() -> int:
-    with socket.socket() as item:
-        item.bind(("127.0.0.1", 0))
-        return int(item.getsockname()[1])
 
 
 @contextmanager

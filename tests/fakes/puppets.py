@@ -21,7 +21,7 @@ READY = """<Health><GoalStateIncarnation>1</GoalStateIncarnation><Container><Rol
 
 
 def sh(script: str, *, check: bool = True) -> str:
-    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=check, timeout=60).stdout
+    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=check, timeout=180).stdout
 
 
 class Attached(Protocol):
@@ -59,11 +59,12 @@ def ask(name: str, method: str, where: str, target: str, body: str = "", source:
     def go() -> str:
         address, _, port = where.partition(":")
         with socket.socket() as link:
-            link.settimeout(3)
+            link.settimeout(3)  # the kernel answers at once where the way is open
             try:
                 if source:
                     link.bind((source, 0))
                 link.connect((address, int(port)))
+                link.settimeout(60)
                 head = f"{method} {target} HTTP/1.1\r\nMetadata: true\r\nContent-Length: {len(body)}\r\n\r\n"
                 link.sendall((head + body).encode())
                 return link.recv(4096).decode().splitlines()[0]
@@ -85,8 +86,8 @@ def shout(name: str, address: str, port: int) -> None:
     time.sleep(0.2)  # nobody says that a datagram was dropped: time for it to arrive, if it does
 
 
-def ask_lease(name: str, mac: str) -> bytes | None:
-    """The offer that a client in a namespace gets which asks for one by broadcast."""
+def ask_lease(name: str, mac: str, seconds: float = 60) -> bytes | None:
+    """The offer that a client in a namespace gets which asks for one by broadcast; None after so many seconds."""
     head = struct.pack(
         ">BBBBIHH16s16s192s4s", 1, 1, 6, 0, 7, 0, 0x8000, b"", bytes.fromhex(mac.replace(":", "")), b"", b"c\x82Sc"
     )
@@ -96,7 +97,7 @@ def ask_lease(name: str, mac: str) -> bytes | None:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
             link.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             link.bind(("0.0.0.0", 68))
-            link.settimeout(2)
+            link.settimeout(seconds)
             link.sendto(head + b"\x35\x01\x01\xff", ("255.255.255.255", 67))
             try:
                 return link.recv(2000)
@@ -113,7 +114,7 @@ def resolve(name: str, server: str, host: str) -> str:
 
     def go() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-            link.settimeout(3)
+            link.settimeout(60)
             link.sendto(question, (server, 53))
             return link.recv(512)
 

@@ -125,16 +125,16 @@ def test_a_signal_stops_the_build_and_keeps_the_layers(number: int, lab: Lab) ->
             log = record["folder"] / "serial.log"
             return record["id"] != before and log.exists() and b"Linux version" in log.read_bytes()
 
-        wait_for("the guest's kernel", running, 180)
+        wait_for("the guest's kernel", running, 600)
         began = time.monotonic()
         builder.send_signal(number)
-        output, _ = builder.communicate(timeout=60)
+        output, _ = builder.communicate(timeout=120)
         took = time.monotonic() - began
     finally:
         builder.kill()
     print(output, f"stopped in {took:.1f} s")
     assert builder.returncode == 128 + number
-    assert took < 10
+    assert took < 60  # some 2 s on a quiet host
     assert lab.leftovers() == []
     assert lab.last_run()["outcome"] == "interrupted"
 
@@ -186,7 +186,7 @@ def _a_kept_guest(lab: Lab, look: str) -> None:
         input=f"id -un; {look}; exit\n",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=lab.environment,
     )
     assert "goldsmith-build" in done.stdout and "still out" in done.stdout, done.stdout + done.stderr

@@ -55,7 +55,7 @@ def server_pid(running: Service) -> int:
     return int(control.ask(Host(running.label).control, {"do": "hello"})["pid"])
 
 
-def wait_until(what: Callable[[], object], deadline: float = 20.0) -> None:
+def wait_until(what: Callable[[], object], deadline: float = 60.0) -> None:
     until = time.monotonic() + deadline
     while not what():
         assert time.monotonic() < until
@@ -78,7 +78,7 @@ running = ensure(Store(Path({str(store.root)!r})))
 running.attach(ProvisioningData({data.instance_id!r}, "web1", "azureuser", "ssh-ed25519 AAAA", user_data=b"page"))
 running.begin({data.instance_id!r})
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=180, cwd=ROOT)
     link = service.read_link(store, data.instance_id)
     assert link is not None
     assert service.read_status(store, data.instance_id).state == "none"
@@ -168,7 +168,7 @@ def test_after_a_restart_of_the_host_everything_is_made_again(store: Store) -> N
     unit = (ROOT / "tools/goldsmith-fabric.service").read_text()
     command = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).removeprefix("ExecStart=")
     words = command.replace("@PYTHON@", sys.executable).replace("@STORE@", str(store.root)).split()
-    subprocess.run(words, check=True, timeout=60, cwd=ROOT)
+    subprocess.run(words, check=True, timeout=180, cwd=ROOT)
     assert running.is_running() and {link.bridge for link in before} <= set(links())
     assert [service.read_link(store, data.instance_id) for data in vms] == before
     with puppet(before[1], PUPPETS[1]):
@@ -341,6 +341,7 @@ def reach(name, address, port=8000):
             link.settimeout(4)
             try:
                 link.connect((address, port))
+                link.settimeout(60)
                 return link.recv(20).decode() or "nothing"
             except OSError as error:
                 return type(error).__name__

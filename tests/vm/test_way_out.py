@@ -22,7 +22,7 @@ LABEL, GUEST, NEAR = "egresstest-R1", "gsegress", "10.77.9.1"
 
 
 def sh(script: str, *, check: bool = True) -> str:
-    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=check, timeout=60).stdout
+    return subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=check, timeout=180).stdout
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ sh("ip link set lo up")
         ["unshare", "--net", "--mount", "--propagation", "slave", sys.executable, "-c", head + program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         cwd=Path(__file__).parents[2],
         check=False,
     )
@@ -72,7 +72,7 @@ def reach(address: str, port: int, options: bytes = b"") -> str:
 
     def go() -> str:
         with socket.socket() as link:
-            link.settimeout(4)
+            link.settimeout(8)
             try:
                 if options:
                     link.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
@@ -155,7 +155,7 @@ out = egress.Egress(LABEL, Path({str(tmp_path)!r}))
 out.open()
 def ask():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        link.settimeout(5)
+        link.settimeout(60)
         link.sendto(bytes.fromhex("123401000001000000000000") + b"\\3foo\\7example\\0\\0\\1\\0\\1", ("10.0.2.3", 53))
         return socket.inet_ntoa(link.recv(500)[-4:])
 try:
@@ -196,7 +196,7 @@ from pipeline.network.egress import Egress
 Egress("{LABEL}", Path({str(tmp_path)!r})).open()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=180)
     assert done.returncode == -signal.SIGKILL
     assert (NAMESPACES / f"goldsmith-{LABEL}.out").exists()
     assert sweep_networks(lambda label: label == LABEL or not label.startswith(LABEL)) == []

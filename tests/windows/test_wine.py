@@ -21,7 +21,7 @@ NS = "{urn:schemas-microsoft-com:unattend}"
 WINLOGON = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon"
 RUN_ONCE = r"HKEY_LOCAL_MACHINE\Software\Microsoft\Windows\CurrentVersion\RunOnce"
 #: Seconds for Wine to make its prefix, and for each command.
-DEADLINE = 180
+DEADLINE = 600
 PACKAGE = """\
 <?xml version="1.0" encoding="utf-8"?>
 <Wix xmlns="http://schemas.microsoft.com/wix/2006/wi">

@@ -50,7 +50,7 @@ def try_image(
     from pipeline.operations.delete import delete
 
     fleet = open_fleet("try")
-    name = f"try-{secrets.token_hex(2)}"
+    name = f"try-{secrets.token_hex(4)}"
     with scratch.folder(tmpfs_root().parent) as folder:
         key = folder / "key"
         process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", key], deadline=30)

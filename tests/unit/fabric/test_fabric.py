@@ -347,10 +347,8 @@ def test_a_drop_ends_without_a_word() -> None:
 
 def test_the_relay_passes_both_ways_and_ends() -> None:
     far = socket.create_server(("127.0.0.1", 0))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    relay = Relay(port, lambda timeout: socket.create_connection(far.getsockname(), timeout))
+    relay = Relay(0, lambda timeout: socket.create_connection(far.getsockname(), timeout))
+    port = relay._listener.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), 60) as near:
         other, _ = far.accept()
         near.sendall(b"question")
