@@ -106,7 +106,7 @@ def test_no_secret_in_output_records_and_processes(store, capture, target, tmp_p
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    output = child.communicate(timeout=120)[0]
+    output = child.communicate(timeout=600)[0]
     ended.set()
     watcher.join()
     assert child.returncode == 0, output
