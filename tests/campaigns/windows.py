@@ -1,6 +1,6 @@
 """Every seeded defect of a generalized Windows disk, on fixed and dynamic VHD: make campaign-windows
 
-tests/unit/checks/test_checks_windows.py has the cases and runs a tenth of them with each commit. NOT WINDOWS.
+tests/unit/checks/test_checks_windows.py has the cases and runs a tenth of them. NOT WINDOWS.
 """
 
 from __future__ import annotations

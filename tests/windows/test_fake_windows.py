@@ -150,7 +150,7 @@ def test_steps_restarts_and_an_agent_that_is_restarted(stand: Stand) -> None:
 
 def test_what_goes_wrong_has_a_name(stand: Stand) -> None:
     """A rotating one; `make campaign-fake-windows` runs all."""
-    row = fake_windows.run(stand, fake_windows.FAULTS[rotation(len(fake_windows.FAULTS))])
+    row = fake_windows.run(stand, fake_windows.FAULTS[rotation(len(fake_windows.FAULTS))], slowness=3)
     assert row["ok"], row
     assert stand.lab.leftovers() == []
 

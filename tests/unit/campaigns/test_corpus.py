@@ -1,4 +1,4 @@
-"""The rules of `make campaign-corpus`, on the cases of strangers and on files made here; a tenth of them a commit."""
+"""The rules of `make campaign-corpus`, on the cases of strangers and on files made here; a tenth of them a turn."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Small disks that are made to exhaust their reader: little memory, little time, a named error, nothing left behind.
 
-All of them with every question: `make campaign-attacks`. Here the quick ones, and with each commit another slow one.
+All of them with every question: `make campaign-attacks`. Here the quick ones, and with each turn another slow one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SLOW: dict[str, tuple[tuple[str, ...], bool]] = {
     "initramfs_gzip": (("boot",), False),
     "initramfs_zstd": (("inspect",), True),
 }
-#: One of them with each commit; all under GOLDSMITH_WHOLE.
+#: One of them with each turn; all under GOLDSMITH_WHOLE.
 ROTATING = tenth(sorted(SLOW))
 
 

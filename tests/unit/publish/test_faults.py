@@ -1,4 +1,4 @@
-"""A tenth of the faults of `make campaign-publish-faults`, another one with each commit."""
+"""A tenth of the faults of `make campaign-publish-faults`, another one with each turn."""
 
 from __future__ import annotations
 
