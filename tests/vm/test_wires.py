@@ -70,23 +70,24 @@ def test_a_guest_is_answered_and_recorded(fabric: Fabric, tmp_path: Path) -> Non
     assert lines[-1]["report"]["state"] == "Ready"
 
 
+#: What `ask` finds where no answer comes: its own time is over first, or the kernel's for an address that nobody has.
+NOTHING_CAME = ("TimeoutError", "OSError")
+
+
 def test_no_clone_can_speak_for_another(fabric: Fabric, tmp_path: Path) -> None:
     """The spoofer takes the other's address, its MAC, and both; nothing it says is taken for the other's."""
     honest = fabric.attach("honest", "azureuser", "ssh-ed25519 AAAA", tmp_path / "honest")
     spoofer = fabric.attach("spoofer", "azureuser", "ssh-ed25519 AAAA", tmp_path / "spoofer")
     with puppet(honest, PUPPETS[1]), puppet(spoofer, PUPPETS[2]):
         # a wire to the other clone there is not
-        assert ask(PUPPETS[2], "GET", f"{honest.instance.address}:22", "/") in (
-            "TimeoutError",
-            "OSError",
-            "ConnectionRefusedError",
-        )
+        nobody = ask(PUPPETS[2], "GET", f"{honest.instance.address}:22", "/")
+        assert nobody in (*NOTHING_CAME, "ConnectionRefusedError")
         sh(f"ip -n {PUPPETS[2]} addr add {honest.instance.address}/32 dev eth0")
         output = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert output == "TimeoutError"
+        assert output in NOTHING_CAME
         sh(f"ip -n {PUPPETS[2]} link set eth0 address {honest.instance.mac}")
         output = ask(PUPPETS[2], "POST", "168.63.129.16:80", "/machine?comp=health", READY, honest.instance.address)
-        assert output == "TimeoutError"
+        assert output in NOTHING_CAME
         assert honest.report is None
         assert not honest.asked()
         # the honest one is heard all the same
