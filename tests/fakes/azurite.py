@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -35,15 +35,17 @@ def running(folder: Path) -> Iterator[str]:
     words += ["--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        _wait_until_it_answers(f"http://127.0.0.1:{port}/")
+        _wait_until_it_answers(f"http://127.0.0.1:{port}/", server)
         yield f"http://127.0.0.1:{port}/{ACCOUNT}"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
-def _wait_until_it_answers(url: str) -> None:
-    until = time.monotonic() + 90
+def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Node reads hundreds of modules at its start, which takes minutes on a busy host."""
+    until = time.monotonic() + 600
     while True:
         try:
             urlopen(url, timeout=5).close()
@@ -51,7 +53,7 @@ def _wait_until_it_answers(url: str) -> None:
         except HTTPError:
             return
         except (URLError, OSError):
-            if time.monotonic() > until:
+            if time.monotonic() > until or server.poll() is not None:
                 raise
             time.sleep(0.1)
 

@@ -1,0 +1,49 @@
+"""What Azure's own command line sees on a target; skipped where it is not installed (`tools/setup.sh az`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.publish.page_blob import Options
+from pipeline.publish.push import push
+from pipeline.publish.uploader import folder_of
+from tests.fakes.azurite import ACCOUNT, KEY
+
+INSTALLED = Path(__file__).parents[3] / ".venv" / "az" / "bin" / "az"
+AZ = str(INSTALLED) if INSTALLED.exists() else shutil.which("az")
+
+
+@pytest.mark.skipif(AZ is None, reason="az not installed (tools/setup.sh az installs it)")
+def test_az_lists_and_downloads_what_is_published(store, capture, target, azurite, container, tmp_path) -> None:
+    version = capture({0: b"\1" * 512, 9 << 20: b"\2" * 512})
+    push(store, version, target, {}, options=Options())
+    account = f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={azurite};"
+    environment = {
+        **os.environ,
+        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "no",
+        "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{account}",
+    }
+
+    def az(*words: str) -> str:
+        argv = [str(AZ), "storage", "blob", *words, "--container-name", container, "--output", "json"]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = {each["name"]: each for each in json.loads(az("list", "--include", "m"))}
+    disk = listed[f"{folder_of(version)}/disk.vhd"]
+    assert disk["properties"]["blobType"] == "PageBlob"
+    assert disk["properties"]["contentLength"] == version.disk.stat().st_size
+    assert disk["metadata"]["microsoftazurecompute_osstate"] == "Generalized"
+    assert disk["metadata"]["goldsmith_version"] == version.version
+    assert "shop/index.json" in listed
+    copy = tmp_path / "copy.vhd"
+    az("download", "--name", f"{folder_of(version)}/disk.vhd", "--file", str(copy), "--no-progress")
+    assert copy.read_bytes() == version.disk.read_bytes()
