@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,16 @@ from pipeline.fabric import control
 from pipeline.fabric.privileged import Host
 from pipeline.gallery import Gallery
 from pipeline.gallery.retention import leases
-from tests.fakes.disks import add_master
+from tests.fakes import small_linux
+from tests.fakes.disks import add_master, small_linux_disk
+from tests.fakes.fake_windows import parts
 from tests.fakes.power import Behaviour, power_disk
-from tests.harness import Lab, domains, networks
+from tests.harness import Lab, domains, networks, new_home
 
 #: Seconds for what takes one on a quiet host.
 SOON = 300.0
-_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVXj1oPbH2pH0XkYlKUhIoWHv6lz0CT2mqkqKZ5t3cF me"
+#: Nobody has its private half.
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVXj1oPbH2pH0XkYlKUhIoWHv6lz0CT2mqkqKZ5t3cF me"
 
 
 class Vms(Lab):
@@ -29,7 +33,7 @@ class Vms(Lab):
     def key(self) -> Path:
         """A public key for `--ssh-key`."""
         path = self.home / "key.pub"
-        path.write_text(f"{_KEY}\n")
+        path.write_text(f"{PUBLIC_KEY}\n")
         return path
 
     @property
@@ -78,6 +82,16 @@ class Vms(Lab):
         found += [f"lease: {why}" for image in ("small", "power") for why in self.held(image)]
         return found
 
+    def add_small(self, packages: Path) -> None:
+        """A golden version of `small`, a Linux that reports Ready, serves a page and goes off by its button."""
+        work = self.home / "tmp" / "disks"
+        work.mkdir()
+        found = parts.gather(packages)
+        kernel = small_linux.make_small_linux(found, work / "small")
+        small_linux_disk(found, kernel, work, work / "small.raw")
+        add_master(Gallery(self.store.gallery), "small", work / "small.raw")
+        shutil.rmtree(work)
+
     def add_power(self) -> None:
         """A new golden version of `power`, a guest that goes off by its button and does nothing else."""
         raw = self.home / "tmp" / "power.raw"
@@ -92,6 +106,15 @@ class Vms(Lab):
     def fabric_pid(self) -> int:
         """The process that serves these VMs."""
         return int(control.ask(Host(self.store.instances_label).control, {"do": "hello"})["pid"])
+
+
+def make_lab(prefix: str) -> Vms:
+    """A laboratory with the master `power` alone, which needs no packages."""
+    home = new_home(prefix)
+    lab = Vms(home / "project", home)
+    lab.store.ensure()
+    lab.add_power()
+    return lab
 
 
 def virsh(*words: str) -> str:

@@ -39,14 +39,17 @@ def find_domain(connection: Connection, uuid: str) -> libvirt.virDomain | None:
 
 
 def read_power(connection: Connection, uuid: str) -> Power:
-    """The power state of an instance's domain."""
+    """The power state of an instance's domain. Raises BuildError (libvirt-failed)."""
     domain = find_domain(connection, uuid)
     if domain is None:
         return Power.ABSENT
     try:
         state, _ = domain.state()
-    except libvirt.libvirtError:
-        return Power.ABSENT  # removed since
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return Power.ABSENT  # removed since
+        with translated("reading the power state of a domain"):
+            raise
     return Power.OFF if state in _OFF else Power.PAUSED if state in _PAUSED else Power.RUNNING
 
 

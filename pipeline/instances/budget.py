@@ -85,18 +85,26 @@ def set_processors_per_core(instances: Instances, number: int) -> None:
     write_json(instances.root / _SETTINGS, {"processors_per_core": number})
 
 
-def measure_budget(instances: Instances, others: Iterable[Record]) -> Budget:
-    """The budget of this host with these instances; deallocated instances take only disk."""
+def free_disk(instances: Instances) -> int:
+    """Bytes that are free on the disk of the instances."""
+    status = os.statvfs(instances.root)
+    return status.f_bavail * status.f_frsize
+
+
+def measure_budget(instances: Instances, others: Iterable[Record], free: int | None = None) -> Budget:
+    """The budget of this host with these instances; deallocated instances take only disk.
+
+    `free`: bytes that are free on their disk, by default what the disk says.
+    """
     records = list(others)
     slots = [record for record in records if record.allocated]
-    status = os.statvfs(instances.root)
     promised = sum(_promised(instances.folder(record.name), record) for record in records)
     return Budget(
         cpus=len(os.sched_getaffinity(0)) * read_processors_per_core(instances),
         memory=_host_memory() - HOST_MEMORY,
         cpus_taken=sum(record.cpus for record in slots),
         memory_taken=sum(record.memory + QEMU_MEMORY for record in slots),
-        disk=status.f_bavail * status.f_frsize - promised - HOST_DISK,
+        disk=(free_disk(instances) if free is None else free) - promised - HOST_DISK,
     )
 
 

@@ -7,7 +7,7 @@ fabric say.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,17 +31,18 @@ CUSTOM_DATA, USER_DATA = "custom-data", "user-data"
 
 
 class Fleet:
-    """The instances of a store."""
+    """The instances of a store. `open_connection` opens libvirt, once it is needed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, open_connection: Callable[[], Connection] = connect) -> None:
         self.store = store
+        self._open_connection = open_connection
         self.instances = Instances(store.instances)
         self.gallery = Gallery(store.gallery)
 
     @cached_property
     def connection(self) -> Connection:
         """The connection to libvirt. Raises HostError (libvirt-unreachable)."""
-        return connect()
+        return self._open_connection()
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
@@ -52,6 +53,13 @@ class Fleet:
         except GoldsmithError:
             power = Power.UNKNOWN
         return Reality(power, service.read_status(self.store, record.id))
+
+    def is_on(self, record: Record) -> bool:
+        """Whether an instance runs, for whoever acts on the answer.
+
+        Raises HostError (libvirt-unreachable), BuildError (libvirt-failed): nothing may be changed on a guess.
+        """
+        return read_power(self.connection, record.id) in (Power.RUNNING, Power.PAUSED)
 
     def survey(self) -> list[tuple[Record, Reality]]:
         """Every instance with its real state, by name. Records that no other command is changing are brought up to
@@ -90,11 +98,12 @@ class Fleet:
     def hold(self, name: str) -> Iterator[Record]:
         """Lock an instance against other commands; its record is first brought up to date.
 
-        Raises NotFound (vm-unknown), BuildError (vm-locked, vm-busy).
+        Raises NotFound (vm-unknown), BuildError (vm-locked, vm-busy), HostError (libvirt-unreachable).
         """
         check_name(name)
         self.instances.get(name)
         with self.instances.hold(name):
+            self.is_on(self.instances.get(name))  # raises where libvirt does not answer
             record = self._bring_together(self.instances.get(name))
             if record is None:
                 self.instances.get(name)  # raises: its deletion was carried to its end just now
@@ -136,12 +145,12 @@ class Fleet:
         """Bring an instance up to date that the caller has locked, and do what its state requires; None if it was
         deleted.
         """
-        if record.operation is not None and record.operation.kind == "delete":
-            self.destroy(record)
-            return None
         reality = self.look(record)
         if reality.power is Power.UNKNOWN:
             return record  # without libvirt nothing can be concluded
+        if record.operation is not None and record.operation.kind == "delete":
+            self.destroy(record)
+            return None
         current = reconcile(record, reality)
         if current != record:
             self.instances.save(current)

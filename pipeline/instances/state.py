@@ -162,7 +162,8 @@ def _provisioning_time(record: Record) -> str:
 def _agent_status(reality: Reality) -> dict[str, Any]:
     agent = reality.agent
     if not reality.is_on:
-        words = "the VM does not run" + (f"; last heard {agent.heard}" if agent.heard else "")
+        state = "libvirt does not answer" if reality.power is Power.UNKNOWN else "the VM does not run"
+        words = state + (f"; last heard {agent.heard}" if agent.heard else "")
         return _status("ProvisioningState/Unavailable", "Not Ready", level="Warning", message=words)
     words = " ".join(part for part in (agent.substatus, agent.description) if part)
     if agent.state is AgentState.READY:

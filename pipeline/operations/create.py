@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
@@ -163,16 +164,34 @@ def begin(fleet: Fleet, wishes: Wishes) -> Creation:
                 name="vm-exists",
                 hint=f"choose another name; goldsmith vm show {record.name} shows the existing VM",
             )
+        fleet.is_on(record)  # raises where libvirt does not answer: then nothing is begun
         try:
-            _reserve(fleet, record, wishes)
-            lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
-            disk = create_disks(fleet.folder(record), version)
-            record = fleet.instances.save(replace(record, disk=disk.to_json()))
+            record = make_at_rest(fleet, record, version, wishes)
             password = _launch(fleet, record)
         except BaseException:
-            fleet.destroy(record)
+            _undo(fleet, record)
             raise
     return Creation(record, password)
+
+
+def _undo(fleet: Fleet, record: Record) -> None:
+    """Delete what there is of a VM whose creation failed; without libvirt the next command carries it to its end."""
+    if fleet.instances.find(record.name) is None:
+        return
+    fleet.instances.save(replace(record, operation=Operation.begin("delete")))
+    with contextlib.suppress(BuildError, HostError):
+        fleet.destroy(record)
+
+
+def make_at_rest(fleet: Fleet, record: Record, version: Version, wishes: Wishes) -> Record:
+    """Reserve the VM's share of the host; make its record, its lease and its disks. The caller holds the name.
+
+    Raises HostError (vm-no-room).
+    """
+    _reserve(fleet, record, wishes)
+    lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
+    disk = create_disks(fleet.folder(record), version)
+    return fleet.instances.save(replace(record, disk=disk.to_json()))
 
 
 def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:

@@ -12,11 +12,13 @@ from pipeline.instances.record import Operation
 def delete(fleet: Fleet, name: str, *, running: bool) -> None:
     """Delete the VM. `running`: also delete a VM that runs (it is stopped at once) or that is being created.
 
-    Raises NotFound (vm-unknown), UsageError (vm-running). A deletion that was interrupted is finished.
+    Raises NotFound (vm-unknown), UsageError (vm-running), HostError (libvirt-unreachable). A deletion that was
+    interrupted is finished.
     """
     fleet.instances.get(name)
     with fleet.instances.hold(name):
         record = fleet.instances.get(name)
+        fleet.is_on(record)  # raises where libvirt does not answer: then nothing is begun
         if not running:
             refuse_running(fleet, name)
         fleet.destroy(fleet.instances.save(replace(record, operation=Operation.begin("delete"))))
@@ -24,7 +26,7 @@ def delete(fleet: Fleet, name: str, *, running: bool) -> None:
 
 def refuse_running(fleet: Fleet, name: str) -> None:
     """Raise UsageError (vm-running) for a VM that runs, NotFound (vm-unknown)."""
-    if fleet.look(fleet.instances.get(name)).is_on:
+    if fleet.is_on(fleet.instances.get(name)):
         raise UsageError(
             f"{name} is running; deleting it stops it and deletes its disks",
             name="vm-running",

@@ -20,7 +20,7 @@ def start(fleet: Fleet, name: str) -> Record:
     Raises UsageError (vm-running, vm-generalized, vm-incomplete), HostError (vm-no-room), BuildError (vm-busy).
     """
     with fleet.operate(name, "start") as record:
-        if fleet.look(record).is_on:
+        if fleet.is_on(record):
             raise UsageError(f"{name} is running already", name="vm-running", hint=f"goldsmith vm restart {name}")
         refuse_generalized(record)
         if record.disk is None:

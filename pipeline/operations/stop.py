@@ -39,7 +39,7 @@ def deallocate(fleet: Fleet, name: str, *, force: bool = False) -> Record:
             raise UsageError(
                 f"{name} is deallocated already", name="vm-deallocated", hint=f"goldsmith vm start {name}"
             )
-        if fleet.look(record).is_on:
+        if fleet.is_on(record):
             switch_off(fleet, record, deadline=_deadline(fleet), force=force)
         running = service.find(fleet.store)
         if running is not None:
@@ -58,7 +58,7 @@ def restart(fleet: Fleet, name: str, *, force: bool = False) -> Record:
 
 
 def _need_running(fleet: Fleet, record: Record) -> None:
-    if not fleet.look(record).is_on:
+    if not fleet.is_on(record):
         state = "stopped" if record.allocated else "deallocated"
         raise UsageError(
             f"{record.name} is {state}", name=f"vm-{state}", hint=f"goldsmith vm start {record.name} starts it"

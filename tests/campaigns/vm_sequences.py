@@ -1,24 +1,35 @@
-"""All verbs of `goldsmith vm` in sequences that hypothesis draws, with kills of the command and of the fabric.
+"""All verbs of `goldsmith vm` in sequences that hypothesis draws, with kills of commands, of libvirtd and the fabric.
 
-After each step what is said must be true, nothing may be left over or missing, and no other VM may be touched.
-The guests are those that go off by their button and do nothing else. GOLDSMITH_SEQUENCES says how many are drawn.
+Each batch of sequences runs on a host of its own (tests.own_host). After each step what the verbs print must be
+true, nothing may be left over or missing, and a VM that no step names must run on untouched. The guests go off by
+their button and do nothing else; with GOLDSMITH_IMAGE they are of that golden master, of the store that
+GOLDSMITH_HOME names. GOLDSMITH_SEQUENCES says how many are drawn in this run, GOLDSMITH_HOSTS how many hosts run at a
+time. The page counts on: each batch adds to it, and a run goes on where the last one ended.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import signal
+import re
+import shutil
 import sys
+import threading
 import time
+import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from pipeline.base.errors import GoldsmithError
+from pipeline.cli.environment import locate_store
+from pipeline.fabric import service
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.state import Reality, power_state
@@ -26,14 +37,30 @@ from pipeline.operations.create import Wishes, begin, forget
 from pipeline.operations.delete import delete
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop
-from tests.campaigns.__main__ import Page
-from tests.harness import new_home, remove
-from tests.vms import Vms, virsh
+from tests import own_host
+from tests.harness import ROOT, commit_id, remove
+from tests.vms import PUBLIC_KEY, Vms, make_lab, virsh
 
 NAMES = ("web", "db")
-#: Verbs that a whole command is killed in, after so many seconds.
-KILLED = ("create", "start", "stop", "deallocate", "restart", "delete")
+#: A VM that no step names.
+BYSTANDER = "aside"
+#: Verbs during which something is killed, and what each may have led to beside the state before.
+KILLED: dict[str, tuple[str, ...]] = {
+    "create": ("none", "running", "stopped", "deallocated"),
+    "start": ("running", "stopped"),  # its slot is taken before its power
+    "stop": ("stopped",),
+    "deallocate": ("stopped", "deallocated"),
+    "restart": ("running", "stopped"),
+    "delete": ("none", "stopped"),
+}
+VICTIMS = ("command", "libvirtd", "fabric")
 STEPS = 10
+BATCH = 10
+#: Seconds for a command to end, whatever happens to it.
+COMMAND = 300.0
+#: Seconds for a batch on a busy host.
+DEADLINE = 3600.0
+PAGE = ROOT / "docs/reports/campaign-vm-sequences.md"
 
 
 @dataclass
@@ -48,24 +75,37 @@ class Sequences(RuleBasedStateMachine):
     """One sequence of steps on two VMs of one store."""
 
     lab: ClassVar[Vms]
+    image: ClassVar[str] = "power"
     seen: ClassVar[Counter[str]] = Counter()
+    trail: ClassVar[list[str]] = []
+    #: Whether libvirtd may be killed: on a host of its own alone.
+    own: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         self.fleet = Fleet(self.lab.store)
         self.expected: dict[str, Expected] = {}
+        Sequences.trail = []
+        self.began = time.monotonic()
 
     @initialize()
     def begin_empty(self) -> None:
-        assert self.lab.left() == []
+        self.aside = self._look_aside()
+        assert left(self.lab) == []
+
+    def _note(self, *words: str) -> None:
+        """A step begins: it is counted, and kept for whoever reads a failure."""
+        self.seen[" ".join(words[:2]) if words[0] == "kill" else words[0]] += 1
+        self.trail.append(" ".join(words))
+        print(f"{time.monotonic() - self.began:6.1f} {self.trail[-1]}", flush=True)
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from(NAMES))
     def create(self, name: str) -> None:
-        self.seen["create"] += 1
+        self._note("create", name)
         try:
-            made = begin(self.fleet, Wishes(name, "power", "azureuser", self.lab.key.read_text().strip()))
+            made = begin(self.fleet, Wishes(name, self.image, "azureuser", PUBLIC_KEY))
         except GoldsmithError as error:
             assert name in self.expected and error.name == "vm-exists", error
             return
@@ -73,19 +113,23 @@ class Sequences(RuleBasedStateMachine):
         forget(self.fleet, name, made.operation)
         self.expected[name] = Expected("running", made.record.id)
 
-    @rule(name=st.sampled_from(NAMES), verb=st.sampled_from(("start", "stop", "deallocate", "restart", "delete")))
-    def act(self, name: str, verb: str) -> None:
-        self.seen[verb] += 1
+    @rule(
+        name=st.sampled_from(NAMES),
+        verb=st.sampled_from(("start", "stop", "deallocate", "restart", "delete")),
+        force=st.booleans(),
+    )
+    def act(self, name: str, verb: str, force: bool) -> None:
+        self._note(verb, name, "--force" if force else "")
         there = self.expected.get(name)
         try:
             if verb == "start":
                 start(self.fleet, name)
             elif verb == "stop":
-                stop(self.fleet, name)
+                stop(self.fleet, name, force=force)
             elif verb == "deallocate":
-                deallocate(self.fleet, name)
+                deallocate(self.fleet, name, force=force)
             elif verb == "restart":
-                restart(self.fleet, name)
+                restart(self.fleet, name, force=force)
             else:
                 delete(self.fleet, name, running=True)
         except GoldsmithError as error:
@@ -105,68 +149,137 @@ class Sequences(RuleBasedStateMachine):
         else:
             there.state = {"stop": "stopped", "deallocate": "deallocated"}.get(verb, "running")
 
-    @rule(name=st.sampled_from(NAMES), verb=st.sampled_from(KILLED), after=st.floats(0.3, 2.5))
-    def kill_command(self, name: str, verb: str, after: float) -> None:
-        """A whole command, ended by SIGKILL at some moment: what it came to is looked at, and must hang together."""
-        self.seen[f"{verb} killed"] += 1
-        more = {"create": ("--image", "power", "--no-wait", "--ssh-key", str(self.lab.key)), "delete": ("--yes",)}
+    @rule(
+        name=st.sampled_from(NAMES),
+        verb=st.sampled_from(sorted(KILLED)),
+        victim=st.sampled_from(VICTIMS),
+        after=st.floats(0.3, 2.5),
+        down=st.floats(0.0, 0.5),
+    )
+    def kill_meanwhile(self, name: str, verb: str, victim: str, after: float, down: float) -> None:
+        """A whole command, and SIGKILL to it, to libvirtd or to the fabric at some moment of it."""
+        if victim == "libvirtd" and not self.own:
+            victim = "command"
+        self._note("kill", victim, "in", verb, name, f"after {after:.2f} s")
+        more = {
+            "create": ("--image", self.image, "--no-wait", "--ssh-key", str(self.lab.key)),
+            "delete": ("--yes",),
+        }
         child = self.lab.start("vm", verb, name, *more.get(verb, ()))
         time.sleep(after)
-        child.kill()
-        child.wait()
+        if victim == "command":
+            child.kill()
+        elif victim == "libvirtd":
+            self._kill_libvirtd(down)
+        else:
+            self._kill_fabric()
+        output, _ = child.communicate(timeout=COMMAND)
+        assert "Traceback" not in output, output
         self._learn(name, verb)
 
     @rule(name=st.sampled_from(NAMES))
     def end_domain(self, name: str) -> None:
-        self.seen["virsh destroy"] += 1
-        domain = f"goldsmith-{self.lab.store.instances_label}-{name}"
-        if domain in self.lab.domains_on():
-            virsh("destroy", domain)
+        self._note("virsh destroy", name)
+        if self._domain(name) in self.lab.domains_on():
+            virsh("destroy", self._domain(name))
             self.expected[name].state = "stopped"
 
     @rule()
     def kill_fabric(self) -> None:
-        self.seen["fabric killed"] += 1
-        if any(each.state != "deallocated" for each in self.expected.values()):
-            self.fleet.keep_fabric()
-            os.kill(self.lab.fabric_pid(), signal.SIGKILL)
+        self._note("kill", "fabric")
+        self.fleet.keep_fabric()
+        self._kill_fabric()
+
+    @rule(down=st.floats(0.0, 0.5))
+    def kill_libvirtd(self, down: float) -> None:
+        if not self.own:
+            return
+        self._note("kill", "libvirtd")
+        self._kill_libvirtd(down, look=True)
+
+    def _kill_fabric(self) -> None:
+        try:
+            os.kill(self.lab.fabric_pid(), 9)
+        except (OSError, ValueError, KeyError):
+            return  # it is being started just now
+
+    def _kill_libvirtd(self, down: float, *, look: bool = False) -> None:
+        own_host.kill_libvirtd()
+        self.fleet.connection.close()
+        self.fleet = Fleet(self.lab.store)
+        if look:
+            states = {power_state(record, reality) for record, reality in self.fleet.survey()}
+            assert states == {"unknown"}, states
+        time.sleep(down)
+        own_host.start_libvirtd()
+        self.fleet = Fleet(self.lab.store)
+
+    def _domain(self, name: str) -> str:
+        return f"goldsmith-{self.lab.store.instances_label}-{name}"
+
+    def _survey(self) -> dict[str, tuple[Record, Reality]]:
+        found = {record.name: (record, reality) for record, reality in self.fleet.survey()}
+        assert found.pop(BYSTANDER, None) is not None
+        return found
 
     def _learn(self, name: str, verb: str) -> None:
-        """What a killed command has left: a state that the verb could have led to, or the one before."""
-        found = {record.name: (record, reality) for record, reality in self.fleet.survey()}
+        """What a killed command has left: the state before, or one that the verb leads to."""
+        found = self._survey()
         before = self.expected.get(name)
+        was = before.state if before is not None else "none"
+        state = _settled(*found[name]) if name in found else "none"
+        reachable = {was} if before is None and verb != "create" else {was, *KILLED[verb]}
+        assert state in reachable, f"{name} was {was}, and is {state} after a killed {verb}"
         if name not in found:
-            assert before is None or verb == "delete", f"{name} is gone after a killed {verb}"
             self.expected.pop(name, None)
             return
-        record, reality = found[name]
+        record, _ = found[name]
         assert before is None or before.id == record.id, f"{name} is another one after a killed {verb}"
-        assert before is not None or verb == "create"
-        state = _settled(record, reality)
         self.expected[name] = Expected(state, record.id)
 
     # ---- what must be true ---------------------------------------------------------------------------------------
 
     @invariant()
     def what_is_said_is_true(self) -> None:
-        found = {record.name: (record, reality) for record, reality in self.fleet.survey()}
+        found = self._survey()
         assert set(found) == set(self.expected)
         on = set(self.lab.domains_on())
         for name, (record, reality) in found.items():
             output = _settled(record, reality)
             assert (output, record.id) == (self.expected[name].state, self.expected[name].id), name
-            running = f"goldsmith-{self.lab.store.instances_label}-{name}" in on
+            running = self._domain(name) in on
             assert running == (output == "running"), f"{name} is said to be {output}"
-        assert len(self.lab.held("power")) == len(found), "a lease for each VM, and no other"
+            assert record.operation is None, record.operation
+        assert len(self.lab.held(self.image)) == len(found) + 1, "a lease for each VM, and no other"
+        assert self._look_aside() == self.aside
+
+    def _look_aside(self) -> tuple[str, str, str]:
+        """The bystander: its id, its machine's process and its address."""
+        record = self.fleet.instances.get(BYSTANDER)
+        link = service.read_link(self.lab.store, record.id)
+        assert link is not None
+        pid = Path(f"/run/libvirt/qemu/{self._domain(BYSTANDER)}.pid").read_text()
+        assert Path(f"/proc/{pid}").exists(), "the machine of the bystander has ended"
+        return record.id, pid, link.address
 
     def teardown(self) -> None:
         for name in NAMES:
             if self.fleet.instances.find(name) is not None:
                 delete(self.fleet, name, running=True)
         self.fleet.survey()
-        left = self.lab.left()
         self.fleet.connection.close()
-        assert left == [], left
+        assert left(self.lab) == []
+        self.seen["sequences" if len(self.trail) == STEPS else "shorter sequences"] += 1
+
+
+def left(lab: Vms) -> list[str]:
+    """What is there of VMs other than the bystander."""
+    found = [each for each in lab.left() if BYSTANDER not in each]
+    return [each for each in found if each not in (f"/run/goldsmith/{lab.store.instances_label}", _namespace(lab))]
+
+
+def _namespace(lab: Vms) -> str:
+    return str(lab.store.instances_label)
 
 
 def _settled(record: Record, reality: Reality) -> str:
@@ -175,44 +288,120 @@ def _settled(record: Record, reality: Reality) -> str:
     return {"starting": "running"}.get(state, state)
 
 
-def run(lab: Vms, count: int) -> Counter[str]:
-    """Draw and run so many sequences; how often each step was made. Raises what fails, shrunk."""
-    Sequences.lab, Sequences.seen = lab, Counter()
-    health = [HealthCheck.too_slow, HealthCheck.data_too_large]
+def run(lab: Vms, count: int, *, number: int = 0, own: bool = False) -> Counter[str]:
+    """Draw and run so many sequences; how often each step was made. Raises what fails.
+
+    `number` is what they are drawn from: the same gives the same sequences. `own`: on a host of its own.
+    """
+    Sequences.lab, Sequences.seen, Sequences.own = lab, Counter(), own
+    fleet = Fleet(lab.store)
+    made = begin(fleet, Wishes(BYSTANDER, Sequences.image, "azureuser", PUBLIC_KEY))
+    forget(fleet, BYSTANDER, made.operation)
     bounds = settings(
-        max_examples=count, stateful_step_count=STEPS, deadline=None, suppress_health_check=health, database=None
+        max_examples=count,
+        stateful_step_count=STEPS + 1,  # its beginning is a step too
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        database=None,
+        phases=[Phase.generate],
+        print_blob=False,
     )
-    run_state_machine_as_test(Sequences, settings=bounds)
+    try:
+        run_state_machine_as_test(seed(number)(Sequences), settings=bounds)
+    finally:
+        fleet = Fleet(lab.store)
+        delete(fleet, BYSTANDER, running=True)
+        fleet.connection.close()
+    assert lab.left() == [], "once the last VM is deleted"
     return Sequences.seen
 
 
-def make_lab() -> Vms:
-    home = new_home("vm-sequences")
-    lab = Vms(home / "project", home)
-    lab.store.ensure()
-    lab.add_power()
-    return lab
+# ---- a batch, on a host of its own -------------------------------------------------------------------------------
+
+
+def run_batch(number: int, count: int, image: str) -> int:
+    """Run a batch and print what came of it as JSON in the last line."""
+    lab = make_lab("vm-sequences")
+    failure = ""
+    try:
+        if image:
+            shutil.copytree(locate_store().gallery / image, lab.store.gallery / image, symlinks=True)
+            Sequences.image = image
+        run(lab, count, number=number, own=True)
+    except Exception:  # whatever it is, it is the result
+        failure = f"{' | '.join(Sequences.trail)}\n{traceback.format_exc()}"
+    finally:
+        remove(lab.home)
+    print(failure)
+    print(json.dumps({"seen": Sequences.seen, "failure": failure}))
+    return 0
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------
+
+
+class SequencesPage:
+    """How many sequences have been run, and how often each step was made; each batch adds to it."""
+
+    def __init__(self) -> None:
+        text = PAGE.read_text() if PAGE.exists() else ""
+        rows = re.findall(r"^\| ([^|]+?) \| (\d+) \| (\d+) \|$", text, re.M)
+        #: Of the stub guests and of real ones.
+        self.counts = [Counter({step: int(found[column]) for step, *found in rows}) for column in (0, 1)]
+        self.failures = re.findall(r"^- (.+)$", text, re.M)
+        self._lock = threading.Lock()
+
+    def add(self, seen: Counter[str], failure: str, *, real: bool) -> None:
+        with self._lock:
+            self.counts[real] += seen
+            if failure:
+                self.failures.append(failure)
+            self._write()
+
+    def _write(self) -> None:
+        lines = ["# Campaign: vm-sequences", ""]
+        lines += [
+            f"Last added to at {commit_id()}; {os.cpu_count()} processors. Sequences of {STEPS} steps on two VMs, a",
+            "third one beside them, each batch on a host of its own. After every step: each status true, each VM",
+            "leased, no operation left in a record, the third VM untouched; after every sequence: nothing left.",
+            "",
+            "| step | stub guests | real guests |",
+            "|---|---|---|",
+        ]
+        steps = sorted({*self.counts[0], *self.counts[1]}, key=lambda step: (step != "sequences", step))
+        lines += [f"| {step} | {self.counts[0][step]} | {self.counts[1][step]} |" for step in steps]
+        lines += ["", f"{len(self.failures)} failures" + (":" if self.failures else "."), ""]
+        lines += [f"- {each}" for each in self.failures]
+        PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def main() -> int:
-    count = int(os.environ.get("GOLDSMITH_SEQUENCES", "300"))
-    page, lab, began = Page("vm_sequences"), make_lab(), time.monotonic()
-    failure: BaseException | None = None
-    try:
-        run(lab, count)
-    except Exception as error:  # whatever it is, it is the result
-        failure = error
-    finally:
-        left: list[Any] = lab.left()
-        remove(lab.home)
-    rows: list[dict[str, object]] = [
-        {"step": step, "times": times, "ok": True} for step, times in sorted(Sequences.seen.items())
-    ]
-    words = f"{type(failure).__name__}: {failure}" if failure else "every statement true after every step"
-    rows.append({"step": f"{count} sequences of {STEPS}", "times": "", "ok": failure is None, "what": words[:400]})
-    rows.append({"step": "left over", "times": len(left), "ok": not left, "what": ", ".join(map(str, left))})
-    page.write(rows, f"{time.monotonic() - began:.0f} s")
-    return 0 if failure is None and not left else 1
+    if sys.argv[1:2] == ["--batch"]:
+        return run_batch(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    image = os.environ.get("GOLDSMITH_IMAGE", "")
+    wanted, hosts = int(os.environ.get("GOLDSMITH_SEQUENCES", "300")), int(os.environ.get("GOLDSMITH_HOSTS", "2"))
+    page, failed = SequencesPage(), 0
+    done = page.counts[bool(image)]["sequences"]
+
+    def batch(number: int, count: int) -> tuple[Counter[str], str]:
+        words = [sys.executable, "-m", "tests.campaigns.vm_sequences", "--batch", str(number), str(count), image]
+        printed = own_host.run(words, deadline=DEADLINE).stdout
+        try:
+            found = next(json.loads(line) for line in reversed(printed.splitlines()) if line.startswith('{"seen"'))
+        except StopIteration:
+            return Counter(), f"batch {number} ended without a result: {printed[-2000:]}"
+        return Counter(found["seen"]), found["failure"]
+
+    with ThreadPoolExecutor(hosts) as pool:
+        ends = range(done, done + wanted, BATCH)
+        batches = {pool.submit(batch, first, min(BATCH, done + wanted - first)): first for first in ends}
+        for each in as_completed(batches):
+            seen, failure = each.result()
+            print(f"batch {batches[each]}: {seen['sequences']} sequences", failure, flush=True)
+            brief = f"batch {batches[each]}: {failure.strip().splitlines()[-1][:300]}" if failure else ""
+            page.add(seen, brief, real=bool(image))
+            failed += bool(failure)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

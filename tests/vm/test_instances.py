@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,34 +14,20 @@ import pytest
 from pipeline.gallery import Gallery
 from tests.campaigns import vm_sequences
 from tests.fakes import small_linux
-from tests.fakes.disks import add_master, small_linux_disk
-from tests.fakes.fake_windows import parts
-from tests.harness import new_home, remove, wait_for
+from tests.harness import remove, wait_for
 from tests.tools import skip_without
-from tests.vms import SOON, Vms, virsh
+from tests.vms import SOON, Vms, make_lab, virsh
 
 
 @pytest.fixture(scope="module")
 def vms(packages: Path) -> Iterator[Vms]:
     skip_without("cpio", "depmod", "dpkg-deb", "grub-mkimage", "mke2fs")
-    home = new_home("instances")
-    lab = Vms(home / "project", home)
-    lab.store.ensure()
-    work = home / "tmp" / "disks"
-    work.mkdir()
-    found = parts.gather(packages)
-    kernel = small_linux.make_small_linux(found, work / "small")
-    small_linux_disk(found, kernel, work, work / "small.raw")
-    add_master(Gallery(lab.store.gallery), "small", work / "small.raw")
-    lab.add_power()
-    shutil.rmtree(work)
-    (home / "key.pub").write_text(
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVXj1oPbH2pH0XkYlKUhIoWHv6lz0CT2mqkqKZ5t3cF me\n"
-    )
+    lab = make_lab("instances")
+    lab.add_small(packages)
     yield lab
-    for path in (home / "instances").glob("[!.]*"):
+    for path in (lab.home / "instances").glob("[!.]*"):
         lab.run("vm", "delete", path.name, "--yes")
-    remove(home)
+    remove(lab.home)
 
 
 @pytest.fixture(autouse=True)

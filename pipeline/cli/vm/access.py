@@ -32,7 +32,7 @@ def running(fleet: Fleet, name: str) -> Record:
     """A VM that runs. Raises UsageError (vm-not-running)."""
     fleet.keep_fabric()
     record = fleet.instances.get(name)
-    if not fleet.look(record).is_on:
+    if not fleet.is_on(record):
         raise UsageError(f"{name} is not running", name="vm-not-running", hint=f"goldsmith vm start {name} starts it")
     return record
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.instances.budget import (
     QEMU_MEMORY,
     Budget,
     Demand,
+    free_disk,
     measure_budget,
     read_processors_per_core,
     set_processors_per_core,
@@ -48,9 +48,9 @@ def test_what_does_not_fit_is_named(demand: Demand, words: str) -> None:
 def test_a_deallocated_vm_takes_disk_alone(tmp_path: Path) -> None:
     instances = Instances(tmp_path)
     idle = replace(record(), allocated=False, cpus=4, memory=2 * GIB)
-    free, taken = measure_budget(instances, []), measure_budget(instances, [idle])
+    free, taken = measure_budget(instances, [], 100 * GIB), measure_budget(instances, [idle], 100 * GIB)
     assert (taken.cpus_taken, taken.memory_taken) == (0, 0)
-    assert 7 * GIB < free.disk - taken.disk <= 9 * GIB  # of 8 GiB; others write to this disk too
+    assert free.disk - taken.disk == idle.disk_size == 8 * GIB
     slot = measure_budget(instances, [replace(idle, allocated=True)])
     assert (slot.cpus_taken, slot.memory_taken) == (4, 2 * GIB + QEMU_MEMORY)
 
@@ -59,10 +59,18 @@ def test_what_a_disk_has_taken_already_is_not_counted_twice(tmp_path: Path) -> N
     instances = Instances(tmp_path)
     made = replace(record(), disk_size=64 << 20)
     folder = instances.add(made)
-    before = measure_budget(instances, [made]).disk
-    (folder / "disk.qcow2").write_bytes(random.randbytes(64 << 20))
-    after = measure_budget(instances, [made]).disk
-    assert abs(after - before) < 32 << 20
+    before = measure_budget(instances, [made], 100 * GIB).disk
+    with (folder / "disk.qcow2").open("wb") as file:
+        file.write(b"\1" * (16 << 20))
+        os.fsync(file.fileno())
+    after = measure_budget(instances, [made], 100 * GIB - (16 << 20)).disk
+    # its record takes a block or two of the disk as well
+    assert abs(after - before) <= 1 << 20
+
+
+def test_what_is_free_is_what_the_disk_says(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    assert 0 <= free_disk(Instances(tmp_path)) <= status.f_blocks * status.f_frsize
 
 
 def test_processors_are_overcommitted_as_the_administrator_says(tmp_path: Path) -> None:
