@@ -54,6 +54,12 @@ KILLED: dict[str, tuple[str, ...]] = {
     "delete": ("none", "stopped"),
 }
 VICTIMS = ("command", "libvirtd", "fabric")
+#: What a step is, as often as it stands here. A kill goes into the middle of a command.
+KINDS = (
+    *("create", "start", "stop", "deallocate", "restart", "delete") * 2,
+    *("kill",) * 8,
+    *("virsh destroy", "kill fabric", "kill libvirtd", "start", "restart"),
+)
 STEPS = 10
 BATCH = 10
 #: Seconds for a command to end, whatever happens to it.
@@ -93,15 +99,43 @@ class Sequences(RuleBasedStateMachine):
         self.aside = self._look_aside()
         assert left(self.lab) == []
 
-    def _note(self, *words: str) -> None:
+    def _note(self, what: str, *more: str) -> None:
         """A step begins: it is counted, and kept for whoever reads a failure."""
-        self.seen[" ".join(words[:2]) if words[0] == "kill" else words[0]] += 1
-        self.trail.append(" ".join(words))
+        self.seen[what] += 1
+        self.trail.append(" ".join((what, *more)))
         print(f"{time.monotonic() - self.began:6.1f} {self.trail[-1]}", flush=True)
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
-    @rule(name=st.sampled_from(NAMES))
+    @rule(
+        kind=st.sampled_from(KINDS),
+        name=st.sampled_from(NAMES),
+        verb=st.sampled_from(sorted(KILLED)),
+        victim=st.sampled_from(VICTIMS),
+        after=st.floats(0.3, 2.5),
+        down=st.floats(0.0, 0.5),
+        force=st.booleans(),
+        absent=st.sampled_from((False, False, False, True)),
+    )
+    def step(
+        self, kind: str, name: str, verb: str, victim: str, after: float, down: float, force: bool, absent: bool
+    ) -> None:
+        """One step. A VM that is not there is created first, unless `absent`: its verbs would all be refused."""
+        if name not in self.expected and not absent and kind not in ("create", "kill fabric", "kill libvirtd"):
+            kind, verb = ("kill", "create") if kind == "kill" else ("create", verb)
+        if kind == "create":
+            self.create(name)
+        elif kind == "kill":
+            self.kill_meanwhile(name, verb, victim, after, down)
+        elif kind == "kill fabric":
+            self.kill_fabric()
+        elif kind == "kill libvirtd":
+            self.kill_libvirtd(down)
+        elif kind == "virsh destroy":
+            self.end_domain(name)
+        else:
+            self.act(name, kind, force)
+
     def create(self, name: str) -> None:
         self._note("create", name)
         try:
@@ -113,11 +147,6 @@ class Sequences(RuleBasedStateMachine):
         forget(self.fleet, name, made.operation)
         self.expected[name] = Expected("running", made.record.id)
 
-    @rule(
-        name=st.sampled_from(NAMES),
-        verb=st.sampled_from(("start", "stop", "deallocate", "restart", "delete")),
-        force=st.booleans(),
-    )
     def act(self, name: str, verb: str, force: bool) -> None:
         self._note(verb, name, "--force" if force else "")
         there = self.expected.get(name)
@@ -149,18 +178,11 @@ class Sequences(RuleBasedStateMachine):
         else:
             there.state = {"stop": "stopped", "deallocate": "deallocated"}.get(verb, "running")
 
-    @rule(
-        name=st.sampled_from(NAMES),
-        verb=st.sampled_from(sorted(KILLED)),
-        victim=st.sampled_from(VICTIMS),
-        after=st.floats(0.3, 2.5),
-        down=st.floats(0.0, 0.5),
-    )
     def kill_meanwhile(self, name: str, verb: str, victim: str, after: float, down: float) -> None:
         """A whole command, and SIGKILL to it, to libvirtd or to the fabric at some moment of it."""
         if victim == "libvirtd" and not self.own:
             victim = "command"
-        self._note("kill", victim, "in", verb, name, f"after {after:.2f} s")
+        self._note(f"kill {victim} in {verb}", name, f"after {after:.2f} s")
         more = {
             "create": ("--image", self.image, "--no-wait", "--ssh-key", str(self.lab.key)),
             "delete": ("--yes",),
@@ -177,24 +199,21 @@ class Sequences(RuleBasedStateMachine):
         assert "Traceback" not in output, output
         self._learn(name, verb)
 
-    @rule(name=st.sampled_from(NAMES))
     def end_domain(self, name: str) -> None:
         self._note("virsh destroy", name)
         if self._domain(name) in self.lab.domains_on():
             virsh("destroy", self._domain(name))
             self.expected[name].state = "stopped"
 
-    @rule()
     def kill_fabric(self) -> None:
-        self._note("kill", "fabric")
+        self._note("kill fabric")
         self.fleet.keep_fabric()
         self._kill_fabric()
 
-    @rule(down=st.floats(0.0, 0.5))
     def kill_libvirtd(self, down: float) -> None:
         if not self.own:
             return
-        self._note("kill", "libvirtd")
+        self._note("kill libvirtd")
         self._kill_libvirtd(down, look=True)
 
     def _kill_fabric(self) -> None:

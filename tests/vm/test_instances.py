@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.gallery import Gallery
+from tests import own_host
 from tests.campaigns import vm_sequences
 from tests.fakes import small_linux
 from tests.harness import remove, wait_for
@@ -21,7 +23,7 @@ from tests.vms import SOON, Vms, make_lab, virsh
 
 @pytest.fixture(scope="module")
 def vms(packages: Path) -> Iterator[Vms]:
-    skip_without("cpio", "depmod", "dpkg-deb", "grub-mkimage", "mke2fs")
+    skip_without("cpio", "depmod", "dpkg-deb", "grub-mkimage", "mke2fs", "tini", "unshare")
     lab = make_lab("instances")
     lab.add_small(packages)
     yield lab
@@ -77,8 +79,24 @@ def test_a_life(vms: Vms) -> None:
     assert vms.left() == []
 
 
-def test_two_at_once_are_two(vms: Vms) -> None:
-    create(vms, "web", "small", "--count", "2")
+def test_two_at_once_are_two_and_meet_in_their_network_alone(vms: Vms) -> None:
+    create(vms, "web", "small", "--count", "2", "--network", "shop")
+    create(vms, "alone")
+    # each is told who it is, and finds the members of its network by name; nobody finds or reaches another one
+    names = ("web-0", "web-1", "alone")
+    shown = {name: vms.seen(name) for name in names}
+    told = {name: json.loads(vms.page(name, "/cgi-bin/who").partition("\r\n\r\n")[2])["compute"] for name in names}
+    assert {name: (each["name"], each["vmId"]) for name, each in told.items()} == {
+        name: (name, each["vmId"]) for name, each in shown.items()
+    }
+    addresses = {name: each["address"] for name, each in shown.items()}
+    for asker, other in (("web-0", "web-1"), ("web-1", "web-0.internal.cloudapp.net")):
+        seen = vms.page(asker, f"/cgi-bin/reach?{other}")
+        assert f"address {addresses[other.partition('.')[0]]}" in seen and small_linux.PAGE in seen
+    for asker, other in (("web-0", "alone"), ("alone", "web-0")):
+        assert "address unknown" in vms.page(asker, f"/cgi-bin/reach?{other}")
+        seen = vms.page(asker, f"/cgi-bin/reach?{addresses[other]}")
+        assert f"address {addresses[other]}" in seen and small_linux.PAGE not in seen
     item, two = vms.seen("web-0"), vms.seen("web-1")
     assert item["vmId"] != two["vmId"] and item["address"] != two["address"]
     assert item["status"] == two["status"] == "Running"
@@ -161,6 +179,14 @@ def test_a_creation_that_is_killed_leaves_a_vm_that_can_be_deleted(vms: Vms) -> 
             assert on == ("Starting" in words or "Running" in words), words
             vms.vm("delete", "web", "--yes")
         assert vms.left() == []
+
+
+def test_vms_outlive_libvirtd_and_a_restart_of_the_host(vms: Vms) -> None:
+    """On a host of its own: there libvirtd is killed, then all processes end, and /run is empty."""
+    code = f"from tests.vm.restarts import restart_all; restart_all({str(vms.home)!r})"
+    done = own_host.run([sys.executable, "-c", code], deadline=600)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_any_order_of_verbs_and_kills(vms: Vms) -> None:

@@ -10,10 +10,17 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from typer.testing import CliRunner, Result
 
+from pipeline.base.errors import CheckFailed
+from pipeline.base.store import Store
 from pipeline.cli.app import app
+from pipeline.gallery.retention import leases
+from pipeline.hypervisor.connection import Connection
+from pipeline.instances.fleet import Fleet
+from pipeline.operations.create import Wishes, make_at_rest, plan
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/store-cdf019e.tar.xz"
 #: (image, version, channels) as the script has left them.
@@ -102,6 +109,32 @@ def test_its_master_is_exported_and_imported_elsewhere(
     assert taken.exit_code == 0, taken.output
     assert [each["name"] for each in versions()] == ["base"]
     assert run("gallery", "verify", "--key", store / "signing.pub").exit_code == 0
+
+
+def test_vms_run_from_its_masters_and_keep_them(store: Path) -> None:
+    """An overlay on each of its disks, and a lease: what a VM stands on is neither pruned nor removed."""
+    fleet = Fleet(Store(store), lambda: Connection(libvirt.open("test:///default")))
+    for lease in leases(fleet.gallery, "base"):
+        assert run("gallery", "lease", "base", "--release", lease.id).exit_code == 0
+    made = {}
+    for name, reference in {"old": "base@stable", "new": "base@golden", "data": "data"}.items():
+        wishes = Wishes(name, reference, "azureuser", "ssh-ed25519 AAAA me")
+        record, version = plan(fleet, wishes)
+        with fleet.instances.hold(name):
+            made[name] = make_at_rest(fleet, record, version, wishes)
+    assert len(list(fleet.folder(made["data"]).glob("disk*.qcow2"))) == 2
+    assert run("gallery", "channel", "remove", "base@stable").exit_code == 0
+    old = f"base@{made['old'].version}"
+    for words in ((), ("--force",)):
+        refused = run("gallery", "remove", old, "--why", "old", *words)
+        assert refused.exit_code == 1 and isinstance(refused.exception, CheckFailed)
+        assert refused.exception.name == "version-in-use" and "VM old runs from it" in refused.exception.message
+    assert "VM old runs from it" in run("gallery", "prune", "base", "--keep", "1").output
+    assert {f"{each['name']}@{each['version']}" for each in versions()} >= {old}
+    fleet.destroy(made["old"])
+    pruned = run("gallery", "prune", "base", "--keep", "1")
+    assert pruned.exit_code == 0, pruned.output
+    assert old not in {f"{each['name']}@{each['version']}" for each in versions()}
 
 
 def _other_key(store: Path) -> Path:

@@ -1,41 +1,17 @@
-"""libvirtd ends, and the whole host starts anew, under VMs: on a host of its own, so that nobody else is hurt."""
+"""What happens to VMs when libvirtd ends, and when the whole host starts anew: it runs on a host of its own."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests import own_host
 from tests.fakes.small_linux import PAGE
-from tests.harness import remove, wait_for
-from tests.tools import skip_without
-from tests.vms import SOON, Vms, make_lab, virsh
+from tests.harness import wait_for
+from tests.vms import SOON, Vms, virsh
 
 #: Two that report Ready and serve a page, and one that does nothing by itself.
 NAMES = {"web-0": "small", "web-1": "small", "bare": "power"}
-
-
-@pytest.fixture
-def vms(packages: Path) -> Iterator[Vms]:
-    skip_without("cpio", "depmod", "dpkg-deb", "grub-mkimage", "mke2fs", "tini", "unshare")
-    made = make_lab("host-restarts")
-    made.add_small(packages)
-    yield made
-    remove(made.home)
-
-
-def test_vms_outlive_libvirtd_and_a_restart_of_the_host(vms: Vms) -> None:
-    code = f"from tests.vm.test_host_restarts import *; restart_all({str(vms.home)!r})"
-    done = own_host.run([sys.executable, "-c", code], deadline=600)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-3000:]
-
-
-# ---- there -------------------------------------------------------------------------------------------------------
 
 
 def restart_all(home: str) -> None:
