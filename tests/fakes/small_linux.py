@@ -32,8 +32,7 @@ ip addr add "$ip/${mask:-24}" dev "$interface"
 [ -z "$dns" ] || printf 'nameserver %s\\n' $dns >/etc/resolv.conf
 """
 #: /cgi-bin/reach?NAME: the address that this guest finds for NAME, then the page that it gets from there.
-_REACH = r"""\
-#!/bin/sh
+_REACH = r"""#!/bin/sh
 printf 'Content-Type: text/plain\r\n\r\n'
 case "$QUERY_STRING" in
 *[!0-9.]*)
@@ -44,11 +43,12 @@ echo "address ${address:-unknown}"
 [ -z "$address" ] || printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 5 "$address" 80
 """
 #: /cgi-bin/who: what the metadata service says of this guest, as JSON.
-_WHO = r"""\
-#!/bin/sh
+_WHO = r"""#!/bin/sh
 printf 'Content-Type: application/json\r\n\r\n'
-printf 'GET /metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\
-Connection: close\r\n\r\n' | nc -w 5 169.254.169.254 80 | sed -n '/^{/,$p'
+{
+    printf 'GET /metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\n'
+    printf 'Metadata: true\r\nConnection: close\r\n\r\n'
+} | nc -w 5 169.254.169.254 80 | sed -n '/^{/,$p'
 """
 _POWER_OFF = "#!/bin/sh\nsync\npoweroff -f\n"
 #: The agent calls it with -P, -r or -H.
