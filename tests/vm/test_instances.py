@@ -82,11 +82,11 @@ def test_a_life(vms: Vms) -> None:
 def test_two_at_once_are_two_and_meet_in_their_network_alone(vms: Vms) -> None:
     create(vms, "web", "small", "--count", "2", "--network", "shop")
     create(vms, "alone")
-    # each is told who it is, and finds the members of its network by name; nobody finds or reaches another one
+    # each learns who it is, and finds the members of its network by name; nobody finds or reaches another one
     names = ("web-0", "web-1", "alone")
     shown = {name: vms.seen(name) for name in names}
-    told = {name: json.loads(vms.page(name, "/cgi-bin/who").partition("\r\n\r\n")[2])["compute"] for name in names}
-    assert {name: (each["name"], each["vmId"]) for name, each in told.items()} == {
+    metadata = {name: json.loads(vms.page(name, "/cgi-bin/who").partition("\r\n\r\n")[2]) for name in names}
+    assert {name: (each["compute"]["name"], each["compute"]["vmId"]) for name, each in metadata.items()} == {
         name: (name, each["vmId"]) for name, each in shown.items()
     }
     addresses = {name: each["address"] for name, each in shown.items()}
