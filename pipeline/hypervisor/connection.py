@@ -45,8 +45,9 @@ class Connection:
 
     @functools.cached_property
     def qemu_owner(self) -> tuple[int, int]:
-        """User and group id that libvirt runs qemu as, from its capabilities."""
-        tree = etree.fromstring(self.raw.getCapabilities().encode())
+        """User and group id that libvirt runs qemu as, from its capabilities. Raises BuildError (libvirt-failed)."""
+        with translated("asking libvirt for its capabilities"):
+            tree = etree.fromstring(self.raw.getCapabilities().encode())
         for model in tree.iterfind("host/secmodel"):
             if model.findtext("model") == "dac":
                 label = model.findtext("baselabel[@type='qemu']") or model.findtext("baselabel") or "+0:+0"

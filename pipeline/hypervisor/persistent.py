@@ -116,9 +116,10 @@ def watch_power(connection: Connection, domain: libvirt.virDomain, on_change: Ca
     def lifecycle(_connection: object, _domain: object, _event: int, _detail: int, _opaque: object) -> None:
         on_change()
 
-    number: int = connection.raw.domainEventRegisterAny(
-        domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None
-    )
+    with translated("watching a domain"):
+        number: int = connection.raw.domainEventRegisterAny(
+            domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None
+        )
     return number
 
 

@@ -9,6 +9,7 @@ time. The page counts on: each batch adds to it, and a run goes on where the las
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +86,8 @@ class Sequences(RuleBasedStateMachine):
     image: ClassVar[str] = "power"
     seen: ClassVar[Counter[str]] = Counter()
     trail: ClassVar[list[str]] = []
+    #: What failed first. Hypothesis runs a failed sequence once more, which may end otherwise.
+    failure: ClassVar[str] = ""
     #: Whether libvirtd may be killed: on a host of its own alone.
     own: ClassVar[bool] = False
 
@@ -123,6 +127,19 @@ class Sequences(RuleBasedStateMachine):
         """One step. A VM that is not there is created first, unless `absent`: its verbs would all be refused."""
         if name not in self.expected and not absent and kind not in ("create", "kill fabric", "kill libvirtd"):
             kind, verb = ("kill", "create") if kind == "kill" else ("create", verb)
+        with self._kept():
+            self._do(kind, name, verb, victim, after, down, force)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep the first failure with the steps that led to it."""
+        try:
+            yield
+        except Exception:
+            Sequences.failure = self.failure or f"{' | '.join(self.trail)}\n{traceback.format_exc()}"
+            raise
+
+    def _do(self, kind: str, name: str, verb: str, victim: str, after: float, down: float, force: bool) -> None:
         if kind == "create":
             self.create(name)
         elif kind == "kill":
@@ -260,6 +277,10 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def what_is_said_is_true(self) -> None:
+        with self._kept():
+            self._look()
+
+    def _look(self) -> None:
         found = self._survey()
         assert set(found) == set(self.expected)
         on = set(self.lab.domains_on())
@@ -348,7 +369,7 @@ def run_batch(number: int, count: int, image: str) -> int:
             Sequences.image = image
         run(lab, count, number=number, own=True)
     except Exception:  # whatever it is, it is the result
-        failure = f"{' | '.join(Sequences.trail)}\n{traceback.format_exc()}"
+        failure = Sequences.failure or f"{' | '.join(Sequences.trail)}\n{traceback.format_exc()}"
     finally:
         remove(lab.home)
     print(failure)

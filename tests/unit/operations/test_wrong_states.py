@@ -13,11 +13,11 @@ import libvirt
 import pytest
 
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
-from pipeline.base.errors import GoldsmithError
+from pipeline.base.errors import BuildError, GoldsmithError
 from pipeline.base.store import Store
 from pipeline.gallery.retention import roll_back
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.persistent import Power
+from pipeline.hypervisor.persistent import Power, read_power
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Failure, Operation, Record
 from pipeline.instances.sizes import Size
@@ -145,3 +145,13 @@ def test_a_deletion_that_libvirt_interrupted_is_carried_to_its_end(tmp_path: Pat
     fill(store, DELETED)
     assert Fleet(store, drive).refresh(DELETED) is None
     assert "deleted" not in Fleet(store, drive).instances.names()
+
+
+def test_a_connection_that_has_ended_is_named() -> None:
+    """Not libvirt's own error, which would be a traceback; and no VM is taken for one that is not there."""
+    link = drive()
+    link.raw.close()
+    for ask in (lambda: link.qemu_owner, lambda: read_power(link, RUNNING)):
+        with pytest.raises(BuildError) as error:
+            ask()
+        assert error.value.name == "libvirt-failed"
