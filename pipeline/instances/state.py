@@ -162,7 +162,7 @@ def _provisioning_time(record: Record) -> str:
 def _agent_status(reality: Reality) -> dict[str, Any]:
     agent = reality.agent
     if not reality.is_on:
-        state = "libvirt does not answer" if reality.power is Power.UNKNOWN else "the VM is not running"
+        state = "libvirt does not answer" if reality.power is Power.UNKNOWN else "the VM does not run"
         words = state + (f"; last heard {agent.heard}" if agent.heard else "")
         return _status("ProvisioningState/Unavailable", "Not Ready", level="Warning", message=words)
     words = " ".join(part for part in (agent.substatus, agent.description) if part)
