@@ -30,6 +30,13 @@ DEADLINE = 1500.0
 Say = Callable[[dict[str, object] | str], None]
 
 
+def describe_load() -> str:
+    """How busy the host is, and whether that matters to this process: for reports of figures."""
+    real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    before_others = ", but with real-time priority (`chrt`), so that others wait" if real_time else ""
+    return f"load {os.getloadavg()[0]:.1f} when it began{before_others}"
+
+
 class Lab:
     """A project folder and a GOLDSMITH_HOME that tests write to and builds run in."""
 

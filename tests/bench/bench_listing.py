@@ -30,7 +30,7 @@ from pipeline.context import BuildContext
 from pipeline.definition import load_named
 from pipeline.engine.plan import plan
 from pipeline.gallery import DISK, Gallery
-from tests.harness import GOLDSMITH, ROOT, commit_id
+from tests.harness import GOLDSMITH, ROOT, commit_id, describe_load
 
 PAGE = ROOT / "docs/reports/listing.md"
 VERSIONS, IMAGES, ROUNDS = 1000, 20, 10
@@ -125,7 +125,7 @@ def _read_meanwhile(end: int, work: Callable[[], tuple[float, float]], other: in
 
 
 def main() -> None:
-    rows, load = [], os.getloadavg()[0]
+    rows, load = [], describe_load()
 
     def measure(what: str, call: Callable[[], tuple[float, float]], wanted: str) -> None:
         seen = [call() for _ in range(ROUNDS)]
@@ -156,7 +156,7 @@ def main() -> None:
     text = f"""# What a list and a plan cost
 
 Measured at `{commit_id()}` by `python -m tests.bench.bench_listing`: {VERSIONS} versions of {IMAGES} images,
-manifests of {size >> 10} KiB; {os.cpu_count()} processors, load {load:.1f} when it began; medians of {ROUNDS},
+manifests of {size >> 10} KiB; {os.cpu_count()} processors, {load}; medians of {ROUNDS},
 with the start of Python. The first list, which reads every manifest, took {first:.1f} s.
 
 | | seconds | of processor time | wanted at most |

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base import process, qemu_img
-from tests.harness import ROOT, commit_id
+from tests.harness import ROOT, commit_id, describe_load
 
 PAGE = ROOT / "docs/reports/qemu-img-calls.md"
 PAIRS = 100
@@ -51,6 +51,7 @@ def main() -> None:
     if len(sys.argv) == 2:
         print(measure(int(sys.argv[1])))
         return
+    load = describe_load()
     rows = [
         subprocess.run(
             [sys.executable, "-m", "tests.bench.bench_qemu_img", str(size)], cwd=ROOT, capture_output=True, text=True
@@ -58,7 +59,7 @@ def main() -> None:
         for size in BALLAST
     ]
     head = "| resident, MiB | through sh, ms | through subprocess, ms | more, ms |\n|---|---|---|---|"
-    text = f"Commit {commit_id()}, `qemu-img create`, the median of {PAIRS} pairs in one process."
+    text = f"Commit {commit_id()}, `qemu-img create`, the median of {PAIRS} pairs in one process; {load}."
     PAGE.write_text("\n".join(["# A call of qemu-img through `sh`", "", text, "", head, *rows]) + "\n")
     print(PAGE.read_text())
 
