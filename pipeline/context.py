@@ -27,7 +27,6 @@ from pipeline.gallery import Gallery
 from pipeline.systems import registry
 
 if TYPE_CHECKING:
-    from pipeline.checks import CheckResult
     from pipeline.guest.build import RunningGuest
     from pipeline.hypervisor.accelerator import Verdict
     from pipeline.hypervisor.connection import Connection
@@ -183,17 +182,10 @@ class BuildContext:
 
     def list_disk(self, image: Image, *, what: str, key: str | None = None) -> Sequence[Sequence[str]]:
         """Rows about a disk at rest, read in the sandbox. Raises DiskError."""
-        from pipeline.checks import list_disk
+        from pipeline.systems.questions import list_disk
 
         within = self.store.root
         return list_disk(image.path, image.format.key, what=what, key=key or "", allow_backing_within=within)
-
-    def inspect_disk(self, image: Image) -> Sequence[CheckResult]:
-        """The results of all checks of the build's system on a disk at rest, whose layers lie in the store."""
-        from pipeline.checks import inspect_disk
-
-        profile, within = self.system.profile, self.store.root
-        return inspect_disk(image.path, image.format.key, profile=profile, allow_backing_within=within)
 
     def progress(self, text: str) -> None:
         self.run.emit("progress", self.stage, text)

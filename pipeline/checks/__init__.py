@@ -8,29 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.checks.model import Check, CheckResult
     from pipeline.checks.run import all_checks, run_checks
-    from pipeline.checks.sandbox import detect_system, inspect, inspect_disk, list_disk
+    from pipeline.checks.sandbox import inspect, inspect_disk
 
 __all__ = [
     "Check",
     "CheckResult",
     "all_checks",
-    "detect_system",
     "inspect",
     "inspect_disk",
-    "list_disk",
     "run_checks",
 ]
 
-#: Where each name lives. Loaded when it is asked for: a list of packages needs none of the checks.
+#: Where each name lives. Loaded when it is asked for: what only names a check needs no reader of disks.
 _HOME = {
     "Check": "model",
     "CheckResult": "model",
     "all_checks": "run",
     "run_checks": "run",
-    "detect_system": "sandbox",
     "inspect": "sandbox",
     "inspect_disk": "sandbox",
-    "list_disk": "sandbox",
 }
 
 

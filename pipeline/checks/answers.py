@@ -7,26 +7,13 @@ from typing import Any
 
 from pipeline.checks import run
 from pipeline.checks.disk.secret_scan import look_up_places
-from pipeline.checks.listing import listing
 from pipeline.disk.disk import Disk
-from pipeline.disk.questions import Asked, pack_rows
+from pipeline.disk.questions import Asked
 from pipeline.disk.secret_search import Found
-from pipeline.systems.inspection import Inspection
-from pipeline.systems.installed import find_or_generic
+from pipeline.systems.answers import systems_of
 
 #: Between an inspection's two questions: the disk, open, and what has been read of it. A worker reads one disk.
 _begun: list[tuple[run.BegunInspection, ExitStack]] = []
-
-
-def systems_of(asked: Asked) -> list[Inspection]:
-    """The systems that the caller knows of."""
-    return [Inspection.from_json(row) for row in asked.parameters["systems"]]
-
-
-def detect(asked: Asked) -> dict[str, Any]:
-    """The system on the disk; where none is recognized, what it is read as."""
-    with asked.disk() as disk:
-        return find_or_generic(disk, systems_of(asked), asked.parameters["profile"])[0].to_json()
 
 
 def inspect(asked: Asked) -> dict[str, Any]:
@@ -72,10 +59,3 @@ def _begin(disk: Disk, asked: Asked) -> run.BegunInspection:
 def _to_json(inspected: run.Inspected) -> dict[str, Any]:
     results = [{"id": each.id, "status": each.status, "evidence": each.evidence} for each in inspected.results]
     return {"system": inspected.system.to_json(), "results": results}
-
-
-def list_rows(asked: Asked) -> int:
-    """The rows of a list, as blobs; their number."""
-    with asked.disk() as disk:
-        rows = listing(disk, asked.parameters["list"], asked.parameters["key"], systems_of(asked))
-        return pack_rows(asked, rows)

@@ -9,8 +9,9 @@ from pathlib import Path
 from pipeline.base.printable import printable
 from pipeline.cache.digests import flat_digest
 from pipeline.checks.model import CheckResult
-from pipeline.checks.verdict import count, system_of
+from pipeline.gallery.verdict import count
 from pipeline.systems.inspection import DetectedSystem
+from pipeline.systems.questions import recorded_system
 
 #: The order of the page: what shuts the gate comes first.
 _ORDER = ("fail", "unchecked", "warn", "waived", "skip", "pass")
@@ -51,7 +52,7 @@ def report(path: Path, detected: DetectedSystem, results: Sequence[CheckResult])
         sha256=flat_digest(path)
         if size <= HASHED
         else f"not taken: more than {HASHED >> 30} GiB (sha256sum takes it)",
-        system=system_of(listed),
+        system=recorded_system(listed),
         detected=str(detected),
         profile=detected.profile,
         good=verdict.good,

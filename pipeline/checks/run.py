@@ -9,7 +9,6 @@ from importlib import import_module
 from pipeline.base.errors import DiskError, UsageError
 from pipeline.base.printable import shorten
 from pipeline.checks.model import REGISTRY, CannotLook, Check, CheckResult, Skip, Status, Subject
-from pipeline.checks.verdict import UNCHECKED
 from pipeline.disk.disk import Disk
 from pipeline.disk.questions import clean_text
 from pipeline.systems.inspection import GENERIC, DetectedSystem, Inspection, inspections, profiles
@@ -214,7 +213,7 @@ def prepare(profile: str | None, waive: Mapping[str, str] | None) -> Callable[[C
             )
 
     def waived(result: CheckResult) -> CheckResult:
-        if result.id not in reasons or result.status not in ("fail", "warn", UNCHECKED):
+        if result.id not in reasons or result.status not in ("fail", "warn", "unchecked"):
             return result
         return replace(result, status="waived", evidence=f"{result.evidence} (waived: {reasons[result.id]})")
 

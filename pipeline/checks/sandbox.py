@@ -1,4 +1,4 @@
-"""Inspecting and listing a disk that nobody vouches for: questions to the sandbox, and what of the answers counts."""
+"""Inspecting a disk that nobody vouches for: questions to the sandbox, and what of the answers counts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.errors import UsageError
-from pipeline.checks import listing
 from pipeline.disk import sandbox
-from pipeline.disk.questions import Question, clean_text, lies, unpack_rows
-from pipeline.systems.inspection import DetectedSystem, inspection_of, inspections, profiles
+from pipeline.disk.questions import Question, clean_text, lies
+from pipeline.systems.inspection import DetectedSystem, inspection_of
+from pipeline.systems.questions import known_systems, read_detected, with_systems
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
@@ -24,15 +23,12 @@ INSPECT = Question("inspect", "pipeline.checks.answers:inspect", prepare=_MATCHE
 #: The same in several workers: one inspects, and is asked twice; the others search the disk for secrets meanwhile.
 BUT_SECRETS = Question("inspect-but-secrets", "pipeline.checks.answers:inspect_but_secrets")
 SECRETS = Question("inspect-secrets", "pipeline.checks.answers:inspect_secrets", prepare=_MATCHER)
-DETECT = Question("detect", "pipeline.checks.answers:detect")
 SEARCH = Question("search", "pipeline.disk.secret_search:search_part", prepare=_MATCHER)
 #: Parts of the disk for each worker: who has finished takes the next.
 PARTS = 8
 #: Bytes that a disk's file takes from which on several workers are quicker than one: each costs 0.1 s to start.
 PARALLEL = 256 << 20
 PROCESSORS = len(os.sched_getaffinity(0))
-#: A list of all files has a few MiB.
-LIST = Question("list", "pipeline.checks.answers:list_rows", limit=64 << 20)
 _STATUSES = frozenset({"pass", "warn", "fail", "skip", "unchecked"})
 
 
@@ -42,24 +38,6 @@ class Inspected:
 
     system: DetectedSystem
     results: list[CheckResult]
-
-
-def detect_system(
-    path: Path, fmt: str | None = None, *, profile: str | None = None, allow_backing_within: Path | None = None
-) -> DetectedSystem:
-    """The system on a disk that nobody vouches for; what none claims is a generic Linux, and says so.
-
-    `profile` overrides: only the systems whose disks can be inspected for it are looked for. Raises UsageError
-    (unknown-profile), DiskError as `inspect`.
-    """
-    _known_profile(profile)
-    order = {"profile": profile, "systems": known_systems()}
-    return _system(
-        sandbox.ask(
-            with_systems(DETECT, checks=False), path, fmt, parameters=order, within=allow_backing_within
-        ).value,
-        path,
-    )
 
 
 def inspect_disk(
@@ -109,24 +87,6 @@ def _waiver(profile: str | None, waive: Mapping[str, str] | None) -> Callable[[C
     from pipeline.checks.run import prepare
 
     return prepare(profile, waive)
-
-
-def known_systems() -> list[dict[str, Any]]:
-    """Every system that the worker may find on the disk."""
-    return [each.to_json() for each in inspections()]
-
-
-def with_systems(question: Question, *, checks: bool = True) -> Question:
-    """With the modules of every system, which may be from a folder that goldsmith does not know."""
-    names = [
-        name for each in inspections() for name in (each.modules if checks else (each.installed.partition(":")[0],))
-    ]
-    return replace(question, modules=tuple(dict.fromkeys(names)))
-
-
-def _known_profile(profile: str | None) -> None:
-    if profile is not None and profile not in profiles():
-        raise UsageError(f"no profile {profile!r} ({', '.join(profiles())})", name="unknown-profile")
 
 
 def _is_large(path: Path) -> bool:
@@ -180,28 +140,7 @@ def _inspected(value: Any, path: Path) -> tuple[DetectedSystem, list[Any]]:
     """The two parts of an answer; what the results are is still to be judged. Raises DiskError (reader-lies)."""
     if not isinstance(value, dict) or not isinstance(value.get("results"), list):
         raise lies(path)
-    return _system(value.get("system"), path), value["results"]
-
-
-def _system(value: Any, path: Path) -> DetectedSystem:
-    """The answer as a system that is known here, in bounded and printable words. Raises DiskError (reader-lies)."""
-    row = value if isinstance(value, dict) else {}
-    known = {each.system: each for each in inspections()}
-    system, profile = known.get(str(row.get("system"))), row.get("profile")
-    if system is None or profile not in system.profiles or not isinstance(row.get("recognized"), bool):
-        raise lies(path)
-    words = {name: clean_text(row.get(name) or "", 500) for name in ("id", "name", "version", "why")}
-    return DetectedSystem(system.system, system.os, str(profile), row["recognized"], **words)
-
-
-def list_disk(
-    path: Path, fmt: str | None = None, *, what: str, key: str = "", allow_backing_within: Path | None = None
-) -> list[list[str]]:
-    """`listing.listing` on a disk that nobody vouches for: rows of printable text. Errors as both."""
-    listing.prepare(what, key)
-    order = {"list": what, "key": key, "systems": known_systems()}
-    answer = sandbox.ask(with_systems(LIST, checks=False), path, fmt, parameters=order, within=allow_backing_within)
-    return unpack_rows(answer, path, len(listing.COLUMNS[what]), listing.MAX_ROWS)
+    return read_detected(value.get("system"), path), value["results"]
 
 
 def _report_order(system: DetectedSystem) -> list[str]:

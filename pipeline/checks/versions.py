@@ -30,7 +30,7 @@ COMMON: dict[str, Part] = {
     "checks.scan": Part(2, ("pipeline.checks.disk.secret_scan",)),
     "checks.service_identity": Part(1, ("pipeline.checks.linux.service_identity",)),
     "checks.table": Part(3, ("pipeline.checks.disk.partitions",)),
-    "checks.verdict": Part(1, ("pipeline.checks.verdict",)),
+    "checks.verdict": Part(1, ("pipeline.gallery.verdict",)),
     "offline.containers": Part(1, ("pipeline.disk.disk_formats",)),
     "offline.datamap": Part(1, ("pipeline.disk.datamap",)),
     "offline.detection": Part(1, ("pipeline.disk.detection",)),

@@ -193,8 +193,8 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 def report(outcome: Outcome) -> None:
     """Print the result of a build."""
-    from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, seal, size
+    from pipeline.gallery.verdict import count
 
     if outcome.unchanged:
         print(f"unchanged: nothing was run, no guest was booted ({outcome.seconds:.1f} s)")

@@ -105,8 +105,8 @@ def capture(
 
 def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
     """The system as which the disk is captured. Raises UsageError for another profile than the system's usual one."""
-    from pipeline.checks import detect_system
     from pipeline.systems.inspection import inspection_of, inspections
+    from pipeline.systems.questions import detect_system
 
     system = detect_system(disk, fmt, profile=profile)
     if system.profile != inspection_of(system.system).profiles[0]:

@@ -86,7 +86,8 @@ def inspect(
     """
     from pipeline.base.errors import CheckFailed, UsageError
     from pipeline.checks import inspect as inspect_disk
-    from pipeline.checks.verdict import BLOCKING, count, system_of
+    from pipeline.gallery.verdict import BLOCKING, count
+    from pipeline.systems.questions import recorded_system
 
     if as_json and as_html:
         raise UsageError(
@@ -123,7 +124,7 @@ def inspect(
             {
                 "disk": str(disk),
                 "profile": system.profile,
-                "system": system_of(listed),
+                "system": recorded_system(listed),
                 "detected": system.to_json(),
                 "verdict": verdict.to_json(),
                 "checks": listed,
@@ -166,9 +167,9 @@ def _ports(words: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _list(disk: Path, fmt: str | None, what: str, key: str, as_json: bool) -> None:
-    from pipeline.checks import list_disk
-    from pipeline.checks.listing import COLUMNS
     from pipeline.cli.show import print_json, table
+    from pipeline.systems.listing import COLUMNS
+    from pipeline.systems.questions import list_disk
 
     rows = list_disk(disk, fmt, what=what, key=key)
     if not rows:

@@ -163,11 +163,11 @@ def _subject(what: str, profile: str | None) -> _Subject:
 def _disk(path: Path, profile: str | None) -> _Subject:
     from pipeline.base.disk_format import known_format
     from pipeline.cache.layers import Image
-    from pipeline.checks import detect_system
     from pipeline.definition.load import make_definition
     from pipeline.definition.rules import Context
     from pipeline.definition.schema_models import Written
     from pipeline.disk.mapping import disk_format
+    from pipeline.systems.questions import detect_system
 
     if not path.is_file():
         raise UsageError(f"{path} is not a file", name="disk-missing", hint="name an image or the path of a disk")

@@ -15,7 +15,6 @@ from typing import Any
 from pipeline.base.errors import BuildError, DiskError
 from pipeline.base.files import regular_files
 from pipeline.cache.layers import Image
-from pipeline.checks import list_disk
 from pipeline.evidence import sbom, statements, template
 from pipeline.evidence.signing import SigningKey, signed
 from pipeline.evidence.verification import (
@@ -32,6 +31,7 @@ from pipeline.evidence.verification import (
 )
 from pipeline.gallery.manifest import manifest_of
 from pipeline.systems.inspection import NO_INDEX, package_type
+from pipeline.systems.questions import list_disk
 
 __all__ = [
     "ATTESTATIONS",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.checks.verdict import UNCHECKED, count
+from pipeline.gallery.verdict import UNCHECKED, count
 
 #: Digests of one thing, by the algorithm's name.
 Digests = Mapping[str, str]

@@ -13,10 +13,10 @@ from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.cache.digests import BLOCK, unequal_blocks
-from pipeline.checks import list_disk
 from pipeline.disk import transfer
 from pipeline.disk.transfer import Made
 from pipeline.gallery import Version, digests_file, disks_of
+from pipeline.systems.questions import list_disk
 
 
 @dataclass(frozen=True)

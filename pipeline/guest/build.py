@@ -50,19 +50,6 @@ class RunningGuest(Protocol):
         """Save what the guest can still tell; `quick`: its screen alone."""
 
 
-class Finding(Protocol):
-    """The result of a check, as far as a system looks at it."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def evidence(self) -> str: ...
-
-
 class Build(Protocol):
     """A build of one definition."""
 
@@ -117,6 +104,3 @@ class Build(Protocol):
 
     def list_disk(self, image: Image, *, what: str, key: str | None = None) -> Sequence[Sequence[str]]:
         """Rows about a disk at rest, read in the sandbox. Raises DiskError."""
-
-    def inspect_disk(self, image: Image) -> Sequence[Finding]:
-        """The results of all checks of the build's system on a disk at rest, whose layers lie in the store."""

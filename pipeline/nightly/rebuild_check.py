@@ -19,12 +19,12 @@ from pipeline.base.files import Shape, read_usable
 from pipeline.base.runs import now, write_json
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers
-from pipeline.checks import list_disk
 from pipeline.definition import Definition
 from pipeline.engine import runner
 from pipeline.engine.stage import master_stage
 from pipeline.gallery import Gallery
 from pipeline.systems import registry
+from pipeline.systems.questions import list_disk
 
 #: The record of an image's last clean-rebuild check, in its folder of the gallery.
 CHECK_RECORD = ".truth.json"

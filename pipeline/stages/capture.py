@@ -16,10 +16,10 @@ from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
 from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
-from pipeline.checks.verdict import count
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition, MasterSource
 from pipeline.gallery import CANDIDATE, GOLDEN, data_file, digests_file, disk_file
+from pipeline.gallery.verdict import count
 
 #: The manifest's format.
 MANIFEST_FORMAT = 1

@@ -11,10 +11,10 @@ from pipeline.base.errors import CheckFailed
 from pipeline.base.runs import write_json
 from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
-from pipeline.checks.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.checks.versions import inspection_inputs
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk
+from pipeline.gallery.verdict import BLOCKING, UNCHECKED, Verdict, count
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
@@ -101,7 +101,9 @@ def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
     )
     status: Status = "pass"
     if disk.filesystem is not None:
-        rows = checks.list_disk(shipped.path, shipped.format.key, what="volumes")
+        from pipeline.systems.questions import list_disk
+
+        rows = list_disk(shipped.path, shipped.format.key, what="volumes")
         found = [(number, kind, label, state) for number, kind, label, _uuid, state in rows]
         if found != [("0", disk.filesystem, disk.label or "", "clean")]:
             status = "fail"

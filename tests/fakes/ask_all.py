@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.errors import GoldsmithError
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.disk import mapping, punch_holes, sandbox
 from pipeline.systems.linux import set_up_session
+from pipeline.systems.questions import list_disk
 
 QUESTIONS: dict[str, Callable[[Path], object]] = {
     "inspect": inspect_disk,

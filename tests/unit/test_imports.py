@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,20 @@ def read_floors() -> list[set[str]]:
 
 
 FLOORS = read_floors()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 LEVEL = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
 def imported(path: Path) -> set[str]:
     """The names below `pipeline` that a file imports, with dots: cli.show, errors."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {
                 alias.name.removeprefix("pipeline.") for alias in node.names if alias.name.startswith("pipeline.")
@@ -60,7 +68,8 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__
 
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(LEVEL)
-    assert len(FLOORS) <= 12
+    # `__main__` imports cli, so a drawing has it as a floor of its own
+    assert len(FLOORS) + 1 <= 12
 
 
 def test_no_module_lies_loose() -> None:
@@ -85,9 +94,10 @@ def test_an_import_that_points_up_or_sideways_is_found(tmp_path: Path) -> None:
     )
     assert not_downward("disk", imported(module)) == ["checks.model.Subject", "gallery.listing"]
     assert not_downward("cli", imported(module)) == []
-    module.write_text("from ..cli import show\n")
+    relative = tmp_path / "relative.py"
+    relative.write_text("from ..cli import show\n")
     with pytest.raises(AssertionError, match="whole name"):
-        imported(module)
+        imported(relative)
 
 
 def test_stages_do_not_import_each_other() -> None:
@@ -104,7 +114,7 @@ def test_only_the_doors_touch_libvirt_and_subprocess() -> None:
     for path in FILES:
         names = {
             alias.name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parsed(path))
             if isinstance(node, ast.Import)
             for alias in node.names
         }
@@ -120,7 +130,7 @@ def test_only_one_module_names_qemu_img() -> None:
     named = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.List) and node.elts and isinstance(node.elts[0], ast.Constant)
         if node.elts[0].value in ("qemu-img", "qemu-io")
     }
@@ -132,7 +142,7 @@ def test_only_scratch_makes_temporary_files() -> None:
     for path in FILES:
         names = {
             alias.name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parsed(path))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
         }

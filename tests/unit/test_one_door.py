@@ -22,7 +22,7 @@ ASKERS = {
     "punch_holes", "sandbox", "sandbox_worker", "tools", "transfer", "unpack", "unpack_worker", "worker_messages",
 }  # fmt: skip
 #: Modules of `checks` that the parent uses: they ask, and judge answers. Every other one runs in the worker.
-JUDGES = {"__init__", "html_report", "markdown_report", "sandbox", "verdict", "versions"}
+JUDGES = {"__init__", "html_report", "markdown_report", "sandbox", "versions"}
 
 
 def name_of(path: Path) -> str:
@@ -32,12 +32,13 @@ def name_of(path: Path) -> str:
 CHECKS = {name_of(path) for path in (ROOT / "checks").rglob("*.py")}
 READERS = {
     "vhd.chain", "vhd.sparse", "systems.linux.boot_files", "systems.installed",
+    "systems.windows.sysprep_log",
     *(f"disk.{path.stem}" for path in (ROOT / "disk").glob("*.py") if path.stem not in ASKERS),
     *(name_of(path) for path in (ROOT / "systems").glob("*/installed.py")),
 }  # fmt: skip
 #: What the worker runs beside the readers, and the shapes that both sides of the door share.
 WORKERS = {
-    "disk.__init__", "disk.questions", "disk.sandbox_worker",
+    "disk.__init__", "disk.questions", "disk.sandbox_worker", "systems.answers", "systems.listing",
     *(CHECKS - {f"checks.{name}" for name in JUDGES}),
 }  # fmt: skip
 #: What others may take of readers: shapes that are written, and arithmetic on extents. No name here reads a disk.

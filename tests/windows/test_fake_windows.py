@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from pipeline.base.store import Store
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.definition import load_named
 from pipeline.disk import open_disk
 from pipeline.gallery import Gallery
 from pipeline.nightly import patch
 from pipeline.nightly.refresh import PROMOTED, refresh
+from pipeline.systems.questions import list_disk
 from pipeline.systems.windows import release_days
 from tests.campaigns import fake_windows
 from tests.fakes.fake_windows.stand import Stand, sha256

@@ -9,12 +9,12 @@ from typing import Any
 
 from pipeline.base.errors import DiskError
 from pipeline.checks import run
-from pipeline.checks.answers import systems_of
 from pipeline.checks.model import Check
-from pipeline.checks.sandbox import known_systems, with_systems
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Asked, Question, clean_text, lies
+from pipeline.systems.answers import systems_of
 from pipeline.systems.installed import find_or_generic
+from pipeline.systems.questions import known_systems, with_systems
 from pipeline.vhd.footer import MAX_SIZE
 
 SOURCE = Question("source disk", "pipeline.checks.disk.source_disk:examine")

@@ -11,12 +11,12 @@ from pipeline.base.errors import DiskError
 from pipeline.checks.model import HOUSE, SYSPREP, CannotLook, Subject, has_data, windows_check
 from pipeline.disk import paging
 from pipeline.disk.windows import CONFIG, HIVES, decoded, shown
+from pipeline.systems.windows.sysprep_log import FOLDER, SETUPACT, SETUPERR, error_lines, log_lines
 
 GENERALIZED = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
 _STATE = r"Microsoft\Windows\CurrentVersion\Setup\State"
 _WINLOGON = r"Microsoft\Windows NT\CurrentVersion\Winlogon"
 _CURRENT = r"Microsoft\Windows\CurrentVersion"
-_SYSPREP = "/Windows/System32/Sysprep"
 #: What Setup writes in place of a password that it has used.
 _DELETED = "*SENSITIVE*DATA*DELETED*"
 #: Folders in C:\Users that are nobody's.
@@ -24,7 +24,6 @@ _NOBODYS = frozenset(
     {"public", "default", "default user", "all users", "administrator", "defaultapppool", "desktop.ini"}
 )
 #: How a log of sysprep's tells its mode: "SYSPRP SysprepSession::CreateSession: ... and mode <null>", or "mode VM".
-_SETUPACT = f"{_SYSPREP}/Panther/setupact.log"
 _MODE = re.compile(r"(?:\bmode\s+<?|/mode:)(null|vm)\b", re.IGNORECASE)
 #: $VOLUME_INFORMATION of $Volume, and its flag. Microsoft: NTFS volume flags, VOLUME_IS_DIRTY.
 _VOLUME, _VOLUME_INFORMATION, _DIRTY = 3, 0x70, 0x0001
@@ -69,7 +68,7 @@ def state_ini(subject: Subject) -> Iterator[str]:
     source=SYSPREP,
 )
 def sysprep_tag(subject: Subject) -> Iterator[str]:
-    if not subject.windows.root.exists(f"{_SYSPREP}/Sysprep_succeeded.tag"):
+    if not subject.windows.root.exists(f"{FOLDER}/Sysprep_succeeded.tag"):
         yield "there is no Sysprep_succeeded.tag"
 
 
@@ -139,13 +138,11 @@ def ntfs_clean(subject: Subject) -> Iterator[str]:
     severity="warn",
 )
 def sysprep_errors(subject: Subject) -> Iterator[str]:
-    lines = _log(subject, f"{_SYSPREP}/Panther/setuperr.log")
+    lines = log_lines(subject.windows.root, SETUPERR)
     if not lines:
         # an empty list of errors says something only beside the log of what was done
         _need_sysprep_log(subject)
-    for line in lines:
-        if re.search(r"\berror\b", line, re.IGNORECASE):
-            yield line
+    yield from error_lines(lines)
 
 
 @windows_check(
@@ -158,7 +155,11 @@ def sysprep_errors(subject: Subject) -> Iterator[str]:
 )
 def mode_vm(subject: Subject) -> Iterator[str]:
     # the last run decides: an earlier one may have failed, or been for another purpose
-    modes = [found[1].lower() for line in _log(subject, _SETUPACT, 16 << 20) if (found := _MODE.search(line))]
+    modes = [
+        found[1].lower()
+        for line in log_lines(subject.windows.root, SETUPACT, 16 << 20)
+        if (found := _MODE.search(line))
+    ]
     if not modes:
         raise CannotLook(r"unknown: Sysprep\Panther\setupact.log does not show in which mode it ran")
     if modes[-1] == "vm":
@@ -361,14 +362,9 @@ def domain(subject: Subject) -> Iterator[str]:
             yield f"{control}: {shown(value)}"
 
 
-def _log(subject: Subject, path: str, limit: int = 4 << 20) -> list[str]:
-    text = decoded(subject.windows.root.read(path, limit) or b"")
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def _need_sysprep_log(subject: Subject) -> None:
     """Raises CannotLook where sysprep left no log of what it did: it always writes one."""
-    if not has_data(subject.windows.root, f"{_SYSPREP}/Panther/setupact.log"):
+    if not has_data(subject.windows.root, SETUPACT):
         raise CannotLook(r"there is no Sysprep\Panther\setupact.log, or it is empty")
 
 
@@ -381,7 +377,7 @@ def _user_folders(subject: Subject) -> list[str]:
 
 def _answer_files(subject: Subject) -> list[str]:
     root = subject.windows.root
-    folders = ("/", "/Windows/Panther", "/Windows/Panther/Unattend", _SYSPREP, "/Windows/Setup/Scripts")
+    folders = ("/", "/Windows/Panther", "/Windows/Panther/Unattend", FOLDER, "/Windows/Setup/Scripts")
     return [
         f"{folder.rstrip('/')}/{name}"
         for folder in folders

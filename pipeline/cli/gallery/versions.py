@@ -40,9 +40,9 @@ def list_versions(
     Example:
       goldsmith gallery list debian-12
     """
-    from pipeline.checks.verdict import count
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.listing import list_versions as look
+    from pipeline.gallery.verdict import count
 
     gallery = open_gallery()
     names = gallery.names()
@@ -68,8 +68,8 @@ def list_versions(
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    from pipeline.checks.verdict import Verdict
     from pipeline.cli.show import size
+    from pipeline.gallery.verdict import Verdict
 
     shown = row.summary
     disk = shown["disks"][0]
@@ -114,9 +114,9 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     Example:
       goldsmith gallery show debian-12@golden
     """
-    from pipeline.checks.verdict import count
     from pipeline.cli.show import booted, print_json, seal
     from pipeline.gallery.retention import leases, withdrawn
+    from pipeline.gallery.verdict import count
 
     gallery = open_gallery()
     version = gallery.get(reference)

@@ -12,7 +12,9 @@ from pipeline.guest.build import Build
 from pipeline.systems.windows.image_state import GENERALIZED, SETUP_STATE
 
 #: Failures of sysprep's whose cause may stand in its log.
-_UNTOLD = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalized"})
+_UNEXPLAINED = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalized"})
+#: Lines of the log, and characters of each, that an error quotes.
+_LINES, _LINE = 5, 1000
 
 
 def sysprep_unit(build: Build) -> UnitSpec[Build]:
@@ -80,21 +82,32 @@ def named_by_disk(build: Build, disk: Image, error: GuestError) -> GuestError:
     """
     from pipeline.systems.windows import sysprep
 
-    if error.name not in _UNTOLD or (build.session is not None and build.keep_failed):
+    if error.name not in _UNEXPLAINED or (build.session is not None and build.keep_failed):
         return error
     if build.session is not None:
         # qemu holds the disk; what the guest still tells is saved first
         build.session.black_box()
         build.session.machine.destroy()
     try:
-        results = build.inspect_disk(disk)
+        log = "; ".join(_logged_errors(build, disk))
     except DiskError:
         return error  # a disk that is still written to may not be readable
-    log = next((each.evidence for each in results if each.id == "win-sysprep-errors" and each.status == "warn"), "")
     if not log:
         return error
     named = sysprep.by_log(log, error.message)
     return named or GuestError(f"{error.message}: {log}", name=error.name, hint=error.hint)
+
+
+def _logged_errors(build: Build, disk: Image) -> list[str]:
+    """The first errors in sysprep's log on the disk, as printable text. Raises DiskError."""
+    from pipeline.disk import sandbox
+    from pipeline.disk.questions import Question, clean_text, lies
+
+    question = Question("sysprep-errors", "pipeline.systems.windows.sysprep_log:answer_errors")
+    lines = sandbox.ask(question, disk.path, disk.format.key, within=build.store.root).value
+    if not isinstance(lines, list):
+        raise lies(disk.path)
+    return [clean_text(line, _LINE) for line in lines[:_LINES]]
 
 
 def _require_generalized(build: Build, disk: Image) -> None:

@@ -9,7 +9,7 @@ PARTS: dict[str, Part] = {
     "checks.windows_access": Part(3, ("pipeline.checks.windows.access",)),
     "checks.windows_boot": Part(2, ("pipeline.checks.windows.boot",)),
     "checks.windows_secrets": Part(1, ("pipeline.checks.windows.secrets",)),
-    "checks.windows_state": Part(1, ("pipeline.checks.windows.state",)),
+    "checks.windows_state": Part(1, ("pipeline.checks.windows.state", "pipeline.systems.windows.sysprep_log")),
     "guests.windows.firewall": Part(1, ("pipeline.systems.windows.firewall",)),
     "offline.accounts": Part(1, ("pipeline.disk.accounts",)),
     "offline.bcdstore": Part(1, ("pipeline.disk.bcdstore",)),

@@ -16,13 +16,14 @@ from dissect.regf import RegistryHive
 
 from pipeline.base.disk_format import VHD
 from pipeline.cache.layers import Image
-from pipeline.checks import inspect_disk, list_disk, run, run_checks
+from pipeline.checks import inspect_disk, run, run_checks
 from pipeline.checks.model import REGISTRY
 from pipeline.disk import open_disk
 from pipeline.disk.registry import Hive
 from pipeline.disk.windows import HIVES
 from pipeline.evidence.checksum import Contents
 from pipeline.evidence.sbom import bill
+from pipeline.systems.questions import list_disk
 from pipeline.vhd.chain import vhd_extents
 from pipeline.vhd.write import write_dynamic
 from tests.fakes import fake_windows_disk

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DiskError
-from pipeline.checks import list_disk
-from pipeline.checks.listing import listing
 from pipeline.cli.app import app
 from pipeline.disk import open_disk
+from pipeline.systems.listing import listing
+from pipeline.systems.questions import list_disk
 from tests.cases import unpacked
 from tests.fakes import fake_disk
 

@@ -17,12 +17,13 @@ from pipeline.checks import CheckResult, all_checks, inspect_disk, model, run_ch
 from pipeline.checks.html_report import report
 from pipeline.checks.model import ALL, REGISTRY, CannotLook, Check, Skip, Subject
 from pipeline.checks.sandbox import inspect
-from pipeline.checks.verdict import count, system_of
 from pipeline.cli import inspect as verb
 from pipeline.definition.rules import NOT_WAIVABLE
 from pipeline.disk import open_disk
 from pipeline.evidence.statements import results as statement
+from pipeline.gallery.verdict import count
 from pipeline.systems.inspection import inspections
+from pipeline.systems.questions import recorded_system
 from pipeline.vhd.footer import MIB
 from tests.cases import unpacked
 from tests.fakes import fake_disk, fake_windows_disk
@@ -357,4 +358,4 @@ def test_nothing_is_no_pass() -> None:
     assert statement({"checks": [], "prove": {}, "inputs": []}, {})["predicate"]["result"] == "FAILED"
     odd = count([{"id": "x", "status": "splendid"}, "no mapping", {"id": "y", "status": "pass"}])
     assert (odd.passed, odd.unchecked, odd.good) == (1, 2, False)
-    assert system_of([]) == "not asked"
+    assert recorded_system([]) == "not asked"

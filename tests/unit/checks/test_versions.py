@@ -16,9 +16,10 @@ ROOT = Path(pipeline.__file__).parent
 #: What the sandbox's worker loads and no finding depends on: doors, shapes, words, and the sandbox itself.
 PLUMBING = {
     "base", "definition",
-    "checks.answers", "checks.listing", "checks.sandbox", "checks.versions",
+    "checks.answers", "checks.sandbox", "checks.versions",
     "disk.confined_exec", "disk.confinement", "disk.pattern_cache", "disk.questions", "disk.sandbox",
     "disk.worker_messages",
+    "systems.answers", "systems.listing", "systems.questions",
     # what a Linux is started by without its boot loader: a build asks, no check does
     "systems.linux.boot_files", "systems.linux.direct_boot",
 }  # fmt: skip
@@ -44,13 +45,12 @@ def imported(name: str) -> set[str]:
 
 
 def loaded_by_an_inspection() -> set[str]:
-    """All modules that the worker loads: `checks.answers`, what each system names, and what these stand on.
-
-    What is plumbing leads nowhere.
+    """All modules that the worker loads: `checks.answers`, what each system names, and what these stand on; and what
+    counts the results for the gate. What is plumbing leads nowhere.
     """
     found: set[str] = set()
     named = {name.removeprefix("pipeline.") for each in inspections() for name in each.modules}
-    todo = ["checks.answers", *sorted(named)]
+    todo = ["checks.answers", "gallery.verdict", *sorted(named)]
     while todo:
         name = todo.pop()
         if name and name not in found:

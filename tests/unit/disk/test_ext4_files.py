@@ -12,9 +12,9 @@ import pytest
 import pytsk3
 
 from pipeline.base.errors import DiskError
-from pipeline.checks import list_disk
 from pipeline.disk import open_disk
 from pipeline.disk.disk import Disk
+from pipeline.systems.questions import list_disk
 from tests.cases import unpacked
 from tests.fakes import fake_disk
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import DiskError, HostError, UsageError
-from pipeline.checks import inspect_disk, list_disk, run_checks
-from pipeline.checks.sandbox import INSPECT, LIST, known_systems, with_systems
+from pipeline.checks import inspect_disk, run_checks
+from pipeline.checks.sandbox import INSPECT
 from pipeline.disk import confinement, open_disk, sandbox
 from pipeline.disk.questions import Answer, Asked, Question, pack_rows, unpack_rows
+from pipeline.systems.questions import LIST, known_systems, list_disk, with_systems
 from tests.fakes import fake_disk
 
 
@@ -186,7 +187,7 @@ def test_a_root_without_capabilities_reads_all_the_same(good: Path, tmp_path: Pa
     script = """
 import json, sys
 from pathlib import Path
-from pipeline.checks.sandbox import LIST, known_systems, with_systems
+from pipeline.systems.questions import LIST, known_systems, with_systems
 from pipeline.disk import sandbox
 answer = sandbox.ask(
     with_systems(LIST), Path(sys.argv[1]), parameters={"list": "os", "key": "", "systems": known_systems()}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DiskError
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.disk import sandbox
 from pipeline.systems.linux import set_up_session
+from pipeline.systems.questions import list_disk
 from tests.fakes import hostile_disks
 from tests.tools import needs_tool
 from tests.unit.disk import test_attacks

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DiskError
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.disk import open_disk
 from pipeline.disk.volumes import Volume
+from pipeline.systems.questions import list_disk
 from tests.cases import unpacked
 from tests.fakes import fake_disk
 from tests.tools import skip_without

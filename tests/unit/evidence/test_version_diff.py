@@ -16,7 +16,7 @@ from pipeline.evidence.version_diff import compare, delta
 from pipeline.gallery import digests_file
 from pipeline.vhd.compare import _common
 from tests.fakes import fake_disk, fake_hive
-from tests.unit.checks.test_listing import TREE, ntfs
+from tests.unit.systems.test_listing import TREE, ntfs
 
 #: Two files of one size.
 ONE, OTHER = "one" * 400, "two" * 400

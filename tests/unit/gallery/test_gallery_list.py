@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.verdict import Verdict, count
 from pipeline.gallery import DISK, Gallery
 from pipeline.gallery import listing as module
 from pipeline.gallery.listing import INDEX, Listing, list_versions
 from pipeline.gallery.manifest import MANIFEST, manifest_of
+from pipeline.gallery.verdict import Verdict, count
 from tests.unit.gallery.test_gallery import capture
 
 

@@ -11,10 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.base.errors import CheckFailed, DiskError, UsageError
-from pipeline.checks import detect_system, inspect, inspect_disk, list_disk
+from pipeline.checks import inspect, inspect_disk
 from pipeline.cli import capture
 from pipeline.cli import inspect as verb
 from pipeline.systems import inspection
+from pipeline.systems.questions import detect_system, list_disk
 from tests.fakes import fake_disk, fake_windows_disk
 from tests.tools import needs_tool
 

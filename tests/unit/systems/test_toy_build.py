@@ -10,7 +10,6 @@ import pytest
 
 import pipeline
 from pipeline.base.store import Store
-from pipeline.checks import list_disk
 from pipeline.context import BuildContext
 from pipeline.definition import Definition, DefinitionError, json_schema, load
 from pipeline.engine import runner
@@ -19,6 +18,7 @@ from pipeline.engine.preconditions import require_buildable
 from pipeline.gallery import Gallery
 from pipeline.nightly.patch import patched
 from pipeline.systems import registry
+from pipeline.systems.questions import list_disk
 from tests.fakes.toy_system.system import SYSTEM
 from tests.unit.systems.test_toy_inspection import FILES, disk_of
 

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import pipeline
 from pipeline.base.errors import CheckFailed, UsageError
-from pipeline.checks import all_checks, detect_system, inspect_disk, list_disk
+from pipeline.checks import all_checks, inspect_disk
 from pipeline.checks.versions import inspection_inputs
 from pipeline.cli import inspect
 from pipeline.systems import inspection
+from pipeline.systems.questions import detect_system, list_disk
 from tests.fakes import fake_disk
 from tests.fakes.toy_system.inspection import INSPECTION
 

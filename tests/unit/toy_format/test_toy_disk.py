@@ -23,7 +23,7 @@ from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Image, Layer, Layers, PendingLayer, layer_key
 from pipeline.cache.units import StageResult
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.context import BuildContext
 from pipeline.definition import DefinitionError, load
 from pipeline.disk import mapping
@@ -35,6 +35,7 @@ from pipeline.hypervisor.domain import libvirt_format
 from pipeline.stages.capture import Capture
 from pipeline.stages.convert import Convert
 from pipeline.stages.inspect import Inspect
+from pipeline.systems.questions import list_disk
 from pipeline.vhd.output import writer_of
 from tests.fakes import fake_disk
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import detect_system, inspect_disk, list_disk
+from pipeline.checks import inspect_disk
+from pipeline.systems.questions import detect_system, list_disk
 from tests.fakes import fake_disk
 from tests.unit.disk.test_packages import database, header
 

@@ -15,16 +15,18 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
-from pipeline.base.disk_format import QCOW2
+from pipeline.base.disk_format import QCOW2, RAW
 from pipeline.base.errors import DiskError, GuestError
 from pipeline.cache.layers import Image
-from pipeline.checks.model import CheckResult
 from pipeline.definition import load_all
+from pipeline.disk import sandbox
 from pipeline.hypervisor.agent import Executed
 from pipeline.systems.windows import boot_media, generalize, oobe, sysprep, updates
 from pipeline.systems.windows import install as setup
 from pipeline.systems.windows.install import MIB
 from pipeline.systems.windows.session import Deadlines
+from tests.fakes import fake_windows_disk
+from tests.fakes.seeded_windows_defects import DEFECTS
 from tests.tools import skip_without
 
 ROOT = Path(__file__).parents[4]
@@ -194,13 +196,13 @@ def test_sysprep_s_log_names_the_cause(name: str) -> None:
     ],
 )
 def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
-    name: str, log: str, now: str, tmp_path: Path
+    name: str, log: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = CheckResult("win-sysprep-errors", "", "warn" if log else "pass", "warn", log, "")
+    monkeypatch.setattr(sandbox, "ask", lambda *_, **__: SimpleNamespace(value=[log] if log else []))
     did: list[str] = []
     machine = SimpleNamespace(destroy=lambda: did.append("ended"))
     session = SimpleNamespace(black_box=lambda: did.append("black box"), machine=machine)
-    job = SimpleNamespace(session=session, keep_failed=False, inspect_disk=lambda _disk: [found])
+    job = SimpleNamespace(session=session, keep_failed=False, store=SimpleNamespace(root=tmp_path))
     error = generalize.named_by_disk(job, Image(tmp_path, QCOW2), GuestError("it did", name=name))  # type: ignore[arg-type]  # a likeness
     assert error.name == now
     assert error.message.startswith("it did")
@@ -208,10 +210,10 @@ def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
 
     assert did == ([] if name == "guest-blue-screen" else ["black box", "ended"])
 
-    def unreadable(_disk: object) -> Any:
+    def unreadable(*_: object, **__: object) -> Any:
         raise DiskError("torn", name="fs-damaged")
 
-    job.inspect_disk = unreadable
+    monkeypatch.setattr(sandbox, "ask", unreadable)
     again = GuestError("it did", name=name)
     assert generalize.named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     # a guest that somebody wants to look at is left alone
@@ -219,6 +221,23 @@ def test_the_cause_is_read_off_the_disk_where_the_agent_is_gone(
     did.clear()
     assert generalize.named_by_disk(job, Image(tmp_path, QCOW2), again) is again  # type: ignore[arg-type]  # a likeness
     assert did == []
+
+
+def test_syspreps_log_is_read_off_a_disk_in_the_sandbox(tmp_path: Path) -> None:
+    fake_windows_disk.need_tools()
+    job = SimpleNamespace(session=None, keep_failed=False, store=SimpleNamespace(root=tmp_path))
+    error = GuestError("it did", name="sysprep-not-generalized")
+    for folder, defects, name in (
+        ("good", (), "sysprep-not-generalized"),
+        ("bad", ("a provider of sysprep failed",), "sysprep-not-generalized"),
+    ):
+        model = fake_windows_disk.Model()
+        for defect in defects:
+            DEFECTS[defect][1](model)
+        disk = Image(fake_windows_disk.build(model, tmp_path / folder), RAW)
+        found = generalize.named_by_disk(job, disk, error)  # type: ignore[arg-type]  # a likeness
+        assert found.name == name
+        assert ("Package x was installed for a user" in found.message) is bool(defects)
 
 
 def test_what_the_preflight_finds_has_the_name_of_its_cause() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DiskError
-from pipeline.checks import inspect_disk, list_disk
+from pipeline.checks import inspect_disk
 from pipeline.checks.model import REGISTRY, Subject
 from pipeline.checks.windows.access import AUTOMATIC, ON_DEMAND
 from pipeline.checks.windows.boot import HYPERV, OTHERS
@@ -22,6 +22,7 @@ from pipeline.disk.punch_holes import punch_free
 from pipeline.disk.registry import Hive
 from pipeline.systems.inspection import inspections
 from pipeline.systems.installed import find_or_generic
+from pipeline.systems.questions import list_disk
 from tests.cases import unpacked
 from tests.fakes import fake_hive, fake_windows_disk, hivex
 from tests.fakes.fake_windows_disk import Model

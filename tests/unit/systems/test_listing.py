@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import DiskError, UsageError
-from pipeline.checks import list_disk
 from pipeline.checks.html_report import report
 from pipeline.checks.model import CheckResult
 from pipeline.cli.app import app
 from pipeline.systems.inspection import DetectedSystem
+from pipeline.systems.questions import list_disk
 from tests.fakes import fake_disk, fake_hive
 from tests.tools import skip_without
 

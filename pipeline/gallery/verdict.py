@@ -5,11 +5,9 @@ The gate needs no failure and nothing unchecked. It counts results as they are r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from pipeline.systems.inspection import inspections
 
 #: The status of a check that could not look: its subject is absent, or cannot be read.
 UNCHECKED = "unchecked"
@@ -72,12 +70,3 @@ def count(checks: object) -> Verdict:
             waived.append(str(facts.get("id")))
     passed, failed, skipped, unchecked, warnings, accepted = numbers.values()
     return Verdict(passed, failed, skipped, unchecked, warnings, accepted, tuple(waived))
-
-
-def system_of(checks: Iterable[Mapping[str, Any]]) -> str:
-    """Which system the disk holds, as the check of its root says: the evidence where it passed, else why not."""
-    for check in checks:
-        if check.get("id") in {each.root_check for each in inspections()}:
-            found = str(check.get("evidence"))
-            return found if check.get("status") == "pass" else f"none found: {found}"
-    return "not asked"
