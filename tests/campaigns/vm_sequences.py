@@ -276,7 +276,7 @@ class Sequences(RuleBasedStateMachine):
     # ---- what must be true ---------------------------------------------------------------------------------------
 
     @invariant()
-    def what_is_said_is_true(self) -> None:
+    def reported_states_are_true(self) -> None:
         with self._kept():
             self._look()
 

@@ -148,8 +148,8 @@ def serve():
     while True:
         question, asker = resolver.recvfrom(512)
         # one answer to it: an address of 60 s (RFC 1035)
-        head, told = bytes.fromhex("81800001000100000000"), bytes.fromhex("c00c000100010000003c00045db8d822")
-        resolver.sendto(question[:2] + head + question[12:] + told, asker)
+        head, answer = bytes.fromhex("81800001000100000000"), bytes.fromhex("c00c000100010000003c00045db8d822")
+        resolver.sendto(question[:2] + head + question[12:] + answer, asker)
 threading.Thread(target=serve, daemon=True).start()
 out = egress.Egress(LABEL, Path({str(tmp_path)!r}))
 out.open()

@@ -109,8 +109,8 @@ def test_growth_of_any_length_leaves_no_second_copy(disk: Path, tmp_path: Path, 
 
 
 def test_a_disk_that_was_cut_behind_its_partitions(disk: Path, tmp_path: Path) -> None:
-    with open_disk(disk) as open_one:
-        end = open_one.partitions[-1].end
+    with open_disk(disk) as opened:
+        end = opened.partitions[-1].end
     with disk.open("r+b") as file:
         file.truncate(end + 33 * SECTOR)
     out = tmp_path / "out.raw"

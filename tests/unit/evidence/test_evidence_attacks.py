@@ -110,7 +110,7 @@ def change_disk(folder: Path) -> None:
     sums(folder)
 
 
-def one_statement_for_two(folder: Path) -> None:
+def same_statement_twice(folder: Path) -> None:
     shutil.copyfile(folder / PROVENANCE, folder / "copy")
     (folder / RESULTS).unlink()
     (folder / "copy").rename(folder / RESULTS)
@@ -189,7 +189,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     each.__name__: each
     for each in (
         *(strip, strip_all, say_unsigned, downgrade, change_log, drop_log, add_log, change_bill, drop_bill),
-        *(change_template, change_disk, one_statement_for_two, drop_sums, sums_lack_a_file, sums_lead_outside),
+        *(change_template, change_disk, same_statement_twice, drop_sums, sums_lack_a_file, sums_lead_outside),
         *(extra_file, extra_link, dangling_link, folder_link, pipe, sock, manifest_link, manifest_pipe),
         *(huge_log, huge_manifest, huge_disk, many_values),
     )

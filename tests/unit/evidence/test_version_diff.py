@@ -19,7 +19,7 @@ from tests.fakes import fake_disk, fake_hive
 from tests.unit.systems.test_listing import TREE, ntfs
 
 #: Two files of one size.
-ONE, OTHER = "one" * 400, "two" * 400
+TEXT, OTHER = "one" * 400, "two" * 400
 
 
 def version(number: str, disk: Path, *, digests: bool = False, older: bool = False) -> Any:
@@ -49,10 +49,10 @@ def of_linux(folder: Path, changes: dict[str, str], *commands: str) -> Path:
 
 
 def test_files_that_came_went_and_are_others(tmp_path: Path) -> None:
-    old = of_linux(tmp_path / "old", {"/etc/same": ONE, "/etc/size": "a", "/etc/words": ONE, "/etc/gone": "x"})
+    old = of_linux(tmp_path / "old", {"/etc/same": TEXT, "/etc/size": "a", "/etc/words": TEXT, "/etc/gone": "x"})
     new = of_linux(
         tmp_path / "new",
-        {"/etc/same": ONE, "/etc/size": "ab", "/etc/words": OTHER, "/etc/came": "x"},
+        {"/etc/same": TEXT, "/etc/size": "ab", "/etc/words": OTHER, "/etc/came": "x"},
         "sif /etc/same mode 0100600",
     )
     seen = compare(version("1", old), version("2", new))
@@ -96,7 +96,7 @@ def test_windows_disks(tmp_path: Path) -> None:
 )
 @pytest.mark.slow
 def test_a_delta_gives_the_newer_disk_back(tmp_path: Path, digests: bool, older: bool) -> None:
-    old = of_linux(tmp_path / "old", {"/etc/words": ONE, "/etc/gone": "x"})
+    old = of_linux(tmp_path / "old", {"/etc/words": TEXT, "/etc/gone": "x"})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER, "/etc/came": "x" * 3_000_000})
     before = version("1", old, digests=digests, older=older)
     after = version("2", new, digests=digests, older=older)
@@ -119,7 +119,7 @@ def _plainly(old: Path, new: Path) -> tuple[int, int]:
 
 
 def test_what_digests_say_is_the_same_is_not_read(tmp_path: Path) -> None:
-    old = of_linux(tmp_path / "old", {"/etc/words": ONE})
+    old = of_linux(tmp_path / "old", {"/etc/words": TEXT})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER})
     before, after = version("1", old), version("2", new)
     changes = {"chunk_size": CHUNK, "chunks_sha256": ["0" * 64] * len(chunk_digests(old).chunks)}
@@ -129,7 +129,7 @@ def test_what_digests_say_is_the_same_is_not_read(tmp_path: Path) -> None:
 
 def test_an_older_master_and_a_newer_one_are_read(tmp_path: Path) -> None:
     """Neither's digests can be held against the other's: their local files are compared."""
-    old = of_linux(tmp_path / "old", {"/etc/words": ONE})
+    old = of_linux(tmp_path / "old", {"/etc/words": TEXT})
     new = of_linux(tmp_path / "new", {"/etc/words": OTHER})
     seen = compare(version("1", old, older=True), version("2", new, digests=True))
     assert (seen.blocks, seen.changed_bytes) == _plainly(old, new)

@@ -40,7 +40,7 @@ class Builder:
         self.changed: set[str] = set()
         self.bad: dict[str, GoldsmithError] = {}
         self.built: list[str] = []
-        self._one_at_a_time = threading.Lock()
+        self._capturing = threading.Lock()
 
     def __call__(self, definition: Definition, _store: Store, **_more: object) -> Outcome:
         name = definition.name
@@ -49,7 +49,7 @@ class Builder:
             raise self.bad[name]
         if name not in self.changed:
             return Outcome("R1", None, True, 0.1)
-        with self._one_at_a_time:  # they share a file
+        with self._capturing:  # they share a file
             made = capture(self.gallery, name=name)
         self.gallery.promote(made)
         return Outcome("R2", made, False, 9.0)

@@ -290,11 +290,11 @@ class Cmd:
             return
         try:
             for line in script.splitlines():
-                self._one_of_powershell(line.strip())
+                self._run_powershell_line(line.strip())
         except Stop as stop:
             self.level = int(stop.args[0])
 
-    def _one_of_powershell(self, line):
+    def _run_powershell_line(self, line):
         if found := re.match(r"^Write-(?:Output|Host) '([^']*)'$", line):
             print(found[1], file=self.out, end="\r\n", flush=True)
         elif found := re.match(r"^Write-Error '([^']*)'$", line):
