@@ -142,8 +142,8 @@ class _Lines(threading.Thread):
             self._whole.clear()
             self._end()
 
-    def close(self, patience: float) -> str:
-        self.join(patience)
+    def close(self, timeout: float) -> str:
+        self.join(timeout)
         return self._whole.decode("utf-8", "replace")
 
 

@@ -41,7 +41,7 @@ SNAPSHOT, SNAPSHOT_LOCK = "warm", "use.lock"
 #: times have to be those of the commit.
 BELIEVED = 20 * 3600.0
 #: Seconds to wait for another build that is making the very same layer.
-PATIENCE = 3600.0
+TIMEOUT = 3600.0
 
 
 def digest(data: object) -> str:
@@ -296,7 +296,7 @@ class Layers:
     def begin(self, key: str) -> PendingLayer | Layer:
         """A draft to fill, or the layer itself if another build committed it while we waited for its lock.
 
-        Raises BuildError when the other build is not done within PATIENCE.
+        Raises BuildError when the other build is not done within TIMEOUT.
         """
         folder = self.root / key
         while True:
@@ -308,7 +308,7 @@ class Layers:
                 locks.acquire(
                     lock,
                     f"another build of the layer {key[:12]}",
-                    deadline=PATIENCE,
+                    deadline=TIMEOUT,
                     name="layer-locked",
                     runs=self.root.parent / "runs",
                 )

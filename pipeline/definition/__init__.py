@@ -1,11 +1,11 @@
 """The definition language: YAML to a frozen typed model; every fault at once, as file:line:column: key: what (hint).
 
 document    the text: YAML with the place of everything in it
-scalars     what a single value may be
-written     the shape: which keys there are; the JSON schema comes from it
-translate   the shape's errors in the user's words
+types       what a single value may be
+schema_models  the shape: which keys there are; the JSON schema comes from it
+error_messages  the shape's errors in the user's words
 destinations  where a guest may go
-across      what one key asks of another
+cross_rules   what one key asks of another
 reading     the files of a project, one document each
 merging     a document laid over another
 parameters  what `${name}` stands for
@@ -14,7 +14,7 @@ composition defaults.yaml, extends, parameters and matrix put together: the docu
 load        from a file to a Definition, and the order of building
 sound_part  what can be read of a definition that has faults
 model       what the rest of the pipeline sees
-inputs      what goes into a step, by content
+step_digest  what goes into a step, by content
 """
 
 from pipeline.definition.composition import Composed, compose, image_names, provenance

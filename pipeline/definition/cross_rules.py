@@ -14,7 +14,7 @@ from pipeline.definition.model import TARGET_GENERATION
 from pipeline.definition.system_rules import check_definition, rules_of
 
 
-def across(document: Document, data: dict[str, Any]) -> None:
+def check_cross_rules(document: Document, data: dict[str, Any]) -> None:
     """Put the faults into the document; reads plain data, so that a fault elsewhere hides none of these."""
     generations = data.get("generations", list(rules_of(data.get("os")).generations))
     prove = data.get("prove")
@@ -26,6 +26,10 @@ def across(document: Document, data: dict[str, Any]) -> None:
     _outside(document, data)
     check_definition(document, data)
     _data_disks(document, data.get("data_disks"))
+    machine = data.get("machine")
+    if isinstance(machine, dict) and {"patience", "timeout_factor"} <= machine.keys():
+        message = "patience is the former name of timeout_factor; they cannot be combined"
+        document.add(("machine", "patience"), message, "remove patience", at_key=True)
     source = data.get("source")
     if not isinstance(source, dict):
         return

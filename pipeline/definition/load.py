@@ -23,7 +23,7 @@ from pipeline.definition.composition import (
     names_of,
     unused_defaults,
 )
-from pipeline.definition.cross_rules import across, format_of
+from pipeline.definition.cross_rules import check_cross_rules, format_of
 from pipeline.definition.destinations import destination
 from pipeline.definition.diagnostics import DefinitionError, Fault, closest, shown
 from pipeline.definition.document import Document, missing_values, spell
@@ -257,7 +257,7 @@ def _check(document: Document, image: Composed, path: Path, project: Path) -> De
             fault = fault_of(cast(dict[str, Any], detail), document, context)
             if (fault.file, fault.line, fault.column) not in spoken_for:
                 document.faults.append(fault)
-    across(document, data)
+    check_cross_rules(document, data)
     _cycle(document, data, image.name, path, project)
     if shape is None or document.faults:
         return None
@@ -327,7 +327,7 @@ def make_definition(shape: Written, path: Path, project: Path, image: Composed |
         tpm=trusted if shape.tpm is None else shape.tpm,
         locale=shape.locale,
         timezone=shape.timezone,
-        machine=Machine(shape.machine.cpus, shape.machine.memory or system.memory, shape.machine.patience),
+        machine=_machine(shape.machine, system.memory),
         accelerator=shape.accelerator,
         updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
         steps=tuple(_step(step, project, path) for step in shape.steps),
@@ -359,6 +359,12 @@ def make_definition(shape: Written, path: Path, project: Path, image: Composed |
             for part in sorted(shape.data_disks, key=lambda part: part.lun)
         ),
     )
+
+
+def _machine(part: schema_models.MachinePart, memory: int) -> Machine:
+    """`memory`: bytes of a guest whose definition does not say."""
+    factor = part.timeout_factor if part.patience is None else part.patience
+    return Machine(part.cpus, part.memory or memory, factor)
 
 
 def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:

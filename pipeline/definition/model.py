@@ -214,12 +214,12 @@ Expectation = HttpExpectation | CommandExpectation
 class Machine:
     """The virtual machine that builds and proves; `memory` is in bytes.
 
-    `patience` multiplies the deadlines of a Windows guest.
+    `timeout_factor` multiplies the deadlines of a Windows guest.
     """
 
     cpus: int = 2
     memory: int = 2 * 1024**3
-    patience: float = 1.0
+    timeout_factor: float = 1.0
 
 
 @dataclass(frozen=True)

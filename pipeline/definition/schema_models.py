@@ -277,8 +277,11 @@ class MachinePart(Part):
     memory: MemorySize | None = Field(
         default=None, description="Memory, a whole number of MiB; by default 2 GiB, 4 GiB for Windows."
     )
-    patience: Annotated[float, Field(gt=0, le=10)] = Field(
+    timeout_factor: Annotated[float, Field(gt=0, le=10)] = Field(
         default=1.0, description="Windows: a factor for every deadline, for a host that is slower than most."
+    )
+    patience: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None, description="The former name of timeout_factor.", json_schema_extra={"deprecated": True}
     )
 
 

@@ -14,9 +14,15 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from pipeline.definition import rules
 from pipeline.definition.units import disk_size, duration, memory_size
+
+
+def is_former(spec: FieldInfo) -> bool:
+    """Whether a field is the former name of a key: definitions of older versions have it, and nothing proposes it."""
+    return isinstance(spec.json_schema_extra, dict) and spec.json_schema_extra.get("deprecated") is True
 
 
 class Part(BaseModel):
@@ -33,8 +39,9 @@ class Part(BaseModel):
 
     @classmethod
     def keys(cls) -> list[str]:
-        """The keys as they are written."""
-        return [spec.alias or name for name, spec in cls.model_fields.items()]
+        """The keys as they are written, without the former names of keys."""
+        known = cls.model_fields.items()
+        return [spec.alias or name for name, spec in known if not is_former(spec)]
 
 
 # -- scalars ------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ REFUSED = "refused.json"
 #: A channel's name: one that an option, a path and a message can hold.
 CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Seconds to wait for the holder of an image's folder: a capture that has to copy takes longest.
-PATIENCE = 900.0
+TIMEOUT = 900.0
 
 
 def channels_in(folder: Path) -> dict[str, list[str]]:
@@ -200,7 +200,7 @@ class Gallery:
         """The image's folder, held against every other process, on other hosts too where the file system can.
 
         `make` makes the folder where there is none. With `dry` nothing is held: who only looks may have no right to
-        write the lock. Raises GoldsmithError (gallery-locked) after PATIENCE, UsageError
+        write the lock. Raises GoldsmithError (gallery-locked) after TIMEOUT, UsageError
         where there is no such image, HostError where the lock cannot be had at all.
         """
         folder = self.root / name
@@ -218,7 +218,7 @@ class Gallery:
                 locks.acquire(
                     lock,
                     f"a capture, import or promotion of {name}",
-                    deadline=PATIENCE,
+                    deadline=TIMEOUT,
                     name="gallery-locked",
                     runs=self.root.parent / "runs",
                 )

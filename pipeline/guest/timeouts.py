@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Deadlines in seconds. A guest under TCG boots in 40 to 80 s on a quiet host; a busy one takes thrice that."""
 
     boot: float
@@ -24,7 +24,7 @@ class Patience:
     greeting: float
 
     @classmethod
-    def for_kind(cls, kvm: bool) -> Patience:
+    def for_kind(cls, kvm: bool) -> Timeouts:
         if kvm:
             return cls(
                 boot=180,

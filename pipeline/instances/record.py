@@ -35,7 +35,7 @@ NEW, GONE = ".new-", ".gone-"
 #: The folder of locks, which outlive the folders that they guard.
 LOCKS = ".locks"
 #: Seconds to wait for another command that changes the same instance: a stop waits longest, for its guest.
-PATIENCE = 600.0
+TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class Instances:
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Keep every other command from changing an instance. Raises BuildError (vm-locked) after PATIENCE."""
+        """Keep every other command from changing an instance. Raises BuildError (vm-locked) after TIMEOUT."""
         check_name(name)
         with self._locked(f"{name}.lock", f"another command for {name}"):
             yield
@@ -319,7 +319,7 @@ class Instances:
     def _locked(self, file: str, what: str) -> Iterator[None]:
         self._locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._locks / file, thread_local=False)
-        locks.acquire(lock, what, deadline=PATIENCE, name="vm-locked")
+        locks.acquire(lock, what, deadline=TIMEOUT, name="vm-locked")
         try:
             yield
         finally:

@@ -45,7 +45,7 @@ KEPT_RUNS = 100
 def cache_lock(store: Store) -> Iterator[None]:
     """Held while a build decides which layers it uses and registers them, and while layers are deleted.
 
-    Raises BuildError (layers-locked) after PATIENCE seconds.
+    Raises BuildError (layers-locked) after TIMEOUT seconds.
     """
     lock = FileLock(store.tmp / "layers.lock", thread_local=False)
     locks.acquire(lock, "the plan of another build", deadline=TIMEOUT, name="layers-locked", runs=store.runs)

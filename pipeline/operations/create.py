@@ -17,7 +17,7 @@ from pipeline.fabric import service
 from pipeline.fabric.launch import write_medium
 from pipeline.gallery import Gallery, Version
 from pipeline.gallery.retention import lease_to_instance, withdrawn
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.agent import ServiceRecord, greets
@@ -265,7 +265,7 @@ def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> AwaitedBoot:
     assert running is not None, "it is registered"
     return AwaitedBoot(
         machine=machine,
-        patience=Patience.for_kind(machine.spec.kvm),
+        timeouts=Timeouts.for_kind(machine.spec.kvm),
         guest=ServiceRecord(fleet.store, record.id),
         logs=fleet.logs(record),
         store=fleet.store.root,

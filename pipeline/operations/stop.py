@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.base.errors import UsageError
 from pipeline.fabric import service
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor import accelerator
 from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_off
@@ -15,7 +15,7 @@ from pipeline.operations.start import power_on
 
 
 def _deadline(fleet: Fleet) -> float:
-    return Patience.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").shutdown
+    return Timeouts.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").shutdown
 
 
 def stop(fleet: Fleet, name: str, *, force: bool = False) -> Record:

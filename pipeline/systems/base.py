@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.definition.document import Document
     from pipeline.fabric.instance import FabricRecord
     from pipeline.gallery import Version
-    from pipeline.guest.timeouts import Patience
+    from pipeline.guest.timeouts import Timeouts
     from pipeline.hypervisor.domain import MachineFeatures
     from pipeline.hypervisor.machine import Machine
     from pipeline.prove import CloneTest
@@ -64,7 +64,7 @@ class AwaitedBoot:
     """
 
     machine: Machine
-    patience: Patience
+    timeouts: Timeouts
     guest: FabricRecord
     logs: Path
     store: Path
@@ -224,7 +224,7 @@ class GuestSystem(ABC):
             return True if report is not None and report.ready else None
 
         hint = "goldsmith vm screenshot and goldsmith vm logs show how far it came"
-        boot.machine.wait("Ready", ready, deadline=boot.patience.boot, name="agent-not-ready", hint=hint)
+        boot.machine.wait("Ready", ready, deadline=boot.timeouts.boot, name="agent-not-ready", hint=hint)
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         """How many of so many clones this host runs at the same time."""

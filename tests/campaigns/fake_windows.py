@@ -39,7 +39,7 @@ class Fault:
     edition: str = "ServerStandard Server"
     generation: int = 2
     media: Callable[[Stand], dict[str, Path]] = lambda _stand: {}
-    patience: float = 0.02
+    timeout_factor: float = 0.02
     within: float = 300.0
     boots: bool = True
 
@@ -64,15 +64,15 @@ FAULTS = (
     Fault("nobody presses a key", "no-key-pressed", media=_no_key),
     Fault("the driver's folder holds another driver", "setup-stopped", media=_wrong_drivers),
     Fault("no such edition", "edition-unknown", edition="Datacenter", within=30, boots=False),
-    Fault("the agent's package is broken", "guest-no-agent", media=_broken_agent, patience=0.012),
+    Fault("the agent's package is broken", "guest-no-agent", media=_broken_agent, timeout_factor=0.012),
     Fault("the installation hangs", "setup-hangs", timezone="stand-in: setup hangs"),
     Fault("a blue screen", "guest-blue-screen", timezone="stand-in: blue screen"),
     # thirteen starts: of BIOS, because UEFI's take twice as long, and are tried by all the others
-    Fault("it restarts for ever", "setup-loops", "stand-in: restarts for ever", patience=0.06, generation=1),
-    Fault("the first logon fails", "guest-no-agent", timezone="stand-in: no first logon", patience=0.012),
+    Fault("it restarts for ever", "setup-loops", "stand-in: restarts for ever", timeout_factor=0.06, generation=1),
+    Fault("the first logon fails", "guest-no-agent", timezone="stand-in: no first logon", timeout_factor=0.012),
     Fault("sysprep refuses", "sysprep-appx", step="# stand-in: from now on sysprep refuses"),
     Fault("it was generalized too often", "sysprep-rearm", step="# stand-in: from now on no rearm is left"),
-    Fault("sysprep hangs", "sysprep-hangs", step="# stand-in: from now on sysprep hangs", patience=0.012),
+    Fault("sysprep hangs", "sysprep-hangs", step="# stand-in: from now on sysprep hangs", timeout_factor=0.012),
     Fault("sysprep powers off", "sysprep-not-generalized", step="# stand-in: from now on sysprep powers off"),
     Fault(
         "sysprep fails and powers off",
@@ -103,7 +103,7 @@ FAULTS = (
         files={"scripts/refuses.ps1": "Write-Error 'no such shop'\nexit 3\n"},
         more="first_boot: {apply: scripts/refuses.ps1, sample: x}",
         until="prove",
-        patience=0.06,
+        timeout_factor=0.06,
         within=400,
     ),
     Fault(
@@ -145,7 +145,7 @@ def write_definition(stand: Stand, fault: Fault) -> str:
         generation=fault.generation,
         timezone=fault.timezone,
         steps=steps,
-        patience=fault.patience,
+        timeout_factor=fault.timeout_factor,
         more=fault.more,
         **fault.media(stand),  # type: ignore[arg-type]  # paths of media, by the names of its keywords
     )

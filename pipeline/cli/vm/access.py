@@ -71,11 +71,11 @@ def ssh(
 def wait_for_sshd(fleet: Fleet, record: Record) -> None:
     """Wait for the guest's sshd; print a line if that takes time. Raises GuestError (guest-sshd-dead)."""
     from pipeline.fabric import service
-    from pipeline.guest.timeouts import Patience
+    from pipeline.guest.timeouts import Timeouts
     from pipeline.hypervisor import accelerator
     from pipeline.instances.agent import wait_greeting
 
-    deadline = Patience.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").ssh
+    deadline = Timeouts.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").ssh
 
     def say() -> None:
         print(f"{record.name}: waiting for its sshd", file=sys.stderr, flush=True)

@@ -83,7 +83,7 @@ def _describe(status: HandlerStatus | None) -> str:
 def _certificate(clone: Clone, result: CloneResult, thumbprint: str) -> None:
     script = _CERTIFICATE.replace("THUMBPRINT", thumbprint).replace("FOLDER", FOLDER)
     try:
-        output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=clone.patience.command).stdout
+        output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=clone.timeouts.command).stdout
     except process.CommandFailed as error:
         result.see("certificate", f"cannot be read: {shorten(error.stderr.strip())}", False)
         return

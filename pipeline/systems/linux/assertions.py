@@ -83,7 +83,7 @@ def facts(clone: Clone, token: str) -> dict[str, str]:
     settle = SETTLE[clone.spec.kvm]
     script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token))
     script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
-    output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.patience.command).stdout
+    output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.timeouts.command).stdout
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
@@ -174,7 +174,7 @@ def expect(
     """Judge what the definition expects of a running clone; the pages that it answered with, by their address."""
     if isinstance(expectation, CommandExpectation):
         try:
-            clone.steps.ssh(expectation.command, deadline=clone.patience.command)
+            clone.steps.ssh(expectation.command, deadline=clone.timeouts.command)
         except process.CommandFailed as error:
             result.see(expectation.command, f"exit code {error.code}: {shorten(error.stderr.strip())}", False)
         else:
@@ -198,7 +198,7 @@ def expect(
         return True
 
     try:
-        clone.machine.wait(what, answered, deadline=clone.patience.command, name="http-silent")
+        clone.machine.wait(what, answered, deadline=clone.timeouts.command, name="http-silent")
     except GuestError as error:
         if error.name != "http-silent":
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.base.errors import GuestError
 from pipeline.fabric.instance import FabricRecord
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.observation import progress_check
@@ -30,7 +30,7 @@ class BootWatch:
     """
 
     machine: Machine
-    patience: Patience
+    timeouts: Timeouts
     logs: Path
     store: Path
     user: str
@@ -56,15 +56,15 @@ class BootWatch:
                 # one that nobody provisions is to be seen at its login prompt
                 if report.failed and (self.medium or LOGIN.search(serial)):
                     raise self.diagnosis("the guest's own report ends the wait")
-            if not serial.strip() and not guest.asked() and time.monotonic() - began > self.patience.silent:
-                raise self.diagnosis(f"{self.patience.silent:.0f} s after it was switched on")
+            if not serial.strip() and not guest.asked() and time.monotonic() - began > self.timeouts.silent:
+                raise self.diagnosis(f"{self.timeouts.silent:.0f} s after it was switched on")
             if not prompt_at and LOGIN.search(serial):
                 prompt_at.append(time.monotonic())
-            if prompt_at and time.monotonic() - prompt_at[0] > self.patience.ready_grace:
-                raise self.diagnosis(f"the guest shows its login prompt since {self.patience.ready_grace:.0f} s")
+            if prompt_at and time.monotonic() - prompt_at[0] > self.timeouts.ready_grace:
+                raise self.diagnosis(f"the guest shows its login prompt since {self.timeouts.ready_grace:.0f} s")
             return None
 
-        self.wait("Ready", ready, self.patience.boot)
+        self.wait("Ready", ready, self.timeouts.boot)
 
     def serial(self) -> bytes:
         """What the console says. Raises the diagnosis of a firmware that found nothing to start."""

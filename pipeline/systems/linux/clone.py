@@ -20,7 +20,7 @@ from pipeline.cache.layers import Image
 from pipeline.fabric import Guest
 from pipeline.guest.access import Access
 from pipeline.guest.journal import read_journal
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.domain import Spec, attached
@@ -54,7 +54,7 @@ class Clone:
         self.medium = medium
         self.logs = logs
         self.seconds: dict[str, float] = {}
-        self.patience = Patience.for_kind(spec.kvm)
+        self.timeouts = Timeouts.for_kind(spec.kvm)
         self._connection = connection
         self._store = store
         self._cancelled = cancelled
@@ -93,7 +93,7 @@ class Clone:
             self.guest.begin()
         watch = BootWatch(
             self.machine,
-            self.patience,
+            self.timeouts,
             self.logs,
             self._store,
             self.access.user,
@@ -118,37 +118,37 @@ class Clone:
             watch.serial()
             return self.access.greets() or None
 
-        watch.wait("sshd", greeted, self.patience.boot if self.guest is None else self.patience.ssh)
+        watch.wait("sshd", greeted, self.timeouts.boot if self.guest is None else self.timeouts.ssh)
 
         refused_at: list[float] = []
 
         def logged_in() -> bool | None:
             # each time again: an agent may make the host keys, and restart sshd, after it has greeted once
-            if not self.access.learn_host_key(self.patience.command):
+            if not self.access.learn_host_key(self.timeouts.command):
                 return None
             try:
-                self.steps.ssh("true", deadline=self.patience.ssh)
+                self.steps.ssh("true", deadline=self.timeouts.ssh)
             except process.CommandFailed as error:
                 if self.guest is not None and "Permission denied" in error.stderr:
                     refused_at.append(time.monotonic())
                     # who has posted Ready has made its user: it is not going to come any more
-                    if refused_at[-1] - refused_at[0] > self.patience.login_grace:
-                        raise watch.diagnosis(f"refused for {self.patience.login_grace:.0f} s") from None
+                    if refused_at[-1] - refused_at[0] > self.timeouts.login_grace:
+                        raise watch.diagnosis(f"refused for {self.timeouts.login_grace:.0f} s") from None
                 return None
             except process.CommandTimeout:
                 return None
             return True
 
         # a guest that provisions itself while its sshd runs already does not know its user yet
-        watch.wait("login", logged_in, self.patience.ssh)
+        watch.wait("login", logged_in, self.timeouts.ssh)
 
     def shutdown(self) -> None:
         """Power off as its user would, and wait for the end."""
         # the connection ends with the guest, in whatever way
         with contextlib.suppress(process.CommandFailed, process.CommandTimeout):
-            self.steps.ssh("sudo -n systemctl poweroff", deadline=self.patience.command)
+            self.steps.ssh("sudo -n systemctl poweroff", deadline=self.timeouts.command)
         self.access.hang_up()
-        self.machine.wait_off(self.patience.shutdown)
+        self.machine.wait_off(self.timeouts.shutdown)
         # libvirt knows one set of event callbacks a connection: the next boot brings its own
         self.machine.destroy()
 
@@ -166,7 +166,7 @@ class Clone:
         By its power button where it has booted: what it has said in the last half minute is in its memory alone.
         """
         if LOGIN.search(self.machine.serial()) and self.machine.running:
-            self.machine.press_power(self.patience.button)
+            self.machine.press_power(self.timeouts.button)
         self.machine.destroy()
         journal = self.logs / JOURNAL
         try:

@@ -16,7 +16,7 @@ FOREIGN_KEYS: dict[tuple[str, ...], tuple[str, str]] = {
     ("ports",): (_WINDOWS, "remove ports; Debian has no firewall unless a step installs one"),
     ("generalize", "mode_vm"): (_WINDOWS, "remove mode_vm"),
     ("generalize", "oobe"): (_WINDOWS, "remove oobe"),
-    ("machine", "patience"): (_WINDOWS, "remove patience"),
+    **{("machine", key): (_WINDOWS, f"remove {key}") for key in ("timeout_factor", "patience")},
 }
 STEPS = StepRules(
     foreign=dict.fromkeys(("powershell", "cmd", "msi"), "use playbook or script"),

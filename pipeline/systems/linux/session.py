@@ -18,7 +18,7 @@ from pipeline.guest.access import Access
 from pipeline.guest.agent_script import Errand
 from pipeline.guest.journal import read_journal
 from pipeline.guest.ssh_reach import SshWatch, ask_guest, explain_silence, unexplained_silence
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.answers import refuse
 from pipeline.hypervisor.connection import Connection
@@ -47,7 +47,7 @@ class GuestSession:
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.access = access
-        self.patience = Patience.for_kind(spec.kvm)
+        self.timeouts = Timeouts.for_kind(spec.kvm)
         self.logs = logs
         self.machine = Machine(connection, spec, logs, cancelled)
         self.steps = Steps(access, self._alive)
@@ -69,7 +69,7 @@ class GuestSession:
     @property
     def errand(self) -> Errand:
         return Errand(
-            self.agent, self.machine.check, restarts=lambda: self.machine.reboots, boot_time=self.patience.boot
+            self.agent, self.machine.check, restarts=lambda: self.machine.reboots, boot_time=self.timeouts.boot
         )
 
     def _alive(self) -> None:
@@ -135,12 +135,12 @@ class GuestSession:
         """Run a shell script of ours as root. Raises GuestError with the last thing it said."""
         try:
             done = self.agent.execute(
-                ["/bin/sh", "-s"], stdin=script, deadline=self.patience.command, check=self.machine.check
+                ["/bin/sh", "-s"], stdin=script, deadline=self.timeouts.command, check=self.machine.check
             )
         except GuestError as error:
             if error.name != "guest-command-timeout":
                 raise
-            late = f"did not finish within {self.patience.command:.0f} s{self._waiting_jobs()}"
+            late = f"did not finish within {self.timeouts.command:.0f} s{self._waiting_jobs()}"
             raise GuestError(f"{what}: {late}", name="guest-entry-failed") from None
         if done.code != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
@@ -153,7 +153,7 @@ class GuestSession:
 
     def _agent(self, began: float) -> None:
         self._progress("booting")
-        self.machine.wait_agent(self.patience.boot, self.patience.login_grace)
+        self.machine.wait_agent(self.timeouts.boot, self.timeouts.login_grace)
         self.seconds["agent"] = round(time.monotonic() - began, 1)
         self._progress("agent is up")
 
@@ -163,7 +163,7 @@ class GuestSession:
 
     def shut_down(self) -> None:
         """Power off in order, so that the disk is at rest, and close."""
-        self.machine.shutdown(self.patience.shutdown)
+        self.machine.shutdown(self.timeouts.shutdown)
         self.close()
 
     def close(self) -> None:
@@ -213,12 +213,12 @@ class GuestSession:
             banner = self.access.greets()
             if finished and banner:
                 return True
-            if finished_at and time.monotonic() - finished_at[0] > self.patience.login_grace / 2:
+            if finished_at and time.monotonic() - finished_at[0] > self.timeouts.login_grace / 2:
                 raise self._diagnose_boot()
             return None
 
         try:
-            self.machine.wait("sshd", ready, deadline=self.patience.ssh, name="guest-sshd-dead")
+            self.machine.wait("sshd", ready, deadline=self.timeouts.ssh, name="guest-sshd-dead")
         except GuestError as error:
             if error.name == "guest-sshd-dead":
                 raise self._diagnose_boot(banner=self.access.greets()) from None
@@ -230,7 +230,7 @@ class GuestSession:
         if banner:
             jobs = self._waiting_jobs()
             return GuestError(
-                f"cloud-init had not finished {self.patience.ssh:.0f} s after the guest's agent had started{jobs}",
+                f"cloud-init had not finished {self.timeouts.ssh:.0f} s after the guest's agent had started{jobs}",
                 name="guest-cloud-init-slow",
                 hint="cloud-init of the source may wait for a network or a metadata service: see its stages in "
                 "journal.log in the run's folder, or set `datasource_list: [NoCloud, Azure]` in the source",
@@ -269,7 +269,7 @@ class GuestSession:
 
     def log_in_anew(self) -> None:
         """Log in over a new connection. Raises CommandFailed or CommandTimeout where that does not go."""
-        process.run(self.access.ssh("true", shared=False), deadline=self.patience.ssh, watch=self.machine.check)
+        process.run(self.access.ssh("true", shared=False), deadline=self.timeouts.ssh, watch=self.machine.check)
 
     def sshd_journal(self) -> str:
         """What sshd has written since the boot, or "" where the guest does not tell."""

@@ -18,7 +18,7 @@ from pipeline.base.errors import BuildError, GuestError
 from pipeline.cache.layers import DISK, SNAPSHOT, SNAPSHOT_LOCK, Image, Layer, Layers, digest, layer_key
 from pipeline.guest.access import free_port
 from pipeline.guest.disks import create_overlay
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Disk, Forward, Kernel, Spec, domain_xml
 from pipeline.hypervisor.machine import Machine, own
@@ -118,14 +118,14 @@ def make(
             forwards=(Forward(free_port(), 22),),
             serial_log=logs / "saved-serial.log",
         )
-        patience = Patience.for_kind(spec.kvm)
+        timeouts = Timeouts.for_kind(spec.kvm)
         with Machine(connection, saved, logs) as machine:
-            agent = machine.wait_agent(patience.boot, patience.login_grace)
+            agent = machine.wait_agent(timeouts.boot, timeouts.login_grace)
             for script in (set_up_session.grow_script(), set_up_session.forget_script()):
-                done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=patience.command)
+                done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=timeouts.command)
                 if done.code != 0:
                     raise GuestError(f"the guest cannot be saved: {done.stderr.strip()}", name="guest-unfit")
-            agent.execute(["/bin/sync"], deadline=patience.command)
+            agent.execute(["/bin/sync"], deadline=timeouts.command)
             progress("saving the guest's memory")
             machine.save(begun.path / MEMORY)
         size_on_disk = (begun.path / MEMORY).stat().st_blocks * 512

@@ -64,7 +64,7 @@ class StepEnd:
             )
         if after is None or after.systemd == "stopping" or after.boot != self._before.boot:
             after = self._wait_restart()
-        greeting = self._session.patience.ssh if self.restarted else self._session.patience.greeting
+        greeting = self._session.timeouts.ssh if self.restarted else self._session.timeouts.greeting
         if lost := self._session.unreachable(greeting):
             raise lost
         if logs_in and (self.restarted or after.login != self._before.login):
@@ -79,7 +79,7 @@ class StepEnd:
                 return GuestError(
                     "the guest restarted in the middle of the step", name="guest-rebooted", hint=_REBOOT_HINT
                 )
-            if lost := self._session.unreachable(self._session.patience.greeting):
+            if lost := self._session.unreachable(self._session.timeouts.greeting):
                 return lost
             if _lost_connection(error):
                 self._verify_login()
@@ -131,7 +131,7 @@ class StepEnd:
             state = session.machine.wait(
                 "the guest's restart",
                 back,
-                deadline=session.patience.shutdown + session.patience.boot,
+                deadline=session.timeouts.shutdown + session.timeouts.boot,
                 name="step-took-guest-down",
                 hint=_POWER_HINT,
             )

@@ -94,7 +94,7 @@ class LinuxSystem(GuestSystem):
 
         watch = BootWatch(
             boot.machine,
-            boot.patience,
+            boot.timeouts,
             boot.logs,
             boot.store,
             boot.user,

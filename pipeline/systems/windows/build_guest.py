@@ -43,7 +43,7 @@ def guest_on_overlay(build: Build, source: Layer, draft: PendingLayer) -> tuple[
         spec,
         folder,
         logs=build.run.folder,
-        deadlines=Deadlines.for_kind(kvm, definition.machine.patience),
+        deadlines=Deadlines.for_kind(kvm, definition.machine.timeout_factor),
         cancelled=build.cancelled,
         progress=build.progress,
     )

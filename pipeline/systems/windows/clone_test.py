@@ -110,7 +110,7 @@ class WindowsCloneTest:
             spec,
             folder,
             logs=self.logs,
-            deadlines=Deadlines.for_kind(kvm, context.definition.machine.patience),
+            deadlines=Deadlines.for_kind(kvm, context.definition.machine.timeout_factor),
             cancelled=context.cancelled,
             progress=lambda text: context.progress(f"{self.target.name}: {text}"),
         )

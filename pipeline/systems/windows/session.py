@@ -32,7 +32,7 @@ _LOGS = (
 )
 
 
-#: Seconds that no impatience makes less, for a boot and for a command over the agent: a busy host is not a failure.
+#: Seconds that no factor makes less, for a boot and for a command over the agent: a busy host is not a failure.
 _LEAST_BOOT, _LEAST_COMMAND = 90.0, 30.0
 
 
@@ -59,14 +59,14 @@ class Deadlines:
     command: float
 
     @classmethod
-    def for_kind(cls, kvm: bool, patience: float) -> Deadlines:
-        """The deadlines, times `patience`. A boot and a command take what they take: they have a floor."""
+    def for_kind(cls, kvm: bool, factor: float) -> Deadlines:
+        """The deadlines, times `factor`. A boot and a command take what they take: they have a floor."""
         seconds = (
             (180, 600, 900, 1800, 2 * 3600, 600, 600, 1800, 120)
             if kvm
             else (900, 3600, 3600, 3 * 3600, 12 * 3600, 3600, 3600, 3 * 3600, 600)
         )
-        made = cls(*(patience * each for each in seconds))
+        made = cls(*(factor * each for each in seconds))
         return replace(
             made,
             medium=max(made.medium, _LEAST_BOOT),

@@ -10,7 +10,7 @@ from tests.fakes.fake_windows import media, parts
 from tests.harness import Lab
 
 #: Deadlines are for hosts that emulate a real installation; the stand-in's takes a hundredth of that.
-PATIENCE = 0.06
+TIMEOUT_FACTOR = 0.06
 
 
 def sha256(path: Path) -> str:
@@ -51,7 +51,7 @@ class Stand:
         edition: str = "ServerStandard Server",
         timezone: str = "UTC",
         steps: str = "",
-        patience: float = PATIENCE,
+        timeout_factor: float = TIMEOUT_FACTOR,
         server: Path | None = None,
         virtio: Path | None = None,
         more: str = "",
@@ -65,6 +65,7 @@ class Stand:
             f"  drivers: {{path: {virtio}, sha256: {sha256(virtio)}}}\n"
             f"  edition: {edition}\n"
             f"disk: 2 GiB\ngenerations: [{generation}]\ntimezone: '{timezone}'\n"
-            f"machine: {{cpus: 1, memory: 1 GiB, patience: {patience}}}\n{steps and f'steps: {steps}'}\n{more}\n",
+            f"machine: {{cpus: 1, memory: 1 GiB, timeout_factor: {timeout_factor}}}\n"
+            f"{steps and f'steps: {steps}'}\n{more}\n",
         )
         return name

@@ -93,8 +93,8 @@ def test_every_wait_of_the_store_says_for_whom(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An image's folder, a layer in the making, the plan of a build: each names the holder, and has a deadline."""
-    monkeypatch.setattr("pipeline.gallery.PATIENCE", 0.1)
-    monkeypatch.setattr("pipeline.cache.layers.PATIENCE", 0.1)
+    monkeypatch.setattr("pipeline.gallery.TIMEOUT", 0.1)
+    monkeypatch.setattr("pipeline.cache.layers.TIMEOUT", 0.1)
     monkeypatch.setattr("pipeline.maintenance.gc.TIMEOUT", 0.1)
     monkeypatch.setattr(locks.log, "propagate", True)
 

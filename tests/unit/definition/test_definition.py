@@ -204,7 +204,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "unknown key like nothing": (
         OK + "machine: {colour: red}\n",
-        "3:11: machine.colour: unknown key (valid keys: cpus, memory, patience)",
+        "3:11: machine.colour: unknown key (valid keys: cpus, memory, timeout_factor)",
     ),
     "text where a number is meant": (
         OK + 'machine: {cpus: "2"}\n',
@@ -555,6 +555,7 @@ ONLY_WINDOWS = {
     "installs one)",
     "generalize: {mode_vm: false}": "3:14: generalize.mode_vm: is only for Windows (remove mode_vm)",
     "generalize: {oobe: {skip: true}}": "3:14: generalize.oobe: is only for Windows (remove oobe)",
+    "machine: {timeout_factor: 2}": "3:11: machine.timeout_factor: is only for Windows (remove timeout_factor)",
     "machine: {patience: 2}": "3:11: machine.patience: is only for Windows (remove patience)",
     "generalize: {agent: sysprep}": "3:21: generalize.agent: is only for Windows (use waagent or none)",
     "steps: [{powershell: scripts/motd.sh}]": "3:10: steps[0].powershell: runs only in Windows (use playbook or "
@@ -619,6 +620,13 @@ def test_windows_has_defaults_of_its_own(media: Path) -> None:
     assert (made.disk, made.machine.memory, made.generalize) == (64 << 30, 4 << 30, Generalize("sysprep"))
     old = load(write(media, WINDOWS + "generations: [1]\n"), media)
     assert (old.generations, old.prove, old.secure_boot, old.tpm) == ((1,), ("gen1",), False, False)
+
+
+def test_the_former_name_of_the_factor_still_works(media: Path) -> None:
+    for key in ("timeout_factor", "patience"):
+        assert load(write(media, f"{WINDOWS}machine: {{{key}: 3}}\n"), media).machine.timeout_factor == 3
+    (line,) = faults_of(media, f"{WINDOWS}machine: {{timeout_factor: 3, patience: 3}}\n")
+    assert "machine.patience: patience is the former name of timeout_factor; they cannot be combined" in line
 
 
 def test_steps_of_windows(media: Path) -> None:

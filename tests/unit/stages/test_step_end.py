@@ -11,7 +11,7 @@ import pytest
 from pipeline.base.errors import GuestError
 from pipeline.base.process import CommandFailed
 from pipeline.guest.ssh_reach import GuestState
-from pipeline.guest.timeouts import Patience
+from pipeline.guest.timeouts import Timeouts
 from pipeline.systems.linux import step_end
 from pipeline.systems.linux.step_end import StepEnd
 
@@ -26,7 +26,7 @@ class Session:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *states: GuestState | GuestError) -> None:
         self.states = [WELL, *states]
-        self.patience = Patience.for_kind(kvm=True)
+        self.timeouts = Timeouts.for_kind(kvm=True)
         self.access = SimpleNamespace(user="goldsmith-build", hang_up=lambda: None)
         self.machine = SimpleNamespace(check=lambda: None, reboots=0, wait=self.wait)
         self.agent = SimpleNamespace(execute=lambda *_, **__: SimpleNamespace(stdout="900000\n90000\n"))
@@ -86,7 +86,7 @@ def test_a_guest_that_restarts_at_the_end_is_waited_for(
     end.settle(logs_in=True)
     assert end.restarted and session.restarts == 1
     # sshd comes up late in a boot, and the connection of before is of no use
-    assert session.waits == [session.patience.ssh] and session.logins == 1
+    assert session.waits == [session.timeouts.ssh] and session.logins == 1
 
 
 def test_a_guest_that_has_restarted_already_is_seen_by_its_boot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,12 +117,12 @@ def same(disk: Path, kind: str, raw: Path) -> None:
         disk, kind = back, "raw"
     # a whole MiB may be more than the source had: qemu-img takes zeros past the end as no difference
     words = ["qemu-img", "compare", "-q", "-f", FORMATS.get(kind, kind), "-F", "raw", str(disk), str(raw)]
-    subprocess.run(words, check=True, timeout=PATIENCE)
+    subprocess.run(words, check=True, timeout=TIMEOUT)
 
 
 #: qemu-img itself walks the holes of these: minutes each, with GOLDSMITH_SLOW=1.
 SLOW = {("127 GiB + 2 MiB", "vhdx"), ("2040 GiB", "vhdx"), ("2040 GiB", "vmdk")}
-PATIENCE = 3600 if os.environ.get("GOLDSMITH_SLOW") else 120
+TIMEOUT = 3600 if os.environ.get("GOLDSMITH_SLOW") else 120
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ PATIENCE = 3600 if os.environ.get("GOLDSMITH_SLOW") else 120
         (size, kind)
         for size in SIZES
         for kind in (*VHDS, "qcow2", "vhdx", "vmdk")
-        if PATIENCE > 120 or (size, kind) not in SLOW
+        if TIMEOUT > 120 or (size, kind) not in SLOW
     ],
 )
 def test_bit_exact(tmp_path: Path, size: str, kind: str) -> None:

@@ -25,7 +25,7 @@ class Clone:
 
     def __init__(self) -> None:
         self.spec = SimpleNamespace(kvm=True)
-        self.patience = SimpleNamespace(command=30.0)
+        self.timeouts = SimpleNamespace(command=30.0)
         self.steps = self
         self.machine = self
 

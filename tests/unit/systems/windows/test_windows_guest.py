@@ -421,7 +421,7 @@ def test_a_medium_that_always_asks(tmp_path: Path) -> None:
     assert boot_media.without_prompt(iso(tmp_path, silent=False), tmp_path / "x.qcow2") is None
 
 
-def test_impatience_does_not_take_a_busy_host_for_a_failure() -> None:
+def test_a_small_factor_does_not_take_a_busy_host_for_a_failure() -> None:
     quick, usual = Deadlines.for_kind(False, 0.01), Deadlines.for_kind(False, 1.0)
     assert (quick.boot, quick.command) == (90.0, 30.0)
     assert (quick.still, usual.boot) == (0.01 * usual.still, 3600.0)
