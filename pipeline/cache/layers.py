@@ -195,7 +195,7 @@ class Layer:
                 (self.path / CHECKED).touch()
         return ""
 
-    def touch(self) -> None:
+    def mark_used(self) -> None:
         """Note that the layer was used now; what was not for longest is pruned first."""
         with contextlib.suppress(OSError):
             os.utime(self.path / RECORD)
@@ -217,7 +217,7 @@ class PendingLayer:
         for path in sorted(self.path.rglob("*")):
             if path.is_file() and path.name != LOCK:
                 seals[path.relative_to(self.path).as_posix()] = make_durable(path)
-        seals |= {str(path): _seal(path) for path in self._masters(image)}
+        seals |= {str(path): _checksum(path) for path in self._masters(image)}
         (self.path / CHECKED).touch()
         record = {
             "key": self.key,
@@ -250,7 +250,7 @@ class PendingLayer:
         self._lock.release()
 
 
-def _seal(path: Path) -> list[object]:
+def _checksum(path: Path) -> list[object]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, chunk_digests(path).tree]
 
@@ -261,7 +261,7 @@ def make_durable(path: Path) -> list[object]:
         os.chown(path, 0, 0)
     path.chmod(0o444)
     with ThreadPoolExecutor(1) as pool:
-        sealing = pool.submit(_seal, path)
+        sealing = pool.submit(_checksum, path)
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)

@@ -193,7 +193,7 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
 
 def report(outcome: Outcome) -> None:
     """Print the result of a build."""
-    from pipeline.cli.show import booted, seal, size
+    from pipeline.cli.show import booted, name_digest, size
     from pipeline.gallery.verdict import count
 
     if outcome.unchanged:
@@ -207,7 +207,7 @@ def report(outcome: Outcome) -> None:
     where = " ".join(version.channels) or version.manifest.get("state", "captured")
     print(f"{version.name} {version.version}  {where}  {verdict}  {boots}")
     sizes = f"{size(disk['size'])}, {size(disk['allocated'])} on disk"
-    print(f"{version.disk}  {sizes}, {seal(version.digest)[:23]}...")
+    print(f"{version.disk}  {sizes}, {name_digest(version.digest)[:23]}...")
 
 
 def _image_name(word: str, project: Path) -> str:

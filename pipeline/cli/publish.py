@@ -162,8 +162,8 @@ def received_version(
     line = ProgressLine(quiet=False)
     found = chosen_target(word, key, sas, connection)
     try:
-        with received(found, published, variables(), locate_store().tmp, line) as parcel:
-            yield parcel
+        with received(found, published, variables(), locate_store().tmp, line) as exported:
+            yield exported
     finally:
         line.close()
 

@@ -88,7 +88,7 @@ def booted(cell: str, seen: Mapping[str, Any]) -> str:
     return f"{cell} booted in {seconds:.0f} s" if seconds is not None else f"{cell} passed"
 
 
-def seal(digest: str) -> str:
+def name_digest(digest: str) -> str:
     """A version's digest with its kind."""
     return digest if digest.startswith("tree:") else f"sha256 {digest}"
 

@@ -40,10 +40,10 @@ def _refuse_other_size(path: Path) -> None:
     except DiskError:
         # a dynamic disk whose footer is torn has a copy at its start
         return
-    surplus = file_size(path) - FOOTER_SIZE - max(footer.current_size, footer.virtual_size)
-    if footer.disk_type == DiskType.FIXED and surplus > 0:
+    excess = file_size(path) - FOOTER_SIZE - max(footer.current_size, footer.virtual_size)
+    if footer.disk_type == DiskType.FIXED and excess > 0:
         raise DiskError(
-            f"{path.name}: its footer names a disk of {footer.current_size} bytes, but the file has {surplus} "
+            f"{path.name}: its footer names a disk of {footer.current_size} bytes, but the file has {excess} "
             "bytes more",
             name="vhd-file-size",
             hint="copy it again from its source; --format vpc reads the size that the footer names and ignores the "

@@ -54,18 +54,18 @@ def plan(
     units: list[Unit] = []
     source: str | None = None
     former = _latest(context)
-    standing, redo = True, False
+    reusable, redo = True, False
     for stage in stages.STAGES:
         for spec in stage.units(context):
             unit = _unit(stage, replace(spec, inputs={**spec.inputs, COLD: cold}) if cold else spec, source)
             redo = redo or (again is not None and _is(unit, again, units))
-            standing = standing and not redo and context.layers.get(unit.key) is not None
-            before = None if standing or redo or cold else former.get((stage.name, spec.title))
+            reusable = reusable and not redo and context.layers.get(unit.key) is not None
+            before = None if reusable or redo or cold else former.get((stage.name, spec.title))
             if before is not None and (still := _still_good(context, unit, before)):
-                unit, standing = still, True
-            if not standing and warm and spec.live:
+                unit, reusable = still, True
+            if not reusable and warm and spec.live:
                 unit = _unit(stage, replace(spec, inputs={**unit.inputs, START: WARM}), source)
-                warm, standing = False, not redo and context.layers.get(unit.key) is not None
+                warm, reusable = False, not redo and context.layers.get(unit.key) is not None
             units.append(unit)
             source = unit.key
     return units

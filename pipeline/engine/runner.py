@@ -147,7 +147,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     _kept(context, units[:begin])
     context.made = [(unit.stage.name, layer) for unit in units[:begin] if (layer := context.layers.get(unit.key))]
     for _, layer in context.made:
-        layer.touch()
+        layer.mark_used()
     context.warm = any(unit.inputs.get(START) == WARM for unit in units[:begin])
     if begin == end:
         if end == len(units) and not context.warm:

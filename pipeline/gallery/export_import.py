@@ -22,7 +22,7 @@ from pipeline.gallery.manifest import LIMIT as MANIFEST_LIMIT
 from pipeline.gallery.manifest import manifest_of, read_manifest, tree_of_disk
 
 SUMS = "SHA256SUMS"
-#: What a parcel may hold besides its disks and its manifest.
+#: What an exported version may hold besides its disks and its manifest.
 _EXTRA = re.compile(
     r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template\.json|domain\.xml)",
     re.ASCII,
@@ -75,7 +75,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
 
 def import_version(
     gallery: Gallery,
-    parcel: Path,
+    exported: Path,
     *,
     judge: Judge = lambda _folder, _manifest: "",
     complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
@@ -83,12 +83,12 @@ def import_version(
 ) -> Version:
     """Put an exported version into a gallery, under its own name and number; no channel moves.
 
-    Nothing in the parcel is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
+    Nothing in it is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
     the rest, and it must hold no file that a version has not. `complete` writes what hangs on where it lies. One that
     `returns` may have been pruned.
     Raises UsageError, CheckFailed (master-damaged), HostError (disk-full).
     """
-    manifest = _manifest(parcel)
+    manifest = _manifest(exported)
     name, version = str(manifest["name"]), str(manifest["version"])
     there = gallery.find(name, version)
     if there is not None:
@@ -99,9 +99,9 @@ def import_version(
             name="version-exists",
             hint="two hosts have made versions of the same name; rename one of the images",
         )
-    members = _members(parcel, manifest)
+    members = _members(exported, manifest)
     with gallery.hold(name, make=True) as folder:
-        _need_room(parcel, members, folder)
+        _need_room(exported, members, folder)
         tombstone = folder / TOMBSTONES / f"{version}.json"
         if tombstone.exists() and not returns:
             raise UsageError(
@@ -121,12 +121,12 @@ def import_version(
         try:
             for inner in members:
                 (draft / inner).parent.mkdir(parents=True, exist_ok=True)
-                _copy(parcel / inner, draft / inner, mode_of(inner))
+                _copy(exported / inner, draft / inner, mode_of(inner))
             # the copy is judged, not what it was copied from: that may change meanwhile
             if manifest_of(draft) != manifest:
                 raise CheckFailed("the manifest changed while it was read", name="master-damaged", hint=_AGAIN)
             if wrong := judge_folder(draft, name, version, judge):
-                raise CheckFailed(f"{parcel}: {wrong}", name="master-damaged", hint=_AGAIN)
+                raise CheckFailed(f"{exported}: {wrong}", name="master-damaged", hint=_AGAIN)
             complete(draft, folder / version)
             sync_tree(draft)
             draft.rename(folder / version)
@@ -138,28 +138,28 @@ def import_version(
     return gallery.get(f"{name}@{version}")
 
 
-def _manifest(parcel: Path) -> dict[str, Any]:
+def _manifest(exported: Path) -> dict[str, Any]:
     try:
-        manifest = read_manifest(parcel)
+        manifest = read_manifest(exported)
     except RecordDamaged as error:
         raise UsageError(
-            f"{parcel} is not an exported master: {MANIFEST}: {error.why}", name="no-parcel", hint=_AGAIN
+            f"{exported} is not an exported master: {MANIFEST}: {error.why}", name="no-parcel", hint=_AGAIN
         ) from None
     if manifest is None:
-        raise UsageError(f"{parcel} is not an exported master: it has no {MANIFEST}", name="no-parcel", hint=_AGAIN)
+        raise UsageError(f"{exported} is not an exported master: it has no {MANIFEST}", name="no-parcel", hint=_AGAIN)
     return manifest
 
 
-def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """The files of a parcel, if they are those of a master, and of their sizes. Raises CheckFailed."""
-    files, odd = regular_files(parcel)
+def _members(exported: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of an exported version, if they are those of a master, and of their sizes. Raises CheckFailed."""
+    files, odd = regular_files(exported)
     faults = [f"{name} is {kind}, not a file" for name, kind in odd.items()]
     disks = disks_of(manifest)
     digests = {digests_file(name): entry for name, entry in disks.items() if entry.get("digests")}
     if len(files) > MOST_FILES:
         faults.append(f"it has {len(files)} files, more than {MOST_FILES}")
     for name in files:
-        size = (parcel / name).lstat().st_size
+        size = (exported / name).lstat().st_size
         if name in disks:
             if size != disks[name]["size"]:
                 faults.append(f"{name} has {size} bytes, not {disks[name]['size']}")
@@ -172,16 +172,16 @@ def _members(parcel: Path, manifest: Mapping[str, Any]) -> list[str]:
             faults.append(f"{name} has {size} bytes, more than {TEXT_LIMIT}")
     faults += [f"{name} is missing" for name in (*disks, *digests) if name not in files and name not in odd]
     if faults:
-        raise CheckFailed(f"{parcel}: {faults[0]}", name="master-damaged", hint=_AGAIN)
+        raise CheckFailed(f"{exported}: {faults[0]}", name="master-damaged", hint=_AGAIN)
     return files
 
 
-def _need_room(parcel: Path, members: list[str], folder: Path) -> None:
-    needed = sum((parcel / name).lstat().st_blocks * 512 for name in members)
+def _need_room(exported: Path, members: list[str], folder: Path) -> None:
+    needed = sum((exported / name).lstat().st_blocks * 512 for name in members)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise HostError(
-            f"{parcel} needs {needed >> 20} MiB, but {folder} has only {free >> 20} MiB free",
+            f"{exported} needs {needed >> 20} MiB, but {folder} has only {free >> 20} MiB free",
             name="disk-full",
             hint="free space with goldsmith gallery prune and goldsmith clean --max-size SIZE",
         )

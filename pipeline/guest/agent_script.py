@@ -1,4 +1,4 @@
-"""An errand: a script that a guest runs by itself, started and followed over its agent.
+"""A script that a guest runs by itself, started and followed over its agent.
 
 It needs neither a network nor an sshd, which an emulated guest takes seconds for; a step may stop either. It is a
 unit of its own, so that a step which upgrades the agent is not ended with it. What it says is read while it runs.
@@ -18,8 +18,8 @@ from pipeline.base.errors import GuestError
 from pipeline.hypervisor.agent import CHUNK, Agent
 from pipeline.hypervisor.answers import MALFORMED, refuse
 
-#: Where an errand's output and its exit code lie in the guest: memory, so that a full disk can still be reported.
-FOLDER = "/run/goldsmith-errand"
+#: Where a script's output and its exit code lie in the guest: memory, so that a full disk can still be reported.
+FOLDER = "/run/goldsmith-script"
 #: Bytes of a script that goes along with the command that starts it. libvirt takes messages of 4 MiB.
 LARGEST = 1 << 20
 #: What goes before a script that names no interpreter.
@@ -71,7 +71,7 @@ class _End(Enum):
 
 @dataclass
 class _Stream:
-    """One file of the errand, read from where the last look ended."""
+    """One file of the script, read from where the last look ended."""
 
     name: str
     on_line: Callable[[str], None] | None
@@ -98,7 +98,7 @@ def new_place() -> str:
     return f"/var/tmp/goldsmith-step.{secrets.token_hex(8)}"  # noqa: S108  not on this host
 
 
-class Errand:
+class AgentScript:
     """The way to run scripts in one guest. `alive` is called while waiting, and raises when the guest is lost."""
 
     def __init__(

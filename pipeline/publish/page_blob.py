@@ -229,7 +229,7 @@ class DiskUpload:
             return
         if self.options.verify:
             rest = set(self.disk.digests.with_data()) - changes.blocks
-            wrong = self.unequal(rest, "verify") + self._surplus()
+            wrong = self.unequal(rest, "verify") + self._unexpected_blocks()
         else:
             wrong = self.unequal(sample(self.disk.digests, changes.blocks), "sample")
         if wrong and base is not None:
@@ -240,8 +240,8 @@ class DiskUpload:
         if wrong:
             raise _differs(self.container, self.blob, f"{len(wrong)} blocks differ from the master")
 
-    def _surplus(self) -> list[int]:
-        return surplus(self.container, self.blob, self.disk.digests)
+    def _unexpected_blocks(self) -> list[int]:
+        return unexpected_blocks(self.container, self.blob, self.disk.digests)
 
     def unequal(self, blocks: Iterable[int], what: str) -> list[int]:
         """The blocks that differ on the server."""
@@ -287,7 +287,7 @@ def read_unequal(
     return sorted(wrong), bytes_of(pages)
 
 
-def surplus(container: Container, blob: str, digests: BlockDigests) -> list[int]:
+def unexpected_blocks(container: Container, blob: str, digests: BlockDigests) -> list[int]:
     """Blocks of zeros in which the server has data that is not zeros."""
     from pipeline.cache.digests import BLOCK
 

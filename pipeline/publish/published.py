@@ -19,7 +19,7 @@ from pipeline.publish.blob_uploader import read_file, write_sparse
 from pipeline.publish.container import BlobFacts, Container
 from pipeline.publish.errors import PublishError
 from pipeline.publish.index import Index
-from pipeline.publish.page_blob import read_unequal, surplus
+from pipeline.publish.page_blob import read_unequal, unexpected_blocks
 from pipeline.publish.ranges import BlockDigests
 from pipeline.publish.targets import Target
 from pipeline.publish.transfer import Meter, OnProgress, ignore_progress
@@ -172,7 +172,7 @@ def _wrong_disk(
         with closing(BlockDigests(place, size)) as digests:
             blocks = list(digests.with_data())
             wrong, _ = read_unequal(container, blob, digests, blocks, parallel, meter, f"verify {disk['file']}")
-            wrong = sorted({*wrong, *surplus(container, blob, digests)})
+            wrong = sorted({*wrong, *unexpected_blocks(container, blob, digests)})
             if wrong:
                 at = digests.range_of(wrong[0]).start
                 return f"{disk['file']} has changed: {len(wrong)} blocks of 64 KiB, the first at byte {at}"

@@ -62,10 +62,10 @@ def received(
             names = {facts.name.removesuffix(f"/{FILE}") for facts in container.names("") if _is_index(facts.name)}
             image = _only_image(sorted(names), target)
         entry = _entry(blob_uploader.read_index(container, image), which, target)
-        parcel = folder / "version"
-        parcel.mkdir()
-        _download(container, entry, parcel, target.parallel, Meter(on_progress))
-        yield parcel
+        exported = folder / "version"
+        exported.mkdir()
+        _download(container, entry, exported, target.parallel, Meter(on_progress))
+        yield exported
 
 
 def _is_index(name: str) -> bool:
@@ -88,26 +88,26 @@ def _entry(index: Index, which: str, target: Target) -> Mapping[str, Any]:
     return next(iter(chosen(index, which or (newest["version"] if newest else None), target)))
 
 
-def _download(container: Container, entry: Mapping[str, Any], parcel: Path, parallel: int, meter: Meter) -> None:
+def _download(container: Container, entry: Mapping[str, Any], exported: Path, parallel: int, meter: Meter) -> None:
     for record in entry["files"]:
         limit = MANIFEST_LIMIT if record["file"] == MANIFEST else TEXT_LIMIT
         if int(record["size"]) > limit:
             raise _damaged(container, entry, f"{record['file']} has {record['size']} bytes, more than {limit}")
-        path = parcel / record["file"]
+        path = exported / record["file"]
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.write(read_file(container, entry["folder"], record, int(record["size"])))
-    records = disks_of(manifest_of(parcel))
+    records = disks_of(manifest_of(exported))
     for disk in entry["disks"]:
         has_digests = bool(records.get(disk["file"], {}).get("digests"))
-        _download_disk(container, entry, disk, parcel, has_digests, parallel, meter)
+        _download_disk(container, entry, disk, exported, has_digests, parallel, meter)
 
 
 def _download_disk(
     container: Container,
     entry: Mapping[str, Any],
     disk: Mapping[str, Any],
-    parcel: Path,
+    exported: Path,
     has_digests: bool,
     parallel: int,
     meter: Meter,
@@ -116,10 +116,10 @@ def _download_disk(
     facts = container.facts(f"{entry['folder']}/{name}")
     if facts is None or facts.size != size:
         raise _damaged(container, entry, f"{name} is missing or has another size")
-    place = parcel.with_name(digests_file(name))
+    place = exported.with_name(digests_file(name))
     with place.open("xb") as file:
         write_sparse(file, read_file(container, entry["folder"], disk["digests"], blocks_size(size)))
-    with closing(BlockDigests(place, size)) as digests, (parcel / name).open("xb") as target:
+    with closing(BlockDigests(place, size)) as digests, (exported / name).open("xb") as target:
         target.truncate(size)
         pages = list(cut(merge(map(digests.range_of, digests.with_data()))))
 
@@ -135,7 +135,7 @@ def _download_disk(
         at_once(pages, parallel, fetch, container.retries)
     # a version of an older goldsmith has no such file: it was made for publishing only
     if has_digests:
-        place.rename(parcel / place.name)
+        place.rename(exported / place.name)
 
 
 def _damaged(container: Container, entry: Mapping[str, Any], why: str) -> PublishError:

@@ -15,16 +15,16 @@ from pipeline.publish.index import Index
 from pipeline.publish.targets import Target
 
 
-def surplus_versions(index: Index, versions: int | None, days: int | None, now: datetime) -> list[Mapping[str, Any]]:
+def prunable_versions(index: Index, versions: int | None, days: int | None, now: datetime) -> list[Mapping[str, Any]]:
     """The versions beyond the newest `versions`, or published more than `days` ago; never the newest one."""
     newest_first = sorted(index.versions, key=lambda each: parse(each["version"]) or (0, 0, 0), reverse=True)
-    surplus = []
+    prunable = []
     for place, each in enumerate(newest_first):
         published = each["published"]
         old = days is not None and published and now - datetime.fromisoformat(published) > timedelta(days=days)
         if place > 0 and ((versions is not None and place >= versions) or old):
-            surplus.append(each)
-    return surplus
+            prunable.append(each)
+    return prunable
 
 
 def retire(
@@ -43,15 +43,15 @@ def retire(
     if target.url is None:
         assert target.folder is not None
         index = folder_uploader.read_index(target.folder, image)
-        going = surplus_versions(index, versions, days, now)
-        if going:
-            kept = index.without({each["version"] for each in going})
+        removed = prunable_versions(index, versions, days, now)
+        if removed:
+            kept = index.without({each["version"] for each in removed})
             folder_uploader.switch_index(target.folder, kept, "the retention")
-            for each in going:
+            for each in removed:
                 remove_tree(target.folder / each["folder"])
-        return [each["version"] for each in going]
+        return [each["version"] for each in removed]
     with closing(Container(target, variables)) as container:
         index = blob_uploader.read_index(container, image)
-        surplus = surplus_versions(index, versions, days, now)
-        going = blob_uploader.remove_versions(container, index, surplus, "the retention")
-        return [each["version"] for each in going]
+        prunable = prunable_versions(index, versions, days, now)
+        removed = blob_uploader.remove_versions(container, index, prunable, "the retention")
+        return [each["version"] for each in removed]

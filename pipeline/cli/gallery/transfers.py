@@ -122,42 +122,42 @@ def import_version(
     from pipeline.cli.publish import received_version
 
     locate_store().ensure()
-    with received_version(source, published, key_from, sas_from, connection_from) as parcel:
-        _import(parcel, key, allow_unsigned)
+    with received_version(source, published, key_from, sas_from, connection_from) as exported:
+        _import(exported, key, allow_unsigned)
 
 
-def _import(parcel: Path, key: list[Path], allow_unsigned: bool) -> None:
+def _import(exported: Path, key: list[Path], allow_unsigned: bool) -> None:
     from pipeline.evidence.checksum import write_local_evidence
     from pipeline.gallery.export_import import import_version as receive
 
-    _refuse_unreadable(parcel)
-    admit = _manifest_digest(parcel) if allow_unsigned else None
+    _refuse_unreadable(exported)
+    admit = _manifest_digest(exported) if allow_unsigned else None
     made = receive(
-        open_gallery(), parcel, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence
+        open_gallery(), exported, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence
     )
-    _admit(made, admit, f"imported from {parcel} with --allow-unsigned")
+    _admit(made, admit, f"imported from {exported} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    promotes it to golden")
 
 
-def _refuse_unreadable(parcel: Path) -> None:
+def _refuse_unreadable(exported: Path) -> None:
     """Raise UsageError (permission-denied) for an export that this user may not read: it may be whole."""
     from pipeline.gallery import MANIFEST
 
     try:
-        os.close(os.open(parcel / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        os.close(os.open(exported / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
     except PermissionError as error:
         raise unreadable_input(error) from None
     except OSError:
         return  # the import reports any other error
 
 
-def _manifest_digest(parcel: Path) -> str | None:
+def _manifest_digest(exported: Path) -> str | None:
     """The digest of an export's manifest; None if it has none: then the import reports that."""
     from pipeline.cache.digests import file_digest
     from pipeline.gallery import MANIFEST
 
-    manifest = parcel / MANIFEST
+    manifest = exported / MANIFEST
     return file_digest(manifest) if manifest.is_file() and not manifest.is_symlink() else None
 
 

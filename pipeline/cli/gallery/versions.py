@@ -114,7 +114,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     Example:
       goldsmith gallery show debian-12@golden
     """
-    from pipeline.cli.show import booted, print_json, seal
+    from pipeline.cli.show import booted, name_digest, print_json
     from pipeline.gallery.retention import leases, withdrawn
     from pipeline.gallery.verdict import count
 
@@ -136,7 +136,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         print(f"  leased   {lease.id}: {lease.why}")
     print(f"  disk     {version.disk}")
     shown = version.summary()["disks"]
-    print(f"           {_on_disk(shown[0])}, {seal(version.digest)}")
+    print(f"           {_on_disk(shown[0])}, {name_digest(version.digest)}")
     print(f"  signed   {'by key ' + manifest['signed_by'] if manifest.get('signed_by') else 'no signature'}")
     for row, disk in zip(shown[1:], version.data_disks, strict=True):
         what = f"{disk.filesystem} {disk.label or ''}".strip() if disk.filesystem else "blank"

@@ -1,4 +1,4 @@
-"""Kernel and initramfs off a disk at rest, for a direct boot as far as the threshold; in the sandbox's worker."""
+"""Kernel and initramfs off a disk at rest, for a direct boot; in the sandbox's worker."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ for name in dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount 
     mkdir "$units/$name.d"
     printf '[Unit]\\nConditionPathExists=/nonexistent\\n' >"$units/$name.d/10-goldsmith.conf"
 done
-# before anybody has entered there is no network: a layer of a step has one, whose leases would go into a save
+# before the session is set up there is no network: a step's layer has one, whose leases would get into a snapshot
 printf '[Unit]\\nConditionPathExists=ENTERED\\n' >$units/systemd-networkd.socket.d/10-goldsmith.conf
 cat >$units/systemd-udev-trigger.service.d/10-goldsmith.conf <<'END'
 [Service]
@@ -118,9 +118,9 @@ def _boot_files(root: Root) -> tuple[bytes, bytes, str] | None:
 def short(ramdisk: bytes) -> bytes:
     """The guest's own initramfs without the drivers of other machines, and with our short way to the root on top.
 
-    The long way is still in it: `/threshold` goes it where the short one fails. Raises DiskError.
+    Debian's own scripts are still in it: `/direct-boot` runs them where its short way fails. Raises DiskError.
     """
-    return reduced(ramdisk, _wanted, {"threshold": _SHORT_WAY})
+    return reduced(ramdisk, _wanted, {"direct-boot": _SHORT_WAY})
 
 
 def _wanted(name: str) -> bool:
@@ -129,6 +129,6 @@ def _wanted(name: str) -> bool:
 
 
 def command_line(words: str) -> str:
-    """GRUB's kernel line for the threshold. rootdelay is Azure's: a build guest's disk is there at once."""
+    """GRUB's kernel line for the direct boot. rootdelay is Azure's: a build guest's disk is there at once."""
     kept = [word for word in words.split() if not word.startswith(("rootdelay=", "systemd.unit="))]
-    return " ".join([*kept, "rdinit=/threshold", *STOP])
+    return " ".join([*kept, "rdinit=/direct-boot", *STOP])

@@ -96,13 +96,13 @@ class GuestStart:
             self._put_hung_aside(error)
             self._boot(*self._spec(), entry)
 
-    def _boot(self, spec: Spec, access: Access, entry: set_up_session.Threshold | None) -> None:
+    def _boot(self, spec: Spec, access: Access, entry: set_up_session.DirectBoot | None) -> None:
         session = self._prepare(spec, access, self.source)
         if entry is None:
             session.open(scripts.build_user_data(access.public_key), "goldsmith-build")
         else:
-            session.open_threshold(entry.write(access.folder))
-            session.enter(new_addresses=False)
+            session.boot_directly(entry.write(access.folder))
+            session.set_up(new_addresses=False)
 
     def _put_hung_aside(self, error: GuestError) -> None:
         """End a guest whose kernel hangs; its console and its screen stay in the run, and the record says so."""
@@ -142,7 +142,7 @@ class GuestStart:
             return False
         watch = Stopwatch()
         try:
-            save = snapshots.make(
+            snapshot = snapshots.make(
                 build.layers,
                 spec,
                 source,
@@ -158,21 +158,21 @@ class GuestStart:
             build.run.emit("note", "", f"the snapshot was not made ({error.message}), so the guest boots cold")
             return False
         making, watch = watch.seconds, Stopwatch()
-        lock = snapshots.take(save)
+        lock = snapshots.take(snapshot)
         if lock is None:
             build.run.emit("note", "", "another build uses this snapshot, so the guest boots cold")
             return False
-        session = self._prepare(snapshots.save_spec(spec, save.key, build.store.tag), access, save)
+        session = self._prepare(snapshots.snapshot_spec(spec, snapshot.key, build.store.tag), access, snapshot)
         session.release = lock.release
-        session.machine.spec = replace(session.spec, kernel=snapshots.kernel(save))
+        session.machine.spec = replace(session.spec, kernel=snapshots.kernel(snapshot))
         try:
-            session.restore(save.path / snapshots.MEMORY)
+            session.restore(snapshot.path / snapshots.MEMORY)
         except (BuildError, GuestError) as error:
             build.run.emit("note", "", f"the snapshot cannot be restored ({error.message}), so the guest boots cold")
             session.machine.destroy()
             lock.release()
-            build.layers.drop(save.key)
+            build.layers.drop(snapshot.key)
             return False
-        session.enter(new_addresses=True)
-        build.run.note(warm={"save": save.key, "making": making, "starting": watch.seconds})
+        session.set_up(new_addresses=True)
+        build.run.note(warm={"save": snapshot.key, "making": making, "starting": watch.seconds})
         return True

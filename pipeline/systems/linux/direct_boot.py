@@ -8,9 +8,9 @@ STOP = (
     *("systemd.unit=basic.target", "cloud-init=disabled", "fsck.mode=skip", "systemd.show_status=error"),
     "modprobe.blacklist=cfg80211",
 )
-#: There once the guest has been entered.
+#: There once the session is set up.
 ENTERED = "/run/goldsmith-entered"
-#: What the guest must have for the agent to come up at basic.target and for the entering to work.
+#: What the guest must have for the agent to come up at basic.target and for the session to be set up.
 NEEDED = (
     "/usr/sbin/qemu-ga",
     "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules",

@@ -130,7 +130,7 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             session.watch = None
         else:
             script = step.file.read_bytes()
-        session.errand.run(script, deadline=step.timeout, on_line=on_line, environment=environment)
+        session.agent_script.run(script, deadline=step.timeout, on_line=on_line, environment=environment)
     elif isinstance(step, CopyStep):
         session.steps.copy(
             step.file,

@@ -15,7 +15,7 @@ from pipeline.base import process
 from pipeline.base.errors import GoldsmithError, GuestError
 from pipeline.cache.layers import Image
 from pipeline.guest.access import Access
-from pipeline.guest.agent_script import Errand
+from pipeline.guest.agent_script import AgentScript
 from pipeline.guest.journal import read_journal
 from pipeline.guest.ssh_reach import SshWatch, ask_guest, explain_silence, unexplained_silence
 from pipeline.guest.timeouts import Timeouts
@@ -25,7 +25,7 @@ from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Kernel, Spec
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.systems.linux import scripts
-from pipeline.systems.linux.set_up_session import RESEEDED, Card, enter_script, new_mac
+from pipeline.systems.linux.set_up_session import RESEEDED, Card, new_mac, set_up_script
 from pipeline.systems.linux.steps import Steps
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
@@ -67,8 +67,8 @@ class GuestSession:
         return self.machine.agent
 
     @property
-    def errand(self) -> Errand:
-        return Errand(
+    def agent_script(self) -> AgentScript:
+        return AgentScript(
             self.agent, self.machine.check, restarts=lambda: self.machine.reboots, boot_time=self.timeouts.boot
         )
 
@@ -101,33 +101,33 @@ class GuestSession:
         self._wait_ssh()
         self.seconds["ssh"] = round(time.monotonic() - began, 1)
 
-    def open_threshold(self, kernel: Kernel) -> None:
-        """Boot the disk by its own kernel as far as its threshold."""
+    def boot_directly(self, kernel: Kernel) -> None:
+        """Boot the disk by its own kernel, as far as its agent."""
         self.machine.spec = replace(self.spec, kernel=kernel)
         self._own_disks()
         began = time.monotonic()
         self.machine.start()
         self._agent(began)
 
-    def restore(self, saved: Path) -> None:
-        """Go on from a saved threshold. Raises BuildError or GuestError where it cannot be had."""
+    def restore(self, memory: Path) -> None:
+        """Restore a memory snapshot. Raises BuildError or GuestError where that fails."""
         self._own_disks()
         began = time.monotonic()
-        self.machine.start(saved)
+        self.machine.start(memory)
         self._agent(began)
         messages = self.agent.execute(["/bin/dmesg"], deadline=60).stdout
         if RESEEDED not in messages:
             raise GuestError("the restored kernel has not drawn new randomness", name="guest-not-reseeded")
 
-    def enter(self, *, new_addresses: bool) -> None:
-        """Step over the threshold: a user and a key of this build, the network, sshd."""
+    def set_up(self, *, new_addresses: bool) -> None:
+        """Set up the session: a user and a key of this build, the network, sshd."""
         spec = self.spec
         cards = [Card(spec.access_mac, new_mac() if new_addresses else None, outside=False)]
         if spec.outside:
             cards.append(Card(spec.outside_mac, new_mac() if new_addresses else None, outside=True))
         began = time.monotonic()
-        self._progress("entering")
-        self.run_over_agent(enter_script(self.access.public_key, cards), "the session could not be set up")
+        self._progress("setting up the session")
+        self.run_over_agent(set_up_script(self.access.public_key, cards), "the session could not be set up")
         self.access.trust(self._host_key())
         self.seconds["ssh"] = round(self.seconds["agent"] + time.monotonic() - began, 1)
 

@@ -1,10 +1,10 @@
-"""The threshold: a build guest that has booted as far as its agent, and nobody has entered yet.
+"""The direct boot of a build guest, as far as its agent, and the script that then sets up the build's session.
 
 A guest that goldsmith's own bootstrap made is started by its kernel, without boot loader and cloud-init, up to
-``basic.target``: the agent answers, and there is no network, no sshd, no key and no user. Entering it is a script
-over the agent. So a cold start is short, and a saved guest (a warm start) holds nothing of any build.
+``basic.target``: the agent answers, and there is no network, no sshd, no key and no user. A script over the agent
+sets up the session. So a cold start is short, and a snapshot (a warm start) holds nothing of any build.
 
-Any other Linux disk is booted whole, and entered by cloud-init from a seed.
+Any other Linux disk boots normally, and cloud-init sets up the session from a seed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ RESEEDED = "crng reseeded due to virtual machine fork"
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """What boots a disk as far as its threshold."""
+class DirectBoot:
+    """What boots a disk directly: by its own kernel, as far as its agent."""
 
     kernel: bytes
     initrd: bytes
@@ -54,7 +54,7 @@ class Threshold:
         return Kernel(image, initrd, self.command_line)
 
 
-def find(image: Image, within: Path) -> Threshold | None:
+def find(image: Image, within: Path) -> DirectBoot | None:
     """How to boot a disk's own kernel as its GRUB would, or None where the disk is not of the kind that we know."""
     from pipeline.disk import sandbox
 
@@ -64,7 +64,7 @@ def find(image: Image, within: Path) -> Threshold | None:
         return None
     if not isinstance(answer.value, str) or len(answer.blobs) != 2 or not COMMAND_LINE.fullmatch(answer.value):
         return None
-    return Threshold(*answer.blobs, answer.value)
+    return DirectBoot(*answer.blobs, answer.value)
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ def new_mac() -> str:
 
 
 def grow_script() -> str:
-    """Grow the root partition and its file system to the disk. Needed before a save: a restored disk cannot grow."""
+    """Grow the root partition and its file system to the disk: behind a snapshot it cannot grow any more."""
     return HEAD + _GROW
 
 
 def forget_script() -> str:
-    """Take back what the entering of an earlier build left on a step's layer: a save holds no user and no key."""
+    """Remove what the session of an earlier build left on a step's layer: a snapshot holds no user and no key."""
     return "\n".join([HEAD, f"user={BUILD_USER}", _FORGET])
 
 
-def enter_script(public_key: str, cards: Sequence[Card]) -> str:
-    """The script that makes a threshold a guest of this build; it runs as root over the agent.
+def set_up_script(public_key: str, cards: Sequence[Card]) -> str:
+    """The script that sets up the session of this build; it runs as root over the agent.
 
-    Everything that a guest can have in common with another one restored from the same save is made anew first:
+    Everything that a guest can have in common with another one restored from the same snapshot is made anew first:
     entropy, clock, machine-id and what has read it, MAC addresses. generalize takes all of it away again.
     """
     lines = [
@@ -109,7 +109,7 @@ def enter_script(public_key: str, cards: Sequence[Card]) -> str:
         "mkdir -p /etc/systemd/network",
         *(f"card{number}=$(name {card.made})" for number, card in enumerate(cards)),
         *(_network(number, card) for number, card in enumerate(cards)),
-        _ENTER,
+        _SET_UP,
         _SETTLE,
     ]
     return "\n".join(lines) + "\n"
@@ -177,7 +177,7 @@ if [ "$((whole - start - size))" -gt 4096 ]; then
 fi
 """
 
-_ENTER = r"""
+_SET_UP = r"""
 wait "$journal"
 : >ENTERED
 # it has its address by the time that the rest is done

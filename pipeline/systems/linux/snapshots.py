@@ -1,7 +1,8 @@
-"""Saved guests: a disk booted as far as its threshold once, its memory on disk, restored for each warm build.
+"""Memory snapshots: a disk booted directly as far as its agent, its memory on disk, restored for each warm build.
 
-A save is a layer: its disk is the overlay that the guest wrote while it booted, and beside it lie its memory and the
-kernel. It is keyed by all that decides whether it can be restored; what cannot be is dropped, and costs a cold boot.
+A snapshot is a layer: its disk is the overlay that the guest wrote while it booted, and beside it lie its memory and
+the kernel. Its key has all that decides whether it can be restored; one that cannot is dropped, and the guest boots
+cold.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ VERSION = 1
 MEMORY = "memory.save"
 
 
-def save_key(spec: Spec, source: Layer, connection: Connection, size: int | None) -> tuple[str, dict[str, object]]:
-    """The key of the save of a guest like `spec` on `source`, and the inputs that it is made of.
+def snapshot_key(
+    spec: Spec, source: Layer, connection: Connection, size: int | None
+) -> tuple[str, dict[str, object]]:
+    """The key of the snapshot of a guest like `spec` on `source`, and the inputs that it is made of.
 
     The machine as it would be built, run, disk and log aside; QEMU's version and the host's processor, because what
-    one has saved another may not restore.
+    one has written another may not restore.
     """
     nobody = Path("/nowhere")
     neutral = replace(
@@ -61,11 +64,11 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def save_spec(spec: Spec, key: str, tag: str) -> Spec:
-    """The saved guest: a name and cards that follow from its key, and a machine that can tell it is another one now.
+def snapshot_spec(spec: Spec, key: str, tag: str) -> Spec:
+    """The guest of a snapshot: its name and cards follow from the key, and its machine can tell that it is a new one.
 
-    libvirt restores a guest under the name that it was saved under, so that one restored guest of a save runs at a
-    time. No other guest has these addresses: if a master contains them, the snapshot has leaked into it.
+    libvirt restores a guest under the name that it was saved under, so that one restored guest of a snapshot runs at
+    a time. No other guest has these addresses: if a master contains them, the snapshot has leaked into it.
     """
     octets = [key[i : i + 2] for i in range(0, 12, 2)]
     return replace(
@@ -81,7 +84,7 @@ def make(
     layers: Layers,
     spec: Spec,
     source: Layer,
-    find: Callable[[], set_up_session.Threshold | None],
+    find: Callable[[], set_up_session.DirectBoot | None],
     connection: Connection,
     *,
     size: int | None,
@@ -90,18 +93,18 @@ def make(
     note: dict[str, Any],
     progress: Callable[[str], None],
 ) -> Layer:
-    """The save of a guest like `spec` on `source`, made now where there is none. Raises BuildError, GuestError.
+    """The snapshot of a guest like `spec` on `source`, made now where there is none. Raises BuildError, GuestError.
 
-    `find` reads from the source's disk how to boot it; a save that is there has no need of that.
+    `find` reads from the source's disk how to boot it; an existing snapshot does not need that.
     """
-    key, inputs = save_key(spec, source, connection, size)
+    key, inputs = snapshot_key(spec, source, connection, size)
     there = layers.get(key)
     if there is not None and (changed := there.changed()):
         layers.drop(key)
         raise BuildError(changed, name="save-damaged")
     begun = layers.begin(key)
     if isinstance(begun, Layer):
-        begun.touch()
+        begun.mark_used()
         return begun
     try:
         entry = find()
@@ -110,8 +113,8 @@ def make(
         progress("booting the guest for a snapshot")
         overlay = create_overlay(begun.path / DISK, source.image, size)
         own(overlay.path, connection)
-        saved = replace(
-            save_spec(spec, key, tag),
+        booted = replace(
+            snapshot_spec(spec, key, tag),
             role="save",
             disks=(Disk(overlay),),
             kernel=entry.write(begun.path),
@@ -119,7 +122,7 @@ def make(
             serial_log=logs / "saved-serial.log",
         )
         timeouts = Timeouts.for_kind(spec.kvm)
-        with Machine(connection, saved, logs) as machine:
+        with Machine(connection, booted, logs) as machine:
             agent = machine.wait_agent(timeouts.boot, timeouts.login_grace)
             for script in (set_up_session.grow_script(), set_up_session.forget_script()):
                 done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=timeouts.command)
@@ -149,7 +152,7 @@ def kernel(layer: Layer) -> Kernel:
 
 
 def take(layer: Layer) -> FileLock | None:
-    """The right to run the one guest of a save; None where another build has it."""
+    """The right to run the one guest of a snapshot; None where another build has it."""
     lock = FileLock(layer.path / SNAPSHOT_LOCK, thread_local=False)
     try:
         lock.acquire(timeout=0)

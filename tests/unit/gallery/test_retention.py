@@ -318,17 +318,17 @@ def test_scratch_is_named_and_is_no_damage(gallery: Gallery) -> None:
 
 def test_a_master_travels_whole(gallery: Gallery, tmp_path: Path) -> None:
     made = capture(gallery)
-    parcel = export(made, tmp_path / "parcel")
-    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=parcel, check=True)
-    assert (parcel / "disk.vhd").stat().st_blocks * 512 < 2 << 20
+    exported = export(made, tmp_path / "exported")
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=exported, check=True)
+    assert (exported / "disk.vhd").stat().st_blocks * 512 < 2 << 20
     other = Gallery(tmp_path / "other")
-    taken = import_version(other, parcel)
+    taken = import_version(other, exported)
     assert (taken.name, taken.version, taken.sha256) == (made.name, made.version, made.sha256)
     assert taken.channels == ()
-    assert import_version(other, parcel).version == made.version
+    assert import_version(other, exported).version == made.version
     assert all(not each.wrong for each in verify(other, "web"))
     with pytest.raises(UsageError, match="exists already"):
-        export(made, parcel)
+        export(made, exported)
 
 
 def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: Gallery, tmp_path: Path) -> None:
@@ -341,8 +341,8 @@ def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: 
     first, two = (gallery.get(f"web@{version.version}") for version in (first, two))
     assert first.sha256 is None and first.digest.startswith("tree:") and first.digest != two.digest
     assert wrong(gallery) == {}
-    parcel = export(first, tmp_path / "parcel")
-    assert import_version(Gallery(tmp_path / "other"), parcel).digest == first.digest
+    exported = export(first, tmp_path / "exported")
+    assert import_version(Gallery(tmp_path / "other"), exported).digest == first.digest
     flip(two.disk, 3 << 20)
     assert len(wrong(gallery)) == 1
     with pytest.raises(CheckFailed):
@@ -351,32 +351,32 @@ def test_a_disk_too_large_for_a_flat_digest_is_told_apart_all_the_same(gallery: 
 
 @pytest.mark.parametrize("damage", ["bit", "name", "version", "no disk", "link"])
 def test_a_bad_parcel_leaves_nothing(gallery: Gallery, tmp_path: Path, damage: str) -> None:
-    parcel = export(capture(gallery), tmp_path / "parcel")
-    manifest = parcel / "manifest.json"
+    exported = export(capture(gallery), tmp_path / "exported")
+    manifest = exported / "manifest.json"
     manifest.chmod(0o644)
     record = json.loads(manifest.read_text())
     if damage == "bit":
-        flip(parcel / "disk.vhd", 3 << 20)
+        flip(exported / "disk.vhd", 3 << 20)
     elif damage in ("name", "version"):
         manifest.write_text(json.dumps({**record, damage: "../../etc"}))
     else:
-        (parcel / "disk.vhd").unlink()
+        (exported / "disk.vhd").unlink()
         if damage == "link":
-            (parcel / "disk.vhd").symlink_to("/etc/hostname")
+            (exported / "disk.vhd").symlink_to("/etc/hostname")
     other = Gallery(tmp_path / "other")
     with pytest.raises((UsageError, CheckFailed)):
-        import_version(other, parcel)
+        import_version(other, exported)
     assert other.versions("web") == []
     assert not list(tmp_path.glob("other/*/.new-*"))
 
 
 def test_what_was_let_go_does_not_come_back_by_itself(gallery: Gallery, tmp_path: Path) -> None:
     first = capture(gallery)
-    parcel = export(first, tmp_path / "parcel")
+    exported = export(first, tmp_path / "exported")
     capture(gallery)
     prune(gallery, "web", 1, None)
     with pytest.raises(UsageError, match="was deleted"):
-        import_version(gallery, parcel)
+        import_version(gallery, exported)
 
 
 def test_a_process_killed_at_any_moment_leaves_a_whole_gallery() -> None:

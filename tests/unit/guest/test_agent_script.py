@@ -1,4 +1,4 @@
-"""What an errand makes of its agent's answers; that it runs in a real guest is the business of tests/vm."""
+"""What AgentScript makes of the agent's answers; that it runs in a real guest is the business of tests/vm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pipeline.base import process
 from pipeline.base.errors import GuestError
 from pipeline.guest import agent_script
-from pipeline.guest.agent_script import FOLDER, Errand
+from pipeline.guest.agent_script import FOLDER, AgentScript
 from pipeline.hypervisor import answers
 from pipeline.hypervisor.agent import Executed
 
@@ -94,7 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(guest: Guest, script: bytes | str = b"true\n", deadline: float = 600.0) -> list[str]:
     lines: list[str] = []
-    Errand(guest, lambda: None).run(script, deadline=deadline, on_line=lines.append)  # type: ignore[arg-type]  # a likeness
+    AgentScript(guest, lambda: None).run(script, deadline=deadline, on_line=lines.append)  # type: ignore[arg-type]  # a likeness
     return lines
 
 
@@ -168,7 +168,7 @@ def test_a_restart_may_take_as_long_as_a_boot(monkeypatch: pytest.MonkeyPatch) -
             guest.deaf = False
             restarting(guest)
 
-    Errand(guest, alive, restarts=lambda: restarts[0], boot_time=600.0).run(b"reboot\n", deadline=600.0)  # type: ignore[arg-type]  # a likeness
+    AgentScript(guest, alive, restarts=lambda: restarts[0], boot_time=600.0).run(b"reboot\n", deadline=600.0)  # type: ignore[arg-type]  # a likeness
 
 
 def test_the_wrapper_removes_a_script_only_where_it_ended_well(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_guest_that_is_lost_is_named_by_who_watches_it() -> None:
         raise GuestError("panic", name="guest-kernel-panic")
 
     with pytest.raises(GuestError, match="panic"):
-        Errand(Guest(), lost).run(b"true", deadline=30)  # type: ignore[arg-type]  # a likeness
+        AgentScript(Guest(), lost).run(b"true", deadline=30)  # type: ignore[arg-type]  # a likeness
 
 
 def test_its_deadline_is_kept() -> None:

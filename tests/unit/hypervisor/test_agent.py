@@ -14,7 +14,7 @@ import libvirt_qemu
 import pytest
 
 from pipeline.base.errors import GuestError
-from pipeline.guest.agent_script import Errand
+from pipeline.guest.agent_script import AgentScript
 from pipeline.hypervisor.agent import CHUNK, Agent
 from pipeline.hypervisor.answers import MALFORMED
 
@@ -217,7 +217,7 @@ def test_a_step_meets_a_malformed_answer_at_once(agent: Callable[..., Agent]) ->
         guest_exec_status=returns({"exited": True, "exitcode": 0}),
         guest_file_read=read,
     )
-    named(lambda: Errand(first, lambda: None).run(b"#!/bin/sh\n", deadline=600))
+    named(lambda: AgentScript(first, lambda: None).run(b"#!/bin/sh\n", deadline=600))
 
 
 @pytest.mark.parametrize("code", [b"abc\n", b"-\n", b"9" * 5000 + b"\n", "٣\n".encode(), b"0x1\n", b"\n"])
@@ -233,7 +233,7 @@ def test_an_exit_code_that_is_none(code: bytes, agent: Callable[..., Agent]) -> 
         guest_exec_status=returns({"exited": True, "exitcode": 0}),
         guest_file_read=read,
     )
-    named(lambda: Errand(first, lambda: None).run(b"#!/bin/sh\n", deadline=600))
+    named(lambda: AgentScript(first, lambda: None).run(b"#!/bin/sh\n", deadline=600))
 
 
 def test_a_file_is_written_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,6 @@ def test_a_save_of_a_generation_2_guest_is_found_again_by_another_run(tmp_path: 
     """Its UEFI variables lie in each run's own folder, which is not a part of the machine."""
     connection = SimpleNamespace(qemu_version="7", version="9")
     first, two = (replace(SPECS["build-gen2"], nvram=tmp_path / run / "vars.fd") for run in ("R1", "R2"))
-    keys = {snapshots.save_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (first, two)}  # type: ignore[arg-type]  # likenesses
+    keys = {snapshots.snapshot_key(spec, SimpleNamespace(key="k"), connection, None)[0] for spec in (first, two)}  # type: ignore[arg-type]  # likenesses
     assert len(keys) == 1
-    assert snapshots.save_key(SPEC, SimpleNamespace(key="k"), connection, None)[0] not in keys  # type: ignore[arg-type]  # likenesses
+    assert snapshots.snapshot_key(SPEC, SimpleNamespace(key="k"), connection, None)[0] not in keys  # type: ignore[arg-type]  # likenesses

@@ -16,7 +16,7 @@ from pipeline.publish.index import Index
 from pipeline.publish.page_blob import Options
 from pipeline.publish.published import look
 from pipeline.publish.push import push
-from pipeline.publish.retention import retire, surplus_versions
+from pipeline.publish.retention import prunable_versions, retire
 from pipeline.publish.targets import Target
 from pipeline.publish.uploader import folder_of
 
@@ -71,10 +71,10 @@ def test_retention_on_a_container(store, capture, target, service, container) ->
     ("versions", "days", "going"),
     [(None, None, []), (2, None, [1, 0]), (1, None, [2, 1, 0]), (None, 2, [1, 0]), (None, 0, [2, 1, 0])],
 )
-def test_surplus(versions: int | None, days: int | None, going: list[int]) -> None:
+def test_prunable_versions(versions: int | None, days: int | None, going: list[int]) -> None:
     published = [(NOW - timedelta(days=3 - n, hours=1)).isoformat() for n in range(4)]
     index = Index("shop", None, tuple({"version": f"2026.1.{n}", "published": published[n]} for n in range(4)))
-    found = surplus_versions(index, versions, days, NOW)
+    found = prunable_versions(index, versions, days, NOW)
     assert [int(each["version"].split(".")[2]) for each in found] == going
 
 

@@ -35,8 +35,8 @@ def other(tmp_path: Path) -> Store:
 
 
 def take(store: Store, target: Target, reference: str | None = None):
-    with received(target, reference, {}, store.tmp) as parcel:
-        return import_version(Gallery(store.gallery), parcel)
+    with received(target, reference, {}, store.tmp) as exported:
+        return import_version(Gallery(store.gallery), exported)
 
 
 def test_from_a_container(store, capture, target, other) -> None:

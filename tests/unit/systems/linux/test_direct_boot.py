@@ -19,7 +19,7 @@ LINK = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk with all that the entering needs."""
+    """A disk with all that setting up the session needs."""
     folder = tmp_path_factory.mktemp("ready")
     disk = fake_disk.build(folder)
     for path in direct_boot.NEEDED:
@@ -29,7 +29,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return disk
 
 
-def find(disk: Path) -> set_up_session.Threshold | None:
+def find(disk: Path) -> set_up_session.DirectBoot | None:
     return set_up_session.find(Image(disk, RAW), disk.parent)
 
 
@@ -40,7 +40,7 @@ def test_the_disks_own_kernel_without_azures_delay(ready: Path) -> None:
     assert found.initrd == boot_files.short(fake_disk.initramfs())
     assert found.command_line == (
         f"root=UUID={fake_disk.ROOT_UUID} ro console=tty1 console=ttyS0,115200n8 earlyprintk=ttyS0,115200"
-        " rdinit=/threshold systemd.unit=basic.target cloud-init=disabled fsck.mode=skip systemd.show_status=error"
+        " rdinit=/direct-boot systemd.unit=basic.target cloud-init=disabled fsck.mode=skip systemd.show_status=error"
         " modprobe.blacklist=cfg80211"
     )
 
@@ -67,12 +67,12 @@ def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Pa
     out.mkdir()
     subprocess.run(["cpio", "-i", "-d", "--quiet"], cwd=out, input=made, check=True)
     kept = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert kept == {*names[:6], "threshold"}
+    assert kept == {*names[:6], "direct-boot"}
     assert all((out / name).read_text() == f"{name}\n" * 7 for name in names[:6])
     # the kernel makes no folder by itself
     assert (out / lib / "fs/xfs").is_dir()
-    assert (out / "threshold").stat().st_mode & 0o777 == 0o755
-    subprocess.run(["sh", "-n", out / "threshold"], check=True)
+    assert (out / "direct-boot").stat().st_mode & 0o777 == 0o755
+    subprocess.run(["sh", "-n", out / "direct-boot"], check=True)
 
 
 @pytest.mark.parametrize("path", [*direct_boot.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{fake_disk.KERNEL}"])
@@ -105,7 +105,7 @@ def test_scripts_parse() -> None:
     for script in (
         set_up_session.grow_script(),
         set_up_session.forget_script(),
-        set_up_session.enter_script("ssh-ed25519 AAAA x'y", CARDS),
+        set_up_session.set_up_script("ssh-ed25519 AAAA x'y", CARDS),
     ):
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
@@ -119,7 +119,7 @@ def test_cards_are_set_up_by_the_name_that_their_address_finds(tmp_path: Path) -
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "address").write_text(address + "\n")
-    script = set_up_session.enter_script("key", CARDS)
+    script = set_up_session.set_up_script("key", CARDS)
     lines = [line for line in script.splitlines() if line.startswith(("card", "printf '[Match]"))]
     text = set_up_session.HEAD + "\n".join(lines)
     text = text.replace("/sys/class/net/", f"{tmp_path}/").replace("/etc/systemd/network/", f"{tmp_path}/")
@@ -134,7 +134,7 @@ def test_cards_are_set_up_by_the_name_that_their_address_finds(tmp_path: Path) -
 
 
 def test_two_entries_have_nothing_in_common_that_is_drawn() -> None:
-    first, second = (set_up_session.enter_script("key", CARDS).splitlines() for _ in range(2))
+    first, second = (set_up_session.set_up_script("key", CARDS).splitlines() for _ in range(2))
     drawn = {a.partition("=")[0] for a, b in zip(first, second, strict=True) if a != b}
     assert {"seed", "machine"} <= drawn <= {"seed", "machine", "now"}
 
@@ -150,7 +150,7 @@ def test_a_saved_guest_is_named_and_addressed_by_its_key() -> None:
         name="goldsmith-R1-x", run="R1", role="build", kvm=False, cpus=2, memory=1 << 30, disks=(disk,),
         serial_log=Path("/store/serial.log"),
     )  # fmt: skip
-    renamed = snapshots.save_spec(spec, "0123456789abcdef0123456789abcdef", "fa11-")
+    renamed = snapshots.snapshot_spec(spec, "0123456789abcdef0123456789abcdef", "fa11-")
     assert renamed.name == "goldsmith-saved-fa11-0123456789ab"
     assert (renamed.access_mac, renamed.outside_mac) == ("52:54:00:01:23:45", "52:54:00:67:89:ab")
     assert renamed.generation_id
