@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Question, clean_text, lies
 from pipeline.systems.inspection import DetectedSystem, inspection_of
-from pipeline.systems.questions import known_systems, read_detected, with_systems
+from pipeline.systems.questions import known_systems, read_detected, require_profile, with_systems
 
 if TYPE_CHECKING:
     from pipeline.checks.model import CheckResult
@@ -66,7 +66,7 @@ def inspect(
     Raises DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, nothing-to-inspect, and all that
     `open_disk` raises; UsageError: unknown-profile, unknown-check, waive-not-possible.
     """
-    _known_profile(profile)
+    require_profile(profile)
     waived = _waiver(profile, waive)
     order = {
         "profile": profile,

@@ -44,7 +44,7 @@ COMMON: dict[str, Part] = {
     "offline.qcow2": Part(1, ("pipeline.disk.qcow2",)),
     "offline.root": Part(1, ("pipeline.disk.root",)),
     "offline.search": Part(1, ("pipeline.disk.search",)),
-    "offline.secret_search": Part(1, ("pipeline.disk.secret_search",)),
+    "offline.secret_search": Part(1, ("pipeline.disk.secret_search", "pipeline.disk.encoded_runs")),
     "offline.signatures": Part(1, ("pipeline.disk.signatures",)),
     "offline.tools": Part(1, ("pipeline.disk.tools",)),
     "offline.vhdx": Part(1, ("pipeline.disk.vhdx",)),

@@ -163,7 +163,7 @@ def _subject(what: str, profile: str | None) -> _Subject:
 def _disk(path: Path, profile: str | None) -> _Subject:
     from pipeline.base.disk_format import known_format
     from pipeline.cache.layers import Image
-    from pipeline.definition.load import make_definition
+    from pipeline.definition.conversion import make_definition
     from pipeline.definition.rules import Context
     from pipeline.definition.schema_models import Written
     from pipeline.disk.mapping import disk_format

@@ -2,7 +2,8 @@
 
 document    the text: YAML with the place of everything in it
 types       what a single value may be
-schema_models  the shape: which keys there are; the JSON schema comes from it
+schema_models  the shape: which keys there are; the JSON schema comes from it (with schema_sources, schema_steps)
+conversion  from the shape to the model
 error_messages  the shape's errors in the user's words
 destinations  where a guest may go
 cross_rules   what one key asks of another

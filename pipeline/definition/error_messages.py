@@ -8,7 +8,9 @@ from typing import Any
 from pipeline.definition.diagnostics import Fault, Wrong, closest, shown
 from pipeline.definition.document import Document, Place
 from pipeline.definition.rules import Context
-from pipeline.definition.schema_models import EXPECTATIONS, SOURCES, STEPS, TAGS
+from pipeline.definition.schema_models import EXPECTATIONS, TAGS
+from pipeline.definition.schema_sources import SOURCES
+from pipeline.definition.schema_steps import STEPS
 
 _KINDS = {"source": SOURCES, "steps": STEPS, "expect": EXPECTATIONS}
 

@@ -10,11 +10,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from pipeline.base import surroundings
-from pipeline.base.disk_format import DEFAULT_OUTPUT, known_format
 from pipeline.base.errors import UsageError
 from pipeline.base.store import IMAGE_NAME
-from pipeline.base.surroundings import variables
-from pipeline.definition import rules, schema_models
+from pipeline.definition import rules
 from pipeline.definition.composition import (
     Composed,
     compose,
@@ -23,47 +21,20 @@ from pipeline.definition.composition import (
     names_of,
     unused_defaults,
 )
-from pipeline.definition.cross_rules import check_cross_rules, format_of
-from pipeline.definition.destinations import destination
+from pipeline.definition.conversion import make_definition
+from pipeline.definition.cross_rules import check_cross_rules
 from pipeline.definition.diagnostics import DefinitionError, Fault, closest, shown
-from pipeline.definition.document import Document, missing_values, spell
+from pipeline.definition.document import Document, missing_values
 from pipeline.definition.error_messages import fault_of
 from pipeline.definition.model import (
-    CmdStep,
-    CommandExpectation,
-    CopyStep,
-    DataDisk,
-    DebianSource,
     Definition,
-    DiskSource,
-    Expectation,
-    FirstBoot,
-    Generalize,
-    HttpExpectation,
-    IsoSource,
-    Keep,
-    Machine,
     MasterSource,
-    MsiStep,
     PlaybookStep,
-    Port,
-    PowershellStep,
-    Refresh,
-    ScriptStep,
-    Source,
-    SourceFormat,
-    Step,
-    Updates,
 )
 from pipeline.definition.reading import IMAGES, absolute, definition_files, relative
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import Written
 from pipeline.definition.step_digest import config_of
-from pipeline.definition.system_rules import rules_of
-from pipeline.definition.units import GIB
-
-#: What an image gets that says no size, having no source to take it from. Windows Server wants 32 GiB.
-_DEFAULT_DISK: dict[type, int] = {schema_models.FromDebian: 8 * GIB, schema_models.FromIso: 64 * GIB}
 
 
 def load(path: Path, project: Path, name: str | None = None) -> Definition:
@@ -299,137 +270,3 @@ def _master_of(data: object) -> str | None:
     if not IMAGE_NAME.fullmatch(image) or (reference or "golden") not in rules.CHANNELS:
         return None
     return image
-
-
-# -- from the shape to the model ----------------------------------------------------------------------------
-
-
-def make_definition(shape: Written, path: Path, project: Path, image: Composed | None = None) -> Definition:
-    """The definition of a shape without faults; by default that of a file that is not composed."""
-    system = rules_of(shape.os)
-    generations = tuple(sorted(shape.generations or system.generations))
-    unsaid = _DEFAULT_DISK.get(type(shape.source))
-    trusted = generations in system.trusted_boot
-    return Definition(
-        name=image.name if image else path.stem,
-        path=path,
-        inherited=tuple(project / file for file in image.files) if image else (),
-        parameters={name: value.value for name, value in image.parameters.items()} if image else {},
-        variables=dict(value.variable for value in image.parameters.values() if value.variable) if image else {},
-        project=project,
-        summary=shape.summary or "",
-        os=shape.os,
-        source=_source(shape.source, project),
-        disk=shape.disk or unsaid,
-        generations=generations,
-        secure_boot=trusted if shape.secure_boot is None else shape.secure_boot,
-        secure_boot_keys=tuple(sorted(shape.secure_boot_keys or system.secure_boot_keys)),
-        tpm=trusted if shape.tpm is None else shape.tpm,
-        locale=shape.locale,
-        timezone=shape.timezone,
-        machine=_machine(shape.machine, system.memory),
-        accelerator=shape.accelerator,
-        updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
-        steps=tuple(_step(step, project, path) for step in shape.steps),
-        generalize=Generalize(
-            shape.generalize.agent or system.agent,
-            shape.generalize.mode_vm,
-            shape.generalize.oobe.skip,
-        ),
-        waive=dict(shape.waive),
-        output=known_format(shape.output) if shape.output else DEFAULT_OUTPUT,
-        prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
-        keep=Keep(shape.keep.versions, shape.keep.days),
-        publish=tuple(shape.publish),
-        refresh=Refresh(
-            shape.refresh.mode,
-            tuple(_step(step, project, path) for step in shape.refresh.steps),
-            shape.refresh.cold_days,
-        ),
-        accounts=tuple(shape.accounts),
-        allow=tuple(destination(text) for text in shape.network.allow),
-        expect=tuple(_expectation(item) for item in shape.expect),
-        first_boot=_first_boot(shape.first_boot, project) if shape.first_boot else None,
-        ports=tuple(
-            Port(part.port, part.protocol, part.name or f"{part.protocol.upper()} {part.port}")
-            for part in shape.ports
-        ),
-        data_disks=tuple(
-            DataDisk(part.lun, part.size, part.caching, part.filesystem, part.label)
-            for part in sorted(shape.data_disks, key=lambda part: part.lun)
-        ),
-    )
-
-
-def _machine(part: schema_models.MachinePart, memory: int) -> Machine:
-    """`memory`: bytes of a guest whose definition does not say."""
-    factor = part.timeout_factor if part.patience is None else part.patience
-    return Machine(part.cpus, part.memory or memory, factor)
-
-
-def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:
-    return FirstBoot((project / part.apply).resolve(), part.from_, part.deadline, part.sample or "")
-
-
-def _source(source: object, project: Path) -> Source:
-    match source:
-        case schema_models.FromDebian(debian=debian):
-            return DebianSource(debian.suite, tuple(debian.packages))
-        case schema_models.FromDisk(disk=disk):
-            where = disk.path or disk.url or ""
-            kind = disk.format or format_of(where)
-            path = (project / disk.path).resolve() if disk.path else None
-            return DiskSource(path, disk.url, disk.sha256, cast(SourceFormat, kind))
-        case schema_models.FromMaster(master=master):
-            image, _, reference = master.partition("@")
-            return MasterSource(image, reference or "golden")
-        case schema_models.FromIso(iso=iso, drivers=drivers, edition=edition, product_key=key):
-            beside = (project / drivers.path).resolve()
-            named = (project / key).resolve() if key not in (None, "kms") else key
-            return IsoSource((project / iso.path).resolve(), iso.sha256, beside, drivers.sha256, edition, named)
-    raise AssertionError(f"no source: {spell(())}{source!r}")
-
-
-def _step(step: object, project: Path, definition: Path) -> Step:
-    assert isinstance(step, schema_models.StepPart)
-    shared: dict[str, Any] = {
-        "name": step.name,
-        "network": step.network,
-        "timeout": step.timeout,
-        "reboots": step.reboot is not None,
-        "checkpoint": step.checkpoint,
-    }
-    match step:
-        case schema_models.Playbook():
-            file = (project / "playbooks" / step.playbook).resolve()
-            vault = (project / step.vault_password_file).resolve() if step.vault_password_file else None
-            return PlaybookStep(
-                file=file,
-                playbook=step.playbook,
-                vars=dict(step.vars),
-                vault_password_file=vault,
-                environment={name: variables()[name] for name in step.environment},
-                **shared,
-            )
-        case schema_models.Script():
-            return ScriptStep(file=(project / step.script).resolve(), script=step.script, **shared)
-        case schema_models.Powershell():
-            return PowershellStep(file=(project / step.powershell).resolve(), script=step.powershell, **shared)
-        case schema_models.Cmd():
-            return CmdStep(file=definition, cmd=step.cmd, **shared)
-        case schema_models.Msi(msi=package):
-            file = (project / package.path).resolve()
-            return MsiStep(
-                file=file, path=package.path, sha256=package.sha256, arguments=tuple(package.arguments), **shared
-            )
-        case schema_models.Copy():
-            what = step.copy_
-            file = (project / what.from_).resolve()
-            return CopyStep(file=file, copy_from=what.from_, to=what.to, mode=what.mode, **shared)
-    raise AssertionError(f"no step: {step!r}")
-
-
-def _expectation(item: schema_models.ExpectHttp | schema_models.ExpectCommand) -> Expectation:
-    if isinstance(item, schema_models.ExpectCommand):
-        return CommandExpectation(item.command)
-    return HttpExpectation(item.http.port, item.http.path, item.http.contains or "", item.http.status)

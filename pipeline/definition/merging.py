@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.definition.diagnostics import shown
 from pipeline.definition.document import Document, Place
-from pipeline.definition.schema_models import SOURCES
+from pipeline.definition.schema_sources import SOURCES
 
 _NOTHING: Any = object()
 #: Mappings with exactly one way to say it: the upper one stands alone.

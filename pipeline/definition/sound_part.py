@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.definition.composition import Composed, compose
+from pipeline.definition.conversion import make_definition
 from pipeline.definition.diagnostics import Wrong
 from pipeline.definition.document import Place
-from pipeline.definition.load import make_definition
 from pipeline.definition.model import Definition
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import TAGS, Written

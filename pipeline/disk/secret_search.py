@@ -23,6 +23,7 @@ from pipeline.base.secret_rules import Rule, rule_set
 from pipeline.base.secret_rules.key_formats import FORMS, key_length
 from pipeline.base.secret_rules.rules import AFTER, BEFORE, key_digest
 from pipeline.disk.disk import Disk
+from pipeline.disk.encoded_runs import BREAKS, SECTOR, base64_runs, match_ends, zlib_heads
 from pipeline.disk.packed_data import MAGIC, MEMORY, Broken, unpack
 from pipeline.disk.pattern_cache import compile_patterns
 from pipeline.disk.questions import Asked
@@ -38,22 +39,15 @@ EFFORT, EFFORT_PER_GIB = 2_000_000, 1_000_000
 _OPENING, _JUDGING = 10, 10
 #: Bytes that are unpacked in all: this, and as many times as much as the disk has data.
 UNPACKED, UNPACKED_TIMES = 1 << 30, 2
-#: The shortest run of base64 that is decoded: 30 bytes. A run of several lines has longer ones.
-RUN = 40
-#: Bytes of a run of base64 that are decoded together, and around a keyword in UTF-16 that are decoded with it.
-RUN_LIMIT, WIDE_BEFORE, WIDE_AFTER = 1 << 20, 2048, 8192
+#: Bytes around a keyword in UTF-16 that are decoded with it.
+WIDE_BEFORE, WIDE_AFTER = 2048, 8192
 #: Keywords in UTF-16 in one window, from which on the whole window is decoded.
 WIDE_MANY = 1_000
-_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_BREAKS = b"\r\n \t"
 #: Searched only where a file may begin: in the midst of one they are a program's or a kernel's own parts. bzip2 is
 #: not among them: pbzip2 writes one stream behind the other, and ten bytes do not match by accident.
-_FILES, _SECTOR = frozenset({"zlib", "xz", "zstd"}), 512
+_FILES = frozenset({"zlib", "xz", "zstd"})
 #: They give nothing before a whole block is there: that nothing came does not show that they are none.
 _BLOCKS = frozenset({"xz", "bzip2", "zstd"})
-#: Two bytes are found everywhere: the beginnings of sectors alone are looked at.
-_ZLIB = 0x78
-_ZLIB_HEADS = frozenset({b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"})
 _ANYWHERE = tuple(each for each in MAGIC if each[2] != "zlib")
 _STEP = 256 << 10
 
@@ -62,10 +56,6 @@ _STEP = 256 << 10
 RARE = frozenset({"sourcegraph-access-token", "facebook-access-token"})
 #: What may stand before a vendor's name in gitleaks' rules, in any length down to none.
 _LEAD = r"[\w.-]{0,50}?"
-#: RUN and no less of base64. Hyperscan looks for that by leaps, five times as fast as for where it ends; but from so
-#: many of a buffer on, their ends are quicker.
-_AT_LEAST, _ENDS, _LEAPS = rb"[A-Za-z0-9+/]{%d}" % RUN, rb"[A-Za-z0-9+/]{%d}[^A-Za-z0-9+/]" % RUN, 500
-
 #: From a place in a buffer to the disk's offset.
 Place = Callable[[int], int]
 
@@ -159,14 +149,6 @@ def _without_lead(trigger: str) -> str:
     return trigger.replace(f"(?i:{_LEAD}", "(?i:", 1) if trigger.startswith(f"(?i:{_LEAD}") else trigger
 
 
-@cache
-def _compiled(pattern: bytes, flags: int = 0) -> tuple[hyperscan.Database, hyperscan.Scratch]:
-    """A database of one expression: it is compiled in a few milliseconds, where it is needed."""
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    database.compile(expressions=[pattern], ids=[0], flags=[flags])
-    return database, hyperscan.Scratch(database)
-
-
 def search(disk: Disk, number: int = 0, parts: int = 1) -> Found:
     """Every secret on a disk, or on one of `parts` parts of it, and what could not be searched."""
     part = parts_of(disk, parts)[number]
@@ -235,7 +217,7 @@ class _Search:
                 width = known.widths[number - known.wide]
                 wide += [(end - width, end) for end in ends]
         if not layers:
-            self._open("zlib", data, _zlib_files(data, place(0)), place, layers)
+            self._open("zlib", data, zlib_heads(data, place(0)), place, layers)
         if len(layers) < DEPTH:
             self._decode_runs(data, place, layers)
         if wide:
@@ -258,7 +240,7 @@ class _Search:
             raise _TooMany(f"more than {EVENTS} candidates near byte {place(0)}") from None
         self._spend((EVENTS - left) // 10)
         for number in [each for each in events if each < self._matcher.rare]:
-            events[number] = _ends(self._matcher.rules[number].trigger.encode("latin-1"), data)
+            events[number] = match_ends(self._matcher.rules[number].trigger.encode("latin-1"), data)
             self._spend(len(events[number]) // 10)
         return events
 
@@ -306,7 +288,7 @@ class _Search:
                 self.unpack(kind, iter([data[begin:]]), place(begin), layers)
                 continue
             at = place(begin)
-            if at >= self._first and at not in self._opened and (kind not in _FILES or at % _SECTOR == 0):
+            if at >= self._first and at not in self._opened and (kind not in _FILES or at % SECTOR == 0):
                 self._opened.add(at)
                 self.unpack(kind, self._chunks(data, begin, at), at, ())
 
@@ -349,8 +331,8 @@ class _Search:
         starts: list[int] = []
         places: list[int] = []
         size = 0
-        for begin, end in _runs(data):
-            raw = data[begin:end].translate(None, _BREAKS)
+        for begin, end in base64_runs(data):
+            raw = data[begin:end].translate(None, BREAKS)
             # zeros keep two runs apart, and each begins where four characters do
             parts.append(raw + b"A" * (8 - len(raw) % 4))
             starts.append(size)
@@ -391,86 +373,3 @@ class _Search:
 
 def _every_second(place: Place, first: int) -> Place:
     return lambda at: place(first + 2 * at)
-
-
-def _zlib_files(data: bytes, start: int) -> list[int]:
-    """Where zlib's two bytes are the first of a sector; the buffer begins at the disk's byte `start`."""
-    first = -start % _SECTOR
-    heads, found = data[first::_SECTOR], []
-    number = heads.find(_ZLIB)
-    while number >= 0:
-        begin = first + number * _SECTOR
-        if data[begin : begin + 2] in _ZLIB_HEADS:
-            found.append(begin)
-        number = heads.find(_ZLIB, number + 1)
-    return found
-
-
-def _ends(pattern: bytes, data: bytes | memoryview, flags: int = 0) -> list[int]:
-    """Where what matches a single expression ends."""
-    found: list[int] = []
-
-    def on_match(_number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
-        found.append(end)
-
-    database, scratch = _compiled(pattern, flags)
-    # the stubs know of bytes alone
-    database.scan(data, match_event_handler=on_match, scratch=scratch)  # type: ignore[type-var]
-    return found
-
-
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """(begin, end) of RUN or more of base64, with the lines that follow; what the buffer ends with is left out."""
-    view = memoryview(data)
-    at = steps = 0
-    # of many buffers this is the longest part: one list, and one function, for all leaps
-    first: list[int] = []
-
-    def on_match(_number: int, _begin: int, end: int, _flags: int, _context: object) -> None:
-        first.append(end)
-
-    database, scratch = _compiled(_AT_LEAST, hyperscan.HS_FLAG_SINGLEMATCH)
-    while steps < _LEAPS:
-        database.scan(view[at:], match_event_handler=on_match, scratch=scratch)  # type: ignore[type-var]
-        if not first:
-            return
-        # the first match ends where RUN bytes are complete
-        whole = at + first.pop()
-        end = _after(data, whole, _BASE64, len(data))
-        if end == len(data):
-            return
-        at = _after(data, end, _BASE64 + _BREAKS, end + RUN_LIMIT)
-        yield whole - RUN, at
-        steps += 1
-    behind = at
-    for end in _ends(_ENDS, view[behind:]):
-        if behind + end - 1 > at:
-            begin, at = _run(data, behind + end - 1, at)
-            yield begin, at
-
-
-def _after(data: bytes, at: int, letters: bytes, limit: int) -> int:
-    """The first place from `at` on with another byte than `letters`, or the first of the pieces that are read at or
-    behind `limit`."""
-    step = 512
-    while at < min(limit, len(data)):
-        piece = data[at : at + step]
-        left = piece.lstrip(letters)
-        at += len(piece) - len(left)
-        if left:
-            break
-        step *= 8
-    return at
-
-
-def _run(data: bytes, end: int, floor: int) -> tuple[int, int]:
-    """The run of base64 around a place, its lines joined: (begin, end). `floor` is where an earlier one ended."""
-    begin, step = end, 512
-    while begin > floor and end - begin < RUN_LIMIT:
-        piece = data[max(floor, begin - step) : begin]
-        kept = piece.rstrip(_BASE64)
-        begin -= len(piece) - len(kept)
-        if kept:
-            break
-        step *= 8
-    return begin, _after(data, end, _BASE64 + _BREAKS, end + RUN_LIMIT)

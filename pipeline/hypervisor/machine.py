@@ -2,6 +2,7 @@
 
 Every wait ends in one of: what was waited for, a failure seen (the guest stopped, panicked, fell into emergency
 mode), or the deadline. Each has a name of its own.
+Over 400 lines, because its verbs share the domain, its events and the lock of its state.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def retire(
     if target.place is not None:
         with resource_targets.opened(target, variables) as manager:
             index = resource_targets.read_index(manager, target, image)
-            surplus = surplus_versions(index, versions, days, now)
-            return resource_targets.remove_versions(manager, target, surplus)
+            prunable = prunable_versions(index, versions, days, now)
+            return resource_targets.remove_versions(manager, target, prunable)
     if target.url is None:
         assert target.folder is not None
         index = folder_uploader.read_index(target.folder, image)

@@ -40,7 +40,7 @@ def detect_system(
     (unknown-profile); DiskError: reader-crashed, reader-too-slow, reader-too-large, reader-lies, and all that
     `open_disk` raises.
     """
-    _require_profile(profile)
+    require_profile(profile)
     order = {"profile": profile, "systems": known_systems()}
     return read_detected(
         sandbox.ask(
@@ -80,6 +80,7 @@ def recorded_system(checks: Iterable[Mapping[str, Any]]) -> str:
     return "not asked"
 
 
-def _require_profile(profile: str | None) -> None:
+def require_profile(profile: str | None) -> None:
+    """Raises UsageError (unknown-profile)."""
     if profile is not None and profile not in profiles():
         raise UsageError(f"no profile {profile!r} ({', '.join(profiles())})", name="unknown-profile")

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from pipeline.base.secret_rules import rule_set
-from pipeline.disk import secret_search
+from pipeline.disk import encoded_runs, secret_search
 
-RUN = re.compile(rb"[A-Za-z0-9+/]{%d,}(?=[^A-Za-z0-9+/])" % secret_search.RUN)
+RUN = re.compile(rb"[A-Za-z0-9+/]{%d,}(?=[^A-Za-z0-9+/])" % encoded_runs.RUN)
 
 
 def plainly(data: bytes) -> list[tuple[int, int]]:
@@ -18,7 +18,7 @@ def plainly(data: bytes) -> list[tuple[int, int]]:
     for match in RUN.finditer(data):
         done = found[-1][1] if found else 0
         if match.end() > done:
-            found.append(secret_search._run(data, match.end(), done))
+            found.append(encoded_runs._run(data, match.end(), done))
     return found
 
 
@@ -35,10 +35,10 @@ def buffer(seed: int) -> bytes:
 
 @pytest.mark.parametrize("leaps", [1, 3, 500])
 def test_base64_by_leaps_is_the_same_as_by_its_ends(leaps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secret_search, "_LEAPS", leaps)
+    monkeypatch.setattr(encoded_runs, "_LEAPS", leaps)
     for seed in range(300):
         data = buffer(seed)
-        assert list(secret_search._runs(data)) == plainly(data), seed
+        assert list(encoded_runs.base64_runs(data)) == plainly(data), seed
 
 
 def test_zlib_is_looked_for_at_the_beginnings_of_sectors() -> None:
@@ -46,9 +46,9 @@ def test_zlib_is_looked_for_at_the_beginnings_of_sectors() -> None:
     for at in (0, 512, 1024, 1536, 2048, 700):
         data[at : at + 2] = b"\x78\x9c"
     data[1024 + 1] = 0x9D
-    assert secret_search._zlib_files(bytes(data), 512 * 7) == [0, 512, 1536, 2048]
-    assert secret_search._zlib_files(bytes(data[100:]), 512 * 7 + 100) == [412, 1436, 1948]
-    assert secret_search._zlib_files(b"\x78", 0) == []
+    assert encoded_runs.zlib_heads(bytes(data), 512 * 7) == [0, 512, 1536, 2048]
+    assert encoded_runs.zlib_heads(bytes(data[100:]), 512 * 7 + 100) == [412, 1436, 1948]
+    assert encoded_runs.zlib_heads(b"\x78", 0) == []
 
 
 @pytest.mark.parametrize("rule", sorted(secret_search.RARE))

@@ -1,0 +1,98 @@
+"""Where an image comes from, as a definition is written: the kinds of `source:`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, Tag
+
+from pipeline.definition import rules
+from pipeline.definition.types import (
+    Package,
+    Part,
+    Sha256,
+    Suite,
+    Text,
+    Unique,
+)
+
+
+class Debian(Part):
+    """A Debian bootstrapped from its archive, no installer."""
+
+    suite: Suite = Field(
+        description="The release's code name, such as trixie or bookworm; or `stable`, `oldstable`, `testing`: the "
+        "release that this is on the day of the build, whose code name the manifest records."
+    )
+    packages: Annotated[list[Package], Unique] = Field(
+        default=[], description="Packages in addition to the base system."
+    )
+
+
+class Disk(Part):
+    """A disk image that somebody else made. Give a path or a url."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
+        default=None, description="A file, relative to the project."
+    )
+    url: Annotated[str, AfterValidator(rules.web_address)] | None = Field(
+        default=None, description="The address for download."
+    )
+    sha256: Sha256 | None = Field(default=None, description="The checksum; required with a url.")
+    format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
+        default=None, description="The format; needed if the file's name does not end with it."
+    )
+
+
+class Iso(Part):
+    """An ISO image."""
+
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A file, relative to the project."
+    )
+    sha256: Sha256 = Field(description="Its checksum.")
+
+
+class FromDebian(Part):
+    """Bootstrap Debian."""
+
+    debian: Debian
+
+
+class FromDisk(Part):
+    """Begin with a foreign disk."""
+
+    disk: Disk
+
+
+class FromMaster(Part):
+    """Begin with a version in the gallery."""
+
+    master: Annotated[str, AfterValidator(rules.master)] = Field(
+        description="IMAGE, IMAGE@golden, IMAGE@candidate or IMAGE@VERSION.", examples=["debian-12@golden"]
+    )
+
+
+class FromIso(Part):
+    """Install Windows from its medium."""
+
+    iso: Iso = Field(description="The installation medium.")
+    drivers: Iso = Field(description="virtio-win.iso, which has the virtio drivers and the guest agent.")
+    edition: Text = Field(
+        description="The edition to install: its name, its index, or its id, with its type where the medium has "
+        "several of that id (`ServerStandard Server Core`)."
+    )
+    product_key: Annotated[str, AfterValidator(rules.product_key)] | None = Field(
+        default=None,
+        description="`kms` for Microsoft's public key of the edition, or a file outside the repository with the key.",
+    )
+
+
+SOURCES = ("debian", "disk", "master", "iso")
+Source = Annotated[
+    Annotated[FromDebian, Tag("source:debian")]
+    | Annotated[FromDisk, Tag("source:disk")]
+    | Annotated[FromMaster, Tag("source:master")]
+    | Annotated[FromIso, Tag("source:iso")],
+    rules.discriminator("source", SOURCES),
+]
