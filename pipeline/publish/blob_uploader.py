@@ -132,11 +132,12 @@ class BlobUploader:
                 }
             )
         names = other_files(version)
-        self._meter.begin("other files", len(names))
+        self._meter.begin("other files", sum((version.path / name).stat().st_size for name in names))
         files = []
         for name in names:
-            files.append(self._store(plan.folder, name, (version.path / name).read_bytes()))
-            self._meter.add(1)
+            data = (version.path / name).read_bytes()
+            files.append(self._store(plan.folder, name, data))
+            self._meter.add(len(data))
         return {
             "version": version.version,
             "tree": tree_of_disk(version.manifest["disk"]),

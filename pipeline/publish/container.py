@@ -165,8 +165,9 @@ class Container:
 
         try:
             self.retries.call("switch the index", self._where(name), upload)
-        except Conflict:
-            if self._holds(name, data):
+        except PublishError as error:
+            # a write whose answer was lost is refused when it is repeated; or all its answers were lost
+            if (isinstance(error, Conflict) or error.name == "publish-unreachable") and self._is_switched(name, data):
                 return
             raise
         if not self._holds(name, data):
@@ -175,6 +176,13 @@ class Container:
                 name="publish-read-back",
                 hint="the server or a proxy before it lost a write that it acknowledged; push again",
             )
+
+    def _is_switched(self, name: str, data: bytes) -> bool:
+        """Whether the server has the index, as far as it answers."""
+        try:
+            return self._holds(name, data)
+        except PublishError:
+            return False
 
     def _holds(self, name: str, data: bytes) -> bool:
         found = self.read(name, len(data) + (1 << 20))
