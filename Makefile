@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 IMAGE ?= debian-12
 # what a night leaves of layers and saved guests
 LAYERS ?= 40G
+# test processes with guests at a time; their guests have one processor each
+GUESTS ?= 2
 BIN := .venv/bin
 
 .PHONY: help setup golden nightly prove test guests quick check bench doctor clean
@@ -32,7 +34,7 @@ test: ## lint, types and all tests, those with virtual machines included; prints
 	@tools/run_tests.sh
 
 guests: setup ## the tests with virtual machines alone
-	@$(BIN)/pytest -n 2 --dist loadgroup -m vm
+	@$(BIN)/pytest -n $(GUESTS) --dist loadgroup -m vm
 
 quick: setup ## the tests that boot nothing; what needs the tests' own packages is skipped without them
 	@$(BIN)/pytest -n 3 --dist worksteal -m "not vm"
