@@ -52,6 +52,7 @@ def template(manifest: Mapping[str, Any]) -> str:
         "name": manifest["name"],
         "version": manifest["version"],
         "hyperVGenerations": [f"V{number}" for number in manifest["generations"]],
+        **_features(manifest),
         "storageProfile": {
             "osDisk": {
                 "osType": str(manifest["os"]).capitalize(),
@@ -87,6 +88,18 @@ def template(manifest: Mapping[str, Any]) -> str:
         },
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def _features(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The features of an image definition that clones of this version have shown.
+
+    An NVMe size refuses an image without DiskControllerTypes. SCSI stands first: the other order cannot be deployed
+    twice (https://learn.microsoft.com/azure/virtual-machines/nvme-overview).
+    """
+    nvme = manifest["prove"].get("gen2-nvme")
+    if nvme is None or nvme["failures"]:
+        return {}
+    return {"features": [{"name": "DiskControllerTypes", "value": "SCSI,NVMe"}]}
 
 
 def domain(manifest: Mapping[str, Any], folder: Path) -> str:

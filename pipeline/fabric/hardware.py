@@ -27,6 +27,8 @@ class Hardware:
 GEN1 = Hardware("bios", "pc", "scsi", "generation 1 (BIOS)", 1)
 GEN1_IDE = Hardware("bios", "pc", "ide", "generation 1 (BIOS, IDE)", 1)
 GEN2 = Hardware("efi", "q35", "scsi", "generation 2 (UEFI, SCSI)", 2)
+#: As the sizes from v6 on, which have no SCSI controller. The provisioning medium stays on AHCI.
+GEN2_NVME = Hardware("efi", "q35", "nvme", "generation 2 with NVMe disks", 2)
 #: With the keys that Azure has.
 GEN2_SECURE = Hardware(
     "efi",

@@ -26,13 +26,19 @@ UNFLUSHED, FLUSHED = "unsafe", "writeback"
 
 #: Where the hand-made network card sits; libvirt fills lower slots first (`-device` on `pcie.0` or `pci.0`).
 ACCESS_SLOT = "0x1d"
+#: Where the NVMe controller sits, for the same reason, and the alias of the disk that brings it.
+NVME_SLOT, NVME = "0x1c", "ua-nvme"
+#: The namespace of the OS disk, and that of the data disk at LUN 0, as Azure numbers them
+#: (https://learn.microsoft.com/azure/virtual-machines/nvme-linux).
+NVME_OS, NVME_DATA = 1, 2
 
 
 @dataclass(frozen=True)
 class Disk:
     """A disk of the guest. Every level of the chain states its format and is never relabelled.
 
-    A data disk has its `lun` on a SCSI controller of its own, as on Azure.
+    A data disk has its `lun` on a SCSI controller of its own, as on Azure. On the bus `nvme` all disks are namespaces
+    of one controller, also as on Azure.
     """
 
     image: Image
@@ -42,8 +48,9 @@ class Disk:
 
 
 def attached(image: Image, bus: str = "virtio") -> tuple[Disk, ...]:
-    """An OS disk with its data disks. Where the OS disk is on AHCI they are too, in the order of their LUNs."""
-    beside = "sata" if bus == "sata" else "scsi"
+    """An OS disk with its data disks. Where the OS disk is on AHCI they are too, in the order of their LUNs; on NVMe
+    they are too."""
+    beside = bus if bus in ("sata", "nvme") else "scsi"
     return (Disk(image, bus), *(Disk(disk, beside, lun=lun) for lun, disk in image.data))
 
 
@@ -179,7 +186,9 @@ def libvirt_format(image: Image) -> str:
     return RAW.driver if image.format.is_flat and image.size is not None else image.format.driver
 
 
-_PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd"}
+_PREFIX = {"virtio": "vd", "ide": "hd", "sata": "sd", "scsi": "sd", "nvme": "sd"}
+#: libvirt knows no bus for NVMe disks: to it they are on AHCI; see `_override`.
+_LIBVIRT_BUS = {"nvme": "sata"}
 #: The place of the medium on AHCI, which no disk takes.
 _SEED_PLACE = 5
 
@@ -191,11 +200,15 @@ def targets(disks: Iterable[Disk]) -> list[str]:
     for disk in disks:
         prefix = _PREFIX[disk.bus]
         index = counts.get(prefix, 0)
-        if disk.bus == "sata" and index == _SEED_PLACE:
+        if _libvirt_bus(disk) == "sata" and index == _SEED_PLACE:
             index += 1
         counts[prefix] = index + 1
         found.append(prefix + _letters(index))
     return found
+
+
+def _libvirt_bus(disk: Disk) -> str:
+    return _LIBVIRT_BUS.get(disk.bus, disk.bus)
 
 
 def _letters(index: int) -> str:
@@ -243,6 +256,7 @@ def domain_xml(spec: Spec) -> str:
     _sub(root, "on_crash", "preserve" if spec.features.panic else "destroy")
     _devices(_sub(root, "devices"), spec)
     _command_line(root, spec)
+    _override(root, spec)
     return etree.tostring(root, pretty_print=True, encoding="unicode")
 
 
@@ -400,7 +414,9 @@ def _disk(devices: etree._Element, disk: Disk, target: str, cache: str) -> None:
         driver.set("detect_zeroes", "unmap")
     _source(element, disk.image)
     _backing(element, disk.image.backing)
-    _sub(element, "target", dev=target, bus=disk.bus)
+    _sub(element, "target", dev=target, bus=_libvirt_bus(disk))
+    if disk.bus == "nvme":
+        _sub(element, "alias", name=_nvme_alias(disk))
     if disk.lun is not None and disk.bus == "scsi":
         _sub(element, "address", type="drive", controller="1", bus="0", target="0", unit=str(disk.lun))
     if disk.readonly:
@@ -446,6 +462,38 @@ def _command_line(root: etree._Element, spec: Spec) -> None:
         line = etree.SubElement(root, f"{{{QEMU_NS}}}commandline")
         for argument in arguments:
             etree.SubElement(line, f"{{{QEMU_NS}}}arg", {"value": argument})
+
+
+def _nvme_alias(disk: Disk) -> str:
+    return NVME if disk.lun is None else f"{NVME}-lun{disk.lun}"
+
+
+def _override(root: etree._Element, spec: Spec) -> None:
+    """NVMe disks: libvirt makes each a disk on AHCI, and here the front of it is changed to what QEMU calls NVMe.
+
+    So libvirt still opens, labels and counts them as any other disk; by `<qemu:commandline>` it would know nothing of
+    them. The OS disk brings the controller, on which the data disks are further namespaces.
+    """
+    disks = [disk for disk in spec.disks if disk.bus == "nvme"]
+    if not disks:
+        return
+    override = etree.SubElement(root, f"{{{QEMU_NS}}}override")
+    for disk in disks:
+        front: tuple[tuple[str, str, str], ...]
+        if disk.lun is None:
+            front = (
+                ("driver", "string", "nvme"),
+                ("bus", "string", "pcie.0"),
+                ("addr", "string", NVME_SLOT),
+                ("serial", "string", "SN-000001"),
+            )
+        else:
+            namespace = str(disk.lun + NVME_DATA)
+            front = (("driver", "string", "nvme-ns"), ("bus", "string", NVME), ("nsid", "unsigned", namespace))
+        device = etree.SubElement(override, f"{{{QEMU_NS}}}device", {"alias": _nvme_alias(disk)})
+        properties = etree.SubElement(device, f"{{{QEMU_NS}}}frontend")
+        for name, kind, value in front:
+            etree.SubElement(properties, f"{{{QEMU_NS}}}property", {"name": name, "type": kind, "value": value})
 
 
 def _access_net(spec: Spec) -> str:

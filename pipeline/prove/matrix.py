@@ -14,6 +14,7 @@ from pipeline.fabric.hardware import (
     GEN2,
     GEN2_KEYS_2011,
     GEN2_KEYS_2023,
+    GEN2_NVME,
     GEN2_SECURE,
     Hardware,
 )
@@ -29,7 +30,13 @@ class TestTarget:
     clones: int = 1
     again: bool = False  # the first clone boots a second time, and must not be provisioned again
     reimage: bool = False  # the first clone is reset to the master, and must be provisioned again
+    blank_disk: bool = False  # a blank data disk is attached beside the master's own
     provisioned: bool = True  # False: a generalized VM is only started
+
+    @property
+    def linux_only(self) -> bool:
+        """Whether what it tests is looked at in a Linux alone."""
+        return self.blank_disk
 
     @property
     def provisioned_by(self) -> str:
@@ -48,6 +55,7 @@ TARGETS = {
         TestTarget("gen2-secure", GEN2_SECURE, True),
         TestTarget("gen2-keys-2011", GEN2_KEYS_2011, True),
         TestTarget("gen2-keys-2023", GEN2_KEYS_2023, True),
+        TestTarget("gen2-nvme", GEN2_NVME, True, blank_disk=True),
         TestTarget("gen1-nocloud", GEN1_IDE, False),
         TestTarget("gen2-nocloud", GEN2, False),
         TestTarget("foreign", FOREIGN, False),
@@ -55,7 +63,16 @@ TARGETS = {
     )
 }
 #: The targets of `goldsmith prove` by default: each machine, each way of provisioning.
-MATRIX = ("gen1", "gen2", "gen2-secure", "gen2-keys-2011", "gen2-keys-2023", "gen2-nocloud", "foreign")
+MATRIX = (
+    "gen1",
+    "gen2",
+    "gen2-secure",
+    "gen2-keys-2011",
+    "gen2-keys-2023",
+    "gen2-nvme",
+    "gen2-nocloud",
+    "foreign",
+)
 #: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
 UNPROVEN = {
     "vmbus, storvsc and netvsc (there is no Hyper-V here)": ("initramfs-hyperv",),
@@ -65,6 +82,7 @@ UNPROVEN = {
         "resource-disk-place",
         "resource-disk-fstab",
     ),
+    "Azure's own NVMe controllers (QEMU's stands in)": ("initramfs-nvme", "nvme-names", "nvme-rules"),
     "the exchange of values with Hyper-V (KVP)": ("hyperv-kvp",),
     "azure-init (no package of it was available)": ("azure-init", "azure-init-state"),
 }

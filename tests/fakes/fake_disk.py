@@ -59,6 +59,8 @@ FILES: dict[str, str] = {
     "etc/cloud/cloud.cfg": "users:\n  - default\n",
     "etc/cloud/cloud.cfg.d/91-azure.cfg": "datasource_list: [ Azure, NoCloud, None ]\n",
     "etc/udev/rules.d/66-azure-storage.rules": 'ACTION!="add|change", GOTO="azure_end"\n',
+    "etc/udev/rules.d/79-azure-disk-names.rules": 'KERNEL=="nvme*", ENV{ID_MODEL}=="MSFT NVMe Accelerator v1.0", '
+    'ATTRS{nsid}=="1", SYMLINK+="disk/azure/os"\n',
     # as cloud-init and the Hyper-V daemons bring them
     "usr/lib/udev/rules.d/66-azure-ephemeral.rules": 'ATTRS{device_id}=="?00000000-0001-*", '
     'ENV{fabric_name}="azure_resource", SYMLINK+="disk/cloud/$env{fabric_name}"\n',

@@ -478,6 +478,15 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         "nvme-names",
         put("/etc/systemd/system/srv-data.mount", "[Mount]\nWhat=/dev/sdc1\nWhere=/srv/data\n"),
     ),
+    "no rules for NVMe": ("nvme-rules", fs("rm /etc/udev/rules.d/79-azure-disk-names.rules")),
+    "rules for NVMe that are hidden": (
+        "nvme-rules",
+        several(
+            fs("rm /etc/udev/rules.d/79-azure-disk-names.rules"),
+            put("/usr/lib/udev/rules.d/80-azure-disk.rules", 'ENV{ID_MODEL}=="MSFT NVMe Accelerator v1.0"\n'),
+            fs("symlink /etc/udev/rules.d/80-azure-disk.rules /dev/null"),
+        ),
+    ),
     # the agents
     "no waagent": ("waagent-installed", fs("rm /usr/sbin/waagent")),
     "provisioning by nobody": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import time
 import uuid
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
+import libvirt_qemu
 import pytest
 
 from pipeline.base.errors import GuestError
@@ -87,6 +90,29 @@ def test_a_button_ends_the_guest_that_looks_at_it(connection: Connection, folder
         assert guest.press_power(SOON)
         assert guest.serial() == READY + BUTTON + OFF
         assert not guest.running
+
+
+def test_a_guest_boots_from_nvme_and_libvirt_counts_what_it_reads(connection: Connection, folder: Path) -> None:
+    """Its disks are namespaces of one controller; libvirt, which knows no such bus, opens and counts them."""
+    disk = power_disk(folder / "disk.raw", Behaviour.DEAF)
+    data = folder / "data.raw"
+    with data.open("wb") as file:
+        file.truncate(MIB)
+    own(data, connection)
+    disks = attached(replace(disk, data=((3, Image(data, disk.format)),)), "nvme")
+    with machine(connection, folder, disk, machine="q35", disks=disks) as guest:
+        says(guest, READY)
+        stats = connection.raw.domainListGetStats([guest.domain], libvirt.VIR_DOMAIN_STATS_BLOCK)[0][1]
+        assert [stats[f"block.{number}.path"] for number in range(stats["block.count"])] == [
+            str(disk.path),
+            str(data),
+        ]
+        assert stats["block.0.rd.bytes"] > 0
+        answer = libvirt_qemu.qemuMonitorCommand(
+            guest.domain, "info qtree", libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        )
+    namespaces = re.findall(r'dev: nvme-ns, id "ua-nvme-lun3".*?nsid = (\d+)', answer, re.DOTALL)
+    assert namespaces == ["5"], "LUN 3 is namespace 5"
 
 
 def test_a_deaf_guest_does_not_go_off(connection: Connection, folder: Path) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.checks.model import AZURE, Subject, check
+from pipeline.disk.udev_rules import rule_files
 
 #: A disk, or a partition of it, by the kernel's own name.
 _KERNEL_NAME = r"/dev/(?:(?:sd|hd|vd|xvd)[a-z]+\d*|nvme\d+n\d+(?:p\d+)?)(?![\w.-])"
@@ -18,6 +19,9 @@ _COMMAND_FOLDERS = ("/etc/default/grub.d", "/etc/kernel/cmdline.d", "/etc/dracut
 _ASKS_FOR = re.compile(r"(?:(?<![\w.])(?:root|cryptdevice)=\S*?|^\s*GRUB_DEVICE\w*=[\"']?)(" + _KERNEL_NAME + ")")
 _RAID = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 _UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
+#: How rules know the controller of Azure's remote NVMe disks, and the bytes of a file of rules that are read.
+_REMOTE_MODEL = "MSFT NVMe Accelerator"
+_RULES_LIMIT = 1 << 20
 
 
 @check(
@@ -62,3 +66,20 @@ def _unit(subject: Subject, path: str) -> Iterator[str]:
     for line in lines:
         if re.match(r"What\s*=\s*" + _KERNEL_NAME, line):
             yield f"{path}: {line}"
+
+
+@check(
+    "nvme-rules",
+    "udev names NVMe data disks by their LUN",
+    why="On newer Azure sizes the order of /dev/nvme0n2, n3, ... is not that of the LUNs. waagent's rules name SCSI "
+    "disks only.",
+    remedy="Install azure-vm-utils (80-azure-disk.rules), or copy its rules to /etc/udev/rules.d.",
+    source="Azure/azure-vm-utils; Azure: NVMe on Linux VMs, udev rules and disk names",
+    severity="warn",
+    profiles=("azure-linux",),
+)
+def nvme_rules(subject: Subject) -> Iterator[str]:
+    found = [path for path in rule_files(subject.root) if _REMOTE_MODEL in subject.root.text(path, _RULES_LIMIT)]
+    subject.note(", ".join(found))
+    if not found:
+        yield "no udev rule knows the controller of Azure's NVMe disks (/dev/disk/azure/data/by-lun/)"

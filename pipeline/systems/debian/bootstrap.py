@@ -45,6 +45,8 @@ PACKAGES = (
     *("iproute2", "iputils-ping", "procps", "less", "vim-tiny"),
     # a package of its own since bookworm; before, systemd has it
     "?exact-name(systemd-resolved)",
+    # names of Azure's disks, from forky on; before, the base has rules of its own (tree.DISK_NAMES)
+    "?exact-name(azure-vm-utils)",
 )
 
 #: Smallest disk. The build grows it by an overlay, the guest grows partition and file system.

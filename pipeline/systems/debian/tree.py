@@ -70,6 +70,55 @@ Driver=mana mlx4_core mlx4_en mlx5_core
 Unmanaged=yes
 """
 
+#: Names of disks that are the same whatever controller the size of the VM has: those of azure-vm-utils, whose rules
+#: these follow (80-azure-disk.rules, MIT). Debian has the package from forky on; where it is installed this file is
+#: not. NVMe: namespace 1 is the OS disk, namespace n + 2 is LUN n; a direct disk is local to its host. SCSI: the id
+#: of a device on Hyper-V's bus tells the controllers apart.
+DISK_NAMES = "etc/udev/rules.d/79-azure-disk-names.rules"
+_DISK_NAMES = r"""
+# Names of Azure's disks, on NVMe and on SCSI, as azure-vm-utils gives them:
+# /dev/disk/azure/os, /dev/disk/azure/data/by-lun/N, /dev/disk/azure/local/by-serial/S
+ACTION=="remove", GOTO="azure_names_end"
+SUBSYSTEM!="block", GOTO="azure_names_end"
+
+KERNEL=="nvme*", ENV{ID_MODEL}=="MSFT NVMe Accelerator v1.0", GOTO="azure_names_remote"
+KERNEL=="nvme*", ENV{ID_MODEL}=="Microsoft NVMe Direct Disk*", ENV{AZURE_DISK_TYPE}="local", \
+  ENV{AZURE_DISK_SERIAL}="$env{ID_SERIAL_SHORT}", GOTO="azure_names_links"
+ENV{ID_VENDOR}=="Msft", ENV{ID_MODEL}=="Virtual_Disk", GOTO="azure_names_scsi"
+GOTO="azure_names_end"
+
+LABEL="azure_names_remote"
+# the host repeats a request for 120 s, and restarts the machine after that
+ENV{DEVTYPE}=="disk", ATTRS{nsid}=="?*", ATTR{queue/io_timeout}="240000"
+ATTRS{nsid}=="1", ENV{AZURE_DISK_TYPE}="os", GOTO="azure_names_links"
+ATTRS{nsid}=="?*", ENV{AZURE_DISK_TYPE}="data", PROGRAM="/bin/sh -ec 'echo $$((%s{nsid}-2))'", \
+  ENV{AZURE_DISK_LUN}="$result"
+GOTO="azure_names_links"
+
+LABEL="azure_names_scsi"
+ATTRS{device_id}=="?00000000-0000-*", ENV{AZURE_DISK_TYPE}="os", GOTO="azure_names_links"
+ENV{DEVTYPE}=="disk", PROGRAM="/bin/sh -c 'readlink /sys/class/block/%k/device | cut -d: -f4'", \
+  ENV{AZURE_DISK_LUN}="$result"
+ENV{DEVTYPE}=="partition", PROGRAM="/bin/sh -c 'readlink /sys/class/block/%k/../device | cut -d: -f4'", \
+  ENV{AZURE_DISK_LUN}="$result"
+ATTRS{device_id}=="{f8b3781a-1e82-4818-a1c3-63d806ec15bb}", ENV{AZURE_DISK_LUN}=="0", ENV{AZURE_DISK_TYPE}="os", \
+  ENV{AZURE_DISK_LUN}="", GOTO="azure_names_links"
+ATTRS{device_id}=="{f8b3781[bcd]-1e82-4818-a1c3-63d806ec15bb}", ENV{AZURE_DISK_TYPE}="data", \
+  GOTO="azure_names_links"
+GOTO="azure_names_end"
+
+LABEL="azure_names_links"
+ENV{DEVTYPE}=="disk", ENV{AZURE_DISK_TYPE}=="os", SYMLINK+="disk/azure/os"
+ENV{DEVTYPE}=="disk", ENV{AZURE_DISK_LUN}=="?*", SYMLINK+="disk/azure/data/by-lun/$env{AZURE_DISK_LUN}"
+ENV{DEVTYPE}=="disk", ENV{AZURE_DISK_SERIAL}=="?*", SYMLINK+="disk/azure/local/by-serial/$env{AZURE_DISK_SERIAL}"
+ENV{DEVTYPE}=="partition", ENV{AZURE_DISK_TYPE}=="os", SYMLINK+="disk/azure/os-part%n"
+ENV{DEVTYPE}=="partition", ENV{AZURE_DISK_LUN}=="?*", \
+  SYMLINK+="disk/azure/data/by-lun/$env{AZURE_DISK_LUN}-part%n"
+ENV{DEVTYPE}=="partition", ENV{AZURE_DISK_SERIAL}=="?*", \
+  SYMLINK+="disk/azure/local/by-serial/$env{AZURE_DISK_SERIAL}-part%n"
+LABEL="azure_names_end"
+""".lstrip()
+
 #: One card with an address is online enough: a second card without a cable must not hold up the boot for two minutes.
 _WAIT_ONLINE = """\
 [Service]
@@ -109,6 +158,8 @@ if [ -s "$root/etc/apt/sources.list.d/debian.sources" ]; then
     done
 fi
 cat "$here/modules" >>"$root/etc/initramfs-tools/modules"
+# azure-vm-utils brings its own names of disks
+if [ -e "$root/usr/lib/udev/rules.d/80-azure-disk.rules" ]; then rm "$root/@DISK_NAMES@"; fi
 chroot "$root" systemctl --quiet enable systemd-networkd.service
 chroot "$root" systemctl --quiet enable systemd-resolved.service 2>/dev/null || true
 echo "goldsmith phase initramfs"
@@ -260,6 +311,7 @@ def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
         "etc/systemd/network/10-azure-vf.network": _VIRTUAL_FUNCTION,
         "etc/systemd/network/90-dhcp.network": _NETWORK,
         "etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf": _WAIT_ONLINE,
+        DISK_NAMES: _DISK_NAMES,
         # grub-cloud then renews the boot sector and the ESP when GRUB or shim is upgraded in the guest
         "etc/grub.d/enable_cloud": "",
         # journald keeps its journal on disk when this folder exists
@@ -280,7 +332,7 @@ def texts(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
     return {
         **found,
         "essential.sh": (_ESSENTIAL, 0o755),
-        "customize.sh": (_CUSTOMIZE, 0o755),
+        "customize.sh": (_CUSTOMIZE.replace("@DISK_NAMES@", DISK_NAMES), 0o755),
         "esp.cfg": (esp_config(numbers), 0o644),
         "early.cfg": (early_config(numbers), 0o644),
         "grub.cfg": (first_menu(numbers), 0o644),

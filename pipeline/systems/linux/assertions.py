@@ -11,6 +11,7 @@ from pipeline.base.printable import shorten
 from pipeline.definition import CommandExpectation, DataDisk, HttpExpectation
 from pipeline.fabric.instance import INTERNAL_DOMAIN, WIRESERVER
 from pipeline.hypervisor.console import LOGIN
+from pipeline.hypervisor.domain import NVME_DATA
 from pipeline.prove import web
 from pipeline.prove.first_boot_report import SETTLE
 from pipeline.prove.result import CloneResult
@@ -50,12 +51,18 @@ echo "mac=$(cat /sys/class/net/e*/address | head -n 1)"
 for f in /var/lib/cloud/instance/user-data.txt /var/lib/waagent/CustomData; do
   [ -e "$f" ] && { cat "$f"; echo; base64 -d "$f" 2>/dev/null; echo; }
 done | grep -q TOKEN && echo "custom-data=found"
-for d in /sys/block/sd*; do
+for d in /sys/block/sd* /sys/block/nvme[0-9]*n[0-9]*; do
+  # nvme0c0n1 is a way to nvme0n1
+  case $d in */nvme*c*) continue;; esac
   [ -e "$d/device" ] || continue
   n=${d##*/}
   type=$(blkid -p -o value -s TYPE "/dev/$n" 2>/dev/null)
   label=$(blkid -p -o value -s LABEL "/dev/$n" 2>/dev/null)
-  echo "disk $n=$(basename "$(readlink -f "$d/device")") $(cat "$d/size") ${type:--} ${label:--}"
+  case $n in
+    nvme*) place=nvme:$(($(cat "$d/nsid") - NVME_DATA));;
+    *) place=$(basename "$(readlink -f "$d/device")");;
+  esac
+  echo "disk $n=$place $(cat "$d/size") ${type:--} ${label:--}"
 done
 echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | tr -d ' ')"
 echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
@@ -82,7 +89,7 @@ def facts(clone: Clone, token: str) -> dict[str, str]:
     """What a clone says of itself, asked over its own ssh as the user that it was asked to make."""
     settle = SETTLE[clone.spec.kvm]
     script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token))
-    script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token)
+    script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token).replace("NVME_DATA", str(NVME_DATA))
     output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.timeouts.command).stdout
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 

@@ -18,7 +18,7 @@ from pipeline.fabric import Extension, Fabric, Guest
 from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors, write_medium
 from pipeline.guest.access import Access, free_port
 from pipeline.guest.build import Build
-from pipeline.guest.disks import create_overlay
+from pipeline.guest.disks import create_data_disk, create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Forward
 from pipeline.prove.first_boot_report import configured
@@ -29,6 +29,7 @@ from pipeline.systems.linux import agent_assertions, assertions, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
+from pipeline.systems.linux.nvme_disks import blank_disk, check_nvme_disks
 
 #: Bytes that a clone's disk is larger than the master's, to see the root file system grow.
 GROWTH = 1 << 30
@@ -42,7 +43,9 @@ class CloneTest:
     def __init__(
         self, context: Build, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk] = ()
     ) -> None:
-        self.disks = disks
+        self.blank = blank_disk(disks) if test_run.target.blank_disk else None
+        self.disks = [*disks, self.blank] if self.blank else disks
+        self._own_disks = disks
         self.context = context
         self.master = master
         self.test_run = test_run
@@ -79,7 +82,7 @@ class CloneTest:
         kept = self.logs.with_name(f"{self.test_run.name}-hung")
         self.logs.replace(kept)
         record_hung(self.context, error, f"{self.test_run.name}: ", str(kept.relative_to(self.context.run.folder)))
-        other = CloneTest(self.context, self.master, self.test_run, self._beside, self.disks)
+        other = CloneTest(self.context, self.master, self.test_run, self._beside, self._own_disks)
         other._again_already = True
         return other.run(fabric, pictures)
 
@@ -171,7 +174,11 @@ class CloneTest:
         return usable_processors(self.context.definition.machine.cpus, kvm=kvm, beside=self._beside)
 
     def _overlay(self, name: str) -> Image:
-        return create_overlay(self.scratch / f"{name}.qcow2", self.master, self.size)
+        overlay = create_overlay(self.scratch / f"{name}.qcow2", self.master, self.size)
+        if self.blank is None:
+            return overlay
+        image = create_data_disk(self.scratch / f"{name}-blank.raw", self.blank)
+        return replace(overlay, data=(*overlay.data, (self.blank.lun, image)))
 
     def _sampled(self, text: str) -> str:
         return sampled(text, self.hostname)
@@ -237,6 +244,8 @@ class CloneTest:
         picture = pictures / f"{self.test_run.name}.png"
         if clone.machine.screenshot(picture):
             result.screenshot = picture.name
+        if self.test_run.target.hardware.bus == "nvme":
+            check_nvme_disks(clone, result, self.disks)
         self._end(clone)
         self._draw(pages, pictures)
         return {**seen, "host key": result.checks["host key"]}

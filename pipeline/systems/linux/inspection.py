@@ -12,7 +12,7 @@ PARTS: dict[str, Part] = {
         3, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
     ),
     "checks.azure_init": Part(1, ("pipeline.checks.linux.azure_init",)),
-    "checks.disk_names": Part(1, ("pipeline.checks.linux.disk_names",)),
+    "checks.disk_names": Part(2, ("pipeline.checks.linux.disk_names",)),
     "checks.hyperv_daemons": Part(1, ("pipeline.checks.linux.hyperv_daemons",)),
     "checks.resource_disk": Part(1, ("pipeline.checks.linux.resource_disk",)),
     "checks.host_name": Part(1, ("pipeline.checks.linux.host_name",)),

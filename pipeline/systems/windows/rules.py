@@ -20,6 +20,10 @@ STEPS = StepRules(
 )
 
 
+#: Targets whose tests look at a Linux.
+_LINUX_TARGETS = ("gen2-nvme",)
+
+
 def check(document: Document, data: dict[str, Any]) -> None:
     """Put the faults of a definition of a Windows into the document."""
     source, generations = data.get("source"), data.get("generations")
@@ -35,6 +39,10 @@ def check(document: Document, data: dict[str, Any]) -> None:
     if data.get("data_disks"):
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
     _patch(document, data)
+    prove = data.get("prove")
+    for index, name in enumerate(prove if isinstance(prove, list) else ()):
+        if name in _LINUX_TARGETS:
+            document.add(("prove", index), f"{name} is only for Linux", "use gen1 or gen2")
     first_boot = data.get("first_boot")
     apply = first_boot.get("apply") if isinstance(first_boot, dict) else None
     if isinstance(apply, str) and not apply.lower().endswith(".ps1"):

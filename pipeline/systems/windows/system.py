@@ -94,7 +94,7 @@ class WindowsSystem(GuestSystem):
         from pipeline.prove.matrix import TestRun
 
         # nobody else provisions a Windows, and one boot of it takes long
-        return [TestRun(target, target.name) for target in targets if target.fabric]
+        return [TestRun(target, target.name) for target in targets if target.fabric and not target.linux_only]
 
     def clone_test(
         self, build: Build, master: Image, test_run: TestRun, beside: int, disks: Sequence[DataDisk]

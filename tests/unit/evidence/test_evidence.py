@@ -37,6 +37,7 @@ from pipeline.evidence.checksum import (
     write_local_evidence,
     write_sums,
 )
+from pipeline.evidence.template import template
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file, digests_file
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import Judge, verify
@@ -407,6 +408,21 @@ def test_the_template_names_the_disk_and_its_state(gallery: Gallery, key: signin
     assert (version.path / disk["image"]["uri"]).samefile(version.disk)
     assert (disk["osState"], disk["caching"], disk["sizeInBytes"]) == ("Generalized", "ReadWrite", 6 << 20)
     assert content["hyperVGenerations"] == ["V1", "V2"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "features"),
+    [
+        ({"gen2-nvme": {"failures": []}}, [{"name": "DiskControllerTypes", "value": "SCSI,NVMe"}]),
+        ({"gen2-nvme": {"failures": ["disk names: /dev/disk/azure/os is missing"]}}, None),
+        ({"gen2": {"failures": []}}, None),
+    ],
+)
+def test_a_template_offers_nvme_when_a_clone_has_shown_it(
+    cells: Mapping[str, Any], features: object, gallery: Gallery, key: signing.SigningKey
+) -> None:
+    manifest = {**captured(gallery, key).manifest, "prove": cells}
+    assert json.loads(template(manifest)).get("features") == features
 
 
 def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningKey) -> None:

@@ -111,6 +111,7 @@ SPECS = {
     "prove-foreign-data-disks": replace(
         SPEC, machine="q35", disks=attached(replace(SPEC.disks[0].image, data=DATA), "sata"), virtio=False
     ),
+    "prove-gen2-nvme": replace(GEN2, disks=attached(replace(SPEC.disks[0].image, data=DATA), "nvme")),
     "save": replace(
         SPEC,
         name="goldsmith-saved-0123456789ab",
