@@ -142,7 +142,7 @@ class DiskUpload:
                 base = None
         if base is None:
             self.container.create(self.blob, self.disk.size, marked)
-        self._take_lease(lease)
+        # first the journal: a publisher killed after its lease is granted takes the same lease again
         self.journal.begin(
             {
                 "blob": self.blob,
@@ -152,6 +152,7 @@ class DiskUpload:
                 "base": base.version if base else None,
             }
         )
+        self._take_lease(lease)
         return base, why, False
 
     def _goes_on(self, header: Mapping[str, Any], there: BlobFacts, base: Base | None) -> bool:
