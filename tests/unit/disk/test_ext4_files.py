@@ -256,6 +256,20 @@ def test_pointers_that_lead_in_circles_end(loop: str, tmp_path: Path) -> None:
         assert caught.value.name == "fs-damaged" and "e2fsck" in (caught.value.hint or "")
 
 
+def test_an_extent_outside_of_the_file_system_is_damage(tree: Path, tmp_path: Path) -> None:
+    """Also for whoever asks only where a file's data lies."""
+    image = made("-t ext4 -O ^metadata_csum", tree, tmp_path)
+    with open_disk(image, "raw") as disk:
+        inode = disk.only_filesystem.stat("/size-4096")
+        assert inode is not None and len(disk.only_filesystem.runs("/size-4096")) == 1
+    fake_disk.tool("debugfs", "-w", "-R", f"set_inode_field <{inode.inode}> block[5] 4294967040", image)
+    with open_disk(image, "raw") as disk:
+        for ask in (disk.only_filesystem.runs, disk.only_filesystem.read):
+            with pytest.raises(DiskError) as caught:
+                ask("/size-4096")
+            assert caught.value.name == "fs-damaged"
+
+
 def test_no_source_line_of_a_library_reaches_a_person(tree: Path, tmp_path: Path) -> None:
     disk = made("-t ext4 -b 4096", tree, tmp_path)
     # the inode table's place, in the first group's descriptor
