@@ -7,7 +7,6 @@ while its lock is held; the kernel frees the lock when the process dies, however
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from pydantic import Field
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.base.file_errors import user_name
 from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, sync_tree, write_json
+from pipeline.base.names import RUN_ID
 
 __all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to files; many import them from here
 
@@ -31,7 +31,6 @@ LOCK = "lock"
 #: The mode of a log, in a finished run and in a version alike: guests and steps write secrets to their consoles. The
 #: store's group may read it, because anyone who is in it can start guests anyway.
 LOG_MODE = 0o440
-_RUN_ID = re.compile(r"R[0-9]{1,18}")
 
 
 def now() -> str:
@@ -263,7 +262,7 @@ def run_ids(runs: Path) -> list[str]:
 
 
 def _folders(runs: Path) -> list[Path]:
-    return [path for path in runs.glob("R*") if _RUN_ID.fullmatch(path.name)]
+    return [path for path in runs.glob("R*") if RUN_ID.fullmatch(path.name)]
 
 
 def _number(folder: Path) -> int:
@@ -273,7 +272,7 @@ def _number(folder: Path) -> int:
 def find_run(runs: Path, run_id: str) -> dict[str, Any]:
     """One run's record. Raises UsageError for an unknown id."""
     folder = runs / run_id
-    if not _RUN_ID.fullmatch(run_id) or not folder.is_dir():
+    if not RUN_ID.fullmatch(run_id) or not folder.is_dir():
         raise UsageError(f"there is no run {run_id}", name="run-unknown", hint="goldsmith runs list shows all runs")
     return load_run(folder)
 

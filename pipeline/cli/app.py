@@ -29,6 +29,7 @@ from pipeline.cli import (
     vhd,
     vm,
 )
+from pipeline.cli.completion import completed_words
 from pipeline.cli.usage import CONTEXT, RootGroup
 
 
@@ -40,7 +41,7 @@ class RootApp(typer.Typer):
 
     def __call__(self, *words: Any, **options: Any) -> Any:
         narrowed = copy.copy(self)
-        named = _first_verb(words[0] if words else sys.argv[1:])
+        named = _first_verb(words[0] if words else completed_words() or sys.argv[1:])
         narrowed.registered_groups = [each for each in self.registered_groups if each.name == named]
         narrowed.registered_commands = [each for each in self.registered_commands if _name_of(each) == named]
         # `help` shows the others

@@ -7,6 +7,7 @@ fails and never prints an error: what cannot be read has no words.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -79,6 +80,15 @@ def enable_completion() -> None:
     get_completion_inspect_parameters()
 
 
+def completed_words() -> list[str]:
+    """The words before the one that a shell wants completed; empty if no shell asks."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    if VARIABLE not in os.environ or not line:
+        return []
+    words = line.split()
+    return words[1:] if line[-1].isspace() else words[1:-1]
+
+
 def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
     """`find` gets the typed text; its words with this beginning are offered, and none if it fails."""
 
@@ -111,22 +121,29 @@ def complete_definition(_incomplete: str) -> Iterable[str]:
 @_quiet
 def complete_image(_incomplete: str) -> Iterable[str]:
     """Images of the gallery."""
-    return _gallery().names()
+    from pipeline.base.names import folders
+    from pipeline.base.store import IMAGE_NAME
+    from pipeline.cli.environment import locate_store
+
+    return folders(locate_store().gallery, IMAGE_NAME)
 
 
 @_quiet
 def complete_reference(incomplete: str) -> Iterable[str]:
     """NAME, and after the @ the image's versions and channels."""
-    from pipeline.gallery.versions import parse
+    from pipeline.base.names import VERSION, folders
+    from pipeline.base.store import IMAGE_NAME
+    from pipeline.cli.environment import locate_store
 
-    gallery = _gallery()
+    gallery = locate_store().gallery
+    images = folders(gallery, IMAGE_NAME)
     name, at, _ = incomplete.partition("@")
     if not at:
-        return gallery.names()
-    if name not in gallery.names():
+        return images
+    if name not in images:
         return []
-    folder = gallery.root / name
-    return [f"{name}@{each.name}" for each in folder.iterdir() if parse(each.name) or each.is_symlink()]
+    found = (gallery / name).iterdir()
+    return [f"{name}@{each.name}" for each in found if VERSION.fullmatch(each.name) or each.is_symlink()]
 
 
 @_quiet
@@ -140,18 +157,18 @@ def complete_channel(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_run(_incomplete: str) -> Iterable[str]:
-    from pipeline.base.runs import run_ids
+    from pipeline.base.names import RUN_ID, folders
     from pipeline.cli.environment import locate_store
 
-    return run_ids(locate_store().runs)
+    return folders(locate_store().runs, RUN_ID)
 
 
 @_quiet
 def complete_vm(_incomplete: str) -> Iterable[str]:
+    from pipeline.base.names import INSTANCE_NAME, folders
     from pipeline.cli.environment import locate_store
-    from pipeline.instances.record import Instances
 
-    return Instances(locate_store().instances).names()
+    return folders(locate_store().instances, INSTANCE_NAME)
 
 
 @_quiet

@@ -22,6 +22,7 @@ from pipeline.base import locks
 from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base.names import folders
 from pipeline.base.runs import remove_tree, sync_folder, sync_tree, write_json
 from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
@@ -86,9 +87,7 @@ class Gallery:
         self.root = root
 
     def names(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
-        return sorted(p.name for p in self.root.iterdir() if IMAGE_NAME.fullmatch(p.name) and p.is_dir())
+        return folders(self.root, IMAGE_NAME)
 
     def versions(self, name: str) -> list[Version]:
         """All versions of an image that can be read, oldest first; the others are skipped by name."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import date
 
-#: ASCII digits only, and too short to exhaust a program that computes with them: an Azure version is 32 bits.
-_VERSION = re.compile(r"(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})\.(0|[1-9][0-9]{0,9})")
+from pipeline.base.names import VERSION
 
 
 def parse(text: str) -> tuple[int, int, int] | None:
     """The three integers of a version, or None when `text` is not one."""
-    found = _VERSION.fullmatch(text)
+    found = VERSION.fullmatch(text)
     if not found:
         return None
     major, minor, patch = (int(part) for part in found.groups())

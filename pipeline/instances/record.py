@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import secrets
 import socket
 import uuid
@@ -24,12 +23,11 @@ from pydantic import Field
 from pipeline.base import locks
 from pipeline.base.errors import NotFound, UsageError
 from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, write_json
+from pipeline.base.names import INSTANCE_NAME, folders
 from pipeline.base.runs import now
 from pipeline.cache.layers import Image
 
 RECORD = "record.json"
-#: A valid name of an instance, which is also its host name (RFC 1123).
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 #: The beginnings of the name of an instance's folder while it is made, and while it is removed.
 NEW, GONE = ".new-", ".gone-"
 #: The folder of locks, which outlive the folders that they guard.
@@ -153,7 +151,7 @@ class RecordShape(Shape):
     """`Record` as a file."""
 
     id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-    name: str = Field(pattern=f"^{NAME.pattern}$")
+    name: str = Field(pattern=f"^{INSTANCE_NAME.pattern}$")
     created: str
     host: str
     image: str
@@ -184,7 +182,7 @@ class RecordShape(Shape):
 
 def check_name(name: str, longest: int = 63) -> None:
     """Raise UsageError (vm-name) for an invalid name of a VM or host; it has at most `longest` characters."""
-    if not NAME.fullmatch(name) or len(name) > longest:
+    if not INSTANCE_NAME.fullmatch(name) or len(name) > longest:
         raise UsageError(
             f"{name!r} cannot be the name of a VM",
             name="vm-name",
@@ -218,9 +216,7 @@ class Instances:
         return self.root / name
 
     def names(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
-        return sorted(path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+        return folders(self.root, INSTANCE_NAME)
 
     def all(self) -> list[Record]:
         """All instances whose records can be read, by name; the others are skipped by name."""
@@ -236,7 +232,7 @@ class Instances:
 
     def find(self, name: str) -> Record | None:
         """An instance, None where there is none. Raises RecordDamaged."""
-        return self._read(name) if NAME.fullmatch(name) else None
+        return self._read(name) if INSTANCE_NAME.fullmatch(name) else None
 
     def get(self, name: str) -> Record:
         """An instance. Raises NotFound (vm-unknown), RecordDamaged."""

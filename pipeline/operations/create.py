@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.base import process
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
+from pipeline.base.names import INSTANCE_NAME
 from pipeline.base.runs import now
 from pipeline.base.store import Store
 from pipeline.fabric import service
@@ -25,7 +26,7 @@ from pipeline.instances.budget import Demand, measure_budget
 from pipeline.instances.disks import create_disks, disk_size
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.power import spec_of, switch_on
-from pipeline.instances.record import NAME, Operation, Record, check_name, new_id
+from pipeline.instances.record import Operation, Record, check_name, new_id
 from pipeline.instances.sizes import Size
 from pipeline.systems import registry
 from pipeline.systems.base import AwaitedBoot, GuestSystem
@@ -85,7 +86,7 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
     version = choose_master(fleet.gallery, wishes.image)
     system = registry.get(str(version.manifest.get("os", "linux")))
     check_name(wishes.name, system.longest_host_name)
-    if wishes.network is not None and not NAME.fullmatch(wishes.network):
+    if wishes.network is not None and not INSTANCE_NAME.fullmatch(wishes.network):
         raise UsageError(
             f"{wishes.network!r} cannot be the name of a network",
             name="network-name",
