@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.store import Store
 from pipeline.cache.layers import SNAPSHOT, Layers
 from pipeline.disk import open_disk
 from pipeline.hypervisor import accelerator
@@ -216,7 +217,7 @@ def measured(part: str, lab: Lab, rounds: int) -> dict[str, Any]:
 
 
 def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    verdict = accelerator.choose("auto")
+    verdict = accelerator.choose("auto", Store(lab.home))
     packer = Packer(lab.folder, Path(Lab(ROOT, lab.home).master("debian-12")["path"]), verdict.kind == "kvm")
     goldsmith(lab, "--until", "acquire")
     layers = Layers(lab.home / "layers")
