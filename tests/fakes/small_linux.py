@@ -29,26 +29,6 @@ _LEASE = """\
 [ "$1" = bound ] || exit 0
 ip addr add "$ip/${mask:-24}" dev "$interface"
 [ -z "$router" ] || ip route add default via "${router%% *}"
-[ -z "$dns" ] || printf 'nameserver %s\\n' $dns >/etc/resolv.conf
-"""
-#: /cgi-bin/reach?NAME: the address that this guest finds for NAME, then the page that it gets from there.
-_REACH = r"""#!/bin/sh
-printf 'Content-Type: text/plain\r\n\r\n'
-case "$QUERY_STRING" in
-*[!0-9.]*)
-    address=$(nslookup -type=a "$QUERY_STRING" 2>/dev/null | sed -n '/^Name:/,$s/^Address[^:]*: *//p' | head -n 1) ;;
-*) address=$QUERY_STRING ;;
-esac
-echo "address ${address:-unknown}"
-[ -z "$address" ] || printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 5 "$address" 80
-"""
-#: /cgi-bin/who: what the metadata service says of this guest, as JSON.
-_WHO = r"""#!/bin/sh
-printf 'Content-Type: application/json\r\n\r\n'
-{
-    printf 'GET /metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\n'
-    printf 'Metadata: true\r\nConnection: close\r\n\r\n'
-} | nc -w 5 169.254.169.254 80 | sed -n '/^{/,$p'
 """
 _POWER_OFF = "#!/bin/sh\nsync\npoweroff -f\n"
 #: The agent calls it with -P, -r or -H.
@@ -78,7 +58,7 @@ def _unpack_kernel(packed: Path, target: Path) -> None:
 
 def _make_initramfs(parts: Parts, root: Path, target: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
-    for name in ("bin", "dev", "proc", "sys", "run", "tmp", "etc/acpi/PWRF", "www/cgi-bin", "var/run", "var/log"):
+    for name in ("bin", "dev", "proc", "sys", "run", "tmp", "etc/acpi/PWRF", "www", "var/run", "var/log"):
         (root / name).mkdir(parents=True)
     (root / "usr").mkdir()
     for name in ("sbin", "usr/bin", "usr/sbin"):
@@ -98,8 +78,6 @@ def _make_initramfs(parts: Parts, root: Path, target: Path) -> None:
         "bin/shutdown": _SHUTDOWN,
         "etc/acpi/PWRF/00000080": _POWER_OFF,
         "init": _INIT.read_text(),
-        "www/cgi-bin/reach": _REACH,
-        "www/cgi-bin/who": _WHO,
     }.items():
         (root / name).write_text(text)
         (root / name).chmod(0o755)

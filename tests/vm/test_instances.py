@@ -80,24 +80,8 @@ def test_a_life(vms: Vms) -> None:
     assert vms.left() == []
 
 
-def test_two_at_once_are_two_and_meet_in_their_network_alone(vms: Vms) -> None:
-    create(vms, "web", "small", "--count", "2", "--network", "shop")
-    create(vms, "alone")
-    # each learns who it is, and finds the members of its network by name; nobody finds or reaches another one
-    names = ("web-0", "web-1", "alone")
-    shown = {name: vms.seen(name) for name in names}
-    metadata = {name: json.loads(vms.page(name, "/cgi-bin/who").partition("\r\n\r\n")[2]) for name in names}
-    assert {name: (each["compute"]["name"], each["compute"]["vmId"]) for name, each in metadata.items()} == {
-        name: (name, each["vmId"]) for name, each in shown.items()
-    }
-    addresses = {name: each["address"] for name, each in shown.items()}
-    for asker, other in (("web-0", "web-1"), ("web-1", "web-0.internal.cloudapp.net")):
-        seen = vms.page(asker, f"/cgi-bin/reach?{other}")
-        assert f"address {addresses[other.partition('.')[0]]}" in seen and small_linux.PAGE in seen
-    for asker, other in (("web-0", "alone"), ("alone", "web-0")):
-        assert "address unknown" in vms.page(asker, f"/cgi-bin/reach?{other}")
-        seen = vms.page(asker, f"/cgi-bin/reach?{addresses[other]}")
-        assert f"address {addresses[other]}" in seen and small_linux.PAGE not in seen
+def test_two_at_once_are_two(vms: Vms) -> None:
+    create(vms, "web", "small", "--count", "2")
     item, two = vms.seen("web-0"), vms.seen("web-1")
     assert item["vmId"] != two["vmId"] and item["address"] != two["address"]
     assert item["status"] == two["status"] == "Running"
