@@ -19,6 +19,9 @@ from pipeline.definition.step_digest import config_of
 VAULT_HINT = (
     "write vault_password_file: PATH in the step; the file holds the password and stays out of the repository"
 )
+#: Seconds for a connection and for sudo to answer. Ansible's own 10 are too few for an emulated guest on a busy host
+#: ("Timeout (12s) waiting for privilege escalation prompt"); a project's ansible.cfg may say another number.
+CONNECTION_TIMEOUT = 60
 #: What is the same for every run. A variable goes before a setting of ansible.cfg.
 _FIXED: Mapping[str, str] = {
     "ANSIBLE_CALLBACK_FORMAT_PRETTY": "0",
@@ -63,7 +66,7 @@ class AnsibleProject:
         if path is None:
             path = home / "ansible.cfg"
             # without a file of ours Ansible would look for one in /etc and in the caller's home
-            path.write_text("[defaults]\n")
+            path.write_text(f"[defaults]\ntimeout = {CONNECTION_TIMEOUT}\n")
         nothing = str(home / "nothing")
         plugins = {variable: nothing for name, variable in PLUGIN_PATHS.items() if name not in self.config.folders}
         return {

@@ -51,6 +51,25 @@ def test_defect(good: Path, tmp_path: Path, name: str) -> None:
     assert list(findings(disk)) == [want], findings(disk)
 
 
+#: Defects that LISA, Microsoft's tests of Linux images, looks for in a clone, and the check that finds each at rest.
+LISA_DEFECTS = {
+    "a password of root": "password-hash",
+    "a swap file": "swap",
+    "a shell history": "shell-history",
+    "no serial console": "serial-console",
+    "no CIFS": "kernel-config",
+}
+
+
+def test_the_five_defects_that_lisa_finds_are_found_at_rest(good: Path, tmp_path: Path) -> None:
+    disk = fake_disk.copy(good, tmp_path / "disk.vhd")
+    for name, want in LISA_DEFECTS.items():
+        seeded, change = DEFECTS[name]
+        assert seeded == want
+        change(disk, tmp_path)
+    assert set(findings(disk)) == set(LISA_DEFECTS.values())
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_other_good_disks(good: Path, tmp_path: Path, name: str) -> None:
     disk = fake_disk.copy(good, tmp_path / "disk.vhd")
