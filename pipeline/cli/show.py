@@ -68,6 +68,8 @@ def show_waits() -> None:
     log = logging.getLogger("goldsmith.waits")
     log.handlers = [_WaitShown()]
     log.propagate = False
+    # a completion in the same process has silenced it
+    log.setLevel(logging.NOTSET)
 
 
 def show_damage() -> None:
@@ -75,6 +77,8 @@ def show_damage() -> None:
     log = logging.getLogger("goldsmith.records")
     log.handlers = [_DamageShown()]
     log.propagate = False
+    # a completion in the same process has silenced it
+    log.setLevel(logging.NOTSET)
 
 
 def print_json(data: object) -> None:
