@@ -68,8 +68,6 @@ def show_waits() -> None:
     log = logging.getLogger("goldsmith.waits")
     log.handlers = [_WaitShown()]
     log.propagate = False
-    # a completion in the same process has silenced it
-    log.setLevel(logging.NOTSET)
 
 
 def show_damage() -> None:
