@@ -228,12 +228,13 @@ class Machine:
 class Generalize:
     """Whose own deprovisioning runs inside the guest; `outside`: somebody else did it, no guest is booted.
 
-    Of sysprep: `mode_vm` binds the master to this hypervisor, `skip_oobe` answers all that a first boot asks.
+    Of sysprep: `mode_vm` binds the master to this hypervisor, `skip_oobe` keeps an answer file on the disk, for the
+    first boot.
     """
 
     agent: GeneralizeAgent = "waagent"
     mode_vm: bool = False
-    skip_oobe: bool = True
+    skip_oobe: bool = False
 
 
 @dataclass(frozen=True)

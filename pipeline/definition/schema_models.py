@@ -96,7 +96,10 @@ class SecretPart(Part):
 class Oobe(Part):
     """Windows' first boot."""
 
-    skip: bool = Field(default=True, description="A clone asks no questions at its first boot.")
+    skip: bool = Field(
+        default=False,
+        description="Keep an answer file on the disk, for clones without Azure's medium: they ask no questions.",
+    )
 
 
 class GeneralizePart(Part):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.cache.layers import Image
 from pipeline.fabric.hardware import Hardware
 from pipeline.fabric.instance import Instance
-from pipeline.fabric.media import ovf_env, write_media
+from pipeline.fabric.media import medium_files, write_media
 from pipeline.hypervisor.domain import MachineFeatures, Spec, attached
 
 #: QEMU's registered prefix of addresses of cards (https://www.qemu.org/docs/master/system/devices/net.html).
@@ -72,7 +73,12 @@ def usable_processors(wanted: int, *, kvm: bool, beside: int = 1) -> int:
     return max(1, min(wanted, (os.cpu_count() or 1) // beside))
 
 
-def write_medium(path: Path, instance: Instance, *, password: str | None = None) -> None:
-    """Write the guest's provisioning medium, 0600; with an administrator's password, Windows' one."""
+def write_medium(
+    path: Path, instance: Instance, *, password: str | None = None, answers: Mapping[str, bytes] | None = None
+) -> None:
+    """Write the guest's provisioning medium, 0600; with an administrator's password, Windows' one.
+
+    `answers` are the files by which its system configures itself, by their names.
+    """
     path.unlink(missing_ok=True)
-    write_media(path, ovf_env(instance, windows_password=password))
+    write_media(path, {**medium_files(instance, windows_password=password), **(answers or {})})

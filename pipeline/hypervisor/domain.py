@@ -101,6 +101,8 @@ class MachineFeatures:
     panic: Panic | None = None
     #: Whether its kernel writes on the serial console: its words there, and its silence, then mean something.
     kernel_console: bool = True
+    #: A virtio-scsi controller also where no disk is on it, so that the system binds its driver.
+    scsi_controller: bool = False
     #: What its console shows when it is lost.
     disasters: tuple[console.Disaster, ...] = console.DISASTERS
 
@@ -260,6 +262,14 @@ def domain_xml(spec: Spec) -> str:
     return etree.tostring(root, pretty_print=True, encoding="unicode")
 
 
+def _scsi_controllers(spec: Spec) -> int:
+    """How many it has: data disks are on one of their own, as on Azure."""
+    on_scsi = [disk for disk in spec.disks if disk.bus == "scsi"]
+    if any(disk.lun is not None for disk in on_scsi):
+        return 2
+    return 1 if on_scsi or spec.features.scsi_controller else 0
+
+
 def _devices(devices: etree._Element, spec: Spec) -> None:
     for disk, target in zip(spec.disks, targets(spec.disks), strict=True):
         _disk(devices, disk, target, spec.cache)
@@ -269,8 +279,7 @@ def _devices(devices: etree._Element, spec: Spec) -> None:
         _sub(first, "boot", order="1")
     for index, image in enumerate(spec.media):
         _medium(devices, spec, image, index)
-    on_scsi = [disk for disk in spec.disks if disk.bus == "scsi"]
-    for index in range(2 if any(disk.lun is not None for disk in on_scsi) else min(len(on_scsi), 1)):
+    for index in range(_scsi_controllers(spec)):
         _sub(devices, "controller", type="scsi", index=str(index), model="virtio-scsi")
     if spec.seed is not None:
         _seed(devices, spec)

@@ -210,7 +210,9 @@ def _launch(fleet: Fleet, record: Record) -> str | None:
     system = system_of(record)
     password = system.draw_password() if system.signs_in_by_password else None
     link = fleet.attach(record)
-    write_medium(fleet.make_medium_folder(record), link.instance, password=password)
+    locale = str(fleet.gallery.get(record.reference).manifest.get("locale", "en-US"))
+    answers = system.first_boot_answers(link.instance, password, locale)
+    write_medium(fleet.make_medium_folder(record), link.instance, password=password, answers=answers)
     service.ensure(fleet.store).begin(record.id)
     switch_on(fleet, record, link, system.machine_features()).leave()
     return password

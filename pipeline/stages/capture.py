@@ -96,6 +96,7 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
             "start": "warm" if context.warm else "cold",
             "os": context.definition.os,
             "suite": suite,
+            **context.system.manifest_settings(context.definition),
             "generations": list(context.definition.generations),
             "machine": {"cpus": context.definition.machine.cpus, "memory": context.definition.machine.memory},
             "accelerator": context.accelerator.kind,

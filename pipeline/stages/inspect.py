@@ -36,7 +36,7 @@ class Inspect(BaseStage):
         definition = context.definition
         inputs: dict[str, object] = {
             **inspection_inputs(context.system.name),
-            "waive": dict(definition.waive),
+            "waive": _waived(context),
             "accounts": sorted(definition.accounts),
             "generations": sorted(definition.generations),
         }
@@ -45,6 +45,11 @@ class Inspect(BaseStage):
         if context.data_disks:
             inputs["data disks"] = [[disk.lun, disk.filesystem, disk.label] for disk in context.data_disks]
         return (UnitSpec("checks", inputs, _run),)
+
+
+def _waived(context: BuildContext) -> dict[str, str]:
+    """The checks that may fail, each with its reason: by other keys of the definition, and by its `waive:`."""
+    return {**context.system.implied_waivers(context.definition), **context.definition.waive}
 
 
 def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
@@ -57,7 +62,7 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
         source.image.format.key,
         profile=context.system.profile,
         accounts=definition.accounts,
-        waive=definition.waive,
+        waive=_waived(context),
         generations=definition.generations,
         ports=context.system.open_ports(definition),
     )

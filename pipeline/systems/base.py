@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
     from pipeline.definition.document import Document
-    from pipeline.fabric.instance import FabricRecord
+    from pipeline.fabric.instance import FabricRecord, Instance
     from pipeline.gallery import Version
     from pipeline.guest.timeouts import Timeouts
     from pipeline.hypervisor.domain import MachineFeatures
@@ -209,6 +209,18 @@ class GuestSystem(ABC):
     def draw_password(self) -> str:
         """A password for the first user, of a system that `signs_in_by_password`."""
         raise NotImplementedError
+
+    def manifest_settings(self, definition: Definition) -> Mapping[str, str]:
+        """Settings of the system that a manifest keeps, because a VM of the master needs them."""
+        return {}
+
+    def implied_waivers(self, definition: Definition) -> Mapping[str, str]:
+        """Checks that a definition may fail because of another of its keys, each with the reason."""
+        return {}
+
+    def first_boot_answers(self, instance: Instance, password: str | None, locale: str) -> Mapping[str, bytes]:
+        """Files on the provisioning medium by which the system configures itself, without an agent of Azure's."""
+        return {}
 
     def wait_provisioned(self, boot: AwaitedBoot) -> None:
         """Wait until a VM's own agent has reported Ready. Raises GuestError where it reports something else."""

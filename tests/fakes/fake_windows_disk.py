@@ -250,7 +250,6 @@ def _files() -> dict[str, bytes]:
         f"{system}/Sysprep/Panther/setuperr.log": b"",
         f"{system}/Sysprep/Panther/setupact.log": SETUPACT.replace("MODE", "<null>").encode(),
         "Windows/Setup/State/State.ini": f"[State]\r\nImageState={STATE}\r\n".encode(),
-        "Windows/Panther/unattend.xml": answer("*SENSITIVE*DATA*DELETED*"),
         "Windows/explorer.exe": b"MZ NOT WINDOWS",
         "Users/Public/desktop.ini": b"",
         "Users/Default/NTUSER.DAT": b"",

@@ -75,6 +75,10 @@ def security(*path: str, **values: object) -> Change:
     return lambda model: at(model.hives["SECURITY"], path).update(values)
 
 
+def setup_key(**values: object) -> Change:
+    return lambda model: model.hives["SYSTEM"]["Setup"].update(values)
+
+
 def menu(name: str, **elements: bytes) -> Change:
     """Another system in the boot manager's menu."""
 
@@ -153,7 +157,19 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     # left over
     "the answer file's password": (
         "win-answer-passwords",
-        file("Windows/Panther/unattend.xml", answer("UABhAHMAcwA=")),
+        file(f"{SYSPREP}/unattend.xml", answer("UABhAHMAcwA=")),
+    ),
+    "Setup's own answer file": (
+        "win-answer-cached",
+        file("Windows/Panther/unattend.xml", answer("*SENSITIVE*DATA*DELETED*")),
+    ),
+    "an answer file in Panther's folder for it": (
+        "win-answer-cached",
+        file("Windows/Panther/Unattend/Autounattend.xml", answer("*SENSITIVE*DATA*DELETED*")),
+    ),
+    "an answer file that the registry names": (
+        "win-answer-cached",
+        setup_key(UnattendFile=r"C:\answers.xml"),
     ),
     "a password in a second answer file": ("win-answer-passwords", file(f"{SYSPREP}/oobe.xml", answer("hunter2"))),
     "automatic logon": ("win-autologon", software(*WINLOGON, AutoAdminLogon="1")),
@@ -323,7 +339,9 @@ GOOD: dict[str, Change] = {
         f"{SYSPREP}/Panther/setupact.log",
         (SETUPACT.replace("MODE", "VM") + SETUPACT.replace("MODE", "<null>")).encode(),
     ),
-    "no answer file at all": gone("Windows/Panther/unattend.xml"),
+    "an answer file with a struck password, where Windows does not look first": file(
+        f"{SYSPREP}/oobe.xml", answer("*SENSITIVE*DATA*DELETED*")
+    ),
     "a driver by its full path": system("Services", "viostor", ImagePath=r"\SystemRoot\System32\drivers\viostor.sys"),
     "a page file on Azure's temporary disk": system(
         "Control", "Session Manager", "Memory Management", PagingFiles=[r"D:\pagefile.sys 0 0"]

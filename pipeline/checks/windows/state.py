@@ -17,6 +17,12 @@ GENERALIZED = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE"
 _STATE = r"Microsoft\Windows\CurrentVersion\Setup\State"
 _WINLOGON = r"Microsoft\Windows NT\CurrentVersion\Winlogon"
 _CURRENT = r"Microsoft\Windows\CurrentVersion"
+#: The answer files that Windows finds before one on a medium. Microsoft: Windows Setup Automation Overview.
+_CACHED_ANSWERS = (
+    "Windows/Panther/Unattend/Unattend.xml",
+    "Windows/Panther/Unattend/Autounattend.xml",
+    "Windows/Panther/unattend.xml",
+)
 #: What Setup writes in place of a password that it has used.
 _DELETED = "*SENSITIVE*DATA*DELETED*"
 #: Folders in C:\Users that are nobody's.
@@ -193,6 +199,25 @@ def answer_passwords(subject: Subject) -> Iterator[str]:
     for path in _answer_files(subject):
         if _passwords(subject.windows.root.read_whole(path) or b""):
             yield path
+
+
+@windows_check(
+    "win-answer-cached",
+    "No answer file on the disk comes before the one on Azure's medium",
+    why="At the first boot Windows uses a cached answer file and does not look at Azure's medium: the "
+    "clone does not get its name and its administrator, and may stop at a question.",
+    remedy="Delete the file, and call sysprep without /unattend. goldsmith does both; `oobe: {skip: true}` keeps a "
+    "cached file, for hypervisors without such a medium.",
+    source="Microsoft: Windows Setup Automation Overview, implicit answer file search order",
+)
+def answer_cached(subject: Subject) -> Iterator[str]:
+    root = subject.windows.root
+    for path in _CACHED_ANSWERS:
+        if root.is_file(f"/{path}"):
+            yield "C:\\" + path.replace("/", "\\")
+    for name, value in (subject.windows.hive("SYSTEM").values("Setup") or {}).items():
+        if name.lower() == "unattendfile":
+            yield f"SYSTEM\\Setup: UnattendFile is {value!r}"
 
 
 @windows_check(

@@ -20,6 +20,8 @@ from pipeline.systems.windows.unattend_schema import NS, WCM, validate
 LETTERS = "DEFGHI"
 #: MiB. Microsoft: UEFI/GPT-based and BIOS/MBR-based hard drive partitions; 260 for disks with 4K sectors.
 ESP, MSR, SYSTEM_RESERVED = 260, 16, 500
+#: The name under which Windows looks for an answer file on a medium at its first boot.
+UNATTEND = "Unattend.xml"
 _SHELL = "Microsoft-Windows-Shell-Setup"
 _WINLOGON = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon"
 _LAB = r"HKLM\SYSTEM\Setup\LabConfig"
@@ -78,11 +80,31 @@ def installation(wishes: Wishes, machine: Machine) -> bytes:
 
 
 def first_boot(locale: str = "en-US", timezone: str = "UTC") -> bytes:
-    """What sysprep is given for a clone's first boot: nothing is asked, nobody is logged on, no password is set."""
+    """The answer file that sysprep caches on the disk with `oobe: {skip: true}`, for clones without a medium.
+
+    Nothing is asked, nobody is logged on, no password is set.
+    """
     file = _File()
     _fill(file.component("specialize", _SHELL), {"ComputerName": "*", "TimeZone": timezone})
     file.locale("oobeSystem", "Microsoft-Windows-International-Core", locale)
     _fill(_sub(file.component("oobeSystem", _SHELL), "OOBE"), _OOBE)
+    return file.text()
+
+
+def azure(name: str, user: str, password: str, locale: str = "en-US", timezone: str = "UTC") -> bytes:
+    """Unattend.xml of Azure's medium: the clone gets its name, and an administrator by whom one can sign in.
+
+    Windows reads it at the first boot of a generalized disk unless an answer file is cached on the disk (Microsoft:
+    "Windows Setup Automation Overview", implicit answer file search order). The account exists in the clone only.
+    """
+    file = _File()
+    _fill(file.component("specialize", _SHELL), {"ComputerName": name, "TimeZone": timezone})
+    file.locale("oobeSystem", "Microsoft-Windows-International-Core", locale)
+    shell = file.component("oobeSystem", _SHELL)
+    _fill(_sub(shell, "OOBE"), _OOBE)
+    accounts = _sub(_sub(shell, "UserAccounts"), "LocalAccounts")
+    (account,) = _list(accounts, "LocalAccount", [{"Name": user, "Group": "Administrators"}])
+    _fill(_sub(account, "Password"), {"Value": hidden(password, "Password"), "PlainText": False})
     return file.text()
 
 

@@ -28,8 +28,8 @@ def without_prompt(medium: Path, overlay: Path) -> Image | None:
     return Image(overlay, QCOW2, Image(medium, RAW))
 
 
-def answer_medium(path: Path, answers: bytes) -> Image:
-    """The CD on which Setup looks for its answer file."""
-    write_iso(path, "UNATTEND", {ANSWERS: answers.decode()})
+def answer_medium(path: Path, answers: bytes, name: str = ANSWERS) -> Image:
+    """The CD on which Setup, or with UNATTEND as its `name` a first boot, looks for its answer file."""
+    write_iso(path, "UNATTEND", {name: answers.decode()})
     path.chmod(0o600)
     return Image(path, RAW)

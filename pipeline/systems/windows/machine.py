@@ -16,6 +16,9 @@ FEATURES = MachineFeatures(
     chassis_tag=BUILD_CHASSIS_TAG,
     hyperv=("vpindex", "runtime", "synic", "stimer", "reset"),
     panic=BLUE_SCREEN,
+    # The proof puts the OS disk on SCSI, as Azure does. Windows loads at boot only a driver that was bound once;
+    # without it the clone stops with INACCESSIBLE_BOOT_DEVICE (0x7B).
+    scsi_controller=True,
     kernel_console=False,
     disasters=(NOTHING_BOOTABLE,),
 )

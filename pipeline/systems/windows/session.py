@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -99,6 +100,8 @@ class WindowsSession:
         self.machine = Machine(connection, spec, logs, cancelled)
         self.machine.find_code_page = self._oem_code_page
         self._code_page: str | None = None
+        #: Where the UEFI variables of the guest are kept when it is closed; None: nowhere.
+        self.kept_variables: Path | None = None
         self.progress = progress
         self._connection = connection
         self._pictured = 0.0
@@ -172,6 +175,9 @@ class WindowsSession:
 
     def close(self) -> None:
         self.machine.destroy()
+        nvram, kept = self.spec.nvram, self.kept_variables
+        if nvram is not None and kept is not None and nvram.exists() and kept.parent.is_dir():
+            shutil.copyfile(nvram, kept)
         remove_tree(self.folder)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()

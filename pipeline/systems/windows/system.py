@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,7 @@ from pipeline.systems.windows.rules import RULES
 if TYPE_CHECKING:
     from pipeline.cache.layers import Image
     from pipeline.definition import DataDisk
+    from pipeline.fabric.instance import Instance
     from pipeline.gallery import Version
     from pipeline.hypervisor.domain import MachineFeatures
     from pipeline.prove import CloneTest
@@ -107,6 +108,20 @@ class WindowsSystem(GuestSystem):
         from pipeline.systems.windows.answers import draw_password
 
         return draw_password()
+
+    def manifest_settings(self, definition: Definition) -> Mapping[str, str]:
+        return {"locale": definition.locale}
+
+    def implied_waivers(self, definition: Definition) -> Mapping[str, str]:
+        if not definition.generalize.skip_oobe:
+            return {}
+        return {"win-answer-cached": "oobe: {skip: true} keeps an answer file, so clones ignore Azure's medium"}
+
+    def first_boot_answers(self, instance: Instance, password: str | None, locale: str) -> Mapping[str, bytes]:
+        from pipeline.systems.windows import answers
+
+        assert password is not None, "its first user signs in by a password"
+        return {answers.UNATTEND: answers.azure(instance.name, instance.user, password, locale)}
 
     def wait_provisioned(self, boot: AwaitedBoot) -> None:
         """Until its set-up has ended: only a Windows with Azure's own agent reports Ready."""

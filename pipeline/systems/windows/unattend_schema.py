@@ -94,7 +94,12 @@ KNOWN: Mapping[tuple[str, str], Words] = {
             "ProtectYourPC": NUMBER,
             "UnattendEnableRetailDemo": TRUTH,
         },
-        "UserAccounts": {"AdministratorPassword": _PASSWORD},
+        "UserAccounts": {
+            "AdministratorPassword": _PASSWORD,
+            "LocalAccounts": {
+                "LocalAccount": {"Name": TEXT, "Group": TEXT, "DisplayName": TEXT, "Password": _PASSWORD},
+            },
+        },
         "AutoLogon": {
             "Password": _PASSWORD,
             "Enabled": TRUTH,
@@ -111,6 +116,7 @@ KNOWN: Mapping[tuple[str, str], Words] = {
 LISTS = frozenset(
     {
         "Disk",
+        "LocalAccount",
         "CreatePartition",
         "ModifyPartition",
         "MetaData",

@@ -263,7 +263,7 @@ def test_the_document_for_windows() -> None:
 
 def test_the_medium_has_the_document_under_each_kind_of_name(tmp_path: Path) -> None:
     path = tmp_path / "cd.iso"
-    write_media(path, b"<x/>")
+    write_media(path, {"ovf-env.xml": b"<x/>"})
     assert path.stat().st_mode & 0o777 == 0o600
     iso = pycdlib.PyCdlib()
     iso.open(str(path))

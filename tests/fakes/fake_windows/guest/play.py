@@ -302,16 +302,21 @@ def installed(device):
 
 
 def passes(where):
-    """specialize and oobeSystem, by the answer file that Panther has; of a clone, what sysprep was given."""
-    clone = where["phase"] == "generalized"
+    """specialize and oobeSystem, by the answer file in Panther; without one, by a medium's, which is cached there.
+
+    Microsoft, "Windows Setup Automation Overview": the implicit search order. ovf-env.xml means nothing to Windows.
+    """
     path = PANTHER + "/unattend.xml"
-    if clone and not os.path.exists(path):
-        dialog("which country, which keyboard? (nothing answers the first boot)")
+    if not os.path.exists(path):
+        found = [file for letter in sorted(shell.drives()) if (file := unix(letter + ":\\Unattend.xml"))]
+        if not found:
+            dialog("which country, which keyboard? (nothing answers the first boot)")
+        shutil.copy(found[0], path)
+        say("first boot answered by", found[0])
     root = ET.parse(path).getroot()
     name = text(component(root, "specialize", SHELL), "ComputerName", "*")
-    provisioned = ovf() if clone else None
     if name == "*":
-        name = provisioned or "WIN-" + os.urandom(5).hex().upper()[:8]
+        name = "WIN-" + os.urandom(5).hex().upper()[:8]
     cmd = shell.Cmd()
     for each in items(
         component(root, "specialize", "Microsoft-Windows-Deployment"), "RunSynchronous/RunSynchronousCommand"
@@ -360,18 +365,6 @@ def strike_out(path):
     whole = re.sub(r"(<(?:Administrator)?Password>\s*<Value>)[^<]*", r"\1*SENSITIVE*DATA*DELETED*", whole)
     with open(path, "w", encoding="utf-8") as file:
         file.write(whole)
-
-
-def ovf():
-    """Azure's provisioning medium: the name that the clone is to have; None where there is no such medium."""
-    for letter in shell.drives():
-        path = unix(letter + ":\\ovf-env.xml")
-        if path:
-            with open(path, encoding="utf-8") as file:
-                found = re.search(r"<(?:\w+:)?ComputerName>([^<]+)<", file.read())
-            say("provisioned by", path)
-            return found[1] if found else None
-    return None
 
 
 def start_agent():

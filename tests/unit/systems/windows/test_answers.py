@@ -8,7 +8,7 @@ import pytest
 from lxml import etree
 
 from pipeline.base.errors import UsageError
-from pipeline.systems.windows.answers import Machine, Wishes, first_boot, hidden, installation
+from pipeline.systems.windows.answers import Machine, Wishes, azure, first_boot, hidden, installation
 from pipeline.systems.windows.unattend_schema import KNOWN, NS, validate
 
 WISHES = Wishes(image=2, drivers="2k22", password="only-while-built")
@@ -19,6 +19,7 @@ FILES = {
         Wishes(4, "w11", "x", "de-DE", "W. Europe Standard Time", "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE"), Machine(2)
     ),
     "first-boot": first_boot,
+    "azure-medium": lambda: azure("gen2-a1b2c3", "clone", "drawn-once", "de-DE", "W. Europe Standard Time"),
 }
 
 
