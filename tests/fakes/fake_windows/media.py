@@ -73,7 +73,6 @@ def image(folder: Path) -> Path:
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    (tree / "Windows/Panther/unattend.xml").unlink()
     # what an image's definition opens is for its build to open
     for control in (1, 2):
         del model.control(control)["Services"]["SharedAccess"]["Parameters"]["FirewallPolicy"]["FirewallRules"][
