@@ -92,7 +92,7 @@ def test_a_clone_that_hangs_is_made_once_more(hangs: int, tmp_path: Path, monkey
     def begin(course: CloneTest, *_: object) -> None:
         course.context, course.result, course._again_already = job, CloneResult("gen1"), False
         course.test_run = SimpleNamespace(name="gen1", target=SimpleNamespace(description="generation 1"))  # type: ignore[assignment]
-        course.master, course._beside, course.disks = None, 1, ()  # type: ignore[assignment]
+        course.master, course._beside, course._own_disks = None, 1, ()  # type: ignore[assignment]
         course.logs = job.run.folder / "prove" / "gen1"
 
     class Made:
