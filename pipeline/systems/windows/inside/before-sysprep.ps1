@@ -20,9 +20,9 @@ if (-not (Test-Path $power)) { New-Item -Path $power -Force | Out-Null }
 New-ItemProperty -Path $power -Name 'HiberbootEnabled' -Value 0 -PropertyType 'DWord' -Force | Out-Null
 
 # win-answer-cached: Windows looks in these places before it looks at the medium of a cloud
-foreach ($name in 'unattend.xml', 'Unattend\unattend.xml', 'Unattend\autounattend.xml') {
-    Remove-Item -Path "$env:SystemRoot\Panther\$name" -Force -ErrorAction SilentlyContinue
-}
+Remove-Item -Path "$env:SystemRoot\Panther\unattend.xml" -Force -ErrorAction SilentlyContinue
+Remove-Item -Path "$env:SystemRoot\Panther\Unattend\unattend.xml" -Force -ErrorAction SilentlyContinue
+Remove-Item -Path "$env:SystemRoot\Panther\Unattend\autounattend.xml" -Force -ErrorAction SilentlyContinue
 Remove-ItemProperty -Path 'HKLM:\SYSTEM\Setup' -Name 'UnattendFile' -Force -ErrorAction SilentlyContinue
 
 # win-lsa-password, win-autologon: the answer file's one logon leaves its password in both places

@@ -306,6 +306,11 @@ class Cmd:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w", newline="") as file:
                 file.write(found[2] + "\r\n")
+        elif found := re.match(
+            r'^Remove-Item -Path "\$env:SystemRoot\\([^"$]+)" -Force -ErrorAction SilentlyContinue$', line
+        ):
+            if (path := unix("C:\\Windows\\" + found[1])) is not None:
+                os.unlink(path)
         elif found := re.match(r"^\$input \| Set-Content '([^']+)'$", line):
             with open(unix(found[1], create=True), "w", newline="") as file:
                 file.write(self.given)
