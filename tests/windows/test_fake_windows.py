@@ -98,7 +98,7 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     assert verdict["checks"]["configuration"].startswith(f"{len(given)} bytes applied after")
     serial = (Path(run["folder"]) / f"prove/gen{generation}/boot.serial.log").read_text(errors="replace")
     assert ("Secure Boot on TPM ['tpm0']" in serial) == (generation == 2)
-    assert "first boot answered by D:\\Unattend.xml" in serial
+    assert "first boot answered by /mnt/D/Unattend.xml" in serial
     assert found["win-answer-cached"]["status"] == "pass"
 
 
