@@ -104,7 +104,7 @@ def test_wrong_states_have_names_and_change_nothing(vms: Vms) -> None:
     assert "was made for generation 1" in vms.refused("create", "db", "--image", "power", "--generation", "2", *key)
     assert "cannot be the name" in vms.refused("create", "Db_1", "--image", "power", *key)
     assert "web is running already" in vms.refused("start", "web")
-    assert "web runs: deleting it" in vms.refused("delete", "web")
+    assert "web is running; deleting it" in vms.refused("delete", "web")
     assert "there is no VM db" in vms.refused("stop", "db")
     after = vms.seen("web")
     assert (after["vmId"], after["status"]) == (before["vmId"], before["status"])
