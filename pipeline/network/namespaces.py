@@ -129,6 +129,7 @@ class Namespace:
     def plug(self, number: int, bridge: str) -> Wire:
         """A way into the namespace from a bridge that is there, and belongs to somebody else."""
         wire = replace(self.name_wire(number), bridge=bridge)
+        self._unplug(wire.outer)
         run_batch([f"link add {wire.outer} type veth peer name {wire.inner} netns {self.name}"])
         _deafen(wire.outer)
         run_batch([f"link set {wire.outer} master {wire.bridge} up"])
@@ -169,7 +170,16 @@ class Namespace:
                 run_ip("link", "delete", name)
 
     def remove(self) -> None:
+        # the kernel takes a deleted namespace's wires away later: their names could meet those of the next one
+        for path in Path("/sys/class/net").glob(f"gs{self._token}v*"):
+            self._unplug(path.name)
         _remove(self.label)
+
+    def _unplug(self, outer: str) -> None:
+        """Delete the outer end of a wire, and the inner one with it, if it is still there."""
+        if _exists(outer):
+            with contextlib.suppress(process.CommandFailed):  # gone meanwhile
+                run_ip("link", "delete", outer)
 
     def run_inside(self, make: Callable[[], T]) -> T:
         """Call `make` in a thread that lives in the namespace; sockets made there stay there."""
