@@ -44,7 +44,10 @@ def store() -> Iterator[Store]:
     remove(made.root)
     assert not (NAMESPACES / f"goldsmith-{label}").exists()
     assert f"goldsmith {label}" not in sh("ip -json link show")
-    assert sh(f"pgrep -f '[s]ervice_process --control {Host(label).control}' || true") == ""
+    until = time.monotonic() + 60
+    while servers := sh(f"pgrep -f '[s]ervice_process --control {Host(label).control}' || true"):
+        assert time.monotonic() < until, servers
+        time.sleep(0.1)
 
 
 def a_vm(name: str, **more: object) -> ProvisioningData:
