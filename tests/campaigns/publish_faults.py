@@ -147,6 +147,8 @@ def run_case(bench: Bench, case: str) -> dict[str, object]:
     bench.proxy.reset()
     bench.proxy.hook = lambda _kind, _path: None
     wrong = [] if happened else ["the fault did not happen"]
+    if kind == "full" and ended != "publish-journal":
+        wrong.append("the full disk was not noticed")
     if ended == "published" and not bench.is_whole(version):
         wrong.append("it ended well, but is not whole")
     if ended != "published" and kind != "kill" and which == "night" and not bench.is_whole(bench.first):
@@ -178,9 +180,8 @@ def _push(bench: Bench, version: Version, target: Target, kind: str) -> str:
             BlobLeaseClient(blob).break_lease(0)
             blob.acquire_lease(lease_duration=-1)
         elif kind == "full":
-            # from now on the journal's file takes nothing more, as on a full disk
-            (path_of,) = (bench.store.root / "publish").glob("*.journal")
-            journal.append(_fill(path_of))
+            # from now on the journal's file takes nothing more, as on a full disk; earlier cases left theirs, closed
+            journal.extend(_fill(path_of) for path_of in (bench.store.root / "publish").glob("*.journal"))
 
     bench.proxy.hook = hook
     try:
