@@ -28,6 +28,7 @@ from pipeline.systems import registry
 
 if TYPE_CHECKING:
     from pipeline.guest.build import RunningGuest
+    from pipeline.guest.secret_values import SecretValues
     from pipeline.hypervisor.accelerator import Verdict
     from pipeline.hypervisor.connection import Connection
     from pipeline.network.egress import Egress
@@ -170,6 +171,15 @@ class BuildContext:
             found[disk.lun] = disk
         return tuple(found[lun] for lun in sorted(found))
 
+    @cached_property
+    def secrets(self) -> SecretValues:
+        """The definition's secrets; what is read of them is masked in all that people see of the run."""
+        from pipeline.guest.secret_values import SecretValues
+
+        values = SecretValues(self.definition, self.store.root)
+        self.run.mask = values.mask.text
+        return values
+
     def outdated(self, layer: Layer) -> list[str] | None:
         """The packages on a layer's disk that have a newer version in the archive; None if that is not known."""
         if layer.key not in self._outdated:
@@ -222,7 +232,7 @@ class BuildContext:
             self.close()
 
     def close(self) -> None:
-        """End the guest and the way out; no key and no seed stays behind."""
+        """End the guest and the way out; no key, no seed and no secret stays behind."""
         for digest in self._flat.values():
             digest.stop()
         self._flat.clear()
@@ -234,6 +244,12 @@ class BuildContext:
             if self._egress is not None:
                 self._egress.close()
                 self._egress = None
+            self.mask_logs()
+
+    def mask_logs(self) -> None:
+        """Overwrite the secrets that this build has read in its run's folder: a guest prints to its console."""
+        if "secrets" in self.__dict__:
+            self.secrets.mask.folder(self.run.folder)
 
     def way_out(self) -> str:
         """The bridge of the way out; the run's guests, of which one runs at a time, share it."""

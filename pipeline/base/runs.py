@@ -75,6 +75,8 @@ class Run:
         self._lock = lock
         self._listeners: list[Callable[[Event], None]] = []
         self._writing = threading.RLock()
+        #: Takes the secrets of the build out of a text that people see.
+        self.mask: Callable[[str], str] = str
 
     @property
     def id(self) -> str:
@@ -116,7 +118,7 @@ class Run:
         self._listeners.append(listener)
 
     def emit(self, kind: str, stage: str, text: str = "", seconds: float = 0.0) -> None:
-        event = Event(kind, stage, text, seconds)
+        event = Event(kind, stage, self.mask(text), seconds)
         for listener in self._listeners:
             listener(event)
 

@@ -36,6 +36,7 @@ from pipeline.definition.model import (
     PowershellStep,
     Refresh,
     ScriptStep,
+    SecretSource,
     Source,
     SourceFormat,
     Step,
@@ -76,6 +77,7 @@ def make_definition(shape: Written, path: Path, project: Path, image: Composed |
         accelerator=shape.accelerator,
         updates=Updates(shape.updates.only, shape.updates.deadline) if shape.updates else None,
         steps=tuple(_step(step, project, path) for step in shape.steps),
+        secrets={name: _secret(part, project) for name, part in shape.secrets.items()},
         generalize=Generalize(
             shape.generalize.agent or system.agent,
             shape.generalize.mode_vm,
@@ -112,6 +114,10 @@ def _machine(part: schema_models.MachinePart, memory: int) -> Machine:
     return Machine(part.cpus, part.memory or memory, factor)
 
 
+def _secret(part: schema_models.SecretPart, project: Path) -> SecretSource:
+    return SecretSource((project / part.file).resolve() if part.file else None, part.env, part.command)
+
+
 def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:
     return FirstBoot((project / part.apply).resolve(), part.from_, part.deadline, part.sample or "")
 
@@ -143,6 +149,7 @@ def _step(step: object, project: Path, definition: Path) -> Step:
         "timeout": step.timeout,
         "reboots": step.reboot is not None,
         "checkpoint": step.checkpoint,
+        "secrets": tuple(getattr(step, "secrets", ())),
     }
     match step:
         case schema_steps.Playbook():

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.definition import rules
-from pipeline.definition.diagnostics import shown
+from pipeline.definition.diagnostics import closest, shown
 from pipeline.definition.document import Document
 from pipeline.definition.model import TARGET_GENERATION
 from pipeline.definition.system_rules import check_definition, rules_of
+
+#: The keys of a secret.
+_SECRET_SOURCES = ("file", "env", "command")
 
 
 def check_cross_rules(document: Document, data: dict[str, Any]) -> None:
@@ -26,6 +29,7 @@ def check_cross_rules(document: Document, data: dict[str, Any]) -> None:
     _outside(document, data)
     check_definition(document, data)
     _data_disks(document, data.get("data_disks"))
+    _secrets(document, data)
     machine = data.get("machine")
     if isinstance(machine, dict) and {"patience", "timeout_factor"} <= machine.keys():
         message = "patience is the former name of timeout_factor; they cannot be combined"
@@ -63,6 +67,24 @@ def _data_disks(document: Document, disks: object) -> None:
         seen.add(lun)
         if "label" in disk and "filesystem" not in disk:
             document.add(("data_disks", index, "label"), "a label needs a filesystem", "filesystem: ext4")
+
+
+def _secrets(document: Document, data: dict[str, Any]) -> None:
+    """Each secret has one source, and each name in a step is a secret's."""
+    secrets = data.get("secrets")
+    known = secrets if isinstance(secrets, dict) else {}
+    for name, source in known.items():
+        if isinstance(source, dict) and len(source.keys() & set(_SECRET_SOURCES)) != 1:
+            document.add(("secrets", name), "needs exactly one source", "file: PATH, env: VARIABLE or command: LINE")
+    refresh = data.get("refresh")
+    nightly = refresh.get("steps") if isinstance(refresh, dict) else None
+    for place, steps in ((("steps",), data.get("steps")), (("refresh", "steps"), nightly)):
+        for index, step in enumerate(steps if isinstance(steps, list) else ()):
+            names = step.get("secrets") if isinstance(step, dict) else None
+            for number, name in enumerate(names if isinstance(names, list) else ()):
+                if isinstance(name, str) and name not in known:
+                    hint = closest(name, list(known)) or f"secrets: {{{name}: {{file: PATH}}}}"
+                    document.add((*place, index, "secrets", number), f"{shown(name)} is not in `secrets:`", hint)
 
 
 def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:

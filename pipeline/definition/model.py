@@ -96,9 +96,21 @@ class IsoSource:
 Source = DebianSource | DiskSource | MasterSource | IsoSource
 
 
+@dataclass(frozen=True)
+class SecretSource:
+    """Where a secret comes from; exactly one is set. `file` is absolute, `command` is a line of sh."""
+
+    file: Path | None = None
+    env: str | None = None
+    command: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepBase:
-    """What all steps share. `file` is what the step runs or copies; `timeout` is in seconds."""
+    """What all steps share. `file` is what the step runs or copies; `timeout` is in seconds.
+
+    `secrets`: the names of those that it may read.
+    """
 
     kind: ClassVar[str]
     file: Path
@@ -107,6 +119,7 @@ class StepBase:
     timeout: int = 30 * 60
     reboots: bool = False  # Windows: it may restart the guest
     checkpoint: bool = False  # Windows: a layer is committed behind it
+    secrets: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -127,7 +140,6 @@ class PlaybookStep(StepBase):
     vars: Mapping[str, Any] = field(default_factory=dict)
     vault_password_file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -327,7 +339,7 @@ class Definition:
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     updates: Updates | None = None
     steps: tuple[Step, ...] = ()
-    secrets: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, SecretSource] = field(default_factory=dict)
     generalize: Generalize = Generalize()
     waive: dict[str, str] = field(default_factory=dict)
     #: What the master is shipped in.

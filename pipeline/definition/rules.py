@@ -58,11 +58,6 @@ def output_format(value: str) -> str:
     return value
 
 
-def not_built(value: object) -> object:
-    del value
-    raise Wrong("is not built yet", "remove it")
-
-
 def single_line(value: str) -> str:
     if "\n" in value:
         raise Wrong("must be one line", "write a script of several lines into a file: powershell")

@@ -1,8 +1,4 @@
-"""A definition as it is written: the shape of the YAML, key by key. The JSON schema comes from here.
-
-A key that a later release fills is in the shape, so that editors know it, and is refused when used
-(`Later`), so that it is never silently ignored.
-"""
+"""A definition as it is written: the shape of the YAML, key by key. The JSON schema comes from here."""
 
 from __future__ import annotations
 
@@ -22,9 +18,9 @@ from pipeline.definition.types import (
     Duration,
     Generation,
     KeyYear,
-    Later,
     MemorySize,
     Part,
+    SecretName,
     TargetName,
     Text,
     Unique,
@@ -86,11 +82,14 @@ class MachinePart(Part):
 
 
 class SecretPart(Part):
-    """Where a secret comes from (not built yet)."""
+    """Where a secret comes from; exactly one of the keys. It is read when a step needs it."""
 
-    file: Text | None = Field(default=None, description="A file.")
-    env: Text | None = Field(default=None, description="A variable of the environment.")
-    command: Text | None = Field(default=None, description="A command that prints it.")
+    file: Text | None = Field(default=None, description="A file, relative to the project; its bytes are the secret.")
+    env: Text | None = Field(default=None, description="A variable of the environment in which goldsmith runs.")
+    command: Text | None = Field(
+        default=None,
+        description="A shell command that prints it; it runs in the project's folder as the owner of the definition.",
+    )
 
 
 class Oobe(Part):
@@ -261,8 +260,8 @@ class Written(Part):
     timezone: Text = Field(default="UTC", description="Windows: the time zone, by its Windows name.")
     updates: Updates | None = Field(default=None, description="Windows: updates that are installed before the steps.")
     steps: list[Step] = Field(default=[], description="The steps in the guest, in order; each makes a layer.")
-    secrets: Annotated[dict[str, SecretPart], Later] | None = Field(
-        default=None, description="Not built yet: secrets by name."
+    secrets: dict[SecretName, SecretPart] = Field(
+        default={}, description="Secrets by name, which steps read by their own key `secrets`; no record has a value."
     )
     generalize: GeneralizePart = Field(default_factory=GeneralizePart)
     waive: dict[CheckId, Text] = Field(

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field, Tag
 from pipeline.definition import contents, rules
 from pipeline.definition.types import (
     Duration,
-    Later,
     Mode,
     Part,
+    SecretName,
     Sha256,
     Text,
     Unique,
@@ -36,6 +36,10 @@ class StepPart(Part):
     checkpoint: bool = Field(default=False, description="Windows: shut down after the step and commit a layer.")
 
 
+#: The key of a step that may read secrets.
+SECRETS: Any = Field(default=[], description="Secrets that the step may read, by the names in `secrets:`.")
+
+
 class Playbook(StepPart):
     """Run an Ansible playbook on the guest."""
 
@@ -53,14 +57,13 @@ class Playbook(StepPart):
         default=[],
         description="Variables of the caller's environment that the playbook may read; their values are inputs.",
     )
-    secrets: Annotated[list[Text], Later] | None = Field(
-        default=None, description="Not built yet: names of secrets that the step may read."
-    )
+    secrets: Annotated[list[SecretName], Unique] = SECRETS
 
 
 class Script(StepPart):
     """Run a script in the guest, as root."""
 
+    secrets: Annotated[list[SecretName], Unique] = SECRETS
     script: Annotated[Text, AfterValidator(rules.existing("", "file")), AfterValidator(contents.runs_something)] = (
         Field(description="A file, relative to the project.")
     )

@@ -67,6 +67,9 @@ def step_inputs(step: Step) -> dict[str, str]:
     inputs = {"network": _digest(step.network)}
     if step.reboots:
         inputs["reboot"] = _digest("expected")
+    if step.secrets:
+        # by name alone: a new value is no reason to run the step again, and no record shows anything of one
+        inputs["secrets"] = _digest(json.dumps(step.secrets))
     match step:
         case PlaybookStep():
             inputs[f"playbook {step.playbook}"] = _file_digest(step.file, mode=False)

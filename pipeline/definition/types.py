@@ -46,7 +46,6 @@ class Part(BaseModel):
 
 # -- scalars ------------------------------------------------------------------------------------------------
 
-Later = BeforeValidator(rules.not_built)
 Unique = AfterValidator(rules.unique)
 Text = Annotated[str, Field(min_length=1), AfterValidator(rules.not_blank)]
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)? ?(B|KiB|MiB|GiB|TiB)$", "examples": ["8 GiB"]}
@@ -60,6 +59,10 @@ Generation = Annotated[int, AfterValidator(rules.generation), WithJsonSchema({"e
 KeyYear = Annotated[int, AfterValidator(rules.key_year), WithJsonSchema({"enum": [2011, 2023]})]
 TargetName = Annotated[str, AfterValidator(rules.matches(r"[A-Za-z][A-Za-z0-9_-]{0,60}", "the name of a target"))]
 Account = Annotated[str, AfterValidator(rules.matches(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "the name of an account"))]
+SecretName = Annotated[
+    str,
+    AfterValidator(rules.matches(r"[a-z][a-z0-9_]{0,62}", "the name of a secret: lower case letters, digits and _")),
+]
 CheckId = Annotated[
     str, AfterValidator(rules.matches(r"[a-z0-9]+(-[a-z0-9]+)*", "the id of a check")), AfterValidator(rules.waivable)
 ]

@@ -48,7 +48,7 @@ WIDE_MANY = 1_000
 _FILES = frozenset({"zlib", "xz", "zstd"})
 #: They give nothing before a whole block is there: that nothing came does not show that they are none.
 _BLOCKS = frozenset({"xz", "bzip2", "zstd"})
-_ANYWHERE = tuple(each for each in MAGIC if each[2] != "zlib")
+ANYWHERE = tuple(each for each in MAGIC if each[2] != "zlib")
 _STEP = 256 << 10
 
 #: Rules that Hyperscan searches for at a third of its speed, because they have no literal text of their own. Each has
@@ -104,7 +104,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Matcher:
+class Matcher:
     database: hyperscan.Database
     #: Those in RARE first: of them the database has a keyword alone.
     rules: tuple[Rule, ...]
@@ -118,7 +118,7 @@ class _Matcher:
 
 
 @cache
-def matcher() -> _Matcher:
+def matcher() -> Matcher:
     """All expressions, one database. The first call reads or writes a cache file: call it before the confinement."""
     rules = sorted(rule_set().everywhere, key=lambda rule: rule.id not in RARE)
     rare = sum(rule.id in RARE for rule in rules)
@@ -128,12 +128,12 @@ def matcher() -> _Matcher:
         [_any_of(rule.keywords) for rule in rules[:rare]]
         + [(_without_lead(rule.trigger).encode("latin-1"), 0) for rule in rules[rare:]],
         [(pattern, hyperscan.HS_FLAG_DOTALL) for pattern, _, _ in FORMS],
-        [(pattern, hyperscan.HS_FLAG_DOTALL) for pattern, _, _ in _ANYWHERE],
+        [(pattern, hyperscan.HS_FLAG_DOTALL) for pattern, _, _ in ANYWHERE],
         [(_escaped(word), hyperscan.HS_FLAG_CASELESS) for word in wide],
     ]
     database = compile_patterns([each for group in groups for each in group])
     forms, magic, keywords_at = (sum(map(len, groups[:number])) for number in range(1, len(groups)))
-    return _Matcher(database, tuple(rules), rare, forms, magic, keywords_at, tuple(map(len, wide)))
+    return Matcher(database, tuple(rules), rare, forms, magic, keywords_at, tuple(map(len, wide)))
 
 
 def _escaped(word: bytes) -> bytes:
@@ -152,14 +152,7 @@ def _without_lead(trigger: str) -> str:
 def search(disk: Disk, number: int = 0, parts: int = 1) -> Found:
     """Every secret on a disk, or on one of `parts` parts of it, and what could not be searched."""
     part = parts_of(disk, parts)[number]
-    running = _Search(disk, part[0])
-    for window in windows(disk, part):
-        try:
-            running.look(window.data, partial(operator.add, window.start), ())
-        except _TooMany as error:
-            running.found.gaps.append(f"{error}: the search ended at byte {window.start} of {disk.size}")
-            break
-    return running.found
+    return Search(disk, part[0]).run(part)
 
 
 def search_part(asked: Asked) -> dict[str, list[Any]]:
@@ -170,7 +163,7 @@ def search_part(asked: Asked) -> dict[str, list[Any]]:
 
 def search_packed(data: bytes, kind: str, at: int) -> Found:
     """The secrets in one compressed stream that the caller has put together. `at`: what their offset shall be."""
-    running = _Search(None)
+    running = Search(None)
     try:
         running.unpack(kind, iter([data]), at, ())
     except _TooMany as error:
@@ -182,22 +175,33 @@ class _TooMany(Exception):
     """A bound is reached: the rest of the disk is not searched, and the caller hears of it."""
 
 
-class _Search:
+class Search:
     """`place` gives the disk's offset of a place in a buffer; in a layer, of where its outermost layer begins."""
 
-    def __init__(self, disk: Disk | None, first: int = 0) -> None:
+    def __init__(self, disk: Disk | None, first: int = 0, known: Matcher | None = None) -> None:
+        """`first` is where the part begins that is searched. `known`: by default the rules for secrets."""
         self.found = Found()
         #: Where the part begins; compressed data that begins before it is another part's.
         self._first = first
         self._disk = disk
-        self._matcher = matcher()
-        self._rules = rule_set()
+        self._matcher = known or matcher()
         self._scratch = hyperscan.Scratch(self._matcher.database)
         self._seen: set[tuple[int, str, bytes]] = set()
         self._opened: set[int] = set()
         size = disk.source.data_bytes if disk else 0
         self._room = UNPACKED + UNPACKED_TIMES * size
         self._effort = EFFORT + EFFORT_PER_GIB * (size >> 30)
+
+    def run(self, part: tuple[int, int] | None = None) -> Found:
+        """Search the disk, or a part (begin, end) of it."""
+        assert self._disk is not None
+        for window in windows(self._disk, part):
+            try:
+                self.look(window.data, partial(operator.add, window.start), ())
+            except _TooMany as error:
+                self.found.gaps.append(f"{error}: the search ended at byte {window.start} of {self._disk.size}")
+                break
+        return self.found
 
     def look(self, data: bytes, place: Place, layers: tuple[str, ...]) -> None:
         """Search a buffer, and what is in it as another layer."""
@@ -207,11 +211,11 @@ class _Search:
             if number < known.forms:
                 self._judge(known.rules[number], data, ends, place, layers)
             elif number < known.magic:
-                self._judge_form(number - known.forms, data, ends, place, layers)
+                self.judge_form(number - known.forms, data, ends, place, layers)
             elif len(layers) >= DEPTH:
                 continue
             elif number < known.wide:
-                _, length, kind = _ANYWHERE[number - known.magic]
+                _, length, kind = ANYWHERE[number - known.magic]
                 self._open(kind, data, [end - length for end in ends], place, layers)
             else:
                 width = known.widths[number - known.wide]
@@ -265,13 +269,13 @@ class _Search:
                 continue
             self._spend(_JUDGING)
             begin, judged = max(0, end - BEFORE), min(len(data), end + AFTER)
-            for finding in self._rules.judge(rule, data[begin:judged]):
+            for finding in rule_set().judge(rule, data[begin:judged]):
                 # what was judged may end before the key does
                 start = begin + finding.start
                 digest = key_digest(data, start) if rule.kind == "key" else finding.digest
                 self._add(place(start), rule.id, rule.description, rule.kind, layers, digest)
 
-    def _judge_form(self, number: int, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:
+    def judge_form(self, number: int, data: bytes, ends: list[int], place: Place, layers: tuple[str, ...]) -> None:
         _, length, judge = FORMS[number]
         self._spend(len(ends))
         for end in ends:

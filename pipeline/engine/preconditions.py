@@ -32,6 +32,7 @@ from pipeline.definition.diagnostics import closest
 from pipeline.definition.document import Document
 from pipeline.gallery import GOLDEN, Gallery
 from pipeline.guest.playbook_check import check_playbooks, require_good_playbooks
+from pipeline.guest.secret_values import check_sources
 from pipeline.systems import registry
 from pipeline.systems.base import Lookups
 
@@ -53,7 +54,12 @@ def check_preconditions(
     `left_out` has the keys that could not be read of a definition that has faults of its own: nothing is said of
     those. `on_note` is called with each thing that could not be looked at here, once.
     """
-    looker = _Looker(store, on_note)
+    return _look(_Looker(store, on_note), definitions, left_out)
+
+
+def _look(
+    looker: _Looker, definitions: Sequence[Definition], left_out: Mapping[Path, frozenset[str]] | None = None
+) -> dict[Path, tuple[Fault, ...]]:
     keys = left_out or {}
     found: dict[Path, dict[Fault, None]] = {}
     # a file may make several images
@@ -68,7 +74,7 @@ def require_buildable(definitions: Sequence[Definition], store: Store) -> None:
 
     Raises too what `require_good_playbooks` raises, where a requirement of a playbook cannot be installed.
     """
-    found = check_preconditions(definitions, store)
+    found = _look(_Looker(store, lambda _note: None, builds=True), definitions)
     if not found:
         require_good_playbooks(definitions, store)
         return
@@ -84,7 +90,9 @@ def require_buildable(definitions: Sequence[Definition], store: Store) -> None:
 class _Looker:
     """Looks each thing up once, however many definitions name it."""
 
-    def __init__(self, store: Store, on_note: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, on_note: Callable[[str], None], *, builds: bool = False) -> None:
+        """`builds`: the definitions are about to be built, so that their secrets must be in reach."""
+        self._builds = builds
         self._store = store
         self._on_note = on_note
         self._notes: set[str] = set()
@@ -101,6 +109,7 @@ class _Looker:
             (self._disk, {"source", "disk"}),
             (self._checksums, {"source"}),
             (self._archive, {"source"}),
+            (self._secrets, {"secrets"}),
         )
         place.faults.clear()
         self._left_out = left_out
@@ -113,6 +122,13 @@ class _Looker:
         if text not in self._notes:
             self._notes.add(text)
             self._on_note(text)
+
+    def _secrets(self, definition: Definition, document: Document) -> None:
+        if not self._builds:
+            return
+        names = {name for step in (*definition.steps, *definition.refresh.steps) for name in step.secrets}
+        for name, why in check_sources(definition, sorted(names & definition.secrets.keys())).items():
+            document.add(("secrets", name), why, "provide the secret, or change its source")
 
     def _waivers(self, definition: Definition, document: Document) -> None:
         if not definition.waive:

@@ -37,6 +37,7 @@ from pipeline.engine.stage import Stage, find_stage
 from pipeline.gallery import GOLDEN, Gallery, Version
 from pipeline.gallery.retention import withdrawn
 from pipeline.guest.playbook_check import require_good_playbooks
+from pipeline.guest.step_log import masked
 from pipeline.hypervisor.domains import mark_kept
 from pipeline.maintenance.gc import cache_lock, collect_orphans
 
@@ -317,6 +318,8 @@ def host_file_error(error: OSError) -> BuildError:
 
 
 def _fail(context: BuildContext, error: GoldsmithError) -> None:
+    masked(error, context.secrets.mask)
+    context.mask_logs()
     error.evidence = error.evidence or context.run.folder
     interrupted = isinstance(error, Interrupted)
     if context.stage:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.base.store import Store
     from pipeline.cache.layers import Image, Layers
     from pipeline.definition import DataDisk, Definition
+    from pipeline.guest.secret_values import SecretValues
     from pipeline.hypervisor.accelerator import Verdict
     from pipeline.hypervisor.connection import Connection
     from pipeline.hypervisor.domain import Spec
@@ -80,6 +81,9 @@ class Build(Protocol):
 
     @property
     def data_disks(self) -> tuple[DataDisk, ...]: ...
+
+    @property
+    def secrets(self) -> SecretValues: ...
 
     @property
     def proxies(self) -> HostProxies: ...

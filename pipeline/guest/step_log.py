@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from pipeline.base import process
-from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.errors import GoldsmithError, GuestError, UsageError
 from pipeline.base.printable import shorten
+from pipeline.base.secret_forms import Mask
 from pipeline.definition import CopyStep, Step
 from pipeline.guest.build import Build
+
+_Error = TypeVar("_Error", bound=GoldsmithError)
 
 #: Characters of a step's log: a guest may print for ever.
 LARGEST_LOG = 64 << 20
@@ -28,6 +31,7 @@ def line_writer(build: Build, file: TextIO) -> Callable[[str], None]:
 
     def write(line: str) -> None:
         nonlocal left
+        line = build.secrets.mask.text(line)
         if left > 0:
             left -= len(line) + 1
             file.write(line + "\n" if left > 0 else f"the log is full at {LARGEST_LOG >> 20} MiB\n")
@@ -66,6 +70,14 @@ def named_failure(error: Exception, step: Step, log: Path) -> GuestError | None:
             hint=f"raise the step's `timeout`, or read its log: {log}",
         )
     return None
+
+
+def masked(error: _Error, mask: Mask) -> _Error:
+    """The error without the build's secrets in its words."""
+    error.message = mask.text(error.message)
+    error.args = (error.message,)
+    error.hint = mask.text(error.hint) if error.hint else error.hint
+    return error
 
 
 def describe_failure(error: Exception) -> str:

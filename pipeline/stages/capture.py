@@ -57,9 +57,12 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     from pipeline.evidence.checksum import Contents, write_evidence
     from pipeline.evidence.signing import load
     from pipeline.evidence.verification import FORMAT
+    from pipeline.guest.secret_gate import refuse_secrets, without_secrets
 
     assert source is not None
     image = source.image
+    refuse_secrets(context.secrets, context.made, image, context.progress)
+    context.mask_logs()
     row = image.format
     files = {disk_file(row): image.path, **{data_file(lun, row): disk.path for lun, disk in image.data}}
     context.progress("digests")
@@ -86,6 +89,9 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     suite = next((layer.facts.get("suite") for name, layer in lineage if name == "acquire"), None)
 
     def manifest(version: str) -> dict[str, Any]:
+        return without_secrets(context.secrets, describe(version))
+
+    def describe(version: str) -> dict[str, Any]:
         return {
             "goldsmith": MANIFEST_FORMAT,
             "name": context.definition.name,

@@ -15,6 +15,7 @@ from pipeline.checks.versions import inspection_inputs
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk
 from pipeline.gallery.verdict import BLOCKING, UNCHECKED, Verdict, count
+from pipeline.guest.secret_gate import refuse_secrets
 
 if TYPE_CHECKING:
     from pipeline.checks import CheckResult
@@ -56,6 +57,7 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     assert source is not None
     context.begin_flat_digests(source.image)
     definition = context.definition
+    refuse_secrets(context.secrets, context.made, source.image, context.progress)
     # what comes out of a guest is not trusted: its disk is read in a process without rights
     results = checks.inspect_disk(
         source.image.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import socket
@@ -31,10 +32,15 @@ os: linux
 source: {master: debian-12@golden}
 machine: {cpus: 1}
 disk: 10 GiB
+secrets:
+  token: {file: secret-token}
+  password: {command: "rev secret-token"}
 steps:
   - script: scripts/plant.sh
+    secrets: [token]
   - playbook: shop.yml
     vars: {title: goldsmith shop}
+    secrets: [password]
   - script: scripts/weed.sh
 first_boot:
   apply: first-boot/page.sh
@@ -44,14 +50,44 @@ expect:
   - command: test ! -e /var/lib/canary
 """
 
+TOKEN = "goldsmith-secret-4b1c77d0a9"
+#: A step that prints its secret, to its output and to the console, and in base64; and files in the guest's memory.
+READS_TOKEN = """\
+test "$(stat -c %a:%U $GOLDSMITH_SECRETS/token)" = 400:root
+echo "the token is $(cat $GOLDSMITH_SECRETS/token)" | tee /dev/console
+base64 -w0 <$GOLDSMITH_SECRETS/token; echo
+grep -q "$GOLDSMITH_SECRETS ramfs" /proc/mounts
+"""
+READS_PASSWORD = """
+    - name: The password is a variable, and stays in memory
+      ansible.builtin.copy:
+        content: "{{ password }}"
+        dest: /run/shop-password
+        mode: "0600"
+
+    - name: A step's secrets are gone behind it
+      ansible.builtin.command: test ! -e /run/goldsmith-secrets
+      changed_when: false
+"""
+
+
+def files_with(folder: Path, *words: str) -> list[Path]:
+    """The files below a folder that have one of the words in them."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if any(word.encode() in path.read_bytes() for word in words)]
+
 
 def shop(lab: Lab, weed: str) -> None:
     lab.write("images/shop.yaml", SHOP)
     # the canary has a block of its own, and is at rest on the disk before the next step deletes it
-    lab.write("scripts/plant.sh", f"#!/bin/sh\nset -e\nyes {CANARY} | head -c 300000 > /var/lib/canary\nsync\n")
+    plant = f"yes {CANARY} | head -c 300000 > /var/lib/canary\nsync\n"
+    lab.write("scripts/plant.sh", f"#!/bin/sh\nset -e\n{READS_TOKEN}{plant}")
+    lab.write("secret-token", f"{TOKEN}\n")
     lab.write("scripts/weed.sh", weed)
     for name, source in {"playbooks/shop.yml": "playbooks/web-server.yml", PAGE: PAGE}.items():
         lab.write(name, (ROOT / source).read_text()).chmod(0o755)
+    with (lab.folder / "playbooks/shop.yml").open("a") as playbook:
+        playbook.write(READS_PASSWORD)
 
 
 #: What a CI job may export: each would change a step, were it to reach Ansible, ssh or the guest.
@@ -103,7 +139,12 @@ def test_a_failed_step_is_mended_and_resumed(lab: Lab, master: Path) -> None:
     assert (before.st_mtime_ns, before.st_uid, before.st_mode) == (after.st_mtime_ns, after.st_uid, after.st_mode)
 
     shipped = Path(lab.master("shop")["path"])
-    assert sectors_with(shipped, [CANARY.encode()]) == {}
+    secrets = [TOKEN, TOKEN[::-1], base64.b64encode(TOKEN.encode()).decode()[:-4]]
+    assert sectors_with(shipped, [each.encode() for each in (CANARY, *secrets)]) == {}
+    step = (record["folder"] / "steps/01-plant.sh.log").read_text()
+    assert step.startswith("the token is [secret token]\n[secret token]"), step
+    for folder in (*lab.home.glob("runs/*"), shipped.parent / "logs"):
+        assert files_with(folder, *secrets) == [], "no log, record or event has a secret"
     planted = [layer for layer in lab.home.glob("layers/*/disk.qcow2") if sectors_with(layer, [CANARY.encode()])]
     assert planted, "the canary never reached a disk: the search proves nothing"
     assert lab.leftovers() == []

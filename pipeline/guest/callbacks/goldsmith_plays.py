@@ -59,6 +59,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         # a task without a text of its own is Ansible's: the gathering of facts before the first
         if self._plays and task.get_ds() is not None:
             self._plays[-1]["tasks"] += 1
+        if os.environ.get("GOLDSMITH_NO_LOG"):
+            task.no_log = True
         # before the task is sent to its worker; what the play and the task say themselves goes before it
         if self._environment and not task.delegate_to:
             task.environment = [self._environment, *(task.environment or [])]

@@ -17,7 +17,8 @@ from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_i
 from pipeline.guest.ansible_requirements import Installed, install_requirements
 from pipeline.guest.ansible_run import AnsibleProject, ansible_version
 from pipeline.guest.build import Build
-from pipeline.guest.step_log import describe_failure, line_writer, named_failure, require_content, step_log
+from pipeline.guest.secret_values import SECRETS
+from pipeline.guest.step_log import describe_failure, line_writer, masked, named_failure, require_content, step_log
 from pipeline.guest.tls_failures import GUEST_HINT, NOT_TRUSTED
 
 if TYPE_CHECKING:
@@ -71,14 +72,19 @@ def _run_step(step: Step, number: int, build: Build, source: Layer | None, draft
         try:
             _execute(step, session, build, line_writer(build, file))
         except (process.CommandFailed, process.CommandTimeout, GuestError) as error:
-            raise _failure(error, step, end, log) from None
+            raise masked(_failure(error, step, end, log), build.secrets.mask) from None
         finally:
             session.watch = None
     try:
         end.settle(logs_in=any(_needs_ssh(each) for each in build.definition.steps[number:]))
     except GuestError as error:
         raise named(error, step.title) from None
-    facts = {"seconds": round(time.monotonic() - began, 2), **({"restarted": True} if end.restarted else {})}
+    facts: dict[str, object] = {
+        "seconds": round(time.monotonic() - began, 2),
+        **({"restarted": True} if end.restarted else {}),
+    }
+    if step.secrets:
+        facts[SECRETS] = build.secrets.fingerprints(step.secrets)
     return StageResult(session.disk, facts, step.title)
 
 
@@ -97,6 +103,7 @@ def _needs_ssh(step: Step) -> bool:
 def _execute(step: Step, session: GuestSession, build: Build, write_line: Callable[[str], None]) -> None:
     from pipeline.guest import agent_script
     from pipeline.systems.linux.build_guest import proxy_environment
+    from pipeline.systems.linux.step_secrets import step_secrets
 
     on_line = write_line
     if _needs_ssh(step):
@@ -119,6 +126,7 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             deadline=step.timeout,
             on_line=on_line,
             task_environment=environment,
+            secrets=_write_secrets(step, session.access.folder / "private", build),
         )
     elif isinstance(step, ScriptStep):
         script: bytes | str = ""
@@ -130,7 +138,10 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             session.watch = None
         else:
             script = step.file.read_bytes()
-        session.agent_script.run(script, deadline=step.timeout, on_line=on_line, environment=environment)
+        with step_secrets(session, build.secrets.read_all(step.secrets)) as added:
+            session.agent_script.run(
+                script, deadline=step.timeout, on_line=on_line, environment={**environment, **added}
+            )
     elif isinstance(step, CopyStep):
         session.steps.copy(
             step.file,
@@ -141,6 +152,17 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
         )
     else:
         raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
+
+
+def _write_secrets(step: Step, folder: Path, build: Build) -> Path | None:
+    """A file of variables for ansible-playbook; `folder` is in memory, and nobody else may enter it."""
+    if not step.secrets:
+        return None
+    path = folder / "secrets.yml"
+    texts = build.secrets.read_texts(step.secrets)
+    # a password may have braces in it: it is no template
+    path.write_text("".join(f"{name}: !unsafe {json.dumps(text)}\n" for name, text in texts.items()))
+    return path
 
 
 def _failure(error: Exception, step: Step, end: StepEnd, log: Path) -> GuestError:

@@ -15,6 +15,7 @@ from pipeline.guest.access import Access
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, explain_vault
 from pipeline.guest.copy_stream import Modes, unpack_script, write_stream
 from pipeline.guest.plays import CALLBACKS, verify_plays
+from pipeline.systems.linux.step_secrets import REMOTE_TMP
 
 
 class Steps:
@@ -68,8 +69,12 @@ class Steps:
         deadline: float,
         on_line: Callable[[str], None],
         task_environment: Mapping[str, str] | None = None,
+        secrets: Path | None = None,
     ) -> None:
         """Run an Ansible playbook against this guest; its tasks there have `task_environment` beside their own.
+
+        `secrets`: a file with variables that are secrets. With one no task is logged, here or in the guest, and what
+        Ansible copies to the guest for a task lies in its memory.
 
         Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
         vault-password-missing, vault-password-wrong.
@@ -82,9 +87,12 @@ class Steps:
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "GOLDSMITH_PLAYS": str(report),
             "GOLDSMITH_TASK_ENVIRONMENT": json.dumps(dict(task_environment or {})),
+            **({"GOLDSMITH_NO_LOG": "1", "ANSIBLE_REMOTE_TMP": REMOTE_TMP} if secrets else {}),
         }
         watcher = TaskWatcher(on_line)
-        extra: list[str | Path] = ["-e", f"@{variables}"] if variables else []
+        extra: list[str | Path] = []
+        for each in filter(None, (variables, secrets)):
+            extra += ["-e", f"@{each}"]
         argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", self._access.inventory(), "-l", "guest"]
         try:
             process.run(

@@ -38,6 +38,8 @@ def check(document: Document, data: dict[str, Any]) -> None:
                 document.add((key,), "is not available on generation 1", "generations: [2]")
     if data.get("data_disks"):
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
+    if data.get("secrets"):
+        document.add(("secrets",), "is not built yet for Windows", "remove secrets", at_key=True)
     _patch(document, data)
     prove = data.get("prove")
     for index, name in enumerate(prove if isinstance(prove, list) else ()):

@@ -70,6 +70,6 @@ def test_a_rule_that_is_searched_for_behind_its_keyword_has_only_long_ones(rule:
     ],
 )
 def test_rules_whose_expression_is_searched_for_in_another_way(text: bytes, found: set[str]) -> None:
-    searching = secret_search._Search(None)
+    searching = secret_search.Search(None)
     searching.look(b"\0" * 900 + text + b"\n" * 900, lambda at: at, ("gzip",))
     assert {hit.rule for hit in searching.found.hits} == found

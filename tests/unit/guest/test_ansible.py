@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.base import process
 from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.secret_forms import Mask
 from pipeline.base.store import Store
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, load, step_inputs
 from pipeline.definition.ansible_config import read_config
@@ -58,7 +59,7 @@ def faults(folder: Path, *names: str) -> list[Fault]:
     return [fault for of in found.values() for fault in of]
 
 
-def run(folder: Path, name: str) -> list[str]:
+def run(folder: Path, name: str, secrets: Path | None = None) -> list[str]:
     """Run an image's playbook as its step does, on this host; the lines of its output."""
     step, store = step_of(folder, name), Store(folder.parent / "store")
     installed = install_requirements(step, folder, store)
@@ -72,6 +73,7 @@ def run(folder: Path, name: str) -> list[str]:
         ansible=AnsibleProject.of(step, installed.folder if installed else None),
         deadline=120,
         on_line=lines.append,
+        secrets=secrets,
     )
     return lines
 
@@ -430,6 +432,26 @@ def test_a_variable_that_the_step_names_reaches_the_playbook(tmp_path: Path, mon
     (folder / "images/site.yaml").write_text(f"{definition}    environment: [ANSIBLE_RUN_TAGS]\n")
     with pytest.raises(DefinitionError, match="because goldsmith sets it"):
         image(folder, "site")
+
+
+def test_no_task_shows_a_secret(tmp_path: Path) -> None:
+    tasks = (
+        "    - debug: {msg: 'it is {{ token }}'}\n"
+        "    - debug: {msg: '{{ item }}'}\n      loop: ['{{ token }}']\n      no_log: false\n"
+        f"    - copy: {{content: '{{{{ token }}}}', dest: {tmp_path}/written, mode: '0600'}}\n"
+        "    - fail: {msg: 'wrong {{ token }}'}\n      ignore_errors: true\n"
+    )
+    folder = project(tmp_path / "project", {"playbooks/site.yml": GOOD + tasks})
+    secrets = tmp_path / "secrets.yml"
+    secrets.write_text('token: !unsafe "a {{ brace }} and a quote\\""\n')
+    lines = run(folder, "site", secrets)
+    assert sum("censored" in line for line in lines) >= 2
+    shown = [line for line in lines if "a quote" in line]
+    assert all(line.startswith("[ERROR]") for line in shown), "Ansible shows a failure's words in spite of no_log"
+    mask = Mask()
+    mask.add("token", b'a {{ brace }} and a quote"')
+    assert not any("a quote" in mask.text(line) for line in lines), "what goes into the step's log"
+    assert (tmp_path / "written").read_text() == 'a {{ brace }} and a quote"', "no template"
 
 
 # ---- three callers -------------------------------------------------------------------------------------------------
