@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from pipeline.base.errors import DiskError, GoldsmithError
+from pipeline.base.errors import GoldsmithError
 from pipeline.context import BuildContext
 from pipeline.gallery import Version
-
-if TYPE_CHECKING:
-    from pipeline.evidence.run_page import Disk
 
 
 def write_page(context: BuildContext, version: Version | None) -> None:
@@ -19,6 +15,7 @@ def write_page(context: BuildContext, version: Version | None) -> None:
     note of the run.
     """
     # an unchanged build and a plan need none of these
+    from pipeline.evidence.disk_map import draw_disk
     from pipeline.evidence.run_page import RunPage
 
     run, facts = context.run, _facts(context)
@@ -30,7 +27,7 @@ def write_page(context: BuildContext, version: Version | None) -> None:
             cells=facts.get("cells", {}),
             version=version,
             former=_former(context, version) if version else None,
-            disk=_disk(context, version) if version else None,
+            disk=draw_disk(version.image) if version else None,
         ).write()
     except (GoldsmithError, OSError) as error:
         run.emit("note", "", f"the page of this run was not written: {error}")
@@ -45,16 +42,3 @@ def _former(context: BuildContext, version: Version) -> Version | None:
     """The version before the one that was made."""
     older = [each for each in context.gallery.versions(version.name) if each.version != version.version]
     return older[-1] if older else None
-
-
-def _disk(context: BuildContext, version: Version) -> Disk:
-    from pipeline.cache.layers import Image
-    from pipeline.evidence.run_page import measure_disk
-    from pipeline.vhd.extents import data_ranges
-
-    size = int(version.manifest["disk"]["virtual_size"])
-    volumes: Sequence[Sequence[str]] = ()
-    with contextlib.suppress(DiskError):  # a disk whose table cannot be read has a map all the same
-        volumes = context.list_disk(Image(version.disk, version.format), what="volumes")
-    with version.disk.open("rb") as file:
-        return measure_disk(size, volumes, list(data_ranges(file.fileno(), 0, size)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,17 @@ def _failed(why: str, hint: str | None) -> BuildError:
     )
 
 
-def write_evidence(folder: Path, final: Path, contents: Contents, key: SigningKey | None) -> None:
-    """Write the evidence of the version in `folder`, whose disk and manifest are there and which will be `final`."""
+def write_evidence(
+    folder: Path,
+    final: Path,
+    contents: Contents,
+    key: SigningKey | None,
+    add_files: Callable[[Path], None] = lambda _folder: None,
+) -> None:
+    """Write the evidence of the version in `folder`, whose disk and manifest are there and which will be `final`.
+
+    `add_files` may add files when the bill of materials is there; signatures and sums cover them.
+    """
     template.write_template(folder)
     template.write_domain(folder, final)
     manifest = manifest_of(folder)
@@ -96,6 +105,7 @@ def write_evidence(folder: Path, final: Path, contents: Contents, key: SigningKe
             packages=contents.packages,
         )
         _write(folder / SBOM, text)
+    add_files(folder)
     if key is not None:
         subjects = subjects_of(folder, manifest, regular_files(folder)[0])
         for name, statement in (

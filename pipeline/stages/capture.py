@@ -11,10 +11,10 @@ from typing import Any
 import pipeline
 from pipeline.base import process, qemu_img
 from pipeline.base.disk_format import DiskFormat
-from pipeline.base.errors import BuildError, CheckFailed
+from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError
 from pipeline.base.runs import now
 from pipeline.cache.digests import BLOCK, CHUNK, write_block_digests
-from pipeline.cache.layers import Layer, PendingLayer
+from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition, MasterSource
@@ -154,11 +154,25 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
         {**files, **blocks},
         _extras(context, source),
         manifest,
-        partial(write_evidence, contents=contents, key=key),
+        partial(write_evidence, contents=contents, key=key, add_files=partial(_write_page, context, image)),
     )
     # an author's warm build is to be looked at, never to be built upon: the night builds it cold
     context.gallery.promote(made, CANDIDATE if context.warm else GOLDEN)
     return StageResult(made.image, {"version": made.version}, f"{made.name} {made.version}")
+
+
+def _write_page(context: BuildContext, image: Image, folder: Path) -> None:
+    """Write the page of the version in `folder`; one that cannot be written is a note of the run."""
+    from pipeline.evidence.disk_map import draw_disk
+    from pipeline.evidence.version_page import VersionPage
+    from pipeline.gallery.manifest import manifest_of
+
+    former = context.gallery.find(context.definition.name)
+    run = context.run
+    try:
+        VersionPage(folder, manifest_of(folder), former, draw_disk(image), run.record, run.folder).write()
+    except (GoldsmithError, OSError) as error:
+        run.emit("note", "", f"the page of this version was not written: {error}")
 
 
 def _describe_disk(context: BuildContext, row: DiskFormat, path: Path, blocks: Path) -> dict[str, Any]:

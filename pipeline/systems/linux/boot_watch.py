@@ -11,6 +11,7 @@ from pipeline.base.errors import GuestError
 from pipeline.fabric.instance import FabricRecord
 from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.console import LOGIN
+from pipeline.hypervisor.film import Film
 from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.observation import progress_check
 from pipeline.systems.linux.diagnosis import FIRMWARE_SHELL, Evidence, diagnose
@@ -26,7 +27,7 @@ class BootWatch:
     """One boot. Without a `guest` record it is not on the fabric; without a `medium` nobody provisions it.
 
     `greets` asks whether its sshd answers. `end` brings its disk to rest and its journal into `logs`; None where the
-    guest is to run on: then its disk is not read.
+    guest is to run on: then its disk is not read. `film` takes pictures while the watch waits.
     """
 
     machine: Machine
@@ -39,6 +40,7 @@ class BootWatch:
     greets: Callable[[], bool]
     end: Callable[[], None] | None = None
     dhcp_log: Path | None = None
+    film: Film | None = None
 
     def wait_ready(self) -> None:
         """Wait until the guest has posted Ready. Raises GuestError with the evidence's own words."""
@@ -78,6 +80,8 @@ class BootWatch:
         moves = progress_check(self.machine, FIRST_BOOT_BUSY)
 
         def getting_on() -> bool | None:
+            if self.film is not None:
+                self.film.roll()
             found = probe()
             if found is None and not LOGIN.search(self.machine.serial()):
                 moves()  # from its login prompt on, an agent may work for minutes without a word

@@ -24,10 +24,14 @@ from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.console import LOGIN
 from pipeline.hypervisor.domain import Spec, attached
+from pipeline.hypervisor.film import Film
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.boot_watch import JOURNAL, BootWatch
 from pipeline.systems.linux.steps import Steps
+
+#: The folder of the pictures of a boot, in the logs of its clone.
+SCREENS = "screens"
 
 
 class Clone:
@@ -91,6 +95,7 @@ class Clone:
         self.machine = Machine(self._connection, spec, self.logs, self._cancelled)
         if self.guest is not None:
             self.guest.begin()
+        screens = self.logs / SCREENS  # of the first boot alone
         watch = BootWatch(
             self.machine,
             self.timeouts,
@@ -101,6 +106,7 @@ class Clone:
             medium=self.medium,
             greets=self.access.greets,
             end=self._end,
+            film=Film(screens, self.machine.screenshot) if not screens.exists() else None,
         )
         began = time.monotonic()
         self._progress(f"{name}: booting")

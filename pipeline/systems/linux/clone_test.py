@@ -27,7 +27,7 @@ from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
 from pipeline.systems.linux import agent_assertions, assertions, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
-from pipeline.systems.linux.clone import Clone
+from pipeline.systems.linux.clone import SCREENS, Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
 from pipeline.systems.linux.nvme_disks import blank_disk, check_nvme_disks
 
@@ -244,6 +244,8 @@ class CloneTest:
         picture = pictures / f"{self.test_run.name}.png"
         if clone.machine.screenshot(picture):
             result.screenshot = picture.name
+        for frame in sorted((self.logs / SCREENS).glob("*.png")):
+            shutil.copyfile(frame, pictures / f"{self.test_run.name}-boot-{frame.name}")
         if self.test_run.target.hardware.bus == "nvme":
             check_nvme_disks(clone, result, self.disks)
         self._end(clone)
