@@ -63,6 +63,11 @@ class Store:
         return self.root / "instances"
 
     @property
+    def suites(self) -> Path:
+        """Test suites that are programs of their own; made by `goldsmith suite install`."""
+        return self.root / "suites"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 

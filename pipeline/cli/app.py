@@ -26,6 +26,7 @@ from pipeline.cli import (
     publish,
     refresh,
     runs,
+    suite,
     vhd,
     vm,
 )
@@ -106,6 +107,7 @@ for noun in (
     build,
     capture,
     prove,
+    suite,
     publish,
     refresh,
     definitions,

@@ -192,6 +192,13 @@ def complete_target(_incomplete: str) -> Iterable[str]:
     return list(TARGET_GENERATION)
 
 
+@_quiet
+def complete_suite(_incomplete: str) -> Iterable[str]:
+    from pipeline.prove.lisa import SUITES
+
+    return list(SUITES)
+
+
 def _gallery() -> Gallery:
     from pipeline.cli.environment import locate_store
     from pipeline.gallery import Gallery

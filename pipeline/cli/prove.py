@@ -71,6 +71,15 @@ def prove(
             help="A revocation list for targets with Secure Boot: UEFI Forum's DBXUpdate.bin, x64 (default: none).",
         ),
     ] = None,
+    suite: Annotated[
+        list[str],
+        typer.Option(
+            "--suite",
+            metavar="SUITE",
+            help="Run this test suite (lisa) against a clone; repeatable (default: no suite).",
+            autocompletion=completion.complete_suite,
+        ),
+    ] = [],  # noqa: B006
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
 ) -> None:
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric.
@@ -78,11 +87,14 @@ def prove(
     Examples:
       goldsmith prove debian-12
       goldsmith prove some.vhd --target gen2
+      goldsmith prove debian-12 --suite lisa
     """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_json
     from pipeline.definition import TARGET_GENERATION
     from pipeline.engine import runner
+    from pipeline.prove.lisa import SUITES
+    from pipeline.prove.suites import find_suite, need_installed
     from pipeline.stages.prove import Prove, prove_whole
 
     targets = [*target, *target_old]
@@ -90,8 +102,11 @@ def prove(
     if unknown:
         hint = f"targets: {', '.join(TARGET_GENERATION)}"
         raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
+    suites = [find_suite(SUITES, name) for name in suite]
     need_root("prove")
     store = locate_store()
+    for each in suites:
+        need_installed(store, each)
     subject = _subject(what, profile or None)
     definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
     if subject.system is not None and not as_json:
@@ -105,8 +120,8 @@ def prove(
                 definition,
                 name,
                 store,
-                lambda build: prove_whole(build, master, targets, revocation_list),
-                title=", ".join(targets) or "all targets",
+                lambda build: prove_whole(build, master, targets, revocation_list, suites),
+                title=", ".join((*targets, *suite)) or "all targets",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
                 listeners=[] if as_json else [progress],
             )
@@ -205,6 +220,26 @@ def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:
             print(f"  {what:16} {value}")
         for what, picture in seen.get("pages", {}).items():
             print(f"  {'picture':16} {what}: {picture}")
+        for suite, found in seen.get("suites", {}).items():
+            _print_suite(suite, found)
     print("\nnot tested here")
     for what, checks in UNPROVEN.items():
         print(f"  {what}: see the checks {', '.join(checks)}")
+
+
+def _print_suite(name: str, found: Mapping[str, Any]) -> None:
+    """Each case of a test suite, with why it was skipped or why its failure was expected."""
+    from pipeline.base.printable import single_line
+    from pipeline.cli.show import table
+
+    print(f"\n{name} {found['version']}")
+    rows = [
+        (
+            case["name"],
+            case["status"],
+            f"{case['seconds']:.0f} s",
+            single_line(case["reason"] or case["message"], 160),
+        )
+        for case in found["cases"]
+    ]
+    table(rows, ("case", "result", "time", "reason"))

@@ -86,6 +86,7 @@ def make_definition(shape: Written, path: Path, project: Path, image: Composed |
         waive=dict(shape.waive),
         output=known_format(shape.output) if shape.output else DEFAULT_OUTPUT,
         prove=tuple(shape.prove or (f"gen{generation}" for generation in generations)),
+        test_suites=tuple(shape.test_suites),
         keep=Keep(shape.keep.versions, shape.keep.days),
         publish=tuple(shape.publish),
         refresh=Refresh(

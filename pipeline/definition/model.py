@@ -14,6 +14,8 @@ Network = Literal["full", "none"]
 #: What generalizes a guest; `outside`: its disk was generalized before it came here.
 GeneralizeAgent = Literal["waagent", "none", "outside", "sysprep"]
 SourceFormat = Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"]
+#: Test suites of others that can be run against a clone.
+TestSuiteName = Literal["lisa"]
 #: Where a clone can be started to prove a master.
 CellName = Literal[
     "gen1",
@@ -345,6 +347,7 @@ class Definition:
     #: What the master is shipped in.
     output: DiskFormat = DEFAULT_OUTPUT
     prove: tuple[str, ...] = ("gen1", "gen2")
+    test_suites: tuple[str, ...] = ()  # of others, run against a clone before the master is golden
     keep: Keep = Keep()
     publish: tuple[str, ...] = ()
     refresh: Refresh = Refresh()

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, Tag, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from pipeline.definition import contents, rules, system_rules
-from pipeline.definition.model import USER_DATA, CellName, GeneralizeAgent
+from pipeline.definition.model import USER_DATA, CellName, GeneralizeAgent, TestSuiteName
 from pipeline.definition.schema_sources import SOURCES, Source
 from pipeline.definition.schema_steps import STEPS, Step
 from pipeline.definition.types import (
@@ -269,6 +269,11 @@ class Written(Part):
     )
     prove: Annotated[list[CellName], Field(min_length=1), Unique] | None = Field(
         default=None, description="The test targets on which clones must pass; by default every generation."
+    )
+    test_suites: Annotated[list[TestSuiteName], Unique] = Field(
+        default=[],
+        description="Test suites of others that a clone must pass, such as lisa; `goldsmith suite install` installs "
+        "them.",
     )
     #: The name of a registered format. While goldsmith ships one format, no schema or page speaks of it.
     output: SkipJsonSchema[Annotated[str, AfterValidator(rules.output_format)] | None] = None

@@ -105,6 +105,7 @@ class _Looker:
         looks: tuple[tuple[Callable[[Definition, Document], None], set[str]], ...] = (
             (self._waivers, set()),
             (self._host, set()),
+            (self._test_suites, {"test_suites"}),
             (self._master, {"source", "os", "disk"}),
             (self._disk, {"source", "disk"}),
             (self._checksums, {"source"}),
@@ -176,6 +177,17 @@ class _Looker:
         if machine.memory > memory:
             message = f"{_size(machine.memory)} of memory is more than this host has ({_size(memory)})"
             document.add(("machine", "memory"), message, f"write memory: {max(1, memory // GIB - 1)} GiB or less")
+
+    def _test_suites(self, definition: Definition, document: Document) -> None:
+        if not definition.test_suites:
+            return
+        from pipeline.prove.lisa import SUITES
+        from pipeline.prove.suites import installed_version
+
+        for index, name in enumerate(definition.test_suites):
+            if installed_version(self._store, SUITES[name]) is None:
+                message = f"the test suite {name} is not installed"
+                document.add(("test_suites", index), message, f"goldsmith suite install {name}")
 
     def _master(self, definition: Definition, document: Document) -> None:
         source = definition.source

@@ -22,6 +22,7 @@ from pipeline.fabric.guest_record import GuestRecord
 from pipeline.fabric.instance import (
     HTTP_PORT,
     IMDS,
+    INTERNAL_DOMAIN,
     PLUGIN_PORT,
     WIRESERVER,
     Event,
@@ -33,6 +34,8 @@ from pipeline.fabric.instance import (
     Site,
 )
 from pipeline.fabric.serving import FabricServer
+from pipeline.network.egress import Egress, Place, host_addresses
+from pipeline.network.endpoints import host_destinations
 from pipeline.network.namespaces import Namespace, Wire, address_of, sweep_networks
 from pipeline.network.relay import Relay
 
@@ -69,6 +72,7 @@ class Guest(GuestRecord):
         super().__init__(instance, logs)
         self.wire = wire
         self._relays: list[Relay] = []
+        self._way_out: Egress | None = None
 
     @property
     def bridge(self) -> str:
@@ -126,10 +130,12 @@ class Fabric:
         data_disks: Sequence[DataDisk] = (),
         extension: Extension | None = None,
         provisioned: bool = True,
+        outside: bool = False,
     ) -> Guest:
         """A new VM: its address, its wire, its lease and its names. `logs` gets `fabric.jsonl` and `dhcp.log`.
 
         A VM that is not `provisioned` finds no metadata service. Its agent installs and runs an `extension`.
+        A VM with a way `outside` reaches the public network; of one fabric one VM at a time.
         """
         assert self._server is not None, "the fabric is not entered"
         with self._lock:
@@ -153,7 +159,9 @@ class Fabric:
         with self._lock:
             self._guests.append(guest)
         try:
-            self._server.attach(guest, *open_wire_sockets(self._namespace, wire, instance))
+            self._server.attach(guest, *open_wire_sockets(self._namespace, wire, instance), outside=outside)
+            if outside:
+                guest._way_out = open_way_out(self._namespace.label, logs, wire.bridge, instance)
         except BaseException:
             self.detach(guest)
             raise
@@ -166,6 +174,9 @@ class Fabric:
                 self._guests.remove(guest)
         for relay in guest._relays:
             relay.close()
+        if guest._way_out is not None:
+            guest._way_out.close()
+            guest._way_out = None
         if self._server is not None:
             self._server.detach(guest.instance.vm_id)
         self._namespace.detach(guest.wire)
@@ -174,6 +185,33 @@ class Fabric:
         """Make a port of the guest reachable at a port of the host's loopback."""
         address = guest.instance.address
         guest._relays.append(Relay(host_port, lambda timeout: self._namespace.connect(address, guest_port, timeout)))
+
+
+def open_way_out(
+    label: str, logs: Path, bridge: str, instance: Instance, token: str | None = None, *, keep: bool = False
+) -> Egress:
+    """A VM's own way out over the bridge of its wire, as builds have one. Raises HostError (egress-failed).
+
+    `keep`: one that is open and whole stays as it is.
+    """
+    place = Place(
+        gateway=instance.way_out,
+        prefix=instance.network.prefixlen,
+        resolver=instance.way_out,
+        guests=(instance.address,),
+        bridge=bridge,
+        inner_domain=INTERNAL_DOMAIN,
+        inner_resolver=instance.gateway,
+    )
+    if keep:
+        there = Egress(label, logs, place=place, token=token)
+        if there.is_open():
+            return there
+        there.close()
+    logs.mkdir(mode=0o700, exist_ok=True)
+    way = Egress(label, logs, host_destinations(host_addresses()), place=place, token=token)
+    way.open()
+    return way
 
 
 def open_wire_sockets(namespace: Namespace, wire: Wire, instance: Instance) -> tuple[socket.socket, socket.socket]:

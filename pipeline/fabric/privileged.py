@@ -19,12 +19,9 @@ from pathlib import Path
 from pipeline.base import process
 from pipeline.base.errors import HostError
 from pipeline.base.store import FABRIC_USER
-from pipeline.definition import Destination
-from pipeline.fabric import SERVED, open_wire_sockets
-from pipeline.fabric.instance import INTERNAL_DOMAIN
+from pipeline.fabric import SERVED, open_way_out, open_wire_sockets
 from pipeline.fabric.registrations import Registration
-from pipeline.network.egress import Egress, Place, host_addresses
-from pipeline.network.endpoints import host_destinations
+from pipeline.network.egress import Egress
 from pipeline.network.namespaces import NAME, NAMESPACES, OUT, Namespace, Wire, end_processes
 from pipeline.network.routes import Member, connect_members, refuse_wire
 
@@ -45,6 +42,10 @@ def server_user() -> tuple[int, int]:
             hint=f"make setup creates it; by hand: useradd --system --shell /usr/sbin/nologin {FABRIC_USER}",
         ) from None
     return entry.pw_uid, entry.pw_gid
+
+
+def _way_out_token(label: str) -> str:
+    return hashlib.sha256(f"{label}{OUT}".encode()).hexdigest()[:4]
 
 
 @dataclass(frozen=True)
@@ -101,37 +102,18 @@ class Host:
         """Open a VM's own way out, as builds have it, unless it is open and complete. Raises HostError
         (egress-failed).
         """
-        instance = registration.instance
-        logs = self.folder / f"out-{registration.number}"
-        place = Place(
-            gateway=instance.way_out,
-            prefix=instance.network.prefixlen,
-            resolver=instance.way_out,
-            guests=(instance.address,),
-            bridge=self.namespace.name_wire(registration.number).bridge,
-            inner_domain=INTERNAL_DOMAIN,
-            inner_resolver=instance.gateway,
-        )
-        way = self._way_out(registration.number, logs, place)
-        if way.is_open():
-            return
-        way.close()
-        logs.mkdir(mode=0o700, exist_ok=True)
-        self._way_out(registration.number, logs, place, host_destinations(host_addresses())).open()
+        number = registration.number
+        label = f"{self.label}-{number}"
+        bridge = self.namespace.name_wire(number).bridge
+        logs = self.folder / f"out-{number}"
+        open_way_out(label, logs, bridge, registration.instance, _way_out_token(label), keep=True)
 
     def close_way_out(self, number: int) -> None:
         """Close a VM's way out, if it has one."""
-        way = self._way_out(number, self.folder)
+        label = f"{self.label}-{number}"
+        way = Egress(label, self.folder, token=_way_out_token(label))
         if way.path.exists():
             way.close()
-
-    def _way_out(
-        self, number: int, logs: Path, place: Place | None = None, allowed: Sequence[Destination] = ()
-    ) -> Egress:
-        label = f"{self.label}-{number}"
-        return Egress(
-            label, logs, allowed, place=place, token=hashlib.sha256(f"{label}{OUT}".encode()).hexdigest()[:4]
-        )
 
     def sweep_wires(self, registrations: Sequence[Registration]) -> None:
         """Remove the wires and the ways out of VMs that are not registered any more."""

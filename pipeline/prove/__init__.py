@@ -11,15 +11,17 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.base.errors import BuildError, CheckFailed
+from pipeline.base.errors import BuildError, CheckFailed, UsageError
+from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import Image
 from pipeline.definition import USER_DATA, DataDisk
 from pipeline.fabric import Fabric, Site
 from pipeline.gallery import data_file, disk_file
 from pipeline.guest.build import Build
-from pipeline.prove.matrix import TARGETS, TestRun, TestTarget, matrix, with_revocation_list
+from pipeline.prove.matrix import TARGETS, TestRun, TestTarget, matrix, with_revocation_list, with_suites
 from pipeline.prove.result import CloneResult, shared_identities
+from pipeline.prove.suites import TestSuite, need_installed
 
 __all__ = ["CloneResult", "CloneTest", "TestedSystem", "prove"]
 
@@ -34,6 +36,12 @@ class CloneTest(Protocol):
 
 class TestedSystem(Protocol):
     """What a proof asks of an operating system; `pipeline.systems.base.GuestSystem` says what each answer means."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suites(self) -> frozenset[str]: ...
 
     def test_runs(
         self, build: Build, master: Image, targets: Sequence[TestTarget], *, whole: bool
@@ -55,16 +63,19 @@ def prove(
     *,
     whole: bool,
     revocation_list: Path | None = None,
+    suites: Sequence[TestSuite] = (),
 ) -> tuple[list[CloneResult], dict[str, str]]:
     """Start clones of `master` on the targets `names`, by default on all; their results, and the tree digest of each
     of the master's disks by the name that the gallery gives it.
 
     Screenshots go to `pictures`. `whole`: with second boots, reimages and second clones. `revocation_list`: what the
-    targets with Secure Boot revoke.
+    targets with Secure Boot revoke. `suites` are run against one clone, after its own tests.
 
-    Raises CheckFailed where a clone is not what it should be, GuestError where one does not come up, BuildError where
-    the master changed meanwhile.
+    Raises UsageError (suite-not-installed, suite-unsupported) before anything starts, CheckFailed where a clone is
+    not what it should be, GuestError where one does not come up, BuildError where the master changed meanwhile.
     """
+    for suite in suites:
+        need_suite(context.store, system, suite)
     before = _trees(master)
     first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
@@ -72,7 +83,7 @@ def prove(
     targets = tuple(TARGETS[name] for name in names) or matrix(definition.generations, definition.secure_boot_keys)
     if revocation_list is not None:
         targets = with_revocation_list(targets, revocation_list)
-    wanted = system.test_runs(context, master, targets, whole=whole)
+    wanted = with_suites(system.test_runs(context, master, targets, whole=whole), suites)
     _ = context.accelerator  # measured once, before the threads share it
     results: list[CloneResult] = []
     workers = system.clones_at_once(context, len(wanted))
@@ -94,6 +105,17 @@ def prove(
     return _judged(context, master, before, results)
 
 
+def need_suite(store: Store, system: TestedSystem, suite: TestSuite) -> None:
+    """Raises UsageError: suite-unsupported, suite-not-installed."""
+    if suite.name not in system.suites:
+        raise UsageError(
+            f"the test suite {suite.name} cannot be run against {system.name}",
+            name="suite-unsupported",
+            hint=f"leave --suite {suite.name} out, or name another image",
+        )
+    need_installed(store, suite)
+
+
 def _judged(
     context: Build, master: Image, before: dict[str, str], results: list[CloneResult]
 ) -> tuple[list[CloneResult], dict[str, str]]:
@@ -103,14 +125,21 @@ def _judged(
     if _trees(master) != before:
         raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
     shared_identities(results)
-    failures = [f"{result.target}: {failure}" for result in results for failure in result.failures]
-    if failures:
-        raise CheckFailed(
-            "the master boots, but some tests failed\n" + "\n".join(f"  {line}" for line in failures),
-            name="prove-failed",
-            hint=f"screenshots, serial logs and the fabric's records are in {context.run.folder / 'prove'}",
-        )
+    refuse_failures(results, context.run.folder / "prove")
     return results, before
+
+
+def refuse_failures(results: Sequence[CloneResult], folder: Path) -> None:
+    """Raises CheckFailed with every failure: suite-case-failed where all are of test suites of others."""
+    failures = [(result.target, failure) for result in results for failure in result.failures]
+    if not failures:
+        return
+    lines = "\n".join(f"  {target}: {failure}" for target, failure in failures)
+    raise CheckFailed(
+        f"the master boots, but some tests failed\n{lines}",
+        name="suite-case-failed" if all(each.startswith("suite ") for _, each in failures) else "prove-failed",
+        hint=f"screenshots, serial logs and the fabric's records are in {folder}",
+    )
 
 
 def _trees(master: Image) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pipeline.fabric.hardware import (
     GEN2_SECURE,
     Hardware,
 )
+from pipeline.prove.suites import TestSuite
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,17 @@ class TestRun:
     again: bool = False
     reimage: bool = False
     settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
+    suites: tuple[TestSuite, ...] = ()  # are run against it after its first boot; it has a way out for them
 
     @property
     def boots(self) -> int:
         return 1 + self.again + self.reimage
+
+
+def with_suites(test_runs: Sequence[TestRun], suites: Sequence[TestSuite]) -> list[TestRun]:
+    """The same clones; against the first of those that are provisioned, the suites are run."""
+    chosen = next((each for each in test_runs if each.target.provisioned), None)
+    return [replace(each, suites=tuple(suites)) if each is chosen else each for each in test_runs]
 
 
 def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRun]:

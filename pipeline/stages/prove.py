@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import Definition
+
+if TYPE_CHECKING:
+    from pipeline.prove.suites import TestSuite
 
 
 class Prove(BaseStage):
@@ -26,6 +29,7 @@ class Prove(BaseStage):
             "cells": sorted(definition.prove),
             "expect": [asdict_any(expectation) for expectation in definition.expect],
             **({"first boot": definition.first_boot.sample} if definition.first_boot else {}),
+            **({"test suites": sorted(definition.test_suites)} if definition.test_suites else {}),
         }
         return (UnitSpec(", ".join(definition.prove), inputs, _run),)
 
@@ -41,18 +45,30 @@ def asdict_any(thing: Any) -> dict[str, Any]:
 def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> StageResult:
     assert source is not None
     context.begin_flat_digests(source.image)
-    return _prove(context, source.image, draft.path, context.definition.prove, whole=False)
+    from pipeline.prove.lisa import SUITES
+
+    definition = context.definition
+    suites = [SUITES[name] for name in definition.test_suites]
+    return _prove(context, source.image, draft.path, definition.prove, whole=False, suites=suites)
 
 
 def prove_whole(
-    context: BuildContext, master: Image, targets: Sequence[str], revocation_list: Path | None = None
+    context: BuildContext,
+    master: Image,
+    targets: Sequence[str],
+    revocation_list: Path | None = None,
+    suites: Sequence[TestSuite] = (),
 ) -> StageResult:
     """Prove a disk that is there already, with second boots and second clones: in `targets`, or in the whole matrix.
 
+    With `suites`, clones boot once: one, or those of `targets`; the first has the suites run against it.
     Raises as `pipeline.prove.prove`.
     """
+    pictures = context.run.folder / "prove"
+    if suites and not targets:
+        targets = [f"gen{max(context.definition.generations)}"]
     result = _prove(
-        context, master, context.run.folder / "prove", targets, whole=True, revocation_list=revocation_list
+        context, master, pictures, targets, whole=not suites, revocation_list=revocation_list, suites=suites
     )
     return replace(result, facts={"cells": result.facts["cells"]})
 
@@ -65,11 +81,19 @@ def _prove(
     *,
     whole: bool,
     revocation_list: Path | None = None,
+    suites: Sequence[TestSuite] = (),
 ) -> StageResult:
     from pipeline.prove import prove
 
     results, trees = prove(
-        context, context.system, master, pictures, targets, whole=whole, revocation_list=revocation_list
+        context,
+        context.system,
+        master,
+        pictures,
+        targets,
+        whole=whole,
+        revocation_list=revocation_list,
+        suites=suites,
     )
     detail = " and ".join(v.summary for v in results)
     return StageResult(master, {"cells": {v.target: v.to_json() for v in results}, "trees": trees}, detail)

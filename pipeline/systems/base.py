@@ -199,6 +199,9 @@ class GuestSystem(ABC):
     ) -> CloneTest:
         """The test of one clone. `beside`: how many run at once; `disks`: what the master's data disks hold."""
 
+    #: The test suites of others that can be run against its clones (`goldsmith prove --suite`).
+    suites: ClassVar[frozenset[str]] = frozenset()
+
     # ---- instances -----------------------------------------------------------------------------------------------
 
     #: Characters of the longest name that a machine of it can have.

@@ -17,7 +17,7 @@ Row = dict[str, object]
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
 GUESTS = (
     *("boots", "concurrency", "debian_releases", "fabric_faults", "faults", "fake_windows", "kill_builder"),
-    *("kill_in_stage", "patch_nights", "projects", "refresh_nights", "ten_clones"),
+    *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones"),
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (

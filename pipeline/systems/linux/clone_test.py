@@ -25,6 +25,7 @@ from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
+from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
 from pipeline.systems.linux import agent_assertions, assertions, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import SCREENS, Clone
@@ -127,6 +128,7 @@ class CloneTest:
             data_disks=self.disks,
             extension=Extension.make(self.hostname) if self.test_run.settles else None,
             provisioned=self.test_run.target.provisioned,
+            outside=bool(self.test_run.suites),
         )
         try:
             write_medium(access.seed, guest.instance)
@@ -248,9 +250,27 @@ class CloneTest:
             shutil.copyfile(frame, pictures / f"{self.test_run.name}-boot-{frame.name}")
         if self.test_run.target.hardware.bus == "nvme":
             check_nvme_disks(clone, result, self.disks)
+        for suite in self.test_run.suites:
+            self._run_suite(clone, suite)
         self._end(clone)
         self._draw(pages, pictures)
         return {**seen, "host key": result.checks["host key"]}
+
+    def _run_suite(self, clone: Clone, suite: TestSuite) -> None:
+        """A test suite of others on the running clone. It may update and restart it, and must leave it healthy."""
+        self.context.progress(f"{self.test_run.name}: the test suite {suite.name}")
+        target = SuiteTarget(
+            host="127.0.0.1",
+            port=clone.access.ssh_port,
+            user=clone.access.user,
+            key=clone.access.key,
+            logs=self.logs / suite.name,
+            watch=clone.machine.check,
+        )
+        self.result.see_suite(run_suite(self.context.store, suite, target))
+        # it may have restarted the clone, which takes the shared connection along
+        clone.access.hang_up()
+        self._healthy(clone, assertions.facts(clone, self.token), f"after the suite {suite.name}")
 
     def _has_agent(self, seen: Mapping[str, str]) -> bool:
         """Whether Azure's agent must answer: it runs, or the definition says that it is the image's."""

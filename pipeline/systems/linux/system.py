@@ -34,6 +34,7 @@ class LinuxSystem(GuestSystem):
     os: ClassVar[str] = "linux"
     inspection: ClassVar[Inspection] = INSPECTION
     rules: ClassVar[SystemRules | None] = RULES
+    suites: ClassVar[frozenset[str]] = frozenset({"lisa"})
     reproducible: ClassVar[bool] = True
     may_differ: ClassVar[Mapping[str, str]] = {
         "/etc/.pwd.lock": "made by the first change of an account",

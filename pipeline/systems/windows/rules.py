@@ -40,6 +40,8 @@ def check(document: Document, data: dict[str, Any]) -> None:
         document.add(("data_disks",), "is not built yet for Windows", "remove data_disks", at_key=True)
     if data.get("secrets"):
         document.add(("secrets",), "is not built yet for Windows", "remove secrets", at_key=True)
+    if data.get("test_suites"):
+        document.add(("test_suites",), "are only for Linux", "remove test_suites", at_key=True)
     _patch(document, data)
     prove = data.get("prove")
     for index, name in enumerate(prove if isinstance(prove, list) else ()):

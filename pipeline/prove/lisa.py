@@ -1,0 +1,129 @@
+"""LISA, Microsoft's test suite for Linux images, by which the marketplace of Azure accepts an image.
+
+Its area `azure_image_standard` is run on its platform `ready`, which needs no cloud, but a running machine and ssh.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+from pipeline.base import process
+from pipeline.base.errors import GuestError
+from pipeline.base.printable import shorten
+from pipeline.prove.suites import FAILED, PASSED, SKIPPED, CaseResult, KnownFailure, SuiteTarget, TestSuite
+
+#: The area of LISA's test cases that asks what Azure demands of every Linux image.
+AREA = "azure_image_standard"
+#: Seconds for the whole area: a quarter of an hour under emulation, most of it for an upgrade and its reboot.
+DEADLINE = 3600.0
+#: Bytes of LISA's file of results: it quotes what a guest printed.
+LARGEST_RESULTS = 16 << 20
+#: Prints the folder of LISA in its environment. LISA is not imported: it takes over stdout.
+_FIND = "import importlib.util as u; print(u.find_spec('lisa').submodule_search_locations[0])"
+#: The folder of its own test cases there, which `extension` of a runbook must name.
+_CASES = "microsoft/testsuites/core"
+_RESULTS = "results.xml"
+
+
+def run(python: Path, target: SuiteTarget) -> list[CaseResult]:
+    """Run the area against a clone; LISA's own logs go to `target.logs`.
+
+    Raises GuestError (suite-failed) where LISA ends without a result of any case.
+    """
+    logs = target.logs
+    logs.mkdir(parents=True, exist_ok=True)
+    # LISA is root's: nothing that a user of this host puts into PYTHONPATH or the current folder is imported
+    found = process.run([python, "-I", "-c", _FIND], deadline=DEADLINE).stdout.strip()
+    book = logs / "runbook.yml"
+    book.write_text(yaml.safe_dump(runbook(Path(found) / _CASES, target), sort_keys=False))
+    words: list[str | Path] = [python, "-I", "-m", "lisa", "-r", book, "-l", logs, "-w", logs / "work", "-i", "lisa"]
+    last = ""
+    try:
+        # its exit code is the number of failed cases
+        process.run(words, deadline=DEADLINE, cwd=logs, ok_codes=range(256), watch=target.watch)
+    except process.CommandTimeout as error:
+        last = error.message
+    reports = sorted(logs.rglob(_RESULTS))
+    cases = parse_results(reports[-1]) if reports else []
+    if not cases or last:
+        raise GuestError(
+            f"LISA ended without its results: {last or 'no test case has a result'}",
+            name="suite-failed",
+            hint=f"read LISA's log in {logs}",
+        )
+    return cases
+
+
+def runbook(cases: Path, target: SuiteTarget) -> dict[str, Any]:
+    """What LISA is to do. Pure."""
+    node = {
+        "type": "remote",
+        "public_address": target.host,
+        "public_port": target.port,
+        "username": target.user,
+        "private_key_file": str(target.key),
+    }
+    return {
+        "name": "goldsmith",
+        "extension": [str(cases)],
+        "environment": {"environments": [{"nodes": [node]}]},
+        "notifier": [{"type": "html"}, {"type": "junit", "path": _RESULTS, "append_message_id": False}],
+        "platform": [{"type": "ready"}],
+        "testcase": [{"criteria": {"area": AREA}}],
+    }
+
+
+def parse_results(path: Path) -> list[CaseResult]:
+    """The cases in a file of JUnit's form, in the order in which they ran. Raises GuestError (suite-failed)."""
+    try:
+        if path.stat().st_size > LARGEST_RESULTS:
+            raise ValueError("it is too large")
+        root = ElementTree.fromstring(path.read_bytes())  # noqa: S314  LISA wrote it, in its environment; expat
+    except (ElementTree.ParseError, ValueError, OSError) as error:
+        raise GuestError(
+            f"LISA's results cannot be read: {error}", name="suite-failed", hint=f"read {path.parent}"
+        ) from None
+    return [_case(element) for element in root.iter("testcase")]
+
+
+def _case(element: ElementTree.Element) -> CaseResult:
+    status, message = PASSED, ""
+    for kind, word in (("failure", FAILED), ("error", FAILED), ("skipped", SKIPPED)):
+        found = element.find(kind)
+        if found is not None:
+            status, message = word, found.get("message") or found.text or ""
+            break
+    try:
+        seconds = round(float(element.get("time") or 0), 1)
+    except ValueError:
+        seconds = 0.0
+    return CaseResult(element.get("name") or "?", status, seconds, shorten(message.strip()))
+
+
+#: Failures that say nothing against a master; LISA's whole message must be this.
+KNOWN_FAILURES = (
+    KnownFailure(
+        "verify_repository_installed",
+        re.compile(
+            r"(failed\. )?AssertionError: \[Hit should be present in `apt-get update` output atleast one repository\]"
+            r" Expected <True>, but was not\."
+        ),
+        "A master ships without package lists, so its first apt-get update downloads all and finds none unchanged; "
+        "LISA wants one that is unchanged (Hit).",
+    ),
+)
+LISA = TestSuite(
+    name="lisa",
+    summary="Microsoft's tests of Linux images for Azure: the area azure_image_standard",
+    distribution="mslisa",
+    # the last version that was tried; its extra `azure` is needed to load its own test cases
+    package="mslisa[azure]>=20260921.2,<20270000",
+    run=run,
+    known_failures=KNOWN_FAILURES,
+)
+SUITES = {suite.name: suite for suite in (LISA,)}
