@@ -202,6 +202,33 @@ def test_a_known_failure_excuses_its_own_message_only(case: str, message: str, s
     assert judged.message == message
 
 
+BOOT = (
+    "failed. AssertionError: [unexpected error/failure/warnings shown up in bootup log of distro Debian 13.8.0] "
+    "Expected <[{}]> to be empty, but was not."
+)
+CALIBRATION = r"'[    0.000000] calibrate_delay_direct() failed to get a good estimate for loops_per_jiffy.\r'"
+GENERATOR = (
+    r"'[   15.639519] (sd-exec-[274]: /usr/lib/systemd/system-generators/systemd-ssh-generator failed with exit "
+    r"status 1.\r'"
+)
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([CALIBRATION], EXPECTED),
+        ([CALIBRATION, GENERATOR], EXPECTED),
+        # whatever stands beside them is a failure of the image
+        ([CALIBRATION, r"'[    9.100000] EXT4-fs error (device sda1): checksum invalid\r'"], FAILED),
+        ([GENERATOR.replace("systemd-ssh-generator", "netplan")], FAILED),
+        ([], FAILED),
+    ],
+)
+def test_the_boot_messages_of_emulation_are_known_and_no_others(messages: list[str], status: str) -> None:
+    case = CaseResult("verify_boot_error_fail_warnings", FAILED, 3.1, BOOT.format(", ".join(messages)))
+    assert judge(case, LISA.known_failures).status == status
+
+
 def test_each_known_failure_has_a_reason() -> None:
     for suite in SUITES.values():
         assert all(each.case and each.reason for each in suite.known_failures)
