@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-IMAGE ?= debian-12
+IMAGE ?= debian-13
 # what a night leaves of layers and saved guests
 LAYERS ?= 40G
 # test processes with guests at a time; their guests have one processor each

@@ -82,7 +82,7 @@ def build(
     """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`.
 
     Examples:
-      goldsmith build debian-12
+      goldsmith build debian-13
       goldsmith build --all --jobs 2
       goldsmith build shop --from 2 --keep-failed
     """
@@ -280,7 +280,7 @@ def plan(
     """Show for each unit of a build whether it would be kept or run, and why.
 
     Examples:
-      goldsmith plan debian-12
+      goldsmith plan debian-13
       goldsmith plan --all --json
     """
     from pipeline.cli.show import print_json, table

@@ -194,7 +194,7 @@ def init(
     """Write a commented definition and its playbook. Existing files are not changed.
 
     Example:
-      goldsmith init shop --base debian-12
+      goldsmith init shop --base debian-13
     """
     from pipeline.definition.scaffold import write_new
 

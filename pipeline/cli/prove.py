@@ -85,9 +85,9 @@ def prove(
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric.
 
     Examples:
-      goldsmith prove debian-12
+      goldsmith prove debian-13
       goldsmith prove some.vhd --target gen2
-      goldsmith prove debian-12 --suite lisa
+      goldsmith prove debian-13 --suite lisa
     """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress, print_json

@@ -96,7 +96,7 @@ def push(
     """Publish a version: as a difference from the newest version on the target, or whole if there is none.
 
     Examples:
-      goldsmith publish push debian-12 /srv/images
+      goldsmith publish push debian-13 /srv/images
       goldsmith publish push shop west --bandwidth 20M
     """
     from dataclasses import replace
@@ -219,7 +219,7 @@ def show(
     """Show the published versions of an image: their disks and the copy trail of each blob.
 
     Example:
-      goldsmith publish show debian-12 /srv/images
+      goldsmith publish show debian-13 /srv/images
     """
     from pipeline.base.surroundings import variables
     from pipeline.cli.show import print_json, size, table
@@ -253,7 +253,7 @@ def template(
     """Print an ARM template of a gallery's image definitions and version. It is not compiled and not deployed.
 
     Example:
-      goldsmith publish template debian-12 fleet --bicep
+      goldsmith publish template debian-13 fleet --bicep
     """
     from pipeline.base.errors import UsageError
     from pipeline.gallery import Gallery
@@ -283,7 +283,7 @@ def verify(
     """Read published versions whole and compare them with their digests.
 
     Example:
-      goldsmith publish verify debian-12 west
+      goldsmith publish verify debian-13 west
     """
     from pipeline.base.surroundings import variables
     from pipeline.cli.show import print_json

@@ -70,7 +70,7 @@ def refresh(
 
     Examples:
       goldsmith refresh --all --max-size 40G
-      goldsmith refresh debian-12 --patch
+      goldsmith refresh debian-13 --patch
     """
     from dataclasses import replace
 

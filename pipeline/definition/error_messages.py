@@ -24,9 +24,9 @@ _SHAPES: dict[Place, str] = {
     ("ports",): "[{port: 443, name: web}]",
     ("updates",): "{only: security, deadline: 3 h}",
     ("first_boot",): "{apply: first-boot/page.sh}",
-    ("source", "debian"): "{suite: bookworm}",
+    ("source", "debian"): "{suite: trixie}",
     ("source", "disk"): "{path: base.qcow2}",
-    ("source", "master"): "debian-12@golden",
+    ("source", "master"): "debian-13@golden",
 }
 
 

@@ -165,7 +165,7 @@ def master(value: str) -> str:
     assert match is not None
     image, ref = match["image"], match["ref"]
     if not IMAGE_NAME.fullmatch(image):
-        raise Wrong(f"{shown(image)} is not a valid image name", "write a name such as debian-12@golden")
+        raise Wrong(f"{shown(image)} is not a valid image name", "write a name such as debian-13@golden")
     if ref is not None and not CHANNEL_NAME.fullmatch(ref) and not _VERSION.fullmatch(ref):
         hint = "use a channel such as golden, or a version such as 2026.1121.0"
         raise Wrong(f"{shown(ref)} is neither a channel nor a version", hint)

@@ -77,11 +77,9 @@ _PLAYBOOK = """\
 
 def definition_text(name: str, master: str | None) -> str:
     """A definition that validates, and whose first build becomes golden."""
-    summary = f"{name} on the golden master of {master}" if master else f"{name}, a Debian 12"
+    summary = f"{name} on the golden master of {master}" if master else f"{name}, a Debian 13"
     source = (
-        f"{{master: {master}@golden}}"
-        if master
-        else "{debian: {suite: bookworm, packages: [waagent, hyperv-daemons]}}"
+        f"{{master: {master}@golden}}" if master else "{debian: {suite: trixie, packages: [waagent, hyperv-daemons]}}"
     )
     head = _HEAD.format(name=name, summary=summary, source=source)
     steps = _STEPS.format(
@@ -128,7 +126,7 @@ def _refuse_master(images: Path, name: str, master: str | None) -> None:
         return
     if not IMAGE_NAME.fullmatch(master):
         message = f"{master!r} is not the name of an image"
-        raise UsageError(message, name="image-name", hint="write only a name, such as --base debian-12")
+        raise UsageError(message, name="image-name", hint="write only a name, such as --base debian-13")
     known = [path.stem for path in images.glob("*.yaml")]
     if master not in known and (near := closest(master, known)):
         raise UsageError(f"images/{master}.yaml: no such definition", name="no-such-image", hint=near)

@@ -69,7 +69,7 @@ class FromMaster(Part):
     """Begin with a version in the gallery."""
 
     master: Annotated[str, AfterValidator(rules.master)] = Field(
-        description="IMAGE, IMAGE@golden, IMAGE@candidate or IMAGE@VERSION.", examples=["debian-12@golden"]
+        description="IMAGE, IMAGE@golden, IMAGE@candidate or IMAGE@VERSION.", examples=["debian-13@golden"]
     )
 
 

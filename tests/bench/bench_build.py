@@ -1,6 +1,6 @@
 """The same job through goldsmith, cold and warm, and through packer: make bench
 
-One base disk (the golden master of debian-12), five shell steps, `waagent -deprovision`, shutdown, fixed VHD. The
+One base disk (the golden master of debian-13), five shell steps, `waagent -deprovision`, shutdown, fixed VHD. The
 competitors take turns, after one round that warms the host's caches. What only goldsmith does (inspect, prove) is
 left out, and so is the making of the saved guest, which has a column of its own.
 """
@@ -190,7 +190,7 @@ def main() -> int:
     data: dict[str, Any] = json.loads(args.page.with_suffix(".json").read_text()) if args.part else {}
     try:
         lab = Lab(folder, home)
-        assert Lab(ROOT, home).run("build", "debian-12").returncode == 0
+        assert Lab(ROOT, home).run("build", "debian-13").returncode == 0
         project(lab)
         os.environ["GOLDSMITH_HOME"] = str(home)
         for part in args.part or PARTS:
@@ -218,7 +218,7 @@ def measured(part: str, lab: Lab, rounds: int) -> dict[str, Any]:
 
 def in_turns(lab: Lab, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     verdict = accelerator.choose("auto", Store(lab.home))
-    packer = Packer(lab.folder, Path(Lab(ROOT, lab.home).master("debian-12")["path"]), verdict.kind == "kvm")
+    packer = Packer(lab.folder, Path(Lab(ROOT, lab.home).master("debian-13")["path"]), verdict.kind == "kvm")
     goldsmith(lab, "--until", "acquire")
     layers = Layers(lab.home / "layers")
     for layer in list(layers.all()):

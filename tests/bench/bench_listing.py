@@ -1,7 +1,7 @@
 """`python -m tests.bench.bench_listing`: `gallery list` of a thousand versions, and `plan` where nothing changed.
 
 The gallery is made by its own capture, with manifests as large as real ones and disks of a few KiB. The plan is that
-of images/debian-12.yaml; its layers are committed as a build leaves them, but for the contents of their disks.
+of images/debian-13.yaml; its layers are committed as a build leaves them, but for the contents of their disks.
 The table goes to docs/reports/listing.md.
 """
 
@@ -34,7 +34,7 @@ from tests.harness import GOLDSMITH, ROOT, commit_id, describe_load
 
 PAGE = ROOT / "docs/reports/listing.md"
 VERSIONS, IMAGES, ROUNDS = 1000, 20, 10
-PLANNED = "debian-12"
+PLANNED = "debian-13"
 #: Bytes of a manifest, as that of a Debian master has.
 MANIFEST_SIZE = 40_000
 

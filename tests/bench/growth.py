@@ -22,7 +22,7 @@ def define(lab: Lab, name: str, size: str, steps: Sequence[str]) -> None:
     summary = "\n".join(f"  - script: scripts/{step}.sh" for step in steps)
     lab.write(
         f"images/{name}.yaml",
-        f"goldsmith: 1\nsummary: {name}\nos: linux\nsource: {{master: debian-12@golden}}\ndisk: {size}\n"
+        f"goldsmith: 1\nsummary: {name}\nos: linux\nsource: {{master: debian-13@golden}}\ndisk: {size}\n"
         f"steps:\n{summary}\nprove: [gen1]\n",
     )
 

@@ -27,8 +27,8 @@ def promote(
     """Point a channel to a version. The channel `golden` accepts only versions that passed all gates.
 
     Examples:
-      goldsmith gallery promote debian-12@2026.1121.0
-      goldsmith gallery promote debian-12 stable --create
+      goldsmith gallery promote debian-13@2026.1121.0
+      goldsmith gallery promote debian-13 stable --create
     """
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
@@ -63,7 +63,7 @@ def rollback(
     The withdrawn version is never promoted automatically again.
 
     Example:
-      goldsmith gallery rollback debian-12 --why 'loses its disks'
+      goldsmith gallery rollback debian-13 --why 'loses its disks'
     """
     from pipeline.gallery.retention import roll_back
 
@@ -122,7 +122,7 @@ def remove(
     """Remove a channel of an image. Its version is kept.
 
     Example:
-      goldsmith gallery channel remove debian-12 stable
+      goldsmith gallery channel remove debian-13 stable
     """
     from pipeline.gallery.channels import remove_channel
 

@@ -27,7 +27,7 @@ def prune(
     """Delete versions beyond `keep:`; a version in a channel or in use is never deleted.
 
     Example:
-      goldsmith gallery prune debian-12 --keep 5 --dry-run
+      goldsmith gallery prune debian-13 --keep 5 --dry-run
     """
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
@@ -87,7 +87,7 @@ def remove(
     """Delete one version and leave a tombstone. A version that a running build uses is never deleted.
 
     Example:
-      goldsmith gallery remove debian-12@2026.1121.0 --why 'a token was in it'
+      goldsmith gallery remove debian-13@2026.1121.0 --why 'a token was in it'
     """
     from pipeline.cli.environment import locate_store
     from pipeline.gallery.versions import parse
@@ -116,7 +116,7 @@ def dismiss(names: SomeNames = None, dry: DryRun = False, as_json: AsJson = Fals
     """Delete the records of refused candidates, of the named images or of all images. Versions are kept.
 
     Example:
-      goldsmith gallery dismiss debian-12
+      goldsmith gallery dismiss debian-13
     """
     gallery = open_gallery()
     for name in names or ():

@@ -38,7 +38,7 @@ def delta(
     """Write a differencing VHD that turns OLD's disk into NEW's, bit for bit (`goldsmith vhd apply` applies it).
 
     Example:
-      goldsmith gallery delta debian-12@2026.1121.0 debian-12@golden night.vhd
+      goldsmith gallery delta debian-13@2026.1121.0 debian-13@golden night.vhd
     """
     import time
 
@@ -66,7 +66,7 @@ def lease(
     """Protect a version from deletion while an upload, a clone or another host uses it.
 
     Example:
-      goldsmith gallery lease debian-12 --why upload --hours 2
+      goldsmith gallery lease debian-13 --why upload --hours 2
     """
     from pipeline.gallery.retention import release_lease, take_lease
 
@@ -86,7 +86,7 @@ def export(
     """Copy a master to a new folder, with its manifest and SHA256SUMS.
 
     Example:
-      goldsmith gallery export debian-12 /mnt/usb/debian-12
+      goldsmith gallery export debian-13 /mnt/usb/debian-13
     """
     from pipeline.gallery.export_import import export as send
     from pipeline.gallery.retention import leased
@@ -117,7 +117,7 @@ def import_version(
     """Import an exported or published master after verifying its manifest and its evidence. No channel moves.
 
     Example:
-      goldsmith gallery import /mnt/usb/debian-12 --key builder.pub
+      goldsmith gallery import /mnt/usb/debian-13 --key builder.pub
     """
     from pipeline.cli.publish import received_version
 
@@ -177,7 +177,7 @@ def archive(
     """Move old masters into a borg archive. Each is read back and verified before it is deleted from the gallery.
 
     Example:
-      goldsmith gallery archive debian-12@2026.1121.0
+      goldsmith gallery archive debian-13@2026.1121.0
     """
     from pipeline.maintenance.retention import archive_version
 
@@ -197,7 +197,7 @@ def restore(
     """Restore a master from the archive. No channel moves.
 
     Example:
-      goldsmith gallery restore debian-12@2026.1121.0
+      goldsmith gallery restore debian-13@2026.1121.0
     """
     from pipeline.evidence.checksum import write_local_evidence
     from pipeline.gallery.archive import restore_version

@@ -38,7 +38,7 @@ def list_versions(
     """List the masters, oldest first.
 
     Example:
-      goldsmith gallery list debian-12
+      goldsmith gallery list debian-13
     """
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.listing import list_versions as look
@@ -112,7 +112,7 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     """Show one master: disk, inputs, results of checks and tests, leases.
 
     Example:
-      goldsmith gallery show debian-12@golden
+      goldsmith gallery show debian-13@golden
     """
     from pipeline.cli.show import booted, name_digest, print_json
     from pipeline.gallery.retention import leases, withdrawn
@@ -166,7 +166,7 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
     """Read masters again and compare them with their captured digests. NAME may be NAME@VERSION.
 
     Example:
-      goldsmith gallery verify debian-12 --key builder.pub
+      goldsmith gallery verify debian-13 --key builder.pub
     """
     from pipeline.cli.show import print_json
     from pipeline.gallery.integrity import verify as look
@@ -218,7 +218,7 @@ def diff(
     """Show the differences of two versions: packages, files, checks, blocks.
 
     Example:
-      goldsmith gallery diff debian-12@2026.1121.0 debian-12@golden
+      goldsmith gallery diff debian-13@2026.1121.0 debian-13@golden
     """
     from pipeline.cache.digests import BLOCK
     from pipeline.cli.show import print_json, size

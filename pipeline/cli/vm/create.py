@@ -121,8 +121,8 @@ def create(
     A VM whose provisioning fails is kept, so that you can examine it.
 
     Examples:
-      goldsmith vm create web --image debian-12-web
-      goldsmith vm create db --image debian-12 --size Standard_B1s --network lan
+      goldsmith vm create web --image debian-13-web
+      goldsmith vm create db --image debian-13 --size Standard_B1s --network lan
     """
     fleet = open_fleet("create")
     from pipeline.operations.create import Wishes

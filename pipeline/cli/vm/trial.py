@@ -42,8 +42,8 @@ def try_image(
     """Start a VM from a master, open a shell in it, and delete the VM when the shell ends.
 
     Examples:
-      goldsmith try debian-12
-      goldsmith try debian-12 uname -r
+      goldsmith try debian-13
+      goldsmith try debian-13 uname -r
     """
     from pipeline.base import process, scratch
     from pipeline.guest.access import tmpfs_root

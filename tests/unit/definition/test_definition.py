@@ -326,7 +326,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     ),
     "bad master": (
         "goldsmith: 1\nsource: {master: Debian 12}\n",
-        "2:18: source.master: Debian 12 is not a valid image name (write a name such as debian-12@golden)",
+        "2:18: source.master: Debian 12 is not a valid image name (write a name such as debian-13@golden)",
     ),
     "bad channel": (
         "goldsmith: 1\nsource: {master: base@-gold}\n",
@@ -951,7 +951,7 @@ def test_what_init_writes_validates(project: Path, app: typer.Typer, more: list[
     assert (result.exit_code, result.stdout) == (0, f"{wrote}\n")
     definition = load_named(project, "store")
     assert definition.source == (
-        MasterSource("base") if more else DebianSource("bookworm", ("waagent", "hyperv-daemons"))
+        MasterSource("base") if more else DebianSource("trixie", ("waagent", "hyperv-daemons"))
     )
     # what begins with a golden master has all that Azure asks for
     assert [step.title for step in definition.steps] == [*([] if more else ["azure-linux.yml"]), "store.yml"]
