@@ -118,7 +118,8 @@ KNOWN_FAILURES = (
     KnownFailure(
         "verify_boot_error_fail_warnings",
         re.compile(
-            r"(failed\. )?AssertionError: \[unexpected error/failure/warnings shown up in bootup log of distro [^\]]*\]"
+            r"(failed\. )?AssertionError: "
+            r"\[unexpected error/failure/warnings shown up in bootup log of distro [^\]]*\]"
             rf" Expected <\[{_LISTED}(?:, {_LISTED})*\]> to be empty, but was not\."
         ),
         "Two messages at most, neither of the image: an emulated processor has no steady clock to calibrate by "
