@@ -130,9 +130,15 @@ def test_domain_xml_is_pinned(name: str, golden) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_libvirt_takes_the_xml(name: str) -> None:
-    """libvirt's own parser and schema, without a daemon. Its test driver knows one hypervisor type."""
-    connection = libvirt.open("test:///default")
+def test_libvirt_takes_the_xml(name: str, tmp_path: Path) -> None:
+    """libvirt's own parser and schema, without a daemon. Its test driver knows one hypervisor type.
+
+    The host of a file is this connection's alone. All connections of a process share the host `test:///default` and
+    the domains that another test defined there, as long as one of them is open.
+    """
+    host = tmp_path / "host.xml"
+    host.write_text("<node/>")
+    connection = libvirt.open(f"test://{host}")
     text = domain_xml(SPECS[name]).replace("<domain type='qemu'", "<domain type='test'")
     text = text.replace('type="qemu"', 'type="test"', 1).replace('type="kvm"', 'type="test"', 1)
     connection.defineXMLFlags(text, 0)
