@@ -13,6 +13,7 @@ PACKAGES=(
     swtpm swtpm-tools                           # a TPM for guests that want one
     mmdebstrap gpg libdistro-info-perl          # Debian from its archive, with signatures checked
     e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
+    ntfs-3g                                     # Azure's resource disk, as a clone gets it
     openssh-client                              # provisioning
     dnsmasq-base iproute2                       # names on a build's way out, namespaces and bridges
     slirp4netns                                 # the build guests' way out
@@ -29,7 +30,7 @@ PACKAGES=(
 TEST_PACKAGES=(
     openssl                                     # certificates as agents make them
     libvhdi-utils cpio                          # second opinions on VHDs and archives
-    ntfs-3g wimtools genisoimage                # disks and media as Windows has them
+    wimtools genisoimage                        # disks and media as Windows has them
     xfsprogs btrfs-progs exfatprogs f2fs-tools squashfs-tools  # file systems that are named, with blkid as the measure
     python3-hivex                               # registry hives, as the readers' measure
     file xz-utils bzip2                         # packed files, and another opinion on what a file is

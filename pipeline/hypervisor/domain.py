@@ -45,6 +45,7 @@ class Disk:
     bus: str = "virtio"
     readonly: bool = False
     lun: int | None = None
+    serial: str | None = None
 
 
 def attached(image: Image, bus: str = "virtio") -> tuple[Disk, ...]:
@@ -424,6 +425,8 @@ def _disk(devices: etree._Element, disk: Disk, target: str, cache: str) -> None:
     _source(element, disk.image)
     _backing(element, disk.image.backing)
     _sub(element, "target", dev=target, bus=_libvirt_bus(disk))
+    if disk.serial is not None:
+        _sub(element, "serial", disk.serial)
     if disk.bus == "nvme":
         _sub(element, "alias", name=_nvme_alias(disk))
     if disk.lun is not None and disk.bus == "scsi":

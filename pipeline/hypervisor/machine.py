@@ -397,6 +397,16 @@ class Machine:
                 with translated("changing the guest's network connection"):
                     self.domain.updateDeviceFlags(etree.tostring(card, encoding="unicode"), 0)
 
+    def plug_card(self, model: str) -> None:
+        """Plug a second card of this model, with the MAC of the first, into the same bridge. Raises BuildError."""
+        assert self.spec.bridge is not None, "the machine has no card in a bridge"
+        second = etree.Element("interface", {"type": "bridge"})
+        etree.SubElement(second, "mac", {"address": self.spec.access_mac})
+        etree.SubElement(second, "source", {"bridge": self.spec.bridge})
+        etree.SubElement(second, "model", {"type": model})
+        with translated("plugging a second network card"):
+            self.domain.attachDeviceFlags(etree.tostring(second, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     def shutdown(self, deadline: float) -> None:
         """Ask the agent to power off, and wait for it.
 

@@ -31,13 +31,15 @@ class TestTarget:
     clones: int = 1
     again: bool = False  # the first clone boots a second time, and must not be provisioned again
     reimage: bool = False  # the first clone is reset to the master, and must be provisioned again
+    second_card: bool = False  # a card with the MAC of the first is plugged while the clone runs
     blank_disk: bool = False  # a blank data disk is attached beside the master's own
+    resource_disk: bool = False  # a disk as Azure's resource disk is attached
     provisioned: bool = True  # False: a generalized VM is only started
 
     @property
     def linux_only(self) -> bool:
         """Whether what it tests is looked at in a Linux alone."""
-        return self.blank_disk
+        return self.second_card or self.blank_disk or self.resource_disk
 
     @property
     def provisioned_by(self) -> str:
@@ -56,6 +58,7 @@ TARGETS = {
         TestTarget("gen2-secure", GEN2_SECURE, True),
         TestTarget("gen2-keys-2011", GEN2_KEYS_2011, True),
         TestTarget("gen2-keys-2023", GEN2_KEYS_2023, True),
+        TestTarget("gen1-two-cards", GEN1, True, second_card=True, resource_disk=True),
         TestTarget("gen2-nvme", GEN2_NVME, True, blank_disk=True),
         TestTarget("gen1-nocloud", GEN1_IDE, False),
         TestTarget("gen2-nocloud", GEN2, False),
@@ -70,6 +73,7 @@ MATRIX = (
     "gen2-secure",
     "gen2-keys-2011",
     "gen2-keys-2023",
+    "gen1-two-cards",
     "gen2-nvme",
     "gen2-nocloud",
     "foreign",
@@ -77,7 +81,8 @@ MATRIX = (
 #: What the proofs cannot show, and the checks on the disk at rest that stand in for it.
 UNPROVEN = {
     "vmbus, storvsc and netvsc (there is no Hyper-V here)": ("initramfs-hyperv",),
-    "the resource disk, which agents find by vmbus alone": (
+    "a virtual function's own driver, and hv_netvsc that takes it over (another card stands in)": ("network-sriov",),
+    "the resource disk by its own device on vmbus, as waagent looks for it (another disk stands in)": (
         "resource-disk-rules",
         "resource-disk-mount",
         "resource-disk-place",

@@ -15,6 +15,7 @@ from pipeline.hypervisor.domain import NVME_DATA
 from pipeline.prove import web
 from pipeline.prove.first_boot_report import SETTLE
 from pipeline.prove.result import CloneResult
+from pipeline.systems.linux import resource_disk
 from pipeline.systems.linux.clone import Clone
 
 #: Seconds by which a clone's clock may differ from the host's; the question itself takes a second or two, emulated.
@@ -68,6 +69,7 @@ echo "secure-boot=$(od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* 2>/
 echo "tpm=$(cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null)"
 echo "state=$(timeout SETTLE systemctl is-system-running --wait)"
 RESOLVER_LINES
+RESOURCE_DISK
 echo "failed=$(systemctl list-units --failed --plain --no-legend | awk '{printf "%s ", $1}')"
 c=/run/cloud-init
 if [ -e $c/disabled ]; then echo "cloud-init=status: disabled"
@@ -88,7 +90,7 @@ def resolver_lines(token: str) -> str:
 def facts(clone: Clone, token: str) -> dict[str, str]:
     """What a clone says of itself, asked over its own ssh as the user that it was asked to make."""
     settle = SETTLE[clone.spec.kvm]
-    script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token))
+    script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token)).replace("RESOURCE_DISK", resource_disk.LOOK)
     script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token).replace("NVME_DATA", str(NVME_DATA))
     output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.timeouts.command).stdout
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)

@@ -23,7 +23,7 @@ from pipeline.guest.journal import read_journal
 from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.console import LOGIN
-from pipeline.hypervisor.domain import Spec, attached
+from pipeline.hypervisor.domain import Disk, Spec, attached
 from pipeline.hypervisor.film import Film
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.systems.linux import scripts
@@ -37,7 +37,7 @@ SCREENS = "screens"
 class Clone:
     """One clone, from its first boot to its last. `seconds` are those of the last boot: ready, ssh.
 
-    Without a `medium` it is started and nobody provisions it.
+    Without a `medium` it is started and nobody provisions it. Disks `beside` are not the master's.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class Clone:
         store: Path,
         guest: Guest | None = None,
         medium: bool = True,
+        beside: tuple[Disk, ...] = (),
         cancelled: threading.Event | None = None,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.access = access
         self.guest = guest
         self.medium = medium
+        self._beside = beside
         self.logs = logs
         self.seconds: dict[str, float] = {}
         self.timeouts = Timeouts.for_kind(spec.kvm)
@@ -81,7 +83,7 @@ class Clone:
         boot begin with `name`. Raises GuestError with the evidence's own words.
         """
         self.seconds = {}
-        disks = attached(disk, self.spec.disks[0].bus)
+        disks = (*attached(disk, self.spec.disks[0].bus), *self._beside)
         for each in disks:
             own(each.image.path, self._connection)
         self.access.forget_host_key()

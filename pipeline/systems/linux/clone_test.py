@@ -20,17 +20,18 @@ from pipeline.guest.access import Access, free_port
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_data_disk, create_overlay
 from pipeline.hypervisor.connection import Connection, connect
-from pipeline.hypervisor.domain import Forward
+from pipeline.hypervisor.domain import Disk, Forward
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
 from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
-from pipeline.systems.linux import agent_assertions, assertions, scripts
+from pipeline.systems.linux import agent_assertions, assertions, resource_disk, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import SCREENS, Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
 from pipeline.systems.linux.nvme_disks import blank_disk, check_nvme_disks
+from pipeline.systems.linux.second_card import add_second_card
 
 #: Bytes that a clone's disk is larger than the master's, to see the root file system grow.
 GROWTH = 1 << 30
@@ -118,6 +119,8 @@ class CloneTest:
         first_boot = self.context.definition.first_boot
         # every kind of host key: waagent waits for the RSA one, half an hour
         data = f"#cloud-config\nfinal_message: goldsmith {self.token}\n"
+        if self.test_run.target.resource_disk:
+            data += resource_disk.custom_data()
         guest = fabric.attach(
             self.hostname,
             CLONE_USER,
@@ -163,6 +166,7 @@ class CloneTest:
             store=context.store.root,
             guest=guest,
             medium=self.test_run.target.provisioned,
+            beside=self._resource_disk(),
             cancelled=context.cancelled,
             progress=lambda text: context.progress(f"{self.test_run.name}: {text}"),
         )
@@ -181,6 +185,13 @@ class CloneTest:
             return overlay
         image = create_data_disk(self.scratch / f"{name}-blank.raw", self.blank)
         return replace(overlay, data=(*overlay.data, (self.blank.lun, image)))
+
+    def _resource_disk(self) -> tuple[Disk, ...]:
+        """The resource disk, on the OS disk's own controller as on Azure, or nothing."""
+        if not self.test_run.target.resource_disk:
+            return ()
+        image = resource_disk.create_resource_disk(self.scratch / "resource.raw")
+        return (Disk(image, "scsi", serial=resource_disk.SERIAL),)
 
     def _sampled(self, text: str) -> str:
         return sampled(text, self.hostname)
@@ -248,8 +259,12 @@ class CloneTest:
             result.screenshot = picture.name
         for frame in sorted((self.logs / SCREENS).glob("*.png")):
             shutil.copyfile(frame, pictures / f"{self.test_run.name}-boot-{frame.name}")
+        if self.test_run.target.resource_disk:
+            resource_disk.judge_resource_disk(result, seen)
         if self.test_run.target.hardware.bus == "nvme":
             check_nvme_disks(clone, result, self.disks)
+        if self.test_run.target.second_card:
+            add_second_card(clone, result)
         for suite in self.test_run.suites:
             self._run_suite(clone, suite)
         self._end(clone)

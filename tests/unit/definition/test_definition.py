@@ -299,7 +299,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "prove something else": (
         OK + "prove: [gen3]\n",
         "3:9: prove[0]: must be gen1, gen2, gen2-secure, gen2-keys-2011, gen2-keys-2023, "
-        "gen2-nvme, gen1-nocloud, gen2-nocloud, foreign or start, not gen3 (gen2?)",
+        "gen1-two-cards, gen2-nvme, gen1-nocloud, gen2-nocloud, foreign or start, not gen3 (gen2?)",
     ),
     "prove nothing": (OK + "prove: []\n", "3:8: prove: must not be empty"),
     # sources

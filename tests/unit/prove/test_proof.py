@@ -54,7 +54,7 @@ def test_the_whole_matrix_begins_with_the_longest() -> None:
     whole = plan_test_runs(matrix((1, 2), (2011, 2023)), whole=True)
     assert [(t.name, t.boots) for t in whole] == [
         ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-keys-2011", 1), ("gen2-keys-2023", 1),
-        ("gen2-nvme", 1), ("gen2-nocloud", 1), ("foreign", 1),
+        ("gen1-two-cards", 1), ("gen2-nvme", 1), ("gen2-nocloud", 1), ("foreign", 1),
     ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_a_revocation_list_goes_to_all_targets_with_secure_boot() -> None:
     found = with_revocation_list(matrix((1, 2), (2023,)), Path("/dbx"))
     assert [(each.name, each.hardware.keys and each.hardware.keys.revocation_list) for each in found] == [
         ("gen1", None), ("gen2", None), ("gen2-secure", Path("/dbx")), ("gen2-keys-2023", Path("/dbx")),
-        ("gen2-nvme", None),
+        ("gen1-two-cards", None), ("gen2-nvme", None),
         ("gen2-nocloud", None), ("foreign", None),
     ]  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_without_cloud_init_all_is_on_the_fabric_and_nothing_twice() -> None:
     cells = without_seeds(matrix((1, 2), (2011, 2023)))
     assert [(cell.name, cell.fabric) for cell in cells] == [
         ("gen1", True), ("gen2", True), ("gen2-secure", True), ("gen2-keys-2011", True), ("gen2-keys-2023", True),
-        ("gen2-nvme", True),
+        ("gen1-two-cards", True), ("gen2-nvme", True),
         ("foreign", True),
     ]  # fmt: skip
     assert "on the fabric" in cells[-1].description
