@@ -24,6 +24,8 @@ NO_GUESTS = (
     *("attacks", "corpus", "gallery", "kills", "mutations", "publish_faults", "records", "secrets", "vm_sequences"),
     "windows",
 )
+#: Images that campaigns begin with, in place of debian-12, the base of the tests with guests.
+BASES = {"boots": "debian-13", "lisa": "debian-13"}
 #: Names that campaigns had before, which still work.
 ALIASES = {
     "crowd": "concurrency",
@@ -57,8 +59,9 @@ def main() -> int:
         if name not in ("debian_releases", "fake_windows"):
             # the base of the faulty and the killed: the repository's own golden master, in a store of its own
             base = Lab(ROOT, home)
-            assert base.run("build", "debian-12").returncode == 0
-            master = Path(base.master("debian-12")["path"])
+            image = BASES.get(name, "debian-12")
+            assert base.run("build", image).returncode == 0
+            master = Path(base.master(image)["path"])
         module = importlib.import_module(f"tests.campaigns.{name}")
         page = Page(name)
         rows = module.campaign(lab, master, page.say)

@@ -6,6 +6,7 @@ the defects to run, by parts of their names, separated by commas; the others kee
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.disk import open_disk
+from pipeline.disk.efi_program import EfiProgram
 from pipeline.disk.root import Root
 from pipeline.prove.result import shared_identities
 from tests.campaigns.clones import Outcome, changed, start
+from tests.fakes.signed_efi import UEFI_2011, without_signature
 from tests.harness import Lab, Say, commit_id, wanted
 
 #: debugfs commands, made from the good disk's root and a folder for files to write.
@@ -29,12 +32,19 @@ BARE = {"clone-timeout"}
 
 @dataclass(frozen=True)
 class Defect:
-    """What is done to the disk, and the verdict: an error's name, or the beginning of a failure."""
+    """What is done to the disk, and the verdict: an error's name, or the beginning of a failure.
+
+    `on_esp` changes the EFI system partition of the copy. `check` must name the defect at rest. `revokes_shim`: the
+    firmware's dbx holds the digest of the disk's shim.
+    """
 
     do: Do
     verdict: str
     cell: str = "gen1"
     clones: int = 1
+    on_esp: Callable[[Path], None] | None = None
+    check: str = ""
+    revokes_shim: bool = False
 
 
 def write(*pairs: tuple[str, str], also: Sequence[str] = ()) -> Do:
@@ -81,6 +91,32 @@ STATIC = "[Match]\nName=en* eth*\n[Network]\nAddress=192.0.2.7/24\n"
 UNMANAGED = "[Match]\nName=en* eth*\n[Link]\nUnmanaged=yes\n"
 PINNED = "[Match]\nMACAddress=52:54:00:12:34:56\n[Network]\nDHCP=yes\n"
 
+SHIM = "/EFI/BOOT/BOOTX64.EFI"
+
+
+def read_shim(disk: Path) -> bytes:
+    """The boot loader at the path that firmware falls back to."""
+    done = subprocess.run(["mtype", "-i", esp(disk), f"::{SHIM}"], capture_output=True, check=True)
+    return done.stdout
+
+
+def sign_by_2011_only(disk: Path) -> None:
+    """Remove each signature of shim that is not of Microsoft's key of 2011."""
+    data = read_shim(disk)
+    for number in reversed(range(len(EfiProgram(data).signatures))):
+        if EfiProgram(data).signatures[number].issuers[0] != UEFI_2011:
+            data = without_signature(data, number)
+    assert [each.issuers[0] for each in EfiProgram(data).signatures] == [UEFI_2011]
+    subprocess.run(["mcopy", "-o", "-i", esp(disk), "-", f"::{SHIM}"], input=data, check=True)
+
+
+def esp(disk: Path) -> str:
+    """The EFI system partition, as mtools name it."""
+    shown = subprocess.run(["sgdisk", "-p", disk], capture_output=True, text=True, check=False).stdout
+    (start,) = (int(line.split()[1]) for line in shown.splitlines() if " EF00 " in line)
+    return f"{disk}@@{start * 512}"
+
+
 DEFECTS: dict[str, Defect] = {
     # the agents
     "no agent is enabled": Defect(write(("/etc/cloud/cloud-init.disabled", ""), also=NO_WAAGENT), "agent-silent"),
@@ -110,6 +146,14 @@ DEFECTS: dict[str, Defect] = {
     "no kernel": Defect(boot_files("vmlinuz"), "guest-no-boot"),
     "no boot loader for BIOS": Defect(fs(), "console-silent"),
     "no fallback on the ESP": Defect(fs(), "guest-no-boot", cell="gen2"),
+    "shim is signed by Microsoft's key of 2011 only": Defect(
+        fs(), "guest-boot-refused", cell="gen2-keys-2023", on_esp=sign_by_2011_only, check="boot-efi-keys"
+    ),
+    "shim is revoked": Defect(fs(), "guest-boot-refused", cell="gen2-secure", revokes_shim=True),
+    # two cards with one MAC
+    "the virtual function is networkd's": Defect(
+        fs("rm /etc/systemd/network/10-azure-vf.network"), "second card", cell="gen1-two-cards", check="network-sriov"
+    ),
     # identity
     "the machine-id is kept": Defect(
         write(("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")), "machine-id: the same", clones=2
@@ -149,7 +193,7 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
         with tempfile.TemporaryDirectory(dir=lab.home / "tmp", prefix="boots-") as scratch:
             folder = Path(scratch)
             folder.chmod(0o755)
-            row = judged(name, lab.home, seeded(name, master, folder))
+            row = judged(name, lab, seeded(name, master, folder))
         say(row)
         return row
 
@@ -166,19 +210,21 @@ def seeded(name: str, master: Path, folder: Path) -> Path:
             file.write(bytes(440))
     if name == "no fallback on the ESP":
         remove_fallback(bad)
+    if (on_esp := DEFECTS[name].on_esp) is not None:
+        on_esp(bad)
     return bad
 
 
 def remove_fallback(disk: Path) -> None:
     """Every file that firmware looks for where no boot entry is."""
-    shown = subprocess.run(["sgdisk", "-p", disk], capture_output=True, text=True, check=False).stdout
-    (start,) = (int(line.split()[1]) for line in shown.splitlines() if " EF00 " in line)
-    subprocess.run(["mdeltree", "-i", f"{disk}@@{start * 512}", "::/EFI/BOOT"], check=True)
+    subprocess.run(["mdeltree", "-i", esp(disk), "::/EFI/BOOT"], check=True)
 
 
-def judged(name: str, home: Path, disk: Path) -> dict[str, object]:
+def judged(name: str, lab: Lab, disk: Path) -> dict[str, object]:
     defect = DEFECTS[name]
-    outcomes = [start(home, disk, "boots", cell=defect.cell) for _ in range(defect.clones)]
+    at_rest = find_at_rest(lab, disk, defect.check) if defect.check else ""
+    revoked = [EfiProgram(read_shim(disk)).digest().hex()] if defect.revokes_shim else []
+    outcomes = [start(lab.home, disk, "boots", cell=defect.cell, revoked=revoked) for _ in range(defect.clones)]
     verdicts = [outcome.verdict for outcome in outcomes if outcome.verdict is not None]
     shared_identities(verdicts)
     last = outcomes[-1]
@@ -188,9 +234,17 @@ def judged(name: str, home: Path, disk: Path) -> dict[str, object]:
         "verdict": last.name,
         "s": round(sum(outcome.seconds for outcome in outcomes)),
         "said": last.words[:400],
+        "at rest": f"{defect.check}: {at_rest or 'NOT FOUND'}" if defect.check else "",
         "commit": commit_id(),
-        "ok": last.name not in BARE and named(last, defect.verdict),
+        "ok": last.name not in BARE and named(last, defect.verdict) and bool(at_rest) == bool(defect.check),
     }
+
+
+def find_at_rest(lab: Lab, disk: Path, check: str) -> str:
+    """What the check found on the disk; empty where it passed."""
+    checks = json.loads(lab.run("inspect", str(disk), "--json").stdout)["checks"]
+    (found,) = (each for each in checks if each["id"] == check)
+    return str(found["evidence"]) if found["status"] in ("fail", "warn") else ""
 
 
 def named(outcome: Outcome, verdict: str) -> bool:

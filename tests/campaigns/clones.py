@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.base.disk_format import VHD
@@ -19,7 +19,7 @@ from pipeline.definition import Definition, DiskSource
 from pipeline.disk import open_disk
 from pipeline.fabric import Fabric, Instance, Request, Response, answer
 from pipeline.gallery import Gallery
-from pipeline.prove.matrix import TARGETS, TestRun
+from pipeline.prove.matrix import TARGETS, TestRun, TestTarget
 from pipeline.prove.result import CloneResult
 from pipeline.systems.linux.clone_test import CloneTest
 
@@ -56,8 +56,12 @@ def start(
     cell: str = "gen1",
     say: Callable[[Instance, Request], Response] = answer,
     beside: int = 2,
+    revoked: Sequence[str] = (),
 ) -> Outcome:
-    """Boot one clone of a fixed VHD in a cell of the matrix; `say` is what the fabric answers."""
+    """Boot one clone of a fixed VHD in a cell of the matrix; `say` is what the fabric answers.
+
+    `revoked`: Authenticode SHA-256 digests that the firmware's dbx holds, for cells with Secure Boot.
+    """
     store = Store(home)
     definition = Definition(name=name, path=disk, project=home, source=DiskSource(disk, None, None, "vhd"))
     run = Run.start(store.runs, name, "campaign")
@@ -68,13 +72,22 @@ def start(
     try:
         _ = job.accelerator
         image = Image(disk, VHD, size=disk.stat().st_size - 512)
-        course = CloneTest(job, image, TestRun(TARGETS[cell], cell), beside)
+        course = CloneTest(job, image, TestRun(with_revoked(TARGETS[cell], revoked), cell), beside)
         with Fabric(job.label, say) as fabric:
             verdict = course.run(fabric, run.folder)
     except GoldsmithError as caught:
         error = caught
     run.finish("failed" if error else "done", error)
     return Outcome(verdict, error, time.monotonic() - began, run.folder)
+
+
+def with_revoked(target: TestTarget, digests: Sequence[str]) -> TestTarget:
+    """The same target; its firmware revokes the programs with these digests."""
+    if not digests:
+        return target
+    assert target.hardware.keys is not None, f"{target.name} has no Secure Boot keys of its own"
+    keys = replace(target.hardware.keys, revoked=tuple(digests))
+    return replace(target, hardware=replace(target.hardware, keys=keys))
 
 
 def changed(master: Path, to: Path, commands: Sequence[str]) -> Path:

@@ -55,3 +55,17 @@ def pe(text: bytes, *issuers: str, machine: int = 0x8664) -> bytes:
     if table:
         struct.pack_into("<II", data, directory, len(data), len(table))
     return bytes(data) + table
+
+
+def without_signature(data: bytes, number: int) -> bytes:
+    """An EFI program without the signature `number` of its table; the others stay valid."""
+    directory = struct.unpack_from("<I", data, 60)[0] + 24 + 112 + 32
+    start, size = struct.unpack_from("<II", data, directory)
+    entries, at = [], start
+    while at < start + size:
+        length = (struct.unpack_from("<I", data, at)[0] + 7) & ~7
+        entries.append(data[at : at + length])
+        at += length
+    del entries[number]
+    table = b"".join(entries)
+    return data[:directory] + struct.pack("<II", start, len(table)) + data[directory + 8 : start] + table

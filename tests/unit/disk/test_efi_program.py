@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import struct
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import DiskError
 from pipeline.disk.efi_program import EfiProgram
-from tests.fakes.signed_efi import DEBIAN, UEFI_2011, UEFI_2023, pe
+from tests.fakes.signed_efi import DEBIAN, UEFI_2011, UEFI_2023, pe, without_signature
 
 SHIM = b"sbat,1,SBAT Version,sbat,1,x\nshim,4,UEFI shim,shim,1,x\nshim.debian,1,Debian,shim,16.1,x\n"
 #: Where Debian's packages put them.
@@ -22,20 +21,6 @@ REAL = {
 
 def issuers(data: bytes) -> list[str]:
     return [each.issuers[0] for each in EfiProgram(data).signatures]
-
-
-def without_signature(data: bytes, number: int) -> bytes:
-    """The program with one signature less."""
-    directory = struct.unpack_from("<I", data, 60)[0] + 24 + 112 + 32
-    start, size = struct.unpack_from("<II", data, directory)
-    entries, at = [], start
-    while at < start + size:
-        length = (struct.unpack_from("<I", data, at)[0] + 7) & ~7
-        entries.append(data[at : at + length])
-        at += length
-    del entries[number]
-    table = b"".join(entries)
-    return data[:directory] + struct.pack("<II", start, len(table)) + data[directory + 8 : start] + table
 
 
 def test_issuers_levels_and_digest() -> None:
