@@ -59,9 +59,9 @@ class Vms(Lab):
     def status(self, name: str) -> str:
         return str(self.seen(name)["status"])
 
-    def page(self, name: str) -> str:
+    def page(self, name: str, path: str = "/index.html") -> str:
         """What the guest's web server answers, asked through the VM's own network."""
-        request = "GET /index.html HTTP/1.0\r\n\r\n"
+        request = f"GET {path} HTTP/1.0\r\n\r\n"
         argv = [sys.executable, "-m", "pipeline", "vm", "connect", name, "80"]
         done = subprocess.run(
             argv, input=request, capture_output=True, text=True, env=self.environment, timeout=SOON, check=False

@@ -1,9 +1,11 @@
-"""What a VM costs beside a proof's clone: python -m tests.bench.bench_instances ready|idle IMAGE
+"""What a VM costs beside a proof's clone: python -m tests.bench.bench_instances rest|round|idle IMAGE
 
-`ready`: `goldsmith vm create` until its agent reports Ready, alternated with the first clone of a proof of the same
-master on the same machine, one guest at a time; and how long a VM's record, lease and disks take. `idle`: five VMs
-whose agents have reported Ready run on, and goldsmith's own processes are measured. Each writes its part of
-docs/reports/instances.md. IMAGE is a golden master of the store that GOLDSMITH_HOME names.
+`rest`: how long a VM's record, lease and disks take. `round`: one pair of `goldsmith vm create` until its agent has
+reported Ready, and of a proof's clone of the same master on the same machine until it has, one guest at a time; the
+rounds begin with one and the other in turn, and the page counts the last three. `idle`: five VMs whose agents have
+reported Ready run on, and goldsmith's own processes are measured. Each writes its part of
+docs/reports/bench-instances.md, so the rounds may be hours apart. IMAGE is a golden master of the store that
+GOLDSMITH_HOME names.
 """
 
 from __future__ import annotations
@@ -22,37 +24,43 @@ from pipeline.cli.environment import locate_store
 from pipeline.context import BuildContext
 from pipeline.definition import load_named
 from pipeline.engine import runner
+from pipeline.fabric import Fabric
 from pipeline.gallery import Gallery
 from pipeline.instances.fleet import Fleet
 from pipeline.operations.create import Wishes, make_at_rest, plan
+from pipeline.prove.matrix import TARGETS
 from pipeline.stages.prove import Prove
+from pipeline.systems.linux.clone_test import CloneTest
 from tests.harness import ROOT, Lab, commit_id
 
-PAGE = ROOT / "docs/reports/instances.md"
+PAGE = ROOT / "docs/reports/bench-instances.md"
 ROUNDS = 3
 VMS = 5
 #: Seconds after the last Ready until a guest has done what it does at its first boot, and seconds of the measurement.
 SETTLE, IDLE = 60.0, 60.0
-#: What the issue wants at most: VM to clone, seconds, MiB and parts of a core.
+#: What is wanted at most: VM to clone, seconds, MiB and parts of a core.
 RATIO, AT_REST, MEMORY, CORE = 1.15, 0.3, 120.0, 0.02
 _KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVXj1oPbH2pH0XkYlKUhIoWHv6lz0CT2mqkqKZ5t3cF bench"
 _TARGET = "gen2"
 
 
 def time_clone(image: str) -> float:
-    """Seconds from the power-on of a proof's clone until it has posted Ready, as the proof itself records them."""
+    """Seconds from the power-on of a proof's clone until it has reported Ready. It is ended then."""
     store = locate_store()
     definition, version = load_named(ROOT, image), Gallery(store.gallery).get(image)
     seen: list[float] = []
 
     def work(context: BuildContext) -> StageResult:
-        from pipeline.prove import prove
-
-        pictures = context.run.folder / "pictures"
-        pictures.mkdir()
-        results, _ = prove(context, context.system, version.image, pictures, [_TARGET], whole=False)
-        seen.append(results[0].seconds["ready"])
-        return StageResult(version.image, {}, "")
+        master = version.image
+        (test_run,) = context.system.test_runs(context, master, [TARGETS[_TARGET]], whole=False)
+        test = CloneTest(context, master, test_run, 1)
+        with Fabric(context.label) as fabric, test.made(fabric) as (clone, disk):
+            try:
+                clone.boot(disk, provisions=True, name="boot")
+                seen.append(clone.seconds["ready"])
+            finally:
+                clone.close()
+        return StageResult(master, {}, "")
 
     runner.run_alone(Prove(), definition, image, store, work, title=_TARGET, command="bench", listeners=[])
     return seen[0]
@@ -123,19 +131,35 @@ def processor_time(folder: Path) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure_ready(lab: Lab, image: str, key: Path) -> list[str]:
+def measure_rest(lab: Lab, image: str, key: Path) -> list[str]:
     at_rest = [time_at_rest(image) for _ in range(10)]
-    clones, machines = [], []
-    for number in range(ROUNDS):
-        for measure in (clones, machines) if number % 2 == 0 else (machines, clones):
-            measure.append(time_clone(image) if measure is clones else time_vm(lab, image, key))
-            print("clone" if measure is clones else "vm", f"{measure[-1]:.1f}", flush=True)
-    ratio = statistics.median(machines) / statistics.median(clones)
     return [
-        row("record, lease and disks, median of 10", f"{statistics.median(at_rest):.2f} s", f"{AT_REST} s"),
-        row("a proof's clone, power-on to Ready, medians of 3", listed(clones), ""),
-        row("`vm create`, the whole command until Ready", listed(machines), ""),
-        row("`vm create` / clone", f"{ratio:.2f}", f"{RATIO}"),
+        *head("what", "measured", "wanted at most"),
+        row("record, lease and disks, median of 10", f"{statistics.median(at_rest):.3f} s", f"{AT_REST} s"),
+    ]
+
+
+def measure_round(lab: Lab, image: str, key: Path) -> list[str]:
+    """One more pair: the rounds that the page has, this one, and the ratio of the last three."""
+    rounds = [line for line in section("round") if ROUND.fullmatch(line)]
+    load, measures = os.getloadavg()[0], {"clone": lambda: time_clone(image), "vm": lambda: time_vm(lab, image, key)}
+    order = ("clone", "vm") if len(rounds) % 2 == 0 else ("vm", "clone")
+    took: dict[str, float] = {}
+    for what in order:
+        took[what] = measures[what]()
+        print(what, f"{took[what]:.1f}", flush=True)
+    cells = (commit_id(), order[0], f"{took['clone']:.1f}", f"{took['vm']:.1f}", f"{load:.1f}")
+    rounds = [*rounds, row(*cells)]
+    last = [list(map(float, match.group(2, 3))) for line in rounds[-ROUNDS:] if (match := ROUND.fullmatch(line))]
+    clone, vm = (statistics.median(column) for column in zip(*last, strict=True))
+    return [
+        *head(
+            "commit", "first", "a proof's clone, power-on to Ready, s", "`vm create`, the whole command, s", "load"
+        ),
+        *rounds,
+        "",
+        *head("what", "measured", "wanted at most"),
+        row(f"`vm create` / clone, medians of the last {len(last)}", f"{vm / clone:.2f}", f"{RATIO}"),
     ]
 
 
@@ -158,6 +182,7 @@ def measure_idle(lab: Lab, image: str, key: Path) -> list[str]:
         for name in names:
             lab.run("vm", "delete", name, "--yes")
     return [
+        *head("what", "measured", "wanted at most"),
         row(f"processes of goldsmith while {VMS} VMs of {image} idle", str(len(own)), ""),
         row("their memory (PSS)", f"{memory:.0f} MiB", f"{MEMORY:.0f} MiB"),
         row(f"their processor time in {IDLE:.0f} s", f"{used * 100:.1f} % of a core", f"{CORE * 100:.0f} %"),
@@ -168,23 +193,34 @@ def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def listed(times: list[float]) -> str:
-    return f"{statistics.median(times):.1f} s ({', '.join(f'{each:.1f}' for each in times)})"
+def head(*cells: str) -> tuple[str, str]:
+    return row(*cells), "|" + "---|" * len(cells)
 
 
-PARTS: dict[str, Callable[[Lab, str, Path], list[str]]] = {"ready": measure_ready, "idle": measure_idle}
+#: A round in the page: its commit, which was first, seconds of the clone and of the VM, load.
+ROUND = re.compile(r"\| \w+ \| (clone|vm) \| ([0-9.]+) \| ([0-9.]+) \| [0-9.]+ \|")
+PARTS: dict[str, Callable[[Lab, str, Path], list[str]]] = {
+    "rest": measure_rest,
+    "round": measure_round,
+    "idle": measure_idle,
+}
+
+
+def section(part: str) -> list[str]:
+    """The lines of a part of the page; none where there is none yet."""
+    page = PAGE.read_text() if PAGE.exists() else ""
+    found = re.search(rf"^## {part}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    return found[1].strip().splitlines() if found else []
 
 
 def write(part: str, image: str, load: float, rows: list[str]) -> None:
-    """Put a part's table in its place in the page; the other one stays."""
-    command = "python -m tests.bench.bench_instances ready|idle IMAGE"
-    head = f"# What VMs cost\n\nMeasured by `{command}` on emulated guests.\n"
-    page = PAGE.read_text() if PAGE.exists() else head
-    kept = {found[1]: found[0] for found in re.finditer(r"^## (\w+)\n.*?(?=^## |\Z)", page, re.M | re.S)}
+    """Put a part's table in its place in the page; the others stay."""
     where = f"Commit {commit_id()}, {image}, {os.cpu_count()} processors, load {load:.1f} when it began."
-    table = [row("what", "measured", "wanted at most"), "|---|---|---|", *rows]
-    kept[part] = "\n".join([f"## {part}", "", where, "", *table, ""])
-    PAGE.write_text("\n".join([head, *(kept[each].rstrip() + "\n" for each in PARTS if each in kept)]))
+    parts = {each: section(each) for each in PARTS} | {part: [where, "", *rows]}
+    lines = ["# What VMs cost", "", "Measured by tests/bench/bench_instances.py on emulated guests.", ""]
+    for each, text in parts.items():
+        lines += [f"## {each}", "", *text, ""] if text else []
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def main() -> int:

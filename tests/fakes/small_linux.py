@@ -1,8 +1,9 @@
 """A small Linux: Debian's own kernel and qemu-ga, busybox in place of everything else, all in an initramfs.
 
-It asks for an address by DHCP, reads Azure's goal state, reports Ready, serves /index.html by HTTP, answers its agent
-and goes off by it or by its power button. It writes "small linux: up after ... s" on its serial port when all of this
-is done. `init` beside this file is all that it does; the parts are those of the stand-in for Windows.
+It asks for an address by DHCP, reads Azure's goal state, reports Ready, serves by HTTP /index.html and
+/cgi-bin/reach?HOST, the page that it gets from another guest, answers its agent and goes off by it or by its power
+button. It writes "small linux: up after ... s" on its serial port when it is up.
+`init` beside this file is all that it does; the parts are those of the stand-in for Windows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ _LEASE = """\
 [ "$1" = bound ] || exit 0
 ip addr add "$ip/${mask:-24}" dev "$interface"
 [ -z "$router" ] || ip route add default via "${router%% *}"
+[ -z "$dns" ] || printf 'nameserver %s\\n' $dns >/etc/resolv.conf
+"""
+#: /cgi-bin/reach?HOST: the page that this guest gets from the address HOST, or from the host of that name.
+_REACH = r"""#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+case "$QUERY_STRING" in
+*[!0-9.]*) address=$(nslookup -type=a "$QUERY_STRING" | sed -n '/^Name:/,$s/^Address[^:]*: *//p' | head -n 1) ;;
+*) address=$QUERY_STRING ;;
+esac
+[ -n "$address" ] || { echo "no address"; exit; }
+echo "asked $address"
+printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 5 "$address" 80 || echo "no answer"
 """
 _POWER_OFF = "#!/bin/sh\nsync\npoweroff -f\n"
 #: The agent calls it with -P, -r or -H.
@@ -58,7 +71,7 @@ def _unpack_kernel(packed: Path, target: Path) -> None:
 
 def _make_initramfs(parts: Parts, root: Path, target: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
-    for name in ("bin", "dev", "proc", "sys", "run", "tmp", "etc/acpi/PWRF", "www", "var/run", "var/log"):
+    for name in ("bin", "dev", "proc", "sys", "run", "tmp", "etc/acpi/PWRF", "www/cgi-bin", "var/run", "var/log"):
         (root / name).mkdir(parents=True)
     (root / "usr").mkdir()
     for name in ("sbin", "usr/bin", "usr/sbin"):
@@ -78,6 +91,7 @@ def _make_initramfs(parts: Parts, root: Path, target: Path) -> None:
         "bin/shutdown": _SHUTDOWN,
         "etc/acpi/PWRF/00000080": _POWER_OFF,
         "init": _INIT.read_text(),
+        "www/cgi-bin/reach": _REACH,
     }.items():
         (root / name).write_text(text)
         (root / name).chmod(0o755)

@@ -20,6 +20,9 @@ from tests.harness import remove, wait_for
 from tests.tools import skip_without
 from tests.vms import SOON, Vms, make_lab, virsh
 
+#: What the small Linux gets from the host whose name or address follows.
+REACH = "/cgi-bin/reach?"
+
 
 @pytest.fixture(scope="module")
 def vms(packages: Path) -> Iterator[Vms]:
@@ -80,8 +83,19 @@ def test_a_life(vms: Vms) -> None:
     assert vms.left() == []
 
 
-def test_two_at_once_are_two(vms: Vms) -> None:
-    create(vms, "web", "small", "--count", "2")
+def test_two_at_once_are_two_and_reach_each_other_in_their_network_alone(vms: Vms) -> None:
+    create(vms, "web", "small", "--count", "2", "--network", "shop")
+    create(vms, "alone")
+    address = {name: vms.seen(name)["address"] for name in ("web-0", "web-1", "alone")}
+    for asker, host in (("web-0", "web-1"), ("web-1", "web-0.internal.cloudapp.net")):
+        wait_for(f"{host} from {asker}", lambda a=asker, h=host: small_linux.PAGE in vms.page(a, REACH + h), SOON)
+        assert f"asked {address[host.partition('.')[0]]}\n" in vms.page(asker, REACH + host)
+    # an outsider finds no member and reaches none, and the other way round
+    for asker, host in (("alone", "web-0"), ("web-0", "alone")):
+        assert "no address" in vms.page(asker, REACH + host)
+        reply = vms.page(asker, REACH + address[host])
+        assert f"asked {address[host]}" in reply and "no answer" in reply and small_linux.PAGE not in reply
+    vms.vm("delete", "alone", "--yes")
     item, two = vms.seen("web-0"), vms.seen("web-1")
     assert item["vmId"] != two["vmId"] and item["address"] != two["address"]
     assert item["status"] == two["status"] == "Running"
