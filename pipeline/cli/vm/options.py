@@ -24,11 +24,11 @@ Force = Annotated[bool, typer.Option("--force", help="Cut its power; data that t
 _KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
-def open_fleet(verb: str) -> Fleet:
+def open_fleet(verb: str, noun: str = "vm ") -> Fleet:
     """The VMs of the store. Raises HostError (root-needed) for a user who is not root."""
     from pipeline.instances.fleet import Fleet
 
-    need_root(f"vm {verb}", "virtual machines, their networks and their disks belong to root")
+    need_root(f"{noun}{verb}", "virtual machines, their networks and their disks belong to root")
     return Fleet(locate_store().ensure())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import GuestError
 from pipeline.cli import completion
 from pipeline.cli.vm.access import ssh_argv, wait_for_sshd
 from pipeline.cli.vm.options import open_fleet
@@ -49,7 +50,7 @@ def try_image(
     from pipeline.guest.access import tmpfs_root
     from pipeline.operations.delete import delete
 
-    fleet = open_fleet("try")
+    fleet = open_fleet("try", noun="")
     name = f"try-{secrets.token_hex(4)}"
     with scratch.folder(tmpfs_root().parent) as folder:
         key = folder / "key"
@@ -71,7 +72,12 @@ def _run(fleet: Fleet, name: str, image: str, key: Path, command: list[str]) -> 
     public_key = key.with_suffix(".pub").read_text().strip()
     creation = begin(fleet, Wishes(name=name, image=image, user="azureuser", public_key=public_key))
     print(f"{name}: Starting (provisioning)", file=sys.stderr, flush=True)
-    record = wait_ready(fleet.store, name, creation.operation, lambda _text: None, threading.Event())
+    try:
+        record = wait_ready(fleet.store, name, creation.operation, lambda _text: None, threading.Event())
+    except GuestError as error:
+        # what the error would show is deleted with the VM
+        error.evidence, error.hint = None, f"goldsmith vm create NAME --image {image} keeps such a VM for a look"
+        raise
     words = f"Running after {time.monotonic() - began:.0f} s; it is deleted when the shell ends"
     print(f"{name}: {words}", file=sys.stderr, flush=True)
     wait_for_sshd(fleet, record)

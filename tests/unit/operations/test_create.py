@@ -19,6 +19,7 @@ from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.sizes import find_size
 from pipeline.operations.create import Wishes, plan
 from tests.fakes.disks import add_master
+from tests.unit.cli.test_help import verbs
 from tests.unit.instances.test_record import record
 
 MIB = 1 << 20
@@ -93,10 +94,19 @@ def test_a_generalized_vm_is_not_started() -> None:
     assert error.value.name == "vm-generalized"
 
 
-@pytest.mark.parametrize("line", ["list", "show web", "create web --image small", "delete web --yes", "ssh web"])
-def test_without_root_each_verb_says_so(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+#: What the verbs need besides a name of a VM.
+MORE = {("vm", "create"): ("--image", "small"), ("vm", "forward"): ("80",)}
+VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try")]
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_without_root_each_verb_names_itself_and_changes_nothing(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    result = CliRunner().invoke(app, ["vm", *line.split()])
-    assert isinstance(result.exception, GoldsmithError) and result.exception.name == "root-needed"
+    named = () if words[1:] in (("list",), ("budget",)) else ("web",)
+    result = CliRunner().invoke(app, [*words, *named, *MORE.get(words, ())])
+    assert isinstance(result.exception, GoldsmithError) and result.exception.name == "root-needed", result.output
+    assert result.exception.message.startswith(f"goldsmith {' '.join(words)} needs root")
     assert list(tmp_path.iterdir()) == []
