@@ -53,9 +53,13 @@ def _row(fleet: Fleet, record: Record, reality: Reality) -> tuple[str, ...]:
 
 
 def _size(record: Record) -> str:
+    return record.size or _amounts(record)
+
+
+def _amounts(record: Record) -> str:
     from pipeline.cli.show import size
 
-    return record.size or f"{record.cpus} cpu, {size(record.memory)}"
+    return f"{record.cpus} cpu, {size(record.memory)}"
 
 
 def _address(fleet: Fleet, record: Record) -> str | None:
@@ -113,14 +117,12 @@ def show(name: Name, as_json: AsJson = False) -> None:
         return
     view = instance_view(record, reality)
     secure = ", Secure Boot and TPM" if record.secure else ""
+    named = f"{record.size}: " if record.size else ""
     rows = [
         ("", f"{record.name}  {describe(record, reality)}"),
         ("id", record.id),
         ("image", f"{record.image} {record.version} ({record.system})"),
-        (
-            "machine",
-            f"{_size(record)}: {record.cpus} cpu, {record.memory >> 20} MiB, generation {record.generation}{secure}",
-        ),
+        ("machine", f"{named}{_amounts(record)}, generation {record.generation}{secure}"),
         ("user", record.user),
         ("address", _address(fleet, record) or "none: it is deallocated"),
         ("created", record.created),
