@@ -13,7 +13,6 @@ HINTS = {
     "cancelled": "run the command again; it was interrupted, or another image failed first",
     "cannot-write": "make the folder writable for this user, or use another folder",
     "capture-failed": "check the store's file system (df, dmesg), then build again",
-    "checksum-missing": "write `sha256:` beside the URL, with the checksum that the publisher states",
     "command-failed": "read the run's logs; the message has the command's last output",
     "command-timeout": "run it again when the host is less busy; check that its disk is not full",
     "disk-name": "rename the file without a question mark",
@@ -64,7 +63,6 @@ HINTS = {
     "no-esp": "create an EFI system partition (EF00, FAT), which generation 2 needs",
     "no-such-file": "check the path; a relative path starts in the current folder",
     "no-such-key": "goldsmith inspect DISK --list registry without a key shows the first keys",
-    "not-built-yet": "use a script, playbook or copy step",
     "nothing-to-roll-back-to": "goldsmith gallery list NAME shows all versions; promote one with goldsmith gallery "
     "promote",
     "parent-failed": "correct the error of the parent image first",

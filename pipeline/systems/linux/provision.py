@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.base import process
-from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.errors import GuestError
 from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import CopyStep, PlaybookStep, ScriptStep, Step, step_inputs
@@ -142,7 +142,8 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             session.agent_script.run(
                 script, deadline=step.timeout, on_line=on_line, environment={**environment, **added}
             )
-    elif isinstance(step, CopyStep):
+    else:
+        assert isinstance(step, CopyStep), "the rules of Linux refuse all other steps"
         session.steps.copy(
             step.file,
             step.to,
@@ -150,8 +151,6 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             deadline=step.timeout,
             on_bytes=lambda done, total: build.progress(f"{step.title}: {done >> 20} of {total >> 20} MiB"),
         )
-    else:
-        raise UsageError(f"{step.title}: this kind of step is not built yet", name="not-built-yet")
 
 
 def _write_secrets(step: Step, folder: Path, build: Build) -> Path | None:
