@@ -55,6 +55,11 @@ AZURITE=3.37.0
 azurite_ready() {
     [ "${1-}" != tests ] || [ -x "$VENV/node/node_modules/.bin/azurite-blob" ] || ! command -v npm >/dev/null
 }
+# The rules of accessibility, from npm too: for the tests of pages.
+AXE=4.14.1
+axe_ready() {
+    [ "${1-}" != tests ] || [ -r "$VENV/node/node_modules/axe-core/axe.min.js" ] || ! command -v npm >/dev/null
+}
 # Azure's command line, some 400 MiB, for a test of publishing that is skipped without it: tools/setup.sh az
 AZURE_CLI=2.91
 make_az() {
@@ -198,6 +203,11 @@ make_key() {
     "$VENV/bin/goldsmith" key make >/dev/null
 }
 
+make_axe() {
+    say "axe-core $AXE for the tests"
+    as_owner npm install --silent --no-audit --no-fund --prefix "$VENV/node" "axe-core@$AXE" >/dev/null
+}
+
 make_azurite() {
     say "azurite $AZURITE for the tests"
     as_owner npm install --silent --no-audit --no-fund --prefix "$VENV/node" "azurite@$AZURITE" >/dev/null
@@ -213,7 +223,7 @@ if [ "${1-}" = az ]; then
 fi
 
 if venv_ready && store_ready && kvm_ready && daemons_ready && key_ready && fabric_ready &&
-    packages_ready "${1-}" && azurite_ready "${1-}"; then
+    packages_ready "${1-}" && azurite_ready "${1-}" && axe_ready "${1-}"; then
     exit 0
 fi
 
@@ -243,4 +253,5 @@ venv_ready || make_venv
 unit_ready || install_unit
 key_ready || make_key
 azurite_ready "${1-}" || make_azurite
+axe_ready "${1-}" || make_axe
 rm -f "$log"

@@ -12,13 +12,18 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from pipeline.base.files import RecordDamaged, Shape, parse_json, read_text, read_usable
 from pipeline.base.printable import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 #: The name of the page of a run and of a version, in their folders.
 PAGE = "report.html"
@@ -70,6 +75,11 @@ def measure_disk(
 
 def render(template: str, **values: Any) -> str:
     """The text of a page. Every value is escaped and printable."""
+    return str(_templates().get_template(template).render(**values))
+
+
+@cache
+def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -81,8 +91,8 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": show_bytes, "seconds": show_seconds}
-    return environment.get_template(template).render(**values)
+    environment.filters |= {"bytes": show_bytes, "seconds": show_seconds, "moment": show_moment}
+    return environment
 
 
 def write_page(path: Path, text: str) -> Path:
@@ -117,6 +127,15 @@ def show_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def show_moment(text: str) -> str:
+    """A time of a record for people: 2026-11-26 03:41 UTC; what is no time stays as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if moment.tzinfo else text
 
 
 # ---- the pipeline ------------------------------------------------------------------------------------------------

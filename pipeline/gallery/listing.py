@@ -12,7 +12,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from pipeline.gallery.versions import parse
 #: The name of the index in the gallery's folder: no image can be called so.
 INDEX = ".list-index.json"
 #: Of what `facts_of` returns, and of what a manifest must hold to be shown. Raise it when either changes.
-FORMAT = 1
+FORMAT = 2
 #: Seconds. A file that changed as recently could change again within the same tick of the file system's clock, which
 #: is two seconds at the coarsest (FAT); it is read again the next time.
 UNSETTLED = 2.0
@@ -63,6 +63,8 @@ class _FactsShape(Shape):
     signed_by: str | None
     disks: Annotated[list[_DiskRow], Field(min_length=1)]
     verdict: _VerdictRow
+    ready_seconds: float | None
+    build_seconds: float | None
 
 
 class _Remembered(Shape):
@@ -80,10 +82,15 @@ class _IndexShape(Shape):
 
 @dataclass(frozen=True)
 class Row:
-    """One version as the list shows it: `summary` is the promise of `--json`, `verdict` the numbers of its checks."""
+    """One version as the list shows it: `summary` is the promise of `--json`, `verdict` the numbers of its checks.
+
+    `ready_seconds` is the time to Ready of its slowest clone, `build_seconds` the work of its build.
+    """
 
     summary: Mapping[str, Any]
     verdict: Mapping[str, Any]
+    ready_seconds: float | None = None
+    build_seconds: float | None = None
 
 
 @dataclass
@@ -105,7 +112,20 @@ def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
             {"file": name, "lun": disk.get("lun"), "caching": disk.get("caching", "ReadWrite")}
             for name, disk in disks_of(manifest).items()
         ],
+        "ready_seconds": _longest(
+            cell.get("seconds", {}).get("ready") for cell in manifest.get("prove", {}).values()
+        ),
+        "build_seconds": _sum(timing.get("seconds") for timing in manifest.get("timings", ())),
     }
+
+
+def _longest(seconds: Iterable[float | None]) -> float | None:
+    return max((float(each) for each in seconds if each is not None), default=None)
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    known = [float(each) for each in seconds if each is not None]
+    return round(sum(known), 2) if known else None
 
 
 def summarize(
@@ -182,7 +202,7 @@ class _Reader:
                 links = sorted(link for link in channels.get(version, ()) if CHANNEL_NAME.fullmatch(link))
                 shown = summarize(name, version, f"{folder}/{version}", links, facts)
                 self._note_missing(shown["disks"])
-                rows.append(Row(shown, facts["verdict"]))
+                rows.append(Row(shown, facts["verdict"], facts["ready_seconds"], facts["build_seconds"]))
         return rows
 
     def _note_missing(self, disks: Sequence[Mapping[str, Any]]) -> None:

@@ -138,7 +138,12 @@ def test_a_master_is_built_inspected_listed_verified_and_exported(toy: DiskForma
     assert not inspection_fails(version.disk)
     assert ["openssl", "3.0.15-1~deb12u1", "amd64"] in list_disk(version.disk, what="packages")
 
+    page = (version.path / "report.html").read_text()
+    assert "passed all checks; no clone was tested" in page and "openssl" in page
+    assert "  report.html\n" in (version.path / "SHA256SUMS").read_text()
+
     parcel = export(version, tmp_path / "parcel")
+    assert (parcel / "report.html").read_text() == page
     assert (parcel / "disk.toy").stat().st_size == version.disk.stat().st_size
     with version.disk.open("rb") as item, (parcel / "disk.toy").open("rb") as other:
         assert item.read() == other.read()
