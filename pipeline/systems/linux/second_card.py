@@ -30,10 +30,10 @@ CHECK = "second card"
 _PREPARE = r"""
 for folder in /etc /run /usr/lib /lib; do
   for what in systemd/network udev/rules.d udev/hwdb.d NetworkManager; do
-    [ -d "$folder/$what" ] && grep -rlw DRIVER "$folder/$what"
+    [ -d "$folder/$what" ] && grep -rlw VIRTUAL_FUNCTION "$folder/$what"
   done
 done 2>/dev/null | sort -u | while read -r file; do
-  sed -i 's/\bDRIVER\b/STAND_IN/g' "$file"
+  sed -i 's/\bVIRTUAL_FUNCTION\b/STAND_IN/g' "$file"
 done
 # on Azure cloud-init writes the driver of eth0 there, hv_netvsc; here it goes by the MAC alone, and fits both cards
 for folder in /etc /run /usr/lib /lib; do
@@ -41,6 +41,11 @@ for folder in /etc /run /usr/lib /lib; do
     grep -qs '^\(Permanent\)\?MACAddress=' "$link" || continue
     grep -q '^Driver=' "$link" || sed -i 's/^\[Match\]$/&\nDriver=FIRST/' "$link"
   done
+done
+# netplan before 1.0 has a udev rule for the name besides; udev would fail to give eth0's name to a second card too,
+# and no manager looks at a card that udev has failed with
+for rules in /etc/udev/rules.d/*.rules /run/udev/rules.d/*.rules; do
+  grep -qs 'ATTR{address}==.*NAME=' "$rules" && sed -i '/ATTR{address}==/s/DRIVERS=="?\*"/DRIVERS=="FIRST"/' "$rules"
 done
 udevadm control --reload
 command -v networkctl >/dev/null && networkctl reload 2>/dev/null
@@ -66,6 +71,7 @@ echo "card=$seen"
 echo "address=$address"
 echo "first=$(ip -o -4 addr show scope global | awk -v second="$seen" '$2 != second {print $4}' | tr '\n' ' ')"
 echo "mac=$(cat "/sys/class/net/$seen/address" 2>/dev/null)"
+echo "state=$(networkctl list --no-legend "$seen" 2>/dev/null | awk '{print $5}')"
 ip addr
 networkctl status --no-pager --lines=30 "$seen" 2>&1
 """
@@ -90,7 +96,7 @@ def add_second_card(clone: Clone, result: CloneResult) -> None:
 
 
 def judge_second_card(result: CloneResult, output: str, mac: str) -> None:
-    """Judge what the clone has printed: `card`, `address`, `first` and `mac`, a line each."""
+    """Judge what the clone has printed: `card`, `address`, `first`, `mac` and networkd's `state`, a line each."""
     seen = {name: value.strip() for name, _, value in (line.partition("=") for line in output.splitlines())}
     card, address, first = seen.get("card", ""), seen.get("address", ""), seen.get("first", "")
     if not card:
@@ -101,6 +107,8 @@ def judge_second_card(result: CloneResult, output: str, mac: str) -> None:
         result.see(CHECK, f"{card} got an address of its own: {address}", False)
     elif not first:
         result.see(CHECK, f"no other card has an address since {card} was plugged", False)
+    elif seen.get("state") == "pending":
+        result.see(CHECK, f"systemd-networkd has not decided about {card}: it waits for udev", False)
     else:
         result.see(CHECK, f"{card} has no address; {first} stays", True)
 
@@ -111,7 +119,7 @@ def prepare_script(settle: int) -> str:
 
 
 def _filled(script: str, settle: int) -> str:
-    for name, value in (("DRIVER", VIRTUAL_FUNCTION), ("STAND_IN", STAND_IN), ("SETTLE", str(settle))):
+    for name, value in (("VIRTUAL_FUNCTION", VIRTUAL_FUNCTION), ("STAND_IN", STAND_IN), ("SETTLE", str(settle))):
         script = script.replace(name, value)
     return script
 
