@@ -28,7 +28,7 @@ class TestTarget:
     name: str
     hardware: Hardware
     fabric: bool
-    clones: int = 1
+    clones: int = 1  # on this machine at least, with those of other targets
     again: bool = False  # the first clone boots a second time, and must not be provisioned again
     reimage: bool = False  # the first clone is reset to the master, and must be provisioned again
     second_card: bool = False  # a card with the MAC of the first is plugged while the clone runs
@@ -160,8 +160,16 @@ def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRu
             found.append(TestRun(target, target.name))
             continue
         found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
-        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, target.clones + 1)]
+        missing = target.clones - count_alike(target, targets)
+        found += [TestRun(target, f"{target.name}-{number}") for number in range(2, missing + 2)]
     return sorted(found, key=lambda test_run: -test_run.boots)
+
+
+def count_alike(target: TestTarget, targets: Sequence[TestTarget]) -> int:
+    """How many of the targets start a clone on this machine, provisioned alike: such clones' identities are compared
+    as well as those of several clones of one target, without another boot."""
+    alike = (target.hardware, target.fabric, target.provisioned)
+    return sum((each.hardware, each.fabric, each.provisioned) == alike for each in targets)
 
 
 #: How a definition writes the host name of the clone that it will be.

@@ -53,9 +53,23 @@ def test_a_build_boots_each_cell_once() -> None:
 def test_the_whole_matrix_begins_with_the_longest() -> None:
     whole = plan_test_runs(matrix((1, 2), (2011, 2023)), whole=True)
     assert [(t.name, t.boots) for t in whole] == [
-        ("gen2", 3), ("gen1", 2), ("gen1-2", 1), ("gen2-secure", 1), ("gen2-keys-2011", 1), ("gen2-keys-2023", 1),
+        ("gen2", 3), ("gen1", 2), ("gen2-secure", 1), ("gen2-keys-2011", 1), ("gen2-keys-2023", 1),
         ("gen1-two-cards", 1), ("gen2-nvme", 1), ("gen2-nocloud", 1), ("foreign", 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "runs"),
+    [
+        (["gen1"], ["gen1", "gen1-2"]),
+        # another target's clone on the same machine is the second
+        (["gen1", "gen1-two-cards"], ["gen1", "gen1-two-cards"]),
+        (["gen1", "gen1-nocloud", "start", "gen2"], ["gen2", "gen1", "gen1-2", "gen1-nocloud", "start"]),
+    ],
+)
+def test_two_clones_on_the_machine_of_gen1(names: list[str], runs: list[str]) -> None:
+    """Two clones of one machine show whether they share an identity; no clone is started for that alone."""
+    assert [run.name for run in plan_test_runs([TARGETS[name] for name in names], whole=True)] == runs
 
 
 def test_a_generation_that_is_not_the_images_is_left_out() -> None:
