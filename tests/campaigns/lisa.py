@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.disk import open_disk
 from pipeline.disk.root import Root
@@ -93,7 +94,11 @@ def _good(lab: Lab, master: Path) -> list[dict[str, object]]:
     if done.returncode:
         return [{"disk": "the master", "case": "", "result": done.stderr.strip(), "ok": False}]
     (clone,) = json.loads(done.stdout).values()
-    found = clone["suites"]["lisa"]
+    return describe_cases(clone["suites"]["lisa"])
+
+
+def describe_cases(found: Mapping[str, Any]) -> list[dict[str, object]]:
+    """The rows of LISA's cases, as a proof records them."""
     return [
         {
             "disk": f"the master (LISA {found['version']})",
