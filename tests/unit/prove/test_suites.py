@@ -48,6 +48,18 @@ RESULTS = """<?xml version='1.0' encoding='utf-8'?>
 should be present]">Traceback</failure></testcase>
 </testsuite></testsuites>
 """
+#: A file of LISA's cases: its suite is of an area, each case has a decorator, and other methods have none.
+CASES = """
+@TestSuiteMetadata(area="azure_image_standard", category="functional", description="x")
+class AzureImageStandard(TestSuite):
+    @TestCaseMetadata(description="x", priority=1)
+    def verify_grub(self, node): ...
+
+    @TestCaseMetadata(description="x", priority=1, requirement=simple_requirement(supported_platform_type=[AZURE]))
+    def verify_resource_disk_file_system(self, node): ...
+
+    def _helper(self, node): ...
+"""
 #: What LISA is for its caller: reads a runbook, reaches its node, and leaves the results in its folder of logs.
 STAND_IN = """
 import json, pathlib, sys, time
@@ -72,7 +84,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {
         "lisa/__init__.py": "",
         "lisa/__main__.py": STAND_IN,
-        "lisa/microsoft/testsuites/core/azure_image_standard.py": "",
+        "lisa/microsoft/testsuites/core/azure_image_standard.py": CASES,
+        "lisa/microsoft/testsuites/core/other.py": CASES.replace("azure_image_standard", "other"),
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: mslisa\nVersion: 1.2\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -98,13 +111,17 @@ def test_an_installed_suite_is_run_by_its_own_python(installed: Store, tmp_path:
     result = run_suite(installed, replace(LISA, known_failures=()), target(tmp_path))
     assert [(case.name, case.status) for case in result.cases] == [
         ("verify_grub", PASSED), ("verify_yum_conf", SKIPPED), ("verify_repository_installed", FAILED),
+        # LISA's own program does not mention it
+        ("verify_resource_disk_file_system", SKIPPED),
     ]  # fmt: skip
-    assert result.count() == "1 passed, 1 failed, 1 skipped"
+    assert "on Azure itself" in result.cases[-1].message
+    assert result.count() == "1 passed, 1 failed, 2 skipped"
     (seen,) = (tmp_path / "lisa").rglob("seen.json")
     book = json.loads(seen.read_text())["book"]
     assert "public_port: 2222" in book
     # the cases are those of the environment that is run, not of goldsmith's
     assert str(installed.suites / "lisa") in book
+    compile((tmp_path / "lisa/extension/platforms.py").read_text(), "platforms.py", "exec")
     with pytest.raises(ImportError):
         __import__("lisa")
 
@@ -173,7 +190,8 @@ def test_results_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_a_runbook_needs_no_cloud_and_selects_the_area() -> None:
-    book = runbook(Path("/cases"), target(Path("/logs")))
+    book = runbook([Path("/cases"), Path("/own")], target(Path("/logs")))
+    assert book["extension"] == ["/cases", "/own"]
     assert book["platform"] == [{"type": "ready"}]
     assert book["testcase"] == [{"criteria": {"area": "azure_image_standard"}}]
     (node,) = book["environment"]["environments"][0]["nodes"]
