@@ -155,6 +155,7 @@ WRITTEN = {
         "end the lease or move the channel; --force deletes it all the same",
     ),
     "vm-delete-unconfirmed": ("the deletion was not confirmed", "goldsmith vm delete NAME --yes"),
+    "disk-locked": ("another command changes or exports the disk", _LOCKED),
     "vm-locked": ("another command changes the VM", _LOCKED),
     "vmdk-damaged": (
         "the VMDK's header or tables are damaged",

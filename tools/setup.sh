@@ -13,7 +13,7 @@ PACKAGES=(
     swtpm swtpm-tools                           # a TPM for guests that want one
     mmdebstrap gpg libdistro-info-perl          # Debian from its archive, with signatures checked
     e2fsprogs dosfstools gdisk mtools           # file systems written without mounting them
-    ntfs-3g                                     # Azure's resource disk, as a clone gets it
+    ntfs-3g                                     # Azure's resource disk, as VMs and clones get it
     openssh-client                              # provisioning
     dnsmasq-base iproute2                       # names on a build's way out, namespaces and bridges
     slirp4netns                                 # the build guests' way out
@@ -42,7 +42,7 @@ TEST_PACKAGES=(
 )
 [ "${1-}" != tests ] || PACKAGES+=("${TEST_PACKAGES[@]}")
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
-FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,instances,downloads,tmp})
+FOLDERS=("$STORE" "$STORE"/{gallery,layers,runs,instances,disks,downloads,tmp})
 VENV=.venv
 STAMP=$VENV/goldsmith-setup
 

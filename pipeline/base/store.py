@@ -68,12 +68,16 @@ class Store:
         return self.root / "suites"
 
     @property
+    def disks(self) -> Path:
+        return self.root / "disks"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (self.gallery, self.layers, self.runs, self.instances, self.downloads, self.tmp)
+        return (self.gallery, self.layers, self.runs, self.instances, self.disks, self.downloads, self.tmp)
 
     def label(self, run: str) -> str:
         """A run's name where several stores meet (domains, access folders): R12, or R12-3fa9c1 in another store."""

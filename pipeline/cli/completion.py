@@ -172,6 +172,14 @@ def complete_vm(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def complete_disk(_incomplete: str) -> Iterable[str]:
+    from pipeline.base.names import INSTANCE_NAME, folders
+    from pipeline.cli.environment import locate_store
+
+    return folders(locate_store().disks, INSTANCE_NAME)
+
+
+@_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
     from pipeline.engine.stage import stage_names
 

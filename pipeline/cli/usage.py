@@ -51,7 +51,7 @@ class RootGroup(VerbGroup):
         "Look": ("inspect", "checks", "iso", "runs", "shell"),
         "Gallery": ("gallery", "publish", "key"),
         "VMs": ("vm", "try"),
-        "Disks": ("vhd",),
+        "Disks": ("disk", "vhd"),
         "Host": ("doctor", "suite", "clean", "completion", "help"),
     }
 

@@ -113,9 +113,9 @@ def release_lease(gallery: Gallery, name: str, lease_id: str) -> None:
     lease = _read_lease(path)
     if lease is not None and lease.instance:
         raise UsageError(
-            f"the lease {lease_id} keeps the disk below a VM: {lease.why}",
+            f"the lease {lease_id} keeps the disk below a VM or a disk: {lease.why}",
             name="lease-of-vm",
-            hint="goldsmith vm delete NAME ends it, with the VM and its disks",
+            hint="goldsmith vm delete NAME ends it, with the VM; goldsmith disk delete NAME, with the disk",
         )
     remove_tree(path)
 

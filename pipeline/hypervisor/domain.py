@@ -5,7 +5,8 @@ Over 400 lines, because each element of the XML is read beside the field of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ NVME_SLOT, NVME = "0x1c", "ua-nvme"
 #: The namespace of the OS disk, and that of the data disk at LUN 0, as Azure numbers them
 #: (https://learn.microsoft.com/azure/virtual-machines/nvme-linux).
 NVME_OS, NVME_DATA = 1, 2
+#: The SCSI controller of the data disks.
+DATA_CONTROLLER = 1
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,17 @@ class Disk:
     """A disk of the guest. Every level of the chain states its format and is never relabelled.
 
     A data disk has its `lun` on a SCSI controller of its own, as on Azure. On the bus `nvme` all disks are namespaces
-    of one controller, also as on Azure.
+    of one controller, also as on Azure. `beside_os`: the resource disk, on the OS disk's controller, as on Azure.
+    `cache` is QEMU's mode, by default the machine's; `serial` is the serial number that the guest sees.
     """
 
     image: Image
     bus: str = "virtio"
     readonly: bool = False
     lun: int | None = None
+    cache: str | None = None
     serial: str | None = None
+    beside_os: bool = False
 
 
 def attached(image: Image, bus: str = "virtio") -> tuple[Disk, ...]:
@@ -157,6 +163,11 @@ def qemu_files(spec: Spec) -> tuple[list[Path], list[Path]]:
     return others, [image.path for image in images]
 
 
+def qemu_image_files(disk: Disk) -> list[Path]:
+    """The files of one disk that QEMU must be able to read."""
+    return [image.path for image in disk.image.chain]
+
+
 def _sub(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
     child = etree.SubElement(parent, tag, {k.rstrip("_"): v for k, v in attributes.items()})
     child.text = text
@@ -220,6 +231,18 @@ def _letters(index: int) -> str:
     return (_letters(high - 1) if high else "") + chr(ord("a") + low)
 
 
+def free_target(prefix: str, taken: Container[str]) -> str:
+    """The first name for a disk that a domain does not have yet. Pure."""
+    return next(name for index in itertools.count() if (name := prefix + _letters(index)) not in taken)
+
+
+def disk_xml(disk: Disk, target: str) -> str:
+    """The XML of one disk, to be plugged into a running domain. Pure."""
+    parent = etree.Element("devices")
+    _disk(parent, disk, target, FLUSHED)
+    return etree.tostring(parent[0], pretty_print=True, encoding="unicode")
+
+
 def domain_xml(spec: Spec) -> str:
     """The XML of a run's transient domain, or of an instance's. Pure."""
     root = etree.Element("domain", {"type": "kvm" if spec.kvm else "qemu"}, nsmap={"qemu": QEMU_NS})
@@ -264,8 +287,10 @@ def domain_xml(spec: Spec) -> str:
 
 
 def _scsi_controllers(spec: Spec) -> int:
-    """How many it has: data disks are on one of their own, as on Azure."""
+    """How many it has: data disks are on one of their own, as on Azure. An instance has it for disks to come."""
     on_scsi = [disk for disk in spec.disks if disk.bus == "scsi"]
+    if on_scsi and spec.instance is not None:
+        return DATA_CONTROLLER + 1
     if any(disk.lun is not None for disk in on_scsi):
         return 2
     return 1 if on_scsi or spec.features.scsi_controller else 0
@@ -418,21 +443,27 @@ def _cards(devices: etree._Element, spec: Spec) -> None:
 
 def _disk(devices: etree._Element, disk: Disk, target: str, cache: str) -> None:
     element = _sub(devices, "disk", type="file", device="disk")
-    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache=cache)
+    driver = _sub(element, "driver", name="qemu", type=libvirt_format(disk.image), cache=disk.cache or cache)
     if not disk.readonly:
         driver.set("discard", "unmap")
         driver.set("detect_zeroes", "unmap")
     _source(element, disk.image)
     _backing(element, disk.image.backing)
     _sub(element, "target", dev=target, bus=_libvirt_bus(disk))
-    if disk.serial is not None:
-        _sub(element, "serial", disk.serial)
     if disk.bus == "nvme":
         _sub(element, "alias", name=_nvme_alias(disk))
     if disk.lun is not None and disk.bus == "scsi":
-        _sub(element, "address", type="drive", controller="1", bus="0", target="0", unit=str(disk.lun))
+        _drive_address(element, DATA_CONTROLLER, disk.lun)
+    if disk.beside_os:
+        _drive_address(element, 0, 1)
+    if disk.serial is not None:
+        _sub(element, "serial", disk.serial)
     if disk.readonly:
         _sub(element, "readonly")
+
+
+def _drive_address(element: etree._Element, controller: int, unit: int) -> None:
+    _sub(element, "address", type="drive", controller=str(controller), bus="0", target="0", unit=str(unit))
 
 
 def _seed(devices: etree._Element, spec: Spec) -> None:

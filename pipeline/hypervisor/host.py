@@ -307,7 +307,7 @@ def _group_name(number: int) -> str:
 def _store(store: Store) -> list[Finding]:
     facts = {"path": str(store.root)}
     # the first VM makes the folder of instances: a store from before has none
-    folders = [folder for folder in store.folders if folder != store.instances or folder.is_dir()]
+    folders = [folder for folder in store.folders if folder not in (store.instances, store.disks) or folder.is_dir()]
     missing = [folder for folder in (store.root, *folders) if not folder.is_dir()]
     if missing:
         return [Finding("store", "fail", f"missing: {missing[0]}", SETUP, facts)]

@@ -51,13 +51,13 @@ class Budget:
     memory_taken: int
     disk: int
 
-    def refuse_excess(self, name: str, wanted: Demand) -> None:
-        """Raise HostError (vm-no-room) that says what a VM would take more than there is."""
+    def refuse_excess(self, name: str, wanted: Demand, *, disk_only: bool = False) -> None:
+        """Raise HostError (vm-no-room) that says what a VM would take more than there is; or a disk alone."""
         lacks = []
-        if self.cpus_taken + wanted.cpus > self.cpus:
+        if not disk_only and self.cpus_taken + wanted.cpus > self.cpus:
             lacks.append(f"{wanted.cpus} processors, and {self.cpus - self.cpus_taken} of {self.cpus} are free")
         memory = wanted.memory + QEMU_MEMORY
-        if self.memory_taken + memory > self.memory:
+        if not disk_only and self.memory_taken + memory > self.memory:
             free = max(0, self.memory - self.memory_taken)
             lacks.append(f"{_mib(memory)} MiB of memory, and {_mib(free)} of {_mib(self.memory)} are free")
         if wanted.disk > self.disk:
@@ -91,10 +91,13 @@ def free_disk(instances: Instances) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def measure_budget(instances: Instances, others: Iterable[Record], free: int | None = None) -> Budget:
+def measure_budget(
+    instances: Instances, others: Iterable[Record], free: int | None = None, *, disks: int = 0
+) -> Budget:
     """The budget of this host with these instances; deallocated instances take only disk.
 
-    `free`: bytes that are free on their disk, by default what the disk says.
+    `free`: bytes that are free on their disk, by default what the disk says. `disks`: bytes by which disks of their
+    own can still grow.
     """
     records = list(others)
     slots = [record for record in records if record.allocated]
@@ -104,13 +107,14 @@ def measure_budget(instances: Instances, others: Iterable[Record], free: int | N
         memory=_host_memory() - HOST_MEMORY,
         cpus_taken=sum(record.cpus for record in slots),
         memory_taken=sum(record.memory + QEMU_MEMORY for record in slots),
-        disk=(free_disk(instances) if free is None else free) - promised - HOST_DISK,
+        disk=(free_disk(instances) if free is None else free) - promised - disks - HOST_DISK,
     )
 
 
 def _promised(folder: Path, record: Record) -> int:
     """Bytes by which the disks of an instance can still grow."""
-    return max(0, record.disk_size - disk_bytes(folder)) if folder.is_dir() else record.disk_size
+    size = record.disk_size + record.resource_size
+    return max(0, size - disk_bytes(folder)) if folder.is_dir() else size
 
 
 def _host_memory() -> int:

@@ -7,10 +7,12 @@ fabric say.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline.base.errors import BuildError, GoldsmithError, UsageError
 from pipeline.base.files import remove_tree
@@ -21,10 +23,17 @@ from pipeline.fabric.registration import Link, ProvisioningData
 from pipeline.gallery import Gallery
 from pipeline.gallery.retention import release_instance
 from pipeline.guest.access import tmpfs_root
+from pipeline.hypervisor import hotplug
 from pipeline.hypervisor.connection import Connection, connect
+from pipeline.hypervisor.machine import own
 from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, power_off, read_power, undefine
+from pipeline.instances.budget import Budget, measure_budget
+from pipeline.instances.disk_records import Disks
+from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks
 from pipeline.instances.record import Failure, Instances, Operation, Record, check_name
 from pipeline.instances.state import Reality, reconcile
+
+log = logging.getLogger("goldsmith.waits")
 
 #: The files of an instance's custom data and user data, which may hold secrets: 0600.
 CUSTOM_DATA, USER_DATA = "custom-data", "user-data"
@@ -37,6 +46,7 @@ class Fleet:
         self.store = store
         self._open_connection = open_connection
         self.instances = Instances(store.instances)
+        self.disks = Disks(store.disks)
         self.gallery = Gallery(store.gallery)
 
     @cached_property
@@ -156,7 +166,36 @@ class Fleet:
             self.instances.save(current)
         if current.provisioned is not None and self.medium(current).exists():
             self.destroy_medium(current)
+        self._bring_disks_together(current, reality)
         return current
+
+    def _bring_disks_together(self, record: Record, reality: Reality) -> None:
+        """Finish what a command began that died between the lease of a disk, the record, and the machine.
+
+        The record decides: a disk in it is plugged, another disk of the store is unplugged, and its lease ends.
+        """
+        leased = self.disks.owned_by(record.id)
+        attached = {each.disk for each in record.data_disks}
+        domain = find_domain(self.connection, record.id) if reality.is_on and (leased or attached) else None
+        present = hotplug.read_disks(domain) if domain is not None else set()
+        for disk in leased:
+            path = disk.image_of_disk.path
+            try:
+                if domain is not None and disk.name in attached and path not in present:
+                    self.plug(domain, record, disk.name)
+                if disk.name not in attached:
+                    if domain is not None and path in present:
+                        hotplug.unplug(domain, path, disk.name)
+                    self.disks.release(disk.name, record.id)
+            except GoldsmithError as error:
+                # the VM can still be stopped and deleted; the next command tries again
+                log.warning("the disk %s of %s: %s", disk.name, record.name, error.message)
+
+    def plug(self, domain: Any, record: Record, name: str) -> None:
+        """Plug a disk that the record has into the running machine. Raises as `hotplug.plug` does."""
+        disk = next(disk for disk in self.attached_disks(record) if disk.name == name)
+        own(disk.image.path, self.connection)
+        hotplug.plug(self.connection, domain, machine_disk(disk), name)
 
     def destroy(self, record: Record) -> None:
         """Delete an instance with all its parts. It is not an error if some of them are gone already."""
@@ -171,8 +210,9 @@ class Fleet:
         with contextlib.suppress(OSError):
             self.medium(record).parent.parent.rmdir()
         # the lease and the record last: while there is a disk, its master must be kept
-        for path in self.instances.folder(record.name).glob("disk*.qcow2"):
-            path.unlink()
+        remove_disks(self.instances.folder(record.name))
+        for disk in self.disks.owned_by(record.id):
+            self.disks.release(disk.name, record.id)
         release_instance(self.gallery, record.image, record.version, record.id)
         self.instances.remove(record.name)
 
@@ -205,10 +245,17 @@ class Fleet:
         with contextlib.suppress(OSError):
             self.medium(record).parent.parent.rmdir()
 
+    def attached_disks(self, record: Record) -> tuple[AttachedDisk, ...]:
+        """The data disks of an instance, by LUN."""
+        return attached_disks(self.disks, record, self.gallery.get(record.reference))
+
+    def measure_budget(self, others: Iterable[Record]) -> Budget:
+        """The budget of this host with these instances and all disks. The caller holds the budget."""
+        return measure_budget(self.instances, others, disks=self.disks.promised())
+
     def attach(self, record: Record) -> Link:
         """Attach the instance to the fabric, or attach it again."""
         folder = self.folder(record)
-        version = self.gallery.get(record.reference)
         data = ProvisioningData(
             instance_id=record.id,
             name=record.name,
@@ -216,7 +263,7 @@ class Fleet:
             public_key=record.public_key,
             custom_data=_read(folder / CUSTOM_DATA),
             user_data=_read(folder / USER_DATA),
-            data_disks=version.data_disks,
+            data_disks=tuple(disk.described for disk in self.attached_disks(record)),
             network=record.network,
             outside=record.outside,
         )

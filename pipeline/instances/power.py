@@ -11,7 +11,7 @@ from pipeline.fabric.hardware import GEN1, GEN2, GEN2_SECURE, Hardware
 from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors
 from pipeline.fabric.registration import Link
 from pipeline.hypervisor import accelerator
-from pipeline.hypervisor.domain import FLUSHED, MachineFeatures, Spec
+from pipeline.hypervisor.domain import FLUSHED, Disk, MachineFeatures, Spec
 from pipeline.hypervisor.machine import Machine, own
 from pipeline.hypervisor.persistent import (
     Power,
@@ -22,8 +22,10 @@ from pipeline.hypervisor.persistent import (
     unwatch,
     watch_power,
 )
+from pipeline.instances.disks import cache_mode, machine_disk
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record
+from pipeline.instances.resource_disk import make_resource_disk
 
 #: Seconds between two presses of the power button: a guest that boots does not see the first.
 PRESS_EVERY = 10.0
@@ -55,6 +57,7 @@ def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures)
         features=features,
     )
     medium = fleet.medium(record)
+    spec = replace(spec, disks=_disks(fleet, record, hardware))
     return replace(
         attach_to_fabric(spec, link.bridge, link.instance),
         nvram=fleet.folder(record) / "vars.fd" if hardware.firmware == "efi" else None,
@@ -62,6 +65,16 @@ def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures)
         instance=record.id,
         cache=FLUSHED,
     )
+
+
+def _disks(fleet: Fleet, record: Record, hardware: Hardware) -> tuple[Disk, ...]:
+    """The OS disk, the data disks by LUN, and the resource disk, each with its own cache mode."""
+    os_disk = record.image_of_disk
+    disks = [Disk(replace(os_disk, data=()), hardware.bus, cache=cache_mode(record.os_caching, os_disk.path))]
+    disks += [machine_disk(disk) for disk in fleet.attached_disks(record)]
+    if record.resource_size:
+        disks.append(make_resource_disk(fleet.folder(record), record.resource_size))
+    return tuple(disks)
 
 
 def switch_on(

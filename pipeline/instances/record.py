@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import Field
@@ -70,9 +70,22 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Attachment:
+    """A disk of its own that is attached to an instance. `create_option` is Azure's word: Empty or Attach."""
+
+    disk: str
+    id: str
+    lun: int
+    caching: str
+    create_option: str
+
+
+@dataclass(frozen=True)
 class Record:
-    """One instance. `memory` in bytes. `disk`: the OS disk with its data disks, as `Image.to_json`; `disk_size`: the
-    bytes that they can grow to together.
+    """One instance. `memory` in bytes. `disk`: the OS disk with its master's data disks, as `Image.to_json`;
+    `disk_size`: the bytes that they can grow to together. `data_disks`: disks of their own that are attached.
+
+    `os_caching` is Azure's cache mode of the OS disk. `resource_size`: bytes of the resource disk, 0 without one.
 
     `allocated`: whether its processors, memory and address are reserved for it. `provisioned`: when its agent first
     reported Ready. `size` is the name of an Azure size, if it was made by one. `digest` is the master's.
@@ -102,6 +115,9 @@ class Record:
     outside: bool = False
     failure: Failure | None = None
     operation: Operation | None = None
+    data_disks: tuple[Attachment, ...] = ()
+    os_caching: str = "ReadWrite"
+    resource_size: int = 0
 
     @property
     def reference(self) -> str:
@@ -128,6 +144,9 @@ class Record:
         for key, kind in (("failure", Failure), ("operation", Operation)):
             if values.get(key) is not None:
                 values[key] = kind(**{each.name: values[key][each.name] for each in fields(kind)})
+        names = [each.name for each in fields(Attachment)]
+        attached = values.get("data_disks") or ()
+        values["data_disks"] = tuple(Attachment(**{name: each[name] for name in names}) for each in attached)
         return cls(**values)
 
 
@@ -145,6 +164,14 @@ class _FailureShape(Shape):
     message: str
     hint: str | None
     time: str
+
+
+class _AttachmentShape(Shape):
+    disk: str
+    id: str
+    lun: int = Field(ge=0, le=63)
+    caching: Literal["None", "ReadOnly", "ReadWrite"]
+    create_option: str
 
 
 class RecordShape(Shape):
@@ -174,6 +201,9 @@ class RecordShape(Shape):
     outside: bool = False
     failure: _FailureShape | None
     operation: _OperationShape | None
+    data_disks: list[_AttachmentShape] = Field(default_factory=list)
+    os_caching: Literal["None", "ReadOnly", "ReadWrite"] = "ReadWrite"
+    resource_size: int = Field(default=0, ge=0)
 
     @classmethod
     def advice(cls) -> str:

@@ -5,45 +5,47 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.base.errors import UsageError
+from pipeline.instances.resource_disk import DEFAULT_SIZE
 
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Size:
-    """`memory` in bytes. `name` is None if the user gave two numbers."""
+    """`memory` and `resource`, the resource disk, in bytes. `name` is None if the user gave two numbers."""
 
     name: str | None
     cpus: int
     memory: int
+    resource: int = DEFAULT_SIZE
 
 
 #: https://learn.microsoft.com/azure/virtual-machines/sizes : the small ones of each family in use, and the classic
-#: portal's (https://learn.microsoft.com/azure/cloud-services/cloud-services-sizes-specs).
+#: portal's (https://learn.microsoft.com/azure/cloud-services/cloud-services-sizes-specs). The last figure is the
+#: temporary storage; sizes of version 5 without a d have none.
 SIZES = {
-    name: Size(name, cpus, int(memory * _GIB))
-    for name, cpus, memory in (
-        ("Standard_B1ls", 1, 0.5),
-        ("Standard_B1s", 1, 1),
-        ("Standard_B1ms", 1, 2),
-        ("Standard_B2s", 2, 4),
-        ("Standard_B2ms", 2, 8),
-        ("Standard_B4ms", 4, 16),
-        ("Standard_B8ms", 8, 32),
-        ("Standard_A1_v2", 1, 2),
-        ("Standard_A2_v2", 2, 4),
-        ("Standard_DS1_v2", 1, 3.5),
-        ("Standard_D2s_v3", 2, 8),
-        ("Standard_D4s_v3", 4, 16),
-        ("Standard_D2s_v5", 2, 8),
-        ("Standard_D4s_v5", 4, 16),
-        ("Standard_E2s_v5", 2, 16),
-        ("Standard_F2s_v2", 2, 4),
-        ("Standard_F4s_v2", 4, 8),
-        ("ExtraSmall", 1, 0.75),
-        ("Small", 1, 1.75),
-        ("Medium", 2, 3.5),
-        ("Large", 4, 7),
+    name: Size(name, cpus, int(memory * _GIB), resource * _GIB)
+    for name, cpus, memory, resource in (
+        ("Standard_B1ls", 1, 0.5, 4),
+        ("Standard_B1s", 1, 1, 4),
+        ("Standard_B1ms", 1, 2, 4),
+        ("Standard_B2s", 2, 4, 8),
+        ("Standard_B2ms", 2, 8, 16),
+        ("Standard_B4ms", 4, 16, 32),
+        ("Standard_A1_v2", 1, 2, 10),
+        ("Standard_A2_v2", 2, 4, 20),
+        ("Standard_DS1_v2", 1, 3.5, 7),
+        ("Standard_D2s_v3", 2, 8, 16),
+        ("Standard_D4s_v3", 4, 16, 32),
+        ("Standard_D2s_v5", 2, 8, 0),
+        ("Standard_D4s_v5", 4, 16, 0),
+        ("Standard_E2s_v5", 2, 16, 0),
+        ("Standard_F2s_v2", 2, 4, 16),
+        ("Standard_F4s_v2", 4, 8, 32),
+        ("ExtraSmall", 1, 0.75, 20),
+        ("Small", 1, 1.75, 70),
+        ("Medium", 2, 3.5, 135),
+        ("Large", 4, 7, 285),
     )
 }
 

@@ -29,6 +29,8 @@ from pipeline.gallery.versions import parse
 from pipeline.guest.access import sweep_access
 from pipeline.hypervisor.connection import connect, translated
 from pipeline.hypervisor.domains import domains, sweep
+from pipeline.instances.disk_records import Disks
+from pipeline.instances.disks import release_master
 from pipeline.instances.record import Instances
 from pipeline.maintenance.owners import is_orphan, owners_of
 
@@ -128,6 +130,9 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
     instances = Instances(store.instances)
     with instances.hold_budget():
         gone += [f"instances/{name}" for name in instances.sweep(dry=dry)]
+    gone += [
+        f"disks/{name}" for name in Disks(store.disks).sweep(lambda disk: release_master(gallery, disk), dry=dry)
+    ]
     gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
     folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
     gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder, dry=dry)]

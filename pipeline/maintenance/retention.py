@@ -94,7 +94,7 @@ def remove_master(
             raise CheckFailed(
                 f"{image} {number} is in use: {', '.join(lease.why for lease in vms)}",
                 name="version-in-use",
-                hint="goldsmith vm delete NAME deletes the VM with its disks; --force does not",
+                hint="goldsmith vm delete NAME deletes the VM, goldsmith disk delete NAME the disk; --force does not",
             )
         if version is not None and (by := used(version)):
             hint = "wait for the build, or stop it (goldsmith runs list)"

@@ -22,7 +22,7 @@ from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.agent import ServiceRecord, greets
-from pipeline.instances.budget import Demand, measure_budget
+from pipeline.instances.budget import Demand
 from pipeline.instances.disks import create_disks, disk_size
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.power import spec_of, switch_on
@@ -51,6 +51,9 @@ class Wishes:
     secure: bool = False
     network: str | None = None
     outside: bool = False
+    os_caching: str = "ReadWrite"
+    #: Bytes of the resource disk; None: that of the size.
+    resource_size: int | None = None
 
 
 def system_of(record: Record) -> GuestSystem:
@@ -131,6 +134,8 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         disk_size=disk_size(version),
         network=wishes.network,
         outside=wishes.outside,
+        os_caching=wishes.os_caching,
+        resource_size=size.resource if wishes.resource_size is None else wishes.resource_size,
         operation=Operation.begin("create"),
     )
     return record, version
@@ -199,8 +204,9 @@ def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
     """Reserve the VM's resources of the host, and write its record."""
     with fleet.instances.hold_budget():
         fleet.instances.sweep()
-        budget = measure_budget(fleet.instances, fleet.instances.all())
-        budget.refuse_excess(record.name, Demand(record.cpus, record.memory, record.disk_size))
+        budget = fleet.measure_budget(fleet.instances.all())
+        disk = record.disk_size + record.resource_size
+        budget.refuse_excess(record.name, Demand(record.cpus, record.memory, disk))
         files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data}
         fleet.instances.add(record, {name: data for name, data in files.items() if data})
 

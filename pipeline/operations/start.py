@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.base.errors import UsageError
 from pipeline.fabric import service
 from pipeline.fabric.launch import write_medium
-from pipeline.instances.budget import Demand, measure_budget
+from pipeline.instances.budget import Demand
 from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_on
 from pipeline.instances.record import Record
@@ -36,7 +36,7 @@ def allocate(fleet: Fleet, record: Record) -> Record:
         return record
     with fleet.instances.hold_budget():
         others = [each for each in fleet.instances.all() if each.name != record.name]
-        budget = measure_budget(fleet.instances, others)
+        budget = fleet.measure_budget(others)
         budget.refuse_excess(record.name, Demand(record.cpus, record.memory, 0))
         return fleet.instances.save(replace(record, allocated=True))
 

@@ -11,6 +11,7 @@ from pipeline.hypervisor import accelerator
 from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_off
 from pipeline.instances.record import Record
+from pipeline.instances.resource_disk import drop_resource_disk
 from pipeline.operations.start import power_on
 
 
@@ -44,6 +45,7 @@ def deallocate(fleet: Fleet, name: str, *, force: bool = False) -> Record:
         running = service.find(fleet.store)
         if running is not None:
             running.suspend(record.id)
+        drop_resource_disk(fleet.folder(record))
         return fleet.instances.save(replace(record, operation=None, allocated=False))
 
 

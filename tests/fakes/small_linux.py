@@ -16,8 +16,8 @@ from pathlib import Path
 from pipeline.hypervisor.domain import Kernel
 from tests.fakes.fake_windows.parts import Parts, copy_libraries, copy_modules, pack_initramfs
 
-#: Kernel modules: paravirtual and plain cards, the agent's channel, the power button.
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "e1000", "button", "evdev")
+#: Kernel modules: paravirtual and plain cards, the agent's channel, the power button, disks on SCSI.
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "e1000", "button", "evdev", "virtio_scsi", "sd_mod")
 PAGE = "small linux\n"
 #: What it writes on its serial port when it has done all that it does by itself.
 UP = b"small linux: up after"

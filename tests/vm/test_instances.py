@@ -18,6 +18,7 @@ from tests.campaigns import vm_sequences
 from tests.fakes import small_linux
 from tests.harness import remove, wait_for
 from tests.tools import skip_without
+from tests.vm import disk_steps
 from tests.vms import SOON, Vms, make_lab, virsh
 
 #: What the small Linux gets from the host whose name or address follows.
@@ -66,10 +67,18 @@ def test_a_life(vms: Vms) -> None:
     assert vms.fabric_pid() != pid
     wait_for("the page", lambda: small_linux.PAGE in vms.page("web"), SOON)
     assert vms.seen("web")["address"] == first["address"]
+    disk_steps.plug_and_unplug(vms, "web")
+    disk_steps.crash_between_lease_and_attach(vms, "web")
+    disk_steps.write_on_resource_disk(vms, "web")
     vms.vm("stop", "web")
     assert vms.status("web") == "Stopped" and vms.page("web") == ""
     vms.vm("start", "web")
     assert vms.status("web") == "Running"
+    disk_steps.data_kept(vms, "web")
+    assert disk_steps.resource_mark(vms, "web") == "mark\n"
+    vms.vm("redeploy", "web", "--force")
+    disk_steps.data_kept(vms, "web")
+    assert disk_steps.resource_mark(vms, "web") == ""
     vms.vm("deallocate", "web", "--force")
     assert vms.status("web") == "Stopped (deallocated)"
     assert vms.seen("web")["instanceView"]["statuses"][-1]["code"] == "PowerState/deallocated"
@@ -81,6 +90,8 @@ def test_a_life(vms: Vms) -> None:
     assert "/machine" in vms.vm("logs", "web", "--log", "fabric")
     vms.vm("delete", "web", "--yes")
     assert vms.left() == []
+    assert disk_steps.listed(vms)["web-data-0"]["lease"]["state"] == "available"
+    assert vms.run("disk", "delete", "web-data-0", "--yes").returncode == 0
 
 
 def test_two_at_once_are_two_and_reach_each_other_in_their_network_alone(vms: Vms) -> None:

@@ -14,6 +14,7 @@ import typer
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.show import print_error
+from pipeline.cli.vm.disk import Caching
 from pipeline.cli.vm.options import Name, caller_keys, open_fleet
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: The largest custom data and user data that Azure accepts, in bytes.
 #: https://learn.microsoft.com/azure/virtual-machines/custom-data
 LARGEST_DATA = 64 << 10
+#: Bytes of the smallest resource disk: an NTFS has no smaller volume, and its partition begins behind the first MiB.
+SMALLEST_RESOURCE_DISK = 8 << 20
 
 
 def register(noun: typer.Typer) -> None:
@@ -102,6 +105,17 @@ def create(
         bool,
         typer.Option("--outside", help="Allow outbound network access, as for builds; this host stays unreachable."),
     ] = False,
+    os_disk_caching: Annotated[
+        Caching, typer.Option("--os-disk-caching", help="How this host caches the OS disk (see vm disk attach).")
+    ] = Caching.READ_WRITE,
+    resource_disk: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--resource-disk",
+            metavar="SIZE",
+            help="The temporary disk: a size, such as '4 GiB', or none (default: by --size, else 1 GiB).",
+        ),
+    ] = None,
     count: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -139,6 +153,8 @@ def create(
         secure=secure_boot,
         network=network,
         outside=outside,
+        os_caching=os_disk_caching,
+        resource_size=_resource_size(resource_disk),
     )
     names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
     _create_all(fleet, [replace(wishes, name=each) for each in names], no_wait=no_wait)
@@ -275,6 +291,20 @@ def _size(name: str, cpus: int | None, memory: str | None) -> Size | None:
             hint="--cpus 1 --memory 1G; or --size Standard_B1s",
         )
     return Size(None, cpus, context.to_bytes(memory))
+
+
+def _resource_size(text: str | None) -> int | None:
+    """Bytes of `--resource-disk`, 0 for none; None if it is not given. Raises UsageError (bad-size)."""
+    if text is None or text.lower() == "none":
+        return None if text is None else 0
+    size = context.to_bytes(text)
+    if size % (1 << 20) or size < SMALLEST_RESOURCE_DISK:
+        raise UsageError(
+            f"a resource disk cannot have {size} bytes",
+            name="bad-size",
+            hint=f"use a whole number of MiB, at least {SMALLEST_RESOURCE_DISK >> 20} MiB, or none",
+        )
+    return size
 
 
 def _data(path: Path | None) -> bytes:

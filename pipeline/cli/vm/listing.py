@@ -96,7 +96,34 @@ def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
         "powerState": power_state(record, reality),
         "instanceView": instance_view(record, reality),
         "folder": str(fleet.folder(record)),
+        "storageProfile": storage_profile(fleet, record),
     }
+
+
+def storage_profile(fleet: Fleet, record: Record) -> dict[str, Any]:
+    """A VM's disks as Azure's storage profile has them; sizes in GiB, and `resourceDisk` in bytes beside them."""
+    from pipeline.instances.disks import os_disk_name
+
+    if record.disk is None:
+        return {"osDisk": None, "dataDisks": [], "resourceDisk": None}
+    os_disk = {
+        "name": os_disk_name(record),
+        "createOption": "FromImage",
+        "caching": record.os_caching,
+        "path": str(record.image_of_disk.path),
+    }
+    data = [
+        {
+            "lun": disk.lun,
+            "name": disk.name,
+            "createOption": disk.create_option,
+            "caching": disk.caching,
+            "diskSizeGB": -(-disk.size // (1 << 30)),
+            "path": str(disk.image.path),
+        }
+        for disk in fleet.attached_disks(record)
+    ]
+    return {"osDisk": os_disk, "dataDisks": data, "resourceDisk": {"size": record.resource_size}}
 
 
 def show(name: Name, as_json: AsJson = False) -> None:
@@ -127,6 +154,14 @@ def show(name: Name, as_json: AsJson = False) -> None:
         ("address", _address(fleet, record) or "none: it is deallocated"),
         ("created", record.created),
     ]
+    profile = storage_profile(fleet, record)
+    if profile["osDisk"] is not None:
+        rows.append(("os disk", f"{profile['osDisk']['name']}, caching {profile['osDisk']['caching']}"))
+    for disk in profile["dataDisks"]:
+        place = f"LUN {disk['lun']}, {disk['diskSizeGB']} GiB, caching {disk['caching']}, {disk['createOption']}"
+        rows.append(("data disk", f"{disk['name']}, {place}"))
+    if record.resource_size:
+        rows.append(("temporary", f"{record.resource_size >> 20} MiB, lost by deallocate and redeploy"))
     ways = [f"network {record.network}"] if record.network else []
     ways += ["the outside"] if record.outside else []
     rows += [("reaches", ", ".join(ways))] if ways else []
@@ -165,13 +200,13 @@ def budget(
     from dataclasses import asdict
 
     from pipeline.cli.show import print_json, size, table
-    from pipeline.instances.budget import measure_budget, read_processors_per_core, set_processors_per_core
+    from pipeline.instances.budget import read_processors_per_core, set_processors_per_core
 
     fleet = open_fleet("budget")
     with fleet.instances.hold_budget():
         if processors_per_core is not None:
             set_processors_per_core(fleet.instances, processors_per_core)
-        found = measure_budget(fleet.instances, fleet.instances.all())
+        found = fleet.measure_budget(fleet.instances.all())
         share = read_processors_per_core(fleet.instances)
     if as_json:
         print_json({**asdict(found), "processors_per_core": share})

@@ -13,7 +13,7 @@ from pipeline.cli.vm.options import Force, Name, open_fleet
 
 
 def register(noun: typer.Typer) -> None:
-    for verb in (start, stop, restart, deallocate, delete):
+    for verb in (start, stop, restart, deallocate, redeploy, delete):
         noun.command(verb.__name__)(verb)
 
 
@@ -66,11 +66,23 @@ def deallocate(name: Name, force: Force = False) -> None:
     print(f"{name}: Stopped (deallocated)")
 
 
+def redeploy(name: Name, force: Force = False) -> None:
+    """Move a VM to other hardware: deallocate it and start it again. Its resource disk is a new one.
+
+    Example:
+      goldsmith vm redeploy web
+    """
+    from pipeline.operations.redeploy import redeploy as redeploy_vm
+
+    redeploy_vm(open_fleet("redeploy"), name, force=force)
+    print(f"{name}: Running; its resource disk is new")
+
+
 def delete(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, and stop a running VM first.")] = False,
 ) -> None:
-    """Delete a VM with its disks. Its master may be deleted again.
+    """Delete a VM with its disks. Its master may be deleted again; attached disks stay.
 
     Example:
       goldsmith vm delete web
@@ -92,6 +104,13 @@ def _ask(name: str) -> None:
     hint = f"goldsmith vm delete {name} --yes"
     if not sys.stdin.isatty():
         raise UsageError(f"deleting {name} deletes its disks, too", name="vm-delete-unconfirmed", hint=hint)
-    print(f"delete {name} with its disks? [y/N] ", end="", flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not confirm(f"delete {name} with its disks? [y/N] "):
         raise UsageError(f"{name} was not deleted", name="vm-delete-unconfirmed", hint=hint)
+
+
+def confirm(question: str) -> bool:
+    """Whether the user says yes to a question. Without a terminal nobody is asked, and the answer is no."""
+    if not sys.stdin.isatty():
+        return False
+    print(question, end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -9,28 +9,17 @@ such name, and its way to the disk is not tested.
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.base import process
-from pipeline.base.disk_format import RAW
 from pipeline.cache.layers import Image
+from pipeline.instances.resource_disk import SERIAL, write_resource_disk
 from pipeline.prove.result import CloneResult
 
-#: What is on the disk that Azure hands over: an NTFS of this label, with this file
-#: (https://learn.microsoft.com/azure/virtual-machines/managed-disks-overview#temporary-disk).
-LABEL, WARNING = "Temporary Storage", "DATALOSS_WARNING_README.txt"
-WARNING_TEXT = "WARNING: THIS IS A TEMPORARY DISK. Any data stored on this drive is SUBJECT TO LOSS.\r\n"
 #: What the check is called in results.
 CHECK = "resource disk"
-#: The disk's serial number, by which the clone's rule knows it.
-SERIAL = "temporary-storage"
-#: Bytes of the disk, and where its one partition begins.
-SIZE, START = 64 << 20, 1 << 20
-_SECTOR = 512
-_NTFS = 0x07
+#: Bytes of the disk.
+SIZE = 64 << 20
 
 #: By ID_SERIAL, which a partition has from its disk.
 _RULE = f"""\
@@ -74,43 +63,7 @@ def create_resource_disk(path: Path) -> Image:
 
     Raises HostError where ntfs-3g is missing.
     """
-    part, readme = path.with_suffix(".ntfs"), path.with_suffix(".txt")
-    try:
-        with part.open("wb") as file:
-            file.truncate(SIZE - START)
-        readme.write_text(WARNING_TEXT)
-        process.run(["mkntfs", "-q", "-F", "-Q", "-L", LABEL, "-p", str(START // _SECTOR), part], deadline=60)
-        process.run(["ntfscp", "-q", part, readme, WARNING], deadline=60)
-        with path.open("wb") as disk:
-            disk.write(_partition_table())
-            disk.seek(START)
-            _copy_data(part, disk.fileno())
-            disk.truncate(SIZE)
-    finally:
-        part.unlink(missing_ok=True)
-        readme.unlink(missing_ok=True)
-    return Image(path, RAW)
-
-
-def _partition_table() -> bytes:
-    """One partition of NTFS. Cylinders are those of a disk too large for them."""
-    far = b"\xfe\xff\xff"
-    entry = b"\0" + far + bytes([_NTFS]) + far + struct.pack("<II", START // _SECTOR, (SIZE - START) // _SECTOR)
-    return bytes(440) + b"temp\0\0" + entry + bytes(3 * len(entry)) + b"\x55\xaa"
-
-
-def _copy_data(source: Path, target: int) -> None:
-    """Copy the data of a file, and not its holes, to where the target stands."""
-    with source.open("rb") as file:
-        base = os.lseek(target, 0, os.SEEK_CUR)
-        end = 0
-        while True:
-            try:
-                begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
-            except OSError:
-                return
-            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-            os.pwrite(target, os.pread(file.fileno(), end - begin, begin), base + begin)
+    return write_resource_disk(path, SIZE)
 
 
 def judge_resource_disk(result: CloneResult, seen: Mapping[str, str]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.instances.resource_disk import LABEL, START, WARNING
 from pipeline.prove.result import CloneResult
 from pipeline.systems.linux import resource_disk
-from pipeline.systems.linux.resource_disk import CHECK, LABEL, SIZE, START, WARNING, create_resource_disk
+from pipeline.systems.linux.resource_disk import CHECK, SIZE, create_resource_disk
 from tests.tools import skip_without
 
 

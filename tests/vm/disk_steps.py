@@ -1,0 +1,133 @@
+"""What a VM's disks do while it lives: steps on a VM that runs, for tests that have started one anyway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from pipeline.hypervisor.agent import Agent
+from pipeline.hypervisor.connection import connect
+from pipeline.hypervisor.persistent import find_domain
+from tests.harness import wait_for
+from tests.vms import SOON, Vms, virsh
+
+#: Where the small guest sees a disk, by its place on the machine's SCSI controllers.
+FIND = 'for d in /sys/block/sd*; do a=$(readlink -f $d/device); echo "${a##*/} /dev/${d##*/}"; done'
+DATA_CONTROLLER, OS_CONTROLLER = "1", "0"
+
+
+def inside(vms: Vms, name: str, script: str) -> str:
+    """What a shell script in the VM printed."""
+    connection = connect()
+    try:
+        domain = find_domain(connection, vms.seen(name)["vmId"])
+        done = Agent(domain, vms.home / "tmp" / "agent.log").execute(["/bin/sh", "-c", script], deadline=SOON)
+    finally:
+        connection.close()
+    assert done.code == 0, done.stderr
+    return done.stdout
+
+
+def places(vms: Vms, name: str) -> dict[tuple[str, str], str]:
+    """The VM's disks by controller and unit; hosts are numbered in the order of the controllers."""
+    found = dict(line.split() for line in inside(vms, name, FIND).splitlines())
+    hosts = sorted({place.split(":")[0] for place in found}, key=int)
+    parts = ((place.split(":"), device) for place, device in found.items())
+    return {(str(hosts.index(host)), unit): device for (host, _, _, unit), device in parts}
+
+
+def device_at(vms: Vms, name: str, controller: str, unit: str) -> str:
+    """The name of the disk at that place, once the guest has found it."""
+    wait_for(f"a disk at {controller}:{unit}", lambda: (controller, unit) in places(vms, name), SOON)
+    return places(vms, name)[controller, unit]
+
+
+def xml_disks(vms: Vms, name: str) -> list[Any]:
+    text = virsh("dumpxml", f"goldsmith-{vms.store.instances_label}-{name}")
+    return etree.fromstring(text.encode()).findall("devices/disk[@device='disk']")
+
+
+def listed(vms: Vms) -> dict[str, Any]:
+    done = vms.run("disk", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    return {disk["name"]: disk for disk in json.loads(done.stdout)}
+
+
+def refused(vms: Vms, *words: str) -> str:
+    """Why a command was refused, with its error's name in front."""
+    done = vms.run(*words)
+    assert done.returncode in (1, 2, 3, 4), done.stdout
+    return done.stderr
+
+
+def plug_and_unplug(vms: Vms, name: str) -> None:
+    """A new disk is plugged into the running VM, written to, unplugged, exported, and attached again."""
+    done = vms.run("vm", "disk", "attach-new", name, "--size", "64MiB", "--lun", "1", "--caching", "ReadWrite")
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"{name}-data-0: attached to {name} at LUN 1" in done.stdout
+        and "are lost when this host fails" in done.stderr
+    )
+    (disk,) = vms.seen(name)["storageProfile"]["dataDisks"]
+    assert (disk["lun"], disk["createOption"], disk["caching"]) == (1, "Empty", "ReadWrite")
+    device = device_at(vms, name, DATA_CONTROLLER, "1")
+    inside(vms, name, f"echo kept > /run/x; dd if=/run/x of={device} conv=fsync 2>/dev/null; sync")
+    lease = listed(vms)[f"{name}-data-0"]["lease"]
+    assert (lease["status"], lease["state"], lease["duration"]) == ("locked", "leased", "infinite")
+    assert lease["owner"]["vm"] == name
+    vms.vm("disk", "detach", name, f"{name}-data-0")
+    assert (DATA_CONTROLLER, "1") not in places(vms, name)
+    assert listed(vms)[f"{name}-data-0"]["lease"]["state"] == "available"
+    target = vms.home / "tmp" / "data.raw"
+    assert vms.run("disk", "export", f"{name}-data-0", str(target)).returncode == 0
+    assert target.read_bytes()[:5] == b"kept\n" and target.stat().st_size == 64 << 20
+    target.unlink()
+    vms.vm("disk", "attach", name, f"{name}-data-0", "--caching", "None")
+    device = device_at(vms, name, DATA_CONTROLLER, "0")
+    assert inside(vms, name, f"head -c 5 {device}") == "kept\n"
+    modes = {disk.find("driver").get("cache") for disk in xml_disks(vms, name)}
+    assert {"writeback", "unsafe"} < modes and modes & {"directsync", "writethrough"}
+
+
+def write_on_resource_disk(vms: Vms, name: str) -> None:
+    """Write a mark behind the partition table of the resource disk, which has its warning."""
+    device = device_at(vms, name, OS_CONTROLLER, "1")
+    inside(vms, name, f"echo mark > /run/m; dd if=/run/m of={device} bs=512 seek=8 conv=fsync 2>/dev/null; sync")
+
+
+def resource_mark(vms: Vms, name: str) -> str:
+    device = device_at(vms, name, OS_CONTROLLER, "1")
+    return inside(vms, name, f"dd if={device} bs=512 skip=8 count=1 2>/dev/null | tr -d '\\0'")
+
+
+def data_kept(vms: Vms, name: str) -> None:
+    """The attached disk has its data, after whatever happened to its VM."""
+    device = device_at(vms, name, DATA_CONTROLLER, "0")
+    assert inside(vms, name, f"head -c 5 {device}") == "kept\n"
+
+
+def crash_between_lease_and_attach(vms: Vms, name: str) -> None:
+    """A killed command's half attachments are mended by the next command, on the VM that runs."""
+    assert vms.run("disk", "create", "half", "--size", "64MiB").returncode == 0
+    vm_id = vms.seen(name)["vmId"]
+    path = vms.home / "disks" / "half" / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "owner": vm_id, "owner_name": name}))
+    assert listed(vms)["half"]["lease"]["state"] == "available"
+    # leased and in the VM's record, and not plugged yet
+    path.write_text(json.dumps({**record, "owner": vm_id, "owner_name": name}))
+    own = vms.home / "instances" / name / "record.json"
+    vm = json.loads(own.read_text())
+    attachment = {"disk": "half", "id": record["id"], "lun": 5, "caching": "ReadOnly", "create_option": "Attach"}
+    own.write_text(json.dumps({**vm, "data_disks": [*vm["data_disks"], attachment]}))
+    vms.vm("show", name)
+    assert device_at(vms, name, DATA_CONTROLLER, "5")
+    # out of the VM's record, and not unplugged yet
+    own.write_text(json.dumps(vm))
+    vms.vm("show", name)
+    assert (DATA_CONTROLLER, "5") not in places(vms, name)
+    assert vms.run("disk", "delete", "half", "--yes").returncode == 0
+    assert not Path(path).exists()
