@@ -166,7 +166,7 @@ def choose_lun(record: Record, wanted: int | None) -> int:
         raise UsageError(
             f"LUN {wanted} of {record.name} has a disk already",
             name="lun-taken",
-            hint=f"leave --lun out, or use another one; free are {', '.join(map(str, free[:5]))}" if free else "",
+            hint=f"leave --lun out, or use another one; free are {', '.join(map(str, free[:5])) or 'none'}",
         )
     return wanted
 

@@ -24,10 +24,10 @@ class Stubborn:
         self.detached: list[int] = []
         self._xml = f"<domain><devices><disk device='disk'><source file='{path}'/></disk></devices></domain>"
 
-    def XMLDesc(self, _flags: int) -> str:  # noqa: N802  libvirt's own name
+    def XMLDesc(self, _flags: int) -> str:
         return self._xml
 
-    def detachDeviceFlags(self, _xml: str, flags: int) -> None:  # noqa: N802
+    def detachDeviceFlags(self, _xml: str, flags: int) -> None:
         self.detached.append(flags)
 
 

@@ -2,8 +2,8 @@
 
 QEMU's block layer stands in for the guest's machine: qemu-io opens the disk with the product's cache mode, writes,
 flushes, writes again, and is aborted. Killing it alone would leave the host's page cache, so all its writes go
-through `blklogwrites`, which logs each write and each flush that reaches the host's file. The disk after the power cut
-is the disk as it was with the log replayed up to its last flush: what came later was in the host's memory only.
+through `blklogwrites`, which logs each write and each flush that reaches the host's file. The disk after the power
+cut is the disk as it was with the log replayed up to its last flush: what came later was in the host's memory only.
 """
 
 from __future__ import annotations
