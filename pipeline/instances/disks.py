@@ -24,7 +24,7 @@ from pipeline.instances.record import Attachment, Record
 #: disk, which is why file systems on such disks need no barriers; with ReadWrite what the guest has not flushed is
 #: lost when the host fails (https://learn.microsoft.com/azure/virtual-machines/premium-storage-performance).
 CACHE_MODES = {"None": "directsync", "ReadOnly": "writethrough", "ReadWrite": "writeback"}
-#: What replaces the mode of None where the file system cannot bypass the host's page cache: it promises the same.
+#: What replaces the mode of None where QEMU cannot bypass the host's page cache: it promises the same.
 _WITHOUT_DIRECT = "writethrough"
 #: The LUNs of a VM (https://learn.microsoft.com/azure/virtual-machines/linux/azure-to-guest-disk-mapping).
 LUNS = range(64)
@@ -174,13 +174,15 @@ def choose_lun(record: Record, wanted: int | None) -> int:
 # ---- as the machine has them --------------------------------------------------------------------------------------
 
 
-def cache_mode(caching: str, path: Path) -> str:
+def cache_mode(caching: str, image: Image) -> str:
     """QEMU's cache mode for one of Azure's, on the file system of this disk."""
     mode = CACHE_MODES[caching]
     if mode != CACHE_MODES["None"]:
         return mode
+    if image.format.trailing:
+        return _WITHOUT_DIRECT  # a file with a footer is no multiple of the sectors that direct access writes
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+        os.close(os.open(image.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
     except OSError:
         return _WITHOUT_DIRECT
     return mode
@@ -188,7 +190,7 @@ def cache_mode(caching: str, path: Path) -> str:
 
 def machine_disk(disk: AttachedDisk, bus: str = "scsi") -> Disk:
     """A data disk as its machine has it."""
-    return Disk(disk.image, bus, lun=disk.lun, cache=cache_mode(disk.caching, disk.image.path))
+    return Disk(disk.image, bus, lun=disk.lun, cache=cache_mode(disk.caching, disk.image))
 
 
 def remove_disks(folder: Path) -> None:

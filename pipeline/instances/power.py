@@ -70,7 +70,7 @@ def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures)
 def _disks(fleet: Fleet, record: Record, hardware: Hardware) -> tuple[Disk, ...]:
     """The OS disk, the data disks by LUN, and the resource disk, each with its own cache mode."""
     os_disk = record.image_of_disk
-    disks = [Disk(replace(os_disk, data=()), hardware.bus, cache=cache_mode(record.os_caching, os_disk.path))]
+    disks = [Disk(replace(os_disk, data=()), hardware.bus, cache=cache_mode(record.os_caching, os_disk))]
     disks += [machine_disk(disk) for disk in fleet.attached_disks(record)]
     if record.resource_size:
         disks.append(make_resource_disk(fleet.folder(record), record.resource_size))

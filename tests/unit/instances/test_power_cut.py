@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import qemu_img
-from pipeline.base.disk_format import QCOW2, RAW
+from pipeline.base.disk_format import QCOW2, RAW, VHD
 from pipeline.cache.layers import Image
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.domain import FLUSHED, Disk, Spec, domain_xml
@@ -114,7 +114,7 @@ WRITES = [
 def test_what_was_flushed_is_there_and_the_warning_is_right(make: object, caching: str, tmp_path: Path) -> None:
     assert callable(make)
     image: Image = make(tmp_path)
-    after = cut_power(image, cache_mode(caching, image.path), WRITES, tmp_path)
+    after = cut_power(image, cache_mode(caching, image), WRITES, tmp_path)
     assert read(after, FLUSHED_AT) == 1
     # the mode that the user is warned of loses what was acknowledged and not flushed; the others keep it
     warned = caching in READ_WRITE_WARNING.partition(",")[0]
@@ -141,5 +141,13 @@ def test_the_machine_has_the_mode_of_each_disk(caching: str | None, mode: str, t
 
 def test_a_file_system_without_direct_access_keeps_the_promise() -> None:
     """/proc stands for a file system that cannot bypass the page cache."""
-    assert cache_mode("None", Path("/proc/self/status")) == "writethrough"
-    assert cache_mode("ReadWrite", Path("/proc/self/status")) == "writeback"
+    image = Image(Path("/proc/self/status"), RAW)
+    assert cache_mode("None", image) == "writethrough"
+    assert cache_mode("ReadWrite", image) == "writeback"
+
+
+def test_a_vhd_keeps_the_promise_without_direct_access(tmp_path: Path) -> None:
+    """Its footer ends in the middle of a sector of 4096 bytes: QEMU would refuse to write it with direct access."""
+    path = tmp_path / "disk.vhd"
+    path.touch()
+    assert cache_mode("None", Image(path, VHD, size=MIB)) == "writethrough"
