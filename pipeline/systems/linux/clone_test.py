@@ -26,6 +26,7 @@ from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
 from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
+from pipeline.instances.resource_disk import SERIAL
 from pipeline.systems.linux import agent_assertions, assertions, resource_disk, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import SCREENS, Clone
@@ -191,7 +192,7 @@ class CloneTest:
         if not self.test_run.target.resource_disk:
             return ()
         image = resource_disk.create_resource_disk(self.scratch / "resource.raw")
-        return (Disk(image, "scsi", serial=resource_disk.SERIAL),)
+        return (Disk(image, "scsi", serial=SERIAL),)
 
     def _sampled(self, text: str) -> str:
         return sampled(text, self.hostname)

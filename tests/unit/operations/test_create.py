@@ -95,8 +95,16 @@ def test_a_generalized_vm_is_not_started() -> None:
 
 
 #: What the verbs need besides a name of a VM.
-MORE = {("vm", "create"): ("--image", "small"), ("vm", "forward"): ("80",)}
-VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try")]
+MORE = {
+    ("vm", "create"): ("--image", "small"),
+    ("vm", "forward"): ("80",),
+    ("vm", "disk", "attach-new"): ("--size", "1GiB"),
+    ("vm", "disk", "attach"): ("data1",),
+    ("vm", "disk", "detach"): ("data1",),
+    ("disk", "resize"): ("1GiB",),
+    ("disk", "export"): ("data1.vhd",),
+}
+VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try", "disk")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)

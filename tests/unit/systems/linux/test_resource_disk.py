@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.instances.resource_disk import LABEL, START, WARNING
+from pipeline.instances.resource_disk import LABEL, SERIAL, START, WARNING
 from pipeline.prove.result import CloneResult
 from pipeline.systems.linux import resource_disk
 from pipeline.systems.linux.resource_disk import CHECK, SIZE, create_resource_disk
@@ -44,7 +44,7 @@ def test_the_name_is_written_into_the_clone_before_cloud_init_sets_up_disks() ->
         '"disk/cloud/azure_resource"',
         '"disk/cloud/azure_resource-part%n"',
     ]
-    assert rule.count(f'ENV{{ID_SERIAL}}=="*{resource_disk.SERIAL}"') == 2
+    assert rule.count(f'ENV{{ID_SERIAL}}=="*{SERIAL}"') == 2
 
 
 @pytest.mark.parametrize(
