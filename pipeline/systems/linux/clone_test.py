@@ -21,12 +21,12 @@ from pipeline.guest.build import Build
 from pipeline.guest.disks import create_data_disk, create_overlay
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.domain import Disk, Forward
+from pipeline.instances.resource_disk import SERIAL
 from pipeline.prove.first_boot_report import configured
 from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
 from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
-from pipeline.instances.resource_disk import SERIAL
 from pipeline.systems.linux import agent_assertions, assertions, resource_disk, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.clone import SCREENS, Clone
