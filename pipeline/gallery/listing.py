@@ -211,7 +211,7 @@ class _Reader:
 
     def _facts(self, name: str, version: str, folder: str) -> Mapping[str, Any] | None:
         """What the list shows of a version's manifest: remembered, or read now. None where there is no version."""
-        before = _file_id(f"{folder}/{MANIFEST}")
+        before = file_id(f"{folder}/{MANIFEST}")
         known = self._known.get(f"{name}/{version}")
         if known is not None and before is not None and known["file"] == before:
             self._seen[f"{name}/{version}"] = known
@@ -226,7 +226,7 @@ class _Reader:
         if manifest is None:
             return None
         facts = {**facts_of(manifest), "verdict": self._count(manifest.get("checks"))}
-        if before is not None and before == _file_id(f"{folder}/{MANIFEST}", settled=True):
+        if before is not None and before == file_id(f"{folder}/{MANIFEST}", settled=True):
             self._seen[f"{name}/{version}"] = {"file": before, "facts": facts}
         return facts
 
@@ -255,7 +255,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     return versions
 
 
-def _file_id(path: str, *, settled: bool = False) -> str | None:
+def file_id(path: str, *, settled: bool = False) -> str | None:
     """What tells a file's content from any other that has been at this path; None where that cannot be told.
 
     With `settled` it is None for a file that has changed just now.

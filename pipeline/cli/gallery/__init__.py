@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.gallery import channels, removal, site, transfers, versions
+from pipeline.cli.gallery import channels, find, removal, site, transfers, versions
 from pipeline.cli.usage import VerbGroup
 
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     noun.command("verify")(versions.verify)
     noun.command("diff")(versions.diff)
     noun.command("delta")(transfers.delta)
+    noun.command("find")(find.find)
     noun.command("site")(site.write)
     noun.command("lease")(transfers.lease)
     noun.command("export")(transfers.export)
