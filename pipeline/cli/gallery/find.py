@@ -16,7 +16,7 @@ def find(
         typer.Option(
             "--package",
             metavar="NAME[<VERSION]",
-            help="A package, with < <= = != >= or > and a version if not every version counts; repeatable, any counts.",
+            help="A package; with < <= = != >= or > and a version, only such versions; repeatable, any counts.",
         ),
     ],
     as_json: AsJson = False,
