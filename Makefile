@@ -11,7 +11,7 @@ LAYERS ?= 40G
 GUESTS ?= 2
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test guests quick check bench doctor clean
+.PHONY: help setup golden nightly prove test guests quick check docs bench doctor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ check: setup ## lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: setup ## the documentation as a site of static pages: build/site/index.html; with Chromium its pictures are drawn again
+	@if command -v chromium >/dev/null; then $(BIN)/python -m tests.pictures; fi
+	@$(BIN)/python tools/docs_site.py
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests

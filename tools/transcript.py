@@ -1,10 +1,11 @@
-"""Run the commands of a page's transcript, and write what they print beneath them.
+"""Run the commands of a page's transcripts, and write what they print beneath them.
 
     GOLDSMITH_HOME=STORE .venv/bin/python tools/transcript.py docs/instances.md
 
-A transcript is the indented block after the line `<!-- transcript -->`; a line that begins with `$ ` is a command.
-The commands run as root in one shell, in a folder of their own that is also HOME and has an SSH key. If a command
-fails, the page stays as it is. The path of the store is written as that of the default store.
+A transcript is the indented block after the line `<!-- transcript -->`. A line that begins with `$ ` is a command,
+and the lines with `> ` directly after it continue it. All commands of a page run as root in one shell, in a folder of
+their own that is also HOME and has an SSH key. If a command fails, the page stays as it is. The path of the store is
+written as that of the default store.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 MARK = "<!-- transcript -->"
 INDENT = "    "
 PROMPT = "$ "
+#: Before each further line of a command, as a shell shows it.
+MORE = "> "
 #: The store that a reader has.
 DEFAULT_STORE = "/var/lib/goldsmith"
 #: Seconds for one command: an emulated guest on a busy host needs minutes for its first boot.
@@ -107,9 +110,24 @@ def split(page: str) -> tuple[str, list[str], str]:
 
 
 def commands(lines: list[str]) -> list[str]:
-    """The commands of a transcript, in order."""
-    start = INDENT + PROMPT
-    return [line.removeprefix(start) for line in lines if line.startswith(start)]
+    """The commands of a transcript, in order; one may have several lines."""
+    found: list[str] = []
+    in_command = False
+    for line in lines:
+        if line.startswith(INDENT + PROMPT):
+            found.append(line.removeprefix(INDENT + PROMPT))
+            in_command = True
+        elif in_command and line.startswith(INDENT + MORE.rstrip()):
+            found[-1] += "\n" + line.removeprefix(INDENT + MORE.rstrip()).removeprefix(" ")
+        else:
+            in_command = False
+    return found
+
+
+def _shown(command: str) -> list[str]:
+    """A command's lines with their prompts."""
+    first, *more = command.split("\n")
+    return [PROMPT + first, *(f"{MORE}{line}".rstrip() for line in more)]
 
 
 def written_again(page: str, shell: Shell) -> str:
@@ -117,10 +135,12 @@ def written_again(page: str, shell: Shell) -> str:
     head, lines, rest = split(page)
     block: list[str] = []
     for command in commands(lines):
-        print(PROMPT + command, flush=True)
+        print("\n".join(_shown(command)), flush=True)
         printed = shell.run(command)
         print("\n".join(printed), flush=True)
-        block += [INDENT + PROMPT + command, *(f"{INDENT}{line}".rstrip() for line in printed)]
+        block += [f"{INDENT}{line}".rstrip() for line in (*_shown(command), *printed)]
+    if f"{MARK}\n" in rest:
+        rest = written_again(rest, shell)
     return head + "\n".join(block) + "\n" + rest
 
 

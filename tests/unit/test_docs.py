@@ -13,7 +13,7 @@ import typer
 from pipeline.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 #: A line of an indented block that calls goldsmith, behind a prompt, sudo, an assignment or a path.
 LINE = re.compile(r"^ {4,}(?:\$ |# )?(?:sudo )?(?:[A-Z_]+=\S+ )*(?:\S*/)?goldsmith ((?:[a-z]|--)[^|>#`]*)")
 

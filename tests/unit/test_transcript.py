@@ -25,6 +25,17 @@ PAGE = """\
 The text after it.
 
     $ not a command
+
+<!-- transcript -->
+
+    $ cat <<'END'
+    > a: 1
+    >
+    >   b: 2
+    > END
+    $ echo $name
+
+The end.
 """
 WRITTEN = """\
 # A page
@@ -45,6 +56,21 @@ WRITTEN = """\
 The text after it.
 
     $ not a command
+
+<!-- transcript -->
+
+    $ cat <<'END'
+    > a: 1
+    >
+    >   b: 2
+    > END
+    a: 1
+
+      b: 2
+    $ echo $name
+    two
+
+The end.
 """
 
 
