@@ -152,7 +152,13 @@ DEFECTS: dict[str, Defect] = {
     "shim is revoked": Defect(fs(), "guest-boot-refused", cell="gen2-secure", revokes_shim=True),
     # two cards with one MAC
     "the virtual function is networkd's": Defect(
-        fs("rm /etc/systemd/network/10-azure-vf.network"), "second card", cell="gen1-two-cards", check="network-sriov"
+        fs(
+            "rm /etc/systemd/network/10-azure-vf.network",
+            "rm /usr/lib/udev/rules.d/10-azure-unmanaged-sriov.rules",
+        ),
+        "second card",
+        cell="gen1-two-cards",
+        check="network-sriov",
     ),
     # identity
     "the machine-id is kept": Defect(

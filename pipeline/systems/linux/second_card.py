@@ -33,7 +33,8 @@ for folder in /etc /run /usr/lib /lib; do
     [ -d "$folder/$what" ] && grep -rlw VIRTUAL_FUNCTION "$folder/$what"
   done
 done 2>/dev/null | sort -u | while read -r file; do
-  sed -i 's/\bVIRTUAL_FUNCTION\b/STAND_IN/g' "$file"
+  # azure-vm-utils asks for IFF_SLAVE besides, which hv_netvsc sets on its virtual function, and nobody here
+  sed -i -e '/\bVIRTUAL_FUNCTION\b/s/ATTR{flags}=="[^"]*", *//' -e 's/\bVIRTUAL_FUNCTION\b/STAND_IN/g' "$file"
 done
 # on Azure cloud-init writes the driver of eth0 there, hv_netvsc; here it goes by the MAC alone, and fits both cards
 for folder in /etc /run /usr/lib /lib; do

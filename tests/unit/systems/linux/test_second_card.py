@@ -57,7 +57,9 @@ def test_rules_for_a_virtual_function_hold_for_the_card_that_stands_in(tmp_path:
     written = {
         "etc/systemd/network/10-vf.network": "[Match]\nDriver=mana mlx4_en mlx5_core\n\n[Link]\nUnmanaged=yes\n",
         "etc/systemd/network/90-dhcp.network": "[Match]\nName=en*\n",
-        "etc/udev/rules.d/68-vf.rules": 'DRIVERS=="mana|mlx5_core|mlx4_core", ENV{NM_UNMANAGED}="1"\n',
+        # as azure-vm-utils has it
+        "etc/udev/rules.d/68-vf.rules": 'ACTION!="remove", DRIVERS=="mana|mlx5_core|mlx4_core", '
+        'ATTR{flags}=="0x?[89ABCDEF]??", ENV{NM_UNMANAGED}="1"\n',
         "etc/systemd/network/10-netplan-eth0.link": f"[Match]\nPermanentMACAddress={MAC}\n[Link]\nName=eth0\n",
         "etc/systemd/network/73-usb.link": "[Match]\nName=usb*\n[Link]\nName=usb\n",
         "run/udev/rules.d/99-netplan-eth0.rules": 'SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", '
@@ -71,7 +73,9 @@ def test_rules_for_a_virtual_function_hold_for_the_card_that_stands_in(tmp_path:
         path.write_text(text)
     changed = prepared(tmp_path)
     assert changed["etc/systemd/network/10-vf.network"].startswith("[Match]\nDriver=mana mlx4_en e1000\n")
-    assert changed["etc/udev/rules.d/68-vf.rules"].startswith('DRIVERS=="mana|e1000|mlx4_core"')
+    assert changed["etc/udev/rules.d/68-vf.rules"] == (
+        'ACTION!="remove", DRIVERS=="mana|e1000|mlx4_core", ENV{NM_UNMANAGED}="1"\n'
+    )
     # as on Azure, where the first card has a driver that the second has not
     assert changed["etc/systemd/network/10-netplan-eth0.link"].startswith(
         "[Match]\nDriver=virtio_net\nPermanentMACAddress="
