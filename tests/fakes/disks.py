@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.base.runs import now
 from pipeline.cache.digests import chunk_digests, flat_digest
-from pipeline.gallery import DISK, Gallery, Version
+from pipeline.gallery import DISK, Gallery, Version, data_file
 from pipeline.hypervisor.domain import Kernel
 from pipeline.vhd.footer import DiskType, Footer
 from tests.fakes.fake_windows.parts import Parts
@@ -57,16 +58,14 @@ def _entry(first: int, sectors: int) -> bytes:
     return b"\x80" + where + b"\x83" + where + first.to_bytes(4, "little") + sectors.to_bytes(4, "little")
 
 
-def add_master(gallery: Gallery, name: str, raw: Path, **more: object) -> Version:
-    """A golden version of an image whose disk is a raw file's. `more` are fields of its manifest."""
-    disk = raw.with_suffix(".vhd")
-    size = raw.stat().st_size
-    shutil.copyfile(raw, disk)
-    footer = Footer.build(size, disk_type=DiskType.FIXED, unique_id=uuid.uuid4(), timestamp=int(time.time()))
-    with disk.open("ab") as file:
-        file.write(footer.pack())
-    disk.chmod(0o444)
-    digests = chunk_digests(disk)
+def add_master(
+    gallery: Gallery, name: str, raw: Path, *, data: Mapping[int, Path] | None = None, **more: object
+) -> Version:
+    """A golden version of an image whose disk is a raw file's. `data` are raw files of data disks by LUN, `more`
+    fields of its manifest.
+    """
+    disk, described = _vhd(raw)
+    beside = {lun: _vhd(path) for lun, path in (data or {}).items()}
 
     def manifest(version: str) -> dict[str, object]:
         return {
@@ -78,18 +77,37 @@ def add_master(gallery: Gallery, name: str, raw: Path, **more: object) -> Versio
             "os": "linux",
             "generations": [1],
             "machine": {"cpus": 1, "memory": 128 * MIB},
-            "disk": {
-                "size": digests.size,
-                "virtual_size": digests.size - 512,
-                "sha256": flat_digest(disk),
-                "chunk_size": 2 * MIB,
-                "chunks_sha256": list(digests.chunks),
-            },
+            "disk": described,
+            "data_disks": [
+                {"lun": lun, "caching": "ReadOnly", "filesystem": None, "label": None, **record}
+                for lun, (_, record) in beside.items()
+            ],
             "checks": [],
             **more,
         }
 
-    made = gallery.capture(name, {DISK: disk}, [], manifest)
-    disk.unlink()
+    files = {DISK: disk, **{data_file(lun): path for lun, (path, _) in beside.items()}}
+    made = gallery.capture(name, files, [], manifest)
+    for path in files.values():
+        path.unlink()
     gallery.promote(made)
     return made
+
+
+def _vhd(raw: Path) -> tuple[Path, dict[str, object]]:
+    """A fixed VHD beside a raw file, and what a manifest has of it."""
+    disk = raw.with_suffix(".vhd")
+    size = raw.stat().st_size
+    shutil.copyfile(raw, disk)
+    footer = Footer.build(size, disk_type=DiskType.FIXED, unique_id=uuid.uuid4(), timestamp=int(time.time()))
+    with disk.open("ab") as file:
+        file.write(footer.pack())
+    disk.chmod(0o444)
+    digests = chunk_digests(disk)
+    return disk, {
+        "size": digests.size,
+        "virtual_size": digests.size - 512,
+        "sha256": flat_digest(disk),
+        "chunk_size": 2 * MIB,
+        "chunks_sha256": list(digests.chunks),
+    }

@@ -8,6 +8,7 @@ from typing import Any
 
 from lxml import etree
 
+from pipeline.fabric import service
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.persistent import find_domain
@@ -78,6 +79,8 @@ def plug_and_unplug(vms: Vms, name: str) -> None:
     lease = listed(vms)[f"{name}-data-0"]["lease"]
     assert (lease["status"], lease["state"], lease["duration"]) == ("locked", "leased", "infinite")
     assert lease["owner"]["vm"] == name
+    link = service.read_link(vms.store, vms.seen(name)["vmId"])
+    assert link is not None and [disk.lun for disk in link.instance.data_disks] == [1]  # what its metadata say
     vms.vm("disk", "detach", name, f"{name}-data-0")
     assert (DATA_CONTROLLER, "1") not in places(vms, name)
     assert listed(vms)[f"{name}-data-0"]["lease"]["state"] == "available"

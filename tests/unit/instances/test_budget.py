@@ -55,6 +55,22 @@ def test_a_deallocated_vm_takes_disk_alone(tmp_path: Path) -> None:
     assert (slot.cpus_taken, slot.memory_taken) == (4, 2 * GIB + QEMU_MEMORY)
 
 
+def test_disks_of_their_own_and_resource_disks_are_promised(tmp_path: Path) -> None:
+    instances = Instances(tmp_path)
+    free = measure_budget(instances, [], 100 * GIB).disk
+    assert free - measure_budget(instances, [], 100 * GIB, disks=3 * GIB).disk == 3 * GIB
+    with_resource = replace(record(), disk_size=GIB, resource_size=2 * GIB)
+    assert free - measure_budget(instances, [with_resource], 100 * GIB).disk == 3 * GIB
+
+
+def test_a_disk_asks_for_disk_alone() -> None:
+    full = Budget(cpus=1, memory=GIB, cpus_taken=1, memory_taken=GIB, disk=GIB)
+    full.refuse_excess("the disk data1", Demand(0, 0, GIB), disk_only=True)
+    with pytest.raises(HostError) as error:
+        full.refuse_excess("the disk data1", Demand(0, 0, 2 * GIB), disk_only=True)
+    assert "2048 MiB of disk, and 1024 are free" in error.value.message
+
+
 def test_what_a_disk_has_taken_already_is_not_counted_twice(tmp_path: Path) -> None:
     instances = Instances(tmp_path)
     made = replace(record(), disk_size=64 << 20)

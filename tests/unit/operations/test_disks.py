@@ -92,6 +92,31 @@ def test_a_whole_disk_from_a_master_stands_alone(fleet: Fleet) -> None:
     assert made.image_of_disk.path.read_bytes()[: len(WORDS)] == WORDS
 
 
+def test_the_data_disks_of_a_master(fleet: Fleet) -> None:
+    """A disk is made from one, and a VM has overlays on all of them, with the caching of the master's definition."""
+    raw, data = fleet.store.tmp / "web.raw", fleet.store.tmp / "web-data.raw"
+    raw.write_bytes(bytes(MASTER_SIZE))
+    data.write_bytes(b"data of the master".ljust(2 * MIB, b"\0"))
+    version = add_master(fleet.gallery, "web", raw, data={3: data})
+    create_disk(fleet, DiskWishes("copy", None, "web:3"))
+    assert content(fleet, "copy") == data.read_bytes()
+    vm = record("db", image="web", version=version.version, provisioned=DONE, allocated=False)
+    fleet.instances.add(vm)
+    vm = fleet.instances.save(replace(vm, disk=create_disks(fleet.folder(vm), version).to_json()))
+    attach_new(fleet, "db", DiskWishes("new", MIB), lun=0)
+    found = fleet.attached_disks(fleet.instances.get("db"))
+    assert [(disk.lun, disk.name, disk.size, disk.caching, disk.create_option) for disk in found] == [
+        (0, "new", MIB, "None", "Empty"),
+        (3, "db_DataDisk_3", 2 * MIB, "ReadOnly", "FromImage"),
+    ]
+    assert content(fleet, "db_DataDisk_3") == data.read_bytes()
+    folder, before = fleet.folder(vm), vm.image_of_disk
+    after = renew_os_disk(folder, version, before)
+    remove_old_os_disk(folder, after)
+    assert after.data == before.data and all(image.path.exists() for image in after.files)
+    assert not before.path.exists()
+
+
 def test_a_disk_from_a_file(fleet: Fleet, tmp_path: Path) -> None:
     source = tmp_path / "source.raw"
     source.write_bytes(b"from a file".ljust(3 * MIB, b"\1"))

@@ -21,8 +21,11 @@ from pipeline.hypervisor.persistent import Power, read_power
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Failure, Operation, Record
 from pipeline.instances.sizes import Size
+from pipeline.operations.attach_disk import attach_new, detach
 from pipeline.operations.create import Wishes, begin
 from pipeline.operations.delete import delete
+from pipeline.operations.disks import DiskWishes
+from pipeline.operations.redeploy import redeploy
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop
 from tests.fakes.disks import add_master
@@ -101,6 +104,10 @@ Verb = Callable[[Fleet], object]
         ("vm-stopped", lambda fleet: restart(fleet, "off")),
         ("vm-busy", lambda fleet: start(fleet, "busy")),
         ("vm-unknown", lambda fleet: delete(fleet, "nobody", running=True)),
+        ("vm-generalized", lambda fleet: redeploy(fleet, "generalized")),
+        ("vm-busy", lambda fleet: redeploy(fleet, "busy")),
+        ("vm-incomplete", lambda fleet: attach_new(fleet, "half", DiskWishes("data1", 1 << 20))),
+        ("vm-busy", lambda fleet: detach(fleet, "busy", "data1")),
     ],
 )
 def test_a_wrong_state_has_a_name_and_changes_nothing(name: str, verb: Verb, tmp_path: Path) -> None:
@@ -123,6 +130,8 @@ def test_a_wrong_state_has_a_name_and_changes_nothing(name: str, verb: Verb, tmp
         lambda fleet: deallocate(fleet, "on"),
         lambda fleet: restart(fleet, "on"),
         lambda fleet: delete(fleet, "off", running=True),
+        lambda fleet: redeploy(fleet, "on"),
+        lambda fleet: detach(fleet, "on", "data1"),
     ],
 )
 def test_without_libvirt_nothing_is_concluded_and_nothing_changed(verb: Verb, tmp_path: Path) -> None:
