@@ -8,6 +8,7 @@ from typing import Any
 
 from lxml import etree
 
+from pipeline.base.errors import GuestError
 from pipeline.fabric import service
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import connect
@@ -21,15 +22,30 @@ DATA_CONTROLLER, OS_CONTROLLER = "1", "0"
 
 
 def inside(vms: Vms, name: str, script: str) -> str:
-    """What a shell script in the VM printed."""
+    """What a shell script in the VM printed, once its agent answers."""
     connection = connect()
     try:
         domain = find_domain(connection, vms.seen(name)["vmId"])
-        done = Agent(domain, vms.home / "tmp" / "agent.log").execute(["/bin/sh", "-c", script], deadline=SOON)
+        agent = Agent(domain, vms.home / "tmp" / "agent.log")
+        wait_for("the agent", lambda: _answers(agent), SOON)
+        done = agent.execute(["/bin/sh", "-c", script], deadline=SOON)
     finally:
         connection.close()
     assert done.code == 0, done.stderr
     return done.stdout
+
+
+def _answers(agent: Agent) -> bool:
+    try:
+        agent.call("guest-ping")
+    except GuestError:
+        return False
+    return True
+
+
+def wait_unplugged(vms: Vms, name: str, unit: str) -> None:
+    """The guest has noticed that a data disk is gone."""
+    wait_for("the end of a disk", lambda: (DATA_CONTROLLER, unit) not in places(vms, name), SOON)
 
 
 def places(vms: Vms, name: str) -> dict[tuple[str, str], str]:
@@ -82,7 +98,7 @@ def plug_and_unplug(vms: Vms, name: str) -> None:
     link = service.read_link(vms.store, vms.seen(name)["vmId"])
     assert link is not None and [disk.lun for disk in link.instance.data_disks] == [1]  # what its metadata say
     vms.vm("disk", "detach", name, f"{name}-data-0")
-    assert (DATA_CONTROLLER, "1") not in places(vms, name)
+    wait_unplugged(vms, name, "1")
     assert listed(vms)[f"{name}-data-0"]["lease"]["state"] == "available"
     target = vms.home / "tmp" / "data.raw"
     assert vms.run("disk", "export", f"{name}-data-0", str(target)).returncode == 0
@@ -131,6 +147,6 @@ def crash_between_lease_and_attach(vms: Vms, name: str) -> None:
     # out of the VM's record, and not unplugged yet
     own.write_text(json.dumps(vm))
     vms.vm("show", name)
-    assert (DATA_CONTROLLER, "5") not in places(vms, name)
+    wait_unplugged(vms, name, "5")
     assert vms.run("disk", "delete", "half", "--yes").returncode == 0
     assert not Path(path).exists()
