@@ -23,6 +23,7 @@ from pipeline.cli import (
     inspect,
     iso,
     key,
+    plan,
     prove,
     publish,
     refresh,
@@ -106,6 +107,7 @@ def root(
 
 for noun in (
     build,
+    plan,
     capture,
     prove,
     suite,

@@ -11,7 +11,7 @@ import typer
 from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.environment import locate_store
-from pipeline.cli.usage import json_option, set_option
+from pipeline.cli.usage import set_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command("build")(build)
-    app.command("plan")(plan)
 
 
 def build(
@@ -252,82 +251,6 @@ def choose(names: list[str], everything: bool, gallery_root: Path) -> list[Defin
         chosen[name] = load_named(project, name)
         waiting += [p for p in parents_of(chosen[name]) if gallery.find(p) is None and p not in chosen]
     return list(build_order(list(chosen.values())))
-
-
-def plan(
-    name: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(
-            metavar="[NAME]", help="The image; or use --all.", autocompletion=completion.complete_definition
-        ),
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Plan all definitions of the project, parents first.")
-    ] = False,
-    from_stage: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--from",
-            metavar="STAGE|STEP",
-            help="Plan a build that runs again from this stage or step on (default: from the first change on).",
-            autocompletion=completion.complete_stage,
-        ),
-    ] = None,
-    warm: Annotated[bool, typer.Option("--warm", help="Plan a build that starts from a snapshot.")] = False,
-    as_json: Annotated[bool, json_option()] = False,
-    _settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
-) -> None:
-    """Show for each unit of a build whether it would be kept or run, and why.
-
-    Examples:
-      goldsmith plan debian-13
-      goldsmith plan --all --json
-    """
-    from pipeline.cli.show import print_json, table
-    from pipeline.engine.preconditions import require_buildable
-
-    store = locate_store()
-    chosen = choose([name] if name else [], everything, store.gallery)
-    require_buildable(chosen, store)
-    plans = [
-        (each, _explained(each, _unbuilt(each, chosen[:index], store), store, warm, from_stage))
-        for index, each in enumerate(chosen)
-    ]
-    if as_json:
-        every = [{"image": each.name, "units": rows} for each, rows in plans]
-        # the image itself comes last, behind the parents that a build would make first
-        print_json(every if everything else plans[-1][1])
-        return
-    for each, rows in plans:
-        if len(plans) > 1 or everything:
-            print(f"== {each.name}")
-        table([(r["stage"], r["title"], r["action"], r["why"]) for r in rows], ("stage", "unit", "", "why"))
-
-
-def _unbuilt(definition: Definition, before: Sequence[Definition], store: Store) -> list[Definition]:
-    """The parents of an image that the same build makes first, because they have no golden master yet."""
-    from pipeline.engine.scheduler import parents_of
-    from pipeline.gallery import Gallery
-
-    gallery = Gallery(store.gallery)
-    parents = parents_of(definition)
-    return [each for each in before if each.name in parents and gallery.find(each.name) is None]
-
-
-def _explained(
-    definition: Definition, parents: list[Definition], store: Store, warm: bool, again: str | None
-) -> list[dict[str, str]]:
-    """The rows of a plan. If a parent is still to be built, no key is known, so all units are run."""
-    from pipeline.engine.plan import check_word, explain
-    from pipeline.engine.scheduler import parents_of
-    from pipeline.engine.stage import stage_names
-
-    first = next((each.name for each in parents if each.name in parents_of(definition)), None)
-    if first is None:
-        return explain(definition, store, warm=warm, again=again)
-    check_word(definition, again)
-    why = f"{first} is built first"
-    return [{"stage": stage, "title": "", "action": "run", "why": why, "key": ""} for stage in stage_names()]
 
 
 def need_root(verb: str, why: str = "it creates networks for guests and bootstraps file systems") -> None:

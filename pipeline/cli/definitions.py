@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.errors import UsageError
 from pipeline.cli import completion
 from pipeline.cli.context import project, project_option
 from pipeline.cli.usage import json_option, set_option
@@ -164,16 +165,30 @@ def _print_note(text: str) -> None:
     typer.echo(f"goldsmith: note: {text}", err=True)
 
 
-def schema() -> None:
-    """Print the JSON schema of a definition, for editors.
+def schema(
+    what: Annotated[
+        str, typer.Argument(metavar="[WHAT]", help="definition, or plan: the output of plan --all --json.")
+    ] = "definition",
+) -> None:
+    """Print the JSON schema of a definition, for editors, or of the output of plan --all --json, for programs.
 
-    Example:
+    Examples:
       goldsmith schema
+      goldsmith schema plan
     """
     import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
-    from pipeline.definition import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    if what not in ("definition", "plan"):
+        raise UsageError(
+            f"there is no schema of {what}",
+            name="usage",
+            hint="goldsmith schema definition, or goldsmith schema plan",
+        )
+    if what == "plan":
+        from pipeline.engine.image_plan import plan_schema as make_schema
+    else:
+        from pipeline.definition import json_schema as make_schema
+    typer.echo(json.dumps(make_schema(), indent=2))
 
 
 def init(

@@ -27,6 +27,10 @@ START, WARM = "start", "warm"
 COLD = "cold"
 
 
+#: A build that has not started: its context, its units, and the position of the first that would run.
+Decided = tuple[BuildContext, list["Unit"], int]
+
+
 @dataclass(frozen=True)
 class Unit:
     """One unit of a stage, with its key and the key of the layer below it."""
@@ -192,7 +196,12 @@ def explain(
     definition: Definition, store: Store, *, warm: bool = False, again: str | None = None
 ) -> list[dict[str, str]]:
     """A row for each unit: keep or run, and why: the inputs that differ from its latest layer of this image."""
-    context, units, begin = _decide(definition, store, warm, again)
+    return explain_decided(decide(definition, store, warm, again), warm, again)
+
+
+def explain_decided(decided: Decided, warm: bool, again: str | None) -> list[dict[str, str]]:
+    """As `explain`, of what `decide` returned."""
+    context, units, begin = decided
     if again is None and not warm and begin < len(units) and current_golden(context):
         # its layers are gone, and nothing would come of making them again
         begin = len(units)
@@ -215,9 +224,7 @@ def explain_units(context: BuildContext, units: Sequence[Unit], begin: int) -> l
     return rows
 
 
-def _decide(
-    definition: Definition, store: Store, warm: bool, again: str | None
-) -> tuple[BuildContext, list[Unit], int]:
+def decide(definition: Definition, store: Store, warm: bool, again: str | None) -> Decided:
     """The units of a build that has not started, and the position of the first unit that would run."""
     check_word(definition, again)
     store.ensure()
@@ -234,9 +241,14 @@ def root_needed_for(
 ) -> str:
     """The first stage of a build that needs root, as 'STAGE: why'; '' if write access to the store is enough."""
     check_word(definition, until)
-    _context, units, begin = _decide(definition, store, warm, again)
+    return first_root_stage(decide(definition, store, warm, again), until)
+
+
+def first_root_stage(decided: Decided, until: str | None = None) -> str:
+    """As `root_needed_for`, of what `decide` returned."""
+    context, units, begin = decided
     for unit in units[begin : end_of(units, until) if until is not None else len(units)]:
-        if why := unit.stage.why_root(definition):
+        if why := unit.stage.why_root(context.definition):
             return f"{unit.stage.name}: {why}"
     return ""
 

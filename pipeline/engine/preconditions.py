@@ -96,6 +96,8 @@ class _Looker:
         self._store = store
         self._on_note = on_note
         self._notes: set[str] = set()
+        self._formats: dict[Path, str] = {}
+        self._sizes: dict[Path, int] = {}
         self._left_out: frozenset[str] = frozenset()
         self._gallery = Gallery(store.gallery) if store.gallery.is_dir() else None
         self._lookups = Lookups(store.root / _CACHE, self._note)
@@ -234,23 +236,29 @@ class _Looker:
         source = definition.source
         if not isinstance(source, DiskSource) or source.path is None:
             return
-        from pipeline.disk import mapping
-
         try:
-            found = mapping.detect(source.path, named=False)
+            found, size = self._detect(source.path, sized=definition.disk is not None)
             if known_format(found) != find_format(source.format):
                 name = known_format(found).name
                 message = f"{source.path.name} is a {name} disk, not {source.format}"
                 document.add(("source", "disk", "format"), message, f"write format: {name}")
                 return
-            if definition.disk is not None:
-                with mapping.open_source(source.path, found) as disk:
-                    size = disk.size
-                if definition.disk < size:
-                    message = f"{_size(definition.disk)} are less than the {_size(size)} of {source.path.name}"
-                    document.add(("disk",), message, f"write disk: {_size(size)} or more, or omit it")
+            if definition.disk is not None and definition.disk < size:
+                message = f"{_size(definition.disk)} are less than the {_size(size)} of {source.path.name}"
+                document.add(("disk",), message, f"write disk: {_size(size)} or more, or omit it")
         except DiskError as error:
             document.add(("source", "disk", "path"), f"{error.message} ({error.name})", error.hint or "")
+
+    def _detect(self, path: Path, *, sized: bool) -> tuple[str, int]:
+        """The format of a disk and, with `sized`, its size; many images may start from one. Raises DiskError."""
+        from pipeline.disk import mapping
+
+        if path not in self._formats:
+            self._formats[path] = mapping.detect(path, named=False)
+        if sized and path not in self._sizes:
+            with mapping.open_source(path, self._formats[path]) as disk:
+                self._sizes[path] = disk.size
+        return self._formats[path], self._sizes.get(path, 0)
 
     def _checksums(self, definition: Definition, document: Document) -> None:
         source = definition.source
