@@ -51,8 +51,11 @@ class Composed:
     from_defaults: frozenset[str] = frozenset()
 
 
-def compose(path: Path, project: Path) -> list[Composed]:
-    """The images of one file, in the order of its matrix; at least one, which may have faults."""
+def compose(path: Path, project: Path, only: str | None = None) -> list[Composed]:
+    """The images of one file, in the order of its matrix; at least one, which may have faults.
+
+    `only`: the image of this name alone, or the first where the file has none of it.
+    """
     own = read_document(path, project)
     if not isinstance(own.data, dict) or _is_later(own):
         return [Composed(path.stem, own)]
@@ -65,6 +68,8 @@ def compose(path: Path, project: Path) -> list[Composed]:
     settings = tuple(surroundings.settings().items())
     variables = tuple(surroundings.variables().items())
     found = _compose(path.stem, layers, defaults is not None, settings, variables)
+    if only is not None:
+        found = tuple(each for each in found if each.name == only)[:1] or found[:1]
     # callers add faults of their own
     return [replace(each, document=replace(each.document, faults=[*faults, *each.document.faults])) for each in found]
 

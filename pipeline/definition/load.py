@@ -179,8 +179,7 @@ def build_order(definitions: Iterable[Definition]) -> list[Definition]:
 
 def read_places(definition: Definition) -> Document:
     """The document of a definition that was read before, to say where in it something stands."""
-    images = compose(definition.path, definition.project)
-    image = next((image for image in images if image.name == definition.name), images[0])
+    (image,) = compose(definition.path, definition.project, definition.name)
     return replace(image.document, faults=[])
 
 
