@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from pipeline.base import surroundings
 from pipeline.base.errors import UsageError
 from pipeline.base.store import Store
-from pipeline.cli import build, completion, context, definitions
+from pipeline.cli import completion, context, definitions
+from pipeline.cli import plan as plan_verb
 from pipeline.definition import DefinitionError, load, load_all, load_file, load_named
 from pipeline.definition.load import require_known_settings
 from pipeline.definition.model import DebianSource
@@ -64,7 +65,7 @@ def app(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]
     monkeypatch.setenv("GOLDSMITH_HOME", str(project / "store"))
     root = typer.Typer()
     definitions.register(root)
-    build.register(root)
+    plan_verb.register(root)
     context.set_project(project)
     yield root
     context.set_project(None)

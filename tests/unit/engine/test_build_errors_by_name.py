@@ -34,6 +34,7 @@ from pipeline.gallery.archive import _judge_members
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.retention import delete_version, promote
 from pipeline.gallery.verdict import count
+from pipeline.guest.secret_values import SecretValues
 from pipeline.maintenance.retention import remove_master
 from pipeline.nightly import refresh as night
 from pipeline.prove import _judged, _trees
@@ -97,6 +98,10 @@ def change_while_it_is_proven(folder: Path, _patch: Patch) -> None:
     _judged(SimpleNamespace(progress=lambda _text: None), master, before, [])  # type: ignore[arg-type]
 
 
+#: Of a definition that names none.
+NO_SECRETS = SecretValues(None, Path("/nonexistent"))  # type: ignore[arg-type]
+
+
 def run_capture(folder: Path, trees: dict[str, str]) -> None:
     image = vhd(folder)
     store = SimpleNamespace(root=folder, host=SimpleNamespace(key=folder / "none"))
@@ -106,6 +111,8 @@ def run_capture(folder: Path, trees: dict[str, str]) -> None:
         flat_digest=lambda _path, _tree: "0" * 64,
         made=[],
         definition=SimpleNamespace(name="web"),
+        secrets=NO_SECRETS,
+        mask_logs=lambda: None,
     )
     source: Any = SimpleNamespace(image=image, facts={"trees": trees})
     capture_stage._run(context, source, SimpleNamespace(path=folder))  # type: ignore[arg-type]
@@ -212,7 +219,9 @@ def test_a_build_that_fails_has_the_name_of_its_failure(
 def test_a_bug_is_recorded_under_a_name_and_is_raised_as_it_is(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(runner, "write_page", lambda _context, _outcome: None)
     run = Run.start(tmp_path / "runs", "web", "goldsmith build web")
-    context: Any = SimpleNamespace(run=run, stage="", watch=Stopwatch(), session=None, made=[])
+    context: Any = SimpleNamespace(
+        run=run, stage="", watch=Stopwatch(), session=None, made=[], secrets=NO_SECRETS, mask_logs=lambda: None
+    )
     with pytest.raises(ZeroDivisionError), runner._recorded(context):
         _ = 1 // 0
     (record,) = list_runs(tmp_path / "runs")

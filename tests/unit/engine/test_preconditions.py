@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.base.errors import BuildError, UsageError
 from pipeline.base.store import Store
-from pipeline.cli.build import _explained, _image_name
+from pipeline.cli.build import _image_name
 from pipeline.definition import DefinitionError, load, load_named, load_sound_part
+from pipeline.engine.image_plan import plan_images
 from pipeline.engine.preconditions import check_preconditions, require_buildable
 from pipeline.gallery import DISK, Gallery
 from pipeline.systems.debian import apt
@@ -155,7 +156,7 @@ def test_a_plan_on_a_parent_that_is_still_to_be_built(store: Store) -> None:
     faults(store, "source: {master: parent@golden}", parent=DEBIAN)
     project = store.root.parent / "project"
     parent, child = (load_named(project, name) for name in ("parent", "site"))
-    rows = _explained(child, [parent], store, False, None)
+    rows = plan_images([parent, child], store)[-1].rows
     assert {row["action"] for row in rows} == {"run"}
     assert {row["why"] for row in rows} == {"parent is built first"}
 
