@@ -104,6 +104,7 @@ def push(
     from pipeline.base.surroundings import variables
     from pipeline.cli.context import to_bytes
     from pipeline.cli.gallery.options import evidence_judge
+    from pipeline.cli.hooks import notifying
     from pipeline.cli.show import print_json
     from pipeline.gallery import Gallery
     from pipeline.publish.page_blob import Options
@@ -120,18 +121,19 @@ def push(
     store.ensure()
     line = ProgressLine(quiet=as_json)
     try:
-        pushed = send(
-            store,
-            version,
-            found,
-            variables(),
-            options=Options(found.parallel, not no_read_back, verify),
-            judge=evidence_judge([]),
-            dry_run=dry_run,
-            keep_days=keep_days,
-            on_plan=(lambda _plan: None) if as_json else print_plan,
-            on_progress=line,
-        )
+        with notifying("publish", f"{version.name} {version.version} to {target}"):
+            pushed = send(
+                store,
+                version,
+                found,
+                variables(),
+                options=Options(found.parallel, not no_read_back, verify),
+                judge=evidence_judge([]),
+                dry_run=dry_run,
+                keep_days=keep_days,
+                on_plan=(lambda _plan: None) if as_json else print_plan,
+                on_progress=line,
+            )
     finally:
         line.close()
     if as_json:

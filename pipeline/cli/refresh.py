@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -83,7 +84,8 @@ def refresh(
     size = context.chosen_size(max_size, max_size_old)
     need_root("refresh")
     store = locate_store().ensure()
-    chosen = choose(names or [], everything, store.gallery)
+    with _notifying(image_result):
+        chosen = choose(names or [], everything, store.gallery)
     if patch:
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
     command = " ".join(["goldsmith", *sys.argv[1:]])
@@ -103,25 +105,30 @@ def refresh(
             nightly.write_result(image_result, result)
             raise typer.Exit(result.exit_code)
         separate = jobs > 1 and len(chosen) > 1
-        report = nightly.refresh(
-            chosen,
-            store,
-            command=command,
-            executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
-            at_once=jobs,
-            options=[*(["-v"] if verbose else []), *(word for each in settings or () for word in ("--set", each))],
-            keep=size,
-            listeners=[] if as_json else [progress],
-            on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
-            on_failure=print_error,
-            publish=_publisher(store, chosen),
-        )
+        with _notifying(image_result):
+            report = nightly.refresh(
+                chosen,
+                store,
+                command=command,
+                executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
+                at_once=jobs,
+                options=[
+                    *(["-v"] if verbose else []),
+                    *(word for each in settings or () for word in ("--set", each)),
+                ],
+                keep=size,
+                listeners=[] if as_json else [progress],
+                on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
+                on_failure=print_error,
+                publish=_publisher(store, chosen),
+            )
     finally:
         progress.close()
     if as_json:
         print_json(report.to_json())
     else:
         _print(report)
+    _run_hooks(report)
     bad = [each for each in report.images if each.failed]
     if bad:
         error = CheckFailed(
@@ -138,6 +145,35 @@ def refresh(
             name="publish-incomplete",
             hint="the versions on the targets are unchanged; the next refresh tries again",
         )
+
+
+def _notifying(image_result: Path | None) -> AbstractContextManager[None]:
+    """Notifies of an error that ends the whole refresh; the refresh of one image for another process reports to it."""
+    from pipeline.cli.hooks import notifying
+
+    return notifying("night", "refresh", also_usage=True) if image_result is None else nullcontext()
+
+
+def _run_hooks(report: RefreshReport) -> None:
+    """Write the declared site, and notify of images that were not refreshed or not published."""
+    from pipeline.cli.hooks import notify, write_declared_site
+    from pipeline.hooks.notify import Failure
+
+    def failure(subject: str, why: str, evidence: str | None) -> Failure:
+        name, _, message = why.partition(": ")
+        return Failure(subject, name if message else "refresh-failed", message or why, "", _path(evidence))
+
+    write_declared_site()
+    failed = [failure(each.name, each.why, each.evidence) for each in report.images if each.failed]
+    unpublished = [failure(each.name, each.unpublished, None) for each in report.images if each.unpublished]
+    if failed:
+        notify("night", failed)
+    if unpublished:
+        notify("publish", unpublished)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _publisher(store: Store, chosen: Sequence[Definition]) -> Publisher:

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.cli import completion, context
+from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error
 from pipeline.cli.vm.disk import Caching
 from pipeline.cli.vm.options import Name, caller_keys, open_fleet
@@ -208,7 +209,8 @@ def _finish(store: Store, creation: Creation, began: float, cancelled: threading
 
     name = creation.record.name
     try:
-        record = wait_ready(store, name, creation.operation, lambda text: _say(name, text), cancelled)
+        with notifying("vm", name):
+            record = wait_ready(store, name, creation.operation, lambda text: _say(name, text), cancelled)
     finally:
         forget(Fleet(store), name, creation.operation)
     _say_running(store, record, time.monotonic() - began)
@@ -249,7 +251,8 @@ def wait(name: Name) -> None:
     record = fleet.refresh(fleet.instances.get(name)) or fleet.instances.get(name)
     if record.provisioned is None:
         began = time.monotonic()
-        record = wait_ready(fleet.store, name, None, lambda text: _say(name, text), threading.Event())
+        with notifying("vm", name):
+            record = wait_ready(fleet.store, name, None, lambda text: _say(name, text), threading.Event())
         _say_running(fleet.store, record, time.monotonic() - began)
         return
     _say(name, f"its agent reported Ready at {record.provisioned}")
