@@ -148,7 +148,7 @@ def refresh(
 
 
 def _notifying(image_result: Path | None) -> AbstractContextManager[None]:
-    """Notifies of an error that ends the whole refresh; the refresh of one image for another process reports to it."""
+    """Notifies of an error that ends a whole refresh. The refresh of an image for another process reports to that."""
     from pipeline.cli.hooks import notifying
 
     return notifying("night", "refresh", also_usage=True) if image_result is None else nullcontext()
