@@ -111,14 +111,14 @@ def _format_key(text: str) -> str:
     return text
 
 
-class _ImageShape(Shape):
+class ImageShape(Shape):
     """`Image.to_json`."""
 
     path: str
     format: Annotated[str, AfterValidator(_format_key)]
-    backing: _ImageShape | None = None
+    backing: ImageShape | None = None
     size: int | None = None
-    data: list[Annotated[tuple[int, _ImageShape], Field(strict=False)]] = Field(default_factory=list)
+    data: list[Annotated[tuple[int, ImageShape], Field(strict=False)]] = Field(default_factory=list)
 
 
 class _Facts(Shape):
@@ -140,7 +140,7 @@ class LayerShape(Shape):
     created: str
     inputs: dict[str, Any]
     source: str | None
-    image: _ImageShape | None
+    image: ImageShape | None
     seals: dict[str, Annotated[tuple[int, int, str], Field(strict=False)]] = Field(default_factory=dict)
     title: str | None = None
     name: str | None = None

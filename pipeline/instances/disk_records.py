@@ -32,7 +32,7 @@ from pipeline.base.files import (
     write_json,
 )
 from pipeline.base.names import INSTANCE_NAME, folders
-from pipeline.cache.layers import Image
+from pipeline.cache.layers import Image, ImageShape
 
 RECORD = "record.json"
 #: The beginnings of the name of a disk's folder while it is made, and while it is removed.
@@ -95,7 +95,7 @@ class DiskShape(Shape):
     size: int = Field(gt=0)
     format: Literal["qcow2", "vhd"]
     create_option: str
-    image: dict[str, Any]
+    image: ImageShape
     source: str | None = None
     master: str | None = None
     owner: str | None = None

@@ -33,11 +33,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pipeline.base.errors import GoldsmithError
 from pipeline.cli.environment import locate_store
 from pipeline.fabric import service
+from pipeline.hypervisor.hotplug import read_disks
+from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.state import Reality, power_state
+from pipeline.operations.attach_disk import attach, detach
 from pipeline.operations.create import Wishes, begin, forget
 from pipeline.operations.delete import delete
+from pipeline.operations.disks import DiskWishes, create_disk, delete_disk, find_disk
+from pipeline.operations.redeploy import redeploy
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop
 from tests import own_host
@@ -59,6 +64,12 @@ KILLED: dict[str, tuple[str, ...]] = {
 #: Verbs that press a guest's button.
 BY_BUTTON = ("stop", "deallocate", "restart")
 VICTIMS = ("command", "libvirtd", "fabric")
+#: Disks that are attached to one of the VMs and to the other.
+DISKS = ("data1", "data2")
+#: What a step with a disk is, as often as it stands here.
+DISK_KINDS = (*("attach", "detach") * 3, *("kill attach", "kill detach") * 2, "redeploy", "kill redeploy")
+#: What an interrupted redeploy may have led to beside the state before.
+REDEPLOYED = ("running", "stopped", "deallocated")
 #: What a step is, as often as it stands here. A kill goes into the middle of a command.
 KINDS = (
     *("create", "start", "stop", "deallocate", "restart", "delete") * 2,
@@ -107,6 +118,10 @@ class Sequences(RuleBasedStateMachine):
     def begin_empty(self) -> None:
         self.aside = self._look_aside()
         assert left(self.lab) == []
+        #: The VM that each disk is attached to.
+        self.owners: dict[str, str | None] = dict.fromkeys(DISKS)
+        for disk in DISKS:
+            create_disk(self.fleet, DiskWishes(disk, 1 << 20))
 
     def _note(self, what: str, *more: str) -> None:
         """A step begins: it is counted, and kept for whoever reads a failure."""
@@ -134,6 +149,64 @@ class Sequences(RuleBasedStateMachine):
             kind, verb = ("kill", "create") if kind == "kill" else ("create", verb)
         with self._kept():
             self._do(kind, name, verb, victim, after, down, force)
+
+    @rule(
+        kind=st.sampled_from(DISK_KINDS),
+        name=st.sampled_from(NAMES),
+        disk=st.sampled_from(DISKS),
+        victim=st.sampled_from(VICTIMS),
+        after=st.floats(0.3, 2.5),
+        down=st.floats(0.0, 0.5),
+    )
+    def step_with_disk(self, kind: str, name: str, disk: str, victim: str, after: float, down: float) -> None:
+        """A step with a disk, on a VM that is created first if it is not there."""
+        with self._kept():
+            if name not in self.expected:
+                self.create(name)
+            elif kind.startswith("kill "):
+                self.kill_with_disk(kind.removeprefix("kill "), name, disk, victim, after, down)
+            elif kind == "redeploy":
+                self._note("redeploy", name)
+                redeploy(self.fleet, name, force=True)
+                self.expected[name].state = "running"
+            else:
+                self.change_disk(kind, name, disk)
+
+    def change_disk(self, verb: str, name: str, disk: str) -> None:
+        self._note(f"{verb} disk", name, disk)
+        owner = self.owners[disk]
+        try:
+            if verb == "attach":
+                attach(self.fleet, name, disk)
+            else:
+                detach(self.fleet, name, disk)
+        except GoldsmithError as error:
+            if error.name == "vm-incomplete":
+                assert self.fleet.instances.get(name).disk is None, "its creation was killed"
+                return
+            wrong = {"attach": "disk-leased" if owner else None, "detach": "disk-not-attached"}[verb]
+            assert error.name == wrong and (verb == "attach" or owner != name), (
+                f"{verb}: {error.name}: {error.message}"
+            )
+            return
+        assert owner == (None if verb == "attach" else name)
+        self.owners[disk] = name if verb == "attach" else None
+
+    def kill_with_disk(self, verb: str, name: str, disk: str, victim: str, after: float, down: float) -> None:
+        """A whole command of disks, and SIGKILL to it, to libvirtd or to the fabric at some moment of it."""
+        if victim == "libvirtd" and not self.own:
+            victim = "command"
+        self._note(f"kill {victim} in {verb}", name, disk, f"after {after:.2f} s")
+        words = ("redeploy", name, "--force") if verb == "redeploy" else ("disk", verb, name, disk)
+        self._kill_during(self.lab.start("vm", *words), victim, after, down)
+        if verb == "redeploy":
+            self._learn(name, verb)
+            return
+        owner = find_disk(self.fleet, disk).vm
+        before = self.owners[disk]
+        changed = {"attach": name if before is None else before, "detach": None if before == name else before}[verb]
+        assert owner in (before, changed), f"{disk} was of {before}, and is of {owner} after a killed {verb}"
+        self.owners[disk] = owner
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
@@ -214,7 +287,13 @@ class Sequences(RuleBasedStateMachine):
             "create": ("--image", self.image, "--no-wait", "--ssh-key", str(self.lab.key)),
             "delete": ("--yes",),
         }
-        child = self.lab.start("vm", verb, name, *more.get(verb, ()))
+        self._kill_during(self.lab.start("vm", verb, name, *more.get(verb, ())), victim, after, down)
+        if self.real and verb in BY_BUTTON and self._domain(name) in self.lab.domains_on():
+            # its button may have been pressed, and then it goes off at a time of its own
+            virsh("destroy", self._domain(name))
+        self._learn(name, verb)
+
+    def _kill_during(self, child: subprocess.Popen[str], victim: str, after: float, down: float) -> None:
         time.sleep(after)
         if victim == "command":
             child.kill()
@@ -224,10 +303,6 @@ class Sequences(RuleBasedStateMachine):
             self._kill_fabric()
         output, _ = child.communicate(timeout=COMMAND)
         assert "Traceback" not in output, output
-        if self.real and verb in BY_BUTTON and self._domain(name) in self.lab.domains_on():
-            # its button may have been pressed, and then it goes off at a time of its own
-            virsh("destroy", self._domain(name))
-        self._learn(name, verb)
 
     def end_domain(self, name: str) -> None:
         self._note("virsh destroy", name)
@@ -277,7 +352,8 @@ class Sequences(RuleBasedStateMachine):
         before = self.expected.get(name)
         was = before.state if before is not None else "none"
         state = _settled(*found[name]) if name in found else "none"
-        reachable = {was} if before is None and verb != "create" else {was, *KILLED[verb]}
+        ends = REDEPLOYED if verb == "redeploy" else KILLED[verb]
+        reachable = {was} if before is None and verb != "create" else {was, *ends}
         assert state in reachable, f"{name} was {was}, and is {state} after a killed {verb}"
         if name not in found:
             self.expected.pop(name, None)
@@ -296,6 +372,8 @@ class Sequences(RuleBasedStateMachine):
     def _look(self) -> None:
         found = self._survey()
         assert set(found) == set(self.expected)
+        # disks of a VM that was deleted are free
+        self.owners = {disk: owner if owner in found else None for disk, owner in self.owners.items()}
         on = set(self.lab.domains_on())
         for name, (record, reality) in found.items():
             output = _settled(record, reality)
@@ -303,8 +381,21 @@ class Sequences(RuleBasedStateMachine):
             running = self._domain(name) in on
             assert running == (output == "running"), f"{name} is said to be {output}"
             assert record.operation is None, record.operation
+            self._look_at_disks(record, running)
         assert len(self.lab.held(self.image)) == len(found) + 1, "a lease for each VM, and no other"
         assert self._look_aside() == self.aside
+
+    def _look_at_disks(self, record: Record, running: bool) -> None:
+        """Each disk is leased by its VM, is in its record, and in its machine where that runs."""
+        for disk, owner in self.owners.items():
+            assert find_disk(self.fleet, disk).vm == owner, f"{disk} is leased by another than {owner}"
+        attached = {disk for disk, owner in self.owners.items() if owner == record.name}
+        assert {each.disk for each in record.data_disks} == attached
+        if running:
+            domain = find_domain(self.fleet.connection, record.id)
+            assert domain is not None
+            present = {path.parent.name for path in read_disks(domain)}
+            assert present == {record.name, *attached}, f"the machine of {record.name} has {present}"
 
     def _look_aside(self) -> tuple[str, str, str]:
         """The bystander: its id, its machine's process and its address."""
@@ -320,6 +411,8 @@ class Sequences(RuleBasedStateMachine):
             if self.fleet.instances.find(name) is not None:
                 delete(self.fleet, name, running=True)
         self.fleet.survey()
+        for disk in DISKS:
+            delete_disk(self.fleet, disk)
         self.fleet.connection.close()
         assert left(self.lab) == []
         self.seen["sequences" if len(self.trail) == STEPS else "shorter sequences"] += 1

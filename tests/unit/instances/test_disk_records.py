@@ -83,9 +83,12 @@ def test_a_disk_has_one_vm_at_most(disks: Disks) -> None:
     assert disks.owned_by(web) == [] and disks.get("data1").owner is None
 
 
-def test_a_damaged_record_is_named(disks: Disks) -> None:
-    add(disks, disk_record(disks))
-    (disks.folder("data1") / RECORD).write_text("{}")
+@pytest.mark.parametrize(
+    "change", [{"image": {}}, {"image": {"path": "/x", "format": "nix"}}, {"size": 0}, {"id": "x"}]
+)
+def test_a_damaged_record_is_named(disks: Disks, change: dict[str, object]) -> None:
+    made = add(disks, disk_record(disks))
+    write_json(disks.folder("data1") / RECORD, {**made.to_json(), **change})
     with pytest.raises(RecordDamaged):
         disks.get("data1")
     assert disks.all() == []
