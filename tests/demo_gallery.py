@@ -24,7 +24,7 @@ from pipeline.evidence.version_page import VersionPage
 from pipeline.gallery import Version
 
 FIXTURES = Path(__file__).parent / "fixtures" / "pages"
-NAMES = ("debian-12", "debian-12-web", "debian-12-waagent", "debian-13", "build-agent", "windows-2022")
+NAMES = ("debian-12", "debian-12-web", "debian-12-waagent", "debian-13", "build-agent", "mail-relay")
 #: The moment of the demonstration: the newest versions were made in the night before.
 NOW = datetime(2026, 11, 26, 8, 0, tzinfo=UTC)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,10 @@ class Film:
         if since < self._next:
             return
         self._next = since + self._every
-        path = self._folder / f"{since:05.0f}.png"
+        with contextlib.suppress(OSError):  # a boot does not fail because a picture of it cannot be written
+            self._add(self._folder / f"{since:05.0f}.png")
+
+    def _add(self, path: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         if path in self._frames or not self._take(path):
             return

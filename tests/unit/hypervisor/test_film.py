@@ -52,3 +52,8 @@ def test_a_long_boot_keeps_few_pictures_of_all_of_it(tmp_path: Path) -> None:
 def test_a_machine_without_a_screen_has_no_picture(tmp_path: Path) -> None:
     Film(tmp_path / "screens", lambda _path: False).roll()
     assert names(tmp_path / "screens") == []
+
+
+def test_a_full_disk_does_not_end_a_boot(tmp_path: Path) -> None:
+    (tmp_path / "screens").write_text("a file in the place of the folder")
+    Film(tmp_path / "screens", Screen().take).roll()
