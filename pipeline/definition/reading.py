@@ -71,7 +71,7 @@ def read_document(path: Path, project: Path) -> Document:
     return replace(parsed, faults=list(parsed.faults))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=8192)
 def _parsed(raw: bytes, file: str) -> Document:
     """A document, parsed once however often it is asked for."""
     document = parse(raw, file)

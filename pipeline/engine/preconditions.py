@@ -99,6 +99,7 @@ class _Looker:
         self._formats: dict[Path, str] = {}
         self._sizes: dict[Path, int] = {}
         self._left_out: frozenset[str] = frozenset()
+        self._names: dict[Path, Mapping[str, Path]] = {}
         self._gallery = Gallery(store.gallery) if store.gallery.is_dir() else None
         self._lookups = Lookups(store.root / _CACHE, self._note)
 
@@ -125,6 +126,11 @@ class _Looker:
         if text not in self._notes:
             self._notes.add(text)
             self._on_note(text)
+
+    def _image_names(self, project: Path) -> Mapping[str, Path]:
+        if project not in self._names:
+            self._names[project] = image_names(project)
+        return self._names[project]
 
     def _secrets(self, definition: Definition, document: Document) -> None:
         if not self._builds:
@@ -201,7 +207,7 @@ class _Looker:
         size = int(version.manifest["disk"]["virtual_size"]) if version else None
         system = str(version.manifest.get("os", "linux")) if version else None
         if version is None:
-            if source.image not in image_names(definition.project) or source.channel_or_version != GOLDEN:
+            if source.image not in self._image_names(definition.project) or source.channel_or_version != GOLDEN:
                 self._no_master(definition, document, source)
                 return
             # a build makes the parent first; the parent's own faults are reported with the parent
@@ -215,7 +221,7 @@ class _Looker:
             document.add(("source", "master"), f"{source} is a {system} image", f"write os: {system}")
 
     def _no_master(self, definition: Definition, document: Document, source: MasterSource) -> None:
-        made_here = set(image_names(definition.project))
+        made_here = set(self._image_names(definition.project))
         if self._gallery is None and not closest(source.image, made_here):
             self._note(f"{source} was not checked, because {self._store.root} has no gallery")
             return

@@ -15,7 +15,9 @@ import pytest
 from pipeline.base.errors import BuildError, UsageError
 from pipeline.base.store import Store
 from pipeline.cli.build import _image_name
-from pipeline.definition import DefinitionError, load, load_named, load_sound_part
+from pipeline.definition import DefinitionError, load, load_all, load_named, load_sound_part
+from pipeline.definition.composition import image_names
+from pipeline.engine import preconditions
 from pipeline.engine.image_plan import plan_images
 from pipeline.engine.preconditions import check_preconditions, require_buildable
 from pipeline.gallery import DISK, Gallery
@@ -260,3 +262,21 @@ def test_what_could_not_be_looked_at_is_noted_once(store: Store, tmp_path: Path)
         "the names of packages could not be looked up: no list of trixie is at hand",
         f"nobody@golden was not checked, because {nowhere.root} has no gallery",
     ]
+
+
+def test_the_names_of_a_project_are_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project may have 2,000 images: once each child read the names of all others."""
+    images = tmp_path / "many/images"
+    images.mkdir(parents=True)
+    (images / "mother.yaml").write_text("goldsmith: 1\nsource: {debian: {suite: bookworm}}\n")
+    for number in range(3):
+        (images / f"child{number}.yaml").write_text("goldsmith: 1\nsource: {master: mother@golden}\n")
+    asked: list[Path] = []
+
+    def names(project: Path) -> dict[str, Path]:
+        asked.append(project)
+        return image_names(project)
+
+    monkeypatch.setattr(preconditions, "image_names", names)
+    assert check_preconditions(load_all(images.parent), store) == {}
+    assert len(asked) == 1
