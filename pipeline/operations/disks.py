@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.base import qemu_img
 from pipeline.base.disk_format import QCOW2, VHD, DiskFormat
-from pipeline.base.errors import NotFound, UsageError
-from pipeline.base.files import disk_bytes, remove_tree
+from pipeline.base.errors import GoldsmithError, NotFound, UsageError
+from pipeline.base.files import RecordDamaged, disk_bytes, remove_tree
 from pipeline.base.runs import now
 from pipeline.cache.layers import Image
 from pipeline.definition.units import LARGEST_DISK, MIB
@@ -134,11 +134,15 @@ def _disks_of_vm(fleet: Fleet, record: Record) -> list[ListedDisk]:
     """The disks that were made with a VM from its master: they are leased by it as long as it exists."""
     if record.disk is None:
         return []
-    version = fleet.gallery.get(record.reference)
-    described = {disk.lun: disk for disk in version.data_disks}
+    try:
+        version = fleet.gallery.get(record.reference)
+    except GoldsmithError:
+        version = None  # the sizes are not known; what is wrong with the master is said by the verbs that need it
+    described = {disk.lun: disk for disk in version.data_disks} if version is not None else {}
+    os_size = int(version.manifest["disk"]["virtual_size"]) if version is not None else 0
     image = record.image_of_disk
     rows: list[tuple[str, Image, int, int | None, str]] = [
-        (os_disk_name(record), image, int(version.manifest["disk"]["virtual_size"]), None, record.os_caching)
+        (os_disk_name(record), image, os_size, None, record.os_caching)
     ]
     for lun, disk in image.data:
         known = described.get(lun)
@@ -324,7 +328,10 @@ def end_dead_lease(fleet: Fleet, name: str) -> None:
     disk = fleet.disks.find(name)
     if disk is None or disk.owner is None or disk.owner_name is None:
         return
-    record = fleet.instances.find(disk.owner_name)
+    try:
+        record = fleet.instances.find(disk.owner_name)
+    except RecordDamaged:
+        return  # it may have the disk
     if record is not None and record.id == disk.owner:
         if not any(each.disk == name for each in record.data_disks):
             fleet.refresh(record)

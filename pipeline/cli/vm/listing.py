@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli.vm.options import AsJson, Name, open_fleet
 
 if TYPE_CHECKING:
@@ -112,17 +113,31 @@ def storage_profile(fleet: Fleet, record: Record) -> dict[str, Any]:
         "caching": record.os_caching,
         "path": str(record.image_of_disk.path),
     }
-    data = [
-        {
-            "lun": disk.lun,
-            "name": disk.name,
-            "createOption": disk.create_option,
-            "caching": disk.caching,
-            "diskSizeGB": -(-disk.size // (1 << 30)),
-            "path": str(disk.image.path),
-        }
-        for disk in fleet.attached_disks(record)
-    ]
+    try:
+        data = [
+            {
+                "lun": disk.lun,
+                "name": disk.name,
+                "createOption": disk.create_option,
+                "caching": disk.caching,
+                "diskSizeGB": -(-disk.size // (1 << 30)),
+                "path": str(disk.image.path),
+            }
+            for disk in fleet.attached_disks(record)
+        ]
+    except GoldsmithError:
+        # its master or a disk cannot be read: the list of VMs is shown all the same
+        data = [
+            {
+                "lun": each.lun,
+                "name": each.disk,
+                "createOption": each.create_option,
+                "caching": each.caching,
+                "diskSizeGB": None,
+                "path": None,
+            }
+            for each in record.data_disks
+        ]
     return {"osDisk": os_disk, "dataDisks": data, "resourceDisk": {"size": record.resource_size}}
 
 
@@ -158,7 +173,8 @@ def show(name: Name, as_json: AsJson = False) -> None:
     if profile["osDisk"] is not None:
         rows.append(("os disk", f"{profile['osDisk']['name']}, caching {profile['osDisk']['caching']}"))
     for disk in profile["dataDisks"]:
-        place = f"LUN {disk['lun']}, {disk['diskSizeGB']} GiB, caching {disk['caching']}, {disk['createOption']}"
+        size = "size unknown" if disk["diskSizeGB"] is None else f"{disk['diskSizeGB']} GiB"
+        place = f"LUN {disk['lun']}, {size}, caching {disk['caching']}, {disk['createOption']}"
         rows.append(("data disk", f"{disk['name']}, {place}"))
     if record.resource_size:
         rows.append(("temporary", f"{record.resource_size >> 20} MiB, lost by deallocate and redeploy"))

@@ -6,6 +6,7 @@ libvirt is its own test driver, whose one domain runs: a VM with that domain's i
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cli.app import app
+from pipeline.cli.vm.listing import storage_profile
 from pipeline.gallery.retention import leases, release_lease
 from pipeline.instances.disks import create_disks, remove_old_os_disk, renew_os_disk, whole_image
 from pipeline.instances.fleet import Fleet
-from pipeline.instances.record import Attachment, Record
+from pipeline.instances.record import RECORD, Attachment, Record
 from pipeline.instances.resource_disk import drop_resource_disk, make_resource_disk, resource_disk_file
 from pipeline.maintenance.retention import remove_master
 from pipeline.operations.attach_disk import attach, attach_new, detach, free_name
@@ -360,6 +362,23 @@ def test_a_lease_holds_while_another_command_holds_its_vm(fleet: Fleet) -> None:
     with fleet.instances.hold("idle"):
         assert find_disk(fleet, "data1").lease["state"] == "leased"
     assert find_disk(fleet, "data1").lease["state"] == "available"
+
+
+def test_disks_are_listed_where_a_record_or_a_master_cannot_be_read(fleet: Fleet) -> None:
+    create_disk(fleet, DiskWishes("data1", MIB))
+    create_disk(fleet, DiskWishes("data2", MIB))
+    attach(fleet, "idle", "data1")
+    attach(fleet, "idle", "data2")
+    (fleet.disks.folder("data2") / RECORD).write_text("{}")
+    (fleet.folder(fleet.instances.get("on")) / RECORD).write_text("{}")
+    assert list_names(fleet) == ["data1", "idle_OsDisk"]
+    profile = storage_profile(fleet, fleet.instances.get("idle"))
+    assert [(disk["name"], disk["diskSizeGB"]) for disk in profile["dataDisks"]] == [("data1", None), ("data2", None)]
+    shutil.rmtree(fleet.gallery.root / "small")
+    assert list_names(fleet) == ["data1", "idle_OsDisk"]
+    # a lease holds where its VM's record cannot be read
+    (fleet.folder(fleet.instances.get("idle")) / RECORD).write_text("{}")
+    assert find_disk(fleet, "data1").lease["state"] == "leased"
 
 
 def test_disks_of_a_deleted_vm_stay_and_are_free(fleet: Fleet) -> None:
