@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,10 +14,20 @@ import typer
 from pipeline.base.errors import UsageError
 from pipeline.cli import completion
 from pipeline.cli.context import project, project_option
-from pipeline.cli.usage import json_option, set_option
+from pipeline.cli.usage import json_option, keep_stdout_for, set_option
 
 if TYPE_CHECKING:
     from pipeline.definition import Composed, Definition, Fault
+
+
+class Format(StrEnum):
+    """How `validate` prints faults."""
+
+    LINES = "lines"
+    JSON = "json"
+    GITHUB = "github"
+    GITLAB = "gitlab"
+    SARIF = "sarif"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +47,16 @@ def validate(
         ),
     ] = None,
     as_json: Annotated[bool, json_option("Print a list of objects instead of lines.")] = False,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            metavar="lines|json|github|gitlab|sarif",
+            callback=keep_stdout_for(lambda value: value is not Format.LINES),
+            help="How faults are printed: lines for VS Code and pre-commit, json as --json, or what GitHub, GitLab "
+            "or a reader of SARIF reads (default: lines).",
+        ),
+    ] = Format.LINES,
     show: Annotated[
         bool, typer.Option("--show", help="Print each definition as merged, with the place of each value.")
     ] = False,
@@ -46,13 +67,16 @@ def validate(
     Examples:
       goldsmith validate
       goldsmith validate shop --show
+      goldsmith validate --format sarif > goldsmith.sarif
     """
     from pipeline.cli.environment import locate_store
-    from pipeline.cli.show import print_json
+    from pipeline.cli.show import print_json, print_text
     from pipeline.definition import DefinitionError, definition_files, project_faults
+    from pipeline.definition.fault_formats import FORMATS
     from pipeline.engine.preconditions import check_preconditions
     from pipeline.guest.playbook_check import check_playbooks
 
+    form = Format.JSON if as_json else form
     targets = [_target(name) for name in names or ()]
     if not names:
         targets = [(path, project(), None) for path in definition_files(project())]
@@ -74,14 +98,30 @@ def validate(
         found = (*_sorted((*file.faults, *needs), file.shown), *of_playbooks.get(file.path, ()))
         faults.extend(found)
         verdicts.append(file.verdict(found, show=show))
-        if not as_json:
+        if form is Format.LINES:
             _print_file(file, good=not found, show=show)
-    if as_json:
+    faults = list(dict.fromkeys(faults))
+    if form is Format.JSON:
         print_json(verdicts)
+    elif form is not Format.LINES:
+        found = FORMATS[form.value](faults)
+        (print_text if isinstance(found, str) else print_json)(found)
     elif not targets:
         typer.echo(f"no definitions in {project() / 'images'}")
     if faults:
-        raise DefinitionError(list(dict.fromkeys(faults)))
+        raise DefinitionError(faults)
+
+
+def find_faults(path: Path, folder: Path) -> list[Fault]:
+    """The faults of a definition of the project in `folder`, as `validate` reports them."""
+    from pipeline.cli.environment import locate_store
+    from pipeline.engine.preconditions import check_preconditions
+    from pipeline.guest.playbook_check import check_playbooks
+
+    file, store = _read(path, folder, None), locate_store()
+    of_playbooks = check_playbooks(file.whole_steps, store)
+    of_needs = check_preconditions(file.good, store, {file.path: file.left_out}, lambda _note: None)
+    return [*file.faults, *of_needs.get(file.path, ()), *of_playbooks.get(file.path, ())]
 
 
 @dataclass
@@ -211,9 +251,10 @@ def init(
     Example:
       goldsmith init shop --base debian-13
     """
+    import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
     from pipeline.definition.scaffold import write_new
 
-    folder = project_option() or _project_or_here()
+    folder = project_option() or project_or_here()
     written = write_new(folder, name or _name_of_folder(folder), base or base_old)
     typer.echo(f"wrote {', '.join(str(path.relative_to(folder.resolve())) for path in written)}")
 
@@ -230,7 +271,7 @@ def _name_of_folder(folder: Path) -> str:
     return name
 
 
-def _project_or_here() -> Path:
+def project_or_here() -> Path:
     """The project, or the current folder if there is none yet: init begins a project there."""
     from pipeline.base.errors import UsageError
 

@@ -84,6 +84,12 @@ def print_json(data: object) -> None:
     print(json.dumps(data, indent=2, default=str), file=door.document_stream())
 
 
+def print_text(text: str) -> None:
+    """A text on stdout, also where all else goes to stderr; nothing for an empty one."""
+    if text:
+        print(text, file=door.document_stream())
+
+
 def booted(cell: str, seen: Mapping[str, Any]) -> str:
     """The result of a clone in a few words; a clone that was not provisioned has no boot time."""
     seconds = seen.get("seconds", {}).get("ssh")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import typer
@@ -47,7 +47,7 @@ class RootGroup(VerbGroup):
 
     #: The sections of the root's help, and their verbs in order.
     sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Build": ("init", "validate", "plan", "build", "refresh", "capture", "prove", "schema"),
+        "Build": ("init", "import", "validate", "plan", "build", "refresh", "capture", "prove", "schema"),
         "Look": ("inspect", "checks", "iso", "runs", "shell"),
         "Gallery": ("gallery", "publish", "key"),
         "VMs": ("vm", "try"),
@@ -100,6 +100,17 @@ def _keep_stdout_clean(context: typer.Context, value: bool) -> bool:
     if value and not context.resilient_parsing:
         context.with_resource(door.document_only())
     return value
+
+
+def keep_stdout_for(is_document: Callable[[Any], bool]) -> Callable[[typer.Context, Any], Any]:
+    """The callback of an option: for the values that ask for a document, stdout has nothing but the document."""
+
+    def keep(context: typer.Context, value: Any) -> Any:
+        if is_document(value) and not context.resilient_parsing:
+            context.with_resource(door.document_only())
+        return value
+
+    return keep
 
 
 def unreadable_input(error: OSError) -> UsageError:

@@ -6,6 +6,7 @@ has none. One that begins with a golden master does not: its parent has passed t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,9 +15,14 @@ from pipeline.base.errors import UsageError
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition import rules
 from pipeline.definition.diagnostics import closest
+from pipeline.definition.schema import json_schema
 
 #: What is copied from goldsmith's own playbooks.
 STARTER = ("azure-linux.yml", "files/azure-linux.sh")
+
+#: What editors with yaml-language-server read: the schema that `write_new` puts beside the definitions.
+SCHEMA = ".goldsmith.schema.json"
+MODELINE = f"# yaml-language-server: $schema={SCHEMA}\n"
 
 _HEAD = """\
 # {name}: the file's name is the image's name. Check it with `goldsmith validate {name}`.
@@ -86,7 +92,7 @@ def definition_text(name: str, master: str | None) -> str:
         name=name,
         azure="" if master else "  - playbook: azure-linux.yml          # what Azure requires of a Linux image\n",
     )
-    return head + (_MASTER if master else _DEBIAN) + steps
+    return MODELINE + head + (_MASTER if master else _DEBIAN) + steps
 
 
 def playbook_text(name: str) -> str:
@@ -110,9 +116,11 @@ def write_new(project: Path, name: str, master: str | None) -> list[Path]:
             message = f"{path.relative_to(project)} exists already"
             raise UsageError(message, name="exists", hint="remove it, or choose another name")
     texts = {definition: definition_text(name, master), playbook: playbook_text(name)}
+    if not (schema := definition.parent / SCHEMA).exists():
+        texts[schema] = f"{json.dumps(json_schema(), indent=2)}\n"
     # somebody's own playbook of that name is theirs, and the definition uses it
     if master is None and not (playbook.parent / STARTER[0]).exists():
-        texts |= {path: text for path, text in _starter_texts(playbook.parent) if not path.exists()}
+        texts |= {path: text for path, text in starter_texts(playbook.parent) if not path.exists()}
     _write_all(texts)
     return list(texts)
 
@@ -153,7 +161,7 @@ def _write_all(texts: Mapping[Path, str]) -> None:
         ) from error
 
 
-def _starter_texts(playbooks: Path) -> Iterator[tuple[Path, str]]:
+def starter_texts(playbooks: Path) -> Iterator[tuple[Path, str]]:
     """The playbooks that come with goldsmith for a new project, by their place in it."""
     folder = resources.files("pipeline.definition") / "starter"
     for file in STARTER:

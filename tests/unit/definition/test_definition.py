@@ -6,10 +6,15 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
+import pydantic
 import pytest
+import sarif_pydantic
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from pipeline.base.errors import UsageError
@@ -26,6 +31,7 @@ from pipeline.definition import (
     Definition,
     DefinitionError,
     DiskSource,
+    Fault,
     Generalize,
     HttpExpectation,
     IsoSource,
@@ -41,6 +47,7 @@ from pipeline.definition import (
     load_all,
     load_named,
 )
+from pipeline.definition.fault_formats import to_github
 from pipeline.definition.scaffold import STARTER, write_new
 from pipeline.gallery import Gallery
 from pipeline.stages import generalize
@@ -943,10 +950,71 @@ def test_validate_as_json(project: Path, app: typer.Typer) -> None:
     assert isinstance(result.exception, DefinitionError)
 
 
+HOSTILE = "extra: 'x::error file=a,line=1::b%0A'\n"
+
+
+@pytest.mark.parametrize("form", ["github", "gitlab", "sarif", "json"])
+def test_validate_in_the_forms_of_others(project: Path, app: typer.Typer, form: str) -> None:
+    write(project, OK + "disk: 8 GB\n" + HOSTILE, "wrong.yaml")
+    result = CliRunner().invoke(app, ["validate", "--format", form])
+    assert isinstance(result.exception, DefinitionError)
+    first, second = result.exception.faults
+    if form == "github":
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("::error file=images/wrong.yaml,line=3,col=7,title=definition::disk: ")
+        assert len(lines) == 2 and all(line.startswith("::error file=") for line in lines)
+        return
+    document = json.loads(result.stdout)
+    if form == "gitlab":
+        assert [each["location"]["lines"]["begin"] for each in document] == [first.line, second.line]
+        assert len({each["fingerprint"] for each in document}) == 2
+    elif form == "json":
+        assert [each["line"] for each in document[0]["faults"]] == [first.line, second.line]
+    else:
+        log = sarif_pydantic.Sarif.model_validate(document)
+        results = log.runs[0].results or []
+        assert [each.message.text.split(":")[0] for each in results] == ["disk", "extra"]
+        # this model of SARIF lacks only one key of the standard (3.14.17)
+        unknown = [part.model_extra for part in parts_of(log) if part.model_extra]
+        assert unknown == [{"columnKind": "unicodeCodePoints"}]
+
+
+def test_no_text_of_a_fault_forges_a_command_of_github() -> None:
+    fault = Fault("a,line=9::b%.yaml", 1, 2, "", "x\n::error::y", "100%")
+    assert to_github([fault]) == "::error file=a%2Cline=9%3A%3Ab%25.yaml,line=1,col=2,title=definition::" + (
+        "x\\n::error::y (100%25)"
+    )
+
+
+def parts_of(part: pydantic.BaseModel) -> Iterator[pydantic.BaseModel]:
+    """A part of a SARIF log and all its parts: a key that SARIF does not have is in `model_extra`."""
+    yield part
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, pydantic.BaseModel):
+                yield from parts_of(each)
+
+
+def test_validate_without_faults_has_an_empty_document(project: Path, app: typer.Typer) -> None:
+    write(project, OK, "good.yaml")
+    for form, empty in (("github", ""), ("gitlab", "[]\n")):
+        result = CliRunner().invoke(app, ["validate", "--format", form])
+        assert (result.exit_code, result.stdout) == (0, empty)
+
+
+def test_the_hook_of_pre_commit_runs_a_verb(app: typer.Typer) -> None:
+    (hook,) = yaml.safe_load((REPOSITORY / ".pre-commit-hooks.yaml").read_text())
+    name, *words = hook["entry"].split()
+    assert name == "goldsmith" and CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
+    for path in ("images/a.yaml", "playbooks/files/x.sh"):
+        assert re.match(hook["files"], path)
+
+
 @pytest.mark.parametrize("more", [[], ["--from", "base"]])
 def test_what_init_writes_validates(project: Path, app: typer.Typer, more: list[str]) -> None:
     result = CliRunner().invoke(app, ["init", "store", *more])
-    wrote = "wrote images/store.yaml, playbooks/store.yml"
+    wrote = "wrote images/store.yaml, playbooks/store.yml, images/.goldsmith.schema.json"
     # the project's own azure-linux.yml is left alone
     assert (result.exit_code, result.stdout) == (0, f"{wrote}\n")
     definition = load_named(project, "store")
@@ -956,6 +1024,11 @@ def test_what_init_writes_validates(project: Path, app: typer.Typer, more: list[
     # what begins with a golden master has all that Azure asks for
     assert [step.title for step in definition.steps] == [*([] if more else ["azure-linux.yml"]), "store.yml"]
     before = (project / "images/store.yaml").read_text()
+    # an editor reads the modeline and finds the schema beside the definition
+    assert before.startswith("# yaml-language-server: $schema=.goldsmith.schema.json\n")
+    schema = json.loads((project / "images/.goldsmith.schema.json").read_text())
+    assert schema == json.loads(CliRunner().invoke(app, ["schema"]).stdout)
+    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(before))
     again = CliRunner().invoke(app, ["init", "store"])
     assert isinstance(again.exception, UsageError)
     assert (project / "images/store.yaml").read_text() == before
