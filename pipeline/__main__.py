@@ -102,7 +102,6 @@ def _guarded() -> int:
     from pipeline.cli.app import app
     from pipeline.cli.completion import VARIABLE, enable_completion
     from pipeline.cli.environment import hand_in_environment
-    from pipeline.cli.show import print_error
 
     hand_in_environment()
     if VARIABLE in os.environ:
@@ -111,12 +110,12 @@ def _guarded() -> int:
         result = app(standalone_mode=False, prog_name="goldsmith")
     except GoldsmithError as error:
         if not door.reader_is_gone():
-            print_error(error)
+            _report(error)
         return error.exit_code
     except OSError as error:
         # what no part of goldsmith has foreseen of the host's files: named all the same
         named = describe_os_error(error)
-        print_error(named)
+        _report(named)
         return named.exit_code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
@@ -125,16 +124,25 @@ def _guarded() -> int:
     return result if isinstance(result, int) else 0
 
 
+def _report(error: GoldsmithError) -> None:
+    """Print an error on stderr, and as the last event if the command has --events."""
+    from pipeline.cli import events
+    from pipeline.cli.show import print_error
+
+    if (stream := events.current()) is not None:
+        stream.error(error)
+    print_error(error)
+
+
 def _usage_error(error: Exception) -> int:
     """Usage errors of the command line parser; anything else is a fault of goldsmith and shows its traceback."""
-    from pipeline.cli.show import print_error
     from pipeline.cli.usage import describe_usage_error
 
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
         return 2
     if (named := describe_usage_error(error)) is not None:
-        print_error(named)
+        _report(named)
         return named.exit_code
     if type(error).__name__ == "Abort":
         return 130

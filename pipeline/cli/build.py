@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
-from pipeline.cli import completion, context
+from pipeline.cli import completion, context, events
 from pipeline.cli.environment import locate_store
+from pipeline.cli.events import events_option
 from pipeline.cli.usage import set_option
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def build(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
     ] = False,
+    as_events: Annotated[bool, events_option()] = False,
     settings: Annotated[Optional[list[str]], set_option()] = None,  # noqa: UP045
 ) -> None:
     """Build images, reusing every unchanged layer. An image that passes all checks is promoted to `golden`.
@@ -98,7 +100,16 @@ def build(
         *(["--from", from_stage] if from_stage else []),
         *(["--until", until] if until else []),
         *(word for each in settings or () for word in ("--set", each)),
-        *(name for name, given in (("--warm", warm), ("--keep-failed", keep_failed), ("-v", verbose)) if given),
+        *(
+            name
+            for name, given in (
+                ("--warm", warm),
+                ("--keep-failed", keep_failed),
+                ("-v", verbose),
+                ("--events", as_events),
+            )
+            if given
+        ),
     ]
 
     def build_here(definition: Definition) -> None:
@@ -129,7 +140,7 @@ def _all(
 
     executor: Executor = ThisProcess()
     if jobs > 1:
-        executor = ChildProcess(store, lambda image, line: print(f"{image:14} {line}", flush=True))
+        executor = ChildProcess(store, print_line_of_child)
     failed = run_jobs(
         [job_of(each) for each in chosen],
         executor,
@@ -147,6 +158,15 @@ def _all(
         raise failure
 
 
+def print_line_of_child(image: str, line: str) -> None:
+    """A line of another process's output under its image's name; its events as they are."""
+    stream = events.current()
+    if stream is not None:
+        stream.pass_on(image, line)
+    else:
+        print(f"{image:14} {line}", flush=True)
+
+
 def _build_image(
     definition: Definition,
     many: bool,
@@ -156,12 +176,15 @@ def _build_image(
     keep_failed: bool,
     verbose: bool,
 ) -> None:
-    from pipeline.cli.show import Progress
+    from pipeline.cli.show import follow
     from pipeline.engine import runner
 
+    stream = events.current()
     if many:
         print(f"== {definition.name}")
-    progress = Progress(verbose=verbose)
+        if stream is not None:
+            stream.emit("begin", image=definition.name)
+    progress = follow(verbose=verbose, image=definition.name)
     try:
         outcome = runner.build(
             definition,
@@ -180,6 +203,8 @@ def _build_image(
         raise
     finally:
         progress.close()
+    if stream is not None:
+        stream.emit("result", document=outcome_document(definition.name, outcome))
     report(outcome)
 
 
@@ -188,6 +213,20 @@ def _how_to_go_on(name: str, error: GoldsmithError, keep_failed: bool) -> None:
     shell = f"\n  shell  goldsmith shell {run}" if keep_failed else ""
     hint = error.hint or f"read serial.log, journal.log and the logs of the stages in {error.evidence}"
     error.hint = f"{hint}{shell}\n  retry  goldsmith build {name}      (resumes after the last good layer)"
+
+
+def outcome_document(name: str, outcome: Outcome) -> dict[str, object]:
+    """The result of a build for programs; `version` and `disk` are null if it ended before a version was made."""
+    version = outcome.version
+    return {
+        "image": name,
+        "run": outcome.run,
+        "unchanged": outcome.unchanged,
+        "seconds": round(outcome.seconds, 2),
+        "version": version.version if version else None,
+        "channels": list(version.channels) if version else [],
+        "disk": str(version.disk) if version else None,
+    }
 
 
 def report(outcome: Outcome) -> None:

@@ -207,10 +207,14 @@ def _print_note(text: str) -> None:
 
 def schema(
     what: Annotated[
-        str, typer.Argument(metavar="[WHAT]", help="definition, or plan: the output of plan --all --json.")
+        str,
+        typer.Argument(
+            metavar="[WHAT]",
+            help="definition, plan (the output of plan --all --json), or events (a line of --events).",
+        ),
     ] = "definition",
 ) -> None:
-    """Print the JSON schema of a definition, for editors, or of the output of plan --all --json, for programs.
+    """Print a JSON schema: of a definition for editors, of plan --all --json or of --events for programs.
 
     Examples:
       goldsmith schema
@@ -218,14 +222,16 @@ def schema(
     """
     import pipeline.systems.registry  # noqa: F401  the schema names the systems that are registered
 
-    if what not in ("definition", "plan"):
+    if what not in ("definition", "plan", "events"):
         raise UsageError(
             f"there is no schema of {what}",
             name="usage",
-            hint="goldsmith schema definition, or goldsmith schema plan",
+            hint="goldsmith schema definition, goldsmith schema plan, or goldsmith schema events",
         )
     if what == "plan":
         from pipeline.engine.image_plan import plan_schema as make_schema
+    elif what == "events":
+        from pipeline.cli.events import event_schema as make_schema
     else:
         from pipeline.definition import json_schema as make_schema
     typer.echo(json.dumps(make_schema(), indent=2))

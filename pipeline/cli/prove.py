@@ -13,6 +13,7 @@ import typer
 from pipeline.base.errors import UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.build import need_root
+from pipeline.cli.events import events_option
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def prove(
         ),
     ] = [],  # noqa: B006
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Test a master: start clones on each machine of the test matrix, provisioned by a local Azure fabric.
 
@@ -89,8 +91,9 @@ def prove(
       goldsmith prove some.vhd --target gen2
       goldsmith prove debian-13 --suite lisa
     """
+    from pipeline.cli import events
     from pipeline.cli.environment import locate_store
-    from pipeline.cli.show import Progress, print_json
+    from pipeline.cli.show import follow, print_json
     from pipeline.definition import TARGET_GENERATION
     from pipeline.engine import runner
     from pipeline.prove.lisa import SUITES
@@ -111,7 +114,8 @@ def prove(
     definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
     if subject.system is not None and not as_json:
         print(f"detected: {subject.system}")
-    progress = Progress()
+    stream = events.current()
+    progress = follow(image=name)
     try:
         # the clones use this file: it must not be pruned meanwhile
         with held:
@@ -123,14 +127,18 @@ def prove(
                 lambda build: prove_whole(build, master, targets, revocation_list, suites),
                 title=", ".join((*targets, *suite)) or "all targets",
                 command=" ".join(["goldsmith", *sys.argv[1:]]),
-                listeners=[] if as_json else [progress],
+                listeners=[] if as_json and stream is None else [progress],
             )
     finally:
         progress.close()
     clones = run.record["stages"][-1]["cells"]
-    if as_json:
+    if as_json or stream is not None:
         system = {} if subject.system is None else {"detected": subject.system.to_json()}
-        print_json({name: {**seen, **system} for name, seen in clones.items()})
+        document = {name: {**seen, **system} for name, seen in clones.items()}
+        if stream is not None:
+            stream.emit("result", document=document)
+        else:
+            print_json(document)
         return
     _print(clones)
     print(f"{name} passed all tests; screenshots, serial logs and the fabric's records are in {run.folder / 'prove'}")

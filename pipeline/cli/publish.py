@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from pipeline.cli import completion
+from pipeline.cli import completion, events
 from pipeline.cli.environment import locate_store
+from pipeline.cli.events import events_option
 from pipeline.cli.gallery.options import ConnectionFrom, KeyFrom, SasFrom
 from pipeline.cli.usage import VerbGroup, json_option
 
@@ -92,6 +93,7 @@ def push(
     keep_days: KeepDays = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
     as_json: Annotated[bool, json_option()] = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Publish a version: as a difference from the newest version on the target, or whole if there is none.
 
@@ -119,7 +121,8 @@ def push(
     store = locate_store()
     version = Gallery(store.gallery).get(reference)
     store.ensure()
-    line = ProgressLine(quiet=as_json)
+    stream = events.current()
+    line = ProgressLine(quiet=as_json and stream is None)
     try:
         with notifying("publish", f"{version.name} {version.version} to {target}"):
             pushed = send(
@@ -136,7 +139,9 @@ def push(
             )
     finally:
         line.close()
-    if as_json:
+    if stream is not None:
+        stream.emit("result", document=pushed.to_json())
+    elif as_json:
         print_json(pushed.to_json())
     elif not dry_run:
         print_pushed(pushed)
@@ -351,6 +356,9 @@ class ProgressLine:
         from pipeline.cli.show import size
 
         if self._quiet:
+            return
+        if (stream := events.current()) is not None:
+            stream.transfer(what, done, total, rate)
             return
         with self._lock:
             if self._live:

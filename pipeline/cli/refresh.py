@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pipeline.base.errors import CheckFailed
-from pipeline.cli import completion, context
-from pipeline.cli.build import choose, need_root
+from pipeline.cli import completion, context, events
+from pipeline.cli.build import choose, need_root, print_line_of_child
+from pipeline.cli.events import events_option
 from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def refresh(
     ] = 1,
     image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
+    as_events: Annotated[bool, events_option()] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
     ] = False,
@@ -76,7 +78,7 @@ def refresh(
     from dataclasses import replace
 
     from pipeline.cli.environment import locate_store
-    from pipeline.cli.show import Progress, print_error, print_json
+    from pipeline.cli.show import follow, print_error, print_json
     from pipeline.engine.executors import ChildProcess, ThisProcess
     from pipeline.nightly import refresh as nightly
     from pipeline.publish.errors import PublishError
@@ -89,7 +91,16 @@ def refresh(
     if patch:
         chosen = [replace(each, refresh=replace(each.refresh, mode="patch")) for each in chosen]
     command = " ".join(["goldsmith", *sys.argv[1:]])
-    progress = Progress(verbose=verbose)
+
+    def begin(name: str) -> None:
+        if isinstance(progress, events.EventListener) and stream is not None:
+            progress.image = name
+            stream.emit("begin", image=name)
+        elif not as_json:
+            print(f"== {name}", flush=True)
+
+    stream = events.current()
+    progress = follow(verbose=verbose, image=", ".join(names or []))
     try:
         if image_result is not None:
             # one image of a refresh that another process runs, and reports
@@ -114,17 +125,20 @@ def refresh(
                 at_once=jobs,
                 options=[
                     *(["-v"] if verbose else []),
+                    *(["--events"] if as_events else []),
                     *(word for each in settings or () for word in ("--set", each)),
                 ],
                 keep=size,
-                listeners=[] if as_json else [progress],
-                on_begin=lambda name: None if as_json else print(f"== {name}", flush=True),
+                listeners=[] if as_json and stream is None else [progress],
+                on_begin=begin,
                 on_failure=print_error,
                 publish=_publisher(store, chosen),
             )
     finally:
         progress.close()
-    if as_json:
+    if stream is not None:
+        stream.emit("result", document=report.to_json())
+    elif as_json:
         print_json(report.to_json())
     else:
         _print(report)
@@ -196,6 +210,8 @@ def _publisher(store: Store, chosen: Sequence[Definition]) -> Publisher:
 
 def _print_line(as_json: bool) -> Callable[[str, str], None]:
     """Each line of an image's output under its name: on stderr where stdout is for JSON."""
+    if events.current() is not None:
+        return print_line_of_child
     return lambda image, line: print(f"{image:14} {line}", file=sys.stderr if as_json else sys.stdout, flush=True)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from pipeline.base.runs import Event
+    from pipeline.cli.events import EventListener
 
 #: Width of the stage's name in a progress line.
 _NAME = 12
@@ -121,6 +122,14 @@ def size(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError
+
+
+def follow(*, verbose: bool = False, image: str = "") -> Progress | EventListener:
+    """What follows a run: its events as JSON if the command has --events, else lines for people."""
+    from pipeline.cli import events
+
+    stream = events.current()
+    return Progress(verbose=verbose) if stream is None else events.EventListener(stream, image)
 
 
 class Progress:
