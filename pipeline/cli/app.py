@@ -23,6 +23,7 @@ from pipeline.cli import (
     inspect,
     iso,
     key,
+    manual,
     packer,
     plan,
     prove,
@@ -126,6 +127,7 @@ for noun in (
     vhd,
     doctor,
     completion,
+    manual,
 ):
     noun.register(app)
 

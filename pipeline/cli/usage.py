@@ -52,7 +52,7 @@ class RootGroup(VerbGroup):
         "Gallery": ("gallery", "publish", "key"),
         "VMs": ("vm", "try"),
         "Disks": ("disk", "vhd"),
-        "Host": ("doctor", "suite", "clean", "completion", "help"),
+        "Host": ("doctor", "suite", "clean", "completion", "man", "help"),
     }
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
