@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -364,7 +365,10 @@ class ProgressLine:
             if self._live:
                 rest = f", {max(0, total - done) / rate:.0f} s left" if rate > 1 and total else ""
                 text = f"{what}: {size(done)} of {size(total)}, {size(int(rate))}/s{rest}" if total else what
-                print(f"{door.own(chr(13), sys.stderr)}{text:78}", end="", file=sys.stderr, flush=True)
+                # a line that is as wide as the terminal would wrap, and the next could not be written over it
+                width = max(10, shutil.get_terminal_size().columns - 1)
+                shown = text if len(text) <= width else f"{text[: width - 1]}\u2026"
+                print(f"{door.own(chr(13), sys.stderr)}{shown:{width}}", end="", file=sys.stderr, flush=True)
             elif what != self._shown and total:
                 print(f"{what}: {size(total)}", file=sys.stderr, flush=True)
             self._shown = what
