@@ -14,6 +14,7 @@ from pipeline.packer.template import (
     Attributes,
     Build,
     Provisioner,
+    ReadNames,
     Settings,
     Source,
     Template,
@@ -46,7 +47,7 @@ def read_legacy(path: Path, settings: Settings) -> Template:
         build.provisioners += _steps(document.get("provisioners"), build, texts)
         build.post_processors += _steps(_flat(document.get("post-processors")), build, texts)
         builds.append(build)
-    return Template(builds)
+    return Template(builds, texts.environment.notes())
 
 
 def _flat(entries: Any) -> list[Any]:
@@ -80,6 +81,7 @@ class _Texts:
         sensitive = document.get("sensitive-variables")
         self._sensitive = set(map(str, sensitive)) if isinstance(sensitive, list) else set()
         self._settings = settings
+        self.environment = ReadNames(settings.environment)
         self._budget = Budget()
 
     def attributes(self, entry: Any) -> Attributes:
@@ -108,7 +110,7 @@ class _Texts:
         words = [next(filter(None, each), "") for each in _WORD.findall(found["body"])]
         rules: dict[str, Callable[..., str]] = {
             "user": self._user,
-            "env": lambda name: self._settings.environment.get(name, ""),
+            "env": lambda name: self.environment.get(name, ""),
             "timestamp": lambda: str(int(self._settings.now.timestamp())),
             "isotime": lambda layout="": format_go_time(layout, self._settings.now),
             "template_dir": lambda: str(self._settings.folder.path),

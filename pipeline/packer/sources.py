@@ -199,6 +199,7 @@ def _set_size(attributes: Attributes, imported: Imported) -> None:
     text = mebibytes(size)
     if text:
         imported.document["disk"] = text
+        imported.turned.append(f"disk {text}")
     elif size is not None:
         imported.miss("disk_size", _reason(size))
 

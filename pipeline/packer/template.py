@@ -101,6 +101,25 @@ def read_file(path: Path) -> str:
         ) from error
 
 
+class ReadNames(dict[str, str]):
+    """The environment; it remembers which variables a template has read, because their values may be secrets."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(variables)
+        self._read: dict[str, None] = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name in self:
+            self._read[name] = None
+        return super().get(name, default)
+
+    def notes(self) -> list[str]:
+        return [
+            f"env {name}: the template reads this variable of your environment; its value may stand in the files"
+            for name in self._read
+        ]
+
+
 class _Lazy(Mapping[str, Any]):
     """Variables or locals: each is computed when it is first needed. A circle makes Unknown."""
 
@@ -135,7 +154,8 @@ class HclTemplate:
         self._path = path
         self._settings = settings
         self._notes: list[str] = []
-        table = functions(settings.environment, settings.now)
+        self._environment = ReadNames(settings.environment)
+        table = functions(self._environment, settings.now)
         self._evaluator = Evaluator(table, Budget())
         add_file_functions(table, settings.folder, self._evaluator)
         self._blocks = list(self._read_blocks())
@@ -155,7 +175,7 @@ class HclTemplate:
         for block in self._blocks:
             if block.kind == "data":
                 self._notes.append(f"data {'.'.join(block.labels)}: nothing is fetched during an import")
-        return Template(found, self._notes)
+        return Template(found, [*self._notes, *self._environment.notes()])
 
     def _read_blocks(self) -> Iterator[Block]:
         others = sorted(each for each in self._path.parent.glob("*.pkr.hcl") if each != self._path)

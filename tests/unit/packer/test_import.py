@@ -311,3 +311,23 @@ def test_a_base_of_the_project(run_import: Import, project: Path) -> None:
     (project / "images/base.yaml").write_text(text)
     found = run_import(template(""), "--base", "base")
     assert found["definition"]["source"] == {"master": "base@golden"}
+
+
+@pytest.mark.parametrize("name", ["shop.pkr.hcl", "shop.json"])
+def test_a_variable_of_the_environment_is_named(
+    run_import: Import, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_MINE", "abc")
+    text = template('provisioner "shell" {\n  inline = ["login ${env("TOKEN_OF_MINE")}"]\n}')
+    if name.endswith(".json"):
+        builder = {
+            "type": "qemu",
+            "disk_image": True,
+            "iso_url": "https://example.org/a.qcow2",
+            "iso_checksum": DIGEST,
+        }
+        provisioner = {"type": "shell", "inline": ["login {{env `TOKEN_OF_MINE`}}"]}
+        text = json.dumps({"builders": [builder], "provisioners": [provisioner]})
+    found = run_import(text, name=name)
+    assert "login abc" in (project / "scripts/shop/01-inline.sh").read_text()
+    assert "env TOKEN_OF_MINE: the template reads this variable of your environment" in missing(found)
