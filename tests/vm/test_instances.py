@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,24 @@ def create(vms: Vms, name: str, image: str = "small", *more: str) -> str:
     return vms.vm("create", name, "--image", image, "--ssh-key", str(vms.key), *more)
 
 
+@contextlib.contextmanager
+def open_port(vms: Vms, *words: str) -> Iterator[str]:
+    """The first line of a verb that relays until it is interrupted."""
+    child = vms.start("vm", *words)
+    assert child.stdout is not None
+    try:
+        yield child.stdout.readline().strip()
+    finally:
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=SOON)
+    assert child.returncode == 0, output
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=SOON) as reply:
+        return str(reply.read().decode())
+
+
 def test_a_life(vms: Vms) -> None:
     assert vms.vm("list") == ""
     out = create(vms, "web")
@@ -61,6 +81,12 @@ def test_a_life(vms: Vms) -> None:
     xml = virsh("dumpxml", f"goldsmith-{vms.store.instances_label}-web")
     assert "azure.iso" not in xml and "cache='writeback'" in xml
     assert xml.count("cache='unsafe'") == 1  # the resource disk alone
+    with open_port(vms, "forward", "web", "80") as line:
+        assert fetch(f"http://{line}/index.html") == small_linux.PAGE
+    with open_port(vms, "rdp", "web", str(vms.home / "web.rdp")) as line:
+        _, _, port = line.partition(",")[0].rpartition(":")
+        lines = (vms.home / "web.rdp").read_text().splitlines()
+        assert f"full address:s:127.0.0.1:{port}" in lines and "username:s:azureuser" in lines
     # the fabric dies under the running VM: the next command brings it back, and the address is kept
     pid = vms.fabric_pid()
     os.kill(pid, signal.SIGKILL)
@@ -139,6 +165,18 @@ def test_wrong_states_have_names_and_change_nothing(vms: Vms) -> None:
     vms.vm("deallocate", "web")
     assert "web is deallocated already" in vms.refused("deallocate", "web")
     assert "web is deallocated" in vms.refused("restart", "web")
+
+
+def test_a_trial_that_is_interrupted_leaves_nothing(vms: Vms) -> None:
+    child = vms.start("try", "power")
+    assert child.stdout is not None
+    name, _, words = child.stdout.readline().strip().partition(": ")
+    assert name.startswith("try-") and words == "Starting (provisioning)"
+    assert json.loads(vms.vm("list", "--json"))[0]["name"] == name
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=SOON)
+    assert child.returncode == 130 and f"{name}: deleted" in output
+    assert vms.left() == []
 
 
 def test_what_runs_keeps_its_master_and_no_sweep_takes_it(vms: Vms) -> None:
