@@ -165,12 +165,10 @@ def measure_round(lab: Lab, image: str, key: Path) -> list[str]:
 
 def measure_idle(lab: Lab, image: str, key: Path) -> list[str]:
     names = [f"bench-{number}" for number in range(VMS)]
+    machine = ("--memory", "1G", "--cpus", "1", "--count", str(VMS))
     try:
-        for name in names:
-            done = lab.run(
-                "vm", "create", name, "--image", image, "--ssh-key", str(key), "--memory", "1G", "--cpus", "1"
-            )
-            assert done.returncode == 0, done.stderr
+        done = lab.run("vm", "create", "bench", "--image", image, "--ssh-key", str(key), *machine)
+        assert done.returncode == 0, done.stderr
         time.sleep(SETTLE)
         own = own_processes()
         memory = sum(map(proportional_memory, own))

@@ -80,6 +80,8 @@ STEPS = 10
 BATCH = 10
 #: Seconds for a command to end, whatever happens to it.
 COMMAND = 900.0
+#: Seconds for libvirt to be done with a domain.
+SETTLE = 600.0
 #: Seconds for a batch on a busy host.
 DEADLINE = 3600.0
 PAGE = ROOT / "docs/reports/campaign-vm-sequences.md"
@@ -166,11 +168,22 @@ class Sequences(RuleBasedStateMachine):
             elif kind.startswith("kill "):
                 self.kill_with_disk(kind.removeprefix("kill "), name, disk, victim, after, down)
             elif kind == "redeploy":
-                self._note("redeploy", name)
-                redeploy(self.fleet, name, force=True)
-                self.expected[name].state = "running"
+                self.redeploy(name)
             else:
                 self.change_disk(kind, name, disk)
+
+    def redeploy(self, name: str) -> None:
+        self._note("redeploy", name)
+        try:
+            redeploy(self.fleet, name, force=True)
+        except GoldsmithError as error:
+            assert error.name == "vm-incomplete" and self._lacks_disk(name), f"{error.name}: {error.message}"
+            return
+        self.expected[name].state = "running"
+
+    def _lacks_disk(self, name: str) -> bool:
+        """Whether the creation of a VM was killed between its record and its disk: it can only be deleted."""
+        return self.fleet.instances.get(name).disk is None
 
     def change_disk(self, verb: str, name: str, disk: str) -> None:
         self._note(f"{verb} disk", name, disk)
@@ -182,7 +195,7 @@ class Sequences(RuleBasedStateMachine):
                 detach(self.fleet, name, disk)
         except GoldsmithError as error:
             if error.name == "vm-incomplete":
-                assert self.fleet.instances.get(name).disk is None, "its creation was killed"
+                assert self._lacks_disk(name), "its creation was not killed before it had a disk"
                 return
             wrong = {"attach": "disk-leased" if owner else None, "detach": "disk-not-attached"}[verb]
             assert error.name == wrong and (verb == "attach" or owner != name), (
@@ -199,6 +212,7 @@ class Sequences(RuleBasedStateMachine):
         self._note(f"kill {victim} in {verb}", name, disk, f"after {after:.2f} s")
         words = ("redeploy", name, "--force") if verb == "redeploy" else ("disk", verb, name, disk)
         self._kill_during(self.lab.start("vm", *words), victim, after, down)
+        settle(self._domain(name))
         if verb == "redeploy":
             self._learn(name, verb)
             return
@@ -262,6 +276,9 @@ class Sequences(RuleBasedStateMachine):
                 virsh("destroy", self._domain(name))
                 there.state = "stopped"
                 return
+            if error.name == "vm-incomplete" and verb == "start" and there is not None:
+                assert self._lacks_disk(name), "its creation was not killed before it had a disk"
+                return
             wrong = {
                 "start": {"running": "vm-running"},
                 "stop": {"stopped": "vm-stopped", "deallocated": "vm-deallocated"},
@@ -288,6 +305,7 @@ class Sequences(RuleBasedStateMachine):
             "delete": ("--yes",),
         }
         self._kill_during(self.lab.start("vm", verb, name, *more.get(verb, ())), victim, after, down)
+        settle(self._domain(name))
         if self.real and verb in BY_BUTTON and self._domain(name) in self.lab.domains_on():
             # its button may have been pressed, and then it goes off at a time of its own
             virsh("destroy", self._domain(name))
@@ -426,6 +444,21 @@ def left(lab: Vms) -> list[str]:
 
 def _namespace(lab: Vms) -> str:
     return str(lab.store.instances_label)
+
+
+def settle(domain: str) -> None:
+    """Wait until libvirt is done with what a killed command had asked for: it goes on without its caller.
+
+    A machine that is being started is not on yet, and is on a moment later. What the guest's memory statistics need
+    is libvirt's own lock on the domain, which it has until it is done.
+    """
+    until = time.monotonic() + SETTLE
+    while True:
+        argv = ["virsh", "-q", "-c", "qemu:///system", "dommemstat", domain]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or "state change lock" not in done.stderr:
+            return
+        assert time.monotonic() < until, done.stderr
 
 
 def _settled(record: Record, reality: Reality) -> str:
