@@ -171,6 +171,7 @@ def measure_idle(lab: Lab, image: str, key: Path) -> list[str]:
         assert done.returncode == 0, done.stderr
         time.sleep(SETTLE)
         own = own_processes()
+        assert own, "the fabric that serves these VMs"
         memory = sum(map(proportional_memory, own))
         before = sum(map(processor_time, own))
         time.sleep(IDLE)
