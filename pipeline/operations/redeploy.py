@@ -12,10 +12,13 @@ from pipeline.operations.stop import deallocate
 def redeploy(fleet: Fleet, name: str, *, force: bool = False) -> Record:
     """Deallocate a VM and start it again. `force` cuts its power. A VM that is off is started, too.
 
-    Raises as `deallocate` and `start` do. If it is interrupted, or cannot start again, the VM is deallocated.
+    Raises as `deallocate` and `start` do. If it is interrupted, or cannot start again, the VM is deallocated; one
+    without a disk (vm-incomplete) stays as it is.
     """
     record = fleet.instances.get(name)
     refuse_generalized(record)
+    if record.disk is None:
+        record.image_of_disk  # noqa: B018  raises, before it is deallocated
     try:
         deallocate(fleet, name, force=force)
     except UsageError as error:

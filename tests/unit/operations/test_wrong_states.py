@@ -39,10 +39,11 @@ WISHES = Wishes("db", "small", "azureuser", "ssh-ed25519 AAAA me")
 FAILED = Failure("vm-incomplete", "its creation was interrupted", None, DONE)
 OFF = record("off", provisioned=DONE)
 IDLE = record("idle", provisioned=DONE, allocated=False)
-ON = record("on", id=RUNNING, provisioned=DONE)
-BUSY = record("busy", provisioned=DONE, operation=Operation.begin("stop"))
+DISK = {"path": "/x", "format": "qcow2"}
+ON = record("on", id=RUNNING, provisioned=DONE, disk=DISK)
+BUSY = record("busy", provisioned=DONE, disk=DISK, operation=Operation.begin("stop"))
 GENERALIZED = record("generalized", provisioned=DONE, generalized=True, allocated=False)
-HUGE = record("huge", provisioned=DONE, allocated=False, memory=1 << 50, disk={"path": "/x", "format": "qcow2"})
+HUGE = record("huge", provisioned=DONE, allocated=False, memory=1 << 50, disk=DISK)
 HALF = record("half", failure=FAILED)
 DELETED = record("deleted", provisioned=DONE, operation=replace(Operation.begin("delete"), began=1))
 VMS = (OFF, IDLE, ON, BUSY, GENERALIZED, HUGE, HALF)
@@ -106,6 +107,7 @@ Verb = Callable[[Fleet], object]
         ("vm-unknown", lambda fleet: delete(fleet, "nobody", running=True)),
         ("vm-generalized", lambda fleet: redeploy(fleet, "generalized")),
         ("vm-busy", lambda fleet: redeploy(fleet, "busy")),
+        ("vm-incomplete", lambda fleet: redeploy(fleet, "half")),
         ("vm-incomplete", lambda fleet: attach_new(fleet, "half", DiskWishes("data1", 1 << 20))),
         ("vm-busy", lambda fleet: detach(fleet, "busy", "data1")),
     ],
