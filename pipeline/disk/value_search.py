@@ -1,7 +1,8 @@
 """Known values on a disk: whether a secret of the build stands anywhere on what ships, in any form.
 
 The search is that of `secret_search` with other expressions: it reads all data, freed blocks included, and what is
-packed or encoded in it. The values come in with the question; they are in no cache file and in no answer.
+packed or encoded in it. The values come in with the question; they are in no cache file and in no answer. It runs in
+the sandbox's worker; `value_question` asks it.
 """
 
 from __future__ import annotations
@@ -9,59 +10,17 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import hyperscan
 
 from pipeline.base.errors import DiskError
-from pipeline.disk import sandbox
 from pipeline.disk.disk import Disk
-from pipeline.disk.questions import Asked, Question, clean_text, lies
+from pipeline.disk.questions import Asked
 from pipeline.disk.search import owners
 from pipeline.disk.secret_search import ANYWHERE, Matcher, Place, Search
 
-VALUES = Question("values", "pipeline.disk.value_search:find_values")
 #: Places that an answer names, and that are kept.
 MOST, MANY = 20, 2_000
-
-
-@dataclass(frozen=True)
-class FoundValue:
-    """Where a value stands: `form` as in `base.secret_forms`, `path` empty where no file has the place."""
-
-    name: str
-    form: str
-    offset: int
-    layers: tuple[str, ...]
-    path: str
-
-    def __str__(self) -> str:
-        inside = f" (inside {' in '.join(reversed(self.layers))})" if self.layers else ""
-        form = "" if self.form == "plain" else f" in {self.form}"
-        return f"{self.name}{form} in {self.path or f'no file, at byte {self.offset} of the disk'}{inside}"
-
-
-def search_disk(
-    path: Path, fmt: str | None, needles: Sequence[tuple[str, str, bytes]], *, within: Path | None = None
-) -> tuple[list[FoundValue], list[str]]:
-    """Search a disk for values (name, form, bytes): what was found, and what could not be searched.
-
-    At most MOST places are given. Raises DiskError as `sandbox.ask`.
-    """
-    order = {"needles": [[name, form, base64.b64encode(data).decode()] for name, form, data in needles]}
-    with sandbox.Worker([VALUES], path, fmt, within=within) as worker:
-        value = worker.ask(VALUES, order).value
-    try:
-        hits = [
-            FoundValue(
-                needles[number][0], needles[number][1], int(offset), tuple(map(clean_text, layers)), clean_text(at)
-            )
-            for number, offset, layers, at in value["hits"]
-        ]
-        return hits, [clean_text(gap) for gap in value["gaps"]]
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise lies(path) from None
 
 
 def find_values(asked: Asked) -> dict[str, object]:

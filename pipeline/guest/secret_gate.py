@@ -27,7 +27,7 @@ def refuse_secrets(
     if not names:
         return
     # a plan needs no search
-    from pipeline.disk.value_search import search_disk
+    from pipeline.disk.value_question import search_disk
 
     values = secrets.read_all(names)
     current = secrets.fingerprints(names)

@@ -19,7 +19,8 @@ ROOT = Path(pipeline.__file__).parent
 #: is a reader and runs in the sandbox's worker; gpt and formats look at some KiB of headers, bounded.
 ASKERS = {
     "__init__", "confined_exec", "confinement", "facts", "formats", "gpt", "mapping", "media", "probe", "questions",
-    "punch_holes", "sandbox", "sandbox_worker", "tools", "transfer", "unpack", "unpack_worker", "worker_messages",
+    "punch_holes", "sandbox", "sandbox_worker", "tools", "transfer", "unpack", "unpack_worker", "value_question",
+    "worker_messages",
 }  # fmt: skip
 #: Modules of `checks` that the parent uses: they ask, and judge answers. Every other one runs in the worker.
 JUDGES = {"__init__", "html_report", "markdown_report", "sandbox", "versions"}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.secret_forms import needles
-from pipeline.disk.value_search import MOST, search_disk
+from pipeline.disk.value_question import search_disk
+from pipeline.disk.value_search import MOST
 from tests.fakes import fake_disk
 from tests.unit.disk.test_secret_search import write
 

@@ -14,7 +14,7 @@ from pipeline.base.errors import CheckFailed, GoldsmithError, UsageError
 from pipeline.base.store import Store
 from pipeline.cache.layers import Image, Layer
 from pipeline.definition import Definition, load, step_inputs
-from pipeline.disk import value_search
+from pipeline.disk import value_question
 from pipeline.engine.preconditions import check_preconditions, require_buildable
 from pipeline.guest.secret_gate import refuse_secrets, without_secrets
 from pipeline.guest.secret_values import KEY_FILE, LONGEST_SECRET, SECRETS, SecretValues
@@ -148,7 +148,7 @@ def test_a_master_with_a_secret_on_it_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(CheckFailed) as caught:
         look(clean, {"token": "0" * 64})
     assert caught.value.name == "secret-changed" and '--from "step.sh"' in (caught.value.hint or "")
-    monkeypatch.setattr(value_search, "search_disk", lambda *_words, **_named: ([], ["more candidates"]))
+    monkeypatch.setattr(value_question, "search_disk", lambda *_words, **_named: ([], ["more candidates"]))
     with pytest.raises(CheckFailed) as caught:
         look(clean, prints)
     assert caught.value.name == "secret-search-incomplete", "what was not searched is not clean"
