@@ -107,6 +107,10 @@ WRITTEN = {
     "name-too-long": ("the file's name is too long", "choose a shorter name"),
     "no-such-image": ("the project has no such definition", "correct the name; goldsmith validate lists all images"),
     "not-a-folder": ("a part of the path is not a folder", "correct the path"),
+    "not-generalized": (
+        "the disk of a VM has the identity of a machine: each check that failed is a line of the message",
+        "goldsmith vm start NAME, then goldsmith vm generalize NAME --run; docs/checks.md explains each check",
+    ),
     "out-of-memory": ("the host has no memory left", "stop other programs, or use a host with more memory"),
     "package-missing": ("the archive has no such package", "correct source.debian.packages in the definition"),
     "packed-too-large": (
@@ -149,6 +153,14 @@ WRITTEN = {
     "source-no-root": ("the source's disk has no root file system that can be used", "use the image of a whole disk"),
     "stage-unknown": ("there is no such stage or step", "use one of the names that the error lists"),
     "sysprep-refused": ("sysprep refused to start or failed", "read setuperr.log in the run's folder"),
+    "template-image": (
+        "a template names no image of this store's gallery",
+        "name an image version by imageReference.id, or deploy the template-vhd.json of a version",
+    ),
+    "template-value": (
+        "a template has a value that a VM of this host cannot have",
+        "correct the template, or the parameters file, as the message says",
+    ),
     "too-many-files": ("the process has too many open files", "raise the limit with ulimit -n"),
     "version-protected": (
         "the version is leased, in a channel or a parent",

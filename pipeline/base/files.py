@@ -219,6 +219,18 @@ def kind_of(mode: int) -> str:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
+def read_foreign_json(path: Path, limit: int) -> Any:
+    """The JSON of a file that a user has brought, at most `limit` bytes. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_json(path: Path, data: object) -> None:
     """Write `data` durably under `path`: a temporary file, fsync, rename, fsync of the folder.
 

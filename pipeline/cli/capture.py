@@ -56,50 +56,38 @@ def capture(
     Example:
       goldsmith capture disk.qcow2 --as byhand --generation 2
     """
-    import yaml
-
-    from pipeline.base import scratch
     from pipeline.base.disk_format import known_format
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import Progress
-    from pipeline.definition import load
     from pipeline.disk.mapping import disk_format
-    from pipeline.engine import runner
+    from pipeline.operations.capture import PreparedDisk, capture_disk
 
     need_root("capture")
     if not disk.is_file():
         raise UsageError(
             f"{disk} is not a file", name="disk-missing", hint="name the file of a disk; pipes cannot be read"
         )
-    _undefined(name)
+    refuse_defined(name)
     found = disk_format(disk)
-    reasons = dict(_reason(each) for each in waive)
+    reasons = dict(reason_of(each) for each in waive)
     system = _system(disk, found, profile or None)
     print(f"detected: {system}")
-    definition_keys = {
-        "goldsmith": 1,
-        "summary": summary or f"{disk.name}, prepared by hand",
-        "source": {"disk": {"path": str(disk.absolute()), "format": known_format(found).name}},
-        "os": system.os,
-        "generalize": {"agent": "outside"},
-        **({"generations": sorted(set(generation))} if generation else {}),
-        **({"accounts": account} if account else {}),
-        **({"waive": reasons} if reasons else {}),
-    }
+    prepared = PreparedDisk(
+        image=name,
+        summary=summary or f"{disk.name}, prepared by hand",
+        path=disk,
+        format=known_format(found).name,
+        os=system.os,
+        generations=generation,
+        accounts=account,
+        waive=reasons,
+    )
     store = locate_store().ensure()
-    # a normal definition that is not stored as a file: the manifest has its text
-    with scratch.folder(store.tmp, "capture") as folder:
-        path = folder / "images" / f"{name}.yaml"
-        path.parent.mkdir()
-        path.write_text(yaml.safe_dump(definition_keys, sort_keys=False))
-        definition = load(path, folder)
-        progress = Progress(verbose=verbose)
-        try:
-            outcome = runner.build(
-                definition, store, command=" ".join(["goldsmith", *sys.argv[1:]]), listeners=[progress]
-            )
-        finally:
-            progress.close()
+    progress = Progress(verbose=verbose)
+    try:
+        outcome = capture_disk(store, prepared, " ".join(["goldsmith", *sys.argv[1:]]), [progress])
+    finally:
+        progress.close()
     report(outcome)
 
 
@@ -115,7 +103,8 @@ def _system(disk: Path, fmt: str, profile: str | None) -> DetectedSystem:
     return system
 
 
-def _undefined(name: str) -> None:
+def refuse_defined(name: str) -> None:
+    """Raise UsageError (image-defined) for the name of an image that a definition of the project makes."""
     from pipeline.definition import image_names
 
     try:
@@ -130,7 +119,8 @@ def _undefined(name: str) -> None:
         )
 
 
-def _reason(text: str) -> tuple[str, str]:
+def reason_of(text: str) -> tuple[str, str]:
+    """The check and the reason of an option `--waive ID=WHY`. Raises UsageError (usage)."""
     check, equals, why = text.partition("=")
     if not equals or not why.strip():
         raise UsageError(f"--waive {text}: --waive needs a reason", name="usage", hint="--waive ID='why'")

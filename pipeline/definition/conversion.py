@@ -19,6 +19,7 @@ from pipeline.definition.model import (
     CommandExpectation,
     CopyStep,
     DataDisk,
+    DataDiskFile,
     DebianSource,
     Definition,
     DiskSource,
@@ -131,7 +132,13 @@ def _source(source: object, project: Path) -> Source:
             where = disk.path or disk.url or ""
             kind = disk.format or format_of(where)
             path = (project / disk.path).resolve() if disk.path else None
-            return DiskSource(path, disk.url, disk.sha256, cast(SourceFormat, kind))
+            data = tuple(
+                DataDiskFile(
+                    each.lun, (project / each.path).resolve(), cast(SourceFormat, each.format or format_of(each.path))
+                )
+                for each in sorted(disk.data_disks, key=lambda each: each.lun)
+            )
+            return DiskSource(path, disk.url, disk.sha256, cast(SourceFormat, kind), data)
         case schema_sources.FromMaster(master=master):
             image, _, reference = master.partition("@")
             return MasterSource(image, reference or "golden")

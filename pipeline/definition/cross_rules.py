@@ -40,6 +40,7 @@ def check_cross_rules(document: Document, data: dict[str, Any]) -> None:
     disk = source.get("disk")
     if isinstance(disk, dict):
         _disk_is_whole(document, disk)
+        _brought_data_disks(document, disk.get("data_disks"), data.get("data_disks"))
 
 
 def _outside(document: Document, data: dict[str, Any]) -> None:
@@ -67,6 +68,21 @@ def _data_disks(document: Document, disks: object) -> None:
         seen.add(lun)
         if "label" in disk and "filesystem" not in disk:
             document.add(("data_disks", index, "label"), "a label needs a filesystem", "filesystem: ext4")
+
+
+def _brought_data_disks(document: Document, files: object, disks: object) -> None:
+    """Each file of a data disk has a LUN of its own, whose size and caching `data_disks` has."""
+    known = [each.get("lun") for each in disks if isinstance(each, dict)] if isinstance(disks, list) else []
+    seen: set[object] = set()
+    for index, each in enumerate(files if isinstance(files, list) else ()):
+        if not isinstance(each, dict) or not isinstance(each.get("lun"), int):
+            continue
+        place, lun = ("source", "disk", "data_disks", index, "lun"), each["lun"]
+        if lun in seen:
+            document.add(place, f"LUN {lun} is duplicated", "give each disk its own LUN")
+        elif lun not in known:
+            document.add(place, f"data_disks has no LUN {lun}", f"data_disks: [{{lun: {lun}, size: 64 MiB}}]")
+        seen.add(lun)
 
 
 def _secrets(document: Document, data: dict[str, Any]) -> None:

@@ -59,6 +59,15 @@ class DebianSource:
 
 
 @dataclass(frozen=True)
+class DataDiskFile:
+    """The file of a data disk that belongs to a foreign disk; `path` is absolute."""
+
+    lun: int
+    path: Path
+    format: SourceFormat
+
+
+@dataclass(frozen=True)
 class DiskSource:
     """A foreign disk: exactly one of `path` (absolute) and `url`; a URL always has its `sha256` (lower case)."""
 
@@ -66,6 +75,7 @@ class DiskSource:
     url: str | None
     sha256: str | None
     format: SourceFormat
+    data: tuple[DataDiskFile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,20 @@ class Debian(Part):
     )
 
 
+class DataDiskFile(Part):
+    """The file of a data disk that belongs to a foreign disk."""
+
+    lun: Annotated[int, Field(ge=0, le=63)] = Field(
+        description="The logical unit number; `data_disks` has its size and caching."
+    )
+    path: Annotated[Text, AfterValidator(rules.existing("", "file"))] = Field(
+        description="A file, relative to the project."
+    )
+    format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
+        default=None, description="The format; needed if the file's name does not end with it."
+    )
+
+
 class Disk(Part):
     """A disk image that somebody else made. Give a path or a url."""
 
@@ -41,6 +55,9 @@ class Disk(Part):
     sha256: Sha256 | None = Field(default=None, description="The checksum; required with a url.")
     format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
         default=None, description="The format; needed if the file's name does not end with it."
+    )
+    data_disks: list[DataDiskFile] = Field(
+        default=[], description="Data disks that belong to it, with what is on them."
     )
 
 

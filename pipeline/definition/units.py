@@ -12,6 +12,8 @@ GIB = 1024**3
 
 #: A VHD cannot be larger (Virtual Hard Disk Image Format Specification: 2040 GiB).
 LARGEST_DISK = 2040 * GIB
+#: Bytes of memory below which a Linux with an initramfs does not start.
+LEAST_MEMORY = 256 * MIB
 
 _SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": MIB, "GiB": GIB, "TiB": 1024**4}
 _DURATION_UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -53,7 +55,7 @@ def memory_size(value: object) -> int:
     total = size(value)
     if total % MIB:
         raise Wrong(f"{value} is not a whole number of MiB")
-    if total < 256 * MIB:
+    if total < LEAST_MEMORY:
         raise Wrong(f"{value} is too small for a guest", "use at least 256 MiB")
     return total
 

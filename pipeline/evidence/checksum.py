@@ -90,7 +90,7 @@ def write_evidence(
 
     `add_files` may add files when the bill of materials is there; signatures and sums cover them.
     """
-    template.write_template(folder)
+    template.write_templates(folder)
     template.write_domain(folder, final)
     manifest = manifest_of(folder)
     if contents is not None:
@@ -121,7 +121,7 @@ def write_local_evidence(folder: Path, final: Path) -> None:
     manifest = manifest_of(folder)
     if "signed_by" in manifest:
         if manifest.get("evidence", 1) < FORMAT:
-            template.write_template(folder)
+            template.write_templates(folder)
         template.write_domain(folder, final)
         write_sums(folder, manifest)
 

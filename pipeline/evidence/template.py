@@ -1,11 +1,10 @@
-"""What stands beside a master to start machines from: a template as Azure's captures had one, and a libvirt domain.
+"""Files beside a master from which machines are started: templates for Azure, and a libvirt domain.
 
 Both follow from the manifest and from where the master lies, so that an import can write them again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +14,21 @@ from lxml import etree
 
 from pipeline.base.disk_format import QCOW2
 from pipeline.cache.layers import Image
-from pipeline.gallery import data_file, disk_file, disks_of
+from pipeline.evidence import arm_template
+from pipeline.gallery import disks_of
 from pipeline.gallery.manifest import format_of_disk, manifest_of
 from pipeline.hypervisor.domain import Spec, attached, domain_xml
 
-TEMPLATE, DOMAIN = "template.json", "domain.xml"
+TEMPLATE, UNMANAGED, DOMAIN = "template.json", "template-vhd.json", "domain.xml"
 #: Where the domain looks for the clone's disk, log and UEFI variables, unless its user writes other paths.
 CLONES = Path("/var/lib/libvirt/images")
-GIB = 1 << 30
 
 
-def write_template(folder: Path) -> None:
-    """Write the capture template of the version in `folder`. It is the same wherever the version lies."""
-    _write(folder / TEMPLATE, template(manifest_of(folder)))
+def write_templates(folder: Path) -> None:
+    """Write the templates of the version in `folder`. They are the same wherever the version lies."""
+    manifest = manifest_of(folder)
+    _write(folder / TEMPLATE, arm_template.as_text(arm_template.managed_template(manifest)))
+    _write(folder / UNMANAGED, arm_template.as_text(arm_template.unmanaged_template(manifest)))
 
 
 def write_domain(folder: Path, final: Path) -> None:
@@ -39,67 +40,6 @@ def _write(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     path.write_text(text, encoding="utf-8")
     path.chmod(0o444)
-
-
-def template(manifest: Mapping[str, Any]) -> str:
-    """The capture template: disks with caching and size in the words of Azure's storage profile, what was captured.
-
-    Image URIs are relative to the template, so that the folder can be copied whole.
-    """
-    disk = manifest["disk"]
-    document = {
-        "goldsmith": 1,
-        "name": manifest["name"],
-        "version": manifest["version"],
-        "hyperVGenerations": [f"V{number}" for number in manifest["generations"]],
-        **_features(manifest),
-        "storageProfile": {
-            "osDisk": {
-                "osType": str(manifest["os"]).capitalize(),
-                "osState": "Generalized",
-                "createOption": "FromImage",
-                "caching": "ReadWrite",
-                "diskSizeGB": -(-int(disk["virtual_size"]) // GIB),
-                "sizeInBytes": disk["virtual_size"],
-                "image": {"uri": disk_file(format_of_disk(disk))},
-            },
-            "dataDisks": [
-                {
-                    "lun": disk["lun"],
-                    "createOption": "FromImage",
-                    "caching": disk["caching"],
-                    "diskSizeGB": -(-int(disk["virtual_size"]) // GIB),
-                    "sizeInBytes": disk["virtual_size"],
-                    "image": {"uri": data_file(disk["lun"], format_of_disk(disk))},
-                }
-                for disk in manifest.get("data_disks", ())
-            ],
-        },
-        "metadata": {
-            "created": manifest["created"],
-            "summary": manifest["summary"],
-            "run": manifest["run"],
-            "state": manifest["state"],
-            "suite": manifest["suite"],
-            "agent": manifest["agent"],
-            "sha256": disk["sha256"],
-            "tree_sha256": disk["tree_sha256"],
-            "firstBoot": manifest["first_boot"],
-        },
-    }
-    return json.dumps(document, indent=1) + "\n"
-
-
-def _features(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The features of an image definition that clones of this version have shown.
-
-    An NVMe size refuses an image without DiskControllerTypes. SCSI stands first: the other order cannot be deployed
-    twice (https://learn.microsoft.com/azure/virtual-machines/nvme-overview).
-    """
-    nvme = manifest["prove"].get("gen2-nvme")
-    if nvme is None or nvme["failures"]:
-        return {}
-    return {"features": [{"name": "DiskControllerTypes", "value": "SCSI,NVMe"}]}
 
 
 def domain(manifest: Mapping[str, Any], folder: Path) -> str:

@@ -24,7 +24,7 @@ from pipeline.gallery.manifest import manifest_of, read_manifest, tree_of_disk
 SUMS = "SHA256SUMS"
 #: What an exported version may hold besides its disks and its manifest.
 _EXTRA = re.compile(
-    r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template\.json|domain\.xml"
+    r"(screenshots/[\w.-]+\.png|logs/[\w./-]+\.(log|json)|sbom\.cdx\.json|[a-z]+\.dsse\.json|template(-vhd)?\.json|domain\.xml"
     r"|report\.html)",
     re.ASCII,
 )

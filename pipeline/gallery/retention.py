@@ -141,6 +141,12 @@ def release_instance(gallery: Gallery, name: str, version: str, instance: str) -
     remove_tree(gallery.root / name / LEASES / f"{instance_lease_id(version, instance)}.json")
 
 
+def leases_of_instance(gallery: Gallery, instance: str) -> list[tuple[str, str]]:
+    """The versions that an instance has leases on: image and version."""
+    paths = sorted(gallery.root.glob(f"*/{LEASES}/*-{instance.replace('-', '')}.json"))
+    return [(path.parent.parent.name, path.stem.rpartition("-")[0]) for path in paths]
+
+
 def instances_on(gallery: Gallery, name: str, version: str) -> list[Lease]:
     """The leases of the VMs that run from a version."""
     return [lease for lease in leases(gallery, name) if lease.instance and lease.version == version]

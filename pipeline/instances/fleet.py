@@ -21,7 +21,7 @@ from pipeline.base.store import Store
 from pipeline.fabric import service
 from pipeline.fabric.registration import Link, ProvisioningData
 from pipeline.gallery import Gallery
-from pipeline.gallery.retention import release_instance
+from pipeline.gallery.retention import leases_of_instance, release_instance
 from pipeline.guest.access import tmpfs_root
 from pipeline.hypervisor import hotplug
 from pipeline.hypervisor.connection import Connection, connect
@@ -29,7 +29,7 @@ from pipeline.hypervisor.machine import own
 from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, power_off, read_power, undefine
 from pipeline.instances.budget import Budget, measure_budget
 from pipeline.instances.disk_records import Disks
-from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks
+from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks, remove_old_os_disk
 from pipeline.instances.record import Failure, Instances, Operation, Record, check_name
 from pipeline.instances.state import Reality, reconcile
 
@@ -164,6 +164,8 @@ class Fleet:
         current = reconcile(record, reality)
         if current != record:
             self.instances.save(current)
+        if record.operation is not None and record.operation.kind == "reimage" and current.operation is None:
+            self.remove_old_disks(current)
         if current.provisioned is not None and self.medium(current).exists():
             self.destroy_medium(current)
         self._bring_disks_together(current, reality)
@@ -191,6 +193,15 @@ class Fleet:
                 # the VM can still be stopped and deleted; the next command tries again
                 log.warning("the disk %s of %s: %s", disk.name, record.name, error.message)
 
+    def remove_old_disks(self, record: Record) -> None:
+        """Remove OS disks that a reimage replaced, and end the leases below them. The record decides."""
+        if record.disk is not None:
+            remove_old_os_disk(self.folder(record), record.image_of_disk)
+        used = {record.reference, record.data_master or record.reference}
+        for image, version in leases_of_instance(self.gallery, record.id):
+            if f"{image}@{version}" not in used:
+                release_instance(self.gallery, image, version, record.id)
+
     def plug(self, domain: Any, record: Record, name: str) -> None:
         """Plug a disk that the record has into the running machine. Raises as `hotplug.plug` does."""
         disk = next(disk for disk in self.attached_disks(record) if disk.name == name)
@@ -213,7 +224,8 @@ class Fleet:
         remove_disks(self.instances.folder(record.name))
         for disk in self.disks.owned_by(record.id):
             self.disks.release(disk.name, record.id)
-        release_instance(self.gallery, record.image, record.version, record.id)
+        for image, version in leases_of_instance(self.gallery, record.id):
+            release_instance(self.gallery, image, version, record.id)
         self.instances.remove(record.name)
 
     # ---- its parts -----------------------------------------------------------------------------------------------
@@ -247,7 +259,7 @@ class Fleet:
 
     def attached_disks(self, record: Record) -> tuple[AttachedDisk, ...]:
         """The data disks of an instance, by LUN."""
-        return attached_disks(self.disks, record, self.gallery.get(record.reference))
+        return attached_disks(self.disks, record, self.gallery.get(record.data_master or record.reference))
 
     def measure_budget(self, others: Iterable[Record]) -> Budget:
         """The budget of this host with these instances and all disks. The caller holds the budget."""
@@ -281,7 +293,9 @@ def refuse_generalized(record: Record) -> None:
         raise UsageError(
             f"{record.name} is generalized: it cannot be started any more",
             name="vm-generalized",
-            hint=f"goldsmith vm create makes VMs from its image; goldsmith vm delete {record.name} removes it",
+            hint=f"goldsmith vm capture {record.name} --as IMAGE makes an image of it; "
+            f"goldsmith vm reimage {record.name} makes it a new machine; "
+            f"goldsmith vm start {record.name} --anyway shows that it cannot be used",
         )
 
 

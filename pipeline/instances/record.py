@@ -85,6 +85,8 @@ class Record:
     """One instance. `memory` in bytes. `disk`: the OS disk with its master's data disks, as `Image.to_json`;
     `disk_size`: the bytes that they can grow to together. `data_disks`: disks of their own that are attached.
 
+    `data_master` is the reference of the master that its data disks stand on, where a reimage gave it another one.
+
     `os_caching` is Azure's cache mode of the OS disk. `resource_size`: bytes of the resource disk, 0 without one.
 
     `allocated`: whether its processors, memory and address are reserved for it. `provisioned`: when its agent first
@@ -118,6 +120,7 @@ class Record:
     data_disks: tuple[Attachment, ...] = ()
     os_caching: str = "ReadWrite"
     resource_size: int = 0
+    data_master: str | None = None
 
     @property
     def reference(self) -> str:
@@ -204,6 +207,7 @@ class RecordShape(Shape):
     data_disks: list[_AttachmentShape] = Field(default_factory=list)
     os_caching: Literal["None", "ReadOnly", "ReadWrite"] = "ReadWrite"
     resource_size: int = Field(default=0, ge=0)
+    data_master: str | None = None
 
     @classmethod
     def advice(cls) -> str:

@@ -60,3 +60,15 @@ def find_size(name: str) -> Size:
         name="size-unknown",
         hint=f"one of {', '.join(SIZES)}; or --cpus and --memory",
     )
+
+
+def smallest_size(cpus: int, memory: int) -> Size:
+    """The smallest size in use with so many processors and so many bytes of memory; the largest where none has.
+
+    The classic portal's sizes have no `Standard_` in their names: Azure does not offer them any more.
+    """
+    offered = sorted(
+        (size for name, size in SIZES.items() if name.startswith("Standard_")),
+        key=lambda size: (size.memory, size.cpus, size.name),
+    )
+    return next((size for size in offered if size.cpus >= cpus and size.memory >= memory), offered[-1])

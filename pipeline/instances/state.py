@@ -81,7 +81,7 @@ def power_state(record: Record, reality: Reality) -> str:
         return _ON_THE_WAY[kind]
     if reality.is_on:
         return "starting" if provisioning_state(record) == "creating" else "running"
-    if kind in ("create", "start", "restart"):
+    if kind in ("create", "start", "restart", "reimage"):
         return "starting"
     return "stopped" if record.allocated else "deallocated"
 

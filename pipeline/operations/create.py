@@ -173,7 +173,7 @@ def begin(fleet: Fleet, wishes: Wishes) -> Creation:
         fleet.is_on(record)  # raises where libvirt does not answer: then nothing is begun
         try:
             record = make_at_rest(fleet, record, version, wishes)
-            password = _launch(fleet, record)
+            password = launch(fleet, record)
         except BaseException:
             _undo(fleet, record)
             raise
@@ -211,8 +211,8 @@ def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
         fleet.instances.add(record, {name: data for name, data in files.items() if data})
 
 
-def _launch(fleet: Fleet, record: Record) -> str | None:
-    """Begin the first boot. Returns the random password, if the system needs one."""
+def launch(fleet: Fleet, record: Record) -> str | None:
+    """Begin a boot that provisions the VM. Returns the random password, if the system needs one."""
     system = system_of(record)
     password = system.draw_password() if system.signs_in_by_password else None
     link = fleet.attach(record)
@@ -238,7 +238,7 @@ def wait_ready(
     fleet = Fleet(store)
     try:
         record = fleet.instances.get(name)
-        machine = _adopt(fleet, record, cancelled)
+        machine = adopt(fleet, record, cancelled)
         on_progress("Starting (provisioning)")
         try:
             system_of(record).wait_provisioned(_first_boot(fleet, record, machine))
@@ -257,7 +257,10 @@ def wait_ready(
         fleet.connection.close()
 
 
-def _adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
+def adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
+    """The machine of a VM that another command started; the caller calls its `leave`. Raises BuildError
+    (vm-not-running).
+    """
     link = service.read_link(fleet.store, record.id)
     if link is None or find_domain(fleet.connection, record.id) is None:
         raise BuildError(

@@ -14,15 +14,18 @@ from pipeline.instances.record import Record
 from pipeline.operations.create import system_of
 
 
-def start(fleet: Fleet, name: str) -> Record:
+def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Record:
     """Power the VM on; a VM that was never provisioned gets its medium again. Returns the new record.
+
+    `anyway`: power on even a generalized VM, which then waits for a provisioning that does not come.
 
     Raises UsageError (vm-running, vm-generalized, vm-incomplete), HostError (vm-no-room), BuildError (vm-busy).
     """
     with fleet.operate(name, "start") as record:
         if fleet.is_on(record):
             raise UsageError(f"{name} is running already", name="vm-running", hint=f"goldsmith vm restart {name}")
-        refuse_generalized(record)
+        if not anyway:
+            refuse_generalized(record)
         if record.disk is None:
             record.image_of_disk  # noqa: B018  raises
         current = allocate(fleet, record)

@@ -15,7 +15,8 @@ from pipeline.instances.resource_disk import drop_resource_disk
 from pipeline.operations.start import power_on
 
 
-def _deadline(fleet: Fleet) -> float:
+def shutdown_deadline(fleet: Fleet) -> float:
+    """Seconds that a guest of this host may take to switch off."""
     return Timeouts.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").shutdown
 
 
@@ -26,7 +27,7 @@ def stop(fleet: Fleet, name: str, *, force: bool = False) -> Record:
     """
     with fleet.operate(name, "stop") as record:
         _need_running(fleet, record)
-        switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+        switch_off(fleet, record, deadline=shutdown_deadline(fleet), force=force)
         return fleet.instances.save(replace(record, operation=None))
 
 
@@ -41,7 +42,7 @@ def deallocate(fleet: Fleet, name: str, *, force: bool = False) -> Record:
                 f"{name} is deallocated already", name="vm-deallocated", hint=f"goldsmith vm start {name}"
             )
         if fleet.is_on(record):
-            switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+            switch_off(fleet, record, deadline=shutdown_deadline(fleet), force=force)
         running = service.find(fleet.store)
         if running is not None:
             running.suspend(record.id)
@@ -54,7 +55,7 @@ def restart(fleet: Fleet, name: str, *, force: bool = False) -> Record:
     with fleet.operate(name, "restart") as record:
         _need_running(fleet, record)
         refuse_generalized(record)
-        switch_off(fleet, record, deadline=_deadline(fleet), force=force)
+        switch_off(fleet, record, deadline=shutdown_deadline(fleet), force=force)
         power_on(fleet, record)
         return fleet.instances.save(replace(record, operation=None))
 

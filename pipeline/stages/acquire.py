@@ -14,7 +14,7 @@ from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
-from pipeline.definition import DataDisk, Definition, DiskSource, MasterSource
+from pipeline.definition import DataDisk, DataDiskFile, Definition, DiskSource, MasterSource
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
 from pipeline.guest.source_files import verify_checksum
@@ -40,6 +40,8 @@ def _first(context: BuildContext) -> UnitSpec[BuildContext]:
     inputs: dict[str, object]
     if isinstance(source, DiskSource):
         inputs = {"source": "disk", "sha256": source.sha256 or _file_digest(source), "format": source.format}
+        if source.data:
+            inputs["data disks"] = [[each.lun, chunk_digests(each.path).tree, each.format] for each in source.data]
         return UnitSpec("disk", inputs, partial(_disk, source))
     if isinstance(source, MasterSource):
         master = master_of(context, source)
@@ -51,12 +53,14 @@ def _first(context: BuildContext) -> UnitSpec[BuildContext]:
 
 
 def _beside(context: BuildContext) -> tuple[UnitSpec[BuildContext], ...]:
-    """The data disks that the image begins with; what a parent has comes with its OS disk."""
+    """The data disks that the image begins with; what a parent or a foreign disk has comes with its OS disk."""
     source = context.definition.source
-    parent = (
-        {disk.lun for disk in master_of(context, source).data_disks} if isinstance(source, MasterSource) else set()
-    )
-    new = [disk for disk in context.data_disks if disk.lun not in parent]
+    there: set[int] = set()
+    if isinstance(source, MasterSource):
+        there = {disk.lun for disk in master_of(context, source).data_disks}
+    elif isinstance(source, DiskSource):
+        there = {disk.lun for disk in source.data}
+    new = [disk for disk in context.data_disks if disk.lun not in there]
     if not new:
         return ()
     # caching is Azure's business, not the disk's
@@ -94,8 +98,6 @@ def _file_digest(source: DiskSource) -> str:
 def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:
     # a plan needs none of these
     from pipeline.cache.download import download
-    from pipeline.checks.disk.source_disk import judge_size
-    from pipeline.disk import mapping, transfer
 
     path = source.path
     if path is None:
@@ -103,28 +105,54 @@ def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draf
         path = download(source.url, context.store.downloads, source.sha256, progress=context.progress)
     if source.sha256:
         verify_checksum(context, path, source.sha256, "source.disk.sha256")
+    detected, _ = _copy(context, path, source.format, draft.path / DISK)
+    _judge_brought(context, path.name, draft.path / DISK)
+    data = [(each.lun, _copy_data(context, each, draft)) for each in source.data]
+    summary = f"{detected}, {len(data)} data disks" if data else detected
+    return StageResult(replace(_plain(draft), data=tuple(data)), {"format": detected, "suite": None}, summary)
+
+
+def _copy_data(context: BuildContext, file: DataDiskFile, draft: PendingLayer) -> Image:
+    """Copy a data disk that belongs to a foreign disk. Raises UsageError (data-disk-size)."""
+    target = draft.path / f"data-{file.lun}.qcow2"
+    _, size = _copy(context, file.path, file.format, target)
+    wanted = next(disk.size for disk in context.data_disks if disk.lun == file.lun)
+    if size != wanted:
+        raise UsageError(
+            f"{file.path} has {size} bytes, but data_disks says {wanted} for LUN {file.lun}",
+            name="data-disk-size",
+            hint="correct its size in data_disks",
+        )
+    return Image(target, QCOW2, size=size)
+
+
+def _copy(context: BuildContext, path: Path, fmt: str | None, target: Path) -> tuple[str, int]:
+    """Copy a foreign disk to a qcow2 file; its format and its virtual size in bytes. Raises UsageError, DiskError."""
+    from pipeline.checks.disk.source_disk import judge_size
+    from pipeline.disk import mapping, transfer
+
     # before qemu-img opens it: a foreign disk may name other files of this host
     # its content decides: the definition says the format, so that a file's name need not
     detected = mapping.detect(path, named=False)
-    if source.format and find_format(source.format) != known_format(detected):
+    if fmt and find_format(fmt) != known_format(detected):
         raise UsageError(
-            f"{path} is a {detected} disk, but the definition says {source.format}",
+            f"{path} is a {detected} disk, but the definition says {fmt}",
             name="disk-format",
             hint="copy the disk again from its source, or correct source.disk.format",
         )
     mapping.disk_format(path, detected)
     context.progress(f"copying the {detected} disk")
-    with transfer.open_source(path, detected) as source_disk:
-        judge_size(path.name, source_disk.size, context.definition.disk)
+    with transfer.open_source(path, detected) as disk:
+        if target.name == DISK:
+            judge_size(path.name, disk.size, context.definition.disk)
         transfer.convert(
-            source_disk,
-            draft.path / DISK,
+            disk,
+            target,
             "qcow2",
             timestamp=int(time.time()),
             progress=lambda done, whole: context.progress(f"{done >> 20} of {whole >> 20} MiB"),
         )
-    _judge_brought(context, path.name, draft.path / DISK)
-    return StageResult(_plain(draft), {"format": detected, "suite": None}, detected)
+        return detected, disk.size
 
 
 def _judge_brought(context: BuildContext, name: str, disk: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.checks.versions import inspection_inputs
 from pipeline.context import BaseStage, BuildContext
-from pipeline.definition import DataDisk
+from pipeline.definition import DataDisk, DiskSource
 from pipeline.gallery.verdict import BLOCKING, UNCHECKED, Verdict, count
 from pipeline.guest.secret_gate import refuse_secrets
 
@@ -68,7 +68,8 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
         generations=definition.generations,
         ports=context.system.open_ports(definition),
     )
-    results += [_data_disk(disk, dict(source.image.data)[disk.lun]) for disk in context.data_disks]
+    brought = _brought_luns(context)
+    results += [_data_disk(disk, dict(source.image.data)[disk.lun], brought) for disk in context.data_disks]
     listed = [result.to_json() for result in results]
     write_json(context.log_file(RESULTS), listed)
     write_json(draft.path / RESULTS, listed)
@@ -100,11 +101,18 @@ def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> Che
     )
 
 
-def _data_disk(disk: DataDisk, shipped: Image) -> CheckResult:
+def _brought_luns(context: BuildContext) -> set[int]:
+    """The LUNs whose disks came with content of their own, which no definition describes."""
+    source = context.definition.source
+    return {each.lun for each in source.data} if isinstance(source, DiskSource) else set()
+
+
+def _data_disk(disk: DataDisk, shipped: Image, brought: Collection[int]) -> CheckResult:
     """Whether a data disk is what the definition says, and was left in order. A blank one is anybody's."""
     content = f"{disk.filesystem} {disk.label or ''}".strip()
+    undefined = "as it was brought" if disk.lun in brought else "blank"
     evidence = (
-        f"{shipped.size} bytes, blank" if disk.filesystem is None else f"{shipped.size} bytes, {content}, clean"
+        f"{shipped.size} bytes, {undefined}" if disk.filesystem is None else f"{shipped.size} bytes, {content}, clean"
     )
     status: Status = "pass"
     if disk.filesystem is not None:

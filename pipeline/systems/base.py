@@ -73,6 +73,20 @@ class AwaitedBoot:
     dhcp_log: Path | None = None
 
 
+@dataclass(frozen=True)
+class LiveGuest:
+    """A running VM that is to be generalized.
+
+    `user` is the account that its provisioning created; `on_progress` gets a line for each part of the work.
+    """
+
+    machine: Machine
+    timeouts: Timeouts
+    logs: Path
+    user: str
+    on_progress: Callable[[str], None]
+
+
 class GuestSystem(ABC):
     """An operating system, or a distribution of one.
 
@@ -240,6 +254,24 @@ class GuestSystem(ABC):
 
         hint = "goldsmith vm screenshot and goldsmith vm logs show how far it came"
         boot.machine.wait("Ready", ready, deadline=boot.timeouts.boot, name="agent-not-ready", hint=hint)
+
+    #: Checks that show whether a disk at rest is generalized: what each machine has of its own.
+    generalized_checks: ClassVar[frozenset[str]] = frozenset()
+
+    #: Whether images of it can have data disks.
+    captures_data_disks: ClassVar[bool] = True
+
+    def generalize_instance(self, guest: LiveGuest) -> None:
+        """Remove the identity of a running VM by its guest agent, and wait until it has powered itself off.
+
+        The caller then reads the disk. Raises GuestError: guest-no-agent, generalize-refused, guest-shutdown-timeout
+        and the system's own; UsageError (generalize-unsupported) where the system cannot do this.
+        """
+        raise UsageError(
+            f"goldsmith cannot generalize a running {self.name}",
+            name="generalize-unsupported",
+            hint="generalize it inside, stop it, then run goldsmith vm generalize NAME",
+        )
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         """How many of so many clones this host runs at the same time."""

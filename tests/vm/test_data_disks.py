@@ -77,7 +77,7 @@ def test_two_data_disks_are_captured_proven_and_in_the_template(parent: Lab) -> 
     seen = manifest["prove"]["gen1"]["checks"]
     assert (seen["data disk LUN 0"], seen["data disk LUN 9"]) == ("64 MiB, ext4 data", "32 MiB, blank")
     folder = Path(parent.master("parent")["path"]).parent
-    template = json.loads((folder / "template.json").read_text())
+    template = json.loads((folder / "template.json").read_text())["metadata"]
     disks = template["storageProfile"]["dataDisks"]
     assert [(disk["lun"], disk["caching"], disk["image"]["uri"]) for disk in disks] == [
         (0, "ReadOnly", "data-0.vhd"),

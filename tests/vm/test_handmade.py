@@ -24,7 +24,7 @@ def test_what_the_golden_master_carries(golden_build: Lab, master: Path, tmp_pat
     rows = json.loads(golden_build.run("inspect", str(master), "--list", "packages", "--json").stdout)
     assert len(rows) > 200
     assert {(c["name"], c["version"]) for c in bill["components"]} == {(r["package"], r["version"]) for r in rows}
-    template = json.loads((master.parent / "template.json").read_text())
+    template = json.loads((master.parent / "template.json").read_text())["metadata"]
     assert template["storageProfile"]["osDisk"]["osState"] == "Generalized"
     assert (
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=master.parent, check=False).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli.usage import VerbGroup
-from pipeline.cli.vm import access, create, disk, listing, looks, ports, power, trial
+from pipeline.cli.vm import access, create, disk, images, listing, looks, ports, power, trial
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
         cls=VerbGroup,
     )
-    for module in (create, listing, power, disk, access, looks, ports):
+    for module in (create, listing, power, disk, images, access, looks, ports):
         module.register(noun)
     app.add_typer(noun, name="vm")
     trial.register(app)

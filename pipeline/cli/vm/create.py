@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -15,6 +16,7 @@ from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.cli import completion, context
 from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error
+from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
 from pipeline.cli.vm.options import Name, caller_keys, open_fleet
 
@@ -38,16 +40,33 @@ def register(noun: typer.Typer) -> None:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The VM's name, which is also its host name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAME]", help="The VM's name, which is also its host name (with --template: the template's)."
+        ),
+    ] = "",
     image: Annotated[
         str,
         typer.Option(
             "--image",
             metavar="IMAGE[@VERSION|CHANNEL]",
-            help="The master from which the VM is created.",
+            help="The master from which the VM is created (default: with --template the template's, else required).",
             autocompletion=completion.complete_reference,
         ),
-    ],
+    ] = "",
+    template: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--template",
+            metavar="FILE",
+            help="An ARM template whose VMs are created, such as a version's template.json (default: none).",
+        ),
+    ] = None,
+    parameters: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--parameters", metavar="FILE", help="The values of the template's parameters (default: none)."),
+    ] = None,
     size: Annotated[
         str,
         typer.Option(
@@ -138,9 +157,27 @@ def create(
     Examples:
       goldsmith vm create web --image debian-13-web
       goldsmith vm create db --image debian-13 --size Standard_B1s --network lan
+      goldsmith vm create --template template.json --parameters web.json
     """
     fleet = open_fleet("create")
     from pipeline.operations.create import Wishes
+
+    if template is not None:
+        others = (size, cpus, memory, ssh_key, custom_data, user_data, generation, network, resource_disk, count)
+        if name or image or secure_boot or outside or any(each not in ("", None) for each in others):
+            raise UsageError(
+                "--template cannot be combined with NAME, --image and the options of a VM",
+                name="usage",
+                hint="give the parameters vmName and imageVersion in the file of --parameters",
+            )
+        deploy(fleet, template, parameters, partial(_create_all, no_wait=no_wait))
+        return
+    if not name or not image:
+        raise UsageError(
+            "a VM needs a NAME and --image, or --template",
+            name="usage",
+            hint="goldsmith vm create NAME --image IMAGE; goldsmith gallery list shows all images",
+        )
 
     wishes = Wishes(
         name=name,
@@ -195,7 +232,7 @@ def _begin(
     began = time.monotonic()
     creation = begin(fleet, wishes)
     if not no_wait:
-        return [pool.submit(_finish, fleet.store, creation, began, cancelled)]
+        return [pool.submit(finish, fleet.store, creation, began, cancelled)]
     forget(fleet, wishes.name, creation.operation)
     leave_to_waiter(fleet, wishes.name)
     print(f"{wishes.name}: Starting (provisioning); goldsmith vm wait {wishes.name} waits until it is ready")
@@ -203,7 +240,8 @@ def _begin(
     return []
 
 
-def _finish(store: Store, creation: Creation, began: float, cancelled: threading.Event) -> None:
+def finish(store: Store, creation: Creation, began: float, cancelled: threading.Event) -> None:
+    """Wait until a VM whose first boot has begun is ready, and print how to reach it. `began`: monotonic seconds."""
     from pipeline.instances.fleet import Fleet
     from pipeline.operations.create import forget, wait_ready
 

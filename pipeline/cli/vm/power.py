@@ -17,7 +17,12 @@ def register(noun: typer.Typer) -> None:
         noun.command(verb.__name__)(verb)
 
 
-def start(name: Name) -> None:
+def start(
+    name: Name,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Start even a generalized VM, to see that it cannot be used.")
+    ] = False,
+) -> None:
     """Start a VM that is stopped or deallocated.
 
     Example:
@@ -25,8 +30,13 @@ def start(name: Name) -> None:
     """
     from pipeline.operations.start import start as start_vm
 
-    start_vm(open_fleet("start"), name)
+    record = start_vm(open_fleet("start"), name, anyway=anyway)
     print(f"{name}: Running")
+    if record.generalized:
+        print(
+            f"{name}: it is generalized: it has no identity, no user and no medium to provision it, so nobody can "
+            f"sign in; goldsmith vm screenshot {name} shows where it waits"
+        )
 
 
 def stop(name: Name, force: Force = False) -> None:

@@ -213,7 +213,7 @@ class CloneTest:
             if self.test_run.again:
                 self._again(clone, disk, first)
             if self.test_run.reimage:
-                self._reimage(clone, first)
+                self._reimage(clone, disk, first)
         except GoldsmithError:
             clone.black_box(quick=self.context.cancelled.is_set())
             raise
@@ -316,9 +316,14 @@ class CloneTest:
         )
         self._end(clone)
 
-    def _reimage(self, clone: Clone, first: dict[str, str]) -> None:
-        """Back to the master: the same VM, provisioned again, with an identity of its own."""
-        clone.boot(self._overlay("reimage"), provisions=True, name="reimage")
+    def reimaged(self, disk: Image) -> Image:
+        """A new OS disk from the master, with the data disks of `disk` as the clone has left them."""
+        new = create_overlay(self.scratch / "reimage.qcow2", replace(self.master, data=()), self.size)
+        return replace(new, data=disk.data)
+
+    def _reimage(self, clone: Clone, disk: Image, first: dict[str, str]) -> None:
+        """Back to the master: the same VM, provisioned again, with an identity of its own; its data disks stay."""
+        clone.boot(self.reimaged(disk), provisions=True, name="reimage")
         self.result.seconds["reimage"] = clone.seconds["ssh"]
         seen = self._seen(clone)
         self._healthy(clone, seen, "reimage")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import GuestError
 from pipeline.cache.layers import Layer, PendingLayer
@@ -11,6 +13,10 @@ from pipeline.definition import Definition
 from pipeline.guest.build import Build
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.first_boot_service import install_script
+
+if TYPE_CHECKING:
+    from pipeline.hypervisor.agent import Executed
+    from pipeline.systems.base import LiveGuest
 
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
@@ -26,6 +32,29 @@ def generalize_unit(build: Build) -> UnitSpec[Build]:
     if not definition.steps:
         inputs["disk size"] = definition.disk
     return UnitSpec("generalize", inputs, _run, live=True)
+
+
+def generalize_instance(guest: LiveGuest) -> None:
+    """Remove the identity of a running VM, and power it off. Azure's agent deprovisions where the VM has it."""
+    timeouts = guest.timeouts
+    agent = guest.machine.wait_agent(timeouts.boot, timeouts.login_grace)
+    found = agent.execute(["/bin/sh", "-c", "command -v waagent"], deadline=timeouts.command)
+    name = "waagent" if found.code == 0 else "none"
+    guest.on_progress("waagent -deprovision+user" if name == "waagent" else "removing its identity")
+    script = scripts.generalize_script(name, user=guest.user)
+    done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=DEADLINE, check=guest.machine.check)
+    log = guest.logs / "generalize.log"
+    log.write_text(done.stdout + done.stderr)
+    _need_done(done, log)
+    guest.on_progress("powering off")
+    guest.machine.shutdown(timeouts.shutdown)
+
+
+def _need_done(done: Executed, log: Path) -> None:
+    if done.code != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+        why = scripts.REFUSALS.get(done.code, "generalize failed")
+        raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"read its whole output in {log}")
 
 
 def _script(definition: Definition) -> str:
@@ -47,10 +76,7 @@ def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult
     log.write_text(done.stdout + done.stderr)
     for line in (done.stdout + done.stderr).splitlines():
         build.line(line)
-    if done.code != 0:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
-        why = scripts.REFUSALS.get(done.code, "generalize failed")
-        raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"read its whole output in {log}")
+    _need_done(done, log)
     disk = session.disk
     build.progress("shutting down")
     build.end_guest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,11 +59,11 @@ def network_config(access_mac: str, outside_mac: str | None) -> dict[str, Any]:
     return {"version": 2, "ethernets": cards}
 
 
-def generalize_script(agent: str, installs: str = "") -> str:
+def generalize_script(agent: str, installs: str = "", user: str = "") -> str:
     """The script that makes a guest forget who it is. It runs as root over the guest agent, not over ssh.
 
-    Order: what waagent does not touch while it runs, then identity and accounts; then `installs`, what only clones
-    are to run; the trim comes last.
+    Order: what waagent does not touch while it runs, then identity and accounts, `user` among them; then `installs`,
+    what only clones are to run; the trim comes last.
     """
     return "\n".join(
         [
@@ -78,6 +79,7 @@ def generalize_script(agent: str, installs: str = "") -> str:
             removal_script(),
             _HOST_NAME,
             _ACCOUNTS,
+            *([f"user={shlex.quote(user)}", _USER] if user else []),
             *([installs] if installs else []),
             _TRIM,
         ]
@@ -173,6 +175,16 @@ for home in /home/*; do [ -d "$home" ] && rm -f "$home"/.*_history "$home"/.less
 rm -rf /root/.ansible /home/*/.ansible /root/.cache
 """
 
+#: The account that a VM's provisioning created: a clone's provisioning creates the clone's own.
+_USER = r"""
+say "the user $user"
+pkill -KILL -u "$user" 2>/dev/null || true
+if id "$user" >/dev/null 2>&1; then
+  userdel --force --remove "$user" 2>/dev/null || { echo "cannot remove $user" >&2; exit 44; }
+fi
+rm -f /etc/sudoers.d/waagent /etc/sudoers.d/90-cloud-init-users /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow-
+"""
+
 _TRACES = r"""
 say "traces of the build"
 find /var/log -type f \( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \) -delete
@@ -199,4 +211,5 @@ REFUSALS: Mapping[int, str] = {
     41: "waagent is not installed in the guest",
     42: "waagent -deprovision+user failed",
     43: "the build user could not be removed",
+    44: "the VM's user could not be removed",
 }

@@ -11,7 +11,7 @@ from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, ScriptStep, Step
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
-from pipeline.systems.base import AwaitedBoot, GuestSystem
+from pipeline.systems.base import AwaitedBoot, GuestSystem, LiveGuest
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.linux.inspection import INSPECTION
 from pipeline.systems.linux.rules import RULES
@@ -105,6 +105,29 @@ class LinuxSystem(GuestSystem):
             dhcp_log=boot.dhcp_log,
         )
         watch.wait_ready()
+
+    generalized_checks: ClassVar[frozenset[str]] = frozenset(
+        {
+            "fs-clean",
+            "linux-root",
+            "machine-id",
+            "ssh-host-keys",
+            "random-seed",
+            "credential-secret",
+            "service-identity",
+            "cloud-instance",
+            "waagent-state",
+            "dhcp-leases",
+            "host-name",
+            "persistent-net-rules",
+            "network-hardware-address",
+        }
+    )
+
+    def generalize_instance(self, guest: LiveGuest) -> None:
+        from pipeline.systems.linux.generalize import generalize_instance
+
+        generalize_instance(guest)
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         # an emulated clone lets its processor idle a tenth of the time; another one takes it

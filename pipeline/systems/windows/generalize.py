@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import DiskError, GuestError
 from pipeline.cache.layers import Image, Layer, PendingLayer
@@ -10,6 +11,9 @@ from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.definition import Definition, IsoSource
 from pipeline.guest.build import Build
 from pipeline.systems.windows.image_state import GENERALIZED, SETUP_STATE
+
+if TYPE_CHECKING:
+    from pipeline.systems.base import LiveGuest
 
 #: Failures of sysprep's whose cause may stand in its log.
 _UNEXPLAINED = frozenset({"sysprep-refused", "sysprep-hangs", "sysprep-not-generalized"})
@@ -35,6 +39,18 @@ def sysprep_unit(build: Build) -> UnitSpec[Build]:
     if definition.first_boot:
         inputs["first boot"] = first_boot.digest(definition.first_boot)
     return UnitSpec("sysprep", inputs, _run)
+
+
+def generalize_instance(guest: LiveGuest) -> None:
+    """Run sysprep in a running VM, and wait until it has powered itself off."""
+    from pipeline.systems.windows import oobe, sysprep
+    from pipeline.systems.windows.session import session_of_instance
+
+    session = session_of_instance(guest.machine, guest.logs, guest.on_progress)
+    session.machine.wait_agent(session.deadlines.boot, session.deadlines.boot)
+    oobe.need_complete(session)
+    with (guest.logs / "generalize.log").open("w", encoding="utf-8") as log:
+        sysprep.generalize(session, None, mode_vm=False, on_line=lambda line: print(line, file=log))
 
 
 def _answers(definition: Definition) -> bytes | None:

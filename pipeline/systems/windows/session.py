@@ -202,5 +202,18 @@ class WindowsSession:
         return None
 
 
+def session_of_instance(
+    machine: Machine, logs: Path, progress: Callable[[str], None] = lambda _text: None
+) -> WindowsSession:
+    """The session of a VM that runs already; its machine stays the caller's."""
+    deadlines = Deadlines.for_kind(machine.spec.kvm, 1.0)
+    session = WindowsSession(
+        machine.connection, machine.spec, logs, logs=logs, deadlines=deadlines, progress=progress
+    )
+    machine.find_code_page = session.machine.find_code_page
+    session.machine = machine
+    return session
+
+
 def _name(path: str) -> str:
     return "-".join(part.lower() for part in path.split("\\")[-3:])

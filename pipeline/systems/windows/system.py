@@ -10,7 +10,7 @@ from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, IsoSource, Source
 from pipeline.definition.system_rules import SystemRules
 from pipeline.guest.build import Build
-from pipeline.systems.base import AwaitedBoot, GuestSystem
+from pipeline.systems.base import AwaitedBoot, GuestSystem, LiveGuest
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.windows import release_days
 from pipeline.systems.windows.inspection import INSPECTION
@@ -123,16 +123,34 @@ class WindowsSystem(GuestSystem):
         assert password is not None, "its first user signs in by a password"
         return {answers.UNATTEND: answers.azure(instance.name, instance.user, password, locale)}
 
+    generalized_checks: ClassVar[frozenset[str]] = frozenset(
+        {
+            "windows-root",
+            "win-hives",
+            "win-ntfs-clean",
+            "win-image-state",
+            "win-state-ini",
+            "win-sysprep-tag",
+            "win-setup-phase",
+            "win-sysprep-errors",
+            "win-domain",
+        }
+    )
+
+    captures_data_disks: ClassVar[bool] = False
+
+    def generalize_instance(self, guest: LiveGuest) -> None:
+        from pipeline.systems.windows.generalize import generalize_instance
+
+        generalize_instance(guest)
+
     def wait_provisioned(self, boot: AwaitedBoot) -> None:
         """Until its set-up has ended: only a Windows with Azure's own agent reports Ready."""
         from pipeline.systems.windows import oobe
-        from pipeline.systems.windows.session import Deadlines, WindowsSession
+        from pipeline.systems.windows.session import session_of_instance
 
-        machine = boot.machine
-        deadlines = Deadlines.for_kind(machine.spec.kvm, 1.0)
-        session = WindowsSession(machine.connection, machine.spec, boot.logs, logs=boot.logs, deadlines=deadlines)
-        session.machine = machine
-        machine.wait_agent(deadlines.boot, deadlines.boot)
+        session = session_of_instance(boot.machine, boot.logs)
+        session.machine.wait_agent(session.deadlines.boot, session.deadlines.boot)
         oobe.need_complete(session)
 
 

@@ -41,6 +41,7 @@ class ToySystem(GuestSystem):
     inspection: ClassVar[Inspection | None] = INSPECTION
     rules: ClassVar[SystemRules | None] = SystemRules("toy", check, generations=(1,))
     reproducible: ClassVar[bool] = True
+    generalized_checks: ClassVar[frozenset[str]] = frozenset({"toy-root", "toy-wound-down"})
 
     def machine_features(self) -> MachineFeatures:
         return MachineFeatures(kernel_console=False, disasters=())

@@ -27,6 +27,7 @@ from referencing import Registry, Resource
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cache.digests import flat_digest, write_block_digests
 from pipeline.evidence import signing
+from pipeline.evidence.arm_template import managed_template
 from pipeline.evidence.checksum import (
     ATTESTATIONS,
     SBOM,
@@ -37,7 +38,6 @@ from pipeline.evidence.checksum import (
     write_local_evidence,
     write_sums,
 )
-from pipeline.evidence.template import template
 from pipeline.gallery import DISK, MANIFEST, Gallery, Version, archive, data_file, digests_file
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import Judge, verify
@@ -193,7 +193,14 @@ def test_statements_are_in_totos(gallery: Gallery, key: signing.SigningKey) -> N
         json_format.ParseDict(content, statement.pb)
         statement.validate()
         json_format.ParseDict(content["predicate"], message)
-    assert {s["name"] for s in content["subject"]} == {DISK, "disk.digests", MANIFEST, SBOM, "template.json"}
+    assert {s["name"] for s in content["subject"]} == {
+        DISK,
+        "disk.digests",
+        MANIFEST,
+        SBOM,
+        "template.json",
+        "template-vhd.json",
+    }
     assert content["predicate"]["result"] == "WARNED"
     assert content["predicate"]["warnedTests"] == ["check proxy"]
     assert content["predicate"]["passedTests"] == ["check fs-clean", "prove gen1: login"]
@@ -403,7 +410,7 @@ def test_no_key_and_bad_keys(tmp_path: Path) -> None:
 
 def test_the_template_names_the_disk_and_its_state(gallery: Gallery, key: signing.SigningKey) -> None:
     version = captured(gallery, key)
-    content: Mapping[str, Any] = json.loads((version.path / "template.json").read_text())
+    content: Mapping[str, Any] = json.loads((version.path / "template.json").read_text())["metadata"]
     disk = content["storageProfile"]["osDisk"]
     assert (version.path / disk["image"]["uri"]).samefile(version.disk)
     assert (disk["osState"], disk["caching"], disk["sizeInBytes"]) == ("Generalized", "ReadWrite", 6 << 20)
@@ -422,7 +429,7 @@ def test_a_template_offers_nvme_when_a_clone_has_shown_it(
     cells: Mapping[str, Any], features: object, gallery: Gallery, key: signing.SigningKey
 ) -> None:
     manifest = {**captured(gallery, key).manifest, "prove": cells}
-    assert json.loads(template(manifest)).get("features") == features
+    assert managed_template(manifest)["metadata"].get("features") == features
 
 
 def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningKey) -> None:
@@ -444,7 +451,7 @@ def test_the_domain_stands_on_the_master(gallery: Gallery, key: signing.SigningK
 
 def test_data_disks_stand_in_the_template_and_the_domain(gallery: Gallery, key: signing.SigningKey) -> None:
     version = captured(gallery, key, luns=(0, 40))
-    content = json.loads((version.path / "template.json").read_text())
+    content = json.loads((version.path / "template.json").read_text())["metadata"]
     disks = content["storageProfile"]["dataDisks"]
     assert [(disk["lun"], disk["caching"], disk["sizeInBytes"]) for disk in disks] == [
         (0, "ReadOnly", 6 << 20),

@@ -31,7 +31,7 @@ from tests.unit.evidence.test_evidence import captured, gallery, key, rewrite
 __all__ = ["gallery", "key"]  # fixtures
 
 #: All that evidence is, but for the manifest's word.
-FILES = (*ATTESTATIONS, SBOM, SUMS, "template.json", "domain.xml")
+FILES = (*ATTESTATIONS, SBOM, SUMS, "template.json", "template-vhd.json", "domain.xml")
 
 
 def edit(folder: Path, **words: Any) -> None:

@@ -31,7 +31,7 @@ from pipeline.instances import record as records
 from pipeline.instances.fleet import Fleet
 from pipeline.network import egress
 from pipeline.network.namespaces import Namespace
-from pipeline.operations.create import _adopt, _same
+from pipeline.operations.create import _same, adopt
 from tests.unit.instances.test_record import record
 
 Patch = pytest.MonkeyPatch
@@ -217,7 +217,7 @@ VERBS: dict[str, Call] = {
 }
 VERBS_TOO: list[tuple[str, Call]] = [
     ("vm-delete-unconfirmed", delete_and_say_no),
-    ("vm-not-running", lambda folder, _: _adopt(fleet_of(folder), record(), None)),  # type: ignore[arg-type]
+    ("vm-not-running", lambda folder, _: adopt(fleet_of(folder), record(), None)),  # type: ignore[arg-type]
 ]
 
 

@@ -98,6 +98,7 @@ def test_a_generalized_vm_is_not_started() -> None:
 MORE = {
     ("vm", "create"): ("--image", "small"),
     ("vm", "forward"): ("80",),
+    ("vm", "capture"): ("--as", "web-base"),
     ("vm", "disk", "attach-new"): ("--size", "1GiB"),
     ("vm", "disk", "attach"): ("data1",),
     ("vm", "disk", "detach"): ("data1",),
