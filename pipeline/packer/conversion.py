@@ -94,11 +94,11 @@ def turn(build: Build, name: str, project: Path, folder: Folder, base: str | Non
         raise UsageError(f"{name!r} is not a valid image name", name="image-name", hint=rules.IMAGE_NAME_RULE)
     imported = Imported(name)
     imported.document = {"goldsmith": 1, "summary": f"{name}, imported from Packer"}
-    windows = is_windows(build.source, [each.type for each in build.provisioners])
-    turn_source(build.source, imported, base=base, windows=windows)
-    if "debian" in imported.document["source"]:
+    runs_powershell = is_windows(build.source, [each.type for each in build.provisioners])
+    turn_source(build.source, imported, base=base, runs_powershell=runs_powershell)
+    if imported.bootstraps:
         _add_azure_playbook(imported, project)
-    maker = StepMaker(imported, folder, windows=windows)
+    maker = StepMaker(imported, folder, runs_powershell=runs_powershell)
     for provisioner in build.provisioners:
         maker.turn(provisioner)
     for post in build.post_processors:

@@ -53,6 +53,8 @@ class Imported:
     files: dict[str, File] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    #: Whether its system is bootstrapped from an archive.
+    bootstraps: bool = False
     _bytes: int = 0
 
     def miss(self, what: str, why: str) -> None:

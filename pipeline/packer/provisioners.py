@@ -102,10 +102,10 @@ _DURATION = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?")
 class StepMaker:
     """Adds the steps of one build to a definition."""
 
-    def __init__(self, imported: Imported, folder: Folder, *, windows: bool) -> None:
+    def __init__(self, imported: Imported, folder: Folder, *, runs_powershell: bool) -> None:
         self._imported = imported
         self._folder = folder
-        self._windows = windows
+        self._runs_powershell = runs_powershell
         self._number = 0
 
     def turn(self, provisioner: Provisioner) -> None:
@@ -142,7 +142,7 @@ class StepMaker:
     # -- scripts -------------------------------------------------------------------------------------------------
 
     def _shell(self, title: str, attributes: Attributes) -> None:
-        if self._windows:
+        if self._runs_powershell:
             raise NotKnown("a Linux guest: goldsmith runs shell scripts in no Windows")
         command = attributes.get("execute_command")
         if isinstance(command, str) and not _PLAIN_COMMAND.fullmatch(command.strip()):
@@ -159,7 +159,7 @@ class StepMaker:
         self._each_script(title, attributes, lambda data: _with_lines(data, exports), lambda path: {"script": path})
 
     def _powershell(self, title: str, attributes: Attributes) -> None:
-        if not self._windows:
+        if not self._runs_powershell:
             raise NotKnown("a Windows guest")
         lines = [
             f"$env:{name} = '{value.replace(chr(39), chr(39) * 2)}'"
@@ -179,7 +179,7 @@ class StepMaker:
         self._each_script(title, attributes, with_variables, lambda path: {"powershell": path})
 
     def _windows_shell(self, title: str, attributes: Attributes) -> None:
-        if not self._windows:
+        if not self._runs_powershell:
             raise NotKnown("a Windows guest")
         for line in _texts(attributes, "inline"):
             self._add(title, {"cmd": line}, attributes)
@@ -348,7 +348,7 @@ class StepMaker:
         return found
 
     def _updates(self, title: str, attributes: Attributes) -> None:
-        if not self._windows:
+        if not self._runs_powershell:
             raise NotKnown("a Windows guest")
         self._imported.document["updates"] = {"only": "all"}
         self._imported.turned.append(f"{title}: updates, before all steps")

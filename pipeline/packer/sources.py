@@ -81,15 +81,15 @@ _READ = frozenset(
 )
 
 
-def turn_source(source: Source, imported: Imported, *, base: str | None, windows: bool) -> None:
+def turn_source(source: Source, imported: Imported, *, base: str | None, runs_powershell: bool) -> None:
     """Set the definition's source, disk, generations and machine. Raises UsageError (packer-source)."""
     attributes = source.attributes
     document = imported.document
-    document["os"] = "windows" if windows else "linux"
+    document["os"] = "windows" if runs_powershell else "linux"
     if base is not None:
         document["source"] = {"master": f"{base}@golden"}
         imported.turned.append(f"source {source.address}: replaced by {base}@golden")
-    elif windows:
+    elif runs_powershell:
         raise UsageError(
             f"{source.address} installs Windows, whose medium an import cannot fetch",
             name="packer-source",
@@ -127,6 +127,7 @@ def _set_linux_source(source: Source, imported: Imported) -> None:
         imported.miss("generalize", "goldsmith does not know the image's agent; write waagent if the image has it")
         return
     suite = _debian_suite(attributes)
+    imported.bootstraps = True
     imported.document["source"] = {"debian": {"suite": suite or STAND_IN, "packages": list(_PACKAGES)}}
     imported.document["generalize"] = {"agent": "waagent"}
     shown = url or _azure_image(attributes) or "an image that is not named"
@@ -180,7 +181,7 @@ def _debian_suite(attributes: Attributes) -> str:
     keys = ("iso_url", "iso_urls", "iso_paths", "iso_file", "image_offer", "image_sku", "source_image_family")
     words = [attributes.get(key) for key in keys]
     texts = [str(item) for each in words for item in (each if isinstance(each, list) else [each]) if each]
-    text = " ".join(item for item in texts if "debian" in item.lower()).lower()
+    text = " ".join(item for item in texts if re.search("debian", item, re.IGNORECASE)).lower()
     if not text:
         return ""
     if found := _SUITE.search(text):
