@@ -25,6 +25,8 @@ INSTANCE_NS = "https://goldsmith.invalid/instance/1"
 #: its layer is fsynced and committed. An instance's is flushed when its guest says so.
 UNFLUSHED, FLUSHED = "unsafe", "writeback"
 
+#: The name of the channel over which QEMU's guest agent answers.
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
 #: Where the hand-made network card sits; libvirt fills lower slots first (`-device` on `pcie.0` or `pci.0`).
 ACCESS_SLOT = "0x1d"
 #: Where the NVMe controller sits, for the same reason, and the alias of the disk that brings it.
@@ -319,7 +321,7 @@ def _devices(devices: etree._Element, spec: Spec) -> None:
     _sub(serial, "target", port="0")
     if spec.virtio:
         channel = _sub(devices, "channel", type="unix")
-        _sub(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+        _sub(channel, "target", type="virtio", name=AGENT_CHANNEL)
     _cards(devices, spec)
     _sub(_sub(devices, "video"), "model", type="vga")
     _sub(devices, "graphics", type="vnc", autoport="yes", listen="127.0.0.1")

@@ -28,7 +28,7 @@ from pipeline.hypervisor.connection import Connection, translated
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
 from pipeline.hypervisor.enrolled_keys import write_variable_store
 from pipeline.hypervisor.file_access import need_access
-from pipeline.hypervisor.observation import progress_check, read_traffic, take_picture
+from pipeline.hypervisor.observation import is_agent_connected, progress_check, read_traffic, take_picture
 
 T = TypeVar("T")
 
@@ -142,6 +142,8 @@ class Machine:
                 if not domain.isActive():
                     self.stopped = "powered off"
                 self._domain = domain
+                # libvirt reports a change of the agent's channel, and this one may have been open for long
+                self._agent_up = self._agent_up or is_agent_connected(domain)
             except BaseException:
                 self._unregister()
                 raise

@@ -12,7 +12,7 @@ from lxml import etree
 from pipeline.base.errors import GuestError
 from pipeline.hypervisor import console
 from pipeline.hypervisor.connection import Connection
-from pipeline.hypervisor.domain import Spec
+from pipeline.hypervisor.domain import AGENT_CHANNEL, Spec
 from pipeline.hypervisor.progress import BUSY, EVERY, Progress, read_stats
 
 #: Bytes of a picture of the screen: 16 MiB of video memory make less.
@@ -95,3 +95,9 @@ def progress_check(machine: Observed, busy: float | None = None) -> Callable[[],
             raise GuestError(message, name=name, hint=console.HINTS[name])
 
     return check
+
+
+def is_agent_connected(domain: libvirt.virDomain) -> bool:
+    """Whether the guest's agent has its channel open, by the domain's XML. Raises libvirtError."""
+    targets = etree.fromstring(domain.XMLDesc(0).encode()).iterfind("devices/channel/target")
+    return any(each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets)

@@ -182,6 +182,12 @@ pkill -KILL -u "$user" 2>/dev/null || true
 if id "$user" >/dev/null 2>&1; then
   userdel --force --remove "$user" 2>/dev/null || { echo "cannot remove $user" >&2; exit 44; }
 fi
+# cloud-init gives root the same key, behind a command that refuses it (cloudinit/ssh_util.py, DISABLE_USER_OPTS)
+keys=/root/.ssh/authorized_keys
+if [ -f "$keys" ]; then
+  kept=$(grep -v 'command="echo .Please login as the user ' "$keys" || true)
+  if [ -n "$kept" ]; then printf '%s\n' "$kept" > "$keys"; else rm -f "$keys"; fi
+fi
 rm -f /etc/sudoers.d/waagent /etc/sudoers.d/90-cloud-init-users /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow-
 """
 

@@ -48,3 +48,16 @@ def test_generalize_script_is_pinned(golden) -> None:
     golden("generalize/waagent.sh", scripts.generalize_script("waagent"))
     golden("generalize/none.sh", scripts.generalize_script("none"))
     process.run(["sh", "-n"], stdin=scripts.generalize_script("waagent"), deadline=60)
+
+
+@pytest.mark.parametrize("own", ["", "ssh-ed25519 AAAA of the image\n"])
+def test_the_key_of_a_vms_user_is_taken_from_root_too(tmp_path: Path, own: str) -> None:
+    """cloud-init gives root the user's key behind a command that refuses it; waagent leaves that line."""
+    keys = tmp_path / "authorized_keys"
+    refuses = 'command="echo \'Please login as the user \\"web\\" rather than the user \\"root\\".\';exit 142"'
+    keys.write_text(f"no-port-forwarding,{refuses} ssh-ed25519 BBBB me\n{own}")
+    script = scripts.generalize_script("none", user="web")
+    begin = script.index("keys=/root/.ssh/authorized_keys")
+    part = script[begin : script.index("rm -f /etc/sudoers.d/waagent", begin)]
+    process.run(["sh", "-eu"], stdin=part.replace("/root/.ssh/authorized_keys", str(keys)), deadline=60)
+    assert (keys.read_text() if keys.exists() else "") == own
