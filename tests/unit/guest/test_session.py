@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.base import process
 from pipeline.guest.access import Access
 from pipeline.systems.linux import scripts

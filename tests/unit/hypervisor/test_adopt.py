@@ -23,6 +23,6 @@ CHANNEL = "<domain><devices><channel type='unix'><target type='virtio' name='{}'
     ],
 )
 def test_the_agents_channel_may_be_open_already(name: str, state: str, connected: bool) -> None:
-    """libvirt tells of changes alone: `vm generalize --run` waited in vain for an agent that had answered for long."""
+    """libvirt tells of changes alone: `vm generalize --run` waited in vain for an agent that answered before."""
     domain: Any = SimpleNamespace(XMLDesc=lambda _flags: CHANNEL.format(name, state))
     assert is_agent_connected(domain) is connected
