@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 #: Seconds for the whole script: 30 s of cleaning under TCG, and a trim that grows with what was freed.
 DEADLINE = 600.0
 
+#: Waits for cloud-init, however it ends: its own exit code tells of errors (cloud-init status --help).
+_SETTLED = """
+command -v cloud-init >/dev/null || exit 0
+cloud-init status --wait >/dev/null
+[ $? -le 2 ]
+"""
+
 
 def generalize_unit(build: Build) -> UnitSpec[Build]:
     """The unit that generalizes the build's live guest."""
@@ -37,7 +44,17 @@ def generalize_unit(build: Build) -> UnitSpec[Build]:
 def generalize_instance(guest: LiveGuest) -> None:
     """Remove the identity of a running VM, and power it off. Azure's agent deprovisions where the VM has it."""
     timeouts = guest.timeouts
-    agent = guest.machine.wait_agent(timeouts.boot, timeouts.login_grace)
+    # its console has the prompts of earlier boots too: a prompt says nothing of the agent
+    agent = guest.machine.wait_agent(timeouts.boot, timeouts.boot)
+    guest.on_progress("waiting for the end of its provisioning")
+    # a VM is Ready before cloud-init has ended, and what is cleaned meanwhile would be written again
+    waited = agent.execute(["/bin/sh", "-c", _SETTLED], deadline=timeouts.boot, check=guest.machine.check)
+    if waited.code != 0:
+        raise GuestError(
+            "cloud-init has not ended in the guest",
+            name="generalize-refused",
+            hint="`cloud-init status --long` in the guest shows what it waits for; then generalize it again",
+        )
     found = agent.execute(["/bin/sh", "-c", "command -v waagent"], deadline=timeouts.command)
     name = "waagent" if found.code == 0 else "none"
     guest.on_progress("waagent -deprovision+user" if name == "waagent" else "removing its identity")
