@@ -50,6 +50,7 @@ def test_from_a_vm_to_an_image_and_back(golden_build: Lab, tmp_path: Path) -> No
         template = Path(lab.master("captured")["path"]).parent / "template.json"
         values = {
             "vmName": "copy",
+            "vmSize": "Standard_B1ms",
             "adminPublicKey": Path(f"{key}.pub").read_text(),
             "galleryName": "any",
             "subnetId": "any",
