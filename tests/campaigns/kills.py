@@ -43,7 +43,7 @@ DATA = 48 << 20
 SYSTEM = (Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/run/goldsmith"), Path("/dev/shm"))
 #: What stays in a store for good, by its path there.
 KEPT = re.compile(
-    r"(gallery|layers|runs|instances(/\.locks(/[a-z]+)?)?|downloads|tmp|scratch|accelerator\.json|archive(/.*)?"
+    r"(gallery|layers|runs|(instances|disks)(/\.locks(/[a-z]+)?)?|downloads|tmp|scratch|accelerator\.json|archive(/.*)?"
     r"|gallery/[a-z]+(/\.lock|/\.leases|/\.tombstones(/[\d.]+\.json)?|/[\d.]+(/.*)?|/golden|/refused\.json)?"
     r"|runs/R\d+(/(?!\.).*)?|layers/[0-9a-f]{32}(/.*)?|tmp/(build-[a-z]+|layers)\.lock)"
 )
