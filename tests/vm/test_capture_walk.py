@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests.harness import Lab
 
-#: The data disk's size; its room is reserved at once.
-SIZE = "2GiB"
-#: Finds the data disk by its LUN, as every image here names it.
-MOUNT = "sudo mount /dev/disk/azure/data/by-lun/1 /mnt"
+#: The data disk's size, by which the guest finds it: only Azure's own bus has names by LUN. Its room is reserved.
+SIZE, BYTES = "2GiB", 2 << 30
+DISK = f"$(lsblk -dnpbo NAME,SIZE | awk '$2 == {BYTES} {{print $1}}')"
+MOUNT = f"sudo mount {DISK} /mnt"
 
 
 def test_from_a_vm_to_an_image_and_back(golden_build: Lab, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_from_a_vm_to_an_image_and_back(golden_build: Lab, tmp_path: Path) -> No
         vm("disk", "attach-new", "origin", "--size", SIZE, "--lun", "1", "--caching", "ReadWrite")
         first = ssh(
             "origin",
-            "set -e; sudo mkfs.ext4 -q /dev/disk/azure/data/by-lun/1; " + MOUNT + "; echo kept | sudo tee /mnt/file"
+            f"set -e; sudo mkfs.ext4 -q {DISK}; " + MOUNT + "; echo kept | sudo tee /mnt/file"
             " >/dev/null; sudo umount /mnt; echo mark | sudo tee /etc/captured >/dev/null; cat /etc/machine-id",
         ).splitlines()[-1]
         assert "at rest" in vm("generalize", "origin", code=2), "one that runs is not read"
