@@ -50,7 +50,8 @@ def attach_new(
     fleet: Fleet, vm: str, wishes: DiskWishes, *, lun: int | None = None, caching: str = "None"
 ) -> Attachment:
     """Make an empty disk and attach it. Raises as `create_disk` and `attach` do; then no disk is left."""
-    fleet.instances.get(vm)
+    # What this VM cannot do is refused before a disk is made: its error must not depend on the room of the host.
+    fleet.instances.get(vm).image_of_disk  # noqa: B018  raises where its creation was interrupted
     create_disk(fleet, wishes)
     try:
         return attach(fleet, vm, wishes.name, lun=lun, caching=caching, create_option="Empty")

@@ -146,10 +146,7 @@ def list_names(fleet: Fleet) -> list[str]:
         ("disk-exists", DiskWishes("there", MIB)),
     ],
 )
-def test_wrong_wishes_have_names_and_leave_nothing(
-    fleet: Fleet, name: str, wishes: DiskWishes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.instances.budget.free_disk", lambda _instances: 64 << 30)
+def test_wrong_wishes_have_names_and_leave_nothing(fleet: Fleet, name: str, wishes: DiskWishes) -> None:
     create_disk(fleet, DiskWishes("there", MIB))
     before = everything(fleet.store)
     with pytest.raises(GoldsmithError) as error:
