@@ -15,6 +15,7 @@ from lxml import etree
 from pipeline.base.disk_format import RAW
 from pipeline.cache.layers import Image
 from pipeline.hypervisor import console
+from pipeline.hypervisor.console_log import Position
 from pipeline.hypervisor.enrolled_keys import EnrolledKeys
 
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -154,6 +155,8 @@ class Spec:
     features: MachineFeatures = MachineFeatures()
     #: The id of the instance that the domain belongs to; None of a run's domain, which ends with its run.
     instance: str | None = None
+    #: Where in the console's log its lines begin, for processes that take an instance over; None: with the log.
+    console_start: Position | None = None
     cache: str = UNFLUSHED
 
 
@@ -254,6 +257,8 @@ def domain_xml(spec: Spec) -> str:
     metadata = _sub(root, "metadata")
     if spec.instance is not None:
         mark = {"id": spec.instance, "store": spec.run}
+        if spec.console_start is not None:
+            mark["console"] = str(spec.console_start)
         etree.SubElement(metadata, f"{{{INSTANCE_NS}}}instance", mark, nsmap={"goldsmith": INSTANCE_NS})
     else:
         mark = {"id": spec.run, "role": spec.role}

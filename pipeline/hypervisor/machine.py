@@ -25,18 +25,17 @@ from pipeline.cache.layers import Image
 from pipeline.hypervisor import console
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import Connection, translated
+from pipeline.hypervisor.console_log import ConsoleLog
 from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, restored_xml, targets
 from pipeline.hypervisor.enrolled_keys import write_variable_store
 from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import is_agent_connected, progress_check, read_traffic, take_picture
+from pipeline.hypervisor.persistent import read_console_start
 
 T = TypeVar("T")
 
 #: Seconds between two looks while waiting; lifecycle events wake the wait at once.
 LOOK = 0.25
-
-#: Bytes of the console's log that are looked at, the last.
-SERIAL_LIMIT = 8 << 20
 
 _NO_AGENT = (
     "check that the source has qemu-guest-agent installed and enabled, with udev's virtio ports; see "
@@ -75,7 +74,7 @@ class Machine:
         self._domain: libvirt.virDomain | None = None
         self._agent_log = logs / "agent.log"
         self.find_code_page: Callable[[], str] = lambda: "utf-8"
-        self._seen = 0
+        self._console = ConsoleLog(spec.serial_log)
 
     @property
     def domain(self) -> libvirt.virDomain:
@@ -120,7 +119,8 @@ class Machine:
 
     def _create(self) -> None:
         # an identity of our own making: the events of an earlier domain of this name are told apart by it
-        self.spec = replace(self.spec, uuid=self.spec.uuid or str(uuid.uuid4()))
+        start = self._console.begin_boot()
+        self.spec = replace(self.spec, uuid=self.spec.uuid or str(uuid.uuid4()), console_start=start)
         if self.spec.keys is not None and self.spec.nvram is not None and not self.spec.nvram.exists():
             write_variable_store(self.spec.keys, self.spec.nvram)
             own(self.spec.nvram, self.connection)
@@ -142,6 +142,7 @@ class Machine:
                 if not domain.isActive():
                     self.stopped = "powered off"
                 self._domain = domain
+                self._console.resume_boot(read_console_start(domain))
                 # libvirt reports a change of the agent's channel, and this one may have been open for long
                 self._agent_up = self._agent_up or is_agent_connected(domain)
             except BaseException:
@@ -231,7 +232,7 @@ class Machine:
         """Raise GuestError if the guest is lost, or the build was cancelled."""
         if self._cancelled.is_set():
             raise BuildError("cancelled", name="cancelled")
-        if found := console.disaster(*self._console(), self.spec.features.disasters):
+        if found := console.disaster(*self._console.read(), self.spec.features.disasters):
             name, message = found
             raise GuestError(message, name=name, hint=console.HINTS[name])
         if self.panicked and (panic := self.spec.features.panic) is not None:
@@ -283,7 +284,7 @@ class Machine:
             if self.agent_up():
                 return self.agent
             moves()
-            if not prompt_at and console.LOGIN.search(*self._console()):
+            if not prompt_at and console.LOGIN.search(*self._console.read()):
                 prompt_at.append(time.monotonic())
             if prompt_at and time.monotonic() - prompt_at[0] > grace:
                 raise GuestError(
@@ -315,27 +316,12 @@ class Machine:
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def serial(self) -> bytes:
-        """What the serial console has shown, the last SERIAL_LIMIT bytes of it."""
-        return self._console()[0]
-
-    def _console(self) -> tuple[bytes, int]:
-        """What the console has shown, and where in that begins what was shown since `mark`.
-
-        virtlogd begins a new file at some size, by default 2 MiB: then all of it has been shown since.
-        """
-        try:
-            with self.spec.serial_log.open("rb") as log:
-                size = os.fstat(log.fileno()).st_size
-                start = log.seek(max(0, size - SERIAL_LIMIT))
-                text = log.read(SERIAL_LIMIT)
-        except OSError:
-            return b"", 0
-        return text, 0 if self._seen > size else max(0, self._seen - start)
+        """What the serial console has shown in this boot, the last SERIAL_LIMIT bytes of it."""
+        return self._console.read()[0]
 
     def mark(self) -> None:
         """Look for disasters only in what the console says from now on."""
-        with contextlib.suppress(OSError):
-            self._seen = self.spec.serial_log.stat().st_size
+        self._console.mark()
 
     def screenshot(self, path: Path) -> bool:
         """Save the screen as PNG. False if the machine has no screen any more."""

@@ -10,6 +10,7 @@ import libvirt
 from lxml import etree
 
 from pipeline.hypervisor.connection import Connection, translated
+from pipeline.hypervisor.console_log import Position
 from pipeline.hypervisor.domain import INSTANCE_NS
 
 
@@ -65,6 +66,17 @@ def list_instances(connection: Connection, store: str) -> dict[str, libvirt.virD
             if mark.get("store") == store:
                 found[mark.get("id", "")] = domain
     return found
+
+
+def read_console_start(domain: libvirt.virDomain) -> Position | None:
+    """Where in its console's log the boot of an instance's domain began; None for one that an older version of
+    goldsmith started.
+    """
+    try:
+        mark = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, INSTANCE_NS, 0)
+    except libvirt.libvirtError:
+        return None
+    return Position.parse(etree.fromstring(mark.encode()).get("console", ""))
 
 
 def power_off(domain: libvirt.virDomain) -> None:

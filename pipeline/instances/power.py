@@ -90,7 +90,6 @@ def switch_on(
     if spec.seed is not None:
         own(spec.seed, fleet.connection)
     machine = Machine(fleet.connection, spec, fleet.logs(record), cancelled)
-    machine.mark()  # earlier lines of its console do not belong to this boot
     machine.start()
     return machine
 

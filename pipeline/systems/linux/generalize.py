@@ -44,7 +44,7 @@ def generalize_unit(build: Build) -> UnitSpec[Build]:
 def generalize_instance(guest: LiveGuest) -> None:
     """Remove the identity of a running VM, and power it off. Azure's agent deprovisions where the VM has it."""
     timeouts = guest.timeouts
-    # its console has the prompts of earlier boots too: a prompt says nothing of the agent
+    # a prompt that stands there for long already says nothing of an agent that starts late
     agent = guest.machine.wait_agent(timeouts.boot, timeouts.boot)
     guest.on_progress("waiting for the end of its provisioning")
     # a VM is Ready before cloud-init has ended, and what is cleaned meanwhile would be written again
