@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pipeline.base.errors import UsageError
 from pipeline.instances.fleet import Fleet, refuse_generalized
-from pipeline.instances.record import Record
-from pipeline.operations.start import start
+from pipeline.operations.start import Started, start
 from pipeline.operations.stop import deallocate
 
 
-def redeploy(fleet: Fleet, name: str, *, force: bool = False) -> Record:
+def redeploy(fleet: Fleet, name: str, *, force: bool = False) -> Started:
     """Deallocate a VM and start it again. `force` cuts its power. A VM that is off is started, too.
 
     Raises as `deallocate` and `start` do. If it is interrupted, or cannot start again, the VM is deallocated; one

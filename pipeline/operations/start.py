@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.base.errors import UsageError
-from pipeline.fabric import service
-from pipeline.fabric.launch import write_medium
 from pipeline.instances.budget import Demand
 from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_on
 from pipeline.instances.record import Record
-from pipeline.operations.create import system_of
+from pipeline.operations.create import launch, system_of
 
 
-def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Record:
-    """Power the VM on; a VM that was never provisioned gets its medium again. Returns the new record.
+@dataclass(frozen=True)
+class Started:
+    """A VM that was powered on. `password`: a new one of its user, where it was never provisioned and its system's
+    login needs one."""
+
+    record: Record
+    password: str | None
+
+
+def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Started:
+    """Power the VM on; a VM that was never provisioned gets its medium again.
 
     `anyway`: power on even a generalized VM, which then waits for a provisioning that does not come.
 
@@ -29,8 +36,8 @@ def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Record:
         if record.disk is None:
             record.image_of_disk  # noqa: B018  raises
         current = allocate(fleet, record)
-        power_on(fleet, current)
-        return fleet.instances.save(replace(current, operation=None, failure=None))
+        password = power_on(fleet, current)
+        return Started(fleet.instances.save(replace(current, operation=None, failure=None)), password)
 
 
 def allocate(fleet: Fleet, record: Record) -> Record:
@@ -44,11 +51,12 @@ def allocate(fleet: Fleet, record: Record) -> Record:
         return fleet.instances.save(replace(record, allocated=True))
 
 
-def power_on(fleet: Fleet, record: Record) -> None:
-    """Attach the VM to the fabric again, and switch it on."""
+def power_on(fleet: Fleet, record: Record) -> str | None:
+    """Attach the VM to the fabric again, and switch it on. One that was never provisioned is provisioned now, also
+    where the command that began that was killed: returns the new password, if its system needs one.
+    """
+    if record.provisioned is None:
+        return launch(fleet, record)
     link = fleet.attach(record)
-    system = system_of(record)
-    if record.provisioned is None and not system.signs_in_by_password:
-        write_medium(fleet.make_medium_folder(record), link.instance)
-        service.ensure(fleet.store).begin(record.id)
-    switch_on(fleet, record, link, system.machine_features()).leave()
+    switch_on(fleet, record, link, system_of(record).machine_features()).leave()
+    return None

@@ -12,7 +12,7 @@ from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_off
 from pipeline.instances.record import Record
 from pipeline.instances.resource_disk import drop_resource_disk
-from pipeline.operations.start import power_on
+from pipeline.operations.start import Started, power_on
 
 
 def shutdown_deadline(fleet: Fleet) -> float:
@@ -50,14 +50,14 @@ def deallocate(fleet: Fleet, name: str, *, force: bool = False) -> Record:
         return fleet.instances.save(replace(record, operation=None, allocated=False))
 
 
-def restart(fleet: Fleet, name: str, *, force: bool = False) -> Record:
+def restart(fleet: Fleet, name: str, *, force: bool = False) -> Started:
     """Switch the VM off and on again. Raises as `stop` does, and UsageError (vm-generalized)."""
     with fleet.operate(name, "restart") as record:
         _need_running(fleet, record)
         refuse_generalized(record)
         switch_off(fleet, record, deadline=shutdown_deadline(fleet), force=force)
-        power_on(fleet, record)
-        return fleet.instances.save(replace(record, operation=None))
+        password = power_on(fleet, record)
+        return Started(fleet.instances.save(replace(record, operation=None)), password)
 
 
 def _need_running(fleet: Fleet, record: Record) -> None:

@@ -18,7 +18,7 @@ from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error
 from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
-from pipeline.cli.vm.options import Name, caller_keys, open_fleet
+from pipeline.cli.vm.options import Name, caller_keys, open_fleet, print_password
 
 if TYPE_CHECKING:
     from pipeline.base.store import Store
@@ -246,13 +246,14 @@ def finish(store: Store, creation: Creation, began: float, cancelled: threading.
     from pipeline.operations.create import forget, wait_ready
 
     name = creation.record.name
+    # before the wait: whoever examines a VM that fails, or interrupts this command, needs it
+    _show_password(creation)
     try:
         with notifying("vm", name):
             record = wait_ready(store, name, creation.operation, lambda text: _say(name, text), cancelled)
     finally:
         forget(Fleet(store), name, creation.operation)
     _say_running(store, record, time.monotonic() - began)
-    _show_password(creation)
     if creation.password is None:
         _say(name, f"goldsmith vm ssh {name}")
 
@@ -272,8 +273,7 @@ def _say_running(store: Store, record: Record, seconds: float) -> None:
 
 def _show_password(creation: Creation) -> None:
     if creation.password is not None:
-        user = creation.record.user
-        _say(creation.record.name, f"the password of {user} is {creation.password} (shown only once, stored nowhere)")
+        print_password(creation.record, creation.password)
 
 
 def wait(name: Name) -> None:

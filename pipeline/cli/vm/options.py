@@ -16,6 +16,7 @@ from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
     from pipeline.instances.fleet import Fleet
+    from pipeline.instances.record import Record
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The VM.", autocompletion=completion.complete_vm)]
 AsJson = Annotated[bool, json_option()]
@@ -46,3 +47,8 @@ def caller_home() -> Path:
 def caller_keys() -> list[Path]:
     """The caller's existing public keys."""
     return [path for name in _KEYS if (path := caller_home() / ".ssh" / name).is_file()]
+
+
+def print_password(record: Record, password: str) -> None:
+    """Print a new random password of a VM's user."""
+    print(f"{record.name}: the password of {record.user} is {password} (shown only once, stored nowhere)", flush=True)

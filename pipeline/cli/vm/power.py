@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.base.errors import UsageError
 from pipeline.cli.removals import count_of
-from pipeline.cli.vm.options import Force, Name, open_fleet
+from pipeline.cli.vm.options import Force, Name, open_fleet, print_password
+
+if TYPE_CHECKING:
+    from pipeline.operations.start import Started
 
 
 def register(noun: typer.Typer) -> None:
@@ -30,9 +33,10 @@ def start(
     """
     from pipeline.operations.start import start as start_vm
 
-    record = start_vm(open_fleet("start"), name, anyway=anyway)
+    started = start_vm(open_fleet("start"), name, anyway=anyway)
     print(f"{name}: Running")
-    if record.generalized:
+    _print_password(started)
+    if started.record.generalized:
         print(
             f"{name}: it is generalized: it has no identity, no user and no medium to provision it, so nobody can "
             f"sign in; goldsmith vm screenshot {name} shows where it waits"
@@ -60,8 +64,9 @@ def restart(name: Name, force: Force = False) -> None:
     """
     from pipeline.operations.stop import restart as restart_vm
 
-    restart_vm(open_fleet("restart"), name, force=force)
+    started = restart_vm(open_fleet("restart"), name, force=force)
     print(f"{name}: Running")
+    _print_password(started)
 
 
 def deallocate(name: Name, force: Force = False) -> None:
@@ -84,8 +89,17 @@ def redeploy(name: Name, force: Force = False) -> None:
     """
     from pipeline.operations.redeploy import redeploy as redeploy_vm
 
-    redeploy_vm(open_fleet("redeploy"), name, force=force)
+    started = redeploy_vm(open_fleet("redeploy"), name, force=force)
     print(f"{name}: Running; its resource disk is new")
+    _print_password(started)
+
+
+def _print_password(started: Started) -> None:
+    """A VM that was never provisioned has a new password. Its guest keeps the first one that it has read."""
+    if started.password is not None:
+        print_password(started.record, started.password)
+        name = started.record.name
+        print(f"{name}: if its first boot had begun before, the password shown then may be the valid one")
 
 
 def delete(

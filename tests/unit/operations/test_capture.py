@@ -5,14 +5,16 @@ The VMs are toys: no guest is started, libvirt is its own test driver.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import libvirt
+import pycdlib
 import pytest
 
 from pipeline.base.disk_format import RAW
@@ -24,6 +26,9 @@ from pipeline.definition import DefinitionError, load
 from pipeline.disk.mapping import chain_extents
 from pipeline.disk.transfer import compare
 from pipeline.engine import runner
+from pipeline.fabric import service
+from pipeline.fabric.instance import Instance
+from pipeline.fabric.registration import Link
 from pipeline.gallery import Version
 from pipeline.gallery.retention import lease_to_instance, leases_of_instance
 from pipeline.guest.disks import create_overlay
@@ -31,12 +36,15 @@ from pipeline.hypervisor.connection import Connection
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Operation, Record
 from pipeline.operations import capture as capture_module
+from pipeline.operations import create as create_module
 from pipeline.operations import reimage as reimage_module
 from pipeline.operations.capture import CaptureWishes, capture
 from pipeline.operations.generalize import generalize
+from pipeline.operations.redeploy import redeploy
 from pipeline.operations.reimage import begin, renew
-from pipeline.operations.start import start
+from pipeline.operations.start import Started, start
 from pipeline.systems import registry
+from pipeline.systems.windows import answers
 from pipeline.systems.windows.system import SYSTEM as WINDOWS
 from tests.fakes.disks import add_master
 from tests.fakes.toy_system.system import SYSTEM
@@ -350,3 +358,39 @@ def test_what_cannot_be_reimaged_has_a_name(
         begin(fleet, "drum", to=to)
     assert error.value.name == name and error.value.hint
     assert replace(fleet.instances.get("drum"), failure=None) == replace(vm, failure=None)
+
+
+@pytest.mark.parametrize("verb", [start, redeploy])
+@pytest.mark.parametrize("system", ["windows", "linux"])
+def test_a_first_boot_that_was_interrupted_is_begun_again(
+    system: str, verb: Callable[[Fleet, str], Started], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a reimage leaves it that was killed after the record named the new OS disk. A Windows gets an answer file
+    with another password; the fabric and the machine are not there."""
+    dead = replace(Operation.begin("reimage"), began=1)
+    vm = add_vm(fleet, "drum", FILES, system=system, provisioned=None, operation=dead)
+    place = Link("br0", "00:0d:3a:00:00:01", "10.83.0.2", Instance("drum", vm.user, "", "", "10.83.0.2", vm.id))
+    begun: list[str] = []
+    served = SimpleNamespace(attach=lambda _data: place, begin=begun.append)
+    monkeypatch.setattr(service, "ensure", lambda _store: served)
+    monkeypatch.setattr(fleet, "medium", lambda _record: fleet.store.tmp / "a" / "b" / "c" / "azure.iso")
+    media: list[bytes] = []
+
+    def switch_on(_fleet: Fleet, record: Record, *_: object) -> SimpleNamespace:
+        iso = pycdlib.PyCdlib()
+        iso.open(str(fleet.medium(record)))
+        for name in ["/Unattend.xml"] if system == "windows" else ["/ovf-env.xml"]:
+            file = io.BytesIO()
+            iso.get_file_from_iso_fp(file, joliet_path=name)
+            media.append(file.getvalue())
+        iso.close()
+        return SimpleNamespace(leave=lambda: None)
+
+    monkeypatch.setattr(create_module, "switch_on", switch_on)
+    started = verb(fleet, "drum")
+    assert begun == [vm.id] and started.record.operation is None
+    (text,) = media
+    if system == "windows":
+        assert started.password and answers.hidden(started.password, "Password").encode() in text
+    else:
+        assert started.password is None and b"<HostName>drum</HostName>" in text.replace(b"ns1:", b"")
