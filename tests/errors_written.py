@@ -146,6 +146,10 @@ WRITTEN = {
         "a snapshot of a guest was changed",
         "no action is needed: the snapshot is made again; goldsmith clean removes old snapshots",
     ),
+    "set-delete-unconfirmed": (
+        "VMs of a set would be deleted, and nobody confirmed it",
+        "run the command again with --yes",
+    ),
     "source-no-boot": (
         "the source's disk has no boot loader for the image's generations",
         "correct `generations`, or install a boot loader on the disk",

@@ -72,6 +72,16 @@ class Store:
         return self.root / "disks"
 
     @property
+    def sets(self) -> Path:
+        """Sets of VMs; made with the first set."""
+        return self.root / "sets"
+
+    @property
+    def endpoints(self) -> Path:
+        """Endpoints of sets; made with the first endpoint."""
+        return self.root / "endpoints"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 

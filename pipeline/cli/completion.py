@@ -180,6 +180,22 @@ def complete_disk(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def complete_set(_incomplete: str) -> Iterable[str]:
+    from pipeline.base.names import INSTANCE_NAME, folders
+    from pipeline.cli.environment import locate_store
+
+    return folders(locate_store().sets, INSTANCE_NAME)
+
+
+@_quiet
+def complete_endpoint(_incomplete: str) -> Iterable[str]:
+    from pipeline.base.names import INSTANCE_NAME, folders
+    from pipeline.cli.environment import locate_store
+
+    return folders(locate_store().endpoints, INSTANCE_NAME)
+
+
+@_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
     from pipeline.engine.stage import stage_names
 

@@ -41,8 +41,8 @@ def compute(instance: Instance, version: str) -> dict[str, Any]:
         },
         "osType": "Linux",
         "placementGroupId": "",
-        "platformFaultDomain": "0",
-        "platformUpdateDomain": "0",
+        "platformFaultDomain": str(instance.fault_domain),
+        "platformUpdateDomain": str(instance.update_domain),
         "provider": "Microsoft.Compute",
         "publicKeys": [
             {"keyData": instance.public_key, "path": f"/home/{instance.user}/.ssh/authorized_keys"},

@@ -79,6 +79,9 @@ class Instance:
     data_disks: tuple[DataDisk, ...] = ()
     site: Site | None = None
     extension: Extension | None = None
+    #: The VM's places in its availability set.
+    fault_domain: int = 0
+    update_domain: int = 0
     provisioned: bool = True  # else Azure has nothing for it: the classic portal's Start of a generalized VM
 
     @property

@@ -23,6 +23,8 @@ class ProvisioningData:
     provisioned: bool = True
     network: str | None = None
     outside: bool = False
+    fault_domain: int = 0
+    update_domain: int = 0
 
 
 @dataclass(frozen=True)

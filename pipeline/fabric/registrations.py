@@ -54,6 +54,8 @@ class Registration:
             user_data=data.user_data,
             data_disks=data.data_disks,
             provisioned=data.provisioned,
+            fault_domain=data.fault_domain,
+            update_domain=data.update_domain,
         )
 
 
@@ -81,6 +83,8 @@ class RegistrationShape(Shape):
     mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
     number: Annotated[int, Field(ge=0, lt=NUMBERS)]
     suspended: bool
+    fault_domain: Annotated[int, Field(ge=0)] = 0
+    update_domain: Annotated[int, Field(ge=0)] = 0
 
     @classmethod
     def advice(cls) -> str:
@@ -108,6 +112,8 @@ def to_json(registration: Registration) -> dict[str, Any]:
         "provisioned": data.provisioned,
         "network": data.network,
         "outside": data.outside,
+        "fault_domain": data.fault_domain,
+        "update_domain": data.update_domain,
         "mac": registration.mac,
         "number": registration.number,
         "suspended": registration.suspended,
@@ -119,6 +125,9 @@ def from_json(found: dict[str, Any]) -> Registration:
     names = ("instance_id", "name", "user", "public_key", "provisioned", "network", "outside")
     data = ProvisioningData(
         **{name: found[name] for name in names},
+        # registrations of older versions lack the domains
+        fault_domain=found.get("fault_domain", 0),
+        update_domain=found.get("update_domain", 0),
         custom_data=base64.b64decode(found["custom_data"], validate=True),
         user_data=base64.b64decode(found["user_data"], validate=True),
         data_disks=tuple(

@@ -31,6 +31,7 @@ from pipeline.instances.budget import Budget, measure_budget
 from pipeline.instances.disk_records import Disks
 from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks, remove_old_os_disk
 from pipeline.instances.record import Failure, Instances, Operation, Record, check_name
+from pipeline.instances.set_records import Sets
 from pipeline.instances.state import Reality, reconcile
 
 log = logging.getLogger("goldsmith.waits")
@@ -47,6 +48,7 @@ class Fleet:
         self._open_connection = open_connection
         self.instances = Instances(store.instances)
         self.disks = Disks(store.disks)
+        self.sets = Sets(store.sets)
         self.gallery = Gallery(store.gallery)
 
     @cached_property
@@ -278,6 +280,8 @@ class Fleet:
             data_disks=tuple(disk.described for disk in self.attached_disks(record)),
             network=record.network,
             outside=record.outside,
+            fault_domain=record.fault_domain,
+            update_domain=record.update_domain,
         )
         return service.ensure(self.store).attach(data)
 

@@ -89,6 +89,9 @@ class Record:
 
     `os_caching` is Azure's cache mode of the OS disk. `resource_size`: bytes of the resource disk, 0 without one.
 
+    `set`: the set that it belongs to, with its fault domain and its update domain there. A `drained` VM gets no new
+    requests from endpoints.
+
     `allocated`: whether its processors, memory and address are reserved for it. `provisioned`: when its agent first
     reported Ready. `size` is the name of an Azure size, if it was made by one. `digest` is the master's.
     """
@@ -121,6 +124,10 @@ class Record:
     os_caching: str = "ReadWrite"
     resource_size: int = 0
     data_master: str | None = None
+    set: str | None = None
+    fault_domain: int = 0
+    update_domain: int = 0
+    drained: bool = False
 
     @property
     def reference(self) -> str:
@@ -208,6 +215,10 @@ class RecordShape(Shape):
     os_caching: Literal["None", "ReadOnly", "ReadWrite"] = "ReadWrite"
     resource_size: int = Field(default=0, ge=0)
     data_master: str | None = None
+    set: str | None = None
+    fault_domain: int = Field(default=0, ge=0)
+    update_domain: int = Field(default=0, ge=0)
+    drained: bool = False
 
     @classmethod
     def advice(cls) -> str:

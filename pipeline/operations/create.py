@@ -54,6 +54,8 @@ class Wishes:
     os_caching: str = "ReadWrite"
     #: Bytes of the resource disk; None: that of the size.
     resource_size: int | None = None
+    #: The set that the VM joins.
+    set: str | None = None
 
 
 def system_of(record: Record) -> GuestSystem:
@@ -113,6 +115,8 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         raise UsageError(
             "Secure Boot needs generation 2", name="generation-unsupported", hint="leave out one of the options"
         )
+    if wishes.set is not None:
+        fleet.sets.get(wishes.set)
     machine = version.manifest.get("machine") or {"cpus": 1, "memory": 1 << 30}
     size = wishes.size or Size(None, int(machine["cpus"]), int(machine["memory"]))
     record = Record(
@@ -136,6 +140,7 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         outside=wishes.outside,
         os_caching=wishes.os_caching,
         resource_size=size.resource if wishes.resource_size is None else wishes.resource_size,
+        set=wishes.set,
         operation=Operation.begin("create"),
     )
     return record, version
@@ -194,21 +199,24 @@ def make_at_rest(fleet: Fleet, record: Record, version: Version, wishes: Wishes)
 
     Raises HostError (vm-no-room).
     """
-    _reserve(fleet, record, wishes)
+    record = _reserve(fleet, record, wishes)
     lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
     disk = create_disks(fleet.folder(record), version)
     return fleet.instances.save(replace(record, disk=disk.to_json()))
 
 
-def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> None:
-    """Reserve the VM's resources of the host, and write its record."""
+def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> Record:
+    """Reserve the VM's resources of the host, deal its domains, and write its record. Returns the record."""
     with fleet.instances.hold_budget():
         fleet.instances.sweep()
-        budget = fleet.measure_budget(fleet.instances.all())
+        others = fleet.instances.all()
+        budget = fleet.measure_budget(others)
         disk = record.disk_size + record.resource_size
         budget.refuse_excess(record.name, Demand(record.cpus, record.memory, disk))
+        record = fleet.sets.deal_domains(record, others)
         files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data}
         fleet.instances.add(record, {name: data for name, data in files.items() if data})
+        return record
 
 
 def launch(fleet: Fleet, record: Record) -> str | None:

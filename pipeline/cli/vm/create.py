@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.instances.record import Record
     from pipeline.instances.sizes import Size
     from pipeline.operations.create import Creation, Wishes
+    from pipeline.operations.sets import Domains
 
 #: The largest custom data and user data that Azure accepts, in bytes.
 #: https://learn.microsoft.com/azure/virtual-machines/custom-data
@@ -146,6 +147,35 @@ def create(
             help="The number of VMs: NAME-0, NAME-1, ... (default: one VM called NAME).",
         ),
     ] = None,
+    in_set: Annotated[
+        str,
+        typer.Option(
+            "--set",
+            metavar="SET",
+            help="The set that the VMs join; a set that does not exist is made (default: none).",
+            autocompletion=completion.complete_set,
+        ),
+    ] = "",
+    fault_domains: Annotated[
+        int | None,
+        typer.Option(
+            "--fault-domains",
+            min=1,
+            max=3,
+            metavar="N",
+            help="The number of fault domains of a new set (default: 2).",
+        ),
+    ] = None,
+    update_domains: Annotated[
+        int | None,
+        typer.Option(
+            "--update-domains",
+            min=1,
+            max=20,
+            metavar="N",
+            help="The number of update domains of a new set (default: 5).",
+        ),
+    ] = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Return at once; goldsmith vm wait NAME waits for the VM.")
     ] = False,
@@ -157,20 +187,23 @@ def create(
     Examples:
       goldsmith vm create web --image debian-13-web
       goldsmith vm create db --image debian-13 --size Standard_B1s --network lan
+      goldsmith vm create web --image debian-13-web --set shop --count 2
       goldsmith vm create --template template.json --parameters web.json
     """
     fleet = open_fleet("create")
     from pipeline.operations.create import Wishes
+    from pipeline.operations.sets import Domains
 
     if template is not None:
-        others = (size, cpus, memory, ssh_key, custom_data, user_data, generation, network, resource_disk, count)
+        others = [size, cpus, memory, ssh_key, custom_data, user_data, generation, network, resource_disk, count]
+        others += [in_set, fault_domains, update_domains]
         if name or image or secure_boot or outside or any(each not in ("", None) for each in others):
             raise UsageError(
                 "--template cannot be combined with NAME, --image and the options of a VM",
                 name="usage",
                 hint="give the parameters vmName and imageVersion in the file of --parameters",
             )
-        deploy(fleet, template, parameters, partial(_create_all, no_wait=no_wait))
+        deploy(fleet, template, parameters, partial(create_all, no_wait=no_wait))
         return
     if not name or not image:
         raise UsageError(
@@ -193,12 +226,37 @@ def create(
         outside=outside,
         os_caching=os_disk_caching,
         resource_size=_resource_size(resource_disk),
+        set=in_set or None,
     )
     names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
-    _create_all(fleet, [replace(wishes, name=each) for each in names], no_wait=no_wait)
+    wanted = [replace(wishes, name=each) for each in names]
+    if in_set:
+        create_in_set(fleet, wishes, wanted, Domains(fault_domains, update_domains), no_wait=no_wait)
+        return
+    if fault_domains is not None or update_domains is not None:
+        raise UsageError(
+            "--fault-domains and --update-domains need --set",
+            name="usage",
+            hint="use --set SET, or leave both options out",
+        )
+    create_all(fleet, wanted, no_wait=no_wait)
 
 
-def _create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
+def create_in_set(fleet: Fleet, wishes: Wishes, wanted: list[Wishes], domains: Domains, *, no_wait: bool) -> None:
+    """Create VMs in the set of `wishes`, which is made if there is none. If no VM could be made, no set is left."""
+    from pipeline.operations.sets import drop_empty_set, ensure_set
+
+    assert wishes.set is not None
+    made = ensure_set(fleet, wishes.set, wishes, domains)
+    try:
+        create_all(fleet, wanted, no_wait=no_wait)
+    except BaseException:
+        if made:
+            drop_empty_set(fleet, wishes.set)
+        raise
+
+
+def create_all(fleet: Fleet, wanted: list[Wishes], *, no_wait: bool) -> None:
     """Create VMs one after the other, and wait for all of them together. A VM that fails does not stop the others."""
     cancelled = threading.Event()
     errors: list[BaseException] = []

@@ -49,7 +49,7 @@ def _row(fleet: Fleet, record: Record, reality: Reality) -> tuple[str, ...]:
         _size(record),
         describe(record, reality),
         str(reality.agent.state) if reality.is_on else "",
-        _address(fleet, record) or "",
+        address_of(fleet, record) or "",
     )
 
 
@@ -63,7 +63,7 @@ def _amounts(record: Record) -> str:
     return f"{record.cpus} cpu, {size(record.memory)}"
 
 
-def _address(fleet: Fleet, record: Record) -> str | None:
+def address_of(fleet: Fleet, record: Record) -> str | None:
     from pipeline.fabric import service
 
     link = service.read_link(fleet.store, record.id) if record.allocated else None
@@ -89,8 +89,12 @@ def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
         "created": record.created,
         "provisioned": record.provisioned,
         "allocated": record.allocated,
-        "address": _address(fleet, record),
+        "address": address_of(fleet, record),
         "network": record.network,
+        "set": record.set,
+        "faultDomain": record.fault_domain,
+        "updateDomain": record.update_domain,
+        "drained": record.drained,
         "outside": record.outside,
         "status": describe(record, reality),
         "provisioningState": provisioning_state(record),
@@ -166,9 +170,13 @@ def show(name: Name, as_json: AsJson = False) -> None:
         ("image", f"{record.image} {record.version} ({record.system})"),
         ("machine", f"{named}{_amounts(record)}, generation {record.generation}{secure}"),
         ("user", record.user),
-        ("address", _address(fleet, record) or "none: it is deallocated"),
+        ("address", address_of(fleet, record) or "none: it is deallocated"),
         ("created", record.created),
     ]
+    if record.set is not None:
+        drained = ", drained" if record.drained else ""
+        domains = f"fault domain {record.fault_domain}, update domain {record.update_domain}"
+        rows.append(("set", f"{record.set}, {domains}{drained}"))
     profile = storage_profile(fleet, record)
     if profile["osDisk"] is not None:
         rows.append(("os disk", f"{profile['osDisk']['name']}, caching {profile['osDisk']['caching']}"))

@@ -103,9 +103,11 @@ MORE = {
     ("vm", "disk", "attach"): ("data1",),
     ("vm", "disk", "detach"): ("data1",),
     ("disk", "resize"): ("1GiB",),
+    ("set", "scale"): ("2",),
+    ("set", "fail-domain"): ("0",),
     ("disk", "export"): ("data1.vhd",),
 }
-VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try", "disk")]
+VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try", "disk", "set")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
