@@ -11,7 +11,7 @@ LAYERS ?= 40G
 GUESTS ?= 2
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test guests quick check docs bench doctor clean
+.PHONY: help setup golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,15 @@ docs: setup ## the documentation as a site of static pages: build/site/index.htm
 campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests
 	@$(BIN)/python -m tests.campaigns $*
+
+test-kvm: setup ## for a host with KVM: build and prove IMAGE; leaves a redacted, signed archive (docs/field-kit.md)
+	@IMAGE=$(IMAGE) $(BIN)/python -m tests.field kvm
+
+test-windows: setup ## with WINDOWS_ISO and VIRTIO_ISO: build and prove Windows; leaves an archive
+	@$(BIN)/python -m tests.field windows
+
+test-azure: setup ## with AZURE_SUBSCRIPTION: IMAGE as VMs on Azure, deleted at the end; leaves an archive
+	@IMAGE=$(IMAGE) $(BIN)/python -m tests.field azure
 
 bench: setup ## the same build through goldsmith and packer; docs/reports/bench.md (packer is not installed by setup)
 	@$(BIN)/python -m tests.bench.bench_build
