@@ -55,12 +55,18 @@ _WHOLE = "install ok installed"
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """`state` is dpkg's three words, 'install ok installed' for a whole one; rpm knows no other."""
+    """`state` is dpkg's three words, 'install ok installed' for a whole one; rpm knows no other.
+
+    `source` and `source_version` are of the source package that it was built from, where dpkg's record has them;
+    empty where they are the package's own, and of other records.
+    """
 
     name: str
     version: str
     architecture: str
     state: str
+    source: str = ""
+    source_version: str = ""
 
     @property
     def installed(self) -> bool:
@@ -121,12 +127,16 @@ def parse_status(text: str) -> tuple[Package, ...]:
             if colon and key and not line[0].isspace():
                 fields[key] = value.strip()
         if "Package" in fields:
+            # "Source: NAME" or "Source: NAME (VERSION)": deb-control(5)
+            source, _, version = fields.get("Source", "").partition(" (")
             found.append(
                 Package(
                     fields["Package"],
                     fields.get("Version", ""),
                     fields.get("Architecture", ""),
                     fields.get("Status", ""),
+                    source,
+                    version.removesuffix(")"),
                 )
             )
     return _sorted(found)

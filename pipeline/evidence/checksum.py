@@ -47,10 +47,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Contents:
-    """What is on the disk, as the disk itself says: os-release, and name, version and architecture of packages."""
+    """What is on the disk, as the disk itself says: os-release, and name, version and architecture of packages.
+
+    `sources`: name, architecture, source package and its version, of packages whose source is not as they are.
+    """
 
     system: Mapping[str, str]
     packages: Sequence[Sequence[str]]
+    sources: Sequence[Sequence[str]] = ()
 
     @classmethod
     def of(cls, disk: Image) -> Contents:
@@ -61,12 +65,13 @@ class Contents:
         try:
             rows = list_disk(disk.path, disk.format.key, what="packages")
             system: dict[str, str] = dict(list_disk(disk.path, disk.format.key, what="os"))
+            sources = list_disk(disk.path, disk.format.key, what="sources")
         except DiskError as error:
             raise _failed(f"{error.message} ({error.name})", error.hint) from error
         # only a system whose own files are packages cannot be without any
         if not rows and package_type(system) != NO_INDEX:
             raise _failed("the package database lists no installed package", None)
-        return cls(system, rows)
+        return cls(system, rows, sources)
 
 
 def _failed(why: str, hint: str | None) -> BuildError:
@@ -103,6 +108,7 @@ def write_evidence(
             tree=disk["tree_sha256"],
             system=contents.system,
             packages=contents.packages,
+            sources=contents.sources,
         )
         _write(folder / SBOM, text)
     add_files(folder)

@@ -40,6 +40,16 @@ def _lines(data: SiteData) -> Iterator[str]:
     ):
         samples = [({"image": image.name}, getattr(version, field)) for image, version in golden]
         yield from _gauge(name, text, [(labels, value) for labels, value in samples if value is not None])
+    yield from _gauge(
+        "golden_cves",
+        "CVEs of the golden version by Debian's security tracker: fixable by an update, or open.",
+        [
+            ({"image": image.name, "state": state}, number)
+            for image, version in golden
+            if version.cves is not None
+            for state, number in (("fixable", version.cves.fixable), ("open", version.cves.open))
+        ],
+    )
     states = Counter((vm.image, vm.version, vm.state) for vm in data.vms)
     yield from _gauge(
         "vms",

@@ -32,13 +32,17 @@ from pipeline.instances.record import Instances
 #: The name of the index in the gallery's folder: no image can be called so.
 INDEX = ".package-index.json"
 #: Of what the index holds of a bill. Raise it when that changes.
-FORMAT = 1
+FORMAT = 2
 #: Bytes of an index: 500 versions of 1,000 packages have some 20 MiB.
 LIMIT = 64 << 20
 #: The operators of a query, and dpkg's words for them.
 OPERATORS = {"<": "lt", "<=": "le", "=": "eq", "==": "eq", "!=": "ne", ">=": "ge", ">": "gt"}
 #: The type of packages in a bill (package URL) whose versions dpkg compares.
 DEBIAN = "deb"
+#: The property of a bill's master that has the code name of its distribution (os-release, VERSION_CODENAME).
+CODENAME = "goldsmith:codename"
+#: Code names of the releases that bills of older versions of goldsmith name by their numbers.
+_CODENAMES = {"debian-11": "bullseye", "debian-12": "bookworm", "debian-13": "trixie", "debian-14": "forky"}
 _QUERY = re.compile(r"(?P<name>[^<>=!]+?)\s*(?:(?P<operator><=|>=|==|!=|<|>|=)\s*(?P<version>\S+))?\s*")
 _VERSION = re.compile(r"[0-9A-Za-z.+:~-]+", re.ASCII)
 
@@ -94,26 +98,75 @@ class Answer:
         return {"found": found, "searched": self.searched, "without_bill": list(self.without_bill)}
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A golden version, or a version that VMs run from. `packages` is None where its bill cannot be read."""
+
+    image: str
+    version: str
+    golden: bool
+    vms: tuple[str, ...]
+    packages: Packages | None
+
+    def __str__(self) -> str:
+        return f"{self.image} {self.version}"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """The packages of a bill. `release` is its distribution's code name, empty where that is not known.
+
+    `rows`: a line for each package, with name, type, version, architecture, source package and its version, by tabs.
+    """
+
+    release: str
+    rows: str
+
+    def named(self, name: str) -> Iterator[tuple[str, str, str]]:
+        """(type, version, architecture) of each package of this name."""
+        start = self.rows.find(f"\n{name}\t")
+        while start >= 0:
+            end = self.rows.find("\n", start + 1)
+            _, kind, version, architecture, _, _ = self.rows[start + 1 : end].split("\t")
+            yield kind, version, architecture
+            start = self.rows.find(f"\n{name}\t", end)
+
+    def sources(self) -> dict[str, str]:
+        """The version of each source package of Debian's packages. A bill of an older goldsmith has no sources: each
+        package counts as its own source there."""
+        found = {}
+        for row in self.rows.splitlines():
+            cells = row.split("\t")
+            if len(cells) > 1 and cells[1] == DEBIAN:
+                found[cells[4] or cells[0]] = cells[5] or cells[2]
+        return found
+
+
 def find_packages(store: Store, queries: Iterable[Query]) -> Answer:
     """Search the golden versions, and the versions that VMs run from. Raises HostError (dpkg-missing)."""
-    gallery, wanted = Gallery(store.gallery), list(queries)
-    subjects = _subjects(store, gallery)
-    bills = _Bills(gallery)
+    wanted, subjects = list(queries), read_subjects(store)
     found: list[Found] = []
-    missing: list[str] = []
-    for (name, version), (golden, vms) in sorted(subjects.items()):
-        rows = bills.rows(name, version)
-        if rows is None:
-            missing.append(f"{name} {version}")
-            continue
-        for query in wanted:
-            for kind, installed, architecture in _named(rows, query.name):
+    for each in subjects:
+        for query in wanted if each.packages else ():
+            for kind, installed, architecture in each.packages.named(query.name) if each.packages else ():
                 matches = _matches(query, kind, installed)
                 if matches is not False:
-                    row = Found(name, version, golden, query.name, installed, architecture, matches, tuple(vms))
-                    found.append(row)
+                    at = (each.image, each.version, each.golden)
+                    found.append(Found(*at, query.name, installed, architecture, matches, each.vms))
+    missing = tuple(str(each) for each in subjects if each.packages is None)
+    return Answer(tuple(found), len(subjects), missing)
+
+
+def read_subjects(store: Store) -> list[Subject]:
+    """The golden versions, and the versions that VMs run from, by image and number."""
+    gallery = Gallery(store.gallery)
+    bills = _Bills(gallery)
+    found = [
+        Subject(name, version, golden, tuple(vms), bills.packages(name, version))
+        for (name, version), (golden, vms) in sorted(_subjects(store, gallery).items())
+    ]
     bills.remember()
-    return Answer(tuple(found), len(subjects), tuple(missing))
+    return found
 
 
 def _subjects(store: Store, gallery: Gallery) -> dict[tuple[str, str], tuple[bool, list[str]]]:
@@ -127,16 +180,6 @@ def _subjects(store: Store, gallery: Gallery) -> dict[tuple[str, str], tuple[boo
     for record in Instances(store.instances).all():
         subjects.setdefault((record.image, record.version), (False, []))[1].append(record.name)
     return subjects
-
-
-def _named(rows: str, name: str) -> Iterator[tuple[str, str, str]]:
-    """(type, version, architecture) of each package of this name."""
-    start = rows.find(f"\n{name}\t")
-    while start >= 0:
-        end = rows.find("\n", start + 1)
-        _, kind, version, architecture = rows[start + 1 : end].split("\t")
-        yield kind, version, architecture
-        start = rows.find(f"\n{name}\t", end)
 
 
 def _matches(query: Query, kind: str, installed: str) -> bool | None:
@@ -168,14 +211,29 @@ class _Component(Shape):
     purl: str = ""
 
 
+class _Property(Shape):
+    name: str
+    value: str = ""
+
+
+class _Master(Shape):
+    properties: list[_Property] = Field(default_factory=list)
+
+
+class _Metadata(Shape):
+    component: _Master | None = None
+
+
 class _Bill(Shape):
     components: list[_Component] = Field(default_factory=list)
+    metadata: _Metadata | None = None
 
 
 class _Remembered(Shape):
     """The packages of a version, a line each, and the file that they were read from."""
 
     file: str
+    release: str
     rows: str
 
 
@@ -192,21 +250,23 @@ class _Bills:
         self._known = _read_index(gallery.root / INDEX)
         self._seen: dict[str, Mapping[str, str]] = {}
 
-    def rows(self, name: str, version: str) -> str | None:
-        """A line for each package: name, type, version, architecture, by tabs. None without a readable bill."""
+    def packages(self, name: str, version: str) -> Packages | None:
+        """None without a readable bill."""
         path = self._gallery.root / name / version / SBOM
         before, key = file_id(str(path)), f"{name}/{version}"
         known: Mapping[str, str] | None = self._known.get(key)
         if known is not None and known["file"] == before:
             self._seen[key] = known
-            return known["rows"]
+            return Packages(known["release"], known["rows"])
         bill = read_usable(path, _Bill, limit=LARGEST_RECORD)
         if bill is None:
             return None
-        rows = "".join(("\n", *(_line(each) for each in bill.get("components", ()))))
+        components = bill.get("components", ())
+        rows = "".join(("\n", *(_line(each) for each in components)))
+        release = _release(bill)
         if before is not None and before == file_id(str(path), settled=True):
-            self._seen[key] = {"file": before, "rows": rows}
-        return rows
+            self._seen[key] = {"file": before, "release": release, "rows": rows}
+        return Packages(release, rows)
 
     def remember(self) -> None:
         """Bring the index up to date, where that is allowed: it holds what was searched last."""
@@ -218,11 +278,27 @@ class _Bills:
 
 
 def _line(component: Mapping[str, Any]) -> str:
-    purl = str(component.get("purl", ""))
-    kind = purl.removeprefix("pkg:").partition("/")[0]
-    qualifiers = dict(part.partition("=")[::2] for part in purl.partition("?")[2].split("&"))
-    values = (component["name"], kind, component.get("version", ""), unquote(qualifiers.get("arch", "")))
+    kind, qualifiers = _parse_purl(component)
+    source, _, number = qualifiers.get("upstream", "").partition("@")
+    values = (component["name"], kind, component.get("version", ""), qualifiers.get("arch", ""), source, number)
     return "\t".join(single_line(value) for value in values) + "\n"
+
+
+def _parse_purl(component: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The type of a component's package URL, and its qualifiers."""
+    purl = str(component.get("purl", ""))
+    pairs = (part.partition("=")[::2] for part in purl.partition("?")[2].split("&"))
+    return purl.removeprefix("pkg:").partition("/")[0], {name: unquote(value) for name, value in pairs}
+
+
+def _release(bill: Mapping[str, Any]) -> str:
+    """The code name of the bill's distribution: as its master says, else by the number that its packages name."""
+    master = (bill.get("metadata") or {}).get("component") or {}
+    for each in master.get("properties", ()):
+        if each["name"] == CODENAME:
+            return single_line(each.get("value", ""))
+    first: Mapping[str, Any] = next(iter(bill.get("components", ())), {})
+    return _CODENAMES.get(_parse_purl(first)[1].get("distro", ""), "")
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -236,5 +312,5 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _is_whole(rows: str) -> bool:
-    """Whether each line has its four values: an index may have been edited."""
-    return rows.startswith("\n") and rows.endswith("\n") and rows.count("\t") == 3 * (rows.count("\n") - 1)
+    """Whether each line has its six values: an index may have been edited."""
+    return rows.startswith("\n") and rows.endswith("\n") and rows.count("\t") == 5 * (rows.count("\n") - 1)

@@ -25,8 +25,11 @@ def bill(
     tree: str,
     system: Mapping[str, str],
     packages: Sequence[Sequence[str]],
+    sources: Sequence[Sequence[str]] = (),
 ) -> str:
     """The bill as JSON. `system` is the disk's os-release, `packages` are name, version and architecture.
+
+    `sources` are name, architecture, source package and its version, of packages whose source differs from them.
 
     `sha256` is that of the disk file, None for one too large to have one; `tree` is the digest of its chunks'.
     """
@@ -35,6 +38,9 @@ def bill(
     bom.metadata.tools.components.add(
         Component(name="goldsmith", version=pipeline.__version__, type=ComponentType.APPLICATION)
     )
+    facts = {"tree_sha256": tree}
+    if system.get("VERSION_CODENAME"):
+        facts["codename"] = system["VERSION_CODENAME"]
     master = Component(
         name=name,
         version=version,
@@ -42,16 +48,18 @@ def bill(
         bom_ref=f"{name}@{version}",
         description=system.get("PRETTY_NAME") or None,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else [],
-        properties=[Property(name="goldsmith:tree_sha256", value=tree)],
+        properties=[Property(name=f"goldsmith:{name}", value=value) for name, value in facts.items()],
     )
     bom.metadata.component = master
-    parts = [_component(row, system) for row in packages]
+    upstream = {(package, architecture): f"{source}@{number}" for package, architecture, source, number in sources}
+    parts = [_component(row, system, upstream.get((row[0], row[2]))) for row in packages]
     bom.components.update(parts)
     bom.register_dependency(master, parts)
     return JsonV1Dot6(bom).output_as_string(indent=1) + "\n"
 
 
-def _component(row: Sequence[str], system: Mapping[str, str]) -> Component:
+def _component(row: Sequence[str], system: Mapping[str, str], source: str | None) -> Component:
+    """`source` is NAME@VERSION of its source package: `upstream`, the qualifier that scanners of bills read."""
     name, version, architecture = row
     kind = package_type(system)
     distribution = f"{system.get('ID', 'linux')}-{system.get('VERSION_ID', '')}".rstrip("-")
@@ -65,6 +73,6 @@ def _component(row: Sequence[str], system: Mapping[str, str]) -> Component:
         namespace=system.get("ID") or None,
         name=name,
         version=version,
-        qualifiers={"arch": architecture, "distro": distribution},
+        qualifiers={"arch": architecture, "distro": distribution, **({"upstream": source} if source else {})},
     )
     return Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl, bom_ref=purl.to_string())

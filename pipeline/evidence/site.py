@@ -209,12 +209,14 @@ def _to_json(data: SiteData) -> dict[str, Any]:
         "vms": [asdict(vm) for vm in data.vms],
         "damaged": list(data.damaged),
         "refresh": data.refresh,
+        "cves_unknown": data.cves_unknown or None,
     }
 
 
 def _image_json(image: SiteImage) -> dict[str, Any]:
     def version_json(version: SiteVersion) -> Mapping[str, Any]:
         fields = {**vars(version), "channels": list(version.channels), "vms": [vm.name for vm in version.vms]}
+        fields["cves"] = None if version.cves is None else asdict(version.cves)
         page = f"{image.name}/{version.version}.html" if version.page is not None else None
         return {**fields, "age_days": round(version.age_days, 2), "page": page}
 

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.base.files import Shape, read_usable
 from pipeline.base.store import Store
 from pipeline.evidence.page_parts import PAGE
+from pipeline.evidence.security_tracker import CveCount, count_cves
 from pipeline.gallery import CANDIDATE, GOLDEN, Gallery
 from pipeline.gallery.listing import Row, list_versions
 from pipeline.gallery.retention import withdrawn
@@ -58,7 +60,10 @@ class SiteVm:
 
 @dataclass(frozen=True)
 class SiteVersion:
-    """A version. Sizes in bytes; `shared` is the part of `allocated` that layers hold too. Times in seconds."""
+    """A version. Sizes in bytes; `shared` is the part of `allocated` that layers hold too. Times in seconds.
+
+    `cves` is None where they are not known: of each version that is not golden, and without the tracker's data.
+    """
 
     version: str
     channels: Sequence[str]
@@ -75,6 +80,7 @@ class SiteVersion:
     withdrawn: str
     page: Path | None
     vms: Sequence[SiteVm]
+    cves: CveCount | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +119,17 @@ class SiteImage:
 
 @dataclass(frozen=True)
 class SiteData:
-    """A whole gallery at `made`. `refresh`: the last one; `damaged`: a sentence for each damaged version."""
+    """A whole gallery at `made`. `refresh`: the last one; `damaged`: a sentence for each damaged version.
+
+    `cves_unknown`: why no version's CVEs are known, empty where nobody asked for them.
+    """
 
     made: datetime
     images: Sequence[SiteImage]
     damaged: Sequence[str]
     refresh: Mapping[str, Any] | None = None
     vms: Sequence[SiteVm] = field(default_factory=tuple)
+    cves_unknown: str = ""
 
 
 def collect(store: Store, now: datetime | None = None) -> SiteData:
@@ -132,16 +142,25 @@ def collect(store: Store, now: datetime | None = None) -> SiteData:
     for row in listing.rows:
         rows[row.summary["name"]].append(row)
     vms = _vms(store)
+    cves, unknown = _count_cves(store)
     refresh = read_usable(store.root / REFRESH, _RefreshShape)
     outcomes = {each["name"]: str(each["outcome"]) for each in (refresh or {}).get("images", ())}
     images = []
     for name in names:
         refused, gone = gallery.refused(name), withdrawn(gallery, name)
-        versions = [_version(row, made, vms, gone) for row in rows[name]]
+        versions = [_version(row, made, vms, gone, cves) for row in rows[name]]
         if versions or refused:
             why = f"{refused['gate']}: {refused['why']}" if refused else ""
             images.append(SiteImage(name, versions, why, outcomes.get(name, "")))
-    return SiteData(made, images, listing.damaged, refresh, vms)
+    return SiteData(made, images, listing.damaged, refresh, vms, unknown)
+
+
+def _count_cves(store: Store) -> tuple[Mapping[tuple[str, str], CveCount], str]:
+    """What is known; a copy of the tracker's data that is damaged costs the site its CVEs and nothing else."""
+    try:
+        return count_cves(store), ""
+    except GoldsmithError as error:
+        return {}, error.message
 
 
 def _vms(store: Store) -> list[SiteVm]:
@@ -157,7 +176,13 @@ def _vms(store: Store) -> list[SiteVm]:
     ]
 
 
-def _version(row: Row, made: datetime, vms: Sequence[SiteVm], gone: Mapping[str, str]) -> SiteVersion:
+def _version(
+    row: Row,
+    made: datetime,
+    vms: Sequence[SiteVm],
+    gone: Mapping[str, str],
+    cves: Mapping[tuple[str, str], CveCount],
+) -> SiteVersion:
     shown, verdict = row.summary, Verdict.from_json(row.verdict)
     disks: Sequence[Mapping[str, Any]] = shown["disks"]
     folder = Path(shown["path"]).parent
@@ -178,6 +203,7 @@ def _version(row: Row, made: datetime, vms: Sequence[SiteVm], gone: Mapping[str,
         withdrawn=gone.get(shown["version"], ""),
         page=page if page.is_file() and not page.is_symlink() else None,
         vms=[vm for vm in vms if (vm.image, vm.version) == (shown["name"], shown["version"])],
+        cves=cves.get((shown["name"], shown["version"])),
     )
 
 

@@ -24,6 +24,7 @@ Systems = Sequence[Inspection]
 COLUMNS = {
     "os": ("FIELD", "VALUE"),
     "packages": ("PACKAGE", "VERSION", "ARCHITECTURE"),
+    "sources": ("PACKAGE", "ARCHITECTURE", "SOURCE", "SOURCE VERSION"),
     "units": ("UNIT", "STATE", "WANTED BY", "FILE"),
     "files": ("PATH", "TYPE", "SIZE"),
     "tree": ("PATH", "TYPE", "OWNER", "GROUP", "MODE", "CONTENT", "SIZE"),
@@ -120,6 +121,15 @@ def _packages(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
     return [[each.name, each.version, each.architecture] for each in found if each.installed]
 
 
+def _sources(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
+    """The source package of each installed package that has another name or version than its own."""
+    return [
+        [each.name, each.architecture, each.source or each.name, each.source_version or each.version]
+        for each in _system(disk, systems).packages()
+        if each.installed and (each.source or each.source_version)
+    ]
+
+
 def _units(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
     found = _system(disk, systems).services()
     return [[each.name, each.state, ", ".join(each.wanted_by), each.path] for each in found]
@@ -182,6 +192,7 @@ def shown(value: Value) -> str:
 _LISTS: dict[str, Callable[[Disk, str, Systems], list[list[str]]]] = {
     "os": _os,
     "packages": _packages,
+    "sources": _sources,
     "units": _units,
     "files": _files,
     "tree": _tree,
