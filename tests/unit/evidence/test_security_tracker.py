@@ -203,8 +203,8 @@ PARTS = st.text(st.sampled_from("0123456789abz.+~-"), min_size=1, max_size=6)
 
 @settings(max_examples=60, deadline=None)
 @given(PARTS, PARTS)
-def test_versions_are_ordered_as_dpkg_orders_them(one: str, other: str) -> None:
-    first, second = f"1{one}0", f"1{other}0"
+def test_versions_are_ordered_as_dpkg_orders_them(left: str, other: str) -> None:
+    first, second = f"1{left}0", f"1{other}0"
     seen = compare_versions(first, second)
     for sign, expected in (("lt", seen < 0), ("eq", seen == 0)):
         code = subprocess.run(["dpkg", "--compare-versions", first, sign, second], check=False).returncode
