@@ -171,6 +171,10 @@ WRITTEN = {
         "end the lease or move the channel; --force deletes it all the same",
     ),
     "vm-delete-unconfirmed": ("the deletion was not confirmed", "goldsmith vm delete NAME --yes"),
+    "disk-in-use": (
+        "another machine or program has a disk of the machine that starts; the message has libvirt's words",
+        "end the machine or program that has it (lslocks and virsh list show which), then try again",
+    ),
     "disk-locked": ("another command changes or exports the disk", _LOCKED),
     "vm-locked": ("another command changes the VM", _LOCKED),
     "vmdk-damaged": (

@@ -26,7 +26,7 @@ from pydantic import Field
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder
-from pipeline.base.surroundings import places
+from pipeline.base.surroundings import places, refuse_guarded
 
 #: What every temporary name begins with.
 PREFIX = ".goldsmith-"
@@ -125,15 +125,16 @@ def folder_beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def file_beside(target: Path, *, force: bool = False, named: bool = False) -> Iterator[Path]:
+def file_beside(target: Path, *, force: bool = False, named: bool = False, own: bool = False) -> Iterator[Path]:
     """A path to write to that becomes `target`, fsynced, when the block ends well; else nothing is left of it.
 
     The path has no name in the target's folder where the file system allows that, unless it has to be `named`: for
-    who asks in which folder it lies. The file exists and is empty. Raises UsageError (target-exists) where `target`
-    exists and `force` is not set, HostError (cannot-write).
+    who asks in which folder it lies. The file exists and is empty. `own`: the caller holds what is there, and the
+    guard of targets is not asked. Raises UsageError (target-exists) where `target` exists and `force` is not set,
+    HostError (cannot-write), and what the guard raises.
     """
     target = target.absolute()
-    refuse_target(target, force=force)
+    refuse_target(target, force=force, own=own)
     fd = None if named else _open_nameless(target.parent)
     with _named_file(target) if fd is None else _nameless_file(fd) as path:
         try:
@@ -148,19 +149,34 @@ def file_beside(target: Path, *, force: bool = False, named: bool = False) -> It
     sync_folder(target.parent)
 
 
-def refuse_target(target: Path, *, force: bool) -> None:
-    """Raise UsageError (target-exists) or HostError (cannot-write) where a file cannot come to be at `target`."""
+def refuse_target(target: Path, *, force: bool, own: bool = False) -> None:
+    """Raise UsageError (target-exists) or HostError (cannot-write) where a file cannot come to be at `target`, and
+    what the guard of targets raises for an existing file. `own` as for `file_beside`.
+    """
     if target.is_dir():
         raise UsageError(f"{target} is a folder", name="target-exists", hint="name a file in that folder")
     if target.exists() and not target.is_file():
         # a rename would put a file in a device's place
         raise UsageError(f"{target} is not a file", name="target-not-a-file", hint="name a new file")
+    if not own:
+        refuse_guarded(target)
     if not force and os.path.lexists(target):
         raise _exists(target)
     if not target.absolute().parent.is_dir():
         raise HostError(
             f"the folder {target.parent} does not exist", name="cannot-write", hint="create the folder first"
         )
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Write a file that a user has named, or replace it, whole or not at all. A link stays, and a device or a pipe is
+    written to. Raises as `file_beside` does.
+    """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_bytes(data)
+        return
+    with file_beside(target.resolve(), force=True) as draft:
+        draft.write_bytes(data)
 
 
 def publish(path: Path, target: Path, *, force: bool = False) -> None:

@@ -44,6 +44,7 @@ class Places:
 _environment: Mapping[str, str] = {}
 _settings: dict[str, str] = {}
 _find_places: Callable[[], Places] = Places
+_guard: Callable[[Path], None] = lambda _path: None  # noqa: E731
 
 
 def hand_in(environment: Mapping[str, str], find_places: Callable[[], Places]) -> None:
@@ -71,3 +72,15 @@ def settings() -> Mapping[str, str]:
 def places() -> Places:
     """Where this process puts what belongs to no store."""
     return _find_places()
+
+
+def hand_in_guard(guard: Callable[[Path], None]) -> None:
+    """Say which existing files nothing may replace, for the rest of this process; `guard` raises UsageError."""
+    global _guard  # noqa: PLW0603  it belongs to the whole process
+    _guard = guard
+
+
+def refuse_guarded(path: Path) -> None:
+    """Raise what the guard raises for a file that exists, because a VM has it as its disk for example."""
+    if path.is_file():
+        _guard(path)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from pipeline import __version__
+from pipeline.base import surroundings
 from pipeline.cli import (
     build,
     capture,
@@ -36,6 +37,7 @@ from pipeline.cli import (
     vm,
 )
 from pipeline.cli.completion import completed_words
+from pipeline.cli.leases import refuse_protected
 from pipeline.cli.usage import CONTEXT, RootGroup
 
 
@@ -105,6 +107,7 @@ def root(
 
     show_damage()
     show_waits()
+    surroundings.hand_in_guard(refuse_protected)
     context.set_project(project)
 
 

@@ -58,6 +58,7 @@ def capture(
     """
     from pipeline.base.disk_format import known_format
     from pipeline.cli.environment import locate_store
+    from pipeline.cli.leases import refuse_running
     from pipeline.cli.show import Progress
     from pipeline.disk.mapping import disk_format
     from pipeline.operations.capture import PreparedDisk, capture_disk
@@ -68,6 +69,7 @@ def capture(
             f"{disk} is not a file", name="disk-missing", hint="name the file of a disk; pipes cannot be read"
         )
     refuse_defined(name)
+    refuse_running(disk)
     found = disk_format(disk)
     reasons = dict(reason_of(each) for each in waive)
     system = _system(disk, found, profile or None)

@@ -10,7 +10,7 @@ import typer
 from pipeline.base.disk_format import VHD
 from pipeline.base.printable import single_line
 from pipeline.cli import context
-from pipeline.cli.leases import refuse_leased
+from pipeline.cli.leases import refuse_running
 from pipeline.cli.usage import VerbGroup, json_option
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def convert(
 
     kind = to or transfer.kind_of(target)
     scratch.refuse_target(target, force=force)
-    refuse_leased(target)
+    refuse_running(source)
     with (
         unpacked(source, target.absolute().parent) if unpack else nullcontext(source) as plain,
         transfer.open_source(plain, fmt or None, parent=parent, check_time=not any_time) as disk,
@@ -248,7 +248,6 @@ def create(
     from pipeline.base.errors import DiskError, UsageError
     from pipeline.disk import transfer
 
-    refuse_leased(target)
     if parent is not None:
         if size:
             raise UsageError(
@@ -338,7 +337,6 @@ def diff(
     from pipeline.cli.show import print_json
     from pipeline.disk import transfer
 
-    refuse_leased(target)
     if target is not None:
         made = transfer.difference(
             old, new, target, timestamp=_now(), fmt=fmt or None, force=force, progress=_progress()
@@ -390,7 +388,6 @@ def apply(
     """
     from pipeline.disk import transfer
 
-    refuse_leased(target)
     unique_id, timestamp = transfer.identity(child, VHD.key, _now())
     with transfer.open_source(child, VHD.key, parent=parent, check_time=not any_time) as disk:
         made = transfer.convert(
@@ -419,7 +416,6 @@ def resize(
     from pipeline.cli.show import print_json
     from pipeline.disk import mapping, transfer
 
-    refuse_leased(file)
     footer = transfer.grow(file, context.to_bytes(size), timestamp=_now(), progress=_progress(), move_gpt=move_gpt)
     todo = []
     end = mapping.disk_end(file)

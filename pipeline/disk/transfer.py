@@ -208,12 +208,18 @@ def blocks_of(old: ExtentSource, new: ExtentSource, within: Places | None = None
 
 
 def grow(
-    path: Path, size: int, *, timestamp: int, progress: Progress | None = None, move_gpt: bool = False
+    path: Path,
+    size: int,
+    *,
+    timestamp: int,
+    progress: Progress | None = None,
+    move_gpt: bool = False,
+    own: bool = False,
 ) -> Footer:
     """Make a fixed VHD larger; the old file stays until the new one is whole. Returns the new footer.
 
-    `move_gpt` as for `convert`. Raises DiskError: vhd-not-whole-mib, vhd-shrink, vhd-not-fixed, vhd-too-large,
-    vhd-file-size, and `gpt.move_backup`'s.
+    `move_gpt` as for `convert`, `own` as for `scratch.file_beside`. Raises DiskError: vhd-not-whole-mib, vhd-shrink,
+    vhd-not-fixed, vhd-too-large, vhd-file-size, and `gpt.move_backup`'s.
     """
     before = read_footer(path)
     if before.disk_type != DiskType.FIXED:
@@ -223,7 +229,7 @@ def grow(
             hint=f"goldsmith vhd convert {path.name} NEW.vhd --to fixed",
             evidence=path,
         )
-    with open_source(path) as source, scratch.file_beside(path, force=True) as draft:
+    with open_source(path) as source, scratch.file_beside(path, force=True, own=own) as draft:
         if move_gpt and size >= source.size:
             source, _ = gpt.move_backup(source, size)  # noqa: PLW2901  the same disk, its table at the new end
         report = write_fixed(

@@ -296,7 +296,7 @@ class _Looker:
         # anyone who may not write here reads the file again the next time
         with suppress(OSError, GoldsmithError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.file_beside(kept, force=True) as draft:
+            with scratch.file_beside(kept, force=True, own=True) as draft:
                 draft.write_text(found, encoding="ascii")
         return found
 

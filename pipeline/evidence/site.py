@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import surroundings
 from pipeline.base.errors import UsageError
 from pipeline.base.files import Shape, read_usable, write_json
 from pipeline.evidence.metrics import metrics
@@ -57,6 +58,8 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None) -
     Raises UsageError (site-folder) for a folder with other files, OSError where it cannot be written.
     """
     before = _files_before(folder)
+    if metrics_file is not None:
+        surroundings.refuse_guarded(metrics_file)
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, None] = {}
 

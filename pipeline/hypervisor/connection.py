@@ -12,6 +12,7 @@ import libvirt
 from lxml import etree
 
 from pipeline.base.errors import BuildError, HostError
+from pipeline.hypervisor.lock_manager import is_disk_in_use
 
 URI = "qemu:///system"
 
@@ -90,8 +91,18 @@ def connect(uri: str = URI) -> Connection:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn a libvirt error in the body into a BuildError that says what was being done."""
+    """Turn a libvirt error in the body into a BuildError that says what was being done.
+
+    Its name is libvirt-failed, or disk-in-use where another machine has a disk.
+    """
     try:
         yield
     except libvirt.libvirtError as error:
+        if is_disk_in_use(error):
+            raise BuildError(
+                f"{what}: {error.get_error_message()}",
+                name="disk-in-use",
+                hint="another virtual machine or program has one of its disks; lslocks and virsh list show which. "
+                "End it, then try again",
+            ) from None
         raise BuildError(f"{what}: {error.get_error_message()}", name="libvirt-failed") from None

@@ -18,7 +18,7 @@ from lxml import etree
 from pipeline.base import process, qemu_img
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import FABRIC_USER, Store
-from pipeline.hypervisor import accelerator, connection, privileges
+from pipeline.hypervisor import accelerator, connection, lock_manager, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
 from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
@@ -184,6 +184,26 @@ def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> 
     if there:
         return Finding(name, "ok", text)
     return Finding(name, otherwise, f"{text}: missing", f"{SETUP}, or apt-get install {package}")
+
+
+def judge_lock_manager(manager: str | None, answers: bool) -> Finding:
+    """Who keeps two machines from one disk: libvirt's lock manager beside QEMU. `answers`: whether it runs."""
+    facts = {"lock_manager": manager}
+    if manager is None:
+        return Finding("disk-locks", "ok", "QEMU locks the disks of running machines", facts=facts)
+    text = f"libvirt ({manager}) and QEMU lock the disks of running machines"
+    if answers:
+        return Finding("disk-locks", "ok", text, facts=facts)
+    text = f"libvirt locks disks by {manager}, whose daemon does not run, so no machine can start"
+    return Finding("disk-locks", "fail", text, lock_manager.START, facts)
+
+
+def _disk_locks() -> list[Finding]:
+    try:
+        manager = lock_manager.read_lock_manager()
+    except OSError:
+        return []  # the file is root's alone, or libvirt is not installed, which has a line of its own
+    return [judge_lock_manager(manager, lock_manager.is_running(manager))]
 
 
 def judge_secure_boot_keys(stores: Mapping[Path, SecureBootKeys | None]) -> list[Finding]:
@@ -355,6 +375,7 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         ("accelerator", lambda: _accelerator(find_store(), refresh)),
         ("kvm-device", _kvm_device),
         ("libvirt", _libvirt),
+        ("disk-locks", _disk_locks),
         ("uefi-keys", lambda: judge_secure_boot_keys(enrolled_stores())),
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),

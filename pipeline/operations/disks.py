@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.base import qemu_img
 from pipeline.base.disk_format import QCOW2, VHD, DiskFormat
 from pipeline.base.errors import GoldsmithError, NotFound, UsageError
+from pipeline.base.file_locks import is_locked
 from pipeline.base.files import RecordDamaged, disk_bytes, remove_tree
 from pipeline.base.runs import now
 from pipeline.cache.layers import Image
@@ -188,12 +189,13 @@ class DiskWishes:
 def create_disk(fleet: Fleet, wishes: DiskWishes, progress: Progress | None = None) -> DiskRecord:
     """Make a disk: empty, from a disk of a master, or from a file.
 
-    Raises UsageError (disk-name-invalid, disk-exists, bad-size, disk-shrink), HostError (vm-no-room), NotFound
-    (gallery-unknown, lun-unknown), DiskError for a file that cannot be read.
+    Raises UsageError (disk-name-invalid, disk-exists, bad-size, disk-shrink, disk-leased), HostError (vm-no-room),
+    NotFound (gallery-unknown, lun-unknown), DiskError for a file that cannot be read.
     """
     check_disk_name(wishes.name)
     source = wishes.source
     if source is not None and ("/" in source or Path(source).is_file()):
+        refuse_running_source(fleet, Path(source))
         with transfer.open_source(Path(source)) as disk:
             size = _check_size(wishes.name, wishes.size or _whole_mib(disk.size), disk.size)
             return _make(fleet, wishes, size, "Import", lambda path: _write(wishes, disk, size, path, progress))
@@ -383,7 +385,7 @@ def resize_disk(fleet: Fleet, name: str, size: int) -> DiskRecord:
             _refuse_excess(fleet, name, size - disk.size)
             image = disk.image_of_disk
             if image.format is VHD:
-                transfer.grow(image.path, size, timestamp=int(time.time()))
+                transfer.grow(image.path, size, timestamp=int(time.time()), own=True)
                 image = replace(image, size=size)
             else:
                 qemu_img.resize(image.path, image.format.driver, size)
@@ -431,16 +433,31 @@ def delete_disk(fleet: Fleet, name: str) -> None:
         fleet.disks.remove(name, lambda gone: release_master(fleet.gallery, gone))
 
 
-def refuse_leased_file(fleet: Fleet, path: Path) -> None:
-    """Raise UsageError (disk-leased) for a file that is a leased disk of the store, by any of its names.
+def find_leased_file(fleet: Fleet, path: Path) -> ListedDisk | None:
+    """The leased disk of the store whose file this is, by any of the file's names; None where it is none.
 
     A hard link or a symbolic link is another name of the same file.
     """
     try:
         status = path.stat()
     except OSError:
-        return  # there is no such file, or it cannot be reached
+        return None  # there is no such file, or it cannot be reached
     for disk in recorded_disks(fleet):
         with contextlib.suppress(OSError):
             if os.path.samestat(disk.image.path.stat(), status) and disk.lease["owner"] is not None:
-                raise lease_error(disk.name, str(disk.vm), f"{path} is its file, and cannot be replaced or changed")
+                return disk
+    return None
+
+
+def refuse_leased_file(fleet: Fleet, path: Path) -> None:
+    """Raise UsageError (disk-leased) for a file that is a leased disk of the store."""
+    disk = find_leased_file(fleet, path)
+    if disk is not None:
+        raise lease_error(disk.name, str(disk.vm), f"{path} is its file, and cannot be replaced or changed")
+
+
+def refuse_running_source(fleet: Fleet, path: Path) -> None:
+    """Raise UsageError (disk-leased) for the file of a disk whose VM runs: a copy would hold half of its writes."""
+    disk = find_leased_file(fleet, path)
+    if disk is not None and is_locked(path):
+        raise lease_error(disk.name, str(disk.vm), f"{path} is its file, and cannot be read while its VM runs")

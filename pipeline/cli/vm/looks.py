@@ -79,10 +79,13 @@ def screenshot(
     Example:
       goldsmith vm screenshot web web.png
     """
+    from pipeline.base import scratch, surroundings
     from pipeline.hypervisor.observation import take_picture
     from pipeline.hypervisor.persistent import find_domain
 
     fleet = open_fleet("screenshot")
+    path = file or Path(f"{name}.png")
+    surroundings.refuse_guarded(path)
     record = running(fleet, name)
     domain = find_domain(fleet.connection, record.id)
     picture = take_picture(fleet.connection, domain) if domain is not None else None
@@ -90,8 +93,7 @@ def screenshot(
         raise GuestError(
             f"{name} has no screen to take a picture of", name="vm-no-screen", hint=f"goldsmith vm show {name}"
         )
-    path = file or Path(f"{name}.png")
-    path.write_bytes(picture)
+    scratch.write_file(path, picture)
     print(path)
 
 

@@ -59,9 +59,12 @@ def rdp(
     Example:
       goldsmith vm rdp win win.rdp
     """
+    from pipeline.base import scratch, surroundings
+
     fleet = open_fleet("rdp")
-    record = running(fleet, name)
     path = file or Path(f"{name}.rdp")
+    surroundings.refuse_guarded(path)
+    record = running(fleet, name)
 
     def write(here: int) -> None:
         lines = (
@@ -70,7 +73,7 @@ def rdp(
             "prompt for credentials:i:1",
             "authentication level:i:0",  # the guest's certificate is its own
         )
-        path.write_text("".join(f"{line}\r\n" for line in lines))
+        scratch.write_file(path, "".join(f"{line}\r\n" for line in lines).encode())
         print(f"{path}: 127.0.0.1:{here}, {record.user}; Ctrl-C ends it", flush=True)
 
     _relay(fleet, record, RDP, local, write)

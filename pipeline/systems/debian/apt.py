@@ -179,7 +179,7 @@ def known_packages(suite: str, cache: Path) -> PackageNames | None:
         # anyone who may not write here asks again the next time
         with contextlib.suppress(OSError, GoldsmithError):
             cache.mkdir(parents=True, exist_ok=True)
-            with scratch.file_beside(kept, force=True) as draft:
+            with scratch.file_beside(kept, force=True, own=True) as draft:
                 draft.write_text(PackageNames.of(names).text, encoding="utf-8")
         return PackageNames.of(names)
     with contextlib.suppress(OSError):
