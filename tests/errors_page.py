@@ -40,15 +40,23 @@ SET_BY_CLASSES = {
     "definition": "a definition has errors; each is a line with file, line and column",
     "interrupted": "Ctrl-C, SIGTERM or a closed pipe ended the command; all finished layers are kept",
     "record-damaged": "a file of the store (a manifest, a run, a layer) cannot be read",
+    "slurm-silent": "Slurm's controller does not answer",
     "checks-failed": "more than one check of the disk failed",
     "checks-unchecked": "checks that apply could not look at the disk",
 }
-SET_CODES = {"definition": "2", "interrupted": "130, 141, 143", "checks-failed": "1", "checks-unchecked": "1"}
+SET_CODES = {
+    "definition": "2",
+    "slurm-silent": "3",
+    "interrupted": "130, 141, 143",
+    "checks-failed": "1",
+    "checks-unchecked": "1",
+}
 CURES = {
     "definition": "correct the lines that the message names",
     "interrupted": "run the command again; a build continues after the last finished layer",
     "record-damaged": "restore the file from a backup, or delete what it describes: goldsmith gallery remove, "
     "goldsmith runs prune, goldsmith clean",
+    "slurm-silent": "scontrol ping shows whether it runs; its log is SlurmctldLogFile of slurm.conf",
     "checks-failed": "follow the remedies of the checks (docs/checks.md), then build again",
     "checks-unchecked": "read the reason that each check states, correct it, then build again",
 }

@@ -35,6 +35,7 @@ from pipeline.cli import (
     suite,
     vhd,
     vm,
+    worker,
 )
 from pipeline.cli.completion import completed_words
 from pipeline.cli.leases import refuse_protected
@@ -133,6 +134,7 @@ for noun in (
     doctor,
     completion,
     manual,
+    worker,
 ):
     noun.register(app)
 

@@ -12,6 +12,7 @@ from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageEr
 from pipeline.cli import completion, context, events
 from pipeline.cli.environment import locate_store
 from pipeline.cli.events import events_option
+from pipeline.cli.slurm import LOCAL, SLURM, executor_option, refuse_options, slurm_executor
 from pipeline.cli.usage import set_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.base.store import Store
     from pipeline.definition import Definition
+    from pipeline.engine.executors import Executor
     from pipeline.engine.runner import Outcome
 
 
@@ -74,6 +76,7 @@ def build(
             help="The maximum number of images that are built at once, if processors and memory suffice.",
         ),
     ] = 1,
+    executor_name: Annotated[str, executor_option()] = LOCAL,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the output of the steps while they run.")
     ] = False,
@@ -86,14 +89,21 @@ def build(
       goldsmith build debian-13
       goldsmith build --all --jobs 2
       goldsmith build shop --from 2 --keep-failed
+      goldsmith build --all --executor slurm
     """
+    from pipeline.engine.executors import ChildProcess, ThisProcess
     from pipeline.engine.preconditions import require_buildable
 
     store = locate_store()
     chosen = choose(names or [], everything, store.gallery)
     require_buildable(chosen, store)
-    need_root_to_build(chosen, store, from_stage, until, warm)
-    if len(chosen) == 1:
+    distributed = executor_name == SLURM
+    if distributed:
+        given = (("--until", until), ("--warm", warm), ("--keep-failed", keep_failed))
+        refuse_options([name for name, value in given if value])
+    else:
+        need_root_to_build(chosen, store, from_stage, until, warm)
+    if len(chosen) == 1 and not distributed:
         _build_image(chosen[0], False, from_stage, until, warm, keep_failed, verbose)
         return
     words = [
@@ -121,14 +131,33 @@ def build(
             print_error(error)
             raise
 
-    _all(chosen, store, jobs, build_here, words)
+    executor: Executor = ThisProcess()
+    if distributed:
+        executor = slurm_executor(store, print_line_of_child)
+    elif jobs > 1:
+        executor = ChildProcess(store, print_line_of_child)
+    _all(chosen, store, executor, jobs, build_here, words, from_stage)
 
 
 def _all(
-    chosen: list[Definition], store: Store, jobs: int, build_here: Callable[[Definition], None], words: list[str]
+    chosen: list[Definition],
+    store: Store,
+    executor: Executor,
+    jobs: int,
+    build_here: Callable[[Definition], None],
+    words: list[str],
+    from_stage: str | None,
 ) -> None:
     """Build several, parents first; raises CheckFailed that names those that failed, with the worst exit code."""
-    from pipeline.engine.executors import ChildProcess, Executor, ImageJob, ThisProcess, run_jobs
+    from pipeline.engine.executors import ImageJob, run_jobs
+    from pipeline.engine.plan import explain
+
+    def is_unchanged(definition: Definition) -> bool:
+        try:
+            rows = explain(definition, store, again=from_stage)
+        except GoldsmithError:
+            return False  # the build itself reports it
+        return all(row["action"] == "keep" for row in rows)
 
     def job_of(definition: Definition) -> ImageJob[None]:
         return ImageJob(
@@ -136,11 +165,9 @@ def _all(
             run=lambda: build_here(definition),
             arguments=lambda _result: ["build", definition.name, *words],
             read_result=lambda _result: None,
+            is_unchanged=lambda: is_unchanged(definition),
         )
 
-    executor: Executor = ThisProcess()
-    if jobs > 1:
-        executor = ChildProcess(store, print_line_of_child)
     failed = run_jobs(
         [job_of(each) for each in chosen],
         executor,

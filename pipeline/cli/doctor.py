@@ -19,19 +19,25 @@ def register(app: typer.Typer) -> None:
     def doctor(
         json: Annotated[bool, json_option("Print a list of objects: name, verdict, text, fix, facts.")] = False,
         refresh: Annotated[bool, typer.Option("--refresh", help="Measure the accelerator again.")] = False,
+        fleet: Annotated[
+            bool, typer.Option("--fleet", help="Check the workers of slurm.yaml, each by a short job of Slurm.")
+        ] = False,
     ) -> None:
         """Check this host: one line for each requirement, with the remedy. Exit code 3: a requirement is not met.
 
-        Example:
+        Examples:
           goldsmith doctor
+          goldsmith doctor --fleet
         """
         from dataclasses import asdict
 
         from pipeline.base.errors import HostError
         from pipeline.cli.show import print_json
-        from pipeline.hypervisor import host
 
-        findings = [*host.examine(locate_store, refresh=refresh), _sandbox(), *_use()]
+        if fleet:
+            _examine_fleet(json)
+            return
+        findings = examine_host(refresh=refresh)
         if json:
             print_json([asdict(finding) for finding in findings])
         else:
@@ -46,6 +52,44 @@ def register(app: typer.Typer) -> None:
                 name="host-unfit",
                 hint="follow the remedy (->) of each line above",
             )
+
+
+def examine_host(*, refresh: bool = False) -> list[Finding]:
+    """What this host meets, and what it lacks."""
+    from pipeline.hypervisor import host
+
+    return [*host.examine(locate_store, refresh=refresh), _sandbox(), *_use()]
+
+
+def _examine_fleet(as_json: bool) -> None:
+    """Print what each worker lacks. Raises HostError (host-unfit) if one lacks a requirement."""
+    from dataclasses import asdict
+
+    from pipeline.base.errors import HostError
+    from pipeline.cli import context
+    from pipeline.cli.show import print_json
+    from pipeline.engine.executors.slurm_hosts import examine_workers
+    from pipeline.engine.executors.slurm_queue import Slurm
+    from pipeline.engine.executors.slurm_settings import read_settings
+
+    found = examine_workers(read_settings(context.project()), Slurm())
+    if as_json:
+        print_json([{"host": node, **asdict(finding)} for node, findings in found.items() for finding in findings])
+    else:
+        for node, findings in found.items():
+            lacking = [finding for finding in findings if finding.verdict != "ok"]
+            print(f"== {node}" if lacking else f"== {node}: all {len(findings)} requirements are met")
+            for finding in lacking:
+                print(f"{finding.verdict:5} {finding.name:13} {finding.text}")
+                if finding.fix:
+                    print(f"{'':5} {'':13} -> {finding.fix}")
+    bad = [node for node, findings in found.items() if any(each.verdict == "fail" for each in findings)]
+    if bad:
+        raise HostError(
+            f"these workers are not suitable: {', '.join(bad)}",
+            name="host-unfit",
+            hint="follow the remedy (->) of each line above",
+        )
 
 
 def _sandbox() -> Finding:

@@ -13,6 +13,7 @@ from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion, context, events
 from pipeline.cli.build import choose, need_root, print_line_of_child
 from pipeline.cli.events import events_option
+from pipeline.cli.slurm import LOCAL, SLURM, executor_option, slurm_executor
 from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.base.store import Store
     from pipeline.definition import Definition
+    from pipeline.engine.executors import Executor
     from pipeline.nightly.publication import Publisher
     from pipeline.nightly.refresh import RefreshReport
 
@@ -61,7 +63,9 @@ def refresh(
             help="The maximum number of images that are refreshed at once, if processors and memory suffice.",
         ),
     ] = 1,
+    executor_name: Annotated[str, executor_option()] = LOCAL,
     image_result: Annotated[Optional[Path], typer.Option("--image-result", hidden=True)] = None,  # noqa: UP045
+    no_publish: Annotated[bool, typer.Option("--no-publish", hidden=True)] = False,
     as_json: Annotated[bool, json_option("Print the summary as JSON.")] = False,
     as_events: Annotated[bool, events_option()] = False,
     verbose: Annotated[
@@ -74,17 +78,20 @@ def refresh(
     Examples:
       goldsmith refresh --all --max-size 40G
       goldsmith refresh debian-13 --patch
+      goldsmith refresh --all --executor slurm
     """
     from dataclasses import replace
 
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import follow, print_error, print_json
-    from pipeline.engine.executors import ChildProcess, ThisProcess
     from pipeline.nightly import refresh as nightly
+    from pipeline.nightly.publication import publish_nothing
     from pipeline.publish.errors import PublishError
 
     size = context.chosen_size(max_size, max_size_old)
-    need_root("refresh")
+    distributed = executor_name == SLURM
+    if not distributed:
+        need_root("refresh")
     store = locate_store().ensure()
     with _notifying(image_result):
         chosen = choose(names or [], everything, store.gallery)
@@ -111,21 +118,21 @@ def refresh(
                 command=command,
                 listeners=[progress],
                 on_failure=print_error,
-                publish=_publisher(store, chosen),
+                publish=publish_nothing if no_publish else _publisher(store, chosen),
             )
             nightly.write_result(image_result, result)
             raise typer.Exit(result.exit_code)
-        separate = jobs > 1 and len(chosen) > 1
         with _notifying(image_result):
             report = nightly.refresh(
                 chosen,
                 store,
                 command=command,
-                executor=ChildProcess(store, _print_line(as_json)) if separate else ThisProcess(),
+                executor=_executor(store, distributed, jobs > 1 and len(chosen) > 1, _print_line(as_json)),
                 at_once=jobs,
                 options=[
                     *(["-v"] if verbose else []),
                     *(["--events"] if as_events else []),
+                    *(["--no-publish"] if distributed else []),
                     *(word for each in settings or () for word in ("--set", each)),
                 ],
                 keep=size,
@@ -159,6 +166,14 @@ def refresh(
             name="publish-incomplete",
             hint="the versions on the targets are unchanged; the next refresh tries again",
         )
+
+
+def _executor(store: Store, distributed: bool, separate: bool, on_line: Callable[[str, str], None]) -> Executor:
+    from pipeline.engine.executors import ChildProcess, ThisProcess
+
+    if distributed:
+        return slurm_executor(store, on_line)
+    return ChildProcess(store, on_line) if separate else ThisProcess()
 
 
 def _notifying(image_result: Path | None) -> AbstractContextManager[None]:

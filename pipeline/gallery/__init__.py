@@ -47,6 +47,8 @@ GONE = ".gone-"
 POINT = ".point-"
 #: Where versions that have gone left word.
 TOMBSTONES = ".tombstones"
+#: Files whose names are numbers that another gallery has given to versions of the image.
+RESERVED = ".reserved"
 LOCK = ".lock"
 #: Why the newest candidate was refused.
 REFUSED = "refused.json"
@@ -299,6 +301,23 @@ class Gallery:
             remove_tree(folder / REFUSED)
             self.drop_empty(name)
 
+    def reserve(self, name: str, numbers: Iterable[str]) -> None:
+        """Give none of these numbers to a version of this gallery: the gallery that gets its versions has them."""
+        with self.hold(name, make=True) as folder:
+            (folder / RESERVED).mkdir(exist_ok=True)
+            known = {path.name for path in (folder / RESERVED).iterdir()}
+            wanted = {number for number in numbers if parse(number)}
+            for number in sorted(wanted - known):
+                (folder / RESERVED / number).touch()
+            for number in sorted(known - wanted):
+                (folder / RESERVED / number).unlink()
+
+    def given_numbers(self, name: str) -> list[str]:
+        """The numbers of all versions of an image, also of those that are deleted."""
+        folder = self.root / name
+        paths = (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*")) if folder.is_dir() else ()
+        return sorted({number for path in paths if parse(number := path.name.removesuffix(".json"))})
+
     def capture(
         self,
         name: str,
@@ -334,7 +353,8 @@ class Gallery:
     ) -> str:
         self.sweep(folder.name)
         # a number is given once: what has gone left its tombstone
-        taken = [path.name.removesuffix(".json") for path in (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*"))]
+        places = (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*"), *folder.glob(f"{RESERVED}/*"))
+        taken = [path.name.removesuffix(".json") for path in places]
         version = next_version(taken, datetime.now(UTC).date())
         scratch = folder / f"{NEW}{version}"
         scratch.mkdir()

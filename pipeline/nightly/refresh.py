@@ -56,6 +56,8 @@ class ImageResult:
     pruned: tuple[str, ...] = ()
     #: Why its golden version is not on every target that its definition names, or nothing.
     unpublished: str = ""
+    #: The other host that refreshed it; `run` and `evidence` are there.
+    host: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -76,6 +78,7 @@ class _ImageResultShape(Shape):
     exit_code: int
     pruned: list[str]
     unpublished: str = ""
+    host: str | None = None
 
     @classmethod
     def advice(cls) -> str:
@@ -150,7 +153,26 @@ def refresh(
             patch_words = ["--patch"] if definition.refresh.mode == "patch" else []
             return ["refresh", definition.name, *patch_words, *options, "--image-result", str(result)]
 
-        return ImageJob(definition, run, arguments, read_result)
+        had = golden_number(store, definition.name)
+
+        def complete(result: ImageResult, host: str) -> ImageResult:
+            mine = replace(result, before=had, golden=golden_number(store, definition.name), host=host, pruned=())
+            if mine.failed:
+                return mine
+            state = UNCHANGED if mine.golden == had else PROMOTED
+            return _publish(
+                replace(mine, outcome=state, pruned=_prune(definition, store)), definition, publish, on_failure
+            )
+
+        return ImageJob(
+            definition,
+            run,
+            arguments,
+            read_result,
+            is_unchanged=lambda: is_unchanged(definition, store),
+            wants_golden=definition.refresh.mode == "patch",
+            complete=complete,
+        )
 
     with _only_refresh(store):
         report, watch, lock = RefreshReport(store.root / SUMMARY), Stopwatch(), threading.Lock()
@@ -223,8 +245,25 @@ def refresh_image(
     An image that could not be published was refreshed all the same; the next refresh tries again. Raises Interrupted.
     """
     result = _refreshed(definition, store, command, listeners, on_failure)
-    if result.failed:
-        return result
+    return result if result.failed else _publish(result, definition, publish, on_failure)
+
+
+def is_unchanged(definition: Definition, store: Store) -> bool:
+    """Whether a refresh of the image would build nothing, by the versions of this store. False if it would fail."""
+    golden = Gallery(store.gallery).find(definition.name)
+    try:
+        return golden is not None and not _wanted(definition, golden, store)[1]
+    except (GoldsmithError, OSError):
+        return False  # the refresh itself reports it
+
+
+def _publish(
+    result: ImageResult,
+    definition: Definition,
+    publish: Publisher,
+    on_failure: Callable[[GoldsmithError], None],
+) -> ImageResult:
+    """The result of a refreshed image, once its golden version is published."""
     try:
         publish(definition)
     except Interrupted:

@@ -6,8 +6,11 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -187,6 +190,9 @@ class Threads:
 
     def budget(self, jobs: int, /) -> Budget:
         return replace(self._budget, jobs=jobs)
+
+    def session(self, _jobs: Sequence[ImageJob[Any]], /) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def execute(self, job: ImageJob[Result], _stop: threading.Event, /) -> Result:
         name = job.definition.name

@@ -1,4 +1,4 @@
-"""Where an image's work runs: in this process, and in a child process, with the same result."""
+"""In this process, and in a child process: the same work with the same result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.base.store import Store
 from pipeline.definition import Definition, load_all
 from pipeline.engine.executors import ChildProcess, Executor, ImageJob, ThisProcess, run_jobs
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 IMAGES = {
     "parent": "source: {debian: {suite: bookworm}}",
     "child": "source: {master: parent@golden}",
