@@ -83,7 +83,7 @@ def write_declared_site() -> None:
         from pipeline.evidence.site import write_site
         from pipeline.evidence.site_data import collect
 
-        write_site(collect(locate_store()), hooks.site, hooks.metrics)
+        write_site(collect(locate_store()), hooks.site, hooks.metrics, link=hooks.link_pages)
     except (GoldsmithError, OSError) as error:
         _warn(f"the gallery's site was not written: {error}")
 

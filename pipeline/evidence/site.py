@@ -52,8 +52,10 @@ class Written:
         return {**asdict(self), "folder": str(self.folder)}
 
 
-def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None) -> Written:
+def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *, link: bool = False) -> Written:
     """Write the site to `folder`, and its metrics to `metrics_file` too. A site that is there is brought up to date.
+
+    `link`: the versions' pages are hard links to the gallery's files, not copies, where both are on one file system.
 
     Raises UsageError (site-folder) for a folder with other files, OSError where it cannot be written.
     """
@@ -73,7 +75,7 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None) -
         for version in image.versions:
             if version.page is not None:
                 name = f"{image.name}/{version.version}.html"
-                copied += _copy(version.page, folder / name)
+                copied += _bring(version.page, folder / name, link=link)
                 files[name] = None
         put(f"{image.name}/{INDEX}", render("site_image.html.j2", data=data, image=image, plots=_plots(image)))
     rows = [(image, _plots(image)) for image in data.images]
@@ -116,22 +118,36 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _copy(source: Path, target: Path) -> bool:
-    """Bring a version's page into the site; False where the same is there already, by size and time."""
+def _bring(source: Path, target: Path, *, link: bool) -> bool:
+    """Bring a version's page into the site; False where the same is there already.
+
+    A link is the same file, a copy has its size and time. A site that was written in the other way is written again.
+    """
     status = source.stat()
     with contextlib.suppress(OSError):
         there = target.lstat()
-        if (there.st_size, there.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
+        is_linked = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+        if is_linked == link and (there.st_size, there.st_mtime_ns) == (status.st_size, status.st_mtime_ns):
             return False
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        shutil.copyfile(source, draft, follow_symlinks=False)
-        draft.chmod(0o644)
-        os.utime(draft, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        if not (link and _link(source, draft)):
+            shutil.copyfile(source, draft, follow_symlinks=False)
+            draft.chmod(0o644)
+            os.utime(draft, ns=(status.st_mtime_ns, status.st_mtime_ns))
         draft.rename(target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    return True
+
+
+def _link(source: Path, draft: Path) -> bool:
+    """False where a file cannot have a second name there: another file system, or one without links."""
+    try:
+        os.link(source, draft, follow_symlinks=False)
+    except OSError:
+        return False
     return True
 
 

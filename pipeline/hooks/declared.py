@@ -58,12 +58,16 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Hooks:
-    """All hooks. `site`: the folder of the gallery's site; `runs_url`: the address of the store's folder `runs`."""
+    """All hooks. `site`: the folder of the gallery's site; `runs_url`: the address of the store's folder `runs`.
+
+    `link_pages`: whether the site's pages of versions are links to the gallery's files.
+    """
 
     receivers: tuple[Receiver, ...] = ()
     site: Path | None = None
     metrics: Path | None = None
     runs_url: str = ""
+    link_pages: bool = False
 
 
 def checked_address(text: str) -> str:
@@ -107,6 +111,7 @@ class _Part(BaseModel):
 class _SitePart(_Part):
     folder: str
     metrics: str | None = None
+    link: bool = False
 
 
 class _ReceiverPart(_Part):
@@ -152,4 +157,5 @@ def read_hooks(path: Path) -> Hooks:
         (path.parent / site.folder).absolute() if site else None,
         (path.parent / site.metrics).absolute() if site and site.metrics else None,
         (shape.runs_url or "").rstrip("/"),
+        bool(site and site.link),
     )

@@ -23,6 +23,14 @@ def write(
             "DIR/goldsmith.prom).",
         ),
     ] = None,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Make the versions' pages hard links to the gallery's files, which takes no time and no space. The "
+            "pages are then the gallery's own: leave their owner and mode as they are.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the gallery as static pages: images, versions, ages, sizes, times as plots, VMs, the versions' own pages.
@@ -35,7 +43,7 @@ def write(
     from pipeline.evidence.site import write_site
     from pipeline.evidence.site_data import collect
 
-    made = write_site(collect(locate_store()), folder.absolute(), metrics.absolute() if metrics else None)
+    made = write_site(collect(locate_store()), folder.absolute(), metrics.absolute() if metrics else None, link=link)
     if as_json:
         print_json(made.to_json())
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -104,6 +106,27 @@ def test_a_folder_with_other_files_is_refused(store: Store, tmp_path: Path) -> N
             write_site(collect(store, NOW), folder)
         assert caught.value.name == "site-folder"
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def test_pages_are_copies_or_links(tmp_path: Path) -> None:
+    """The other way than before is a new page; the same way leaves it."""
+    store = make_gallery(tmp_path / "store", ["web"], 1, page=True)
+    (page,) = store.gallery.glob("web/2*/report.html")
+    site = tmp_path / "site"
+    for link, pages in ((False, 1), (False, 0), (True, 1), (True, 0), (False, 1)):
+        assert write_site(collect(store, NOW), site, link=link).pages == pages
+        (shown,) = site.glob("web/2*.html")
+        assert shown.samefile(page) == link and shown.read_bytes() == page.read_bytes()
+
+
+def test_pages_are_copied_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = make_gallery(tmp_path / "store", ["web"], 1, page=True)
+    assert write_site(collect(store, NOW), tmp_path / "site", link=True).pages == 1
+    assert len(list((tmp_path / "site").glob("web/2*.html"))) == 1
 
 
 def test_an_empty_gallery_has_a_site(tmp_path: Path) -> None:
