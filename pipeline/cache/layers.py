@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.base import locks
 from pipeline.base.disk_format import DiskFormat, find_format, known_format
-from pipeline.base.files import RecordDamaged, Shape, read_json, skip
+from pipeline.base.files import RecordDamaged, Shape, read_json, read_usable, skip
 from pipeline.base.runs import now, remove_tree, sync_folder, write_json
 from pipeline.cache.digests import chunk_digests
 
@@ -336,11 +336,18 @@ class Layers:
             if layer := self.get(folder.name):
                 yield layer
 
-    def sweep(self, *, dry: bool = False) -> list[str]:
-        """Remove scratch that nobody fills; the keys removed. Each under its own lock: nobody begins it meanwhile."""
+    def sweep(self, *, dry: bool = False, useless: bool = False) -> list[str]:
+        """Remove scratch that nobody fills; the keys removed. Each under its own lock: nobody begins it meanwhile.
+
+        With `useless` also layers with a missing file, such as a master that was removed: no build can use them.
+        """
+
+        def goes(folder: Path) -> bool:
+            return not (folder / RECORD).exists() or (useless and self._lacks_file(folder.name))
+
         swept = []
         for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not folder.is_dir() or (folder / RECORD).exists():
+            if not folder.is_dir() or not goes(folder):
                 continue
             lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
             try:
@@ -348,13 +355,24 @@ class Layers:
             except (Timeout, OSError):
                 continue  # somebody fills it, or it is gone
             try:
-                if not (folder / RECORD).exists():
+                if goes(folder):
                     if not dry:
-                        remove_tree(folder)
+                        self.drop(folder.name)
                     swept.append(folder.name)
             finally:
                 lock.release()
         return swept
+
+    def _lacks_file(self, key: str) -> bool:
+        """Whether a layer's record can be read and names a file that does not exist."""
+        record = read_usable(self.root / key / RECORD, LayerShape)
+        if record is None or not record["image"]:
+            return False
+        return not all(level.path.exists() for level in Image.from_json(record["image"]).files)
+
+    def keys(self) -> list[str]:
+        """The keys of all committed layers, also of those that cannot be used."""
+        return [path.parent.name for path in sorted(self.root.glob(f"*/{RECORD}"))]
 
 
 def mode(path: Path) -> int:

@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
     )
     noun.command("make")(make)
     noun.command("show")(show)
+    noun.command("list")(list_keys)
+    noun.command("rotate")(rotate)
+    noun.command("withdraw")(withdraw)
     app.add_typer(noun, name="key")
 
 
@@ -55,3 +58,47 @@ def show(as_json: Annotated[bool, json_option()] = False) -> None:
         print_json({"id": public.keyid, "path": str(path), "public": path.read_text()})
         return
     print(path.read_text(), end="")
+
+
+def list_keys(as_json: Annotated[bool, json_option()] = False) -> None:
+    """List the keys whose signatures this host accepts: its own, retired ones, and those of other hosts.
+
+    Example:
+      goldsmith key list
+    """
+    from pipeline.cli.show import print_json, table
+    from pipeline.evidence import key_rotation
+
+    found = key_rotation.list_keys(signing_key())
+    if as_json:
+        print_json([{"id": each.id, "path": str(each.path), "signs": each.is_own} for each in found])
+        return
+    rows = [(each.id[:12], "yes" if each.is_own else "", str(each.path)) for each in found]
+    table(rows, ("id", "signs", "file"), empty="no key is trusted: goldsmith key make creates one")
+
+
+def rotate() -> None:
+    """Replace this host's key. Masters that the old one signed stay good until `key withdraw`; its private half goes.
+
+    Example:
+      goldsmith key rotate
+    """
+    from pipeline.evidence import key_rotation, signing
+
+    path = signing_key()
+    old, made = key_rotation.rotate(path, locate_store().root)
+    print(f"private  {made.path}")
+    print(f"public   {signing.public_path(made.path)}")
+    print(f"id       {made.id}")
+    print(f"the key {str(old.keyid)[:12]} is retired; its signatures stay good: goldsmith key withdraw ends that")
+
+
+def withdraw(key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or how it begins.")]) -> None:
+    """Stop trusting a retired key or another host's key: its signatures are no longer accepted.
+
+    Example:
+      goldsmith key withdraw 3f2a9c01d7e4
+    """
+    from pipeline.evidence import key_rotation
+
+    print(f"withdrawn: its public half is now in {key_rotation.withdraw(signing_key(), key_id)}")

@@ -49,6 +49,10 @@ class SigningKey:
     def id(self) -> str:
         return str(self.public.keyid)
 
+    def public_pem(self) -> bytes:
+        """The public half as its file has it."""
+        return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
 
 def public_path(path: Path) -> Path:
     return path.with_suffix(".pub")
@@ -70,9 +74,9 @@ def make(path: Path) -> SigningKey:
         file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         file.flush()
         os.fsync(file.fileno())
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    public_path(path).write_bytes(public)
-    return SigningKey(path, private)
+    made = SigningKey(path, private)
+    public_path(path).write_bytes(made.public_pem())
+    return made
 
 
 def load(path: Path, store: Path) -> SigningKey | None:
@@ -126,7 +130,8 @@ def trusted(path: Path) -> list[Path]:
                 raise UsageError(
                     f"{public_path(path)} does not belong to the private key {path}",
                     name="key-mismatch",
-                    hint="one of the two files was changed; restore it from a backup",
+                    hint="one of the two files was changed: restore it from a backup; after a rotation of the key "
+                    "that was interrupted, goldsmith key rotate completes it",
                 )
     return sorted(path.parent.glob("*.pub"))
 

@@ -162,12 +162,17 @@ def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
                 with translated(f"ending {domain.name()}"):
                     domain.destroy()
     gone += collect_orphans(store, dry=dry)
+    present = Layers(store.layers)
+    gone += [Removed("layer", key, why="a file of it is missing") for key in present.sweep(dry=dry, useless=True)]
     if layers:
         _refuse_running(store)
-        for usage in layer_usages(Layers(store.layers)):
+        for usage in layer_usages(present):
             gone.append(removed_layer(usage))
             if not dry:
-                Layers(store.layers).drop(usage.layer.key)
+                present.drop(usage.layer.key)
+        for key in present.keys() if not dry else ():
+            gone.append(Removed("layer", key, why="its record cannot be used"))
+            present.drop(key)
     return gone
 
 

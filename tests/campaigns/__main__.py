@@ -16,12 +16,23 @@ Row = dict[str, object]
 
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
 GUESTS = (
-    *("boots", "concurrency", "debian_releases", "fabric_faults", "faults", "fake_windows", "kill_builder"),
+    *("boots", "concurrency", "debian_releases", "fabric_faults", "fake_windows", "guest_faults", "kill_builder"),
     *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones"),
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (
-    *("attacks", "corpus", "gallery", "kills", "mutations", "publish_faults", "records", "secrets", "vm_sequences"),
+    *(
+        "attacks",
+        "corpus",
+        "faults",
+        "gallery",
+        "kills",
+        "mutations",
+        "publish_faults",
+        "records",
+        "secrets",
+        "vm_sequences",
+    ),
     "windows",
 )
 #: Images that campaigns begin with, in place of debian-12, the base of the tests with guests.
@@ -94,7 +105,7 @@ class Page:
         self.name = name
         self.path = ROOT / "docs/reports" / f"campaign-{shown(name)}.md"
         self.part = bool(os.environ.get(PART))
-        self.kept = _rows(self.path.read_text()) if self.part and self.path.exists() else []
+        self.kept = read_rows(self.path.read_text()) if self.part and self.path.exists() else []
         self.come: list[Row] = []
         self.lock = threading.Lock()
 
@@ -125,7 +136,7 @@ class Page:
         self.path.write_text("\n".join(lines) + "\n")
 
 
-def _rows(page: str) -> list[Row]:
+def read_rows(page: str) -> list[Row]:
     """The rows of a page that `Page` wrote."""
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in page.splitlines() if line.startswith("| ")]
     head, *rest = [[cell.strip().replace("\\|", "|") for cell in line] for line in lines]

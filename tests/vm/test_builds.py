@@ -15,7 +15,7 @@ import pytest
 from pipeline.network.egress import host_addresses
 from pipeline.network.endpoints import endpoint
 from pipeline.network.host_apt import mirrors
-from tests.campaigns import faults, kill_builder
+from tests.campaigns import guest_faults, kill_builder
 from tests.campaigns.trees import sectors_with
 from tests.harness import ROOT, Lab, rotation, wait_for
 
@@ -236,9 +236,9 @@ def _a_kept_guest(lab: Lab, look: str) -> None:
 
 
 def test_one_failing_guest_of_the_corpus(lab: Lab, master: Path) -> None:
-    """A rotating one; `make campaign-faults` runs all."""
-    fault = faults.FAULTS[rotation(len(faults.FAULTS))]
-    print(faults.run(fault, lab, master))
+    """A rotating one; `make campaign-guest-faults` runs all."""
+    fault = guest_faults.FAULTS[rotation(len(guest_faults.FAULTS))]
+    print(guest_faults.run(fault, lab, master))
     assert lab.leftovers() == []
 
 

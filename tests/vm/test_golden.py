@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cache.digests import flat_digest
-from tests.campaigns.faults import edited
+from tests.campaigns.guest_faults import edited
 from tests.harness import Lab
 from tests.vm.conftest import Seal
 

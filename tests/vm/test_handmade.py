@@ -12,7 +12,7 @@ import pytest
 from pipeline.cache.digests import chunk_digests
 from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing
-from tests.campaigns.faults import edited
+from tests.campaigns.guest_faults import edited
 from tests.harness import Lab, wait_for
 
 VIRSH = ["virsh", "-q", "-c", "qemu:///system"]

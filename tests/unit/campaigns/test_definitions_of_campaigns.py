@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.definition import DefinitionError, load_named
-from tests.campaigns import fake_windows, faults, projects
+from tests.campaigns import fake_windows, guest_faults, projects
 from tests.fakes.fake_windows.stand import Stand
 from tests.harness import Lab
 
@@ -39,9 +39,11 @@ def test_a_step_that_holds_only_a_comment_is_found(lab: Lab) -> None:
         load_named(lab.folder, name)
 
 
-@pytest.mark.parametrize("fault", [fault for fault in faults.FAULTS if not fault.edit], ids=lambda fault: fault.id)
-def test_an_image_that_fails_is_valid(lab: Lab, fault: faults.Fault, tmp_path: Path) -> None:
-    load_named(lab.folder, faults.definition(fault, lab, tmp_path / "no-master"))
+@pytest.mark.parametrize(
+    "fault", [fault for fault in guest_faults.FAULTS if not fault.edit], ids=lambda fault: fault.id
+)
+def test_an_image_that_fails_is_valid(lab: Lab, fault: guest_faults.Fault, tmp_path: Path) -> None:
+    load_named(lab.folder, guest_faults.definition(fault, lab, tmp_path / "no-master"))
 
 
 def test_the_projects_own_definition_is_valid(lab: Lab) -> None:

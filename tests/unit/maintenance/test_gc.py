@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import libvirt
+import pytest
+
+from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.runs import Run
 from pipeline.base.store import Store
-from pipeline.cache.layers import Layer
+from pipeline.cache.layers import DISK, Image, Layer, Layers, PendingLayer
 from pipeline.gallery import Gallery
-from pipeline.maintenance.gc import LayerUsage, _sweep_store, evictable
+from pipeline.hypervisor.connection import Connection
+from pipeline.maintenance import gc
+from pipeline.maintenance.gc import LayerUsage, _sweep_store, clean_up, evictable
 from tests.unit.gallery.test_retention import capture
 
 
@@ -79,6 +85,50 @@ def test_the_store_is_swept_of_what_never_came_to_anything(tmp_path: Path) -> No
     assert len(gone) == 8
     living.finish("done")
     assert _sweep_store(store) == []
+
+
+@pytest.fixture
+def no_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose libvirt has no guest of ours, and on which no run died."""
+    monkeypatch.setattr(gc, "connect", lambda: Connection(libvirt.open("test:///default")))
+    monkeypatch.setattr(gc, "collect_orphans", lambda *_args, **_options: [])
+
+
+def _layer(store: Store, key: str, below: Image | None = None) -> Image:
+    draft = Layers(store.layers).begin(key)
+    assert isinstance(draft, PendingLayer)
+    image = Image(draft.path / DISK, QCOW2, below)
+    image.path.write_bytes(b"data")
+    draft.commit(stage="provision", inputs={}, source=None, image=image, facts={})
+    return image
+
+
+def test_layers_that_no_build_can_use_are_removed(tmp_path: Path, no_domains: None) -> None:
+    """Whoever removed their master was killed before it removed them."""
+    store = Store(tmp_path / "store").ensure()
+    master = tmp_path / "master.vhd"
+    master.write_bytes(b"disk")
+    low = _layer(store, "a" * 32, Image(master, VHD))
+    _layer(store, "b" * 32, low)
+    _layer(store, "c" * 32)
+    assert clean_up(store, layers=False) == []
+    master.unlink()
+    assert len(clean_up(store, layers=False, dry=True)) == 2
+    assert Layers(store.layers).keys() == ["a" * 32, "b" * 32, "c" * 32]
+    assert {each.name for each in clean_up(store, layers=False)} == {"a" * 32, "b" * 32}
+    assert Layers(store.layers).keys() == ["c" * 32]
+
+
+def test_all_layers_are_removed_also_those_whose_record_is_damaged(tmp_path: Path, no_domains: None) -> None:
+    store = Store(tmp_path / "store").ensure()
+    for key in ("a" * 32, "b" * 32):
+        _layer(store, key)
+    record = store.layers / ("a" * 32) / "record.json"
+    record.unlink()
+    record.write_text("{")
+    assert clean_up(store, layers=False) == []
+    assert len(clean_up(store, layers=True)) == 2
+    assert list(store.layers.iterdir()) == []
 
 
 def test_an_image_whose_folder_is_held_is_left_alone(tmp_path: Path) -> None:
