@@ -7,7 +7,8 @@ taken out of the archive again and found to be what was captured.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from pipeline.base import process, scratch
@@ -21,6 +22,7 @@ from pipeline.gallery.retention import delete_version, leases
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
+_HINT = "borg check REPOSITORY verifies the archive; versions in the gallery are not affected"
 #: Fixed chunks of 64 KiB, at which disks are told apart everywhere here; holes cost nothing.
 _HOW = ["--sparse", "--chunker-params", "fixed,65536", "--compression", "zstd,3", "--noctime"]
 
@@ -158,7 +160,36 @@ def _list(repository: Path) -> list[str]:
 
 
 def _borg(words: list[str], cwd: Path | None = None) -> str:
+    """What a command of borg prints. Raises CommandFailed (command-failed).
+
+    Borg remembers, for each user, what it last saw of an archive. If a power cut has damaged that memory, or an older
+    archive was restored from a backup, borg refuses an archive that is whole: it is started once more without its
+    memory. What comes out of an archive is verified anyway, against its manifest and its signatures.
+    """
     # the archive moves with its store, and nobody is there to be asked; how to open it is in the caller's environment
     env = {name: value for name, value in variables().items() if name.startswith("BORG_")}
     env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
-    return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env=env, hint="make setup installs borg").stdout
+
+    def run(more: Mapping[str, str]) -> str:
+        return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env={**env, **more}, hint=_HINT).stdout
+
+    try:
+        return run({})
+    except process.CommandFailed as error:
+        with scratch.folder(name="borg") as folder, contextlib.suppress(process.CommandFailed):
+            # not the keys of an encrypted archive, which lie beside both
+            return run({"BORG_CACHE_DIR": str(folder / "cache"), "BORG_SECURITY_DIR": str(folder / "security")})
+        raise _with_cause(error) from None
+
+
+def _with_cause(error: process.CommandFailed) -> process.CommandFailed:
+    """The error with the line that states the cause: behind a traceback borg describes the host."""
+    lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
+    trace = next((index for index, line in enumerate(lines) if line.startswith("Traceback ")), None)
+    if trace is not None:
+        # the line behind a traceback is the exception's
+        cause = next(
+            (line for line in lines[trace:] if re.match(r"[\w.]+(Error|Exception|Lock\w*)\b", line)), lines[-1]
+        )
+        error.message = f"{error.message.partition(': ')[0]}: {cause}"
+    return error

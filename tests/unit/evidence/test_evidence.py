@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from packageurl import PackageURL
 from referencing import Registry, Resource
 
 from pipeline.base.errors import CheckFailed, UsageError
+from pipeline.base.process import CommandFailed
 from pipeline.cache.digests import flat_digest, write_block_digests
 from pipeline.evidence import signing
 from pipeline.evidence.arm_template import managed_template
@@ -331,6 +333,53 @@ def test_an_archived_version_comes_back_as_it_was(gallery: Gallery, key: signing
     assert wrong(gallery, key, demanded=True) == []
     # away once more, though the archive has it
     archive_version(gallery, back, key, tmp_path)
+
+
+def restore_version(gallery: Gallery, number: str, key: signing.SigningKey, tmp_path: Path) -> Version:
+    complete = write_local_evidence
+    repository = tmp_path / "archive"
+    return archive.restore_version(
+        gallery, "web", number, repository, tmp_path, judge=trusting(key), complete=complete
+    )
+
+
+@pytest.fixture
+def borg_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where borg remembers what it last saw of archives."""
+    home = tmp_path / "borg"
+    monkeypatch.setattr(archive, "variables", lambda: {"BORG_BASE_DIR": str(home)})
+    return home
+
+
+def test_an_archive_is_read_whatever_borg_remembers_of_it(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path, borg_home: Path
+) -> None:
+    """A backup of the archive was put back, or a power cut left borg's files without their data: borg refuses both."""
+    first, second, _ = captured(gallery, key), captured(gallery, key), captured(gallery, key)
+    repository = archive_version(gallery, first, key, tmp_path)
+    shutil.copytree(repository, tmp_path / "backup")
+    archive_version(gallery, second, key, tmp_path)
+    shutil.rmtree(repository)
+    (tmp_path / "backup").rename(repository)
+    back = restore_version(gallery, first.version, key, tmp_path)
+    for path in borg_home.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    archive_version(gallery, back, key, tmp_path)
+
+
+def test_an_archive_that_cannot_be_read_names_the_cause(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path, borg_home: Path
+) -> None:
+    old, _ = captured(gallery, key), captured(gallery, key)
+    repository = archive_version(gallery, old, key, tmp_path)
+    for path in (repository / "data/0").iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    shutil.rmtree(repository / "index.5", ignore_errors=True)
+    with pytest.raises(CommandFailed) as caught:
+        restore_version(gallery, old.version, key, tmp_path)
+    assert "SSH_ORIGINAL_COMMAND" not in caught.value.message
+    assert "borg check" in str(caught.value.hint)
 
 
 def test_what_is_in_use_is_not_archived(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
