@@ -354,7 +354,7 @@ def borg_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_archive_is_read_whatever_borg_remembers_of_it(
     gallery: Gallery, key: signing.SigningKey, tmp_path: Path, borg_home: Path
 ) -> None:
-    """A backup of the archive was put back, or a power cut left borg's files without their data: borg refuses both."""
+    """A backup of the archive was put back, or a power cut emptied borg's own files: borg refuses both."""
     first, second, _ = captured(gallery, key), captured(gallery, key), captured(gallery, key)
     repository = archive_version(gallery, first, key, tmp_path)
     shutil.copytree(repository, tmp_path / "backup")
