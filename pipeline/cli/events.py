@@ -38,6 +38,7 @@ _KINDS: dict[str, dict[str, Any]] = {
         "seconds": _NUMBER,
     },
     "note": {"image": _TEXT, "text": _TEXT},
+    "vm": {"vm": _TEXT, "text": _TEXT},
     "accelerator": {"image": _TEXT, "text": _TEXT},
     "saved": {"image": _TEXT, "folder": _TEXT},
     "transfer": {"text": _TEXT, "done": _NUMBER, "total": _NUMBER, "rate": _NUMBER},

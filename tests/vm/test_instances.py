@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from pipeline.cli.events import event_schema
 from pipeline.gallery import Gallery
 from tests import own_host
 from tests.campaigns import vm_sequences
@@ -48,6 +50,19 @@ def nothing_is_left(vms: Vms) -> Iterator[None]:
 
 def create(vms: Vms, name: str, image: str = "small", *more: str) -> str:
     return vms.vm("create", name, "--image", image, "--ssh-key", str(vms.key), *more)
+
+
+def check_events(output: str, name: str) -> None:
+    """What the verb did for a VM, line by line, and the VM as `vm show --json` has it."""
+    validator = jsonschema.Draft202012Validator(event_schema())
+    found = [json.loads(line) for line in output.splitlines()]
+    for each in found:
+        validator.validate(each)
+    *seen, result = found
+    assert {(each["event"], each["vm"]) for each in seen} == {("vm", name)}
+    assert seen[0]["text"] == "Starting (provisioning)" and seen[-2]["text"].startswith("Running after")
+    assert result["event"] == "result"
+    assert [(vm["name"], vm["status"]) for vm in result["document"]["vms"]] == [(name, "Running")]
 
 
 @contextlib.contextmanager
@@ -123,7 +138,7 @@ def test_a_life(vms: Vms) -> None:
 
 def test_two_at_once_are_two_and_reach_each_other_in_their_network_alone(vms: Vms) -> None:
     create(vms, "web", "small", "--count", "2", "--network", "shop")
-    create(vms, "alone")
+    check_events(create(vms, "alone", "small", "--events"), "alone")
     address = {name: vms.seen(name)["address"] for name in ("web-0", "web-1", "alone")}
     for asker, host in (("web-0", "web-1"), ("web-1", "web-0.internal.cloudapp.net")):
         wait_for(f"{host} from {asker}", lambda a=asker, h=host: small_linux.PAGE in vms.page(a, REACH + h), SOON)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.base.errors import GoldsmithError, UsageError
-from pipeline.cli import completion, context
+from pipeline.cli import completion, context, events
+from pipeline.cli.events import events_option
 from pipeline.cli.hooks import notifying
-from pipeline.cli.show import print_error
+from pipeline.cli.show import print_error, print_json
 from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
-from pipeline.cli.vm.options import Name, caller_keys, open_fleet, print_password
+from pipeline.cli.vm.options import Name, caller_keys, end_events, open_fleet, print_password, say
 
 if TYPE_CHECKING:
     from pipeline.base.store import Store
@@ -179,6 +180,7 @@ def create(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Return at once; goldsmith vm wait NAME waits for the VM.")
     ] = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Create a VM from a master and wait until its own agent has reported Ready.
 
@@ -203,7 +205,10 @@ def create(
                 name="usage",
                 hint="give the parameters vmName and imageVersion in the file of --parameters",
             )
-        deploy(fleet, template, parameters, partial(create_all, no_wait=no_wait))
+        made, outputs = deploy(fleet, template, parameters, partial(create_all, no_wait=no_wait))
+        if outputs and events.current() is None:
+            print_json(outputs)
+        end_events(fleet, made, outputs=outputs)
         return
     if not name or not image:
         raise UsageError(
@@ -232,6 +237,7 @@ def create(
     wanted = [replace(wishes, name=each) for each in names]
     if in_set:
         create_in_set(fleet, wishes, wanted, Domains(fault_domains, update_domains), no_wait=no_wait)
+        end_events(fleet, names)
         return
     if fault_domains is not None or update_domains is not None:
         raise UsageError(
@@ -240,6 +246,7 @@ def create(
             hint="use --set SET, or leave both options out",
         )
     create_all(fleet, wanted, no_wait=no_wait)
+    end_events(fleet, names)
 
 
 def create_in_set(fleet: Fleet, wishes: Wishes, wanted: list[Wishes], domains: Domains, *, no_wait: bool) -> None:
@@ -293,7 +300,7 @@ def _begin(
         return [pool.submit(finish, fleet.store, creation, began, cancelled)]
     forget(fleet, wishes.name, creation.operation)
     leave_to_waiter(fleet, wishes.name)
-    print(f"{wishes.name}: Starting (provisioning); goldsmith vm wait {wishes.name} waits until it is ready")
+    say(wishes.name, f"Starting (provisioning); goldsmith vm wait {wishes.name} waits until it is ready")
     _show_password(creation)
     return []
 
@@ -308,25 +315,19 @@ def finish(store: Store, creation: Creation, began: float, cancelled: threading.
     _show_password(creation)
     try:
         with notifying("vm", name):
-            record = wait_ready(store, name, creation.operation, lambda text: _say(name, text), cancelled)
+            record = wait_ready(store, name, creation.operation, lambda text: say(name, text), cancelled)
     finally:
         forget(Fleet(store), name, creation.operation)
     _say_running(store, record, time.monotonic() - began)
     if creation.password is None:
-        _say(name, f"goldsmith vm ssh {name}")
-
-
-def _say(name: str, text: str) -> None:
-    print(f"{name}: {text}", flush=True)
+        say(name, f"goldsmith vm ssh {name}")
 
 
 def _say_running(store: Store, record: Record, seconds: float) -> None:
     from pipeline.fabric import service
 
     link = service.read_link(store, record.id)
-    _say(
-        record.name, f"Running after {seconds:.0f} s{f', {link.address}' if link is not None else ''}, {record.user}"
-    )
+    say(record.name, f"Running after {seconds:.0f} s{f', {link.address}' if link is not None else ''}, {record.user}")
 
 
 def _show_password(creation: Creation) -> None:
@@ -334,7 +335,7 @@ def _show_password(creation: Creation) -> None:
         print_password(creation.record, creation.password)
 
 
-def wait(name: Name) -> None:
+def wait(name: Name, _as_events: Annotated[bool, events_option()] = False) -> None:
     """Wait until a VM's own agent has reported Ready.
 
     Example:
@@ -348,10 +349,11 @@ def wait(name: Name) -> None:
     if record.provisioned is None:
         began = time.monotonic()
         with notifying("vm", name):
-            record = wait_ready(fleet.store, name, None, lambda text: _say(name, text), threading.Event())
+            record = wait_ready(fleet.store, name, None, lambda text: say(name, text), threading.Event())
         _say_running(fleet.store, record, time.monotonic() - began)
-        return
-    _say(name, f"its agent reported Ready at {record.provisioned}")
+    else:
+        say(name, f"its agent reported Ready at {record.provisioned}")
+    end_events(fleet, [name])
 
 
 def _public_key(path: Path | None) -> str:

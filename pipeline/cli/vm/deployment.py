@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.show import print_json
-from pipeline.cli.vm.options import caller_keys
+from pipeline.cli.vm.options import caller_keys, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 def deploy(
     fleet: Fleet, template: Path, parameters: Path | None, create: Callable[[Fleet, list[Wishes]], None]
-) -> None:
-    """Create the VMs of a template, and print its outputs."""
+) -> tuple[list[str], dict[str, Any]]:
+    """Create the VMs of a template: their names, and the template's outputs."""
     from dataclasses import replace
 
     from pipeline.fabric import service
@@ -29,7 +28,7 @@ def deploy(
     machines = plan_machines(fleet.gallery, deployment)
     for each in machines:
         for note in each.notes:
-            print(f"{each.wishes.name}: {note}", flush=True)
+            say(each.wishes.name, note)
     own = caller_keys()
     key = own[0].read_text().strip() if own else ""
     create(fleet, [replace(each.wishes, public_key=each.wishes.public_key or key) for each in machines])
@@ -41,5 +40,4 @@ def deploy(
         for card in each.cards:
             addresses = [{"properties": {"privateIPAddress": address}}]
             deployment.runtime[card] = {"ipConfigurations": addresses}
-    if outputs := deployment.outputs():
-        print_json(outputs)
+    return [each.wishes.name for each in machines], deployment.outputs()

@@ -10,10 +10,11 @@ from typing import Annotated, Optional
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.build import report
+from pipeline.cli.build import outcome_document, report
 from pipeline.cli.capture import reason_of, refuse_defined
+from pipeline.cli.events import events_option
 from pipeline.cli.vm.create import finish
-from pipeline.cli.vm.options import Force, Name, open_fleet
+from pipeline.cli.vm.options import Force, Name, end_events, open_fleet, say
 
 
 def register(noun: typer.Typer) -> None:
@@ -27,6 +28,7 @@ def generalize(
         bool,
         typer.Option("--run", help="Let the running guest remove its identity and power itself off first."),
     ] = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Mark a VM as generalized, after its disk was checked. It cannot be started any more, but captured.
 
@@ -36,8 +38,10 @@ def generalize(
     """
     from pipeline.operations.generalize import generalize as generalize_vm
 
-    generalize_vm(open_fleet("generalize"), name, run=run, on_progress=lambda text: _print(name, text))
-    print(f"{name}: Stopped (generalized); goldsmith vm capture {name} --as IMAGE makes an image of it")
+    fleet = open_fleet("generalize")
+    generalize_vm(fleet, name, run=run, on_progress=lambda text: say(name, text))
+    say(name, f"Stopped (generalized); goldsmith vm capture {name} --as IMAGE makes an image of it")
+    end_events(fleet, [name])
 
 
 def capture(
@@ -63,6 +67,7 @@ def capture(
         str, typer.Option("--summary", metavar="TEXT", help="A description of one line (default: the VM's origin).")
     ] = "",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more details.")] = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Convert, inspect and test the disks of a generalized VM, and store them as a golden master.
 
@@ -71,19 +76,22 @@ def capture(
     Example:
       goldsmith vm capture web --as web-base
     """
-    from pipeline.cli.show import Progress
+    from pipeline.cli import events
+    from pipeline.cli.show import follow
     from pipeline.operations.capture import CaptureWishes
     from pipeline.operations.capture import capture as capture_vm
 
     fleet = open_fleet("capture")
     refuse_defined(image)
     wishes = CaptureWishes(image, summary, generation, account, dict(reason_of(each) for each in waive))
-    progress = Progress(verbose=verbose)
+    progress = follow(verbose=verbose, image=image)
     try:
         command = " ".join(["goldsmith", *sys.argv[1:]])
-        outcome = capture_vm(fleet, name, wishes, command, lambda text: _print(name, text), [progress])
+        outcome = capture_vm(fleet, name, wishes, command, lambda text: say(name, text), [progress])
     finally:
         progress.close()
+    if (stream := events.current()) is not None:
+        stream.emit("result", document=outcome_document(image, outcome))
     report(outcome)
 
 
@@ -99,6 +107,7 @@ def reimage(
         ),
     ] = None,
     force: Force = False,
+    _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
     """Give a VM a new OS disk from its master or another one, and provision it again under its name.
 
@@ -114,7 +123,4 @@ def reimage(
     began = time.monotonic()
     creation = begin(fleet, name, to=to, force=force)
     finish(fleet.store, creation, began, threading.Event())
-
-
-def _print(name: str, text: str) -> None:
-    print(f"{name}: {text}", flush=True)
+    end_events(fleet, [name])

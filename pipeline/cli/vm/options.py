@@ -49,6 +49,29 @@ def caller_keys() -> list[Path]:
     return [path for name in _KEYS if (path := caller_home() / ".ssh" / name).is_file()]
 
 
+def say(name: str, text: str) -> None:
+    """What a VM does, as a line; with --events as an event."""
+    from pipeline.cli import events
+
+    stream = events.current()
+    if stream is None:
+        print(f"{name}: {text}", flush=True)
+    else:
+        stream.emit("vm", vm=name, text=text)
+
+
+def end_events(fleet: Fleet, names: list[str], **more: object) -> None:
+    """With --events, the result: the VMs as `vm show --json` has them, and more."""
+    from pipeline.cli import events
+    from pipeline.cli.vm.listing import to_json
+
+    stream = events.current()
+    if stream is not None:
+        records = [fleet.instances.get(name) for name in names]
+        vms = [to_json(fleet, record, fleet.look(record)) for record in records]
+        stream.emit("result", document={"vms": vms, **more})
+
+
 def print_password(record: Record, password: str) -> None:
     """Print a new random password of a VM's user."""
     print(f"{record.name}: the password of {record.user} is {password} (shown only once, stored nowhere)", flush=True)

@@ -17,6 +17,7 @@ from pipeline.base.errors import CheckFailed
 from pipeline.base.runs import Run
 from pipeline.cli import events
 from pipeline.cli.app import app
+from pipeline.cli.vm.options import say
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -77,6 +78,19 @@ def test_a_childs_events_pass_and_its_other_lines_are_lines() -> None:
     found = lines_of(out.getvalue())
     assert found[1] == found[0]
     assert (found[2]["event"], found[2]["text"]) == ("line", "a note on stderr")
+
+
+def test_a_vm_that_does_something_is_an_event_or_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(events, "_active", [events.EventStream(out)])
+    say("web", "Starting (provisioning)")
+    (found,) = lines_of(out.getvalue())
+    assert (found["event"], found["vm"], found["text"]) == ("vm", "web", "Starting (provisioning)")
+    monkeypatch.setattr(events, "_active", [])
+    say("web", "Running")
+    assert capsys.readouterr().out == "web: Running\n"
 
 
 def test_an_error_is_an_event() -> None:
