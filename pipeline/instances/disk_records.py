@@ -7,37 +7,21 @@ locks of a VM and of a disk has taken the VM's first.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import Field
 
 from pipeline.base import locks
 from pipeline.base.errors import NotFound, UsageError
-from pipeline.base.files import (
-    RecordDamaged,
-    Shape,
-    disk_bytes,
-    read_json,
-    read_usable,
-    remove_tree,
-    skip,
-    sync_folder,
-    write_json,
-)
-from pipeline.base.names import INSTANCE_NAME, folders
+from pipeline.base.files import Shape, disk_bytes, read_usable, remove_tree
+from pipeline.base.names import INSTANCE_NAME
 from pipeline.cache.layers import Image, ImageShape
+from pipeline.instances.named_records import GONE, NEW, RECORD, NamedRecords
 
-RECORD = "record.json"
-#: The beginnings of the name of a disk's folder while it is made, and while it is removed.
-NEW, GONE = ".new-", ".gone-"
-LOCKS = ".locks"
 #: Seconds to wait for another command that changes the same disk: an export waits for its disk's data.
 TIMEOUT = 3600.0
 
@@ -125,61 +109,25 @@ def lease_error(disk: str, owner: str, what: str) -> UsageError:
     )
 
 
-class Disks:
+class Disks(NamedRecords[DiskRecord]):
     """The folder of disks of a store."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    shape = DiskShape
 
-    def folder(self, name: str) -> Path:
-        return self.root / name
+    def from_json(self, data: Mapping[str, Any]) -> DiskRecord:
+        return DiskRecord.from_json(data)
 
-    def names(self) -> list[str]:
-        return folders(self.root, INSTANCE_NAME)
+    def check_name(self, name: str) -> None:
+        check_disk_name(name)
 
-    def all(self) -> list[DiskRecord]:
-        """All disks whose records can be read, by name; the others are skipped by name."""
-        found = []
-        for name in self.names():
-            try:
-                record = self._read(name)
-            except RecordDamaged as error:
-                skip(error)
-                continue
-            found += [record] if record is not None else []
-        return found
+    def unknown(self, name: str, meant: str) -> NotFound:
+        return NotFound(f"there is no disk {name}", name="disk-unknown", hint=f"{meant}goldsmith disk list shows all")
+
+    def acquire(self, lock: FileLock, name: str) -> None:
+        locks.acquire(lock, f"another command for the disk {name}", deadline=TIMEOUT, name="disk-locked")
 
     def owned_by(self, vm_id: str) -> list[DiskRecord]:
         return [disk for disk in self.all() if disk.owner == vm_id]
-
-    def find(self, name: str) -> DiskRecord | None:
-        """A disk, None where there is none. Raises RecordDamaged."""
-        return self._read(name) if INSTANCE_NAME.fullmatch(name) else None
-
-    def get(self, name: str) -> DiskRecord:
-        """A disk. Raises NotFound (disk-unknown), RecordDamaged."""
-        found = self.find(name)
-        if found is None:
-            near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise NotFound(
-                f"there is no disk {name}", name="disk-unknown", hint=f"{meant}goldsmith disk list shows all"
-            )
-        return found
-
-    def _read(self, name: str) -> DiskRecord | None:
-        path = self.folder(name) / RECORD
-        data = read_json(path, DiskShape)
-        if data is None:
-            return None
-        if data["name"] != name:
-            raise RecordDamaged(path, f"it is the record of {data['name']}", DiskShape.advice())
-        return DiskRecord.from_json(data)
-
-    def save(self, record: DiskRecord) -> DiskRecord:
-        """Write a record. The caller holds the disk."""
-        write_json(self.folder(record.name) / RECORD, record.to_json())
-        return record
 
     def begin(self, record: DiskRecord) -> Path:
         """Make the folder in which a new disk is made: its size counts as promised from now on.
@@ -192,28 +140,15 @@ class Disks:
                 name="disk-exists",
                 hint=f"choose another name; goldsmith disk show {record.name} shows the existing disk",
             )
-        folder = self.root / f"{NEW}{record.name}-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True)
-        folder.chmod(0o711)
-        write_json(folder / RECORD, record.to_json())
-        return folder
-
-    def finish(self, folder: Path, record: DiskRecord) -> DiskRecord:
-        """Give a finished disk its name, in one rename. The caller holds the disk."""
-        folder.rename(self.folder(record.name))
-        sync_folder(self.root)
-        return record
+        return self.draft(record, mode=0o711)
 
     def remove(self, name: str, on_gone: Callable[[DiskRecord], None]) -> None:
         """Remove a disk's folder; its name is free once the folder is renamed. The caller holds the disk.
 
-        `on_gone` ends what it has outside of its folder; `sweep` calls it where this process dies.
+        `on_gone` ends what it has outside of its folder; `sweep_unheld` calls it where this process dies.
         """
         record = self.get(name)
-        scratch = self.root / f"{GONE}{name}-{secrets.token_hex(4)}"
-        with contextlib.suppress(FileNotFoundError):
-            self.folder(name).rename(scratch)
-            sync_folder(self.root)
+        scratch = self.unname(name)
         on_gone(record)
         remove_tree(scratch)
 
@@ -234,19 +169,6 @@ class Disks:
             if disk is not None and disk.owner == vm_id:
                 self.save(replace(disk, owner=None, owner_name=None))
 
-    # ---- locks ---------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Keep every other command from changing a disk. Raises BuildError (disk-locked) after TIMEOUT."""
-        check_disk_name(name)
-        lock = FileLock(self._lock_file(name), thread_local=False)
-        locks.acquire(lock, f"the disk {name}", deadline=TIMEOUT, name="disk-locked")
-        try:
-            yield
-        finally:
-            lock.release()
-
     # ---- room ----------------------------------------------------------------------------------------------------
 
     def promised(self) -> int:
@@ -256,30 +178,20 @@ class Disks:
         disks += [(path, int(record["size"])) for path, record in making if record is not None]
         return sum(max(0, size - disk_bytes(folder)) for folder, size in disks)
 
-    def sweep(self, on_gone: Callable[[DiskRecord], None], *, dry: bool = False) -> list[str]:
+    def sweep_unheld(self, on_gone: Callable[[DiskRecord], None], *, dry: bool = False) -> list[str]:
         """Remove what interrupted commands left, as far as no command holds that disk; the names.
 
         `on_gone` ends what such a disk had outside of its folder.
         """
         gone = []
-        for path in sorted((*self.root.glob(f"{NEW}*"), *self.root.glob(f"{GONE}*"))):
-            name = path.name.removeprefix(NEW).removeprefix(GONE).rpartition("-")[0]
-            lock = FileLock(self._lock_file(name), timeout=0, thread_local=False)
-            try:
-                lock.acquire()
-            except (Timeout, OSError):
-                continue
-            try:
+        for path in self.leftovers():
+            with self.hold_now(path.name.removeprefix(NEW).removeprefix(GONE).rpartition("-")[0]) as held:
+                if not held:
+                    continue
                 if not dry:
                     left = read_usable(path / RECORD, DiskShape)
                     if left is not None:
                         on_gone(DiskRecord.from_json(left))
                     remove_tree(path)
                 gone.append(path.name)
-            finally:
-                lock.release()
         return gone
-
-    def _lock_file(self, name: str) -> Path:
-        (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
-        return self.root / LOCKS / f"{name}.lock"

@@ -7,7 +7,6 @@ and the reports of the guest's agent are not in it: both are looked up each time
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import secrets
 import socket
@@ -17,21 +16,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import Field
 
 from pipeline.base import locks
 from pipeline.base.errors import NotFound, UsageError
-from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, write_json
-from pipeline.base.names import INSTANCE_NAME, folders
+from pipeline.base.files import Shape, remove_tree
+from pipeline.base.names import INSTANCE_NAME
 from pipeline.base.runs import now
 from pipeline.cache.layers import Image
+from pipeline.instances.named_records import NamedRecords
 
-RECORD = "record.json"
-#: The beginnings of the name of an instance's folder while it is made, and while it is removed.
-NEW, GONE = ".new-", ".gone-"
-#: The folder of locks, which outlive the folders that they guard.
-LOCKS = ".locks"
 #: Seconds to wait for another command that changes the same instance: a stop waits longest, for its guest.
 TIMEOUT = 600.0
 
@@ -251,128 +246,43 @@ def process_start(pid: int) -> int:
     return int(text.rpartition(")")[2].split()[19])
 
 
-class Instances:
+class Instances(NamedRecords[Record]):
     """The folder of instances of a store."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    shape = RecordShape
 
-    def folder(self, name: str) -> Path:
-        return self.root / name
-
-    def names(self) -> list[str]:
-        return folders(self.root, INSTANCE_NAME)
-
-    def all(self) -> list[Record]:
-        """All instances whose records can be read, by name; the others are skipped by name."""
-        found = []
-        for name in self.names():
-            try:
-                record = self._read(name)
-            except RecordDamaged as error:
-                skip(error)
-                continue
-            found += [record] if record is not None else []
-        return found
-
-    def find(self, name: str) -> Record | None:
-        """An instance, None where there is none. Raises RecordDamaged."""
-        return self._read(name) if INSTANCE_NAME.fullmatch(name) else None
-
-    def get(self, name: str) -> Record:
-        """An instance. Raises NotFound (vm-unknown), RecordDamaged."""
-        found = self.find(name)
-        if found is None:
-            near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise NotFound(f"there is no VM {name}", name="vm-unknown", hint=f"{meant}goldsmith vm list shows all")
-        return found
-
-    def _read(self, name: str) -> Record | None:
-        path = self.folder(name) / RECORD
-        data = read_json(path, RecordShape)
-        if data is None:
-            return None
-        if data["name"] != name:
-            raise RecordDamaged(path, f"it is the record of {data['name']}", RecordShape.advice())
+    def from_json(self, data: Mapping[str, Any]) -> Record:
         return Record.from_json(data)
 
-    def save(self, record: Record) -> Record:
-        """Write a record. The caller holds the instance."""
-        write_json(self.folder(record.name) / RECORD, record.to_json())
-        return record
+    def check_name(self, name: str) -> None:
+        check_name(name)
+
+    def unknown(self, name: str, meant: str) -> NotFound:
+        return NotFound(f"there is no VM {name}", name="vm-unknown", hint=f"{meant}goldsmith vm list shows all")
+
+    def acquire(self, lock: FileLock, name: str) -> None:
+        locks.acquire(lock, f"another command for {name}", deadline=TIMEOUT, name="vm-locked")
 
     def add(self, record: Record, files: Mapping[str, bytes] | None = None) -> Path:
         """Make a new instance's folder with its record and these files, 0600, in one rename.
 
         QEMU's user may search the folder. The caller holds the instance and the budget.
         """
-        folder = self.root / f"{NEW}{record.name}-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True)
-        folder.chmod(0o711)
+        folder = self.draft(record, files, mode=0o711)
         (folder / "logs").mkdir()
-        for name, data in (files or {}).items():
-            (folder / name).touch(mode=0o600)
-            (folder / name).write_bytes(data)
-        write_json(folder / RECORD, record.to_json())
-        folder.rename(self.folder(record.name))
-        sync_folder(self.root)
+        self.finish(folder, record)
         return self.folder(record.name)
 
     def remove(self, name: str) -> None:
         """Remove an instance's folder; its name is free once the folder is renamed. The caller holds the lock."""
-        folder = self.folder(name)
-        scratch = self.root / f"{GONE}{name}-{secrets.token_hex(4)}"
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(scratch)
-            sync_folder(self.root)
-        remove_tree(scratch)
-
-    @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Keep every other command from changing an instance. Raises BuildError (vm-locked) after TIMEOUT."""
-        check_name(name)
-        with self._locked(f"{name}.lock", f"another command for {name}"):
-            yield
-
-    @contextlib.contextmanager
-    def hold_now(self, name: str) -> Iterator[bool]:
-        """As `hold`, but without waiting: False if another command holds the lock."""
-        self._locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._locks / f"{name}.lock", timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except (Timeout, OSError):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        remove_tree(self.unname(name))
 
     @contextlib.contextmanager
     def hold_budget(self) -> Iterator[None]:
         """Lock the budget while free resources are computed and taken. Raises BuildError (vm-locked)."""
-        with self._locked("budget", "another command that reserves memory and disk"):
-            yield
-
-    @contextlib.contextmanager
-    def _locked(self, file: str, what: str) -> Iterator[None]:
-        self._locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._locks / file, thread_local=False)
-        locks.acquire(lock, what, deadline=TIMEOUT, name="vm-locked")
+        lock = FileLock(self.lock_file("budget"), thread_local=False)
+        locks.acquire(lock, "another command that reserves memory and disk", deadline=TIMEOUT, name="vm-locked")
         try:
             yield
         finally:
             lock.release()
-
-    @property
-    def _locks(self) -> Path:
-        return self.root / LOCKS
-
-    def sweep(self, *, dry: bool = False) -> list[str]:
-        """Remove what interrupted creations and deletions left; the names. The caller holds the budget."""
-        gone = sorted((*self.root.glob(f"{NEW}*"), *self.root.glob(f"{GONE}*"))) if self.root.is_dir() else []
-        for path in gone if not dry else ():
-            remove_tree(path)
-        return [path.name for path in gone]

@@ -6,24 +6,18 @@ adds a VM to a set, removes a set or changes its record holds the budget of the 
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.base.errors import NotFound, UsageError
-from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, write_json
-from pipeline.base.names import INSTANCE_NAME, folders
+from pipeline.base.files import Shape, remove_tree
+from pipeline.base.names import INSTANCE_NAME
+from pipeline.instances.named_records import NamedRecords
 from pipeline.instances.record import Record
 
-RECORD = "record.json"
-#: The beginnings of the name of a set's folder while it is made, and while it is removed.
-NEW, GONE = ".new-", ".gone-"
 #: Azure's numbers of domains: of the portal by default, and at most.
 #: https://learn.microsoft.com/azure/virtual-machines/availability-set-overview
 FAULT_DOMAINS, UPDATE_DOMAINS = 2, 5
@@ -119,68 +113,27 @@ def members_of(name: str, records: Iterable[Record]) -> list[Record]:
     return sorted((record for record in records if record.set == name), key=number_of)
 
 
-class Sets:
-    """The folder of sets of a store."""
+class Sets(NamedRecords[SetRecord]):
+    """The folder of sets of a store. Who holds the budget of the instances holds every set."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    shape = SetShape
 
-    def folder(self, name: str) -> Path:
-        return self.root / name
+    def from_json(self, data: Mapping[str, Any]) -> SetRecord:
+        return SetRecord.from_json(data)
 
-    def names(self) -> list[str]:
-        return folders(self.root, INSTANCE_NAME)
+    def check_name(self, name: str) -> None:
+        check_set_name(name)
 
-    def all(self) -> list[SetRecord]:
-        """All sets whose records can be read, by name; the others are skipped by name."""
-        found = []
-        for name in self.names():
-            try:
-                record = self.find(name)
-            except RecordDamaged as error:
-                skip(error)
-                continue
-            found += [record] if record is not None else []
-        return found
-
-    def find(self, name: str) -> SetRecord | None:
-        """A set, None where there is none. Raises RecordDamaged."""
-        if not INSTANCE_NAME.fullmatch(name):
-            return None
-        data = read_json(self.folder(name) / RECORD, SetShape)
-        if data is not None and data["name"] != name:
-            raise RecordDamaged(self.folder(name) / RECORD, f"it is the record of {data['name']}", SetShape.advice())
-        return None if data is None else SetRecord.from_json(data)
-
-    def get(self, name: str) -> SetRecord:
-        """A set. Raises NotFound (set-unknown), RecordDamaged."""
-        found = self.find(name)
-        if found is None:
-            near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise NotFound(
-                f"there is no set {name}",
-                name="set-unknown",
-                hint=f"{meant}goldsmith set list shows all; goldsmith vm create NAME --set {name} --count N makes it",
-            )
-        return found
+    def unknown(self, name: str, meant: str) -> NotFound:
+        return NotFound(
+            f"there is no set {name}",
+            name="set-unknown",
+            hint=f"{meant}goldsmith set list shows all; goldsmith vm create NAME --set {name} --count N makes it",
+        )
 
     def add(self, record: SetRecord, files: Mapping[str, bytes] | None = None) -> SetRecord:
         """Make a new set's folder with its record and these files, 0600, in one rename."""
-        folder = self.root / f"{NEW}{record.name}-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True)
-        for name, data in (files or {}).items():
-            (folder / name).touch(mode=0o600)
-            (folder / name).write_bytes(data)
-        write_json(folder / RECORD, record.to_json())
-        folder.rename(self.folder(record.name))
-        sync_folder(self.root)
-        return record
-
-    def save(self, record: SetRecord) -> SetRecord:
-        """Write the record of a set that exists."""
-        write_json(self.folder(record.name) / RECORD, record.to_json())
-        return record
+        return self.finish(self.draft(record, files), record)
 
     def read_file(self, name: str, file: str) -> bytes:
         """A file in the folder of a set; empty where there is none."""
@@ -191,12 +144,8 @@ class Sets:
 
     def remove(self, name: str) -> None:
         """Remove a set's record; its VMs are removed before. What an interrupted removal left is removed, too."""
-        scratch = self.root / f"{GONE}{name}-{secrets.token_hex(4)}"
-        with contextlib.suppress(FileNotFoundError):
-            self.folder(name).rename(scratch)
-            sync_folder(self.root)
-        for path in (*self.root.glob(f"{NEW}*"), *self.root.glob(f"{GONE}*")):
-            remove_tree(path)
+        remove_tree(self.unname(name))
+        self.sweep()
 
     def deal_domains(self, record: Record, others: Iterable[Record]) -> Record:
         """The record with its domains in its set, if it is in one: those with the fewest VMs.

@@ -131,7 +131,8 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
     with instances.hold_budget():
         gone += [f"instances/{name}" for name in instances.sweep(dry=dry)]
     gone += [
-        f"disks/{name}" for name in Disks(store.disks).sweep(lambda disk: release_master(gallery, disk), dry=dry)
+        f"disks/{name}"
+        for name in Disks(store.disks).sweep_unheld(lambda disk: release_master(gallery, disk), dry=dry)
     ]
     gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
     folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]

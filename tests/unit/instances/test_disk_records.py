@@ -11,8 +11,9 @@ from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import BuildError, NotFound, UsageError
 from pipeline.base.files import RecordDamaged, write_json
 from pipeline.cache.layers import Image
-from pipeline.instances.disk_records import RECORD, DiskRecord, Disks, check_disk_name
+from pipeline.instances.disk_records import DiskRecord, Disks, check_disk_name
 from pipeline.instances.disks import choose_lun, find_attachment
+from pipeline.instances.named_records import RECORD
 from pipeline.instances.record import Attachment, Instances, new_id
 from tests.unit.instances.test_record import record
 
@@ -117,9 +118,9 @@ def test_what_a_killed_command_left_is_swept_and_no_more(disks: Disks) -> None:
     left = disks.begin(disk_record(disks, "data2", master="debian@1.0.0"))
     gone: list[str | None] = []
     with disks.hold("data2"):
-        assert disks.sweep(lambda disk: gone.append(disk.master)) == []
-    assert disks.sweep(lambda disk: gone.append(disk.master), dry=True) == [left.name] and gone == []
-    assert disks.sweep(lambda disk: gone.append(disk.master)) == [left.name]
+        assert disks.sweep_unheld(lambda disk: gone.append(disk.master)) == []
+    assert disks.sweep_unheld(lambda disk: gone.append(disk.master), dry=True) == [left.name] and gone == []
+    assert disks.sweep_unheld(lambda disk: gone.append(disk.master)) == [left.name]
     assert gone == ["debian@1.0.0"] and not left.exists() and disks.names() == ["data1"]
 
 

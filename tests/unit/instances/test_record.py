@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.base.errors import NotFound, UsageError
 from pipeline.base.files import RecordDamaged
-from pipeline.instances.record import RECORD, Failure, Instances, Operation, Record, check_name, new_id, process_start
+from pipeline.instances.named_records import RECORD
+from pipeline.instances.record import Failure, Instances, Operation, Record, check_name, new_id, process_start
 
 
 def record(name: str = "web", **changes: object) -> Record:

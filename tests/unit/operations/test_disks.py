@@ -26,7 +26,8 @@ from pipeline.cli.vm.listing import storage_profile
 from pipeline.gallery.retention import leases, release_lease
 from pipeline.instances.disks import create_disks, remove_old_os_disk, renew_os_disk, whole_image
 from pipeline.instances.fleet import Fleet
-from pipeline.instances.record import RECORD, Attachment, Record
+from pipeline.instances.named_records import RECORD
+from pipeline.instances.record import Attachment, Record
 from pipeline.instances.resource_disk import drop_resource_disk, make_resource_disk, resource_disk_file
 from pipeline.maintenance.retention import remove_master
 from pipeline.operations.attach_disk import attach, attach_new, detach, free_name

@@ -25,7 +25,8 @@ from pipeline.fabric.registrations import Registration, RegistrationShape, from_
 from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.persistent import Power, read_power
 from pipeline.instances.fleet import CUSTOM_DATA, Fleet
-from pipeline.instances.set_records import RECORD, least_used, members_of
+from pipeline.instances.named_records import RECORD
+from pipeline.instances.set_records import least_used, members_of
 from pipeline.operations import sets
 from pipeline.operations.create import Wishes, _reserve, plan
 from pipeline.operations.sets import (
