@@ -30,6 +30,11 @@ def describe_os_error(error: OSError) -> GoldsmithError:
     return describe(_words(error), paths)
 
 
+def is_limit(error: OSError) -> bool:
+    """Whether a limit of this host was reached: such an error says nothing about the file, which may be whole."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def _words(error: OSError) -> str:
     return error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
 

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.base.errors import GoldsmithError
+from pipeline.base.file_errors import describe_os_error, is_limit
 
 #: Bytes of a record, unless its kind says otherwise: the largest run's record seen has 60 KiB.
 LIMIT = 16 << 20
@@ -153,7 +154,10 @@ def _check_tree(data: object) -> None:
 
 
 def _read_text(path: Path, limit: int) -> str | None:
-    """The text of a regular file of at most `limit` bytes; None where there is none."""
+    """The text of a regular file of at most `limit` bytes; None where there is none.
+
+    Raises HostError (too-many-files, out-of-memory) where it could not be asked.
+    """
     try:
         # a FIFO must not hold us, a symbolic link must not lead us elsewhere
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -162,6 +166,8 @@ def _read_text(path: Path, limit: int) -> str | None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _Unusable("it is a symbolic link, not a file") from None
+        if is_limit(error):
+            raise describe_os_error(error) from None
         raise _Unusable(f"it cannot be read: {error.strerror}") from None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):

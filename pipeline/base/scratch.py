@@ -79,7 +79,9 @@ def _entered(folder: Path, name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        entry.unlink(missing_ok=True)
+        # what could not be removed keeps its entry, whose lock ends here: a sweep removes it later
+        if not os.path.lexists(path):
+            entry.unlink(missing_ok=True)
         os.close(fd)
 
 

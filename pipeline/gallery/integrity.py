@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
+from pipeline.base.file_errors import describe_os_error, is_limit
 from pipeline.base.files import RecordDamaged, kind_of
 from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
@@ -80,6 +82,8 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
         return judge(path, manifest)
     except RecordDamaged as error:
         return f"{error.path.name} cannot be used: {error.why}"
+    except HostError:
+        raise  # this host cannot look at it: that is no damage
     except GoldsmithError as error:
         return f"cannot be verified: {error.message}"
     except PermissionError as error:
@@ -87,7 +91,10 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
             f"this user cannot read {error.filename}", name="root-needed", hint="sudo goldsmith gallery verify"
         ) from None
     except OSError as error:
-        return f"cannot be read: {Path(str(error.filename)).name}: {error.strerror}"
+        if is_limit(error):
+            raise describe_os_error(error) from None
+        of = f"{Path(os.fsdecode(error.filename)).name}: " if error.filename else ""
+        return f"cannot be read: {of}{error.strerror}"
 
 
 def _judge_disk(path: Path, record: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from pipeline.base.errors import DiskError, GoldsmithError, HostError
+from pipeline.base.file_errors import describe_os_error
 from pipeline.vhd.cached import is_cached
 from pipeline.vhd.extents import AGAIN, ExtentSource, Piece, Progress, pieces
 
@@ -254,7 +255,7 @@ def _do(job: _Job, fd: int, buffer: memoryview, sources: _Sources) -> None:
         try:
             step = os.pwrite(fd, buffer[written : job.length], job.to + written)
         except OSError as error:
-            raise as_ours(error, job.parts[0].path) from None
+            raise as_ours(error, job.parts[0].path, writing=True) from None
         if step == 0:
             raise HostError("nothing was written", name="no-space", hint="free some space")
         written += step
@@ -274,13 +275,19 @@ def _fill(part: _Part, buffer: memoryview, sources: _Sources) -> None:
         got += step
 
 
-def as_ours(error: OSError, path: Path) -> GoldsmithError:
-    """What an OSError of a copy means: no-space is the host's fault, the rest is the disk's."""
+def as_ours(error: OSError, path: Path, *, writing: bool = False) -> GoldsmithError:
+    """What an OSError of a copy means: what fails in `writing` is the host's fault, the rest is the disk's."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return HostError(
             f"there is no space for the copy of {path.name}: {error.strerror}",
             name="no-space",
             hint="free some space",
+        )
+    if writing:
+        return HostError(
+            f"cannot write the copy of {path.name}: {error.strerror}",
+            name="cannot-write",
+            hint=describe_os_error(error).hint,
         )
     return DiskError(
         f"cannot copy {path.name}: {error.strerror}",

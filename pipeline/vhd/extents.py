@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import overload
 
 from pipeline.base.errors import DiskError
+from pipeline.base.file_errors import describe_os_error, is_limit
 
 Progress = Callable[[int, int], None]
 
@@ -161,6 +162,8 @@ def open_file(path: Path) -> int:
     except (OSError, ValueError) as error:
         # ValueError: a NUL in the name
         why = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and is_limit(error):
+            raise describe_os_error(error) from None
         if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
             raise _not_a_file(path) from None
         raise DiskError(

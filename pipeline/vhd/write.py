@@ -192,7 +192,7 @@ def _write(
         with suppress(OSError):
             target.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise as_ours(error, target) from None
+            raise as_ours(error, target, writing=True) from None
         raise
     finally:
         os.close(fd)

@@ -198,14 +198,22 @@ def _run_named(bench: Bench, case: Case, moment: Moment | None) -> Row:
                 "why": f"{type(error).__name__}: {error}"[:600], "ok": False}  # fmt: skip
 
 
+def run_named(names: Sequence[str], beside: Path) -> int:
+    """Run the cases of masters of these names and print their rows as JSON; no page is written."""
+    rows = run([case for case in read_table() if case.name in names], beside, lambda row: print(json.dumps(row)))
+    return 0 if len(rows) == len(names) and all(row["ok"] for row in rows) else 1
+
+
 def main() -> int:
     if _INSIDE not in os.environ:
         # mounts of its own, which no process of this host copies and so keeps
         argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.campaigns.faults"]
-        return subprocess.run(argv, env={**os.environ, _INSIDE: "1"}, check=False).returncode
+        return subprocess.run([*argv, *sys.argv[1:]], env={**os.environ, _INSIDE: "1"}, check=False).returncode
     beside = Path(os.environ.get("GOLDSMITH_TEST_BASE", "/var/tmp")) / "goldsmith-faults"
     beside.mkdir(exist_ok=True)
     beside.chmod(0o755)
+    if sys.argv[1:]:
+        return run_named(sys.argv[1:], beside)
     page = Page("faults")
     page.part = True
     page.kept = read_rows(page.path.read_text()) if page.path.exists() else []

@@ -190,3 +190,21 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(GoldsmithError) as caught, scratch.folder(tmp_path):
         raise AssertionError
     assert caught.value.name == "cannot-write" and "No space left" in caught.value.message
+
+
+def test_what_cannot_be_removed_now_is_removed_by_a_sweep(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with no more open files: the entry must stay, or nobody finds the folder any more."""
+
+    def refuse(_folder: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many"), scratch.folder(tmp_path) as folder:
+        (folder / "data").write_text("x")
+        monkeypatch.setattr(scratch, "remove_tree", refuse)
+    monkeypatch.undo()
+    monkeypatch.setenv("GOLDSMITH_HOME", str(home))
+    assert folder.exists()
+    assert scratch.sweep() == [str(folder)]
+    assert not folder.exists() and list((home / "scratch").iterdir()) == []

@@ -55,3 +55,23 @@ def test_a_file_system_is_filled_down_to_what_is_wanted(tmp_path: Path) -> None:
     """A file system with enough room is not touched: its filler stays empty."""
     fill(tmp_path, 1 << 62)
     assert (tmp_path / "filler").stat().st_size == 0
+
+
+def test_what_a_fault_leaves_is_named(tmp_path: Path) -> None:
+    """The judge of all cases, with a leak of each kind that it can see in files."""
+    bench = fault_bench.Bench(tmp_path, "ext4")
+    verb = fault_bench.VERBS["export"]
+    for name in ("project/page.txt", "targets/out/manifest.json", "store/gallery/drum/2026.1.0/disk.vhd"):
+        (bench.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (bench.root / name).touch()
+    assert bench.left(verb) == []
+    leaks = ("targets/.goldsmith-1", "store/gallery/drum/.new-2026.1.1", "store/scratch/ab.json", "tmp/x")
+    for name in (*leaks, "store/gallery/drum/.refused.json.1.2", "store/archive/lock.roster"):
+        (bench.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (bench.root / name).touch()
+    (bench.store.layers / ("a" * 32)).mkdir(parents=True)
+    found = bench.left(verb)
+    assert {f"file {name}" for name in leaks} < set(found)
+    assert "file store/archive/lock.roster" in found and "file store/gallery/drum/.refused.json.1.2" in found
+    assert f"layer {'a' * 32} without a record" in found
+    assert bench.left(fault_bench.VERBS["import"]) != found  # an export has no place in an import

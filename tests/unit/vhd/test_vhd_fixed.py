@@ -216,3 +216,11 @@ def test_failures_leave_nothing_and_have_names(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(HostError) as space:
         write_fixed(file_extents(raw), target, unique_id=ID, timestamp=WHEN)
     assert space.value.name == "no-space" and not target.exists()
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(copy_module.os, "pwrite", broken)
+    with pytest.raises(HostError) as lost:
+        write_fixed(file_extents(raw), target, unique_id=ID, timestamp=WHEN)
+    assert lost.value.name == "cannot-write" and not target.exists()  # the source is good
