@@ -178,6 +178,9 @@ class _TooMany(Exception):
 class Search:
     """`place` gives the disk's offset of a place in a buffer; in a layer, of where its outermost layer begins."""
 
+    #: Kinds of _FILES that are opened in the midst of a file too.
+    inside_files: frozenset[str] = frozenset()
+
     def __init__(self, disk: Disk | None, first: int = 0, known: Matcher | None = None) -> None:
         """`first` is where the part begins that is searched. `known`: by default the rules for secrets."""
         self.found = Found()
@@ -292,9 +295,12 @@ class Search:
                 self.unpack(kind, iter([data[begin:]]), place(begin), layers)
                 continue
             at = place(begin)
-            if at >= self._first and at not in self._opened and (kind not in _FILES or at % SECTOR == 0):
+            if at < self._first or at in self._opened:
+                continue
+            whole = kind not in _FILES or at % SECTOR == 0
+            if whole or kind in self.inside_files:
                 self._opened.add(at)
-                self.unpack(kind, self._chunks(data, begin, at), at, ())
+                self.unpack(kind, self._chunks(data, begin, at), at, (), accident=not whole)
 
     def _chunks(self, data: bytes, begin: int, at: int) -> Iterator[bytes]:
         """What stands from a place of a window on, and behind the window."""
@@ -308,8 +314,10 @@ class Search:
             yield chunk
             here += len(chunk)
 
-    def unpack(self, kind: str, chunks: Iterator[bytes], at: int, layers: tuple[str, ...]) -> None:
-        """Search what one compressed stream holds."""
+    def unpack(
+        self, kind: str, chunks: Iterator[bytes], at: int, layers: tuple[str, ...], *, accident: bool = False
+    ) -> None:
+        """Search what one compressed stream holds. `accident`: what is no stream there is no gap in the search."""
         self._spend(_OPENING)
         tail = b""
         try:
@@ -321,6 +329,8 @@ class Search:
                 self.look(b"".join((tail, piece, b"\n")), lambda _: at, (*layers, kind))
                 tail = piece[-OVERLAP:]
         except Broken as error:
+            if accident:
+                return
             # zstandard's four bytes are found by accident in the midst of what was unpacked
             if error.too_large and (kind == "xz" or not layers):
                 self.found.gaps.append(

@@ -41,6 +41,9 @@ def find_values(asked: Asked) -> dict[str, object]:
 class _ValueSearch(Search):
     """Notes where each value stands: (offset, number of the value, layers)."""
 
+    # systemd's journal compresses each long message by itself
+    inside_files = frozenset({"zstd"})
+
     def __init__(self, disk: Disk, values: Sequence[bytes]) -> None:
         super().__init__(disk, known=_matcher(values))
         self._lengths = [len(value) for value in values]
