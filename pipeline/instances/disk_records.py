@@ -138,7 +138,8 @@ class Disks(NamedRecords[DiskRecord]):
             raise UsageError(
                 f"the disk {record.name} exists already",
                 name="disk-exists",
-                hint=f"choose another name; goldsmith disk show {record.name} shows the existing disk",
+                hint=f"choose another name; goldsmith disk show {record.name} shows the existing disk, and "
+                f"goldsmith vm disk attach VM {record.name} attaches it",
             )
         return self.draft(record, mode=0o711)
 

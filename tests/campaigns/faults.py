@@ -216,7 +216,9 @@ def main() -> int:
         return run_named(sys.argv[1:], beside)
     page = Page("faults")
     page.part = True
-    page.kept = read_rows(page.path.read_text()) if page.path.exists() else []
+    known = {case.name for case in read_table()} | {f"vm {case.name}" for case in read_table("vms")}
+    kept = read_rows(page.path.read_text()) if page.path.exists() else []
+    page.kept = [row for row in kept if row["case"] in known]
     parts = [part for part in os.environ.get(PART, "").split(",") if part]
     good = {str(row["case"]) for row in page.kept if row["ok"] == "True"} if not parts else set()
     seconds = float(os.environ.get("GOLDSMITH_SECONDS", "36000"))

@@ -141,7 +141,8 @@ def vms(fleet: Fleet, _number: int) -> None:
     forget(fleet, "web", made.operation)
     attach_new(fleet, "web", DiskWishes("data1", 1 << 30))
     detach(fleet, "web", "data1")
-    stop(fleet, "web")
+    # its button would take the time of a boot
+    stop(fleet, "web", force=True)
     start(fleet, "web")
     delete(fleet, "web", running=True)
     delete_disk(fleet, "data1")
