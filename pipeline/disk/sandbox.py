@@ -343,10 +343,18 @@ class Worker:
                 name="sandbox-unavailable",
                 hint="install libseccomp2 (make setup does); goldsmith doctor shows other problems",
             )
+        if status == -9:
+            # no limit of its own ends it so: it is the host, mostly for want of memory
+            hint = (
+                "the host killed the reader, which says nothing about the disk: look for 'Out of memory' in dmesg, "
+            )
+            hint += "free memory, then try again"
+        else:
+            hint = "the disk is damaged or malicious: do not use it"
         return DiskError(
             f"{self.path.name}: the disk reader ended early: {last}",
             name="reader-crashed",
-            hint="the disk is damaged or malicious: do not use it",
+            hint=hint,
             evidence=self.path,
         )
 

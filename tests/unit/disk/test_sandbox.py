@@ -290,6 +290,17 @@ def test_a_reader_that_misbehaves(
     assert caught.value.name == name and caught.value.hint
 
 
+def test_a_reader_that_the_host_kills_says_nothing_about_the_disk(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does so for want of memory."""
+    misbehave(tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(DiskError) as caught:
+        inspect_disk(good)
+    assert caught.value.name == "reader-crashed"
+    assert "Out of memory" in str(caught.value.hint) and "malicious" not in str(caught.value.hint)
+
+
 def test_its_words_are_cut_and_cleaned(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome: dict[str, Any] = {
         "id": "machine-id",
