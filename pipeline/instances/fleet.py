@@ -56,6 +56,12 @@ class Fleet:
         """The connection to libvirt. Raises HostError (libvirt-unreachable)."""
         return self._open_connection()
 
+    def close(self) -> None:
+        """Close the connection to libvirt, if one was opened."""
+        opened = self.__dict__.pop("connection", None)
+        if opened is not None:
+            opened.close()
+
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def look(self, record: Record) -> Reality:

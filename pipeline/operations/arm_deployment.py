@@ -55,11 +55,16 @@ class Resource:
 
 @dataclass
 class Deployment:
-    """A template with the values of its parameters. `runtime` holds what `reference` gives, by a resource's id."""
+    """A template with the values of its parameters. `runtime` holds what `reference` gives, by a resource's id.
+
+    `group` is the resource group that it is deployed to, and `location` that group's.
+    """
 
     template: Mapping[str, Any]
     parameters: Mapping[str, Any]
     runtime: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    group: str = GROUP
+    location: str = LOCATION
     _open: list[str] = field(default_factory=list)
 
     @property
@@ -82,7 +87,7 @@ class Deployment:
             kind, name = body.get("type"), body.get("name")
             if not isinstance(kind, str) or not isinstance(name, str):
                 raise bad_value("a resource of the template has no type or no name")
-            found.append(Resource(kind, name, resource_id([kind, *name.split("/")]), body))
+            found.append(Resource(kind, name, self._resource_id([kind, *name.split("/")]), body))
         return found
 
     def outputs(self) -> dict[str, Any]:
@@ -101,13 +106,20 @@ class Deployment:
             "concat": concat,
             "parameters": lambda words: self._named("parameters", words),
             "variables": lambda words: self._named("variables", words),
-            "resourceId": resource_id,
+            "resourceId": self._resource_id,
             "reference": self._reference,
-            "resourceGroup": lambda _words: {"name": GROUP, "location": LOCATION, "id": _group_id()},
+            "resourceGroup": lambda _words: {
+                "name": self.group,
+                "location": self.location,
+                "id": f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{self.group}",
+            },
             "subscription": lambda _words: {"subscriptionId": SUBSCRIPTION, "id": f"/subscriptions/{SUBSCRIPTION}"},
             "toLower": lambda words: _text(words, "toLower").lower(),
             "toUpper": lambda words: _text(words, "toUpper").upper(),
         }
+
+    def _resource_id(self, words: Sequence[Any]) -> str:
+        return resource_id(words, self.group)
 
     def _named(self, section: str, words: Sequence[Any]) -> Any:
         name = _text(words, section)
@@ -165,7 +177,7 @@ def _look_up(values: Mapping[str, Any], name: str) -> Any:
     return next((value for key, value in values.items() if key.lower() == name.lower()), _MISSING)
 
 
-def resource_id(words: Sequence[Any]) -> str:
+def resource_id(words: Sequence[Any], default_group: str = GROUP) -> str:
     """The id of a resource, as the function resourceId of templates writes it. Raises UsageError (template-value)."""
     texts = [str(each) for each in words]
     first = next((number for number, each in enumerate(texts) if "/" in each and not each.startswith("/")), None)
@@ -176,14 +188,10 @@ def resource_id(words: Sequence[Any]) -> str:
     if len(kinds) != len(names):
         raise bad_value(f"resourceId: {texts[first]} needs {len(kinds)} names, and has {len(names)}")
     before = texts[:first]
-    group = before[-1] if before else GROUP
+    group = before[-1] if before else default_group
     subscription = before[0] if len(before) > 1 else SUBSCRIPTION
     path = "".join(f"/{kind}/{name}" for kind, name in zip(kinds, names, strict=True))
     return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{provider}{path}"
-
-
-def _group_id() -> str:
-    return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
 
 
 def _text(words: Sequence[Any], function: str) -> str:
@@ -201,21 +209,37 @@ def read_deployment(template: Path, parameters: Path | None) -> Deployment:
     Raises UsageError: template-unreadable, template-invalid, template-parameter.
     """
     document = _read(template)
-    unknown = sorted(document.keys() - _SECTIONS)
-    if "$schema" not in document or "resources" not in document or unknown:
-        lack = f"it has {unknown[0]!r}" if unknown else "it lacks $schema or resources"
-        raise UsageError(
-            f"{template} is not an ARM template: {lack}",
-            name="template-invalid",
-            hint="name a template.json or template-vhd.json of a version; goldsmith gallery import and "
-            "goldsmith vm capture write them",
-        )
     values = _read(parameters) if parameters is not None else {}
     given = values.get("parameters", values)
     if not isinstance(given, Mapping):
         raise bad_value(f"{parameters}: `parameters` is not an object")
-    given = {key: value for key, value in given.items() if key not in ("$schema", "contentVersion")}
-    return Deployment(document, _parameters(_mapping_of(document, "parameters"), given))
+    return make_deployment(document, given, str(template))
+
+
+def make_deployment(
+    document: Mapping[str, Any],
+    given: Mapping[str, Any],
+    what: str,
+    *,
+    group: str = GROUP,
+    location: str = LOCATION,
+) -> Deployment:
+    """The deployment of a template that was read, with the values of its parameters. `what` names it in messages.
+
+    Raises UsageError: template-invalid, template-parameter.
+    """
+    unknown = sorted(document.keys() - _SECTIONS)
+    if "$schema" not in document or "resources" not in document or unknown:
+        lack = f"it has {unknown[0]!r}" if unknown else "it lacks $schema or resources"
+        raise UsageError(
+            f"{what} is not an ARM template: {lack}",
+            name="template-invalid",
+            hint="name a template.json or template-vhd.json of a version; goldsmith gallery import and "
+            "goldsmith vm capture write them",
+        )
+    values = {key: value for key, value in given.items() if key not in ("$schema", "contentVersion")}
+    declared = _parameters(_mapping_of(document, "parameters"), values)
+    return Deployment(document, declared, group=group, location=location)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -255,6 +279,7 @@ def _parameters(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
 
 
 def _judge(name: str, row: Mapping[str, Any], value: Any) -> None:
+    """Raise UsageError (template-parameter) for a value that its declaration does not allow."""
     kind = str(row.get("type", "")).lower()
     wanted = _KINDS.get(kind)
     if wanted is None:
@@ -266,7 +291,10 @@ def _judge(name: str, row: Mapping[str, Any], value: Any) -> None:
         raise _wrong(name, f"its value is not one of {', '.join(map(str, allowed))}")
     measure = value if kind == "int" else len(value) if isinstance(value, str | list) else None
     least, most = ("minValue", "maxValue") if kind == "int" else ("minLength", "maxLength")
-    if measure is not None and not row.get(least, measure) <= measure <= row.get(most, measure):
+    bounds = row.get(least, measure), row.get(most, measure)
+    if measure is not None and not all(isinstance(each, int) for each in bounds):
+        raise _wrong(name, f"its {least} or {most} is not a number")
+    if measure is not None and not bounds[0] <= measure <= bounds[1]:
         raise _wrong(name, f"its value is outside of {least} and {most}")
 
 

@@ -25,6 +25,7 @@ _PLAYED = (
     "Microsoft.Network/networkSecurityGroups",
     "Microsoft.Network/publicIPAddresses",
 )
+_MANAGED_ID = re.compile(r".*/providers/Microsoft\.Compute/images/(?P<name>[^/]+)", re.IGNORECASE)
 _IMAGE_ID = re.compile(r".*/galleries/[^/]+/images/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?", re.IGNORECASE)
 _GENERATIONS = {"-gen1": 1, "-gen2": 2}
 
@@ -56,10 +57,11 @@ def plan_machines(gallery: Gallery, deployment: Deployment) -> list[DeployedMach
         raise UsageError(
             "the template has no VM", name="template-resource", hint=f"add a resource of the type {MACHINE}"
         )
-    return [_plan(gallery, deployment.metadata, each) for each in machines]
+    return [plan_machine(gallery, deployment.metadata, each) for each in machines]
 
 
-def _plan(gallery: Gallery, metadata: Mapping[str, Any], machine: Resource) -> DeployedMachine:
+def plan_machine(gallery: Gallery, metadata: Mapping[str, Any], machine: Resource) -> DeployedMachine:
+    """One VM, from a template or from a request of its own. `metadata` is the template's. Raises as above."""
     properties = machine.properties
     profile, storage = _part(properties, "osProfile"), _part(properties, "storageProfile")
     if profile.get("computerName", machine.name) != machine.name:
@@ -69,7 +71,9 @@ def _plan(gallery: Gallery, metadata: Mapping[str, Any], machine: Resource) -> D
     notes = []
     if profile.get("adminPassword"):
         notes.append("adminPassword is not used: a Linux gets the key, a Windows a random password")
-    cards = _part(properties, "networkProfile").get("networkInterfaces", [])
+    cards = _part(properties, "networkProfile").get("networkInterfaces") or []
+    if not isinstance(cards, list):
+        raise bad_value("networkInterfaces is not a list")
     wishes = Wishes(
         name=machine.name,
         image=f"{version.name}@{version.version}",
@@ -111,6 +115,8 @@ def _secure(properties: Mapping[str, Any]) -> bool:
 
 def _key(settings: Mapping[str, Any]) -> str:
     keys = _part(settings, "ssh").get("publicKeys") or []
+    if not isinstance(keys, list):
+        raise bad_value("ssh.publicKeys is not a list")
     if not keys:
         return ""
     data = keys[0].get("keyData") if len(keys) == 1 and isinstance(keys[0], Mapping) else None
@@ -143,7 +149,10 @@ def _image(gallery: Gallery, metadata: Mapping[str, Any], storage: Mapping[str, 
 
 
 def _by_id(gallery: Gallery, reference: str) -> tuple[Version, int | None]:
-    """`.../galleries/GALLERY/images/NAME-genN[/versions/VERSION]`."""
+    """`.../galleries/GALLERY/images/NAME-genN[/versions/VERSION]`, or `.../images/NAME` for the golden version."""
+    managed = _MANAGED_ID.fullmatch(reference)
+    if managed is not None:
+        return choose_master(gallery, managed["name"]), None
     found = _IMAGE_ID.fullmatch(reference)
     if found is None:
         raise _no_image(f"{reference} is not the id of an image version", "galleries/G/images/NAME-gen2/versions/V")
@@ -152,6 +161,11 @@ def _by_id(gallery: Gallery, reference: str) -> tuple[Version, int | None]:
     image = name if gallery.find(name) is not None or generation is None else name[: -len("-gen1")]
     which = image if number is None or number.lower() == "latest" else f"{image}@{number}"
     return choose_master(gallery, which), generation if image != name else None
+
+
+def find_master(gallery: Gallery, reference: str) -> Version:
+    """The master of the id of an image or of an image version. Raises UsageError (template-image), NotFound."""
+    return _by_id(gallery, reference)[0]
 
 
 def _by_uri(gallery: Gallery, metadata: Mapping[str, Any], uri: str) -> Version:
@@ -179,7 +193,7 @@ def _need_same_disks(version: Version, storage: Mapping[str, Any]) -> None:
     for row in rows if isinstance(rows, list) else [rows]:
         option = row.get("createOption") if isinstance(row, Mapping) else None
         lun = row.get("lun") if isinstance(row, Mapping) else None
-        if option != "FromImage" or lun not in known:
+        if option != "FromImage" or not isinstance(lun, int) or lun not in known:
             luns = ", ".join(map(str, sorted(known))) or "none"
             raise UsageError(
                 f"the data disk at LUN {lun} with createOption {option} is not a disk of {version.name} "

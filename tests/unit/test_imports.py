@@ -69,7 +69,7 @@ FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__
 def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(LEVEL)
     # `__main__` imports cli, so a drawing has it as a floor of its own
-    assert len(FLOORS) + 1 <= 12
+    assert len(FLOORS) + 1 <= 13
 
 
 def test_no_module_lies_loose() -> None:
