@@ -364,11 +364,15 @@ class Layers:
         return swept
 
     def _lacks_file(self, key: str) -> bool:
-        """Whether a layer's record can be read and names a file that does not exist."""
+        """Whether a layer's record can be read and names a file that was removed.
+
+        An image's whole folder that is missing was not removed, but may be on a file system that is not mounted.
+        """
         record = read_usable(self.root / key / RECORD, LayerShape)
         if record is None or not record["image"]:
             return False
-        return not all(level.path.exists() for level in Image.from_json(record["image"]).files)
+        paths = [level.path for level in Image.from_json(record["image"]).files]
+        return any(not path.exists() and path.parent.parent.is_dir() for path in paths)
 
     def keys(self) -> list[str]:
         """The keys of all committed layers, also of those that cannot be used."""

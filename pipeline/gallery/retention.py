@@ -7,6 +7,7 @@ Anyone who changes any of them holds the folder's lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -16,10 +17,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, NotFound, UsageError
 from pipeline.base.files import RecordDamaged, Shape, disk_bytes, read_json, read_usable, skip, sweep_unfinished
 from pipeline.base.runs import now, remove_tree, sync_folder, write_json
-from pipeline.gallery import GOLDEN, GONE, NEW, POINT, TOMBSTONES, Gallery, Version
+from pipeline.gallery import GOLDEN, GONE, MANIFEST, NEW, POINT, TOMBSTONES, Gallery, Version
 
 LEASES = ".leases"
 WITHDRAWN = ".withdrawn"
@@ -307,14 +309,33 @@ def delete_version(folder: Path, version: Version, why: str) -> None:
 
 def delete_with_tombstone(folder: Path, number: str, digest: str | None, why: str) -> None:
     """As `delete_version`, by the version's number; `digest` is None where its manifest cannot be read any more."""
-    (folder / TOMBSTONES).mkdir(exist_ok=True)
     word = {"version": number, "why": why, "when": now(), "digest": digest}
-    write_json(folder / TOMBSTONES / f"{number}.json", word)
+    try:
+        _write_tombstone(folder, word)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # versions are deleted because the disk is full: the version's own pages and logs make room for its tombstone
+        _remove_extras(folder / number)
+        _write_tombstone(folder, word)
     scratch = folder / f"{GONE}{number}-{secrets.token_hex(4)}"
     (folder / number).rename(scratch)
     sync_folder(folder)
     remove_tree(scratch)
     remove_tree(folder / WITHDRAWN / f"{number}.json")
+
+
+def _write_tombstone(folder: Path, word: Mapping[str, object]) -> None:
+    (folder / TOMBSTONES).mkdir(exist_ok=True)
+    write_json(folder / TOMBSTONES / f"{word['version']}.json", word)
+
+
+def _remove_extras(version: Path) -> None:
+    """Remove the files of a version that are neither its manifest nor belong to a disk: those may be links."""
+    for path in version.rglob("*"):
+        suffixes = (".digests", *(row.suffix for row in output_formats()))
+        if path.is_file() and path.name != MANIFEST and path.suffix not in suffixes:
+            path.unlink()
 
 
 def sweep(folder: Path, *, dry: bool = False) -> list[str]:

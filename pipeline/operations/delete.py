@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 from pipeline.base.errors import UsageError
@@ -21,7 +22,15 @@ def delete(fleet: Fleet, name: str, *, running: bool) -> None:
         fleet.is_on(record)  # raises where libvirt does not answer: then nothing is begun
         if not running:
             refuse_running(fleet, name)
-        fleet.destroy(fleet.instances.save(replace(record, operation=Operation.begin("delete"))))
+        deleted = replace(record, operation=Operation.begin("delete"))
+        try:
+            deleted = fleet.instances.save(deleted)
+        except OSError as error:
+            # a deletion frees a full disk: one that is interrupted is then not finished by the next command, but can
+            # be begun again
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        fleet.destroy(deleted)
 
 
 def refuse_running(fleet: Fleet, name: str) -> None:

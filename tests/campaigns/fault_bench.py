@@ -41,9 +41,10 @@ from tests.unit.systems.test_toy_build import DEFINITION
 from tests.unit.systems.test_toy_inspection import FILES, disk_of
 
 MIB = 1 << 20
-#: How each file system is made and mounted. ext4 without its own help for programs that rename before they sync.
+#: How each file system is made and mounted. ext4 without its own help for programs that rename before they sync, and
+#: without blocks that only root may use: a full one is full for everybody.
 FILE_SYSTEMS: Mapping[str, tuple[list[str], str, int]] = {
-    "ext4": (["mkfs.ext4", "-q", "-F"], "loop,noauto_da_alloc,errors=remount-ro", 160 * MIB),
+    "ext4": (["mkfs.ext4", "-q", "-F", "-m", "0"], "loop,noauto_da_alloc,errors=remount-ro", 160 * MIB),
     "xfs": (["mkfs.xfs", "-q"], "loop", 320 * MIB),
 }
 #: Seconds within which a command that meets a fault ends, on a busy host.

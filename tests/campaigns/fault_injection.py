@@ -178,15 +178,21 @@ def kill_tree(pid: int) -> None:
 
 
 def fill(folder: Path, left: int) -> None:
-    """Fill the file system of a folder until less than a block more than so many bytes is free: by its `filler`."""
-    with (folder / "filler").open("wb") as file:
+    """Fill the file system of a folder, by its `filler`, until so many bytes are free; 0: nothing can be written."""
+    with (folder / "filler").open("wb", buffering=0) as file:
         end = 0
-        # smaller and smaller pieces: what a file system keeps for itself cannot be asked
         for piece in (1 << 30, 1 << 24, 1 << 18, 1 << 12):
             with contextlib.suppress(OSError):
                 while (free := os.statvfs(folder)).f_bavail * free.f_frsize >= left + piece:
                     os.posix_fallocate(file.fileno(), end, piece)
                     end += piece
+        if left == 0:
+            # the last blocks are those that only a write gets
+            file.seek(end)
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(1024))
+                    os.fsync(file.fileno())
 
 
 def shut_down(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests, flat_digest
-from pipeline.gallery import DISK, Gallery, Version
+from pipeline.gallery import DISK, Gallery, Version, retention
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
 from pipeline.gallery.retention import (
@@ -98,6 +99,41 @@ def test_the_newest_stay_and_each_that_goes_leaves_word(gallery: Gallery) -> Non
         with gallery.hold("web") as folder:
             delete_version(folder, version, "test")
     assert capture(gallery).number > made[-1].number
+
+
+def test_a_full_disk_is_freed(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tombstone finds no block; the version's own pages give it theirs."""
+    made = [capture(gallery), capture(gallery)]
+    page = made[0].path / "logs/serial.log"
+    page.parent.mkdir()
+    page.write_text("x" * 10_000)
+    real = retention.write_json
+
+    def write(path: Path, data: object) -> None:
+        if page.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    monkeypatch.setattr(retention, "write_json", write)
+    with gallery.hold("web") as folder:
+        delete_version(folder, made[0], "too many")
+    assert names(gallery) == [made[1].version]
+    assert json.loads((folder / ".tombstones" / f"{made[0].version}.json").read_text())["why"] == "too many"
+    assert not list(folder.glob(".gone-*"))
+
+
+def test_another_error_of_the_disk_deletes_nothing(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = capture(gallery)
+    before = sorted(path.name for path in made.path.rglob("*"))
+
+    def refuse(_path: Path, _data: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(retention, "write_json", refuse)
+    with pytest.raises(OSError, match="Input/output"), gallery.hold("web") as folder:
+        delete_version(folder, made, "too many")
+    assert names(gallery) == [made.version]
+    assert sorted(path.name for path in made.path.rglob("*")) == before
 
 
 def test_age_lets_go_but_never_the_last_good_one(gallery: Gallery) -> None:

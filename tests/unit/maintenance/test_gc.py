@@ -106,12 +106,17 @@ def _layer(store: Store, key: str, below: Image | None = None) -> Image:
 def test_layers_that_no_build_can_use_are_removed(tmp_path: Path, no_domains: None) -> None:
     """Whoever removed their master was killed before it removed them."""
     store = Store(tmp_path / "store").ensure()
-    master = tmp_path / "master.vhd"
+    master = store.gallery / "web/2026.1.0/disk.vhd"
+    master.parent.mkdir(parents=True)
     master.write_bytes(b"disk")
     low = _layer(store, "a" * 32, Image(master, VHD))
     _layer(store, "b" * 32, low)
     _layer(store, "c" * 32)
     assert clean_up(store, layers=False) == []
+    # a gallery that is not mounted is not one without masters
+    store.gallery.rename(tmp_path / "elsewhere")
+    assert clean_up(store, layers=False) == []
+    (tmp_path / "elsewhere").rename(store.gallery)
     master.unlink()
     assert len(clean_up(store, layers=False, dry=True)) == 2
     assert Layers(store.layers).keys() == ["a" * 32, "b" * 32, "c" * 32]

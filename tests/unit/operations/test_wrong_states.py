@@ -5,6 +5,8 @@ libvirt is its own test driver, whose one domain runs: a VM with that domain's i
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +168,18 @@ def test_a_connection_that_has_ended_is_named() -> None:
         with pytest.raises(BuildError) as error:
             ask()
         assert error.value.name == "libvirt-failed"
+
+
+def test_a_vm_is_deleted_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record takes no word that it is being deleted; what it takes of the disk goes all the same."""
+    store = Store(tmp_path / "store").ensure()
+    fleet = Fleet(store, drive)
+    fill(store)
+    (fleet.instances.folder("off") / "disk.qcow2").write_bytes(b"data")
+
+    def full(_record: Record) -> Record:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fleet.instances, "save", full)
+    delete(fleet, "off", running=True)
+    assert fleet.instances.find("off") is None and not fleet.instances.folder("off").exists()
