@@ -9,12 +9,17 @@ from types import TracebackType
 
 from pipeline.base.errors import DiskError
 from pipeline.disk import disk_formats, partitions, volumes
+from pipeline.disk.btrfs import BtrfsFacts
+from pipeline.disk.btrfs_files import BtrfsFileSystem
+from pipeline.disk.ext4 import Ext4Facts
 from pipeline.disk.ext4_files import Ext4FileSystem
 from pipeline.disk.fat import FatFileSystem
 from pipeline.disk.filesystem import FileSystem
 from pipeline.disk.ntfs import NtfsFileSystem
 from pipeline.disk.root import Root
-from pipeline.disk.volumes import Volume, how_to_read
+from pipeline.disk.volumes import UNIX, Volume, how_to_read, with_logical_volumes
+from pipeline.disk.xfs import XfsFacts
+from pipeline.disk.xfs_files import XfsFileSystem
 from pipeline.vhd.extents import ExtentSource, Reader
 
 __all__ = ["Disk", "Volume", "how_to_read", "open_disk"]
@@ -56,16 +61,23 @@ class Disk:
 
     @cached_property
     def filesystems(self) -> tuple[Volume, ...]:
-        """Every partition with what stands in it; a disk without a table is one volume with number 0."""
+        """Every partition with what stands in it, a disk without a table as number 0; then logical volumes."""
         if self.table.kind == "none":
-            return (volumes.probe(self.read, 0, 0, self.size),)
-        return tuple(volumes.probe(self.read, p.number, p.start, p.size) for p in self.partitions)
+            found = [volumes.probe(self.read, 0, 0, self.size)]
+        else:
+            found = [volumes.probe(self.read, p.number, p.start, p.size) for p in self.partitions]
+        return with_logical_volumes(self.read, found)
+
+    def read_volume(self, volume: Volume, offset: int, length: int) -> bytes:
+        """Bytes of a volume, wherever its pieces are; shorter at its end."""
+        length = max(0, min(length, volume.size - offset))
+        return volume.reader(self.read)(volume.start + offset, length)
 
     def filesystem(self, volume: Volume) -> FileSystem:
         """The files of a volume. Raises DiskError: fs-unsupported, fs-damaged."""
         if not volume.readable:
             raise DiskError(
-                f"partition {volume.number} holds {volume.kind or 'nothing known'}: which goldsmith cannot read",
+                f"{volume.title} holds {volume.kind or 'nothing known'}: which goldsmith cannot read",
                 name="fs-unsupported",
                 hint=how_to_read(volume.kind),
             )
@@ -74,27 +86,64 @@ class Disk:
         return self._filesystems[volume.start]
 
     def _open(self, volume: Volume) -> FileSystem:
-        if volume.facts is not None:
-            return Ext4FileSystem(self.read, volume.start, volume.facts)
+        found = self._reader_of(volume)
+        if volume.space is not None:
+            found.locate = volume.space.locate
+        return found
+
+    def _reader_of(self, volume: Volume) -> FileSystem:
+        read = volume.reader(self.read)
+        match volume.facts:
+            case Ext4Facts():
+                return Ext4FileSystem(read, volume.start, volume.facts)
+            case XfsFacts():
+                return XfsFileSystem(volume.facts)
+            case BtrfsFacts():
+                return BtrfsFileSystem(read, volume.start, volume.facts)
+        if volume.kind in UNIX:
+            raise DiskError(
+                f"{volume.title}: the superblock of its {volume.kind} file system is damaged, or of a version "
+                "that goldsmith cannot read",
+                name="fs-damaged",
+                hint="check the file system on a copy of the disk",
+            )
         if volume.kind == "vfat":
-            return FatFileSystem(self.read, volume.start)
-        return NtfsFileSystem(self.read, self.size, volume.start)
+            return FatFileSystem(read, volume.start)
+        return NtfsFileSystem(read, self.size if volume.space is None else volume.start + volume.size, volume.start)
 
     @cached_property
-    def root(self) -> Root:
-        """The Linux root. Raises DiskError (no-linux-root) where no readable file system holds one."""
+    def _linux(self) -> tuple[Root, Volume, str]:
+        """The Linux root, its volume, and the path of the subvolume that it is. Errors as `root`."""
+        unread: DiskError | None = None
         for volume in self.filesystems:
-            if not volume.kind.startswith("ext"):
+            if volume.kind not in UNIX:
                 continue
-            candidate = Root(self.filesystem(volume))
-            if candidate.exists("/etc/os-release") or candidate.exists("/etc/fstab"):
-                candidate.mount_all(self._by_name(), volume.start)
-                return candidate
+            try:
+                found = _root_in(self.filesystem(volume))
+            except DiskError as error:
+                # another volume may hold the root
+                unread = unread or error
+                continue
+            if found is not None:
+                found[0].mount_all(self._by_name())
+                return found[0], volume, found[1]
+        if unread is not None:
+            raise unread
         raise DiskError(
             f"{self.path.name} has no Linux root file system{self._unread()}",
             name="no-linux-root",
             hint="goldsmith inspect DISK --list volumes shows its file systems",
         )
+
+    @property
+    def root(self) -> Root:
+        """The Linux root. Raises DiskError (no-linux-root) where no readable file system holds one."""
+        return self._linux[0]
+
+    @property
+    def root_subvolume(self) -> str:
+        """The path of the subvolume that is the root: '' is the top, or a file system without any."""
+        return self._linux[2]
 
     @cached_property
     def windows(self) -> Root:
@@ -118,7 +167,8 @@ class Disk:
         return Root(self.filesystem(self.filesystems[0]))
 
     def _unread(self) -> str:
-        unread = sorted({v.kind for v in self.filesystems if v.kind and not v.readable} - {"swap"})
+        closed = {v.kind for v in self.filesystems if v.kind and not v.readable and not v.opened}
+        unread = sorted(closed - {"swap"})
         return (
             f" (goldsmith cannot read {', '.join(unread)}: {'; '.join(map(how_to_read, unread))})" if unread else ""
         )
@@ -126,22 +176,32 @@ class Disk:
     @property
     def root_volume(self) -> Volume:
         """The volume that holds `root`."""
-        start = self.root.start
-        return next(volume for volume in self.filesystems if volume.start == start)
+        return self._linux[1]
+
+    def boot_path(self, name: str) -> str | None:
+        """What a boot loader calls a file, as a path of the root; None where there is no such file.
+
+        /boot may be a file system of its own, and a root that is a subvolume has a name before its paths.
+        """
+        within = name.removeprefix(f"/{self.root_subvolume}/") if self.root_subvolume else name
+        paths = [name if within == name else f"/{within}", f"/boot{name}"]
+        return next((path for path in paths if self.root.exists(path)), None)
 
     def _by_name(self) -> dict[str, FileSystem]:
-        """File systems by what fstab calls them: UUID=, LABEL=, PARTUUID=, PARTLABEL=."""
+        """File systems by what fstab calls them: UUID=, LABEL=, PARTUUID=, PARTLABEL=, lv=group/name."""
         named: dict[str, FileSystem] = {}
         by_number = {p.number: p for p in self.partitions}
         for volume in self.filesystems:
             if not volume.readable:
                 continue
-            partition = by_number.get(volume.number)
+            # a logical volume is in a partition, and is not what it is called by
+            partition = by_number.get(volume.number) if not volume.name else None
             keys = {
                 "UUID": volume.uuid,
                 "LABEL": volume.label,
                 "PARTUUID": partition.uuid if partition else "",
                 "PARTLABEL": partition.name if partition else "",
+                "lv": volume.name,
             }
             for key, value in keys.items():
                 if value:
@@ -159,6 +219,24 @@ class Disk:
         self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _root_in(filesystem: FileSystem) -> tuple[Root, str] | None:
+    """The root in a file system, and its subvolume's path.
+
+    That is what is mounted without options, where it holds a root; else the subvolume whose own fstab names it; else
+    the first that holds one.
+    """
+    found = [
+        (Root(filesystem, each.inode), each)
+        for each in filesystem.subvolumes()
+        if (files := Root(filesystem, each.inode)).exists("/etc/os-release") or files.exists("/etc/fstab")
+    ]
+    if not found:
+        return None
+    if found[0][1].inode != filesystem.root:
+        found.sort(key=lambda pair: filesystem.find_subvolume(pair[0].mount_options("/")) != pair[1].inode)
+    return found[0][0], found[0][1].path
 
 
 def open_disk(path: Path, fmt: str | None = None, *, allow_backing_within: Path | None = None) -> Disk:

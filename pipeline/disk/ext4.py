@@ -40,6 +40,18 @@ class Ext4Facts:
         return self.state_clean and not (self.has_errors or self.has_orphans or self.needs_recovery)
 
     @property
+    def faults(self) -> tuple[str, ...]:
+        """What keeps it from being clean, and what is wrong with the superblock."""
+        found = {
+            "its journal must be replayed": self.needs_recovery,
+            "not marked clean": not self.state_clean,
+            "the kernel recorded errors in it": self.has_errors,
+            "the blocks of deleted files are not freed yet": self.has_orphans,
+            "the superblock's checksum is wrong": not self.checksum_ok,
+        }
+        return tuple(text for text, holds in found.items() if holds)
+
+    @property
     def size(self) -> int:
         return self.blocks * self.block_size
 

@@ -24,6 +24,8 @@ _READ = (
 )
 _NOT_READ = {0x1: "compression", 0x8: "the journal of another file system in it", 0x1000: "data in its directories"}
 _SPARSE_SUPER, _SPARSE_SUPER2 = 0x1, 0x200
+#: A group's flag: its bitmap was never written (uninit_bg).
+_NO_BITMAP = 0x2
 #: Flags of an inode.
 _ENCRYPTED, _EXTENTS, _INLINE = 0x800, 0x80000, 0x10000000
 _TYPES = {0x8: "file", 0x4: "dir", 0xA: "link"}
@@ -110,7 +112,7 @@ class Ext4FileSystem(FileSystem):
             return self._inline(found)[offset : offset + length]
         return self._map(inode).read(self._disk, offset, length)
 
-    def runs(self, inode: int) -> list[tuple[int, int]]:
+    def _runs(self, inode: int) -> list[tuple[int, int]]:
         found = self._inode(inode)
         no_data = found.flags & _INLINE or found.type == "other" or (found.type == "link" and _is_fast(found))
         if no_data:
@@ -179,6 +181,15 @@ class Ext4FileSystem(FileSystem):
 
     def _inode_table(self, group: int) -> int:
         """The first block of a group's inode table."""
+        return self._pointer(self._descriptor(group), 8, 0x28)
+
+    def _pointer(self, descriptor: bytes, low: int, high: int) -> int:
+        (block,) = struct.unpack_from("<I", descriptor, low)
+        if self._descriptor_size >= 64:
+            block |= struct.unpack_from("<I", descriptor, high)[0] << 32
+        return int(block)
+
+    def _descriptor(self, group: int) -> bytes:
         per_block = self._block_size // self._descriptor_size
         index = group // per_block
         if self._incompat & _META_BG and index >= self._first_meta_bg:
@@ -188,11 +199,9 @@ class Ext4FileSystem(FileSystem):
                 block += 1
         else:
             block = self._first_block + 1 + index
-        raw = self._bytes(block * self._block_size + group % per_block * self._descriptor_size, self._descriptor_size)
-        (table,) = struct.unpack_from("<I", raw, 8)
-        if self._descriptor_size >= 64:
-            table |= struct.unpack_from("<I", raw, 0x28)[0] << 32
-        return int(table)
+        return self._bytes(
+            block * self._block_size + group % per_block * self._descriptor_size, self._descriptor_size
+        )
 
     def _has_superblock(self, group: int) -> bool:
         if self._compat & _SPARSE_SUPER2:
@@ -347,6 +356,31 @@ class Ext4FileSystem(FileSystem):
                 shown = _ENTRY_TYPES.get(kind, "other") if kind else self._inode(inode).type
                 yield Entry(name, inode, shown)
             at += length
+
+    # free blocks
+
+    def _free(self) -> Iterator[tuple[int, int]]:
+        """By the groups' bitmaps. A group without one was never written to by this file system."""
+        for group in range(-(-(self._blocks - self._first_block) // self._group_blocks)):
+            descriptor = self._descriptor(group)
+            if struct.unpack_from("<H", descriptor, 0x12)[0] & _NO_BITMAP:
+                continue
+            bitmap = self._bytes(self._pointer(descriptor, 0, 0x20) * self._block_size, self._block_size)
+            first = self._first_block + group * self._group_blocks
+            count = min(self._group_blocks, self._blocks - first, 8 * len(bitmap))
+            for begin, end in _clear_bits(bitmap, count):
+                yield self.start + (first + begin) * self._block_size, (end - begin) * self._block_size
+
+
+def _clear_bits(bitmap: bytes, count: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the runs of zeros among the first `count` bits, the lowest of each byte first."""
+    bits = bin(int.from_bytes(bitmap, "little") | 1 << 8 * len(bitmap))[:2:-1][:count]
+    at = bits.find("0")
+    while at >= 0:
+        end = bits.find("1", at)
+        end = len(bits) if end < 0 else end
+        yield at, end
+        at = bits.find("0", end)
 
 
 def _pair(raw: bytes, low: int, high: int) -> tuple[int, int]:

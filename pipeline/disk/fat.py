@@ -201,7 +201,7 @@ class FatFileSystem(FileSystem):
             raise self.damaged(f"the file of entry {inode} ends outside the disk")
         return data
 
-    def runs(self, inode: int) -> list[tuple[int, int]]:
+    def _runs(self, inode: int) -> list[tuple[int, int]]:
         return self._map(inode).runs()
 
     def _read_stat(self, inode: int) -> Stat:

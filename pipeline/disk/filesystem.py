@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pipeline.base.errors import DiskError
 
@@ -38,6 +38,37 @@ class Stat:
     gid: int
     size: int
     mtime: int
+
+
+class FileSystemFacts(Protocol):
+    """What the superblock of a file system with a state says; `size` and `free` in bytes."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def free(self) -> int: ...
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether a journal must be replayed before the files are current."""
+        ...
+
+    @property
+    def clean(self) -> bool:
+        """Whether a reader sees what the file system means, and its map of free blocks holds."""
+        ...
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why it is not clean, and what of its superblock is wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subvolume:
+    """A tree of files within a file system: its path from the top ('' is the top itself), and its first inode."""
+
+    path: str
+    inode: int
 
 
 _Value = TypeVar("_Value")
@@ -72,17 +103,29 @@ class FileSystem(ABC):
 
     #: Do names that differ in case only mean the same file?
     folds_case = False
+    #: May it keep the bytes of a file compressed?
+    compresses = False
 
     def __init__(self, kind: str, start: int) -> None:
         self.kind = kind
         self.start = start
         self._directories: Recent[dict[str, Entry]] = Recent(_KEPT_NAMES, lambda names: len(names) + 1)
         self._stats: Recent[Stat] = Recent(_KEPT_STATS)
+        #: From addresses of the volume to pieces of the disk, where the two differ.
+        self.locate: Callable[[int, int], Iterable[tuple[int, int]]] | None = None
 
     @property
     @abstractmethod
     def root(self) -> int:
-        """The inode of the top directory."""
+        """The inode of the top directory: of what is mounted without options."""
+
+    def subvolumes(self) -> Sequence[Subvolume]:
+        """The trees that may be mounted, what is mounted without options first."""
+        return (Subvolume("", self.root),)
+
+    def find_subvolume(self, options: Iterable[str]) -> int | None:  # noqa: ARG002  few have any
+        """The inode that is mounted with these options of mount(8), None where there is none."""
+        return self.root
 
     def entries(self, inode: int) -> dict[str, Entry]:
         """The names in a directory, without . and .. and what was deleted."""
@@ -109,9 +152,34 @@ class FileSystem(ABC):
     def read(self, inode: int, offset: int, length: int) -> bytes:
         """Up to `length` bytes of a file from `offset` on; holes read as zeros."""
 
-    @abstractmethod
     def runs(self, inode: int) -> list[tuple[int, int]]:
         """(start, length) of a file's data, in order, in bytes of the disk; none where it is in the inode itself."""
+        return list(self._located(self._runs(inode)))
+
+    def free_ranges(self) -> Iterator[tuple[int, int]]:
+        """(start, length) in bytes of the disk of what the file system has no use for.
+
+        None of a kind whose map is read elsewhere, or is not known. The caller has seen that it is clean.
+        """
+        return self._located(self._free())
+
+    def is_compressed(self, inode: int) -> bool:  # noqa: ARG002  few do
+        """Whether bytes of a file are compressed on the disk."""
+        return False
+
+    def _located(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for start, length in ranges:
+            if self.locate is None:
+                yield start, length
+            else:
+                yield from self.locate(start, length)
+
+    @abstractmethod
+    def _runs(self, inode: int) -> list[tuple[int, int]]:
+        """`runs` in bytes of the volume's addresses."""
+
+    def _free(self) -> Iterator[tuple[int, int]]:
+        return iter(())
 
     @abstractmethod
     def _read_directory(self, inode: int) -> dict[str, Entry]: ...
@@ -139,4 +207,6 @@ _CHECKERS = {
     **dict.fromkeys(("ext2", "ext3", "ext4"), "e2fsck -f"),
     "vfat": "fsck.vfat",
     "ntfs": "chkdsk, or ntfsfix -n",
+    "xfs": "xfs_repair -n",
+    "btrfs": "btrfs check --readonly",
 }

@@ -11,6 +11,7 @@ from pipeline.base.disk_format import known_format
 from pipeline.base.errors import DiskError
 from pipeline.disk import fat, paging, tools
 from pipeline.disk.disk import Disk, open_disk
+from pipeline.disk.ext4 import Ext4Facts
 from pipeline.disk.volumes import Volume
 
 #: More pieces of free room than this are damage or an attack.
@@ -24,8 +25,8 @@ _FREE = b"  Free blocks: "
 def free_ranges(path: Path, fmt: str | None = None) -> tuple[array[int], array[int]]:
     """Starts and lengths in bytes of what no reader of a raw disk or fixed VHD can get at any more, sorted.
 
-    That is what ext and FAT file systems report as free, what an ext journal has already written home, and what
-    Windows' paging files hold.
+    That is what ext, XFS, btrfs and FAT file systems report as free, what no logical volume has of its group, what an
+    ext journal has already written home, and what Windows' paging files hold.
 
     Raises DiskError: fs-not-clean where a journal would have to be replayed first (its blocks may be claimed as
     free), disk-too-fragmented, and what `open_disk` raises.
@@ -54,27 +55,33 @@ def free_ranges(path: Path, fmt: str | None = None) -> tuple[array[int], array[i
 
 def _free(disk: Disk, path: Path) -> Iterator[tuple[int, int]]:
     for volume in disk.filesystems:
-        if volume.facts is not None:
-            yield from _ext_free(path, volume)
-            yield from _ext_journal(disk, volume)
+        yield from volume.spare
+        if volume.facts is not None and not volume.facts.clean:
+            raise DiskError(
+                f"{volume.title}: the {volume.kind} file system was not unmounted cleanly "
+                f"({', '.join(volume.facts.faults)})",
+                name="fs-not-clean",
+                hint="shut the guest down properly, then build again",
+                evidence=path,
+            )
+        if isinstance(volume.facts, Ext4Facts):
+            yield from _ext_free(disk, path, volume, volume.facts)
+            yield from _ext_journal(disk, volume, volume.facts)
+        elif volume.facts is not None:
+            yield from disk.filesystem(volume).free_ranges()
         elif volume.kind == "vfat":
             yield from _fat_free(disk, volume)
         elif volume.kind == "ntfs":
             yield from paging.disposable(disk, volume)
 
 
-def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
-    facts = volume.facts
-    assert facts is not None
-    if not facts.clean:
-        raise DiskError(
-            f"partition {volume.number}: the {volume.kind} file system was not unmounted cleanly",
-            name="fs-not-clean",
-            hint="shut the guest down properly, then build again",
-            evidence=path,
-        )
+def _ext_free(disk: Disk, path: Path, volume: Volume, facts: Ext4Facts) -> Iterator[tuple[int, int]]:
     if facts.bigalloc:
-        raise DiskError(f"partition {volume.number}: ext4 with bigalloc cannot be trimmed", name="fs-unsupported")
+        raise DiskError(f"{volume.title}: ext4 with bigalloc cannot be trimmed", name="fs-unsupported")
+    if volume.space is not None and not volume.space.is_contiguous:
+        # dumpe2fs reads a file system that is in one piece
+        yield from disk.filesystem(volume).free_ranges()
+        return
     if "?" in path.name:
         # e2fsprogs takes what follows as its own options
         raise DiskError(f"{path}: a name with '?' cannot be given to dumpe2fs", name="disk-name")
@@ -88,7 +95,7 @@ def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
             begin, end = int(first), int(last or first) + 1
             if end <= begin or end > facts.blocks:
                 raise DiskError(
-                    f"partition {volume.number}: the free block {end} is outside the disk",
+                    f"{volume.title}: the free block {end} is outside the disk",
                     name="fs-damaged",
                     hint="check it in a rescue system with e2fsck -f",
                 )
@@ -96,14 +103,12 @@ def _ext_free(path: Path, volume: Volume) -> Iterator[tuple[int, int]]:
     running.finish()
 
 
-def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
+def _ext_journal(disk: Disk, volume: Volume, facts: Ext4Facts) -> Iterator[tuple[int, int]]:
     """The blocks of an empty journal behind its first one, which says that it is empty.
 
     They still hold copies of directories: names of files that were deleted long ago, a boot's id among them. Layout
     by the kernel's Documentation/filesystems/ext4/journal.rst.
     """
-    facts = volume.facts
-    assert facts is not None
     if not facts.has_journal or facts.external_journal:
         return
     runs = disk.filesystem(volume).runs(_JOURNAL_INODE)
@@ -121,6 +126,8 @@ def _ext_journal(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
 
 def _fat_free(disk: Disk, volume: Volume) -> Iterator[tuple[int, int]]:
     """Free clusters by the allocation table."""
-    layout = fat.parse_layout(disk.read(volume.start, 512))
-    if layout is not None and layout.size <= volume.size:
-        yield from fat.free_ranges(disk.read, volume.start, layout)
+    layout = fat.parse_layout(disk.read_volume(volume, 0, 512))
+    if layout is None or layout.size > volume.size:
+        return
+    for start, length in fat.free_ranges(volume.reader(disk.read), volume.start, layout):
+        yield from [(start, length)] if volume.space is None else volume.space.locate(start, length)

@@ -168,7 +168,7 @@ class NtfsFileSystem(FileSystem):
             raise self.damaged(f"attribute {kind:#x} of record {inode} of its $MFT cannot be read") from None
         return None
 
-    def runs(self, inode: int) -> list[tuple[int, int]]:
+    def _runs(self, inode: int) -> list[tuple[int, int]]:
         try:
             return [
                 (self.start + int(run.addr) * self._cluster, int(run.len) * self._cluster)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.base.errors import DiskError
 from pipeline.disk.filesystem import Entry, FileSystem, Stat
@@ -15,30 +15,67 @@ MAX_LINKS, MAX_DEPTH = 40, 200
 READ_LIMIT, WALK_LIMIT = 16 << 20, 2_000_000
 
 Place = tuple[FileSystem, int]
+#: udev's links that say the same as a key of fstab.
+_LINKS = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
+
+
+def device_name(text: str) -> str:
+    """The first word of a line of fstab as `mount_all` takes it: KEY=value in small letters, lv=group/volume.
+
+    Device mapper doubles the hyphens of a name and joins group and volume by a single one.
+    """
+    key, equals, value = text.partition("=")
+    if equals:
+        return f"{key}={value.strip(chr(34)).lower()}"
+    parts = text.split("/")
+    if text.startswith("/dev/disk/") and len(parts) == 5 and parts[3] in _LINKS:
+        return f"{_LINKS[parts[3]]}={parts[4].lower()}"
+    if text.startswith("/dev/mapper/") and len(parts) == 4:
+        joined = parts[3].replace("--", "/").split("-")
+        return f"lv={'/'.join(each.replace('/', '-') for each in joined)}".lower() if len(joined) == 2 else ""
+    return f"lv={parts[2]}/{parts[3]}".lower() if text.startswith("/dev/") and len(parts) == 4 else ""
+
+
+def _options(words: Sequence[str]) -> list[str]:
+    """The mount options of a line of fstab."""
+    return words[3].split(",") if len(words) > 3 else []
 
 
 class Root:
     """Paths are absolute; one that does not exist reads as None, never as an error."""
 
-    def __init__(self, filesystem: FileSystem) -> None:
-        self._top = filesystem
-        self._mounts: dict[tuple[str, ...], FileSystem] = {}
+    def __init__(self, filesystem: FileSystem, top: int | None = None) -> None:
+        """`top`: the inode of its first directory, by default what the file system is mounted with."""
+        self._top: Place = (filesystem, filesystem.root if top is None else top)
+        self._mounts: dict[tuple[str, ...], Place] = {}
 
     @property
     def start(self) -> int:
         """Where the root's file system begins, in bytes of the disk."""
-        return self._top.start
+        return self._top[0].start
 
-    def mount_all(self, named: dict[str, FileSystem], own_start: int) -> None:
-        """Show the disk's other file systems where the image's own fstab mounts them."""
+    def mount_all(self, named: Mapping[str, FileSystem]) -> None:
+        """Show the disk's other file systems, and other subvolumes, where the image's own fstab mounts them.
+
+        `named`: as `device_name` calls them.
+        """
+        for words in self._fstab():
+            mounted = named.get(device_name(words[0]))
+            if words[1] == "/" or mounted is None:
+                continue
+            inode = mounted.find_subvolume(_options(words))
+            if inode is not None and (mounted.start, inode) != (self.start, self._top[1]):
+                self._mounts[tuple(part for part in words[1].split("/") if part)] = (mounted, inode)
+
+    def mount_options(self, path: str) -> list[str]:
+        """The options with which the image's own fstab mounts a path."""
+        return next((_options(words) for words in self._fstab() if words[1] == path), [])
+
+    def _fstab(self) -> Iterator[list[str]]:
         for line in self.text("/etc/fstab").splitlines():
             words = line.split("#", 1)[0].split()
-            if len(words) < 3 or not words[1].startswith("/") or words[1] == "/":
-                continue
-            key, _, value = words[0].partition("=")
-            mounted = named.get(f"{key}={value.strip(chr(34)).lower()}")
-            if mounted is not None and mounted.start != own_start:
-                self._mounts[tuple(part for part in words[1].split("/") if part)] = mounted
+            if len(words) >= 3 and words[1].startswith("/"):
+                yield words
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         """The first `limit` bytes of a regular file, None where there is none. Raises DiskError (file-cut-short)."""
@@ -58,6 +95,14 @@ class Root:
         if data is not None and len(data) > limit:
             raise DiskError(f"{path} has more than {limit >> 20} MiB, which is the limit", name="file-too-large")
         return data
+
+    def pieces(self, path: str, size: int = 4 << 20) -> Iterator[bytes]:
+        """A regular file piece by piece; nothing where there is none."""
+        place = self._find(path)
+        if place is None or (facts := place[0].stat(place[1])).type != "file":
+            return
+        for at in range(0, facts.size, size):
+            yield place[0].read(place[1], at, size)
 
     def text(self, path: str, limit: int = READ_LIMIT) -> str:
         """A file as text, '' where it does not exist. Raises DiskError as `read_whole`."""
@@ -96,6 +141,14 @@ class Root:
         for here, _, entry in self._walk(path, limit):
             yield here, entry.type
 
+    def compressed(self) -> Iterator[tuple[str, int]]:
+        """(path, first byte on the disk) of every regular file that its file system keeps compressed."""
+        if not any(fs.compresses for fs, _ in (self._top, *self._mounts.values())):
+            return
+        for path, fs, entry in self._walk("/", WALK_LIMIT):
+            if fs.compresses and entry.type == "file" and fs.is_compressed(entry.inode):
+                yield path, next((start for start, _ in fs.runs(entry.inode)), 0)
+
     def places(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
         """Every regular file with the (start, length) of its data, in bytes of the disk."""
         for path, fs, entry in self._walk("/", WALK_LIMIT):
@@ -126,7 +179,7 @@ class Root:
                 if entry.type != "dir" or here.count("/") > MAX_DEPTH:
                     continue
                 mounted = self._mounts.get(tuple(here.split("/")[1:]))
-                below = (mounted, mounted.root) if mounted else (fs, entry.inode)
+                below = mounted or (fs, entry.inode)
                 if (below[0].start, below[1]) not in seen:
                     seen.add((below[0].start, below[1]))
                     todo.append((here, below))
@@ -134,7 +187,7 @@ class Root:
     def _find(self, path: str, *, follow: bool = True) -> Place | None:
         todo = deque(part for part in path.split("/") if part)
         names: list[str] = []
-        places: list[Place] = [(self._top, self._top.root)]
+        places: list[Place] = [self._top]
         links = 0
         while todo:
             part = todo.popleft()
@@ -162,5 +215,5 @@ class Root:
                 continue
             names.append(part)
             mounted = self._mounts.get(tuple(names))
-            places.append((mounted, mounted.root) if mounted else (fs, entry.inode))
+            places.append(mounted or (fs, entry.inode))
         return places[-1]

@@ -27,6 +27,7 @@ from pipeline.disk.encoded_runs import BREAKS, SECTOR, base64_runs, match_ends, 
 from pipeline.disk.packed_data import MAGIC, MEMORY, Broken, unpack
 from pipeline.disk.pattern_cache import compile_patterns
 from pipeline.disk.questions import Asked
+from pipeline.disk.root import Root
 from pipeline.disk.search import OVERLAP, parts_of, windows
 
 #: Layers within layers that are opened: base64 in a compressed file in a zip.
@@ -50,6 +51,8 @@ _FILES = frozenset({"zlib", "xz", "zstd"})
 _BLOCKS = frozenset({"xz", "bzip2", "zstd"})
 ANYWHERE = tuple(each for each in MAGIC if each[2] != "zlib")
 _STEP = 256 << 10
+#: The layer that a file system is which compresses its files.
+COMPRESSED = "compressed file"
 
 #: Rules that Hyperscan searches for at a third of its speed, because they have no literal text of their own. Each has
 #: keywords, without which nothing is judged: it is searched for only where one of them stands.
@@ -166,12 +169,12 @@ def search_packed(data: bytes, kind: str, at: int) -> Found:
     running = Search(None)
     try:
         running.unpack(kind, iter([data]), at, ())
-    except _TooMany as error:
+    except TooManyError as error:
         running.found.gaps.append(f"{error}: the search of the compressed data at byte {at} ended")
     return running.found
 
 
-class _TooMany(Exception):
+class TooManyError(Exception):
     """A bound is reached: the rest of the disk is not searched, and the caller hears of it."""
 
 
@@ -201,7 +204,7 @@ class Search:
         for window in windows(self._disk, part):
             try:
                 self.look(window.data, partial(operator.add, window.start), ())
-            except _TooMany as error:
+            except TooManyError as error:
                 self.found.gaps.append(f"{error}: the search ended at byte {window.start} of {self._disk.size}")
                 break
         return self.found
@@ -244,7 +247,7 @@ class Search:
         try:
             self._matcher.database.scan(data, match_event_handler=on_match, scratch=self._scratch)
         except hyperscan.ScanTerminated:
-            raise _TooMany(f"more than {EVENTS} candidates near byte {place(0)}") from None
+            raise TooManyError(f"more than {EVENTS} candidates near byte {place(0)}") from None
         self._spend((EVENTS - left) // 10)
         for number in [each for each in events if each < self._matcher.rare]:
             events[number] = match_ends(self._matcher.rules[number].trigger.encode("latin-1"), data)
@@ -254,14 +257,14 @@ class Search:
     def _spend(self, effort: int) -> None:
         self._effort -= effort
         if self._effort < 0:
-            raise _TooMany("more candidates than are followed up")
+            raise TooManyError("more candidates than are followed up")
 
     def _add(self, offset: int, rule: str, title: str, kind: str, layers: tuple[str, ...], digest: bytes) -> None:
         # a window repeats the end of the one before it, and a layer is cut into pieces
         if (offset, rule, digest) in self._seen:
             return
         if len(self._seen) >= FINDINGS:
-            raise _TooMany(f"more than {FINDINGS} secrets and test keys")
+            raise TooManyError(f"more than {FINDINGS} secrets and test keys")
         self._seen.add((offset, rule, digest))
         self.found.hits.append(Hit(offset, rule, title, kind, layers, digest))
 
@@ -319,15 +322,8 @@ class Search:
     ) -> None:
         """Search what one compressed stream holds. `accident`: what is no stream there is no gap in the search."""
         self._spend(_OPENING)
-        tail = b""
         try:
-            for piece in unpack(kind, chunks):
-                self._room -= len(piece)
-                if self._room < 0:
-                    raise _TooMany("more compressed data than is unpacked")
-                # a value may end with the file
-                self.look(b"".join((tail, piece, b"\n")), lambda _: at, (*layers, kind))
-                tail = piece[-OVERLAP:]
+            self._look_at_pieces(unpack(kind, chunks), at, (*layers, kind))
         except Broken as error:
             if accident:
                 return
@@ -338,6 +334,30 @@ class Search:
                 )
             elif not layers and (error.begun or kind in _BLOCKS):
                 self.found.broken.append((at, kind))
+
+    def search_compressed(self, root: Root) -> dict[int, str]:
+        """Search the files that a file system keeps compressed, as it gives them; their paths by where they begin.
+
+        On the disk they are compressed piece by piece, and the smallest stand within other records.
+        """
+        where: dict[int, str] = {}
+        try:
+            for path, at in root.compressed():
+                where[at] = path
+                self._look_at_pieces(root.pieces(path), at, (COMPRESSED,))
+        except TooManyError as error:
+            self.found.gaps.append(f"{error}: the search of compressed files ended at {path}")
+        return where
+
+    def _look_at_pieces(self, pieces: Iterable[bytes], at: int, layers: tuple[str, ...]) -> None:
+        tail = b""
+        for piece in pieces:
+            self._room -= len(piece)
+            if self._room < 0:
+                raise TooManyError("more compressed data than is unpacked")
+            # a value may end with the file
+            self.look(b"".join((tail, piece, b"\n")), lambda _: at, layers)
+            tail = piece[-OVERLAP:]
 
     def _decode_runs(self, data: bytes, place: Place, layers: tuple[str, ...]) -> None:
         """Base64, at each of the four places where it may begin: a path or a name may stand right before it."""

@@ -16,6 +16,7 @@ import hyperscan
 from pipeline.base.errors import DiskError
 from pipeline.disk.disk import Disk
 from pipeline.disk.questions import Asked
+from pipeline.disk.root import Root
 from pipeline.disk.search import owners
 from pipeline.disk.secret_search import ANYWHERE, Matcher, Place, Search
 
@@ -29,13 +30,23 @@ def find_values(asked: Asked) -> dict[str, object]:
     with asked.disk() as disk:
         running = _ValueSearch(disk, values)
         found = running.run()
-        hits = sorted(running.places)[:MOST]
         where: dict[int, str] = {}
+        root = _root_of(disk)
+        if root is not None:
+            where = running.search_compressed(root)
+        hits = sorted(running.places)[:MOST]
         # a disk without a root file system has places without names
         with contextlib.suppress(DiskError):
-            where = owners(disk.root.places(), [offset for offset, _, _ in hits]) if hits else {}
+            where |= owners(disk.root.places(), [offset for offset, _, _ in hits]) if hits else {}
     listed = [[number, offset, list(layers), where.get(offset, "")] for offset, number, layers in hits]
     return {"hits": listed, "gaps": found.gaps}
+
+
+def _root_of(disk: Disk) -> Root | None:
+    try:
+        return disk.root
+    except DiskError:
+        return None
 
 
 class _ValueSearch(Search):

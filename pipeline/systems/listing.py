@@ -73,7 +73,8 @@ def _at_rest(stale: str | None) -> None:
         raise DiskError(
             stale,
             name="fs-journal",
-            hint="start the system and shut it down, or run e2fsck -fy on a copy of the disk",
+            hint="start the system and shut it down, or run e2fsck -fy on a copy of the disk (XFS, btrfs: mount "
+            "it once)",
         )
 
 
@@ -159,13 +160,13 @@ def _tree(disk: Disk, _: str, systems: Systems) -> list[list[str]]:
 
 
 def _volumes(disk: Disk, _: str, _systems: Systems) -> list[list[str]]:
-    """Every partition, or the whole disk as number 0; the state is known of ext file systems."""
+    """Every partition, or the whole disk as number 0, then logical volumes; the state where it is recorded."""
     rows = []
     for each in disk.filesystems:
         state = ""
         if each.facts is not None:
             state = "clean" if each.facts.clean else "not clean"
-        rows.append([str(each.number), each.kind, each.label, each.uuid, state])
+        rows.append([each.name or str(each.number), each.kind, each.label, each.uuid, state])
     return rows
 
 

@@ -51,8 +51,12 @@ DefaultDependencies=no
 [Service]
 Type=oneshot
 # growpart ends with 1 where there is nothing to grow
-ExecStart=/bin/sh -c 'part=$(findmnt -no SOURCE /) && number=$(cat /sys/class/block/$${part##*/}/partition) && \
-    disk=/dev/$(lsblk -dno PKNAME $part) && { growpart $disk $number || [ $? = 1 ]; } && resize2fs $part'
+# of a btrfs the subvolume stands in brackets behind the device; a root in a logical volume keeps its size
+ExecStart=/bin/sh -c 'part=$(findmnt -nvo SOURCE /) && [ -e /sys/class/block/$${part##*/}/partition ] || exit 0; \
+    number=$(cat /sys/class/block/$${part##*/}/partition) && \
+    disk=/dev/$(lsblk -dno PKNAME $part) && { growpart $disk $number || [ $? = 1 ]; } && \
+    case $(findmnt -no FSTYPE /) in xfs) xfs_growfs / ;; btrfs) btrfs filesystem resize max / ;; \
+    *) resize2fs $part ;; esac'
 RemainAfterExit=yes
 
 [Install]

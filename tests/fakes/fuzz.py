@@ -157,7 +157,7 @@ def _run(kind: Kind, count: int, number: int, folder: Path) -> None:
     with (folder / "report").open("w", buffering=1) as report:
         dice = random.Random(number)
         for _ in range(count):
-            index, sealed, edits = dice.randrange(len(kind.seeds)), dice.random() < 0.5, _draw_edits(dice)
+            index, sealed, edits = dice.randrange(len(kind.seeds)), dice.random() < 0.5, draw_edits(dice)
             data = mutated(kind.seeds[index], edits)
             if sealed:
                 data = kind.seal(index, data)
@@ -170,7 +170,7 @@ def _run(kind: Kind, count: int, number: int, folder: Path) -> None:
             report.write(f"{result} {time.monotonic() - began:.4f}\n")
 
 
-def _draw_edits(dice: random.Random) -> list[tuple[str, int, int]]:
+def draw_edits(dice: random.Random) -> list[tuple[str, int, int]]:
     """1 to 12 edits: (kind, place, value)."""
     found = []
     for _ in range(dice.choice((1, 1, 2, 3, 6, 12))):

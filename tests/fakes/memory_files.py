@@ -45,7 +45,7 @@ class MemoryFiles(FileSystem):
         assert isinstance(node, bytes)
         return node[offset : offset + length]
 
-    def runs(self, inode: int) -> list[tuple[int, int]]:
+    def _runs(self, inode: int) -> list[tuple[int, int]]:
         del inode
         return []
 

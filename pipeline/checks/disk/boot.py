@@ -13,8 +13,8 @@ from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, CannotLoo
 from pipeline.disk.efi_program import PROGRAM_LIMIT, EfiProgram
 from pipeline.disk.filesystem import FileSystem
 from pipeline.disk.partitions import BIOS_BOOT, SECTOR
-from pipeline.disk.root import Root
-from pipeline.disk.volumes import HOLDERS
+from pipeline.disk.root import Root, device_name
+from pipeline.disk.volumes import closed_kinds
 
 _BOOTX64 = "/EFI/BOOT/BOOTX64.EFI"
 _GRUB_SPEC = "GNU GRUB: boot.S (kernel sector at 0x5c), diskboot.S (block list at 0x1f4)"
@@ -55,7 +55,7 @@ def boot_entries(subject: Subject) -> list[Entry]:
 def boot_path(subject: Subject, path: str) -> str | None:
     """A path of grub.cfg in the root: /boot may be a file system of its own."""
     name = re.sub(r"^\([^)]*\)", "", path)
-    return next((each for each in (name, f"/boot{name}") if subject.root.exists(each)), None)
+    return subject.disk.boot_path(name)
 
 
 @check(
@@ -225,7 +225,7 @@ def boot_efi_config(subject: Subject) -> Iterator[str]:
     if not folders:
         yield "no grub.cfg in any folder below EFI"
     known = {volume.uuid.lower() for volume in subject.disk.filesystems if volume.uuid}
-    closed = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
+    closed = closed_kinds(subject.disk.filesystems)
     where = "is not in a partition, and the content of " + ", ".join(closed) + " cannot be read" if closed else ""
     for name in folders:
         text = root.text(f"/EFI/{name}/grub.cfg")
@@ -273,7 +273,7 @@ def grub_config(subject: Subject) -> Iterator[str]:
 )
 def root_by_uuid(subject: Subject) -> Iterator[str]:
     volume = subject.disk.root_volume
-    partition = next((p for p in subject.disk.partitions if p.number == volume.number), None)
+    partition = next((p for p in subject.disk.partitions if p.number == volume.number and not volume.name), None)
     good = {f"uuid={volume.uuid}", f"label={volume.label}"}
     if partition is not None:
         good |= {f"partuuid={partition.uuid}", f"partlabel={partition.name}"}
@@ -286,7 +286,10 @@ def root_by_uuid(subject: Subject) -> Iterator[str]:
             if "$" in word:
                 continue
             value = word[5:].strip("\"'").removeprefix("/dev/disk/by-").replace("uuid/", "uuid=").lower()
-            if value.startswith("/dev/") and not value.startswith("/dev/mapper/"):
+            if device_name(value).startswith("lv="):
+                if volume.name and device_name(value) != f"lv={volume.name}".lower():
+                    yield f"{entry.path}: {word} is not the root file system of this disk"
+            elif value.startswith("/dev/") and not value.startswith("/dev/mapper/"):
                 yield f"{entry.path}: {word}"
             elif "=" in value and value not in {each.lower() for each in good}:
                 yield f"{entry.path}: {word} is not the root file system of this disk"

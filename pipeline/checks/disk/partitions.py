@@ -49,23 +49,13 @@ def fs_clean(subject: Subject) -> Iterator[str]:
             if dirty is not None:
                 looked.append(volume)
             if dirty and volume.kind not in subject.system.own_clean_checks:
-                yield f"partition {volume.number} ({volume.kind}): not marked clean"
+                yield f"{volume.title} ({volume.kind}): not marked clean"
             continue
         looked.append(volume)
-        where = f"partition {volume.number} ({volume.kind})"
-        if facts.needs_recovery:
-            yield f"{where}: its journal must be replayed"
-        if not facts.state_clean:
-            yield f"{where}: not marked clean"
-        if facts.has_errors:
-            yield f"{where}: the kernel recorded errors in it"
-        if facts.has_orphans:
-            yield f"{where}: the blocks of deleted files are not freed yet"
-        if not facts.checksum_ok:
-            yield f"{where}: the superblock's checksum is wrong"
+        yield from (f"{volume.title} ({volume.kind}): {fault}" for fault in facts.faults)
     if not looked:
         raise CannotLook("no file system records whether it was unmounted cleanly")
-    subject.note(", ".join(f"partition {volume.number} ({volume.kind})" for volume in looked))
+    subject.note(", ".join(f"{volume.title} ({volume.kind})" for volume in looked))
 
 
 #: Where FAT keeps the byte whose lowest bit Linux sets while it is mounted: fat_boot_sector of linux/msdos_fs.h.
@@ -79,11 +69,13 @@ def _left_unfinished(disk: Disk, volume: Volume) -> bool | None:
     leaves copies of the allocation table that differ.
     """
     if volume.kind == "vfat":
-        sector = disk.read(volume.start, 512)
+        sector = disk.read_volume(volume, 0, 512)
         kind = next((kind for kind in _FAT_STATE if kind in (sector[82:87], sector[54:59])), None)
         if kind is None:
             return None
-        return bool(sector[_FAT_STATE[kind]] & 1) and not fat.tables_agree(disk.read, volume.start, sector)
+        return bool(sector[_FAT_STATE[kind]] & 1) and not fat.tables_agree(
+            volume.reader(disk.read), volume.start, sector
+        )
     if volume.kind == "ntfs":
         facts = disk.filesystem(volume).attribute(_NTFS_VOLUME, _NTFS_INFORMATION)
         return None if facts is None or len(facts) < 12 else bool(int.from_bytes(facts[10:12], "little") & 1)
@@ -98,7 +90,8 @@ _NTFS_VOLUME, _NTFS_INFORMATION = 3, 0x70
     "linux-root",
     "A Linux root file system is found and can be read",
     why="Without a root file system no file of the disk can be checked.",
-    remedy="Build on ext4; for XFS, btrfs or LVM look with libguestfs.",
+    remedy="Build on ext4, XFS or btrfs, in a partition or in a linear or striped logical volume, without "
+    "encryption and software RAID.",
     source=HOUSE,
     profiles=LINUX,
     needs_root=False,
@@ -112,7 +105,8 @@ def linux_root(subject: Subject) -> Iterator[str]:
         return
     release = subject.root.text("/etc/os-release") or subject.root.text("/usr/lib/os-release")
     names = [line.split("=", 1)[1].strip('"') for line in release.splitlines() if line.startswith("PRETTY_NAME=")]
-    subject.note(f"partition {volume.number}, {volume.kind}, {names[0] if names else 'no os-release'}")
+    tree = f" (subvolume {subject.disk.root_subvolume})" if subject.disk.root_subvolume else ""
+    subject.note(f"{volume.title}, {volume.kind}{tree}, {names[0] if names else 'no os-release'}")
     if not names:
         yield "no /etc/os-release"
 
@@ -151,7 +145,8 @@ def windows_root(subject: Subject) -> Iterator[str]:
     "volumes-read",
     "Every volume on the disk is of a kind that can be read",
     why="A volume that cannot be read would ship unchecked.",
-    remedy="Remove the volume, use ext4 for it, or waive this check and give the reason why the volume may ship.",
+    remedy="Remove the volume, use ext4, XFS or btrfs for it, or waive this check and give the reason why the volume "
+    "may ship.",
     source=HOUSE,
     profiles=ALL,
     needs_root=False,
@@ -161,10 +156,10 @@ def volumes_read(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
         seen = seen or volume.readable
         # swap holds no files, and has a check of its own
-        if volume.kind and not volume.readable and volume.kind != "swap":
-            yield f"partition {volume.number} holds {volume.kind}, which goldsmith cannot read"
+        if volume.kind and not volume.readable and not volume.opened and volume.kind != "swap":
+            yield f"{volume.title} holds {volume.kind}, which goldsmith cannot read"
         elif not volume.kind and _holds_data(subject, volume):
-            yield f"partition {volume.number} holds data of a kind that goldsmith does not know"
+            yield f"{volume.title} holds data of a kind that goldsmith does not know"
     if not seen:
         raise CannotLook("no volume that holds files")
 
@@ -177,7 +172,7 @@ def _holds_data(subject: Subject, volume: Volume) -> bool:
     """Is there anything at the start of a partition that is meant to hold files?"""
     types = {partition.number: partition.type for partition in subject.disk.partitions}
     meant = types.get(volume.number) not in _WITHOUT_FILES
-    return meant and any(subject.disk.read(volume.start, min(volume.size, 68 << 10)))
+    return meant and any(subject.disk.read_volume(volume, 0, 68 << 10))
 
 
 @check(
@@ -263,7 +258,8 @@ def partition_bounds(subject: Subject) -> Iterator[str]:
     "File systems fit their partitions",
     why="A file system that is larger than its partition loses its end: the disk was shortened, or a resize was "
     "interrupted.",
-    remedy="Run resize2fs before you shrink the partition; never shorten a disk without its file system.",
+    remedy="Shrink the file system before its partition (resize2fs, btrfs filesystem resize; XFS cannot "
+    "shrink); never shorten a disk without its file system.",
     source="e2fsprogs: resize2fs(8)",
     profiles=LINUX,
     needs_root=False,
@@ -273,7 +269,7 @@ def fs_bounds(subject: Subject) -> Iterator[str]:
         raise CannotLook("no file system records its size")
     for volume in subject.disk.filesystems:
         if volume.facts is not None and volume.facts.size > volume.size:
-            yield f"partition {volume.number}: {volume.facts.size} bytes of file system in {volume.size}"
+            yield f"{volume.title}: {volume.facts.size} bytes of file system in {volume.size}"
 
 
 @check(
@@ -287,7 +283,7 @@ def fs_bounds(subject: Subject) -> Iterator[str]:
 def free_space(subject: Subject) -> Iterator[str]:
     facts = subject.disk.root_volume.facts
     if facts is None:
-        raise CannotLook("goldsmith knows the free space of ext file systems only")
+        raise CannotLook("the root file system does not record its free space")
     subject.note(f"{facts.free >> 20} of {facts.size >> 20} MiB free")
     if facts.free < min(facts.size // 10, 1 << 30):
         yield f"{facts.free >> 20} of {facts.size >> 20} MiB free"

@@ -13,7 +13,7 @@ from pipeline.checks.linux.service_identity import identity_paths
 from pipeline.checks.model import ALL, HOUSE, Subject, check
 from pipeline.disk.root import Root
 from pipeline.disk.search import owners
-from pipeline.disk.secret_search import Found, Hit, search, search_packed
+from pipeline.disk.secret_search import Found, Hit, Search, search, search_packed
 from pipeline.disk.shipped import Shipped
 
 #: Bytes of a compressed file whose parts are not one behind the other, when it is read as a file.
@@ -56,7 +56,7 @@ def _scan(subject: Subject) -> SecretScan:
     found: Found = subject.found if subject.found is not None else search(subject.disk)
     places = subject.places if subject.places is not None else root.places()
     where = owners(places, [hit.offset for hit in found.hits] + [offset for offset, _ in found.broken])
-    gaps = [*found.gaps, *_read_as_files(root, found, where)]
+    gaps = [*found.gaps, *_read_as_files(root, found, where), *_read_compressed(subject, found, where)]
     shipped = shipped_of(subject)
     hits = _without_bodies(found.hits)
     # what a package ships is everybody's already, and so is each copy of it: in an initramfs, in a freed block
@@ -103,6 +103,16 @@ def _read_as_files(root: Root, found: Found, where: dict[int, str]) -> Iterator[
         known = {hit.digest for hit in found.hits if hit.offset == offset}
         found.hits += [hit for hit in again.hits if hit.digest not in known]
         yield from again.gaps
+
+
+def _read_compressed(subject: Subject, found: Found, where: dict[int, str]) -> list[str]:
+    """Add what files hold that their file system keeps compressed, but for what was found in their pieces already."""
+    running = Search(subject.disk)
+    paths = running.search_compressed(subject.root)
+    known = {(where.get(hit.offset), hit.digest) for hit in found.hits}
+    found.hits += [hit for hit in running.found.hits if (paths.get(hit.offset), hit.digest) not in known]
+    where |= paths
+    return running.found.gaps
 
 
 def _place_in_file(runs: list[tuple[int, int]], offset: int) -> int:

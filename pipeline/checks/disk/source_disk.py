@@ -12,6 +12,7 @@ from pipeline.checks import run
 from pipeline.checks.model import Check
 from pipeline.disk import sandbox
 from pipeline.disk.questions import Asked, Question, clean_text, lies
+from pipeline.disk.volumes import closed_kinds
 from pipeline.systems.answers import systems_of
 from pipeline.systems.installed import find_or_generic
 from pipeline.systems.questions import known_systems, with_systems
@@ -20,6 +21,44 @@ from pipeline.vhd.footer import MAX_SIZE
 SOURCE = Question("source disk", "pipeline.checks.disk.source_disk:examine")
 #: What is looked at: whether there is a system, and whether it boots in a generation.
 _BOOT_CHECKS = ("boot-bios", "boot-efi")
+#: What is said of a disk without a root by what holds its file systems.
+_ROOT_INSIDE = {
+    "luks": DiskError(
+        "what may be its root is encrypted",
+        name="source-encrypted",
+        hint="unlock it on the host that has its key, and store it without encryption",
+    ),
+    "bitlocker": DiskError(
+        "what may be its root is encrypted",
+        name="source-encrypted",
+        hint="turn BitLocker off in Windows (manage-bde -off C:)",
+    ),
+    "raid": DiskError(
+        "what may be its root is on a member of a RAID",
+        name="source-on-raid",
+        hint="copy the file systems to a disk without software RAID",
+    ),
+    "bcache": DiskError(
+        "what may be its root is behind bcache",
+        name="source-in-cache",
+        hint="copy the file systems to a disk without a cache",
+    ),
+    "lvm": DiskError(
+        "what may be its root is in a volume group that cannot be read",
+        name="source-lvm-damaged",
+        hint="check the group's description with pvck and vgck on a copy of the disk",
+    ),
+    "lvm-incomplete": DiskError(
+        "what may be its root is in a volume group with physical volumes on other disks",
+        name="source-lvm-incomplete",
+        hint="move all volumes to one disk (pvmove, vgreduce)",
+    ),
+}
+_OTHER_LVM = DiskError(
+    "what may be its root is in a logical volume that is neither linear nor striped",
+    name="source-lvm-kind",
+    hint="convert it (lvconvert), or copy the file systems: snapshots, caches, mirrors and thin pools are not read",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +73,8 @@ class SourceDisk:
     direct: bool
     agent: bool | None
     cloud_init: bool | None
+    #: Kinds of volumes that hold file systems which cannot be seen.
+    closed: tuple[str, ...] = ()
 
 
 def examine(asked: Asked) -> dict[str, Any]:
@@ -56,6 +97,7 @@ def examine(asked: Asked) -> dict[str, Any]:
             "direct": readable and system.boots_directly(),
             "agent": system.has_guest_agent() if readable else None,
             "cloud_init": system.has_cloud_init() if readable else None,
+            "closed": closed_kinds(disk.filesystems),
         }
 
 
@@ -68,8 +110,12 @@ def look_at_source(
     if not isinstance(value, dict) or not isinstance(value.get("faults"), dict):
         raise lies(path)
     faults = {str(name): clean_text(text) for name, text in value["faults"].items() if name in _checks()}
-    states = [value.get(name) if isinstance(value.get(name), bool) else None for name in ("agent", "cloud_init")]
-    return SourceDisk(faults, value.get("direct") is True, *states)
+    agent, cloud_init = (
+        value.get(name) if isinstance(value.get(name), bool) else None for name in ("agent", "cloud_init")
+    )
+    closed = value.get("closed")
+    kinds = tuple(clean_text(kind, 40) for kind in closed) if isinstance(closed, list) else ()
+    return SourceDisk(faults, value.get("direct") is True, agent, cloud_init, kinds)
 
 
 def judge_size(name: str, size: int, wanted: int | None) -> None:
@@ -100,6 +146,9 @@ def judge_source(
     """
     faults = {check: text for check, text in disk.faults.items() if check not in waived}
     for check in faults.keys() - _BOOT_CHECKS:
+        inside = next(filter(None, map(_root_inside, disk.closed)), None)
+        if inside is not None:
+            raise DiskError(f"{name}: {inside.message}; {faults[check]}", name=inside.name, hint=inside.hint)
         raise DiskError(f"{name}: {faults[check]}", name="source-no-root", hint=_checks()[check].remedy)
     # a build's guest boots as generation 1 where the image is for both
     boots, boot_check = (2, "boot-efi") if set(generations) == {2} else (1, "boot-bios")
@@ -117,6 +166,11 @@ def judge_source(
     if builds and disk.cloud_init is False and not disk.direct:
         raise _lacks(name, "cloud-init")
     return notes
+
+
+def _root_inside(kind: str) -> DiskError | None:
+    """The refusal for a kind of volume that holds file systems; None of a kind without a name of its own."""
+    return _ROOT_INSIDE.get(kind, _OTHER_LVM if kind.startswith("lvm-") else None)
 
 
 def _checks() -> dict[str, Check]:

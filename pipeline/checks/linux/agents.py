@@ -214,7 +214,7 @@ def cloud_init_seed(subject: Subject) -> Iterator[str]:
             yield f"{path} contains a seed"
     for volume in subject.disk.filesystems:
         if volume.label.lower() in ("cidata", "config-2"):
-            yield f"partition {volume.number} is labelled {volume.label}"
+            yield f"{volume.title} is labelled {volume.label}"
     for path in subject.system.boot_menus:
         if re.search(r"\bds=(nocloud|none)", subject.root.text(path), re.IGNORECASE):
             yield f"{path} names a data source"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.checks.disk.boot import grub_entries
 from pipeline.checks.model import CannotLook, Subject, check
-from pipeline.disk.volumes import HOLDERS
+from pipeline.disk.volumes import closed_kinds
 
 #: Folders of initramfs-tools, whose files are shell: the last RESUME= counts.
 _INITRAMFS = (
@@ -60,7 +60,7 @@ def resume_device(subject: Subject) -> Iterator[str]:
         for key, value in (("partuuid", part.uuid), ("partlabel", part.name))
         if value
     }
-    hidden = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
+    hidden = closed_kinds(subject.disk.filesystems)
     unknown: dict[str, None] = {}
     for path, raw in dict.fromkeys(resume_devices(subject)):
         device = raw.strip().strip("\"'").lower()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from pipeline.base.errors import DiskError
 from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, CannotLook, Skip, Subject, check
-from pipeline.disk.volumes import HOLDERS
+from pipeline.disk.root import device_name
+from pipeline.disk.volumes import closed_kinds
 
 _PSEUDO = ("proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "cgroup2", "efivarfs", "securityfs", "debugfs", "overlay")
 _RULES = ("/etc/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d")
@@ -60,10 +61,14 @@ def fstab_targets(subject: Subject) -> Iterator[str]:
     here |= {f"LABEL={volume.label.lower()}" for volume in subject.disk.filesystems if volume.label}
     here |= {f"PARTUUID={p.uuid.lower()}" for p in subject.disk.partitions if p.uuid}
     here |= {f"PARTLABEL={p.name.lower()}" for p in subject.disk.partitions if p.name}
-    closed = sorted({volume.kind for volume in subject.disk.filesystems} & HOLDERS)
+    logical = {f"lv={volume.name.lower()}" for volume in subject.disk.filesystems if volume.name}
+    closed = closed_kinds(subject.disk.filesystems)
     hidden = []
     for line, words in _fstab(subject):
         key, equals, value = words[0].partition("=")
+        is_missing = logical and (name := device_name(words[0])).startswith("lv=") and name not in logical
+        if is_missing and words[2] != "swap" and not {"nofail", "noauto"} & set(_options(words)):
+            yield f"/etc/fstab: {line}"
         if not equals or words[2] == "swap" or {"nofail", "noauto"} & set(_options(words)):
             continue
         if f"{key}={value.strip(chr(34)).lower()}" in here:

@@ -10,6 +10,7 @@ from pipeline.checks.model import CannotLook, Subject, windows_check
 from pipeline.disk import bcdstore
 from pipeline.disk.bcdstore import BootStore
 from pipeline.disk.root import Root
+from pipeline.disk.volumes import UNIX
 from pipeline.disk.windows import read_hive, shown
 
 #: What brings the disk on Hyper-V and Azure, generation 1 and 2.
@@ -184,7 +185,7 @@ def boot_recovery(subject: Subject) -> Iterator[str]:
 def _bcd(subject: Subject) -> BootStore:
     """The boot configuration: on the ESP, or in Boot of whatever partition has one. Raises DiskError (no-bcd)."""
     for volume in subject.disk.filesystems:
-        if not volume.readable or volume.kind.startswith("ext"):
+        if not volume.readable or volume.kind in UNIX:
             continue
         root = Root(subject.disk.filesystem(volume))
         for path in ("/EFI/Microsoft/Boot/BCD", "/Boot/BCD"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.disk.initramfs import reduced
 from pipeline.disk.questions import Asked
-from pipeline.disk.root import Root
 from pipeline.systems.linux.direct_boot import ENTERED, NEEDED, STOP
+
+if TYPE_CHECKING:
+    from pipeline.disk.disk import Disk
 
 #: Bytes of a kernel or an initramfs at most: Debian 12's are 8 and 40 MiB.
 LARGEST = 512 << 20
@@ -32,6 +36,8 @@ _DRIVERS = (
     "scsi_common",
     "sr_mod",
 )
+#: What a root in a logical volume needs.
+_LOGICAL = ("/md/dm-",)
 _FOLDERS = frozenset({"arch", "block", "crypto", "lib"})
 _MODULE = re.compile(r"^(?:usr/)?lib/modules/[^/]+/kernel/([^/]+)/.*\.ko(?:\.\w+)?$")
 #: Debian's way from its initramfs to the root asks udev for every device and runs some forty scripts; emulated, that
@@ -45,17 +51,24 @@ long() { umount /run /dev /proc /sys 2>/dev/null; exec /init "$@"; }
 mkdir -p /dev /proc /sys /run /root
 mount -t devtmpfs -o mode=0755 udev /dev && mount -t proc proc /proc && mount -t sysfs sysfs /sys || long "$@"
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs /run || long "$@"
+id= flags=
 for word in $(cat /proc/cmdline); do
-    case $word in root=UUID=*) id=${word#root=UUID=} ;; esac
+    case $word in
+    root=UUID=*) id=${word#root=UUID=} ;;
+    rootflags=*) flags=,${word#rootflags=} ;;
+    esac
 done
-for driver in virtio_pci virtio_blk ext4; do modprobe "$driver" || long "$@"; done
+[ "$id" ] || long "$@"
+for driver in virtio_pci virtio_blk; do modprobe "$driver" || long "$@"; done
 tries=0
 while ! root=$(blkid -U "$id"); do
     tries=$((tries + 1))
     [ $tries -lt 100 ] || long "$@"
     sleep 0.05
 done
-mount -t ext4 -o ro "$root" /root || long "$@"
+kind=$(blkid -o value -s TYPE "$root")
+modprobe "$kind" || long "$@"
+mount -t "$kind" -o "ro$flags" "$root" /root || long "$@"
 units=/run/systemd/system
 mkdir -p /run/systemd/system-generators $units/systemd-udev-trigger.service.d $units/systemd-networkd.socket.d
 for name in cloud-init-generator systemd-cryptsetup-generator systemd-gpt-auto-generator \\
@@ -86,20 +99,23 @@ exec run-init /root /sbin/init "$@" </root/dev/console >/root/dev/console 2>&1
 def boot_files(asked: Asked) -> str | None:
     """The command line of a disk's own kernel; kernel and initramfs are blobs. None: not of the kind that we know."""
     with asked.disk() as disk:
-        found = _boot_files(disk.root)
-    if found is None:
+        found = _boot_files(disk)
+        volume = None if found is None else disk.root_volume
+    if found is None or volume is None:
         return None
     kernel, ramdisk, words = found
-    asked.blobs += [kernel, short(ramdisk)]
+    more = (f"/{volume.kind}/", *(_LOGICAL if volume.name else ()))
+    asked.blobs += [kernel, short(ramdisk, more)]
     return command_line(words)
 
 
-def boots_directly(root: Root) -> bool:
+def boots_directly(disk: Disk) -> bool:
     """Whether a disk's own kernel can be started without its boot loader."""
-    return _boot_files(root) is not None
+    return _boot_files(disk) is not None
 
 
-def _boot_files(root: Root) -> tuple[bytes, bytes, str] | None:
+def _boot_files(disk: Disk) -> tuple[bytes, bytes, str] | None:
+    root = disk.root
     masked = any(root.read_link(f"/etc/systemd/system/{unit}.service") is not None for unit in _UNITS)
     if masked or not all(root.exists(path, follow=False) for path in NEEDED):
         return None
@@ -109,23 +125,24 @@ def _boot_files(root: Root) -> tuple[bytes, bytes, str] | None:
     linux, initrd = _LINUX.search(entry.group()), _INITRD.search(entry.group())
     if linux is None or initrd is None:
         return None
-    kernel, ramdisk = root.read(linux[1], LARGEST), root.read(initrd[1], LARGEST)
+    kernel, ramdisk = (root.read(disk.boot_path(each[1]) or each[1], LARGEST) for each in (linux, initrd))
     if not kernel or not ramdisk:
         return None
     return kernel, ramdisk, linux[2]
 
 
-def short(ramdisk: bytes) -> bytes:
+def short(ramdisk: bytes, more: Sequence[str] = ()) -> bytes:
     """The guest's own initramfs without the drivers of other machines, and with our short way to the root on top.
 
+    `more` are parts of the paths of drivers that this disk's root needs beside those of every build guest.
     Debian's own scripts are still in it: `/direct-boot` runs them where its short way fails. Raises DiskError.
     """
-    return reduced(ramdisk, _wanted, {"direct-boot": _SHORT_WAY})
 
+    def is_wanted(name: str) -> bool:
+        module = _MODULE.search(name)
+        return module is None or module[1] in _FOLDERS or any(word in name for word in (*_DRIVERS, *more))
 
-def _wanted(name: str) -> bool:
-    module = _MODULE.search(name)
-    return module is None or module[1] in _FOLDERS or any(word in name for word in _DRIVERS)
+    return reduced(ramdisk, is_wanted, {"direct-boot": _SHORT_WAY})
 
 
 def command_line(words: str) -> str:

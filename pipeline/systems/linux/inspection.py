@@ -36,13 +36,18 @@ PARTS: dict[str, Part] = {
     "checks.system_folders": Part(1, ("pipeline.checks.linux.system_folders",)),
     "checks.system": Part(4, ("pipeline.checks.linux.system", "pipeline.disk.release")),
     "guests.service_identity": Part(1, ("pipeline.systems.linux.service_identity",)),
+    "offline.btrfs": Part(
+        1, ("pipeline.disk.btrfs", "pipeline.disk.btrfs_trees", "pipeline.disk.btrfs_files", "pipeline.disk.lzo")
+    ),
     "offline.ext4": Part(1, ("pipeline.disk.ext4",)),
     "offline.ext4_files": Part(1, ("pipeline.disk.ext4_files",)),
     "offline.initramfs": Part(1, ("pipeline.disk.initramfs",)),
+    "offline.lvm": Part(1, ("pipeline.disk.lvm", "pipeline.disk.lvm_text", "pipeline.disk.spaces")),
     "offline.packages": Part(1, ("pipeline.disk.packages",)),
     "offline.rpm_files": Part(1, ("pipeline.disk.rpm_files",)),
     "offline.shipped": Part(1, ("pipeline.disk.shipped",)),
     "offline.units": Part(1, ("pipeline.disk.units",)),
+    "offline.xfs": Part(1, ("pipeline.disk.xfs", "pipeline.disk.xfs_files")),
 }
 PROFILES = ("azure-linux", "hyper-v", "any")
 #: What makes the rest worthless comes first.

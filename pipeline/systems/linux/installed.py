@@ -73,7 +73,7 @@ class InstalledLinux(InstalledSystem):
         return None
 
     def boots_directly(self) -> bool:
-        return boots_directly(self.root)
+        return boots_directly(self.disk)
 
     def has_guest_agent(self) -> bool:
         masked = self.root.read_link("/etc/systemd/system/qemu-guest-agent.service") == "/dev/null"

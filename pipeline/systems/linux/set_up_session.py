@@ -164,16 +164,25 @@ fi
 """
 
 _GROW = r"""
-root=$(findmnt -n -o SOURCE /)
+set -- $(findmnt -n -o SOURCE,FSTYPE /)
+# a subvolume stands in brackets behind its device
+root=${1%%[*} kind=$2
 part=/sys/class/block/${root#/dev/}
-disk=$(readlink -f "$part/..")
-read -r whole <"$disk/size"
-read -r start <"$part/start"
-read -r size <"$part/size"
-# growpart takes a second to find that there is nothing to do; less than 2 MiB is alignment and the second GPT
-if [ "$((whole - start - size))" -gt 4096 ]; then
-    growpart "/dev/${disk##*/}" "$(cat "$part/partition")" >/dev/null || [ $? = 1 ]
-    resize2fs "$root" 2>/dev/null
+# a root in a logical volume keeps its size
+if [ -e "$part/partition" ]; then
+    disk=$(readlink -f "$part/..")
+    read -r whole <"$disk/size"
+    read -r start <"$part/start"
+    read -r size <"$part/size"
+    # growpart takes a second to find that there is nothing to do; less than 2 MiB is alignment and the second GPT
+    if [ "$((whole - start - size))" -gt 4096 ]; then
+        growpart "/dev/${disk##*/}" "$(cat "$part/partition")" >/dev/null || [ $? = 1 ]
+        case $kind in
+        xfs) xfs_growfs / >/dev/null ;;
+        btrfs) btrfs filesystem resize max / >/dev/null ;;
+        *) resize2fs "$root" 2>/dev/null ;;
+        esac
+    fi
 fi
 """
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import DiskError
 from pipeline.checks.disk.source_disk import SourceDisk, judge_size, judge_source, look_at_source
+from pipeline.disk import open_disk
 from tests.fakes import fake_disk
+from tests.fixtures.sparse import unpack
 
+ROOTS = Path(__file__).parents[2] / "fixtures/roots"
 GIB = 1 << 30
 GOOD = SourceDisk({}, direct=False, agent=True, cloud_init=True)
 
@@ -71,6 +75,50 @@ def test_a_root_that_nobody_can_read_is_said_at_once(disk: Path, tmp_path: Path)
     assert refused(look(torn, 1, 2), 1, 2).name == "source-no-root"
     # nor can one be proven that no guest is started on: nothing changes the disk before inspect
     assert refused(look(torn, 1, 2), 1, 2, builds=False).name == "source-no-root"
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "name", "words"),
+    [
+        (0, b"LUKS\xba\xbe\0\2", "source-encrypted", "luks"),
+        (
+            4096,
+            b"\xfc\x4e\x2b\xa9\1\0\0\0" + bytes(136) + struct.pack("<Q", 8) + bytes(104),
+            "source-on-raid",
+            "raid",
+        ),
+        (4096 + 24, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "source-in-cache", "bcache"),
+        (512, b"LABELONE" + struct.pack("<QII", 1, 0, 32) + b"LVM2 001" + bytes(480), "source-lvm-damaged", "lvm"),
+    ],
+)
+def test_what_holds_the_root_is_named(
+    disk: Path, tmp_path: Path, at: int, data: bytes, name: str, words: str
+) -> None:
+    """Before any step; whatever is waived, nothing of such a disk could be checked."""
+    inside = fake_disk.copy(disk, tmp_path / "inside.raw")
+    with inside.open("r+b") as file:
+        file.seek(fake_disk.ROOT_AT)
+        file.write(bytes(1 << 17))
+        file.seek(fake_disk.ROOT_AT + at)
+        file.write(data)
+    found = look(inside, 1, 2)
+    error = refused(found, 1, 2, builds=False)
+    assert error.name == name and f"cannot read {words}" in error.message and "what may be its root" in error.message
+
+
+def test_volume_groups_on_several_disks_and_of_other_kinds_are_named(tmp_path: Path) -> None:
+    path = unpack(ROOTS / "lvm.disk.zst", tmp_path / "lvm.raw")
+    found = look(path, 1, 2)
+    assert "linux-root" not in found.faults and found.closed == ()
+    with open_disk(path, "raw") as opened:
+        second = opened.partitions[2].start
+    with path.open("r+b") as file:
+        file.seek(second)
+        file.write(bytes(4096))
+    error = refused(look(path, 1, 2), 1, 2)
+    assert error.name == "source-lvm-incomplete" and "other disks" in error.message
+    thin = SourceDisk({"linux-root": "no root"}, direct=False, agent=None, cloud_init=None, closed=("lvm-thin",))
+    assert refused(thin, 1).name == "source-lvm-kind" and "lvconvert" in str(refused(thin, 1).hint)
 
 
 def test_what_is_waived_or_started_by_goldsmith_itself_is_no_reason() -> None:

@@ -73,6 +73,8 @@ def test_the_initramfs_keeps_this_machines_drivers_and_the_long_way(tmp_path: Pa
     assert (out / lib / "fs/xfs").is_dir()
     assert (out / "direct-boot").stat().st_mode & 0o777 == 0o755
     subprocess.run(["sh", "-n", out / "direct-boot"], check=True)
+    # a root on XFS needs its driver too
+    assert names[7].encode() in boot_files.short(packed, ("/xfs/",)) and names[7].encode() not in made
 
 
 @pytest.mark.parametrize("path", [*direct_boot.NEEDED, "/boot/grub/grub.cfg", f"/boot/vmlinuz-{fake_disk.KERNEL}"])
