@@ -17,6 +17,7 @@ PACKAGES=(
     openssh-client                              # provisioning
     dnsmasq-base iproute2                       # names on a build's way out, namespaces and bridges
     slirp4netns                                 # the build guests' way out
+    haproxy                                     # endpoints: a port of the host that leads to several VMs
     borgbackup                                  # an archive of old masters that shares what they share
     python3 python3-venv python3-dev            # the virtual environment
     gcc pkg-config libvirt-dev                  # libvirt-python is compiled for this libvirt
@@ -118,6 +119,8 @@ install_packages() {
         tail -n 20 "$log" >&2
         die "apt-get failed; its whole output is in $log"
     }
+    # the package's own service is not used: endpoints have a process each
+    if has_systemd && [[ " ${missing[*]} " == *" haproxy "* ]]; then systemctl --quiet disable --now haproxy || true; fi
 }
 
 # As the owner of the project: under sudo the environment must not become root's.

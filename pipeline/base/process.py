@@ -306,12 +306,18 @@ def follow(
 
 
 def start(
-    argv: Sequence[str | Path], log: Path, *, log_limit: int | None = None, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    log: Path,
+    *,
+    log_limit: int | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
     """Start a program that runs until `end`; what it says goes to `log`. Raises HostError when it is missing.
 
     It is not tied to our death: that signal follows the thread that started it. Anyone who starts it sweeps. With
     `log_limit` no file that it writes grows beyond so many bytes; what it would say then is lost, and it runs on.
+    It inherits the descriptors `pass_fds`, under the same numbers.
     """
     words = [str(word) for word in argv]
     program = find(words[0])
@@ -327,6 +333,7 @@ def start(
             env=environment(env),
             umask=UMASK,
             start_new_session=True,
+            pass_fds=pass_fds,
             # Python ignores SIGXFSZ, and so does the child then: a log that is full costs it a write, not its life
             restore_signals=log_limit is None,
         )

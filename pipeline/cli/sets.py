@@ -9,8 +9,7 @@ import typer
 from pipeline.base.errors import UsageError
 from pipeline.cli import completion
 from pipeline.cli.removals import count_of
-from pipeline.cli.usage import VerbGroup
-from pipeline.cli.vm.options import AsJson, open_fleet
+from pipeline.cli.vm.options import AsJson, FleetGroup, open_fleet
 
 if TYPE_CHECKING:
     from pipeline.instances.fleet import Fleet
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
         help="Show, enlarge, fail and delete sets of VMs that do the same work.",
         no_args_is_help=True,
         rich_markup_mode=None,
-        cls=VerbGroup,
+        cls=FleetGroup,
     )
     noun.command("list")(list_all)
     noun.command("show")(show)

@@ -27,6 +27,8 @@ from pipeline.network.routes import Member, connect_members, refuse_wire
 
 #: Where servers have their sockets, a folder each; a sweep of runs does not look here.
 RUNTIME = Path("/run/goldsmith-fabric")
+#: The module that serves.
+SERVER = "pipeline.fabric.service_process"
 #: Bytes of one file that the server writes: its own log is small, and those of guests are bounded by `limits`.
 LARGEST_FILE = 16 << 20
 
@@ -145,7 +147,7 @@ class Host:
         """Start the server; it serves no guest until it gets sockets. Raises HostError (fabric-user-missing)."""
         uid, gid = server_user()
         self.log.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "pipeline.fabric.service_process"]
+        argv = [sys.executable, "-m", SERVER]
         argv += ["--control", str(self.control), "--namespace", str(self.namespace.path)]
         argv += ["--records", str(records), "--user", str(uid), "--group", str(gid)]
         return process.start(
@@ -153,9 +155,9 @@ class Host:
         )
 
     def end_server(self) -> None:
-        """End all processes in the namespace: only the server runs there."""
+        """End the server of the namespace; the load balancers of endpoints run on there."""
         if self.namespace.is_laid:
-            end_processes(self.namespace.name)
+            end_processes(self.namespace.name, SERVER)
         self.control.unlink(missing_ok=True)
 
     def remove(self) -> None:

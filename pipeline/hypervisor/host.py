@@ -268,6 +268,15 @@ def _fabric() -> list[Finding]:
     return [Finding("fabric", "ok", ", ".join(tools))]
 
 
+def _endpoints() -> list[Finding]:
+    """What serves the endpoints of sets of VMs."""
+    if process.find("haproxy") is None:
+        return [_there("endpoints", False, "HAProxy", "haproxy", "warn")]
+    found = re.search(r"version (\S+)", process.run(["haproxy", "-v"], deadline=10).stdout)
+    version = found[1] if found else "of unknown version"
+    return [Finding("endpoints", "ok", f"HAProxy {version}", facts={"version": version})]
+
+
 def bridges_are_filtered() -> bool:
     """Whether the host's firewall sees what passes a bridge. Docker turns that on, and drops what it knows not."""
     switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -381,6 +390,7 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         ("bootstrap", _bootstrap),
         ("provisioning", _provisioning),
         ("fabric", _fabric),
+        ("endpoints", _endpoints),
         ("disk", lambda: _sizes(find_store())),
         ("rights", _rights),
         ("store", lambda: _store(find_store())),

@@ -30,6 +30,7 @@ from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, pow
 from pipeline.instances.budget import Budget, measure_budget
 from pipeline.instances.disk_records import Disks
 from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks, remove_old_os_disk
+from pipeline.instances.endpoint_records import Endpoints
 from pipeline.instances.record import Failure, Instances, Operation, Record, check_name
 from pipeline.instances.set_records import Sets
 from pipeline.instances.state import Reality, reconcile
@@ -49,6 +50,7 @@ class Fleet:
         self.instances = Instances(store.instances)
         self.disks = Disks(store.disks)
         self.sets = Sets(store.sets)
+        self.endpoints = Endpoints(store.endpoints)
         self.gallery = Gallery(store.gallery)
 
     @cached_property

@@ -270,8 +270,11 @@ def _remove_bridge(bridge: str) -> None:
             run_ip("link", "delete", port)
 
 
-def end_processes(name: str) -> None:
-    """End what runs in our namespace or for it: DHCP servers and slirp4netns were started there, nothing else."""
+def end_processes(name: str, program: str = "") -> None:
+    """End what runs in our namespace or for it: servers, DHCP servers, slirp4netns and HAProxy were started there.
+
+    `program`: only processes with this word in their argument list.
+    """
     path = os.fsencode(NAMESPACES / name)
     for folder in Path("/proc").glob("[0-9]*"):
         # slirp4netns stays in the host's namespace; what confines it has the path among its arguments
@@ -282,9 +285,17 @@ def end_processes(name: str) -> None:
     with contextlib.suppress(process.CommandFailed):
         for pid in run_ip("netns", "pids", name).split():
             # a thread of this very process may just be there to open a socket
-            if int(pid) != os.getpid():
+            if int(pid) != os.getpid() and (not program or program in _words(int(pid))):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+
+
+def _words(pid: int) -> list[str]:
+    """The argument list of a process; empty if it is gone."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
 
 
 def _bridges() -> dict[str, str]:

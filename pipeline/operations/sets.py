@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.base.runs import now
+from pipeline.instances.endpoints import drain, endpoints_of, wait_drained
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.set_records import (
@@ -25,6 +26,8 @@ from pipeline.operations.stop import stop
 
 #: The most VMs of a set, as of a classic deployment.
 MOST_VMS = 100
+#: Seconds that a drained VM has to answer the requests that it got before.
+DRAIN = 60.0
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,16 @@ def plan_growth(fleet: Fleet, name: str, count: int) -> list[Wishes]:
 
 
 def shrink(fleet: Fleet, name: str, count: int, on_delete: Callable[[str], None]) -> None:
-    """Delete the VMs of a set beyond `count`, those with the highest numbers. `on_delete` gets each name."""
-    for record in reversed(members(fleet, name)[count:]):
+    """Delete the VMs of a set beyond `count`, those with the highest numbers. `on_delete` gets each name.
+
+    They get no new requests first, and have time to answer those that they got.
+    """
+    surplus = members(fleet, name)[count:]
+    if endpoints_of(fleet, name) and surplus:
+        names = [record.name for record in surplus]
+        drain(fleet, names)
+        wait_drained(fleet, name, names, DRAIN)
+    for record in reversed(surplus):
         delete(fleet, record.name, running=True)
         on_delete(record.name)
 
@@ -183,6 +194,12 @@ def delete_set(fleet: Fleet, name: str, on_delete: Callable[[str], None]) -> Non
     Raises NotFound (set-unknown), UsageError (set-in-use).
     """
     fleet.sets.get(name)
+    if used := endpoints_of(fleet, name):
+        raise UsageError(
+            f"the endpoint {used[0].name} leads to the set {name}",
+            name="set-in-use",
+            hint=f"goldsmith endpoint remove {used[0].name}, then delete the set",
+        )
     for record in sorted(members(fleet, name), key=number_of):
         delete(fleet, record.name, running=True)
         on_delete(record.name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli.usage import VerbGroup
 from pipeline.cli.vm import access, create, disk, images, listing, looks, ports, power, trial
+from pipeline.cli.vm.options import FleetGroup
 
 
 def register(app: typer.Typer) -> None:
@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
         help="Create, run and observe virtual machines from masters.",
         no_args_is_help=True,
         rich_markup_mode=None,
-        cls=VerbGroup,
+        cls=FleetGroup,
     )
     for module in (create, listing, power, disk, images, access, looks, ports):
         module.register(noun)

@@ -19,7 +19,7 @@ from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error, print_json
 from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
-from pipeline.cli.vm.options import Name, caller_keys, end_events, open_fleet, print_password, say
+from pipeline.cli.vm.options import Name, align, caller_keys, end_events, open_fleet, print_password, say
 
 if TYPE_CHECKING:
     from pipeline.base.store import Store
@@ -318,6 +318,7 @@ def finish(store: Store, creation: Creation, began: float, cancelled: threading.
             record = wait_ready(store, name, creation.operation, lambda text: say(name, text), cancelled)
     finally:
         forget(Fleet(store), name, creation.operation)
+    align(Fleet(store))
     _say_running(store, record, time.monotonic() - began)
     if creation.password is None:
         say(name, f"goldsmith vm ssh {name}")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.base.errors import GoldsmithError
 from pipeline.cli import completion
 from pipeline.cli.build import need_root
 from pipeline.cli.environment import locate_store
-from pipeline.cli.usage import json_option
+from pipeline.cli.usage import VerbGroup, json_option
 
 if TYPE_CHECKING:
+    from pipeline.instances.endpoints import Outcome
     from pipeline.instances.fleet import Fleet
     from pipeline.instances.record import Record
 
@@ -25,12 +28,50 @@ Force = Annotated[bool, typer.Option("--force", help="Cut its power; data that t
 _KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
+#: The VMs that the verb of this process has opened: their endpoints are brought up to date when it ends.
+_opened: list[Fleet] = []
+
+
 def open_fleet(verb: str, noun: str = "vm ") -> Fleet:
     """The VMs of the store. Raises HostError (root-needed) for a user who is not root."""
     from pipeline.instances.fleet import Fleet
 
     need_root(f"{noun}{verb}", "virtual machines, their networks and their disks belong to root")
-    return Fleet(locate_store().ensure())
+    fleet = Fleet(locate_store().ensure())
+    _opened.append(fleet)
+    return fleet
+
+
+class FleetGroup(VerbGroup):
+    """Verbs of VMs. After each of them, also after one that failed, endpoints lead to the VMs that there are then."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            while _opened:
+                align(_opened.pop())
+
+
+def align(fleet: Fleet) -> list[Outcome]:
+    """Bring the endpoints of the store up to date. What was mended, and what cannot be, is printed on stderr."""
+    if not fleet.store.endpoints.is_dir():
+        return []
+    from pipeline.cli.show import print_error
+    from pipeline.instances.endpoints import align_endpoints
+
+    try:
+        outcomes = align_endpoints(fleet)
+    except GoldsmithError as error:
+        print_error(error)
+        return []
+    for each in outcomes:
+        if each.mended is not None:
+            print(f"endpoint {each.endpoint.name}: {each.mended}", file=sys.stderr)
+        if each.error is not None:
+            print(f"endpoint {each.endpoint.name} is not served:", file=sys.stderr)
+            print_error(each.error)
+    return outcomes
 
 
 def caller_home() -> Path:

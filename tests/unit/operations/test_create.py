@@ -103,11 +103,12 @@ MORE = {
     ("vm", "disk", "attach"): ("data1",),
     ("vm", "disk", "detach"): ("data1",),
     ("disk", "resize"): ("1GiB",),
+    ("endpoint", "add"): ("--public", "8080", "--private", "80", "--set", "shop"),
     ("set", "scale"): ("2",),
     ("set", "fail-domain"): ("0",),
     ("disk", "export"): ("data1.vhd",),
 }
-VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try", "disk", "set")]
+VERBS = [words for words, _ in verbs() if words[0] in ("vm", "try", "disk", "set", "endpoint")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
