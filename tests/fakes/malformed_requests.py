@@ -70,6 +70,16 @@ NAMES = st.sampled_from(
 ) | st.text(min_size=1, max_size=30)
 
 
+#: Bodies that are right: what is wrong with their requests is the path, the method or the version.
+RIGHT = (
+    {"location": "local"},
+    {"location": "local", "properties": {}},
+    {"location": "local", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}},
+    {"vhdPrefix": "web", "destinationContainerName": "c", "overwriteVhds": True},
+    {"properties": {"mode": "Incremental", "parameters": {}, "template": {"$schema": "x", "resources": []}}},
+)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
     """Method, path, body. The group does not exist, so that nothing that is right by chance is made."""
@@ -84,9 +94,11 @@ def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
         path = path.replace(f"{{{name}}}", quote(value, safe="" if draw(st.booleans()) else "%"), 1)
     version = draw(st.sampled_from(["2024-07-01"] * 6 + ["", "x", "2024-07-01'"]))
     kind = draw(st.integers(0, 9))
-    if kind < 6:
+    if kind < 4:
+        body = json.dumps(draw(st.sampled_from(RIGHT))).encode()
+    elif kind < 7:
         body = json.dumps(draw(OBJECTS)).encode()
-    elif kind < 8:
+    elif kind < 9:
         body = json.dumps(draw(VALUES)).encode()
     else:
         body = draw(st.binary(max_size=60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.facade.jsonc import to_json
 from pipeline.facade.manager import ROUTES
 from pipeline.operations.arm_deployment import SUBSCRIPTION
 from tests.fakes.facade import GROUP, MACHINES, VERSION, Client
-from tests.fakes.malformed_requests import send_malformed
+from tests.fakes.malformed_requests import RIGHT, send_malformed
 from tests.unit.operations.test_wrong_states import everything
 
 PAGE = Path(__file__).parents[3] / "docs" / "az.md"
@@ -179,6 +180,19 @@ def test_malformed_requests_change_nothing_and_end_in_no_fault(client: Client) -
     statuses = send_malformed(client, COUNT)
     assert sum(statuses.values()) == COUNT
     assert not [status for status in statuses if status >= 500 and status != 501], statuses
+    assert everything(store) == before
+
+
+def test_a_right_body_at_a_wrong_place_changes_nothing(client: Client) -> None:
+    store = client.facade.manager.store
+    before = everything(store)
+    for route in ROUTES:
+        path = route.template.replace("{subscription}", SUBSCRIPTION).replace("{type}", "networkInterfaces")
+        path = re.sub(r"\{\w+\}", "not%20a%20name", path)
+        for body in RIGHT if route.method in ("PUT", "POST", "PATCH") else RIGHT[:1]:
+            answer = client.ask(route.method, f"{path}?{VERSION}", None if route.method == "GET" else body)
+            # what is not there is deleted already; some lists do not depend on a name
+            assert answer.status >= 400 or answer.status == 204 or route.method == "GET", (route, body)
     assert everything(store) == before
 
 
