@@ -137,6 +137,10 @@ WRITTEN = {
         "libvirt's QEMU may not reach a folder or a file",
         "run the commands that the error shows; they open the path for QEMU's user",
     ),
+    "reader-crashed": (
+        "the process that reads a disk ended early",
+        "the disk is damaged or malicious: do not use it; or the host killed the reader, as the error says then",
+    ),
     "read-only": ("the file system is read-only", "mount it writable, or use another folder"),
     "refusal-unknown": ("no candidate of the image was refused", "goldsmith gallery list --all shows the refusals"),
     "requirement-failed": (

@@ -321,7 +321,7 @@ class BtrfsFileSystem(FileSystem):
             if piece.packing == _ZSTD:
                 reader = zstandard.ZstdDecompressor(max_window_size=_MAX_PACKED).stream_reader(raw)
                 return reader.read(piece.unpacked)
-            return _unpack_lzo(raw, piece.unpacked, self._trees.facts.sector_size)
+            return unpack_lzo(raw, piece.unpacked, self._trees.facts.sector_size)
         except (zlib.error, zstandard.ZstdError, ValueError):
             raise self.damaged(f"the compressed extent at address {piece.address}") from None
 
@@ -331,7 +331,7 @@ class BtrfsFileSystem(FileSystem):
         return self._trees.free()
 
 
-def _unpack_lzo(raw: bytes, limit: int, sector: int) -> bytes:
+def unpack_lzo(raw: bytes, limit: int, sector: int) -> bytes:
     """Segments, each of one sector unpacked, behind the length of all. No segment's length crosses a sector's end.
 
     By the kernel's fs/btrfs/lzo.c. Raises ValueError.

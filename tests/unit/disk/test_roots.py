@@ -20,6 +20,7 @@ from pipeline.base.errors import DiskError
 from pipeline.base.process import find
 from pipeline.checks import run_checks
 from pipeline.disk import btrfs, lvm, lvm_text, lzo, xfs
+from pipeline.disk.btrfs_files import unpack_lzo
 from pipeline.disk.disk import Disk, open_disk
 from pipeline.disk.facts import read_files
 from pipeline.disk.punch_holes import free_extents, punch_free
@@ -373,14 +374,54 @@ def test_other_kinds_of_logical_volumes_are_named() -> None:
             lvm_text.parse_text(wrong)
 
 
+END = bytes([17, 0, 0])
+
+
+def literals(data: bytes) -> bytes:
+    """A run of literals at the start of a stream, of more than 18 + 255 bytes."""
+    zeros, last = divmod(len(data) - 18 - 1, 255)
+    return bytes(1 + zeros) + bytes([last + 1]) + data
+
+
 def test_lzo_streams() -> None:
-    assert lzo.decompress(bytes([17 + 5]) + b"hello" + bytes([17, 0, 0]), 99) == b"hello"
+    """By the kernel's Documentation/staging/lzo.rst, instruction by instruction."""
+    assert lzo.decompress(bytes([17 + 5]) + b"hello" + END, 99) == b"hello"
     # a match that overlaps what it makes: 5 literals, then 8 bytes from a distance of 2
-    stream = bytes([17 + 5]) + b"hello" + bytes([32 + 6, (2 - 1) << 2 & 0xFF, 0, 17, 0, 0])
+    stream = bytes([17 + 5]) + b"hello" + bytes([32 + 6, (2 - 1) << 2 & 0xFF, 0]) + END
     assert lzo.decompress(stream, 99) == b"hellolololololo"[:13]
-    for wrong, limit in ((b"", 9), (bytes([30]) + b"abc", 99), (stream, 6), (bytes([64, 255, 17, 0, 0]), 99)):
+    data = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(600))
+    assert lzo.decompress(literals(data) + END, 1 << 20) == data
+    # right behind literals: three bytes from 2,049 + 1 on, and one literal that follows
+    near = literals(data) + bytes([1 << 2 | 1, 0]) + b"x"
+    whole = data + data[-2050:][:3] + b"x"
+    assert lzo.decompress(near + END, 1 << 20) == whole
+    # behind that one: two bytes from 4 * 9 + 2 + 1 back, without a literal
+    assert lzo.decompress(near + bytes([2 << 2, 9]) + END, 1 << 20) == whole + whole[-39:][:2]
+    # five bytes from 8 * 3 + 2 + 1 back; three of them from a distance behind 16 KiB
+    assert lzo.decompress(literals(data) + bytes([128 | 2 << 2, 3]) + END, 1 << 20) == data + data[-27:][:5]
+    far = bytes([16 | 1, 5 << 2, 0])
+    assert lzo.decompress(literals(data) + far + END, 1 << 20) == data + data[-16389:][:3]
+    for wrong, limit in ((b"", 9), (bytes([30]) + b"abc", 99), (stream, 6), (bytes([64, 255]) + END, 99)):
         with pytest.raises(lzo.LzoError):
             lzo.decompress(wrong, limit)
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_no_length_of_an_lzo_segment_crosses_a_sector(left: int) -> None:
+    """`left` bytes of the first sector stay behind the first segment; a length has four."""
+    size = 4096 - left - 4 - 4
+    extra = len(literals(bytes(size))) + len(END) - size
+    first, second = bytes(range(256)) * 16, KEPT * 20
+    raw = literals(first[: size - extra]) + END
+    raw += bytes(size - len(raw))
+    body = struct.pack("<I", len(raw)) + raw
+    body += bytes(left) if left < 4 else b""
+    packed = literals(second) + END
+    body += struct.pack("<I", len(packed)) + packed
+    stream = struct.pack("<I", 4 + len(body)) + body
+    assert unpack_lzo(stream, 1 << 17, 4096) == first[: size - extra] + second
+    with pytest.raises(ValueError, match="segment"):
+        unpack_lzo(stream[:4] + struct.pack("<I", 1 << 20) + stream[8:], 1 << 17, 4096)
 
 
 @pytest.fixture(scope="module")
