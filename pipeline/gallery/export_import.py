@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -42,7 +43,7 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
     Raises UsageError (target-exists) where something is, CheckFailed (master-damaged).
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} exists already", name="target-exists", hint="name a new folder")
+        raise _target_exists(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     there, odd = regular_files(version.path)
     if odd:
@@ -69,9 +70,18 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
         if wrong := judge(draft, version.manifest):
             raise CheckFailed(f"{version.path}: {wrong}", name="master-damaged", hint=_VERIFY)
         sync_tree(draft)
-        draft.rename(target)
+        try:
+            draft.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _target_exists(target) from None  # another export was quicker
+            raise
     sync_folder(target.parent)
     return target
+
+
+def _target_exists(target: Path) -> UsageError:
+    return UsageError(f"{target} exists already", name="target-exists", hint="name a new folder")
 
 
 def import_version(

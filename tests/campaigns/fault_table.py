@@ -68,5 +68,7 @@ def damage(path: Path, how: str) -> None:
     elif how == "cut":
         path.write_bytes(data[: len(data) // 2])
     else:
-        path.write_bytes(data.replace(b'"version"', b'"Version"', 1) if b'"version"' in data else data.swapcase())
+        # another time than that of the capture, or another text
+        created = b'"created": "2'
+        path.write_bytes(data.replace(created, b'"created": "1', 1) if created in data else data.swapcase())
     path.chmod(mode)

@@ -451,3 +451,19 @@ def test_not_even_force_removes_what_a_vm_runs_from(gallery: Gallery) -> None:
         assert error.value.name == "version-in-use" and "VM web runs from it" in error.value.message
     release_instance(gallery, "web", old.version, lease.instance)
     assert remove_master(store, "web", old.version, "old", force=True).version == old.version
+
+
+def test_of_two_exports_to_the_same_folder_the_later_is_refused(gallery: Gallery, tmp_path: Path) -> None:
+    made, target = capture(gallery), tmp_path / "parcel"
+
+    def meanwhile(_folder: Path, _manifest: object) -> str:
+        """Another export ends while this one is judged."""
+        target.mkdir()
+        (target / "manifest.json").write_text("{}")
+        return ""
+
+    with pytest.raises(UsageError) as error:
+        export(made, target, judge=meanwhile)
+    assert error.value.name == "target-exists" and str(target) in error.value.message
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    assert not list(tmp_path.glob(".goldsmith-*"))
