@@ -93,6 +93,8 @@ def _write_entry(entry: Path, path: Path) -> tuple[Path, int]:
         fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:
             os.write(fd, text.encode())
+            # a power cut would leave the entry without its text, and what it names for good
+            os.fsync(fd)
             return entry, fd
         os.close(fd)  # a sweep took it between the two
 

@@ -208,3 +208,19 @@ def test_what_cannot_be_removed_now_is_removed_by_a_sweep(
     assert folder.exists()
     assert scratch.sweep() == [str(folder)]
     assert not folder.exists() and list((home / "scratch").iterdir()) == []
+
+
+def test_an_entry_is_on_the_disk_before_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves no scratch that nobody finds: `make campaign-faults` plays it, this holds the order."""
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def note(fd: int) -> None:
+        text = Path(f"/proc/self/fd/{fd}").readlink().read_text()
+        synced.append((text, any(path.name.startswith(scratch.PREFIX) for path in tmp_path.iterdir())))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with scratch.folder(tmp_path) as folder:
+        pass
+    assert synced == [(json.dumps({"path": str(folder)}) + "\n", False)]
