@@ -124,6 +124,7 @@ def put_machine(session: Session, request: Request) -> Answer:
     if existing is not None:
         return _update(session, request)
     machine = read_wishes(session, group, name, request.body, {})
+    session.tasks.refuse_excess()
     record = begin_machine(session, machine)
     place = resource_id(machine.placement.group, MACHINES, record.name)
     task = session.tasks.begin("create", place, create_arguments(record, machine.disks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.facade.errors import ArmError, arm_error, invalid, not_found
 from pipeline.facade.fields import Fields
 from pipeline.facade.ids import DEPLOYMENTS, MACHINES, check_resource_name, resource_id
 from pipeline.facade.machines import address_of, find_machine
-from pipeline.facade.network import KINDS, keep_record
+from pipeline.facade.network import KINDS, keep_record, make_record
 from pipeline.facade.routing import RETRY_AFTER, Answer, Request, Route
 from pipeline.facade.session import Session
 from pipeline.facade.tasks import Task
@@ -35,7 +36,7 @@ class _Plan:
     """A template whose every resource can be made here."""
 
     deployment: Deployment
-    records: list[Resource]
+    records: list[dict[str, Any]]
     machines: list[tuple[Resource, MachineWishes]]
     existing: list[Resource]
 
@@ -63,8 +64,7 @@ def _read(session: Session, request: Request) -> _Plan:
                 501, "NotImplemented", f"goldsmith does not deploy resources of the type {each.kind[:160]}"
             )
         if kind != MACHINES:
-            _check_record(each)
-            records.append(Resource(kind, each.name, each.id, each.body))
+            records.append(_record(group["name"], kind, each))
         elif session.fleet.instances.find(each.name) is not None:
             find_machine(session, group["name"], each.name)  # raises where it is in another group
             existing.append(each)
@@ -77,22 +77,23 @@ def _read(session: Session, request: Request) -> _Plan:
     return _Plan(deployment, records, machines, existing)
 
 
-def _check_record(resource: Resource) -> None:
-    check_resource_name(resource.name)
+def _record(group: str, kind: str, resource: Resource) -> dict[str, Any]:
     fields = Fields(resource.body)
     fields.part("properties")
-    fields.tags()
-    fields.location()
+    body = {**resource.body, "tags": fields.tags(), "location": fields.location()}
+    return make_record(group, kind, resource.name, body)
 
 
 def validate(session: Session, request: Request) -> Answer:
     plan = _read(session, request)
-    rows = [*plan.records, *(each for each, _ in plan.machines), *plan.existing]
+    rows = [each["id"] for each in plan.records] + [
+        each.id for each in (*(row for row, _ in plan.machines), *plan.existing)
+    ]
     properties = {
         "provisioningState": "Succeeded",
         "mode": "Incremental",
         "parameters": {},
-        "validatedResources": [{"id": each.id} for each in rows],
+        "validatedResources": [{"id": each} for each in rows],
     }
     return Answer(body={**_head(request), "properties": properties})
 
@@ -102,24 +103,29 @@ def put_deployment(session: Session, request: Request) -> Answer:
     session.need_root()
     name = check_resource_name(request.parts["name"])
     plan = _read(session, request)
-    for each in plan.records:
-        keep_record(session, plan.deployment.group, each.kind, each.name, dict(each.body))
-    rows = []
-    for _, wishes in plan.machines:
-        rows.append(create_arguments(begin_machine(session, wishes), wishes.disks))
-    resources = [each.id for each in (*plan.records, *(row for row, _ in plan.machines), *plan.existing)]
-    machines = {each.id: each.name for each in (*(row for row, _ in plan.machines), *plan.existing)}
     properties = request.body.part("properties")
     secrets = _secret_names(properties.part("template").values)
+    kept = _kept_template(properties.part("template").values, secrets)  # the last that can be refused
     given = {key: value for key, value in properties.part("parameters").values.items() if key.lower() not in secrets}
-    arguments = {
-        "vms": rows,
-        "machines": machines,
-        # a secure parameter is never kept: an output that needs one is left out
-        "template": {"outputs": properties.part("template").values.get("outputs") or {}},
+    session.tasks.refuse_excess()
+    for each in plan.records:
+        keep_record(session, each)
+    arguments: dict[str, Any] = {
+        "vms": [],
+        "machines": {each.id: each.name for each in (*(row for row, _ in plan.machines), *plan.existing)},
+        "template": kept,
+        "parameters": given,
         "group": plan.deployment.group,
     }
     place = resource_id(plan.deployment.group, DEPLOYMENTS, name)
+    try:
+        for _, wishes in plan.machines:
+            arguments["vms"].append(create_arguments(begin_machine(session, wishes), wishes.disks))
+    except GoldsmithError:
+        # the VMs that were begun before stay, and are waited for
+        session.tasks.begin("deploy", place, {**arguments, "machines": {}})
+        raise
+    resources = [*(each["id"] for each in plan.records), *arguments["machines"]]
     task = session.tasks.begin("deploy", place, arguments)
     record = {
         "task": task.id,
@@ -144,6 +150,20 @@ def _secret_names(template: Mapping[str, Any]) -> set[str]:
         name.lower()
         for name, row in rows
         if isinstance(row, Mapping) and str(row.get("type", "")).lower().startswith("secure")
+    }
+
+
+def _kept_template(template: Mapping[str, Any], secrets: set[str]) -> dict[str, Any]:
+    """What the outputs need of a template. A secure parameter is never kept, nor its default."""
+    parameters, variables, outputs = (
+        Fields(template).part(key).values for key in ("parameters", "variables", "outputs")
+    )
+    return {
+        "$schema": "",
+        "resources": [],
+        "parameters": {name: row for name, row in parameters.items() if name.lower() not in secrets},
+        "variables": dict(variables),
+        "outputs": dict(outputs),
     }
 
 
@@ -214,18 +234,23 @@ def run_deploy(session: Session, task: Task) -> dict[str, Any]:
 
 
 def _outputs(session: Session, task: Task) -> dict[str, Any]:
-    """The outputs that refer to VMs and their cards, or to nothing; those that need a parameter are left out."""
-    deployment = Deployment(task.arguments["template"], {}, group=str(task.arguments["group"]))
+    """The outputs, but those that need a secure parameter or what is not deployed here."""
+    template, group = task.arguments["template"], str(task.arguments["group"])
+    runtime: dict[str, Mapping[str, Any]] = {}
     for place, name in task.arguments["machines"].items():
         record, placement = find_machine(session, None, str(name))
-        deployment.runtime[place] = {"vmId": record.id, "provisioningState": "Succeeded"}
+        runtime[place] = {"vmId": record.id, "provisioningState": "Succeeded"}
         address = address_of(session, record)
         for card in placement.cards:
-            deployment.runtime[card] = {"ipConfigurations": [{"properties": {"privateIPAddress": address}}]}
-    try:
-        found = deployment.outputs()
-    except GoldsmithError:
-        return {}
+            runtime[card] = {"ipConfigurations": [{"properties": {"privateIPAddress": address}}]}
+    found: dict[str, Any] = {}
+    for name, row in template["outputs"].items():
+        deployment = make_deployment(
+            {**template, "outputs": {name: row}}, task.arguments["parameters"], "the template", group=group
+        )
+        deployment.runtime.update(runtime)
+        with contextlib.suppress(GoldsmithError):
+            found.update(deployment.outputs())
     return {name: {"type": _kind(value), "value": value} for name, value in found.items()}
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.facade.errors import ArmError, invalid, not_found
+from pipeline.facade.errors import ArmError, not_found
+from pipeline.facade.fields import Fields
 from pipeline.facade.ids import (
     ADDRESSES,
     CARDS,
@@ -39,20 +40,28 @@ _INNER = {
 KINDS = (CARDS, NETWORKS, ADDRESSES, FILTERS)
 
 
-def keep_record(session: Session, group: str, kind: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Write a record of a network's part; the resource as it is answered. Raises ArmError (400, 409)."""
-    place = resource_id(group, kind, check_resource_name(name))
+def keep_record(session: Session, resource: dict[str, Any]) -> dict[str, Any]:
+    """Write a record of a network's part. Raises ArmError (409)."""
+    place, kind = resource["id"], resource["type"]
+    group = place.split("/")[4]
     if (
         session.records.get(place) is None
         and len(session.records.below(f"{group_id(group)}/providers/{kind}/")) >= MOST
     ):
         raise ArmError(409, "ResourceCountExceedsLimit", f"{group} has {MOST} resources of the type {kind}")
-    properties = dict(body.get("properties") or {})
+    return session.records.put(place, resource)
+
+
+def make_record(group: str, kind: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A network's part as it is answered. Nothing is written. Raises ArmError (400)."""
+    place = resource_id(group, kind, check_resource_name(name))
+    fields = Fields(body).part("properties")
+    properties = dict(fields.values)
     for part in _INNER[kind.lower()]:
-        properties[part] = [_name_inner(place, part, row) for row in properties.get(part) or ()]
+        properties[part] = [_name_inner(place, part, row) for row in fields.rows(part)]
     properties["provisioningState"] = "Succeeded"
     kept = {key: body[key] for key in ("sku", "zones", "tags", "extendedLocation") if body.get(key) is not None}
-    resource = {
+    return {
         "id": place,
         "name": name,
         "type": kind,
@@ -60,17 +69,11 @@ def keep_record(session: Session, group: str, kind: str, name: str, body: dict[s
         **kept,
         "properties": properties,
     }
-    return session.records.put(place, resource)
 
 
-def _name_inner(place: str, part: str, row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise invalid(f"properties.{part} must be a list of objects with names")
-    name = check_resource_name(row["name"])
-    inner = row.get("properties") or {}
-    if not isinstance(inner, dict):
-        raise invalid(f"properties.{part}.properties must be an object")
-    return {**row, "id": f"{place}/{part}/{name}", "properties": {**inner, "provisioningState": "Succeeded"}}
+def _name_inner(place: str, part: str, row: Fields) -> dict[str, Any]:
+    name, inner = check_resource_name(row.text("name")), row.part("properties").values
+    return {**row.values, "id": f"{place}/{part}/{name}", "properties": {**inner, "provisioningState": "Succeeded"}}
 
 
 # ---- groups --------------------------------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ def put_record(session: Session, request: Request) -> Answer:
     tags, location = request.body.tags(), request.body.location()
     body = {**request.body.values, "tags": tags, "location": location}
     known = session.records.get(resource_id(group, kind, request.parts["name"])) is not None
-    return Answer(200 if known else 201, keep_record(session, group, kind, request.parts["name"], body))
+    return Answer(200 if known else 201, keep_record(session, make_record(group, kind, request.parts["name"], body)))
 
 
 def get_record(session: Session, request: Request) -> Answer:

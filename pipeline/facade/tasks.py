@@ -80,11 +80,15 @@ class Tasks:
         self._changed = threading.Condition()
         self._active = 0
 
-    def begin(self, verb: str, target: str, arguments: Mapping[str, Any] | None = None) -> Task:
-        """Write a task down and start it. Raises ArmError (429) where too many are in progress."""
+    def refuse_excess(self) -> None:
+        """Raise ArmError (429) where too many tasks are in progress, before anything is made."""
         with self._changed:
             if self._active >= MOST:
                 raise ArmError(429, "TooManyRequests", f"{MOST} operations are in progress")
+
+    def begin(self, verb: str, target: str, arguments: Mapping[str, Any] | None = None) -> Task:
+        """Write a task down and start it. Raises ArmError (429) where too many are in progress."""
+        self.refuse_excess()
         task = Task(secrets.token_hex(16), verb, target, dict(arguments or {}), now())
         self._save(task)
         self._start(task)

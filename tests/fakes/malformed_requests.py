@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from collections import Counter
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.facade.manager import ROUTES
 from pipeline.operations.arm_deployment import SUBSCRIPTION
-from tests.fakes.facade import Client
+from tests.fakes.facade import GROUP, Client
 
 METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE")
 #: Values of every JSON kind, for fields that want another one.
@@ -70,6 +72,75 @@ NAMES = st.sampled_from(
 ) | st.text(min_size=1, max_size=30)
 
 
+#: A whole VM, a network and a template: a request with one of them in which a single value is another one.
+_VM: dict[str, Any] = {
+    "location": "local",
+    "tags": {"a": "b"},
+    "properties": {
+        "hardwareProfile": {"vmSize": "Standard_B1s"},
+        "storageProfile": {
+            "imageReference": {"id": f"{GROUP}/providers/Microsoft.Compute/images/small"},
+            "osDisk": {"createOption": "FromImage", "caching": "ReadWrite", "managedDisk": {}},
+            "dataDisks": [
+                {"lun": 0, "createOption": "Empty", "diskSizeGB": 1, "name": "d1", "caching": "None"},
+                {
+                    "lun": 1,
+                    "createOption": "Attach",
+                    "managedDisk": {"id": f"{GROUP}/providers/Microsoft.Compute/disks/d"},
+                },
+            ],
+        },
+        "osProfile": {
+            "computerName": "not a name",
+            "adminUsername": "me",
+            "customData": "aGVsbG8=",
+            "linuxConfiguration": {"ssh": {"publicKeys": [{"path": "/x", "keyData": "ssh-ed25519 AAAA me"}]}},
+        },
+        "networkProfile": {"networkInterfaces": [{"id": "/x", "properties": {"primary": True}}]},
+        "securityProfile": {"uefiSettings": {"secureBootEnabled": False}},
+        "userData": "aGVsbG8=",
+    },
+}
+_NETWORK: dict[str, Any] = {
+    "location": "local",
+    "sku": {"name": "Standard"},
+    "properties": {
+        "subnets": [{"name": "one", "properties": {"addressPrefix": "10.0.0.0/24"}}],
+        "securityRules": [{"name": "one", "properties": {}}],
+        "ipConfigurations": [{"name": "one", "properties": {"subnet": {"id": "/x"}}}],
+        "creationData": {"createOption": "FromImage", "imageReference": {"id": "/x", "lun": 1}},
+        "diskSizeGB": 1,
+        "sourceVirtualMachine": {"id": f"{GROUP}/providers/Microsoft.Compute/virtualMachines/off"},
+    },
+    "dataDisksToAttach": [{"diskId": f"{GROUP}/providers/Microsoft.Compute/disks/d", "lun": 1, "caching": "None"}],
+    "dataDisksToDetach": [{"diskId": f"{GROUP}/providers/Microsoft.Compute/disks/d"}],
+}
+_TEMPLATE: dict[str, Any] = {
+    "properties": {
+        "mode": "Incremental",
+        "parameters": {"lan": {"value": "lan"}, "count": {"value": 2}},
+        "template": {
+            "$schema": "x",
+            "contentVersion": "1.0.0.0",
+            "parameters": {
+                "lan": {"type": "string", "minLength": 1, "maxLength": 9, "allowedValues": ["lan"]},
+                "count": {
+                    "type": "int",
+                    "defaultValue": 1,
+                    "minValue": 1,
+                    "maxValue": 4,
+                    "metadata": {"description": "x"},
+                },
+            },
+            "variables": {"place": "[concat(parameters('lan'), '-', resourceGroup().location)]"},
+            "resources": [
+                {"type": "Microsoft.Network/virtualNetworks", "name": "[variables('place')]", **_NETWORK},
+                {"type": "Microsoft.Compute/virtualMachines", "name": "web", **_VM},
+            ],
+            "outputs": {"a": {"type": "string", "value": "[resourceId('Microsoft.Compute/virtualMachines', 'web')]"}},
+        },
+    }
+}
 #: Bodies that are right: what is wrong with their requests is the path, the method or the version.
 RIGHT = (
     {"location": "local"},
@@ -80,12 +151,39 @@ RIGHT = (
 )
 
 
+def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values in a body."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(each for key, below in inner for each in _places(below, (*place, key)))]
+
+
+@st.composite
+def changed_bodies(draw: st.DrawFn) -> Any:
+    """A whole body in which one value was replaced or taken out."""
+    body = copy.deepcopy(draw(st.sampled_from((_VM, _NETWORK, _TEMPLATE))))
+    *way, last = draw(st.sampled_from(_places(body)[1:]))
+    holder = body
+    for key in way:
+        holder = holder[key]
+    if draw(st.integers(0, 4)):
+        holder[last] = draw(
+            OBJECTS | st.sampled_from(["", "[", "[x(", "[concat(1, 'a'", "[parameters('none')]", "..", "/"])
+        )
+    else:
+        del holder[last]
+    return body
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
-    """Method, path, body. The group does not exist, so that nothing that is right by chance is made."""
+    """Method, path, body. The group does not exist, or the name in it is none, so that nothing is made by chance."""
     route = draw(st.sampled_from(ROUTES))
     method = route.method if draw(st.booleans()) else draw(st.sampled_from(METHODS))
     path = route.template.replace("{subscription}", SUBSCRIPTION)
+    in_group = "{group}/" in path and draw(st.booleans())
+    if in_group:
+        path = re.sub(r"\{type\}", draw(st.sampled_from(["virtualNetworks", "networkInterfaces", "x"])), path)
+        path = re.sub(r"\{\w+\}", "not%20a%20name", path.replace("{group}", "goldsmith"))
     while "{" in path:
         name = path.partition("{")[2].partition("}")[0]
         given_name = draw(NAMES)
@@ -94,7 +192,9 @@ def requests(draw: st.DrawFn) -> tuple[str, str, bytes]:
         path = path.replace(f"{{{name}}}", quote(value, safe="" if draw(st.booleans()) else "%"), 1)
     version = draw(st.sampled_from(["2024-07-01"] * 6 + ["", "x", "2024-07-01'"]))
     kind = draw(st.integers(0, 9))
-    if kind < 4:
+    if in_group and kind < 8:
+        body = json.dumps(draw(changed_bodies())).encode()
+    elif kind < 4:
         body = json.dumps(draw(st.sampled_from(RIGHT))).encode()
     elif kind < 7:
         body = json.dumps(draw(OBJECTS)).encode()

@@ -110,7 +110,11 @@ TEMPLATE: dict[str, Any] = {
             "properties": {"subnets": [{"name": "one", "properties": {"addressPrefix": "10.0.0.0/24"}}]},
         }
     ],
-    "outputs": {"where": {"type": "string", "value": "[resourceGroup().name]"}},
+    "variables": {"place": "[concat(resourceGroup().name, '/', parameters('lan'))]"},
+    "outputs": {
+        "where": {"type": "string", "value": "[variables('place')]"},
+        "secret": {"type": "string", "value": "[parameters('word')]"},
+    },
 }
 
 
@@ -127,7 +131,7 @@ def test_a_template_is_deployed_as_az_sends_it(client: Client) -> None:
     assert client.facade.manager.tasks.wait_idle(60)
     found = client.ask("GET", f"{place}?{VERSION}").body["properties"]
     assert found["provisioningState"] == "Succeeded"
-    assert found["outputs"] == {"where": {"type": "String", "value": "goldsmith"}}
+    assert found["outputs"] == {"where": {"type": "String", "value": "goldsmith/lan"}}
     assert found["parameters"] == {"lan": {"type": "String", "value": "lan"}}
     assert client.ask("GET", f"{NETWORK}/virtualNetworks/lan?{VERSION}").body["location"] == "local"
     kept = [path.read_bytes() for path in client.facade.home.root.rglob("*.json")]
@@ -152,6 +156,14 @@ def test_a_template_that_cannot_be_deployed_changes_nothing(client: Client) -> N
             400,
         ),
         ({"resources": []}, 400),
+        ({**TEMPLATE, "variables": []}, 400),
+        (
+            {
+                **TEMPLATE,
+                "resources": [*TEMPLATE["resources"], {**TEMPLATE["resources"][0], "properties": {"subnets": 4}}],
+            },
+            400,
+        ),
     ]
     for template, status in wrong:
         values = {"lan": {"value": 4 if "minValue" in str(template) else "lan"}, "word": {"value": "x"}}
