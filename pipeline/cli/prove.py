@@ -81,6 +81,14 @@ def prove(
             autocompletion=completion.complete_suite,
         ),
     ] = [],  # noqa: B006
+    suite_case: Annotated[
+        list[str],
+        typer.Option(
+            "--suite-case",
+            metavar="CASE",
+            help="Run only this test case of the --suite; repeatable (default: all its cases).",
+        ),
+    ] = [],  # noqa: B006
     as_json: Annotated[bool, json_option("Print the results as JSON.")] = False,
     _as_events: Annotated[bool, events_option()] = False,
 ) -> None:
@@ -97,7 +105,7 @@ def prove(
     from pipeline.definition import TARGET_GENERATION
     from pipeline.engine import runner
     from pipeline.prove.lisa import SUITES
-    from pipeline.prove.suites import find_suite, need_installed
+    from pipeline.prove.suites import choose_cases, find_suite, need_installed
     from pipeline.stages.prove import Prove, prove_whole
 
     targets = [*target, *target_old]
@@ -106,10 +114,14 @@ def prove(
         hint = f"targets: {', '.join(TARGET_GENERATION)}"
         raise UsageError(f"there is no test target {unknown[0]}", name="usage", hint=hint)
     suites = [find_suite(SUITES, name) for name in suite]
+    if suite_case and len(suites) != 1:
+        hint = "name one suite: --suite lisa --suite-case verify_grub"
+        raise UsageError("--suite-case is for one test suite", name="usage", hint=hint)
     need_root("prove")
     store = locate_store()
     for each in suites:
         need_installed(store, each)
+    suites = [choose_cases(store, each, suite_case) for each in suites]
     subject = _subject(what, profile or None)
     definition, name, master, held = subject.definition, subject.name, subject.master, subject.held
     if subject.system is not None and not as_json:

@@ -50,10 +50,8 @@ def run(python: Path, target: SuiteTarget) -> list[CaseResult]:
     """
     logs = target.logs
     logs.mkdir(parents=True, exist_ok=True)
-    # LISA is root's: nothing that a user of this host puts into PYTHONPATH or the current folder is imported
-    found = process.run([python, "-I", "-c", _FIND], deadline=DEADLINE).stdout.strip()
     book = logs / "runbook.yml"
-    suites = Path(found) / _CASES
+    suites = _folder_of_cases(python)
     extension = logs / "extension" / "platforms.py"
     extension.parent.mkdir(exist_ok=True)
     extension.write_text(_EXTENSION)
@@ -73,12 +71,27 @@ def run(python: Path, target: SuiteTarget) -> list[CaseResult]:
             name="suite-failed",
             hint=f"read LISA's log in {logs}",
         )
-    return [*cases, *cases_left_out(suites, {case.name for case in cases})]
+    return [*cases, *cases_left_out(target.cases or cases_in(suites), {case.name for case in cases})]
 
 
-def cases_left_out(folder: Path, ran: Collection[str]) -> list[CaseResult]:
-    """The cases of the area in LISA's own files that have no result: LISA leaves them out without a word."""
-    names = [name for path in sorted(folder.rglob("*.py")) for name in _cases_of_area(path)]
+def list_cases(python: Path) -> list[str]:
+    """The names of the area's cases in an installed LISA."""
+    return cases_in(_folder_of_cases(python))
+
+
+def _folder_of_cases(python: Path) -> Path:
+    # LISA is root's: nothing that a user of this host puts into PYTHONPATH or the current folder is imported
+    found = process.run([python, "-I", "-c", _FIND], deadline=DEADLINE).stdout.strip()
+    return Path(found) / _CASES
+
+
+def cases_in(folder: Path) -> list[str]:
+    """The names of the area's cases in LISA's own files."""
+    return [name for path in sorted(folder.rglob("*.py")) for name in _cases_of_area(path)]
+
+
+def cases_left_out(names: Sequence[str], ran: Collection[str]) -> list[CaseResult]:
+    """Those of the cases `names` that have no result: LISA leaves them out without a word."""
     why = "LISA runs this case only on a machine that it has created on Azure itself"
     return [CaseResult(name, SKIPPED, 0.0, why) for name in names if name not in ran]
 
@@ -112,8 +125,13 @@ def runbook(extensions: Sequence[Path], target: SuiteTarget) -> dict[str, Any]:
         "environment": {"environments": [{"nodes": [node]}]},
         "notifier": [{"type": "html"}, {"type": "junit", "path": _RESULTS, "append_message_id": False}],
         "platform": [{"type": "ready"}],
-        "testcase": [{"criteria": {"area": AREA}}],
+        "testcase": [{"criteria": {"area": AREA, **_names(target.cases)}}],
     }
+
+
+def _names(cases: Sequence[str]) -> dict[str, str]:
+    """The criterion that selects these cases alone: an expression for the whole name. None selects all."""
+    return {"name": "|".join(map(re.escape, cases))} if cases else {}
 
 
 def parse_results(path: Path) -> list[CaseResult]:
@@ -181,6 +199,7 @@ LISA = TestSuite(
     # the last version that was tried; its extra `azure` is needed to load its own test cases
     package="mslisa[azure]>=20260921.2,<20270000",
     run=run,
+    list_cases=list_cases,
     known_failures=KNOWN_FAILURES,
 )
 SUITES = {suite.name: suite for suite in (LISA,)}

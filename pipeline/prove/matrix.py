@@ -138,6 +138,7 @@ class TestRun:
     name: str
     again: bool = False
     reimage: bool = False
+    messages: bool = False  # what its kernel and services complained about in its first boot is judged
     settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
     suites: tuple[TestSuite, ...] = ()  # are run against it after its first boot; it has a way out for them
 
@@ -159,7 +160,11 @@ def plan_test_runs(targets: Sequence[TestTarget], *, whole: bool) -> list[TestRu
         if not whole:
             found.append(TestRun(target, target.name))
             continue
-        found.append(TestRun(target, target.name, target.again, target.reimage, settles=target.again))
+        found.append(
+            TestRun(
+                target, target.name, again=target.again, reimage=target.reimage, messages=True, settles=target.again
+            )
+        )
         missing = target.clones - count_alike(target, targets)
         found += [TestRun(target, f"{target.name}-{number}") for number in range(2, missing + 2)]
     return sorted(found, key=lambda test_run: -test_run.boots)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ class SuiteResult:
 class SuiteTarget:
     """The clone that a suite is run against: where its sshd is reached, as whom, by which key.
 
-    `watch` is called while the suite runs, and ends it by raising: where the clone has died.
+    `watch` is called while the suite runs, and ends it by raising: where the clone has died. `cases`: which cases are
+    run, all of the suite without any.
     """
 
     host: str
@@ -92,6 +93,7 @@ class SuiteTarget:
     key: Path
     logs: Path
     watch: Callable[[], None]
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class TestSuite:
     """A suite that can be installed and run.
 
     `package`: what pip installs. `run` gets the suite's Python and the clone, and returns the cases as the suite
-    itself judged them.
+    itself judged them. `list_cases` gets the suite's Python. `chosen`: the cases that are run; all without any.
     """
 
     name: str
@@ -107,7 +109,9 @@ class TestSuite:
     distribution: str
     package: str
     run: Callable[[Path, SuiteTarget], list[CaseResult]]
+    list_cases: Callable[[Path], list[str]]
     known_failures: tuple[KnownFailure, ...] = field(default=())
+    chosen: tuple[str, ...] = ()
 
 
 def install(store: Store, suite: TestSuite) -> str:
@@ -172,10 +176,25 @@ def need_installed(store: Store, suite: TestSuite) -> str:
     return version
 
 
+def choose_cases(store: Store, suite: TestSuite, cases: Sequence[str]) -> TestSuite:
+    """The suite with these cases alone; all of an installed suite's without any. Raises UsageError
+    (suite-case-unknown)."""
+    if not cases:
+        return suite
+    known = suite.list_cases(_python(store.suites / suite.name))
+    if unknown := [name for name in cases if name not in known]:
+        raise UsageError(
+            f"the test suite {suite.name} has no case {unknown[0]}",
+            name="suite-case-unknown",
+            hint=f"cases: {', '.join(known)}",
+        )
+    return replace(suite, chosen=tuple(dict.fromkeys(cases)))
+
+
 def run_suite(store: Store, suite: TestSuite, target: SuiteTarget) -> SuiteResult:
     """Run an installed suite against a clone. A failed case is a result; raises GuestError where there are none."""
     version = need_installed(store, suite)
-    cases = suite.run(_python(store.suites / suite.name), target)
+    cases = suite.run(_python(store.suites / suite.name), replace(target, cases=suite.chosen))
     return SuiteResult(suite.name, version, tuple(judge(case, suite.known_failures) for case in cases))
 
 

@@ -189,6 +189,10 @@ DEFECTS: dict[str, Defect] = {
         ),
         "services",
     ),
+    # its unit ends well all the same: systemd-tmpfiles goes on with the next line
+    "a folder of a user that is not there": Defect(
+        write(("/etc/tmpfiles.d/defect.conf", "d /var/lib/defect 0755 nosuch nosuch -\n")), "boot messages"
+    ),
 }
 
 

@@ -72,7 +72,7 @@ def start(
     try:
         _ = job.accelerator
         image = Image(disk, VHD, size=disk.stat().st_size - 512)
-        course = CloneTest(job, image, TestRun(with_revoked(TARGETS[cell], revoked), cell), beside)
+        course = CloneTest(job, image, TestRun(with_revoked(TARGETS[cell], revoked), cell, messages=True), beside)
         with Fabric(job.label, say) as fabric:
             verdict = course.run(fabric, run.folder)
     except GoldsmithError as caught:

@@ -29,6 +29,7 @@ from pipeline.prove.result import CloneResult
 from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
 from pipeline.systems.linux import agent_assertions, assertions, resource_disk, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
+from pipeline.systems.linux.boot_messages import check_boot_messages
 from pipeline.systems.linux.clone import SCREENS, Clone
 from pipeline.systems.linux.diagnosis import NOT_PROVISIONED
 from pipeline.systems.linux.nvme_disks import blank_disk, check_nvme_disks
@@ -247,6 +248,8 @@ class CloneTest:
         seen = assertions.facts(clone, self.token)
         assertions.provisioned(clone, result, seen, hostname=self.hostname, size=self.size, growth=GROWTH)
         assertions.attached(clone, result, seen, self.disks)
+        if self.test_run.messages:
+            check_boot_messages(clone, result)
         if self.test_run.settles and clone.guest is not None and self._has_agent(seen):
             agent_assertions.settled(clone, result, clone.guest)
             agent_assertions.extension(clone, result, clone.guest)

@@ -77,4 +77,5 @@ KNOWN_MESSAGES = (
         r"error: kex_exchange_identification: .*",
         "goldsmith looks whether sshd answers, and closes the connection",
     ),
+    _known(r"sshd(?:-session)?", r"fatal: Timeout before authentication for .*", _TIME, emulated_only=True),
 )

@@ -12,8 +12,10 @@ import pytest
 
 from pipeline.base.errors import CheckFailed
 from pipeline.evidence import signing
+from tests.fakes import fake_windows_disk
 from tests.field import __main__ as field
-from tests.field.archive import FIELD, STATEMENT, ArchiveError, FieldArchive, read_archive, write_archive
+from tests.field import kinds
+from tests.field.archive import FIELD, STATEMENT, ArchiveError, FieldArchive, collect, read_archive, write_archive
 from tests.field.kinds import KINDS, Kind, accelerator
 from tests.field.redaction import Redaction
 from tests.field.replay import console_state, replay
@@ -208,3 +210,23 @@ def test_a_console_is_recognized_by_its_end() -> None:
     assert console_state(b"") == "nothing"
     assert console_state(b"gen1-1 login: ") == "login"
     assert console_state(b"You are in emergency mode") == "guest-emergency"
+
+
+def test_the_registry_of_a_windows_disk_is_kept_as_facts(
+    tmp_path: Path, key: signing.SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is the stand-in for Windows. What it has no key for is kept as an error."""
+    fake_windows_disk.need_tools()
+    monkeypatch.setattr(kinds, "REGISTRY_KEYS", (r"SYSTEM\Setup", r"SOFTWARE\Nothing"))
+    model = fake_windows_disk.Model()
+    model.hives["SYSTEM"]["Setup"]["Owner"] = "moonlight-7"
+    disk = fake_windows_disk.as_vhd(fake_windows_disk.build(model, tmp_path / "disk"), tmp_path / "disk.vhd")
+    folder, redaction = tmp_path / "facts", Redaction({"token": "moonlight-7"})
+    folder.mkdir()
+    kinds.registry(Lab(tmp_path / "project", tmp_path / "home"), folder, str(disk))
+    files, _ = collect(folder, redaction)
+    path = write_archive(tmp_path / "a.tar.gz", ABOUT, files, key, redaction)
+    facts = json.loads(read_archive(path, [key.public]).text("registry.json"))
+    rows = {row["name"]: row["value"] for row in facts[r"SYSTEM\Setup"]}
+    assert rows["Owner"] == "[secret token]"
+    assert "the registry has no key" in facts[r"SOFTWARE\Nothing"]["error"]

@@ -50,6 +50,12 @@ def test_a_build_boots_each_cell_once() -> None:
     assert [(t.name, t.boots) for t in plan_test_runs(cells, whole=False)] == [("gen1", 1), ("gen2", 1)]
 
 
+def test_boot_messages_are_judged_by_prove_and_not_by_a_build() -> None:
+    targets = matrix((1, 2), (2011, 2023))
+    assert all(run.messages for run in plan_test_runs(targets, whole=True))
+    assert not any(run.messages for run in plan_test_runs(targets, whole=False))
+
+
 def test_the_whole_matrix_begins_with_the_longest() -> None:
     whole = plan_test_runs(matrix((1, 2), (2011, 2023)), whole=True)
     assert [(t.name, t.boots) for t in whole] == [

@@ -28,6 +28,7 @@ from pipeline.prove.suites import (
     KnownFailure,
     SuiteResult,
     SuiteTarget,
+    choose_cases,
     find_suite,
     install,
     installed_version,
@@ -124,6 +125,27 @@ def test_an_installed_suite_is_run_by_its_own_python(installed: Store, tmp_path:
     compile((tmp_path / "lisa/extension/platforms.py").read_text(), "platforms.py", "exec")
     with pytest.raises(ImportError):
         __import__("lisa")
+
+
+def test_chosen_cases_alone_are_selected(installed: Store, tmp_path: Path) -> None:
+    suite = choose_cases(installed, LISA, ["verify_grub", "verify_resource_disk_file_system", "verify_grub"])
+    assert suite.chosen == ("verify_grub", "verify_resource_disk_file_system")
+    result = run_suite(installed, suite, target(tmp_path))
+    (seen,) = (tmp_path / "lisa").rglob("seen.json")
+    assert "name: verify_grub|verify_resource_disk_file_system" in json.loads(seen.read_text())["book"]
+    # one that LISA leaves out has a row; a case that was not chosen has none
+    assert result.cases[-1].name == "verify_resource_disk_file_system"
+    assert choose_cases(installed, LISA, []) is LISA
+
+
+def test_a_case_that_the_suite_does_not_have_is_named(installed: Store) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_cases(installed, LISA, ["verify_grub", "verify_grab"])
+    assert caught.value.name == "suite-case-unknown"
+    assert caught.value.hint == "cases: verify_grub, verify_resource_disk_file_system"
+    for words in (["--suite-case", "verify_grub"], ["--suite", "lisa", "--suite", "lisa", "--suite-case", "x"]):
+        with pytest.raises(UsageError, match="--suite-case is for one test suite"):
+            app(["prove", "web", *words], standalone_mode=False)
 
 
 def test_a_suite_without_results_is_named(installed: Store, tmp_path: Path) -> None:

@@ -41,11 +41,12 @@ SEEN = (
     ("kernel", "platform regulatory.0: firmware: failed to load regulatory.db (-2)"),
     ("systemd-ssh-generator", "Failed to query local AF_VSOCK CID: Cannot assign requested address"),
     (
-        "systemd",
+        "(sd-exec-",
         "/usr/lib/systemd/system-generators/systemd-ssh-generator failed with exit status 1.",
     ),
     ("systemd", "Failed to start ssh.service - OpenBSD Secure Shell server."),
-    ("sshd-session", "error: kex_exchange_identification: Connection closed by remote host"),
+    ("sshd-session", "error: kex_exchange_identification: read: Connection reset by peer"),
+    ("sshd", "fatal: Timeout before authentication for 10.83.0.1 port 46736"),
 )
 UNKNOWN = Message("systemd-tmpfiles", "/etc/tmpfiles.d/shop.conf:1: Failed to resolve user 'shop': Unknown user", 3)
 
