@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.base.errors import Interrupted
 from pipeline.cli.usage import VerbGroup
 
 if TYPE_CHECKING:
@@ -51,10 +53,18 @@ def azure(
         print("\n".join(_environment(facade_home(store).ensure(), address(port))))
         return
     facade = Facade(store, port, can_change=os.geteuid() == 0)
-    print(
-        f"serving {store.root} on {address(facade.port)}; goldsmith serve azure --env says how to use it", flush=True
-    )
-    facade.serve()
+
+    def show_ready(resumed: int) -> None:
+        print(f"serving {store.root} on {address(facade.port)}; goldsmith serve azure --env says how to use it")
+        if resumed:
+            print(f"operations of an earlier server that go on: {resumed}")
+        sys.stdout.flush()
+
+    try:
+        facade.serve(show_ready)
+    except Interrupted as error:
+        print("stopped; operations in progress go on at the next start")
+        raise typer.Exit(error.exit_code) from None
 
 
 def _environment(home: Home, base: str) -> list[str]:

@@ -56,10 +56,13 @@ class Facade:
         )
         self._server = uvicorn.Server(config)
 
-    def serve(self) -> None:
-        """Answer until a signal comes. Raises HostError (facade-running)."""
+    def serve(self, on_ready: Callable[[int], None] = lambda _resumed: None) -> None:
+        """Answer until a signal comes. `on_ready` gets the number of operations that are gone on with.
+
+        Raises HostError (facade-running), and what the process's own handler of the signal raises.
+        """
         with self.home.hold():
-            self.manager.tasks.resume()
+            on_ready(self.manager.tasks.resume())
             self._server.run(sockets=[self._socket])
 
     @contextlib.contextmanager
