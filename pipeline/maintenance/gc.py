@@ -135,8 +135,10 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
         for name in Disks(store.disks).sweep_unheld(lambda disk: release_master(gallery, disk), dry=dry)
     ]
     gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
-    folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*")]
-    gone += [str(path.relative_to(store.root)) for folder in folders for path in sweep_unfinished(folder, dry=dry)]
+    # beside the key lies the register of masters without a signature
+    folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*"), store.host.key.parent]
+    for path in (path for folder in folders for path in sweep_unfinished(folder, dry=dry)):
+        gone.append(str(path.relative_to(store.root)) if path.is_relative_to(store.root) else str(path))
     old = time.time() - FRESH
     for path in sorted([*store.tmp.glob("unpacked-*"), *store.tmp.glob("capture-*")]):
         # made by an older goldsmith, which noted no owner

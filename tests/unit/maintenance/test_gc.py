@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.runs import Run
-from pipeline.base.store import Store
+from pipeline.base.store import Host, Store
 from pipeline.cache.layers import DISK, Image, Layer, Layers, PendingLayer
 from pipeline.gallery import Gallery
 from pipeline.hypervisor.connection import Connection
@@ -61,7 +61,7 @@ def test_what_was_used_just_now_stays_with_all_below_it() -> None:
 
 
 def test_the_store_is_swept_of_what_never_came_to_anything(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store").ensure()
+    store = Store(tmp_path / "store", Host(key=tmp_path / "key/signing.key")).ensure()
     gallery = Gallery(store.gallery)
     made = capture(gallery)
     for name in (".new-2026.1.1", ".gone-2026.1.1-ab"):
@@ -105,7 +105,7 @@ def _layer(store: Store, key: str, below: Image | None = None) -> Image:
 
 def test_layers_that_no_build_can_use_are_removed(tmp_path: Path, no_domains: None) -> None:
     """Whoever removed their master was killed before it removed them."""
-    store = Store(tmp_path / "store").ensure()
+    store = Store(tmp_path / "store", Host(key=tmp_path / "key/signing.key")).ensure()
     master = store.gallery / "web/2026.1.0/disk.vhd"
     master.parent.mkdir(parents=True)
     master.write_bytes(b"disk")
@@ -125,7 +125,7 @@ def test_layers_that_no_build_can_use_are_removed(tmp_path: Path, no_domains: No
 
 
 def test_all_layers_are_removed_also_those_whose_record_is_damaged(tmp_path: Path, no_domains: None) -> None:
-    store = Store(tmp_path / "store").ensure()
+    store = Store(tmp_path / "store", Host(key=tmp_path / "key/signing.key")).ensure()
     for key in ("a" * 32, "b" * 32):
         _layer(store, key)
     record = store.layers / ("a" * 32) / "record.json"
@@ -136,8 +136,19 @@ def test_all_layers_are_removed_also_those_whose_record_is_damaged(tmp_path: Pat
     assert list(store.layers.iterdir()) == []
 
 
+def test_a_record_beside_the_key_that_was_never_finished_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", Host(key=tmp_path / "key/signing.key")).ensure()
+    (tmp_path / "key").mkdir()
+    unfinished = tmp_path / "key/.unsigned-masters.json.12.34"
+    unfinished.write_text("{")
+    (tmp_path / "key/signing.pub").write_text("a key")
+    assert _sweep_store(store, dry=True) == [str(unfinished)] and unfinished.exists()
+    assert _sweep_store(store) == [str(unfinished)]
+    assert [path.name for path in (tmp_path / "key").iterdir()] == ["signing.pub"]
+
+
 def test_an_image_whose_folder_is_held_is_left_alone(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store").ensure()
+    store = Store(tmp_path / "store", Host(key=tmp_path / "key/signing.key")).ensure()
     gallery = Gallery(store.gallery)
     with gallery.hold("web", make=True) as folder:
         (folder / ".new-2026.1.1").mkdir()
