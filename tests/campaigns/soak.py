@@ -1,15 +1,13 @@
 """40 cycles of a host's life in one process, without a Debian guest: `make campaign-soak`.
 
-Masters: a toy is built anew, refreshed, published to a folder, pruned; layers go by policy. VMs, on a host of its own
-with a stub guest: created, a disk attached and detached, stopped, started, deleted. Between cycle 10 and 40 the open
+A toy is built anew, refreshed, published to a folder, pruned; layers go by policy. Between cycle 10 and 40 the open
 files, threads, children, domains, namespaces and mounts are equal, memory grows by at most 5 %, and the store by
-policy. GOLDSMITH_PART=masters or vms runs one of them; the page keeps the other's rows.
+policy.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import time
@@ -21,24 +19,14 @@ from pipeline.base.files import disk_bytes
 from pipeline.base.store import Store
 from pipeline.definition import load
 from pipeline.engine import runner
-from pipeline.fabric import service
-from pipeline.instances.fleet import Fleet
 from pipeline.maintenance.gc import clean_up, prune
 from pipeline.nightly.refresh import UNCHANGED, refresh
-from pipeline.operations.attach_disk import attach_new, detach
-from pipeline.operations.create import Wishes, begin, forget
-from pipeline.operations.delete import delete
-from pipeline.operations.disks import DiskWishes, delete_disk
-from pipeline.operations.start import start
-from pipeline.operations.stop import stop
 from pipeline.publish.page_blob import Options
 from pipeline.publish.push import push
 from pipeline.publish.targets import Target
-from tests import own_host
 from tests.campaigns.__main__ import Page, Row
 from tests.campaigns.fault_bench import MIB, Bench, opened
-from tests.harness import PART, Say, commit_id, domains, networks, new_home, remove
-from tests.vms import PUBLIC_KEY, make_lab
+from tests.harness import Say, commit_id, domains, networks, new_home, remove
 
 CYCLES = int(os.environ.get("GOLDSMITH_CYCLES", "40"))
 #: The cycle with which the last one is compared: by then everything was loaded and every cache has been filled.
@@ -115,7 +103,7 @@ def run(part: str, cycle: Callable[[int], None], store: Path, say: Say) -> Row:
     return {**row, "commit": commit_id(), "why": "; ".join(wrong), "ok": not wrong}
 
 
-# ---- the two parts -----------------------------------------------------------------------------------------------
+# ---- what a cycle is -----------------------------------------------------------------------------------------------
 
 
 def masters(bench: Bench, number: int) -> None:
@@ -135,20 +123,6 @@ def masters(bench: Bench, number: int) -> None:
     assert len(versions) <= KEEP, versions
 
 
-def vms(fleet: Fleet, _number: int) -> None:
-    """One VM's life, with a disk of its own."""
-    made = begin(fleet, Wishes("web", "power", "azureuser", PUBLIC_KEY))
-    forget(fleet, "web", made.operation)
-    attach_new(fleet, "web", DiskWishes("data1", 1 << 30))
-    detach(fleet, "web", "data1")
-    # its button would take the time of a boot
-    stop(fleet, "web", force=True)
-    start(fleet, "web")
-    delete(fleet, "web", running=True)
-    delete_disk(fleet, "data1")
-    assert fleet.survey() == []
-
-
 def run_masters(say: Say) -> Row:
     home = new_home("soak")
     try:
@@ -161,47 +135,11 @@ def run_masters(say: Say) -> Row:
         remove(home)
 
 
-def run_vms_here() -> int:
-    """On a host of its own: print the row of the VMs as JSON, in the last line."""
-    lab = make_lab("soak-vms")
-    fleet = Fleet(lab.store)
-    service.ensure(lab.store)
-    try:
-        row = run("vms", lambda number: vms(fleet, number), lab.home, lambda text: print(text, flush=True))
-    finally:
-        fleet.connection.close()
-        remove(lab.home)
-    print(json.dumps(row))
-    return 0
-
-
-def run_vms(say: Say) -> Row:
-    words = [sys.executable, "-m", "tests.campaigns.soak", "--vms"]
-    output = own_host.run(words, deadline=3600).stdout
-    for line in output.splitlines():
-        if line.startswith("vms "):
-            say(line)
-    try:
-        row: Row = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
-        return row
-    except StopIteration:
-        return {"part": "vms", "why": output[-600:], "ok": False}
-
-
 def main() -> int:
-    if sys.argv[1:] == ["--vms"]:
-        return run_vms_here()
-    page = Page("soak")
-    page.part = True
-    part, began = os.environ.get(PART, ""), time.monotonic()
-    parts = {"masters": run_masters, "vms": run_vms}
-    rows = []
-    for name, run_part in parts.items():
-        if part in ("", name):
-            rows.append(run_part(page.say))
-            page.say(rows[-1])
-    page.write(rows, f"{time.monotonic() - began:.0f} s")
-    return 0 if all(row["ok"] for row in rows) else 1
+    page, began = Page("soak"), time.monotonic()
+    row = run_masters(page.say)
+    page.write([row], f"{time.monotonic() - began:.0f} s")
+    return 0 if row["ok"] else 1
 
 
 if __name__ == "__main__":
