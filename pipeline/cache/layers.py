@@ -336,6 +336,10 @@ class Layers:
             if layer := self.get(folder.name):
                 yield layer
 
+    def of_image(self, name: str) -> list[Layer]:
+        """The committed layers that were made for an image."""
+        return [layer for layer in self.all() if layer.record.get("name") == name]
+
     def sweep(self, *, dry: bool = False, useless: bool = False) -> list[str]:
         """Remove scratch that nobody fills; the keys removed. Each under its own lock: nobody begins it meanwhile.
 
@@ -377,6 +381,21 @@ class Layers:
     def keys(self) -> list[str]:
         """The keys of all committed layers, also of those that cannot be used."""
         return [path.parent.name for path in sorted(self.root.glob(f"*/{RECORD}"))]
+
+
+class ListedLayers(Layers):
+    """The folder of layers, whose records are listed once: for a caller that plans many images and builds none."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._by_image: dict[object, list[Layer]] | None = None
+
+    def of_image(self, name: str) -> list[Layer]:
+        if self._by_image is None:
+            self._by_image = {}
+            for layer in self.all():
+                self._by_image.setdefault(layer.record.get("name"), []).append(layer)
+        return self._by_image.get(name, [])
 
 
 def mode(path: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from pipeline.base.store import Store
+from pipeline.cache.layers import ListedLayers
 from pipeline.definition import Definition
 from pipeline.engine.plan import check_word, decide, explain_decided, first_root_stage
 from pipeline.engine.scheduler import OVERHEAD, parents_of
@@ -102,13 +103,13 @@ def plan_images(
     definitions: Sequence[Definition], store: Store, *, warm: bool = False, again: str | None = None
 ) -> list[ImagePlan]:
     """The plans of images, of which parents come first. Raises what the stages raise."""
-    gallery = Gallery(store.gallery)
+    gallery, layers = Gallery(store.gallery), ListedLayers(store.layers)
     made: dict[str, ImagePlan] = {}
     for definition in definitions:
         parents = tuple(name for name in parents_of(definition) if name in made)
         unbuilt = next((name for name in parents if gallery.find(name) is None), None)
         if unbuilt is None:
-            decided = decide(definition, store, warm, again)
+            decided = decide(definition, store, warm, again, layers)
             rows, root = explain_decided(decided, warm, again), first_root_stage(decided)
         else:
             check_word(definition, again)

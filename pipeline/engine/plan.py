@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
@@ -57,14 +58,14 @@ def plan(
     """
     units: list[Unit] = []
     source: str | None = None
-    former = _latest(context)
+    former = cache(lambda: _latest(context))  # an unchanged image needs none of it
     reusable, redo = True, False
     for stage in stages.STAGES:
         for spec in stage.units(context):
             unit = _unit(stage, replace(spec, inputs={**spec.inputs, COLD: cold}) if cold else spec, source)
             redo = redo or (again is not None and _is(unit, again, units))
             reusable = reusable and not redo and context.layers.get(unit.key) is not None
-            before = None if reusable or redo or cold else former.get((stage.name, spec.title))
+            before = None if reusable or redo or cold else former().get((stage.name, spec.title))
             if before is not None and (still := _still_good(context, unit, before)):
                 unit, reusable = still, True
             if not reusable and warm and spec.live:
@@ -210,7 +211,7 @@ def explain_decided(decided: Decided, warm: bool, again: str | None) -> list[dic
 
 def explain_units(context: BuildContext, units: Sequence[Unit], begin: int) -> list[dict[str, str]]:
     """As `explain`, of a build that keeps the first `begin` units."""
-    former = _latest(context)
+    former = _latest(context) if begin < len(units) else {}
     rows = []
     for position, unit in enumerate(units):
         action = "keep" if position < begin else "run"
@@ -224,11 +225,16 @@ def explain_units(context: BuildContext, units: Sequence[Unit], begin: int) -> l
     return rows
 
 
-def decide(definition: Definition, store: Store, warm: bool, again: str | None) -> Decided:
-    """The units of a build that has not started, and the position of the first unit that would run."""
+def decide(
+    definition: Definition, store: Store, warm: bool, again: str | None, layers: Layers | None = None
+) -> Decided:
+    """The units of a build that has not started, and the position of the first unit that would run.
+
+    `layers` are those of the store, from a caller that plans many images.
+    """
     check_word(definition, again)
     store.ensure()
-    context = BuildContext(definition, store, NO_RUN, Layers(store.layers), Gallery(store.gallery))
+    context = BuildContext(definition, store, NO_RUN, layers or Layers(store.layers), Gallery(store.gallery))
     units = plan(context, warm=warm, again=again)
     begin = reusable_prefix(units, context.layers)
     if again is not None:
@@ -255,11 +261,7 @@ def first_root_stage(decided: Decided, until: str | None = None) -> str:
 
 def _latest(context: BuildContext) -> dict[tuple[str, str], Layer]:
     """This image's newest layer of each unit."""
-    mine = (
-        layer
-        for layer in context.layers.all()
-        if layer.record.get("name") == context.definition.name and COLD not in layer.record["inputs"]
-    )
+    mine = (layer for layer in context.layers.of_image(context.definition.name) if COLD not in layer.record["inputs"])
     ordered = sorted(mine, key=lambda layer: str(layer.record["created"]))
     return {(str(layer.record["stage"]), str(layer.record.get("title"))): layer for layer in ordered}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import UsageError
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
-from pipeline.cache.layers import DISK, Image, Layers, PendingLayer
+from pipeline.cache.layers import DISK, Image, Layer, Layers, PendingLayer
 from pipeline.checks import versions
 from pipeline.context import BuildContext
-from pipeline.definition import load_named
+from pipeline.definition import load_all, load_named
+from pipeline.engine.image_plan import plan_images
 from pipeline.engine.plan import START, WARM, current_golden, explain, plan, root_needed_for
 from pipeline.engine.runner import _run, _sound
 from pipeline.engine.stage import stage_names
@@ -398,3 +399,30 @@ def test_root_is_needed_where_something_runs_that_needs_it(project: Path) -> Non
     assert root_needed_for(definition, store, again="convert", until="convert") == ""
     assert root_needed_for(definition, store, again="2").startswith("provision: ")
     assert root_needed_for(definition, store, again="acquire", until="acquire").startswith("acquire: it bootstraps")
+
+
+def test_layers_are_listed_once_for_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of a store with all layers of 2,000 images are read once, not once for each image."""
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        text = (
+            f"goldsmith: 1\nsource: {{disk: {{url: 'https://a.example/d', sha256: '{number:064x}', format: raw}}}}\n"
+        )
+        (tmp_path / "images" / f"i{number}.yaml").write_text(text)
+    listed: list[Path] = []
+    original = Layers.all
+
+    def count(layers: Layers) -> Iterator[Layer]:
+        listed.append(layers.root)
+        return original(layers)
+
+    monkeypatch.setattr(Layers, "all", count)
+    monkeypatch.setattr(context.BuildContext, "package_index", lambda _context, _suite: None)
+    plans = plan_images(load_all(tmp_path), Store(tmp_path / "store"))
+    assert len(plans) == 4 and len(listed) == 1
+
+
+def test_an_unchanged_image_lists_no_layers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layers, "all", lambda _layers: pytest.fail("all layers were listed"))
+    rows = explain(job_of(project).definition, store_of(project))
+    assert {row["action"] for row in rows} == {"keep"}
