@@ -96,12 +96,13 @@ def _sandbox() -> Finding:
     """The confinement of the readers of untrusted disks."""
     from pipeline.base.errors import GoldsmithError
     from pipeline.disk.probe import probe_confinement
-    from pipeline.hypervisor.host import SETUP, Finding
+    from pipeline.hypervisor.host import Finding
+    from pipeline.hypervisor.host_packages import install_command
 
     try:
         return judge_confinement(probe_confinement())
     except GoldsmithError as error:
-        fix = f"{SETUP}, or apt-get install libseccomp2"
+        fix = install_command(["libseccomp2"])
         if "libseccomp.so" not in error.message:
             fix = "a kernel with seccomp filters (CONFIG_SECCOMP_FILTER); in a container, a profile that allows them"
         return Finding("sandbox", "fail", error.message, fix)

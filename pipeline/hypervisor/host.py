@@ -20,11 +20,11 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import FABRIC_USER, Store
 from pipeline.hypervisor import accelerator, connection, lock_manager, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
+from pipeline.hypervisor.host_packages import SETUP, install_command
 from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
 GIB = 1 << 30
 UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
-SETUP = "make setup (as root: sudo make setup)"
 
 #: A build of Debian writes about 4 GiB: base, layers, the VHD. Below the first it cannot, below the second the
 #: store soon needs `goldsmith clean`.
@@ -111,10 +111,8 @@ def judge_tools(found: dict[str, str | None]) -> Finding:
     """`found` maps each bootstrap tool to its path."""
     missing = sorted(name for name, path in found.items() if path is None)
     if missing:
-        packages = " ".join(sorted({BOOTSTRAP_TOOLS[name] for name in missing}))
-        return Finding(
-            "bootstrap", "fail", f"missing: {', '.join(missing)}", f"{SETUP}, or apt-get install {packages}"
-        )
+        packages = sorted({BOOTSTRAP_TOOLS[name] for name in missing})
+        return Finding("bootstrap", "fail", f"missing: {', '.join(missing)}", install_command(packages))
     return Finding("bootstrap", "ok", ", ".join(found))
 
 
@@ -183,7 +181,7 @@ def _libvirt() -> list[Finding]:
 def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> Finding:
     if there:
         return Finding(name, "ok", text)
-    return Finding(name, otherwise, f"{text}: missing", f"{SETUP}, or apt-get install {package}")
+    return Finding(name, otherwise, f"{text}: missing", install_command(package.split()))
 
 
 def judge_lock_manager(manager: str | None, answers: bool) -> Finding:
@@ -213,7 +211,7 @@ def judge_secure_boot_keys(stores: Mapping[Path, SecureBootKeys | None]) -> list
         facts = {"path": str(path)}
         if keys is None or not keys.known:
             lacks = "cannot be read as a variable store" if keys is None else "knows no certificate of Microsoft's"
-            fix = f"{SETUP}, or apt-get install --reinstall ovmf"
+            fix = install_command(["ovmf"], again=True)
             findings.append(Finding("uefi-keys", "warn", f"{path} {lacks}", fix, facts))
             continue
         text = f"{path.name} knows {', '.join(keys.known)}"

@@ -6,6 +6,7 @@ is a worker of goldsmith with a store and a signing key of its own; `worker.sh` 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -98,7 +99,7 @@ class Cluster:
         self.worker.write_text(_WORKER.format(folder=self.folder, root=ROOT, python=sys.executable))
         self.worker.chmod(0o755)
         for name in ("owner", *self.nodes):
-            (self.folder / name / "store").mkdir(parents=True)
+            (self.folder / name / "store").mkdir(parents=True, exist_ok=True)
             signing.make(self.folder / name / "keys" / "signing.key")
         for name in ("owner", *self.nodes):
             for other in ("owner", *self.nodes):
@@ -172,12 +173,28 @@ class Cluster:
                     child.kill()
                     child.wait()
         # a killed slurmd leaves the process that runs a job
+        self._kill_where(f"SLURM_CONF={self.conf}")
+
+    def kill_work(self, name: str) -> None:
+        """SIGKILL to all that a node's jobs have started, as where its power fails."""
+        self._kill_where(f"SLURMD_NODENAME={name}", f"GOLDSMITH_HOME={self.folder}/{name}/store")
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes().startswith(b"slurmstepd: [") and self._is_ours(path.parent):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+    def _is_ours(self, process: Path) -> bool:
+        return str(self.folder).encode() in (process / "environ").read_bytes()
+
+    def _kill_where(self, *words: str) -> None:
+        """SIGKILL to each process whose environment has one of the words, if it is of this cluster."""
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
-                mine = f"SLURM_CONF={self.conf}".encode() in path.read_bytes()
+                environment = path.read_bytes()
             except OSError:
                 continue
-            if mine and int(path.parent.name) != os.getpid():
+            ours = str(self.folder).encode() in environment
+            if ours and int(path.parent.name) != os.getpid() and any(w.encode() in environment for w in words):
                 os.kill(int(path.parent.name), signal.SIGKILL)
 
     def _start(self, name: str, argv: list[str]) -> None:

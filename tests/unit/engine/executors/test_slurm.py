@@ -11,7 +11,6 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from filelock import FileLock
 from pipeline.base.errors import BuildError, CheckFailed, HostError, UsageError
 from pipeline.base.files import write_json
 from pipeline.base.store import Store
-from pipeline.cache.digests import chunk_digests, flat_digest
 from pipeline.cli import worker as worker_verbs
 from pipeline.definition import Definition, build_order, load_all
 from pipeline.engine.executors import ImageJob, run_jobs
@@ -32,10 +30,11 @@ from pipeline.engine.executors.slurm_queue import ENDED, JobRequest, JobState, Q
 from pipeline.engine.executors.slurm_settings import SlurmSettings
 from pipeline.engine.executors.worker import Start, run_job
 from pipeline.evidence import signing
-from pipeline.evidence.checksum import Contents, judge, write_evidence
+from pipeline.evidence.checksum import judge
 from pipeline.gallery import DISK, GOLDEN, Gallery, Version
 from pipeline.gallery.integrity import Judge
 from pipeline.gallery.retention import roll_back
+from tests.fakes.signed_master import make_signed_version
 
 IMAGES = {
     "base": "source: {debian: {suite: bookworm}}\n",
@@ -49,50 +48,9 @@ QUICK = Timing(poll=0.01, affinity=0.0, silent=60.0, missing=0.0, delivery=0.0, 
 
 def make_version(gallery: Gallery, definition: Definition, key: signing.SigningKey | None, content: str) -> Version:
     """A golden version of an image as a build makes it, with a disk whose content is a text."""
-    disk = gallery.root.parent / f"made-{definition.name}.vhd"
-    disk.write_bytes(content.encode().ljust(1 << 16, b"\0"))
-    digests = chunk_digests(disk)
-    source = IMAGES[definition.name]
-    parent = source.partition("master: ")[2].partition("@")[0]
+    parent = IMAGES[definition.name].partition("master: ")[2].partition("@")[0]
     used = {"source": "master", "image": parent, "version": gallery.get(parent).version} if parent else {}
-    manifest: dict[str, Any] = {
-        "name": definition.name,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "state": "proven",
-        "start": "cold",
-        "os": "linux",
-        "accelerator": "tcg",
-        "agent": "waagent",
-        "first_boot": None,
-        "data_disks": [],
-        "summary": "",
-        "started": "2026-11-21T20:00:00Z",
-        "suite": "bookworm",
-        "machine": {"cpus": 1, "memory": 1 << 30},
-        "generations": [1],
-        "disk": {
-            "size": digests.size,
-            "virtual_size": digests.size,
-            "sha256": flat_digest(disk),
-            "tree_sha256": digests.tree,
-            "chunk_size": 2 << 20,
-        },
-        "inputs": [{"stage": "acquire", "title": "source", "key": "ab", "inputs": used}],
-        "definition": definition.path.read_text(),
-        "tools": {"goldsmith": "0.1.0"},
-        "checks": [{"id": "fs-clean", "status": "pass"}],
-        "prove": {"gen1": {"checks": {"login": "clone"}, "failures": []}},
-        "run": "R1",
-        "signed_by": key.id if key else None,
-        "evidence": 2,
-    }
-    complete = partial(write_evidence, contents=Contents({"ID": "debian"}, [["bash", "1", "all"]]), key=key)
-    made = gallery.capture(
-        definition.name, {DISK: disk}, [], lambda version: {**manifest, "version": version}, complete
-    )
-    gallery.promote(made)
-    disk.unlink()
-    return gallery.get(definition.name)
+    return make_signed_version(gallery, definition.name, key, content, definition.path.read_text(), used)
 
 
 @dataclass
