@@ -29,7 +29,9 @@ def lines_of(report: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     words = ["install", "--dry-run", "--ignore-installed", "--quiet", "--disable-pip-version-check", "--report", "-"]
-    done = subprocess.run([sys.executable, "-m", "pip", *words, str(ROOT)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *words, str(ROOT)], check=True, capture_output=True, text=True
+    )
     report = json.loads(done.stdout)
     python, machine = report["environment"]["python_version"], report["environment"]["platform_machine"]
     head = f"# For Python {python} on {machine}; written by `make lock`."

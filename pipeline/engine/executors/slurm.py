@@ -6,6 +6,7 @@ folder in the exchange, not by Slurm: a controller that does not answer, or has 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -71,13 +72,17 @@ class _Hosts(Shape):
 
 @dataclass
 class _Submitted:
-    """A job of the session. `id` is None while Slurm has none for it."""
+    """A job of the session. `id` is None while Slurm has none for it; `name` is that of its last submission.
+
+    A controller that has lost its state gives ids again: a job is known by both.
+    """
 
     job: ImageJob[Any]
     folder: Path
     spec: JobSpec
     node: str | None
     id: int | None = None
+    name: str = ""
     submissions: int = 0
     finished: bool = False
 
@@ -242,8 +247,9 @@ class SlurmExecutor:
         machine = job.definition.machine
         kvm = self._settings.kvm_options if job.definition.accelerator == "kvm" else ()
         entry.submissions += 1
+        entry.name = f"{_prefix(session.tag)}{job.definition.name}-{entry.submissions}"
         request = JobRequest(
-            name=f"{_prefix(session.tag)}{job.definition.name}-{entry.submissions}",
+            name=entry.name,
             script=batch_script(self._settings.goldsmith, entry.spec),
             cpus=machine.cpus,
             memory=machine.memory + OVERHEAD,
@@ -368,7 +374,8 @@ class SlurmExecutor:
                 except QueueSilent:
                     pass
                 self._asked = time.monotonic()
-            return self._seen.get(entry.id) if entry.id is not None else None
+            state = self._seen.get(entry.id) if entry.id is not None else None
+            return state if state is not None and state.name == entry.name else None
 
     def _need_answer(self) -> None:
         if time.monotonic() - self._answered > self._timing.silent:
@@ -397,11 +404,18 @@ class SlurmExecutor:
         with self._lock:
             self._submit(session, entry)
             self._asked = 0.0
-            # a child that waits for the lost job would wait for ever
-            for child in session.jobs.values():
-                if name in parents_of(child.job.definition) and not child.finished and child.id is not None:
-                    self._queue.cancel([child.id])
-                    child.id = None
+            self._withdraw_children(session, name)
+
+    def _withdraw_children(self, session: _Session, name: str) -> None:
+        """Cancel all jobs behind a lost job, for which they would wait for ever; `execute` submits them again."""
+        for child in session.jobs.values():
+            if name in parents_of(child.job.definition) and not child.finished and child.id is not None:
+                # a controller that falls silent now cancels it at the end of the session
+                with contextlib.suppress(QueueSilent):
+                    if self._state(child) is not None:
+                        self._queue.cancel([child.id])
+                child.id = None
+                self._withdraw_children(session, child.job.definition.name)
 
     def _loosen(self, entry: _Submitted, state: JobState, watch: JobWatch) -> None:
         """A job that waits for the host with its layers may run anywhere after some time."""

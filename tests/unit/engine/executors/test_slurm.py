@@ -91,6 +91,7 @@ class LocalQueue:
     #: Jobs of these images wait; their ids when they were let run on any node.
     held: set[str] = field(default_factory=set)
     loosened: list[int] = field(default_factory=list)
+    started: set[int] = field(default_factory=set)
     refuses: bool = False
     taken_silently: bool = False
     usable: frozenset[str] = frozenset(NODES)
@@ -139,6 +140,7 @@ class LocalQueue:
             node = request.node or NODES[self._turn % 2]
             self._turn += 1
             self.states[number] = replace(state, state="RUNNING", node=node, reason="None")
+            self.started.add(number)
             threading.Thread(target=self.run, args=(number, self.workers[node]), daemon=True).start()
 
     def run(self, number: int, worker: Worker, restarts: int = 0) -> None:
@@ -344,19 +346,19 @@ def test_a_controller_that_stays_silent_is_named(lab: Lab) -> None:
     assert caught.value.name == "slurm-silent"
 
 
-def test_a_forgotten_job_is_submitted_again(lab: Lab) -> None:
-    """A controller that has lost its saved state knows none of the jobs."""
-
+@pytest.mark.parametrize("forgotten", [["web"], ["web", "shop"], ["base", "web", "shop", "other"]])
+def test_a_forgotten_job_is_submitted_again(lab: Lab, forgotten: list[str]) -> None:
+    """A controller that has lost its saved state, or a part of it, knows these jobs no more, and gives ids again."""
     lab.queue.held = {"web"}
 
-    def forget_all() -> None:
+    def forget(_worker: Worker) -> None:
         with lab.queue._lock:
             for number, request in list(lab.queue.requests.items()):
-                if image_of(request) in ("web", "shop"):
-                    lab.queue.states.pop(number, None)
+                if image_of(request) in forgotten and number not in lab.queue.started:
+                    del lab.queue.states[number], lab.queue.requests[number]
             lab.queue.held.clear()
 
-    lab.before["other"] = [lambda _worker: forget_all()]
+    lab.before["other"] = [forget]
     found = lab.go()
     assert set(found.values()) <= set(NODES)
     assert sorted(name for name, _ in lab.built) == sorted(IMAGES)
