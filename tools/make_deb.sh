@@ -34,9 +34,13 @@ cp -r pipeline pyproject.toml README.md LICENSE "$work/" 2>/dev/null
 version=$("$root$PREFIX/bin/goldsmith" --version | cut -d' ' -f2)
 "${pip[@]}" uninstall -y pip setuptools
 find "$root" -name __pycache__ -prune -exec rm -rf {} +
+# where the wheel lay, which nobody needs
+find "$root" -path '*goldsmith-*.dist-info/direct_url.json' -delete
+sed -i '/direct_url.json/d' "$root$PREFIX"/lib/python3*/site-packages/goldsmith-*.dist-info/RECORD
 # the environment's programs name the place where they were made
 grep -rlI "$root" "$root$PREFIX/bin" "$root$PREFIX/pyvenv.cfg" | xargs -r sed -i "s|$root||g"
-! grep -rqI "$work" "$root$PREFIX" || die "a file of the package names the folder in which it was made"
+named=$(grep -rlI "$work" "$root$PREFIX" || true)
+[ -z "$named" ] || die "these files of the package name the folder in which it was made: $named"
 "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" "$root$PREFIX/lib"
 ln -s "$PREFIX/bin/goldsmith" "$root/usr/bin/goldsmith"
 sed -e "s|@PYTHON@|$PREFIX/bin/python|; s|@STORE@|/var/lib/goldsmith|g; s|@PROJECT@|$PREFIX|" \

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -98,8 +99,16 @@ class Fleet:
         return [row for row in mine if node in (None, row[2])]
 
     def wait_running(self, node: str | None = None) -> tuple[int, str, str]:
-        wait_for(f"a job runs on {node or 'a node'}", lambda: bool(self.running(node)), DEADLINE)
-        return self.running(node)[0]
+        """As `running`, once goldsmith itself works there."""
+
+        def at_work() -> list[tuple[int, str, str]]:
+            claims = (self.cluster.folder / "exchange").glob("*/jobs/*/claim.json")
+            busy = {path.parent.name for path in claims}
+            return [row for row in self.running(node) if row[1] in busy]
+
+        found: list[tuple[int, str, str]] = []
+        wait_for(f"a job runs on {node or 'a node'}", lambda: bool(found.extend(at_work()) or found), DEADLINE)
+        return found[0]
 
 
 def nothing(_fleet: Fleet, _refresh: subprocess.Popen[str]) -> set[str]:
@@ -304,6 +313,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("campaign-fleet needs root: it mounts file systems, and its daemons run as root", file=sys.stderr)
         return 3
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its daemons end with it
     page, rows = Page("fleet"), []
     folder, began = new_home("fleet"), time.monotonic()
     try:

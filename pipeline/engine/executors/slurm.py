@@ -7,7 +7,6 @@ folder in the exchange, not by Slurm: a controller that does not answer, or has 
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 import time
@@ -19,34 +18,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import pipeline
 from pipeline.base import locks
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import Shape, read_usable, remove_tree, write_json
 from pipeline.base.store import Store
 from pipeline.engine.executors.delivery import failure_of, take_delivery
-from pipeline.engine.executors.exchange import (
-    OUTPUT,
-    RESULT,
-    RESULT_WORD,
-    Delivery,
-    JobSpec,
-    Parent,
-    VersionRef,
-    copy_project,
-    project_digest,
-    read_delivery,
-)
-from pipeline.engine.executors.jobs import ImageJob, Result, variables_of
+from pipeline.engine.executors.exchange import OUTPUT, RESULT, Delivery, JobSpec, read_delivery
+from pipeline.engine.executors.handover import Handover, batch_script
+from pipeline.engine.executors.jobs import ImageJob, Result
 from pipeline.engine.executors.slurm_queue import JobRequest, JobState, Queue, QueueSilent
 from pipeline.engine.executors.slurm_settings import SlurmSettings
 from pipeline.engine.executors.slurm_waits import JobOutput, JobWatch, Timing
 from pipeline.engine.scheduler import OVERHEAD, Budget, parents_of
-from pipeline.gallery import Gallery, Version
-from pipeline.gallery.export_import import export
+from pipeline.gallery import Gallery
 from pipeline.gallery.integrity import Judge
-from pipeline.gallery.retention import leased
 
 #: The jobs of the session that runs, or that died, in the store.
 CATALOGUE = "slurm-jobs.json"
@@ -176,12 +162,11 @@ class SlurmExecutor:
         changed = self._changed(jobs)
         if not changed:
             return
+        handover = Handover(self._gallery, session.folder, self._own_judge)
         try:
             (session.folder / "jobs").mkdir(parents=True)
             self._write_catalogue(session)
-            project = session.folder / "project"
-            copy_project(changed[0].definition.project, project)
-            digest = project_digest(project)
+            handover.take_project(changed[0].definition.project)
         except OSError as error:
             raise HostError(
                 f"the exchange {self._settings.exchange} cannot be written to: {describe_os_error(error).message}",
@@ -195,7 +180,8 @@ class SlurmExecutor:
             name = job.definition.name
             folder = session.folder / "jobs" / name
             folder.mkdir()
-            spec = self._spec(session, job, folder, digest, always=name in needed)
+            beside = {each: entry.folder for each, entry in session.jobs.items()}
+            spec = handover.write_spec(job, folder, beside, always=name in needed)
             node = hosts.get(name)
             entry = _Submitted(job, folder, spec, node if node in nodes else None)
             session.jobs[name] = entry
@@ -209,36 +195,6 @@ class SlurmExecutor:
             if any(parent in changed for parent in parents_of(job.definition)) or not job.is_unchanged():
                 changed[job.definition.name] = job
         return list(changed.values())
-
-    def _spec(self, session: _Session, job: ImageJob[Any], folder: Path, digest: str, *, always: bool) -> JobSpec:
-        definition = job.definition
-        golden = self._gallery.find(definition.name)
-        parents = []
-        for name in parents_of(definition):
-            beside = session.jobs.get(name)
-            version = None if beside else self._gallery.find(name)
-            reference = self._reference(session, version, exported=True) if version else None
-            parents.append(Parent(image=name, golden=reference, job=str(beside.folder) if beside else None))
-        return JobSpec(
-            image=definition.name,
-            goldsmith=pipeline.__version__,
-            words=[str(word) for word in job.arguments(Path(RESULT_WORD))],
-            variables=variables_of(definition),
-            folder=str(folder),
-            project=str(session.folder / "project"),
-            project_digest=digest,
-            parents=parents,
-            golden=self._reference(session, golden, exported=job.wants_golden) if golden else None,
-            numbers=self._gallery.given_numbers(definition.name),
-            always=always,
-        )
-
-    def _reference(self, session: _Session, version: Version, *, exported: bool) -> VersionRef:
-        place = session.folder / "exports" / f"{version.name}-{version.version}"
-        if exported and not place.exists():
-            with leased(self._gallery, version, "a job of Slurm"):
-                export(version, place, judge=self._own_judge)
-        return VersionRef(version=version.version, digest=version.digest, export=str(place) if exported else None)
 
     def _submit(self, session: _Session, entry: _Submitted) -> None:
         """Hand a job to Slurm. A silent controller is asked again, until the deadline; no job is submitted twice."""
@@ -437,13 +393,6 @@ class SlurmExecutor:
     def _remember_host(self, name: str, node: str) -> None:
         with self._lock:
             write_json(self._store.root / HOSTS, {"images": {**self._hosts(), name: node}})
-
-
-def batch_script(goldsmith: Sequence[str], spec: JobSpec) -> str:
-    """The script of a job. The spec is a line of ASCII, so that it cannot hold the line that ends it."""
-    text = json.dumps(spec.model_dump())
-    words = " ".join(f"'{word}'" for word in (each.replace("'", "'\\''") for each in (*goldsmith, "worker", "run")))
-    return f"#!/bin/sh\nexec {words} <<'END_OF_JOB'\n{text}\nEND_OF_JOB\n"
 
 
 def _prefix(tag: str) -> str:

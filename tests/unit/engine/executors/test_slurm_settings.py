@@ -16,7 +16,7 @@ from pipeline.cli.app import app
 from pipeline.definition.diagnostics import DefinitionError
 from pipeline.engine.executors import slurm_queue
 from pipeline.engine.executors.exchange import JobSpec, read_spec
-from pipeline.engine.executors.slurm import batch_script
+from pipeline.engine.executors.handover import batch_script
 from pipeline.engine.executors.slurm_hosts import examine_workers
 from pipeline.engine.executors.slurm_queue import JobRequest, JobState, QueueSilent, Slurm, parse_jobs, submit_argv
 from pipeline.engine.executors.slurm_settings import SlurmSettings, read_settings
