@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.base.errors import DiskError
 from pipeline.disk.root import Root
+from pipeline.disk.rpm_database import damaged, read_sqlite, rpm_headers
 
 STATUS = "/var/lib/dpkg/status"
 #: dpkg's record of a large desktop has about 6 MiB.
 STATUS_LIMIT = 64 << 20
-#: Where rpm keeps its database: since 4.16, and where Fedora and SUSE have moved it, and rpm-ostree.
-RPM_FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm", "/usr/share/rpm")
-#: A server with 2,000 packages has about 120 MiB.
-RPM_LIMIT = 256 << 20
-#: The older formats, which need rpm's own libraries.
-_RPM_OLD = {"Packages": "Berkeley DB", "Packages.db": "ndb"}
 _MAX_PACKAGES = 100_000
 #: OpenWrt's record, which has dpkg's form.
 OPKG = ("/usr/lib/opkg/status", "/var/lib/opkg/status")
@@ -178,56 +171,17 @@ def read_pacman(root: Root) -> tuple[Package, ...]:
 
 
 def read_rpm(root: Root) -> tuple[Package, ...]:
-    """Every package that rpm knows, sorted by name; none on a root without rpm.
-
-    Raises DiskError: rpm-database-old (Berkeley DB and ndb are named, not read), rpm-database-damaged,
-    rpm-database-open (a log beside it holds changes that it does not have yet).
-    """
-    for folder in RPM_FOLDERS:
-        names = set(root.listdir(folder))
-        if "rpmdb.sqlite" in names:
-            log = root.stat(f"{folder}/rpmdb.sqlite-wal")
-            if log is not None and log.size:
-                raise DiskError(
-                    "rpm's database was not closed, because its log is not empty",
-                    name="rpm-database-open",
-                    hint="shut the system down properly, then inspect again",
-                )
-            return parse_rpmdb(root.read(f"{folder}/rpmdb.sqlite", RPM_LIMIT) or b"")
-        for name, kind in _RPM_OLD.items():
-            if name in names:
-                raise DiskError(
-                    f"{folder}/{name} is an old rpm database ({kind}), which goldsmith cannot read",
-                    name="rpm-database-old",
-                    hint=f"install rpm, copy {folder} out of the disk, rpm --dbpath FOLDER -qa",
-                )
-    return ()
+    """Every package that rpm knows, sorted by name; none on a root without rpm. Errors as `rpm_headers`."""
+    return _sorted([parse_header(header) for header in rpm_headers(root)])
 
 
 def parse_rpmdb(data: bytes) -> tuple[Package, ...]:
-    """rpmdb.sqlite, read in memory. Raises DiskError (rpm-database-damaged)."""
-    if len(data) < 512 or not data.startswith(b"SQLite format 3\0"):
-        raise _damaged("it is not an SQLite file")
-    # a file that says it has a log cannot be opened in memory; that the log is empty was seen before
-    whole = data[:18] + b"\1\1" + data[20:]
-    try:
-        with closing(sqlite3.connect(":memory:")) as base:
-            base.deserialize(whole)
-            base.executescript("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA query_only=ON;")
-            kind = base.execute("SELECT type FROM sqlite_schema WHERE name='Packages'").fetchone()
-            if kind != ("table",):
-                raise _damaged("it has no table of packages")
-            rows = base.execute("SELECT blob FROM Packages LIMIT ?", (_MAX_PACKAGES,))
-            return _sorted([_package(bytes(blob)) for (blob,) in rows if isinstance(blob, bytes)])
-    except UnicodeDecodeError:
-        # sqlite3 quotes the damaged schema, and Python cannot read its quotation
-        raise _damaged("its schema is not text") from None
-    except sqlite3.Error:
-        raise _damaged("SQLite finds it damaged") from None
+    """The packages in rpmdb.sqlite. Raises DiskError (rpm-database-damaged)."""
+    return _sorted([parse_header(header) for header in read_sqlite(data)])
 
 
-def _package(blob: bytes) -> Package:
-    """A header's blob: two counts, the index, the data. By rpm's docs/manual/hregions and lib/header.c."""
+def parse_header(blob: bytes) -> Package:
+    """A package by its header: two counts, the index, the data. By rpm's docs/manual/hregions and lib/header.c."""
     fields = dict(_tags(blob))
     text = {tag: value for tag, value in fields.items() if isinstance(value, str)}
     epoch = fields.get(_EPOCH)
@@ -242,11 +196,11 @@ def _package(blob: bytes) -> Package:
 
 def _tags(blob: bytes) -> Iterator[tuple[int, str | int]]:
     if len(blob) < 8:
-        raise _damaged("a header is cut off")
+        raise damaged("a header is cut off")
     count, size = struct.unpack_from(">II", blob)
     store = 8 + 16 * count
     if store + size > len(blob):
-        raise _damaged("a header is cut off")
+        raise damaged("a header is cut off")
     for number in range(count):
         tag, kind, offset, _ = struct.unpack_from(">IIiI", blob, 8 + 16 * number)
         at = store + offset
@@ -261,11 +215,3 @@ def _tags(blob: bytes) -> Iterator[tuple[int, str | int]]:
 
 def _sorted(found: list[Package]) -> tuple[Package, ...]:
     return tuple(sorted(found, key=lambda package: (package.name, package.architecture, package.version)))
-
-
-def _damaged(what: str) -> DiskError:
-    return DiskError(
-        f"rpm's database cannot be read: {what}",
-        name="rpm-database-damaged",
-        hint="run rpm --rebuilddb inside the system",
-    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import suppress
 
-from pipeline.disk.packages import RPM_FOLDERS, RPM_LIMIT
+from pipeline.base.errors import DiskError
 from pipeline.disk.root import Root
+from pipeline.disk.rpm_database import rpm_headers
 
 _DIGESTS, _INDEXES, _NAMES, _FOLDERS, _ALGORITHM = 1035, 1116, 1117, 1118, 5011
 _NUMBERS, _STRINGS = 4, 8
@@ -22,23 +22,9 @@ def rpm_files(root: Root) -> Iterator[tuple[str, tuple[str, bytes]]]:
 
     That it cannot be read is found by the list of packages; here no file is then taken for a package's.
     """
-    for folder in RPM_FOLDERS:
-        data = root.read(f"{folder}/rpmdb.sqlite", RPM_LIMIT)
-        if data and data.startswith(b"SQLite format 3\0"):
-            yield from _files(data[:18] + b"\1\1" + data[20:])
-            return
-
-
-def _files(data: bytes) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    try:
-        with closing(sqlite3.connect(":memory:")) as base:
-            base.deserialize(data)
-            base.executescript("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA query_only=ON;")
-            for (blob,) in base.execute("SELECT blob FROM Packages"):
-                if isinstance(blob, bytes):
-                    yield from header_files(blob)
-    except (sqlite3.Error, UnicodeDecodeError):
-        return
+    with suppress(DiskError):
+        for header in rpm_headers(root):
+            yield from header_files(header)
 
 
 def header_files(blob: bytes) -> list[tuple[str, tuple[str, bytes]]]:

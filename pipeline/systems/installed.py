@@ -5,6 +5,8 @@ A reader: made and asked in the sandbox's worker alone.
 
 from __future__ import annotations
 
+import posixpath
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -67,6 +69,10 @@ class InstalledSystem(ABC):
     def services(self) -> tuple[Unit, ...]:
         """Its services and units. Only a Linux has any that are read: others raise DiskError (no-linux-root)."""
         return read_services(self.disk.root)
+
+    def kernel_version(self, path: str) -> str:
+        """The version of a kernel by its file's name: what its folder of modules is called."""
+        return re.sub(r"^(vmlinuz|vmlinux|bzImage)-", "", posixpath.basename(path))
 
     @property
     def stale(self) -> str | None:

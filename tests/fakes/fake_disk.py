@@ -205,10 +205,10 @@ def cpio(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def initramfs(modules: tuple[str, ...] = MODULES, pack: str = "gzip") -> bytes:
+def initramfs(modules: tuple[str, ...] = MODULES, pack: str = "gzip", kernel: str = KERNEL) -> bytes:
     """Early microcode, then a compressed archive of modules."""
     early = cpio({"kernel/x86/microcode/GenuineIntel.bin": b"x" * 700})
-    folder = f"usr/lib/modules/{KERNEL}/kernel/"
+    folder = f"usr/lib/modules/{kernel}/kernel/"
     main = cpio({"init": b"#!/bin/sh\n", **{f"{folder}{name}.ko": b"\x7fELF" for name in modules}})
     command = {"gzip": "gzip -nc", "xz": "xz -c --check=crc32", "zstd": "zstd -qc", "lz4": "lz4 -lc", "none": "cat"}[
         pack
@@ -286,18 +286,24 @@ def pack(folder: Path) -> Path:
         source = folder / "file"
         source.write_bytes(data)
         tool("mcopy", "-i", esp, source, f"::{name}")
-    boot = bytearray(b"\xeb\x63\x90" + bytes(437))
-    boot[0x5C:0x64] = struct.pack("<Q", CORE_AT // 512)
-    boot[0x180:0x18C] = b"GRUB \0Geom\0H"
-    core = bytearray(b"\x52\xe8\x28".ljust(512, b"\1") + b"core" * 500)
-    core[0x1F4:0x200] = struct.pack("<QHH", CORE_AT // 512 + 1, 5, 0x820)
+    put_boot_code(disk, CORE_AT)
     with disk.open("r+b") as file:
-        file.write(boot)
-        file.seek(CORE_AT)
-        file.write(core)
         file.seek(ESP_AT)
         file.write(esp.read_bytes())
     return disk
+
+
+def put_boot_code(disk: Path, core_at: int) -> None:
+    """GRUB's boot code in the first sector, and its core at a byte of the BIOS boot partition."""
+    boot = bytearray(b"\xeb\x63\x90" + bytes(437))
+    boot[0x5C:0x64] = struct.pack("<Q", core_at // 512)
+    boot[0x180:0x18C] = b"GRUB \0Geom\0H"
+    core = bytearray(b"\x52\xe8\x28".ljust(512, b"\1") + b"core" * 500)
+    core[0x1F4:0x200] = struct.pack("<QHH", core_at // 512 + 1, 5, 0x820)
+    with disk.open("r+b") as file:
+        file.write(boot)
+        file.seek(core_at)
+        file.write(core)
 
 
 def as_vhd(raw: Path, target: Path) -> Path:
@@ -312,8 +318,13 @@ def copy(disk: Path, target: Path) -> Path:
 
 def debugfs(disk: Path, *commands: str) -> str:
     """Run debugfs commands on the root file system; it ends with 0 whatever happens, so the caller looks."""
+    return debugfs_at(disk, ROOT_AT, *commands)
+
+
+def debugfs_at(disk: Path, at: int, *commands: str) -> str:
+    """Run debugfs commands on the file system at a byte of the disk."""
     lines = "\n".join(commands) + "\n"
-    return tool("debugfs", "-w", "-f", "-", f"{disk}?offset={ROOT_AT}", stdin=lines.encode()).decode()
+    return tool("debugfs", "-w", "-f", "-", f"{disk}?offset={at}", stdin=lines.encode()).decode()
 
 
 def put(disk: Path, path: str, data: bytes | str, folder: Path) -> None:

@@ -26,14 +26,15 @@ from pathlib import Path
 from pipeline.base.errors import DiskError
 from pipeline.disk import disk_formats, initramfs, qcow2, vhdx, vmdk, volumes
 from pipeline.disk.disk import Disk
-from pipeline.disk.packages import parse_rpmdb
+from pipeline.disk.packages import parse_header
 from pipeline.disk.registry import Hive
+from pipeline.disk.rpm_database import read_berkeley, read_ndb, read_sqlite
 from pipeline.vhd.chain import overlay, vhd_extents
 from pipeline.vhd.extents import Extent, ExtentSource, Reader, file_extents
 from pipeline.vhd.fixed import write_fixed
 from pipeline.vhd.footer import EPOCH, MIB, Footer, checksum, fixed_faults
 from pipeline.vhd.write import write_differencing, write_dynamic
-from tests.fakes import fake_disk, fake_hive
+from tests.fakes import fake_disk, fake_hive, rpm_database
 
 #: Inputs of one forked process, seconds that one input may take, bytes that a process may take.
 BATCH, SECONDS, MEMORY = 250, 20, 200 << 20
@@ -477,7 +478,18 @@ def _rpm(folder: Path) -> Kind:
     base.executemany("INSERT INTO Packages (blob) VALUES (?)", [(blob,)] * 40)
     base.commit()
     base.close()
-    return Kind([path.read_bytes()], lambda _, data, __: void(parse_rpmdb(data)))
+    seeds = [path.read_bytes(), rpm_database.sample("el8-libuuid.Packages.xz")]
+    # the slots of ndb and its first header, without the other 34
+    ndb = bytearray(rpm_database.sample("sles15-bci.Packages.db.xz")[:65536])
+    for at in range(48, 4096, 16):
+        ndb[at + 4 : at + 16] = bytes(12)
+    readers = (read_sqlite, read_berkeley, read_ndb)
+
+    def look(index: int, data: bytes, _: Path) -> None:
+        for header in readers[index](data):
+            parse_header(header)
+
+    return Kind([*seeds, bytes(ndb)], look)
 
 
 def void(_: object) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 from pipeline.base.errors import DiskError
 from pipeline.base.secure_boot import AUTHORITIES, authority_named
 from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, WINDOWS_TOO, CannotLook, Skip, Subject, check
+from pipeline.disk.boot_menu import Entry, read_menus
 from pipeline.disk.efi_program import PROGRAM_LIMIT, EfiProgram
 from pipeline.disk.filesystem import FileSystem
 from pipeline.disk.partitions import BIOS_BOOT, SECTOR
@@ -20,28 +20,9 @@ _BOOTX64 = "/EFI/BOOT/BOOTX64.EFI"
 _GRUB_SPEC = "GNU GRUB: boot.S (kernel sector at 0x5c), diskboot.S (block list at 0x1f4)"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One `linux` line of grub.cfg with the `initrd` line that follows it."""
-
-    path: str
-    kernel: str
-    words: tuple[str, ...]
-    initrd: tuple[str, ...] = ()
-
-
 def grub_entries(subject: Subject) -> list[Entry]:
-    """What GRUB boots, recovery entries left out; the first is the default unless GRUB is told otherwise."""
-    found: list[Entry] = []
-    for path in subject.system.boot_menus:
-        for raw in subject.root.text(path).splitlines():
-            words = raw.split()
-            if len(words) > 1 and re.fullmatch(r"linux(16|efi)?", words[0]):
-                found.append(Entry(path, words[1], tuple(words[2:])))
-            elif len(words) > 1 and re.fullmatch(r"initrd(16|efi)?", words[0]) and found:
-                last = found[-1]
-                found[-1] = Entry(last.path, last.kernel, last.words, tuple(words[1:]))
-    return [entry for entry in found if not {"single", "recovery"} & set(entry.words)]
+    """What the boot loader's menu boots, recovery entries left out; the first is the default unless it says so."""
+    return read_menus(subject.root, subject.system.boot_menus)
 
 
 def boot_entries(subject: Subject) -> list[Entry]:
@@ -148,11 +129,41 @@ def boot_efi_signed(subject: Subject) -> Iterator[str]:
     signed = yield from _signatures(subject, _BOOTX64.removeprefix("/"), loader)
     if signed and b"shim," not in loader and b"UEFI SHIM" not in loader:
         yield f"{_BOOTX64} is signed, but is not shim"
-    second = root.read("/EFI/BOOT/grubx64.efi", PROGRAM_LIMIT)
+    second = second_loader(root)
     if second is None:
         yield "no EFI/BOOT/grubx64.efi: shim cannot start GRUB"
     else:
-        yield from _signatures(subject, "EFI/BOOT/grubx64.efi", second)
+        yield from _signatures(subject, second.removeprefix("/"), root.read(second, PROGRAM_LIMIT) or b"")
+
+
+#: What shim starts beside itself: GRUB, as distributions and as SUSE calls it.
+_GRUBS = ("grubx64.efi", "grub.efi")
+#: shim's own program for a machine without UEFI variables: it starts what the CSV files below /EFI name.
+_FALLBACKS = ("fbx64.efi", "fallback.efi")
+
+
+def second_loader(esp: Root) -> str | None:
+    """The GRUB that shim at the fallback path leads to: beside it, or where its fallback program goes.
+
+    shim: README.fallback. With fallback the first boot writes a UEFI variable and starts the distribution's shim.
+    """
+    beside = next((f"/EFI/BOOT/{name}" for name in _GRUBS if esp.exists(f"/EFI/BOOT/{name}")), None)
+    if beside is not None or not any(esp.exists(f"/EFI/BOOT/{name}") for name in _FALLBACKS):
+        return beside
+    for folder in esp.listdir("/EFI"):
+        for name in esp.listdir(f"/EFI/{folder}"):
+            if name.lower().endswith(".csv") and name.lower().startswith("boot"):
+                loader = _csv_loader(esp.read(f"/EFI/{folder}/{name}") or b"")
+                grub = next((f"/EFI/{folder}/{each}" for each in _GRUBS if esp.exists(f"/EFI/{folder}/{each}")), None)
+                if loader and grub and esp.exists(f"/EFI/{folder}/{loader}"):
+                    return grub
+    return None
+
+
+def _csv_loader(data: bytes) -> str:
+    """The program that a CSV of shim's names: UTF-16, the first field of the first line."""
+    line = data.decode("utf-16", "replace").lstrip("\ufeff").splitlines()[:1]
+    return line[0].split(",")[0].strip() if line else ""
 
 
 @check(
@@ -220,7 +231,7 @@ def boot_efi_config(subject: Subject) -> Iterator[str]:
     folders = [name for name in root.listdir("/EFI") if root.exists(f"/EFI/{name}/grub.cfg")]
     if not root.exists(_BOOTX64):
         raise CannotLook(f"no {_BOOTX64} on the EFI system partition")
-    if not root.exists("/EFI/BOOT/grubx64.efi"):
+    if second_loader(root) is None:
         raise Skip("no separate GRUB on the EFI system partition")
     if not folders:
         yield "no grub.cfg in any folder below EFI"
@@ -321,7 +332,13 @@ def serial_console(subject: Subject) -> Iterator[str]:
     profiles=CLOUD,
 )
 def grub_serial(subject: Subject) -> Iterator[str]:
-    text = "\n".join(subject.root.text(path) for path in subject.system.boot_menus)
+    menus = {path: text for path in subject.system.boot_menus if (text := subject.root.text(path))}
+    text = "\n".join(menus.values())
+    if menus and all(path.endswith("extlinux.conf") for path in menus):
+        # one line is for both directions: syslinux, doc/syslinux.txt
+        if not re.search(r"^\s*serial\s", text, re.MULTILINE | re.IGNORECASE):
+            yield "extlinux.conf has no SERIAL line"
+        return
     if not re.search(r"^\s*serial\s", text, re.MULTILINE):
         yield "grub.cfg has no serial command"
     if not re.search(r"^\s*terminal_output\s.*serial", text, re.MULTILINE):

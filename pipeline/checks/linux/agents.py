@@ -7,9 +7,12 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from pipeline.checks.disk.boot import grub_entries
 from pipeline.checks.model import AZURE, AZURE_DOC, CLOUD_INIT, LISA, CannotLook, Skip, Subject, check
 
 _UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+#: OpenRC's runlevels: folders with links to the services that they start.
+_RUNLEVELS = "/etc/runlevels"
 #: The program of azure-init, as its own unit names it, and as distributions place programs.
 AZURE_INIT = (
     "/var/lib/azure-init/azure-init",
@@ -49,7 +52,10 @@ def has_azure_init(subject: Subject) -> bool:
 
 
 def enabled(subject: Subject, units: tuple[str, ...]) -> bool:
-    """Is one of these units linked into some target?"""
+    """Is one of these units linked into some target, or one of these services into a runlevel of OpenRC?"""
+    for level in subject.root.listdir(_RUNLEVELS):
+        if set(units) & set(subject.root.listdir(f"{_RUNLEVELS}/{level}")):
+            return True
     for folder in _UNIT_FOLDERS:
         for name in subject.root.listdir(folder):
             if name.endswith((".wants", ".requires")):
@@ -215,9 +221,21 @@ def cloud_init_seed(subject: Subject) -> Iterator[str]:
     for volume in subject.disk.filesystems:
         if volume.label.lower() in ("cidata", "config-2"):
             yield f"{volume.title} is labelled {volume.label}"
-    for path in subject.system.boot_menus:
-        if re.search(r"\bds=(nocloud|none)", subject.root.text(path), re.IGNORECASE):
-            yield f"{path} names a data source"
+    named = [
+        path for path in subject.system.boot_menus if re.search(_NAMES_SOURCE, subject.root.text(path), re.IGNORECASE)
+    ]
+    # entries of the boot loader that have files of their own
+    named += [
+        entry.path
+        for entry in grub_entries(subject)
+        if any(re.match(_NAMES_SOURCE, word, re.IGNORECASE) for word in entry.words)
+    ]
+    for path in dict.fromkeys(named):
+        yield f"{path} names a data source"
+
+
+#: On a kernel's command line: cloud-init's own words.
+_NAMES_SOURCE = r"\bds=(nocloud|none)"
 
 
 #: Where sshd's configuration stands (openSUSE ships its own below /usr), and how deep files include each other.
@@ -282,7 +300,7 @@ def ssh_enabled(subject: Subject) -> Iterator[str]:
     elif not enabled(subject, subject.system.agent_units["ssh"]) and not subject.root.exists(
         "/etc/systemd/system/sshd.service"
     ):
-        yield "ssh.service is not enabled"
+        yield f"{subject.system.agent_units['ssh'][0]} is not enabled"
     if subject.root.exists("/etc/ssh/sshd_not_to_be_run"):
         yield "/etc/ssh/sshd_not_to_be_run is there"
 

@@ -15,6 +15,7 @@ _PACKAGE_LOGS = (
     "bootstrap.log",
     "fontconfig.log",
     "unattended-upgrades/*",
+    *("dnf*.log*", "hawkey.log*", "yum.log*", "zypper.log*", "zypp/*", "zypp-refresh.log*", "apk.log*"),
 )
 _NO_LOGS = ("README", "*/README", "lastlog", "faillog", "journal/*", "private/*")
 
@@ -54,6 +55,7 @@ def dhcp_leases(subject: Subject) -> Iterator[str]:
         ("/var/lib/dhcpcd5", "*.lease*"),
         ("/var/lib/NetworkManager", "*lease*"),
         ("/var/lib/systemd/network", "*"),
+        ("/var/lib/wicked", "lease-*"),
     ):
         for path in subject.files_in(folder):
             if fnmatch.fnmatch(path.rsplit("/", 1)[-1], pattern) and subject.has_data(path):
@@ -142,18 +144,30 @@ def journal(subject: Subject) -> Iterator[str]:
             yield path
 
 
+#: Where package managers keep what they have downloaded, and what its names end with.
+_CACHES = {
+    "/var/cache/apt/archives": (".deb",),
+    "/var/cache/dnf": (".rpm", ".solv", ".solvx", ".xml", ".gz", ".zck", ".zst"),
+    "/var/cache/libdnf5": (".rpm", ".solv", ".solvx", ".xml", ".gz", ".zck", ".zst"),
+    "/var/cache/yum": (".rpm", ".sqlite", ".xml"),
+    "/var/cache/zypp": (".rpm", ".solv", ".xml", ".gz", ".zst"),
+    "/var/cache/apk": (".apk", ".tar.gz"),
+}
+
+
 @check(
     "package-cache",
     "No downloaded packages and lists",
     why="They enlarge every clone and every upload, and old lists are not usable.",
-    remedy="apt-get clean; rm -rf /var/lib/apt/lists/*",
+    remedy="apt-get clean; rm -rf /var/lib/apt/lists/* (dnf clean all; zypper clean --all; rm -rf /var/cache/apk/*)",
     source=HOUSE,
     severity="warn",
 )
 def package_cache(subject: Subject) -> Iterator[str]:
-    debs = subject.files_in("/var/cache/apt/archives", ".deb")
-    if debs:
-        yield f"{len(debs)} packages in /var/cache/apt/archives"
+    for folder, suffixes in _CACHES.items():
+        found = [path for path, kind in subject.root.walk(folder) if kind == "file" and path.endswith(suffixes)]
+        if found:
+            yield f"{len(found)} packages or lists in {folder}"
     lists = [path for path in subject.files_in("/var/lib/apt/lists") if subject.has_data(path)]
     if [path for path in lists if not path.endswith("/lock")]:
         yield f"{len(lists)} lists in /var/lib/apt/lists"

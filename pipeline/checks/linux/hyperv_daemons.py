@@ -8,7 +8,8 @@ from pipeline.checks.linux.agents import enabled
 from pipeline.checks.model import CLOUD, LISA, Subject, check
 from pipeline.disk.udev_rules import rule_files
 
-_UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+#: systemd's units, and scripts of OpenRC.
+_UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/etc/init.d")
 #: Bytes of a rule file that are read.
 _RULES_LIMIT = 1 << 20
 

@@ -11,7 +11,10 @@ from pipeline.disk.root import Root
 #: The account that goldsmith makes in a build guest.
 BUILD_USER = "goldsmith-build"
 #: What stands in shadow's second field where no password works (shadow(5), passwd -l).
-_LOCKED = ("*LOCK*", "*", "!", "!!", "!*", "*LK*", "x", "!x")
+#: The last is Anaconda's, of a kickstart with `rootpw --lock --iscrypted locked`, as cloud images are made.
+_LOCKED = ("*LOCK*", "*", "!", "!!", "!*", "*LK*", "x", "!x", "!locked")
+#: systemd's program, with and without a merged /usr.
+_SYSTEMD = ("/usr/lib/systemd", "/lib/systemd")
 _FIRST_USER, _LAST_USER = 1000, 59999
 
 
@@ -24,6 +27,8 @@ _FIRST_USER, _LAST_USER = 1000, 59999
 )
 def machine_id(subject: Subject) -> Iterator[str]:
     text = subject.root.read("/etc/machine-id", 4096)
+    if text is None and not any(subject.root.exists(path) for path in _SYSTEMD):
+        raise Skip("no systemd, which alone needs a machine id")
     if text is None:
         yield "no /etc/machine-id: the first boot cannot always write one"
     elif text.strip() not in (b"", b"uninitialized"):
@@ -245,16 +250,24 @@ def sudoers_targetpw(subject: Subject) -> Iterator[str]:
             yield f"{path}: {line}"
 
 
+#: systemd's, System V's, Red Hat's of old, OpenRC's two.
+_SEEDS = (
+    *("/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed", "/var/lib/random-seed"),
+    *("/var/lib/misc/random-seed", "/var/lib/seedrng/seed.credit", "/var/lib/seedrng/seed.no-credit"),
+)
+
+
 @check(
     "random-seed",
     "No random seed is shipped",
     why="Clones with the same seed may create the same keys at their first boot.",
     remedy="systemctl stop systemd-random-seed.service, which writes it at each shutdown; then rm -f "
-    "/var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/random-seed /boot/efi/loader/random-seed",
+    "/var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/random-seed /boot/efi/loader/random-seed "
+    "(OpenRC: /var/lib/misc/random-seed /var/lib/seedrng/seed.*)",
     source=SYSTEMD,
 )
 def random_seed(subject: Subject) -> Iterator[str]:
-    for path in ("/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed", "/var/lib/random-seed"):
+    for path in _SEEDS:
         if subject.has_data(path):
             yield f"{path} is there"
     # systemd-boot's lies on the ESP, which fstab need not mount

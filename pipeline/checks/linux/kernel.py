@@ -11,8 +11,8 @@ from pipeline.checks.model import AZURE_DOC, CLOUD, LISA, CannotLook, Subject, c
 from pipeline.disk.initramfs import IMAGE_LIMIT, read_initramfs
 
 
-def _version(path: str) -> str:
-    return re.sub(r"^(vmlinuz|initrd\.img|initramfs)-|\.img$", "", posixpath.basename(path))
+def _version(subject: Subject, path: str) -> str:
+    return subject.system.kernel_version(path)
 
 
 def _booted(subject: Subject) -> tuple[dict[str, str], list[str]]:
@@ -23,8 +23,8 @@ def _booted(subject: Subject) -> tuple[dict[str, str], list[str]]:
         for path in entry.initrd:
             here = boot_path(subject, path)
             if here is not None and "ucode" not in path:
-                found.setdefault(_version(entry.kernel), here)
-    return found, sorted({_version(entry.kernel) for entry in entries} - found.keys())
+                found.setdefault(_version(subject, entry.kernel), here)
+    return found, sorted({_version(subject, entry.kernel) for entry in entries} - found.keys())
 
 
 def _built_in(subject: Subject, version: str) -> set[str]:
@@ -114,7 +114,7 @@ def initramfs_nvme(subject: Subject) -> Iterator[str]:
 )
 def kernel_config(subject: Subject) -> Iterator[str]:
     without = []
-    for version in sorted({_version(entry.kernel) for entry in boot_entries(subject)}):
+    for version in sorted({_version(subject, entry.kernel) for entry in boot_entries(subject)}):
         # Debian and its like, Fedora and its like
         paths = (f"/boot/config-{version}", f"/lib/modules/{version}/config")
         path, text = next(((path, text) for path in paths if (text := subject.root.text(path))), ("", ""))
@@ -136,7 +136,7 @@ def kernel_config(subject: Subject) -> Iterator[str]:
     source="goldsmith: a whole kernel",
 )
 def kernel_modules(subject: Subject) -> Iterator[str]:
-    for version in sorted({_version(entry.kernel) for entry in boot_entries(subject)}):
+    for version in sorted({_version(subject, entry.kernel) for entry in boot_entries(subject)}):
         if not subject.root.is_dir(f"/lib/modules/{version}"):
             yield f"no /lib/modules/{version}"
         elif not subject.root.listdir(f"/lib/modules/{version}"):

@@ -29,7 +29,7 @@ def _configurations(subject: Subject) -> Iterator[str]:
     "cloud-init's network file of the build was removed",
     why="It names the build machine's network card, so a clone waits for a card that does not exist.",
     remedy="rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* "
-    "/etc/systemd/network/*cloud-init*",
+    "/etc/systemd/network/*cloud-init* /etc/NetworkManager/system-connections/cloud-init-*, and what else is named.",
     source=CLOUD_INIT,
 )
 def netplan_cloud_init(subject: Subject) -> Iterator[str]:
@@ -37,9 +37,24 @@ def netplan_cloud_init(subject: Subject) -> Iterator[str]:
                  "/etc/network/interfaces.d/50-cloud-init.cfg"):  # fmt: skip
         if subject.root.exists(path):
             yield f"{path} is there"
-    for path in subject.files_in("/etc/systemd/network"):
+    for path in (*subject.files_in("/etc/systemd/network"), *subject.files_in(_KEYFILES)):
         if "cloud-init" in path:
             yield f"{path} is there"
+    for path in ["/etc/network/interfaces", *_ifcfg_files(subject)]:
+        if any(line.startswith(_BY_CLOUD_INIT) for line in subject.root.text(path).splitlines()[:3]):
+            yield f"{path} was written by cloud-init"
+
+
+#: cloud-init's first line in a network file that has the system's own name: cloudinit/net/sysconfig.py; eni.py by
+#: cloudinit/distros/alpine.py, NETWORK_FILE_HEADER.
+_BY_CLOUD_INIT = ("# Created by cloud-init", "# This file is generated from information provided by the datasource")
+_KEYFILES = "/etc/NetworkManager/system-connections"
+
+
+def _ifcfg_files(subject: Subject) -> list[str]:
+    """Red Hat's and SUSE's files, a card each."""
+    folders = ("/etc/sysconfig/network-scripts", "/etc/sysconfig/network")
+    return [path for folder in folders for path in subject.files_in(folder) if "/ifcfg-" in path]
 
 
 @check(

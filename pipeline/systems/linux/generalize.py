@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pipeline.definition import Definition
 from pipeline.guest.build import Build
 from pipeline.systems.linux import scripts
 from pipeline.systems.linux.first_boot_service import install_script
+from pipeline.systems.linux.residues import Residues
 
 if TYPE_CHECKING:
     from pipeline.hypervisor.agent import Executed
@@ -29,19 +31,19 @@ cloud-init status --wait >/dev/null
 """
 
 
-def generalize_unit(build: Build) -> UnitSpec[Build]:
-    """The unit that generalizes the build's live guest."""
+def generalize_unit(build: Build, residues: Residues) -> UnitSpec[Build]:
+    """The unit that generalizes the build's live guest; `residues` is what its distribution adds to the script."""
     definition = build.definition
     inputs: dict[str, object] = {
         "agent": definition.generalize.agent,
-        "script": hashlib.sha256(_script(definition).encode()).hexdigest(),
+        "script": hashlib.sha256(_script(definition, residues).encode()).hexdigest(),
     }
     if not definition.steps:
         inputs["disk size"] = definition.disk
-    return UnitSpec("generalize", inputs, _run, live=True)
+    return UnitSpec("generalize", inputs, partial(_run, residues), live=True)
 
 
-def generalize_instance(guest: LiveGuest) -> None:
+def generalize_instance(guest: LiveGuest, residues: Residues) -> None:
     """Remove the identity of a running VM, and power it off. Azure's agent deprovisions where the VM has it."""
     timeouts = guest.timeouts
     # a prompt that stands there for long already says nothing of an agent that starts late
@@ -58,7 +60,7 @@ def generalize_instance(guest: LiveGuest) -> None:
     found = agent.execute(["/bin/sh", "-c", "command -v waagent"], deadline=timeouts.command)
     name = "waagent" if found.code == 0 else "none"
     guest.on_progress("waagent -deprovision+user" if name == "waagent" else "removing its identity")
-    script = scripts.generalize_script(name, user=guest.user)
+    script = scripts.generalize_script(name, user=guest.user, residues=residues)
     done = agent.execute(["/bin/sh", "-s"], stdin=script, deadline=DEADLINE, check=guest.machine.check)
     log = guest.logs / "generalize.log"
     log.write_text(done.stdout + done.stderr)
@@ -74,12 +76,14 @@ def _need_done(done: Executed, log: Path) -> None:
         raise GuestError(f"{why}: {last}", name="generalize-refused", hint=f"read its whole output in {log}")
 
 
-def _script(definition: Definition) -> str:
+def _script(definition: Definition, residues: Residues) -> str:
     service = definition.first_boot
-    return scripts.generalize_script(definition.generalize.agent, install_script(service) if service else "")
+    return scripts.generalize_script(
+        definition.generalize.agent, install_script(service) if service else "", residues=residues
+    )
 
 
-def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
+def _run(residues: Residues, build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:
     from pipeline.systems.linux.build_guest import running_guest
 
     assert source is not None
@@ -87,7 +91,7 @@ def _run(build: Build, source: Layer | None, draft: PendingLayer) -> StageResult
     agent_name = build.definition.generalize.agent
     build.progress("waagent -deprovision" if agent_name == "waagent" else "cleaning")
     done = session.agent.execute(
-        ["/bin/sh", "-s"], stdin=_script(build.definition), deadline=DEADLINE, check=session.machine.check
+        ["/bin/sh", "-s"], stdin=_script(build.definition, residues), deadline=DEADLINE, check=session.machine.check
     )
     log = build.log_file("generalize.log")
     log.write_text(done.stdout + done.stderr)

@@ -9,17 +9,17 @@ _RPM = frozenset({"rhel", "fedora", "centos", "suse", "opensuse", "sles", "rocky
 #: What only an inspection of a Linux stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
     "checks.agents": Part(
-        3, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
+        4, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
     ),
     "checks.azure_init": Part(1, ("pipeline.checks.linux.azure_init",)),
     "checks.disk_names": Part(2, ("pipeline.checks.linux.disk_names",)),
-    "checks.hyperv_daemons": Part(1, ("pipeline.checks.linux.hyperv_daemons",)),
+    "checks.hyperv_daemons": Part(2, ("pipeline.checks.linux.hyperv_daemons",)),
     "checks.resource_disk": Part(1, ("pipeline.checks.linux.resource_disk",)),
     "checks.host_name": Part(1, ("pipeline.checks.linux.host_name",)),
-    "checks.identity": Part(1, ("pipeline.checks.linux.identity",)),
-    "checks.kernel": Part(1, ("pipeline.checks.linux.kernel",)),
-    "checks.leftovers": Part(1, ("pipeline.checks.linux.build_residue",)),
-    "checks.network": Part(3, ("pipeline.checks.linux.network",)),
+    "checks.identity": Part(2, ("pipeline.checks.linux.identity",)),
+    "checks.kernel": Part(2, ("pipeline.checks.linux.kernel",)),
+    "checks.leftovers": Part(2, ("pipeline.checks.linux.build_residue",)),
+    "checks.network": Part(4, ("pipeline.checks.linux.network",)),
     "checks.network_names": Part(2, ("pipeline.checks.linux.network_names",)),
     "checks.network_sriov": Part(
         1,
@@ -43,8 +43,8 @@ PARTS: dict[str, Part] = {
     "offline.ext4_files": Part(1, ("pipeline.disk.ext4_files",)),
     "offline.initramfs": Part(1, ("pipeline.disk.initramfs",)),
     "offline.lvm": Part(1, ("pipeline.disk.lvm", "pipeline.disk.lvm_text", "pipeline.disk.spaces")),
-    "offline.packages": Part(1, ("pipeline.disk.packages",)),
-    "offline.rpm_files": Part(1, ("pipeline.disk.rpm_files",)),
+    "offline.packages": Part(2, ("pipeline.disk.packages", "pipeline.disk.rpm_database")),
+    "offline.rpm_files": Part(2, ("pipeline.disk.rpm_files",)),
     "offline.shipped": Part(1, ("pipeline.disk.shipped",)),
     "offline.units": Part(1, ("pipeline.disk.units",)),
     "offline.xfs": Part(1, ("pipeline.disk.xfs", "pipeline.disk.xfs_files")),

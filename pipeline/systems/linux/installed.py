@@ -43,7 +43,12 @@ class InstalledLinux(InstalledSystem):
         "WALinuxAgent",
         "python-azure-agent",
     )
-    boot_menus: ClassVar[tuple[str, ...]] = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
+    boot_menus: ClassVar[tuple[str, ...]] = (
+        "/boot/grub/grub.cfg",
+        "/boot/grub2/grub.cfg",
+        "/boot/extlinux.conf",
+        "/boot/extlinux/extlinux.conf",
+    )
     unix_layout: ClassVar[bool] = True
 
     def claims(self) -> bool:

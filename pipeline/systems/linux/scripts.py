@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.guest.access import BUILD_USER
 from pipeline.systems.linux.identity_removal import removal_script
+from pipeline.systems.linux.residues import Residues
 
 
 def build_user_data(public_key: str) -> dict[str, Any]:
@@ -59,21 +60,24 @@ def network_config(access_mac: str, outside_mac: str | None) -> dict[str, Any]:
     return {"version": 2, "ethernets": cards}
 
 
-def generalize_script(agent: str, installs: str = "", user: str = "") -> str:
+def generalize_script(agent: str, installs: str = "", user: str = "", residues: Residues | None = None) -> str:
     """The script that makes a guest forget who it is. It runs as root over the guest agent, not over ssh.
 
     Order: what waagent does not touch while it runs, then identity and accounts, `user` among them; then `installs`,
-    what only clones are to run; the trim comes last.
+    what only clones are to run; the trim comes last. `residues`: what a distribution adds.
     """
+    added = residues or Residues()
     return "\n".join(
         [
             "set -eu",
             "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             'say() { echo "generalize: $*"; }',
+            *([added.before] if added.before else []),
             *([_WAAGENT] if agent == "waagent" else []),
             _QUIET,
             _CLOUD_INIT,
             _TRACES,
+            *([added.after] if added.after else []),
             *([_WAAGENT_DONE] if agent == "waagent" else []),
             _IDENTITY,
             removal_script(),

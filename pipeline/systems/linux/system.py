@@ -14,6 +14,7 @@ from pipeline.guest.build import Build
 from pipeline.systems.base import AwaitedBoot, GuestSystem, LiveGuest
 from pipeline.systems.inspection import Inspection
 from pipeline.systems.linux.inspection import INSPECTION
+from pipeline.systems.linux.residues import Residues, joined
 from pipeline.systems.linux.rules import RULES
 
 if TYPE_CHECKING:
@@ -58,10 +59,22 @@ class LinuxSystem(GuestSystem):
 
         return tuple(step_units(build))
 
+    #: What this distribution's part of the generalize script removes.
+    residues: ClassVar[Residues] = Residues()
+
+    def _residues(self) -> Residues:
+        """Its own; of the generic Linux, which a brought disk is taken for, those of every distribution."""
+        from pipeline.systems import registry
+
+        if self.name != self.os:
+            return self.residues
+        known = (system for system in registry.all_systems() if isinstance(system, LinuxSystem))
+        return joined(tuple(system.residues for system in known))
+
     def generalize_units(self, build: Build) -> Sequence[UnitSpec[Build]]:
         from pipeline.systems.linux.generalize import generalize_unit
 
-        return (generalize_unit(build),)
+        return (generalize_unit(build, self._residues()),)
 
     def update_steps(self, definition: Definition) -> tuple[Step, ...]:
         return (ScriptStep(file=UPDATES, script=UPDATES.name, name="updates"),)
@@ -127,7 +140,7 @@ class LinuxSystem(GuestSystem):
     def generalize_instance(self, guest: LiveGuest) -> None:
         from pipeline.systems.linux.generalize import generalize_instance
 
-        generalize_instance(guest)
+        generalize_instance(guest, self._residues())
 
     def clones_at_once(self, build: Build, wanted: int) -> int:
         # an emulated clone lets its processor idle a tenth of the time; another one takes it

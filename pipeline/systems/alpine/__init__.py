@@ -1,0 +1,1 @@
+"""Alpine Linux: apk, OpenRC, mkinitfs; programs of busybox."""

@@ -1,0 +1,1 @@
+"""SUSE Linux Enterprise and openSUSE: zypper, wicked or NetworkManager, snapshots."""
