@@ -96,8 +96,8 @@ def known_values(lab: Lab, environment: Mapping[str, str]) -> dict[str, str]:
         "store": lab.home,
         "checkout": ROOT,
         "home": Path.home() if Path.home() != Path("/root") else "",
-        "host": socket.gethostname(),
-        "domain": socket.getfqdn() if "." in socket.getfqdn() else "",
+        "full host": socket.gethostname(),
+        "host": socket.gethostname().partition(".")[0],
         "user": environment.get("SUDO_USER") or getpass.getuser(),
         **{name.lower(): environment.get(name, "") for name in ("WINDOWS_ISO", "VIRTIO_ISO", "AZURE_SUBSCRIPTION")},
     }

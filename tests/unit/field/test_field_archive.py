@@ -176,6 +176,8 @@ def test_a_run_leaves_an_archive_that_can_be_replayed_also_where_it_fails(
     tmp_path: Path, key: signing.SigningKey, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GOLDSMITH_KEY", str(key.path))
+    monkeypatch.setattr("socket.gethostname", lambda: "anvil.example.org")
+    monkeypatch.setattr("getpass.getuser", lambda: "mallory")
     lab = Lab(tmp_path / "project", tmp_path / "home")
 
     def work(lab: Lab, folder: Path, _environment: object) -> None:
@@ -183,13 +185,15 @@ def test_a_run_leaves_an_archive_that_can_be_replayed_also_where_it_fails(
             path = lab.home / "runs" / "R1" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        (folder / "notes.txt").write_text(f"made in {lab.home}\n")
+        (folder / "notes.txt").write_text(f"made in {lab.home} by mallory on anvil, anvil.example.org\n")
         raise field.FieldError(f"stopped in {lab.folder}")
 
     path, error = field.run(Kind("kvm", lambda _: "", work), lab, {}, tmp_path / "out")
     assert error == "stopped in [secret project]"
     archive = read_archive(path, [key.public])
-    assert archive.text("notes.txt") == "made in [secret store]\n"
+    assert archive.text("notes.txt") == (
+        "made in [secret store] by [secret user] on [secret host], [secret full host]\n"
+    )
     assert archive.field["consoles"] == {"runs/R1/prove/gen2/boot.serial.log": "login"}
     assert field.main(["replay", str(path), str(signing.public_path(key.path))], {}) == 0
     assert capsys.readouterr().out.count("ok  ") == 4
