@@ -103,6 +103,9 @@ def _striped(read: Read, _: Root, target: Path, parts: Parts, folder: Path) -> N
 
 
 def _write(image: Path, target: Path, places: list[tuple[int, int]]) -> None:
+    # where its data is, is asked of the host's file system, which may still be writing what the loop device gave it
+    with image.open("rb") as file:
+        os.fsync(file.fileno())
     source = file_extents(image)
     reader = Reader(source)
     with target.open("r+b") as file:
