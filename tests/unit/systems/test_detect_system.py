@@ -94,23 +94,23 @@ def test_a_profile_overrides(debian: Path, windows: Path) -> None:
     assert caught.value.name == "unknown-profile"
 
 
-@needs_tool("mkfs.xfs")
+@needs_tool("mkfs.f2fs")
 def test_what_cannot_be_read_is_no_pass(tmp_path: Path) -> None:
     """A file system without a reader: the disk is read as a Linux, which is said, and no check passes for it."""
     disk = tmp_path / "disk.raw"
     with disk.open("wb") as file:
         file.truncate(320 << 20)
-    subprocess.run(["mkfs.xfs", "-q", str(disk)], check=True)
+    subprocess.run(["mkfs.f2fs", "-q", str(disk)], check=True, capture_output=True)
     found = CliRunner().invoke(app, ["inspect", str(disk), "--json"])
     assert isinstance(found.exception, CheckFailed)
     report = json.loads(found.stdout)
     assert report["profile"] == "azure-linux" and report["verdict"]["passed"] < len(report["checks"])
     assert (report["detected"]["system"], report["detected"]["recognized"]) == ("linux", False)
-    assert "cannot read xfs" in report["detected"]["why"]
+    assert "cannot read f2fs" in report["detected"]["why"]
     statuses = {each["id"]: each["status"] for each in report["checks"]}
     assert statuses["linux-root"] == "fail" and statuses["machine-id"] == "unchecked"
     assert "no system was recognized" in CliRunner().invoke(app, ["inspect", str(disk)]).stdout
-    with pytest.raises(DiskError, match="cannot read xfs"):
+    with pytest.raises(DiskError, match="cannot read f2fs"):
         list_disk(disk, what="packages")
 
 
