@@ -16,7 +16,8 @@ ENDS = {"done", "killed", "interrupted"}
 
 
 def test_each_case_names_a_verb_and_ways_to_end_that_exist() -> None:
-    known = ENDS | set(entries())
+    # a check that fails has an error by its own name
+    known = ENDS | set(entries()) | {"check-gpt-backup"}
     for part, verbs in (("rows", fault_bench.VERBS), ("vms", fault_vms.VERBS)):
         cases = read_table(part)
         assert not {case.verb for case in cases} - set(verbs)
