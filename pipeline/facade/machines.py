@@ -86,7 +86,7 @@ def describe_view(record: Record, reality: Reality) -> dict[str, Any]:
 
 def _os_profile(record: Record) -> dict[str, Any]:
     profile: dict[str, Any] = {"computerName": record.name, "adminUsername": record.user, "secrets": []}
-    if system_of(record).os != "linux":
+    if system_of(record).signs_in_by_password:
         return {**profile, "windowsConfiguration": {"provisionVMAgent": True}}
     key = {"path": f"/home/{record.user}/.ssh/authorized_keys", "keyData": record.public_key}
     return {
