@@ -11,7 +11,7 @@ LAYERS ?= 40G
 GUESTS ?= 2
 BIN := .venv/bin
 
-.PHONY: help setup deb lock golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
+.PHONY: help setup golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,12 +47,6 @@ check: setup ## lint and types
 docs: setup ## the documentation as a site of static pages: build/site/index.html; with Chromium its pictures are drawn again
 	@if command -v chromium >/dev/null; then $(BIN)/python -m tests.pictures; fi
 	@$(BIN)/python tools/docs_site.py
-
-lock: setup ## the Python packages of goldsmith with versions and digests: tools/requirements.lock
-	@$(BIN)/python tools/lock.py
-
-deb: ## a Debian package with them for hosts like this one: build/goldsmith_*.deb
-	@tools/make_deb.sh
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests
