@@ -296,6 +296,8 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "no package source": ("package-sources", put("/etc/apt/sources.list", "# none\n")),
     "packages from a disc": ("package-sources", add("etc/apt/sources.list", "deb cdrom:[Debian]/ bookworm main\n")),
     "a local clock": ("clock-utc", edit("etc/adjtime", "UTC", "LOCAL")),
+    "no login on the serial port": ("serial-login", masked("serial-getty@ttyS0.service")),
+    "no login on any serial port": ("serial-login", masked("serial-getty@.service")),
     "a file in /tmp": ("temporary-files", put("/tmp/build.sh", "x\n")),
     "a core dump": ("core-dumps", put("/var/crash/x.crash", "x\n")),
     "a nologin": ("failed-boot-marks", put("/etc/nologin", "x\n")),

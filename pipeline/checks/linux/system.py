@@ -293,6 +293,32 @@ def clock_utc(subject: Subject) -> Iterator[str]:
         yield f"/etc/localtime points to {target}, which does not exist"
 
 
+#: The unit that systemd's generator starts on a serial console of the kernel's, and who else may start one.
+_SERIAL_GETTY = "serial-getty@ttyS0.service"
+_INITTAB = re.compile(r"^[^#:\n]*:[^:\n]*:(respawn|askfirst|ondemand):.*\bttyS0\b", re.MULTILINE)
+
+
+@check(
+    "serial-login",
+    "Azure's serial console has a login prompt",
+    why="The serial console is the only way into a machine whose network does not work.",
+    remedy="systemctl unmask serial-getty@ttyS0.service (OpenRC and System V: a line with ttyS0 and getty in "
+    "/etc/inittab).",
+    source="Azure: Serial Console for Linux; systemd-getty-generator(8)",
+    severity="warn",
+    profiles=CLOUD,
+)
+def serial_login(subject: Subject) -> Iterator[str]:
+    # a link to /dev/null of the generator's name takes it away too
+    for path in (f"/etc/systemd/system/{_SERIAL_GETTY}", "/etc/systemd/system/serial-getty@.service",
+                 "/etc/systemd/system-generators/systemd-getty-generator"):  # fmt: skip
+        if subject.root.read_link(path) == "/dev/null":
+            yield f"{path} is a link to /dev/null"
+    inittab = subject.root.text("/etc/inittab")
+    if inittab and not subject.root.is_dir("/usr/lib/systemd/system") and not _INITTAB.search(inittab):
+        yield "/etc/inittab starts no getty on ttyS0"
+
+
 @check(
     "temporary-files",
     "The folders /tmp and /var/tmp are empty",

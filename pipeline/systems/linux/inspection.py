@@ -34,7 +34,7 @@ PARTS: dict[str, Part] = {
     "checks.resume": Part(1, ("pipeline.checks.linux.resume",)),
     "checks.secrets": Part(1, ("pipeline.checks.linux.build_config",)),
     "checks.system_folders": Part(1, ("pipeline.checks.linux.system_folders",)),
-    "checks.system": Part(4, ("pipeline.checks.linux.system", "pipeline.disk.release")),
+    "checks.system": Part(5, ("pipeline.checks.linux.system", "pipeline.disk.release")),
     "guests.service_identity": Part(1, ("pipeline.systems.linux.service_identity",)),
     "offline.btrfs": Part(
         1, ("pipeline.disk.btrfs", "pipeline.disk.btrfs_trees", "pipeline.disk.btrfs_files", "pipeline.disk.lzo")

@@ -76,6 +76,7 @@ ABSENCE_IS_RIGHT = {
     "volumes-read": "the root can be read",
     "free-space": "the root was looked at",
     "swap": "no partition, no line, no file of swap",
+    "serial-login": "no link takes away the getty that systemd starts by itself",
     "fstab-by-uuid": "no line of fstab mounts by device",
     "fstab-targets": "no line of fstab mounts what is not there",
     "persistent-net-rules": "no rule names a card",

@@ -98,10 +98,12 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
             "var/cache/apk/APKINDEX.1.tar.gz": "x",
             "var/lib/seedrng/seed.credit": "x",
             "usr/lib/modules/6.6.70-0-lts/modules.builtin": "x",
+            "etc/inittab": "::sysinit:/sbin/openrc sysinit\n#ttyS0::respawn:/sbin/getty -L 0 ttyS0 vt100\n",
         },
         ("etc/runlevels/default/waagent", "etc/runlevels/default/sshd", "usr/lib/modules/6.6.63-0-virt"),
         {
             "package-cache": "/var/cache/apk",
+            "serial-login": "/etc/inittab starts no getty on ttyS0",
             "random-seed": "/var/lib/seedrng/seed.credit",
             "kernel-modules": "no /lib/modules/virt",
             # a kernel whose modules are gone has no version
