@@ -50,6 +50,7 @@ KNOWN_MESSAGES = (
     ),
     _known("kernel", r"(?:tsc: )?Fast TSC calibration failed", _CLOCK),
     _known("kernel", r"calibrate_delay_direct\(\) failed to get a good estimate .*", _CLOCK, emulated_only=True),
+    _known("kernel", r"\.\.MP-BIOS bug: 8254 timer not connected to IO-APIC", _CLOCK, emulated_only=True),
     # a host that is busy
     _known("kernel", r"(?:rcu: |\t\().*", _TIME, emulated_only=True),
     _known("kernel", r"(?:NMI )?watchdog: (?:BUG: soft lockup - )?CPU.*", _TIME, emulated_only=True),

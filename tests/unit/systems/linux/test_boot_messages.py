@@ -33,6 +33,7 @@ SEEN = (
     ("kernel", "GPT: Use GNU Parted to correct GPT errors."),
     ("kernel", "tsc: Fast TSC calibration failed"),
     ("kernel", "calibrate_delay_direct() failed to get a good estimate for loops_per_jiffy."),
+    ("kernel", "..MP-BIOS bug: 8254 timer not connected to IO-APIC"),
     ("kernel", "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"),
     ("kernel", "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [cloud-init:512]"),
     ("kernel", "INFO: task jbd2/sda3-8:210 blocked for more than 120 seconds."),
