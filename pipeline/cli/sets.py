@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from pipeline.base.errors import UsageError
 from pipeline.cli import completion
+from pipeline.cli.hooks import notifying
 from pipeline.cli.removals import count_of
-from pipeline.cli.vm.options import AsJson, FleetGroup, open_fleet
+from pipeline.cli.vm.options import AsJson, FleetGroup, open_fleet, print_password
 
 if TYPE_CHECKING:
     from pipeline.instances.fleet import Fleet
     from pipeline.instances.record import Record
     from pipeline.instances.set_records import SetRecord
     from pipeline.instances.state import Reality
+    from pipeline.operations.create import Creation
 
 SetName = Annotated[str, typer.Argument(metavar="SET", help="The set.", autocompletion=completion.complete_set)]
 
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
     noun.command("scale")(scale)
     noun.command("start")(start)
     noun.command("fail-domain")(fail_domain)
+    noun.command("upgrade")(upgrade)
     noun.command("delete")(delete)
     app.add_typer(noun, name="set")
 
@@ -80,7 +83,6 @@ def to_json(fleet: Fleet, found: SetRecord, vms: list[tuple[Record, Reality]]) -
         "created": found.created,
         "faultDomains": found.fault_domains,
         "updateDomains": found.update_domains,
-        "autoUpgrade": found.auto,
         "versions": sorted({f"{record.image}@{record.version}" for record, _ in members}),
         "running": sum(reality.is_on for _, reality in members),
         "vms": [
@@ -202,6 +204,52 @@ def _print_changed(name: str, changed: list[str], state: str, nothing: str) -> N
         print(f"{each}: {state}")
     if not changed:
         print(f"{name}: {nothing}")
+
+
+def upgrade(
+    name: SetName,
+    to: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--to",
+            metavar="IMAGE[@VERSION|CHANNEL]",
+            help="The version; without IMAGE@ one of the set's image (default: what the set was made from).",
+            autocompletion=completion.complete_reference,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reimage the VMs of a set from another version, one update domain after the other, without lost requests.
+
+    A domain whose VMs do not come up goes back to the version that it had, and the upgrade stops.
+
+    Examples:
+      goldsmith set upgrade shop
+      goldsmith set upgrade shop --to golden
+    """
+    from dataclasses import asdict
+
+    from pipeline.cli.show import print_json
+    from pipeline.operations.upgrade import upgrade_set
+
+    fleet = open_fleet("upgrade", noun="set ")
+    fleet.keep_fabric()
+    with notifying("vm", name):
+        done = upgrade_set(
+            fleet, name, to, lambda text: print(f"{name}: {text}", flush=True), on_begun=_print_new_password
+        )
+    if as_json:
+        print_json(asdict(done))
+        return
+    for vm, why in done.left.items():
+        print(f"{vm}: not upgraded: {why}")
+    counts = f"{len(done.upgraded)} upgraded, {len(done.current)} current before, {len(done.left)} left"
+    print(f"{name}: {done.reference}: {counts}")
+
+
+def _print_new_password(creation: Creation) -> None:
+    if creation.password is not None:
+        print_password(creation.record, creation.password)
 
 
 def delete(

@@ -28,7 +28,7 @@ MOST_FAULT_DOMAINS, MOST_UPDATE_DOMAINS = 3, 20
 class SetRecord:
     """One set: how its VMs are made. `image` is a reference; `memory` and `resource_size` in bytes.
 
-    `prefix`: the beginning of the names of its VMs. `auto`: whether the night upgrades it.
+    `prefix`: the beginning of the names of its VMs.
     """
 
     name: str
@@ -48,7 +48,6 @@ class SetRecord:
     resource_size: int
     fault_domains: int = FAULT_DOMAINS
     update_domains: int = UPDATE_DOMAINS
-    auto: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,7 +78,6 @@ class SetShape(Shape):
     resource_size: int = Field(ge=0)
     fault_domains: int = Field(gt=0, le=MOST_FAULT_DOMAINS)
     update_domains: int = Field(gt=0, le=MOST_UPDATE_DOMAINS)
-    auto: bool = False
 
     @classmethod
     def advice(cls) -> str:

@@ -12,24 +12,28 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.base.errors import BuildError
 from pipeline.fabric import service
 from pipeline.fabric.service import ProvisioningData
 from pipeline.guest.access import free_port
-from pipeline.instances.endpoints import balancer_of, drain, wait_drained
+from pipeline.instances.endpoints import align_endpoints, balancer_of, drain, wait_drained
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record, new_id
 from pipeline.network.namespaces import NAMESPACES
 from pipeline.operations.create import Wishes
-from pipeline.operations.sets import ensure_set
+from pipeline.operations.reimage import version_reference
+from pipeline.operations.sets import ensure_set, members
+from pipeline.operations.upgrade import Renew, upgrade_set
 from tests.fakes.puppets import puppet, sh
 from tests.harness import ROOT, remove, wait_for
+from tests.open_loop import OpenLoop
 from tests.tools import skip_without
 from tests.vms import PUBLIC_KEY, SOON, Vms, make_lab
 
@@ -69,7 +73,7 @@ def add_puppet(site: Site, stack: contextlib.ExitStack, number: int) -> None:
         id=new_id(), name=name, created="2026-11-26T08:00:00Z", host=socket.gethostname(), image="power",
         version="1.0.0", digest="", system="linux", generation=1, secure=False, size=None, cpus=1, memory=1 << 20,
         user="azureuser", public_key=PUBLIC_KEY, disk_size=0, disk={"path": "/none", "format": "qcow2"},
-        provisioned="2026-11-26T08:05:00Z", set="shop",
+        provisioned="2026-11-26T08:05:00Z", set="shop", fault_domain=number, update_domain=number,
     )  # fmt: skip
     site.fleet.instances.add(record)
     link = service.ensure(site.fleet.store).attach(ProvisioningData(record.id, name, record.user, PUBLIC_KEY))
@@ -159,6 +163,62 @@ def test_a_request_whose_vm_is_gone_is_sent_to_another(site: Site, port: int) ->
         assert instance is not None
         sh(f"ip -n {NAMES[0]} link set eth0 up; ip -n {NAMES[0]} route add default via {instance.instance.gateway}")
     wait_for("the probe", lambda: site.states()["web-0"] == "up", SOON)
+
+
+@pytest.fixture
+def versions(site: Site) -> tuple[str, str]:
+    """The version that the VMs have, and a newer one."""
+    gallery = site.fleet.gallery
+    while len(gallery.versions("power")) < 2:
+        site.lab.add_power()
+    old, new = (version_reference(version) for version in gallery.versions("power")[-2:])
+    for name in site.servers:
+        site.change(name, version=old.partition("@")[2])
+    return old, new
+
+
+def renewing(site: Site, bad: str) -> Renew:
+    """A reimage without a guest: the web server is silent meanwhile. From the version `bad` its probe fails."""
+
+    def renew(fleet: Fleet, wanted: Mapping[str, str]) -> None:
+        for name, reference in wanted.items():
+            assert fleet.instances.get(name).drained
+            site.servers[name].send_signal(signal.SIGSTOP)
+            try:
+                disk = {"path": f"/{reference}", "format": "qcow2"}
+                site.change(name, provisioned=None, version=reference.partition("@")[2], disk=disk)
+                align_endpoints(fleet)
+                site.switch(name).unlink(missing_ok=True)
+                if reference != bad:
+                    site.switch(name).touch()
+                site.change(name, provisioned="2026-11-26T08:07:00Z")
+            finally:
+                site.servers[name].send_signal(signal.SIGCONT)
+
+    return renew
+
+
+def test_an_upgrade_goes_from_domain_to_domain_and_no_request_is_lost(
+    site: Site, port: int, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = versions
+    monkeypatch.setattr(site.fleet, "is_on", lambda _record: True)  # there is no machine, but its wire
+    steps: list[str] = []
+    with OpenLoop(f"http://127.0.0.1:{port}/", 50) as client:
+        done = upgrade_set(site.fleet, "shop", "golden", steps.append, renew=renewing(site, "none"))
+        assert done.reference == new and done.upgraded == ("web-0", "web-1") and not done.left
+        again = upgrade_set(site.fleet, "shop", None, steps.append, renew=renewing(site, "none"))
+        assert again.upgraded == () and again.current == ("web-0", "web-1")
+        # a bad version: the first domain goes back, the second is not touched
+        with pytest.raises(BuildError) as error:
+            upgrade_set(site.fleet, "shop", old, steps.append, renew=renewing(site, old), probe_for=5)
+        assert error.value.name == "set-upgrade-stopped" and f"web-0 went back to {new}" in error.value.message
+        wait_for("both VMs", lambda: set(site.states().values()) == {"up"}, SOON)
+    assert steps[:2] == [f"update domain 0: web-0 to {new}", f"update domain 1: web-1 to {new}"]
+    assert {record.reference for record in members(site.fleet, "shop")} == {new}
+    assert not any(record.drained for record in members(site.fleet, "shop"))
+    assert client.failed == [] and set(client.pages) == {"web-0", "web-1"}
+    print(f"{sum(client.pages.values())} requests, {len(client.failed)} failed")
 
 
 def test_what_was_broken_is_named_and_mended_by_the_next_command(site: Site, port: int) -> None:

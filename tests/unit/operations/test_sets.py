@@ -6,7 +6,7 @@ libvirt is its own test driver, whose one domain runs: a VM with that domain's i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
-from pipeline.base.errors import GoldsmithError
+from pipeline.base.errors import BuildError, GoldsmithError
 from pipeline.base.files import RecordDamaged
 from pipeline.base.store import Store
 from pipeline.cli.app import app
@@ -39,6 +39,7 @@ from pipeline.operations.sets import (
     plan_growth,
     shrink,
 )
+from pipeline.operations.upgrade import choose_target, upgrade_set
 from tests.fakes.disks import add_master
 from tests.unit.instances.test_record import record
 
@@ -215,3 +216,58 @@ def test_the_command_line_asks_before_it_deletes(
     assert fleet.instances.names() == ["web-0"]
     result = CliRunner().invoke(app, ["vm", "create", "web", "--image", "small", "--update-domains", "2"])
     assert isinstance(result.exception, GoldsmithError) and result.exception.name == "usage"
+
+
+# ---- upgrades ----------------------------------------------------------------------------------------------------
+
+
+def upgraded(fleet: Fleet, name: str, **more: object) -> None:
+    join(fleet, name, provisioned="2026-11-26T08:05:00Z", disk={"path": "/x", "format": "qcow2"}, **more)
+
+
+def test_an_upgrade_that_stops_says_where_and_goes_back(fleet: Fleet) -> None:
+    """No endpoint leads to the set: what an upgrade does to requests is in tests/vm/test_endpoints.py."""
+    ensure_set(fleet, "shop", WISHES, Domains(2, 2))
+    for number in range(3):
+        upgraded(fleet, f"web-{number}")
+    old = members(fleet, "shop")[0].reference
+    raw = fleet.store.tmp / "small.raw"
+    new = add_master(fleet.gallery, "small", raw, machine={"cpus": 1, "memory": 1 << 20})
+    reference = f"small@{new.version}"
+    calls: list[dict[str, str]] = []
+
+    def renew(_fleet: Fleet, wanted: Mapping[str, str]) -> None:
+        calls.append(dict(wanted))
+        for name, to in wanted.items():
+            record = fleet.instances.get(name)
+            assert record.drained
+            fleet.instances.save(
+                replace(record, version=to.partition("@")[2], disk={"path": f"/{to}", "format": "q"})
+            )
+        if "web-1" in wanted and wanted["web-1"] == reference:
+            raise BuildError("web-1: no agent asked", name="agent-silent")
+
+    fleet.keep_fabric = lambda: None  # type: ignore[method-assign]  the fabric needs root
+    fleet.is_on = lambda record: record.name != "web-2"  # type: ignore[method-assign]
+    with pytest.raises(GoldsmithError) as error:
+        upgrade_set(fleet, "shop", "golden", lambda _text: None, renew=renew)
+    assert error.value.name == "set-upgrade-stopped" and f"web-1 went back to {old}" in error.value.message
+    assert calls == [{"web-0": reference}, {"web-1": reference}, {"web-1": old}]
+    versions = {record.name: record.reference for record in members(fleet, "shop")}
+    assert versions == {"web-0": reference, "web-1": old, "web-2": old}
+    assert not any(record.drained for record in members(fleet, "shop"))
+
+
+def test_a_vm_that_is_off_is_left_and_named_and_an_interrupted_upgrade_is_finished(fleet: Fleet) -> None:
+    ensure_set(fleet, "shop", WISHES, Domains(2, 2))
+    for name, drained in (("web-0", False), ("web-1", True)):
+        upgraded(fleet, name, drained=drained)
+    fleet.keep_fabric = lambda: None  # type: ignore[method-assign]  the fabric needs root
+    add_master(fleet.gallery, "small", fleet.store.tmp / "small.raw")
+    calls: list[list[str]] = []
+    done = upgrade_set(
+        fleet, "shop", None, lambda _text: None, renew=lambda _fleet, wanted: calls.append(list(wanted))
+    )
+    assert calls == [["web-1"]] and done.upgraded == ("web-1",) and done.left == {"web-0": "it does not run"}
+    assert not fleet.instances.get("web-1").drained
+    assert choose_target(fleet, "shop", "golden").version == choose_target(fleet, "shop", "small").version
