@@ -148,7 +148,9 @@ def reimage_all(fleet: Fleet, wanted: Mapping[str, str], on_begun: Callable[[Cre
     creations: list[Creation] = []
     try:
         for name, reference in wanted.items():
-            creations.append(begin(fleet, name, to=reference))
+            # a guest that never reported Ready from this disk hears no power button, and has nothing to lose
+            never_ready = fleet.instances.get(name).provisioned is None
+            creations.append(begin(fleet, name, to=reference, force=never_ready))
             on_begun(creations[-1])
         with ThreadPoolExecutor(max_workers=len(creations)) as pool:
             waits = [
