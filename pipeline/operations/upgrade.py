@@ -40,14 +40,19 @@ class Upgrade:
     left: Mapping[str, str]
 
 
-def choose_target(fleet: Fleet, name: str, to: str | None) -> Version:
-    """The version for a set: `to` is a reference, or a version or channel of the set's image; by default what the set
-    was made from. Raises NotFound (set-unknown, gallery-unknown), CheckFailed (image-withdrawn)."""
+def name_target(fleet: Fleet, name: str, to: str | None) -> str:
+    """The reference that a set is upgraded to: `to` is one, or a version or a channel of the set's image; by default
+    what the set was made from. Raises NotFound (set-unknown)."""
     image = fleet.sets.get(name).image
-    if to is not None:
-        is_image = "@" in to or (IMAGE_NAME.fullmatch(to) and (fleet.gallery.root / to).is_dir())
-        image = to if is_image else f"{image.partition('@')[0]}@{to}"
-    return choose_master(fleet.gallery, image)
+    if to is None:
+        return image
+    is_image = "@" in to or (IMAGE_NAME.fullmatch(to) and (fleet.gallery.root / to).is_dir())
+    return to if is_image else f"{image.partition('@')[0]}@{to}"
+
+
+def choose_target(fleet: Fleet, name: str, to: str | None) -> Version:
+    """The version for a set. Raises NotFound (set-unknown, gallery-unknown), CheckFailed (image-withdrawn)."""
+    return choose_master(fleet.gallery, name_target(fleet, name, to))
 
 
 def upgrade_set(
@@ -89,14 +94,10 @@ def upgrade_set(
             _go_back(fleet, name, records, error, renew, drain_for)
         done += [record.name for record in records]
     if not left:
-        fleet.sets.save(replace(fleet.sets.get(name), image=_lasting(fleet, name, to, reference)))
+        # further VMs are made from it; after --to a channel, the next upgrade follows the channel
+        fleet.sets.save(replace(fleet.sets.get(name), image=name_target(fleet, name, to)))
     current = tuple(record.name for record in vms if record not in behind)
     return Upgrade(reference, tuple(done), current, left)
-
-
-def _lasting(fleet: Fleet, name: str, to: str | None, reference: str) -> str:
-    """What new VMs of the set are made from: after an upgrade to another image or version, that."""
-    return fleet.sets.get(name).image if to is None else to if "@" in to else reference
 
 
 def _renew_domain(

@@ -271,3 +271,11 @@ def test_a_vm_that_is_off_is_left_and_named_and_an_interrupted_upgrade_is_finish
     assert calls == [["web-1"]] and done.upgraded == ("web-1",) and done.left == {"web-0": "it does not run"}
     assert not fleet.instances.get("web-1").drained
     assert choose_target(fleet, "shop", "golden").version == choose_target(fleet, "shop", "small").version
+
+
+def test_after_an_upgrade_to_a_channel_the_next_follows_the_channel(fleet: Fleet) -> None:
+    ensure_set(fleet, "shop", WISHES)
+    old = fleet.gallery.get("small").version
+    for to, image in ((None, "small"), ("golden", "small@golden"), (old, f"small@{old}"), ("small", "small")):
+        upgrade_set(fleet, "shop", to, lambda _text: None)
+        assert fleet.sets.get("shop").image == image
