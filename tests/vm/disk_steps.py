@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 from lxml import etree
 
+from pipeline.base.disk_format import QCOW2
 from pipeline.base.errors import GuestError
+from pipeline.cache.layers import Image
 from pipeline.fabric import service
 from pipeline.hypervisor.agent import Agent
 from pipeline.hypervisor.connection import connect
+from pipeline.hypervisor.machine import own
 from pipeline.hypervisor.persistent import find_domain
+from pipeline.instances.disks import READ_WRITE_WARNING
+from tests.fakes.power_cut import read, replay
 from tests.harness import wait_for
 from tests.vms import SOON, Vms, virsh
 
@@ -150,3 +158,94 @@ def crash_between_lease_and_attach(vms: Vms, name: str) -> None:
     wait_unplugged(vms, name, "5")
     assert vms.run("disk", "delete", "half", "--yes").returncode == 0
     assert not Path(path).exists()
+
+
+# ---- a power cut -------------------------------------------------------------------------------------------------
+
+#: Where the guest writes: what it then flushes, and what it is only told to be written.
+FLUSHED_AT, ACKNOWLEDGED_AT = 2 << 20, 6 << 20
+OS_DISK = "os"
+
+
+def cut_power(vms: Vms, name: str) -> None:
+    """The host of a running VM loses its power: what is on each disk then, by its cache mode.
+
+    The VM has a data disk at LUN 0 with the caching None, and gets one for each other mode. It is off afterwards.
+    """
+    modes = {"0": "None", "2": "ReadOnly", "3": "ReadWrite"}
+    for lun, caching in modes.items():
+        if lun != "0":
+            words = ("--size", "64MiB", "--lun", lun, "--caching", caching, "--name", f"{name}-cut-{lun}")
+            vms.vm("disk", "attach-new", name, *words)
+    devices = {lun: device_at(vms, name, DATA_CONTROLLER, lun) for lun in modes}
+    devices[OS_DISK] = device_at(vms, name, OS_CONTROLLER, "0")
+    folder = vms.home / "tmp" / "power-cut"
+    folder.mkdir()
+    cut = {lun: log_writes(vms, name, lun, folder) for lun in devices}
+    for device in devices.values():
+        put = f"dd iflag=fullblock of={device} bs=65536 count=1"
+        inside(vms, name, f"tr '\\0' '\\001' </dev/zero | {put} seek={FLUSHED_AT >> 16} conv=fsync")
+        # written when dd closes the device, and not flushed
+        inside(vms, name, f"tr '\\0' '\\002' </dev/zero | {put} seek={ACKNOWLEDGED_AT >> 16}")
+    kill_machine(vms, name)
+    for lun, (log, after) in cut.items():
+        replay(log, after.path)
+        caching = modes.get(lun, vms.seen(name)["storageProfile"]["osDisk"]["caching"])
+        assert read(after, FLUSHED_AT) == 1, f"{lun} with {caching} has lost what was flushed"
+        warned = caching in READ_WRITE_WARNING.partition(",")[0]
+        # what is lost is what was there before: nothing, or the master's
+        assert (read(after, ACKNOWLEDGED_AT) != 2) == warned, f"{lun} with {caching}"
+    shutil.rmtree(folder)
+    for lun in ("2", "3"):
+        vms.vm("disk", "detach", name, f"{name}-cut-{lun}")
+        assert vms.run("disk", "delete", f"{name}-cut-{lun}", "--yes").returncode == 0
+
+
+def kill_machine(vms: Vms, name: str) -> None:
+    """End QEMU at once: asked to end, it would flush its disks."""
+    domain = f"goldsmith-{vms.store.instances_label}-{name}"
+    os.kill(int(Path(f"/run/libvirt/qemu/{domain}.pid").read_text()), signal.SIGKILL)
+    wait_for("the end of the machine", lambda: domain not in vms.domains_on(), SOON)
+
+
+def log_writes(vms: Vms, name: str, lun: str, folder: Path) -> tuple[Path, Image]:
+    """Log from now on what reaches a disk's file. Returns the log, and a copy of the disk as it is now."""
+    place = ("0", "0") if lun == OS_DISK else (DATA_CONTROLLER, lun)
+    element = next(each for each in xml_disks(vms, name) if _place(each) == place)
+    source, driver, below = element.find("source"), element.find("driver"), element.find("backingStore")
+    path, node = Path(source.get("file")), source.get("index")
+    log = folder / f"{lun}.log"
+    log.touch()
+    own(log, connection := connect())
+    connection.close()
+    domain = f"goldsmith-{vms.store.instances_label}-{name}"
+    virsh("suspend", domain)
+    monitor(domain, "blockdev-add", driver="file", **{"node-name": f"log-{lun}", "filename": str(log)})
+    logged = {"node-name": f"logged-{lun}", "file": f"libvirt-{node}-storage", "log": f"log-{lun}"}
+    monitor(domain, "blockdev-add", driver="blklogwrites", **logged)
+    backing = below.find("source").get("index") if below is not None and below.find("source") is not None else None
+    node_options = {
+        "driver": driver.get("type"),
+        "node-name": f"libvirt-{node}-format",
+        "file": f"logged-{lun}",
+        "backing": f"libvirt-{backing}-format" if backing else None,
+        "cache": {"direct": driver.get("cache") == "directsync", "no-flush": False},
+        "discard": driver.get("discard", "ignore"),
+        "detect-zeroes": driver.get("detect_zeroes", "off"),
+    }
+    monitor(domain, "blockdev-reopen", options=[node_options])
+    after = folder / f"{lun}.qcow2"
+    shutil.copyfile(path, after)
+    virsh("resume", domain)
+    return log, Image(after, QCOW2)
+
+
+def monitor(domain: str, command: str, **arguments: object) -> None:
+    """A command of QEMU's monitor, which must succeed."""
+    text = virsh("qemu-monitor-command", domain, json.dumps({"execute": command, "arguments": arguments}))
+    assert "return" in json.loads(text), text
+
+
+def _place(disk: Any) -> tuple[str, str]:
+    address = disk.find("address")
+    return address.get("controller", ""), address.get("unit", "")

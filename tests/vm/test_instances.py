@@ -130,6 +130,15 @@ def test_a_life(vms: Vms) -> None:
     assert (last["vmId"], last["provisioned"]) == (first["vmId"], first["provisioned"])
     assert "small linux: Ready" in vms.vm("logs", "web")
     assert "/machine" in vms.vm("logs", "web", "--log", "fabric")
+    disk_steps.cut_power(vms, "web")
+    # a new OS disk and a new resource disk, provisioned again as the same VM; its data disk stays
+    assert "web: Running after" in vms.vm("reimage", "web", "--force")
+    wait_for("the page", lambda: small_linux.PAGE in vms.page("web"), SOON)
+    disk_steps.data_kept(vms, "web")
+    assert disk_steps.resource_mark(vms, "web") == ""
+    anew = vms.seen("web")
+    assert anew["vmId"] == first["vmId"] and anew["provisioned"] > first["provisioned"]
+    assert len(list((vms.home / "instances" / "web").glob("disk*.qcow2"))) == 1
     vms.vm("delete", "web", "--yes")
     assert vms.left() == []
     assert disk_steps.listed(vms)["web-data-0"]["lease"]["state"] == "available"

@@ -1,17 +1,13 @@
 """A power cut of the host: what of a guest's writes is on the disk, by the cache mode of the disk.
 
 QEMU's block layer stands in for the guest's machine: qemu-io opens the disk with the product's cache mode, writes,
-flushes, writes again, and is aborted. Killing it alone would leave the host's page cache, so all its writes go
-through `blklogwrites`, which logs each write and each flush that reaches the host's file. The disk after the power
-cut is the disk as it was with the log replayed up to its last flush: what came later was in the host's memory only.
+flushes, writes again, and is aborted (tests.fakes.power_cut). A guest does the same in tests/vm/test_instances.py.
 """
 
 from __future__ import annotations
 
 import shutil
-import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,43 +18,12 @@ from pipeline.cache.layers import Image
 from pipeline.guest.disks import create_overlay
 from pipeline.hypervisor.domain import FLUSHED, Disk, Spec, domain_xml
 from pipeline.instances.disks import CACHE_MODES, READ_WRITE_WARNING, cache_mode
+from tests.fakes.power_cut import LENGTH, read, replay
 
 MIB = 1 << 20
 SIZE = 16 * MIB
 #: Where the guest writes: what it then flushes, and what it is only told to be written.
 FLUSHED_AT, ACKNOWLEDGED_AT = 2 * MIB, 6 * MIB
-LENGTH = 64 << 10
-#: The log's format (Linux, drivers/md/dm-log-writes.c).
-MAGIC, FLUSH_FLAG, FUA_FLAG, DISCARD_FLAG = 0x6A736677736872, 1, 2, 4
-
-
-def entries(log: Path) -> Iterator[tuple[int, int, int, bytes]]:
-    """Each entry of the log up to its last flush: flags, the first byte and the number of bytes, the data."""
-    data = log.read_bytes()
-    if not any(data[:8]):
-        return  # its head is written with the first flush: nothing was flushed
-    magic, _, count, sector = struct.unpack_from("<QQQI", data)
-    assert magic == MAGIC, hex(magic)
-    at = sector
-    for _ in range(count):
-        first, length, flags, _ = struct.unpack_from("<QQQQ", data, at)
-        at += sector
-        size = length * sector
-        content = b"" if flags & DISCARD_FLAG else data[at : at + size]
-        at += len(content)
-        yield flags, first * sector, size, content
-
-
-def replay(log: Path, disk: Path) -> tuple[int, int]:
-    """Apply the log to the disk up to the last flush; the numbers of entries that were applied and that were lost."""
-    found = list(entries(log))
-    flushes = [index for index, (flags, *_) in enumerate(found) if flags & (FLUSH_FLAG | FUA_FLAG)]
-    last = flushes[-1] + 1 if flushes else 0
-    with disk.open("r+b") as file:
-        for flags, first, size, content in found[:last]:
-            file.seek(first)
-            file.write(bytes(size) if flags & DISCARD_FLAG else content)
-    return last, len(found) - last
 
 
 def cut_power(image: Image, mode: str, commands: list[str], folder: Path) -> Image:
@@ -79,14 +44,6 @@ def cut_power(image: Image, mode: str, commands: list[str], folder: Path) -> Ima
     assert done.stdout.count("wrote") == sum(command.startswith("write") for command in commands), done.stdout
     replay(log, after)
     return Image(after, image.format, image.backing)
-
-
-def read(image: Image, at: int) -> int:
-    """The byte that a whole range has; -1 if it has several."""
-    raw = image.path.with_suffix(".raw")
-    qemu_img.convert(image.path, image.format.driver, raw, RAW.driver)
-    values = set(raw.read_bytes()[at : at + LENGTH])
-    return values.pop() if len(values) == 1 else -1
 
 
 def data_disk(folder: Path) -> Image:
