@@ -18,7 +18,7 @@ from pipeline.facade.tasks import Task
 from pipeline.instances.record import Record
 from pipeline.operations.arm_deployment import Resource
 from pipeline.operations.attach_disk import attach, attach_new, detach, free_name
-from pipeline.operations.create import Wishes, begin, plan
+from pipeline.operations.create import LARGEST_DATA, Wishes, begin, plan
 from pipeline.operations.deploy_template import plan_machine
 from pipeline.operations.disks import DiskWishes
 
@@ -26,8 +26,6 @@ _BASE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsof
 #: https://learn.microsoft.com/azure/virtual-machines/linux/faq : what the name of an administrator may be.
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _KEY = re.compile(r"(?:ssh-|ecdsa-|sk-)[!-~]+ [!-~]+(?: [ -~]*)?", re.ASCII)
-#: Bytes of custom data and of user data.
-_LARGEST_DATA = 64 << 10
 _GIB = 1 << 30
 #: What a PUT of a VM that exists may not change, with the place of each in `properties`.
 _FIXED = (("hardwareProfile", "vmSize"), ("osProfile", "computerName"), ("osProfile", "adminUsername"))
@@ -74,8 +72,8 @@ def read_wishes(session: Session, group: str, name: str, body: Fields, metadata:
         raise ArmError(400, "InvalidParameter", f"{wishes.user[:80]!r} cannot be the name of an administrator")
     if wishes.public_key and not _KEY.fullmatch(wishes.public_key):
         raise ArmError(400, "InvalidParameter", "ssh.publicKeys[0].keyData is not an SSH public key")
-    if max(len(wishes.custom_data), len(wishes.user_data)) > _LARGEST_DATA:
-        raise ArmError(400, "InvalidParameter", f"customData and userData have at most {_LARGEST_DATA} bytes")
+    if max(len(wishes.custom_data), len(wishes.user_data)) > LARGEST_DATA:
+        raise ArmError(400, "InvalidParameter", f"customData and userData have at most {LARGEST_DATA} bytes")
     reference = storage.part("imageReference").values
     placement = Placement(
         group=session.find_group(group)["name"],

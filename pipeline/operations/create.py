@@ -31,6 +31,9 @@ from pipeline.instances.sizes import Size
 from pipeline.systems import registry
 from pipeline.systems.base import AwaitedBoot, GuestSystem
 
+#: The largest custom data and user data that Azure accepts, in bytes.
+#: https://learn.microsoft.com/azure/virtual-machines/custom-data
+LARGEST_DATA = 64 << 10
 #: Called with a line of progress.
 OnProgress = Callable[[str], None]
 

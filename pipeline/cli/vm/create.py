@@ -13,27 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.base.errors import GoldsmithError, UsageError
-from pipeline.cli import completion, context, events
+from pipeline.cli import completion, events
 from pipeline.cli.events import events_option
 from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error, print_json
 from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
-from pipeline.cli.vm.options import Name, align, caller_keys, end_events, open_fleet, print_password, say
+from pipeline.cli.vm.option_values import choose_size, read_data, read_public_key, read_resource_size
+from pipeline.cli.vm.options import Name, align, end_events, open_fleet, print_password, say
 
 if TYPE_CHECKING:
     from pipeline.base.store import Store
     from pipeline.instances.fleet import Fleet
     from pipeline.instances.record import Record
-    from pipeline.instances.sizes import Size
     from pipeline.operations.create import Creation, Wishes
     from pipeline.operations.sets import Domains
-
-#: The largest custom data and user data that Azure accepts, in bytes.
-#: https://learn.microsoft.com/azure/virtual-machines/custom-data
-LARGEST_DATA = 64 << 10
-#: Bytes of the smallest resource disk: an NTFS has no smaller volume, and its partition begins behind the first MiB.
-SMALLEST_RESOURCE_DISK = 8 << 20
 
 
 def register(noun: typer.Typer) -> None:
@@ -221,16 +215,16 @@ def create(
         name=name,
         image=image,
         user=admin_user,
-        public_key=_public_key(ssh_key),
-        size=_size(size, cpus, memory),
-        custom_data=_data(custom_data),
-        user_data=_data(user_data),
+        public_key=read_public_key(ssh_key),
+        size=choose_size(size, cpus, memory),
+        custom_data=read_data(custom_data),
+        user_data=read_data(user_data),
         generation=generation,
         secure=secure_boot,
         network=network,
         outside=outside,
         os_caching=os_disk_caching,
-        resource_size=_resource_size(resource_disk),
+        resource_size=read_resource_size(resource_disk),
         set=in_set or None,
     )
     names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
@@ -355,68 +349,3 @@ def wait(name: Name, _as_events: Annotated[bool, events_option()] = False) -> No
     else:
         say(name, f"its agent reported Ready at {record.provisioned}")
     end_events(fleet, [name])
-
-
-def _public_key(path: Path | None) -> str:
-    """The text of a public key: the named one, or the caller's own; '' if there is none."""
-    if path is None:
-        found = caller_keys()
-        return found[0].read_text().strip() if found else ""
-    try:
-        text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    if not text.startswith(("ssh-", "ecdsa-", "sk-")) or "\n" in text or len(text.split()) < 2:
-        raise UsageError(
-            f"{path} is not an SSH public key", name="ssh-key-invalid", hint="name a file that ends in .pub"
-        )
-    return text
-
-
-def _size(name: str, cpus: int | None, memory: str | None) -> Size | None:
-    from pipeline.instances.sizes import Size, find_size
-
-    if not name and cpus is None and memory is None:
-        return None
-    if name and (cpus is not None or memory is not None):
-        raise UsageError(
-            "--size cannot be combined with --cpus and --memory",
-            name="usage",
-            hint="use --size, or --cpus and --memory",
-        )
-    if name:
-        return find_size(name)
-    if cpus is None or memory is None:
-        raise UsageError(
-            "--cpus and --memory must be used together",
-            name="usage",
-            hint="--cpus 1 --memory 1G; or --size Standard_B1s",
-        )
-    return Size(None, cpus, context.to_bytes(memory))
-
-
-def _resource_size(text: str | None) -> int | None:
-    """Bytes of `--resource-disk`, 0 for none; None if it is not given. Raises UsageError (bad-size)."""
-    if text is None or text.lower() == "none":
-        return None if text is None else 0
-    size = context.to_bytes(text)
-    if size % (1 << 20) or size < SMALLEST_RESOURCE_DISK:
-        raise UsageError(
-            f"a resource disk cannot have {size} bytes",
-            name="bad-size",
-            hint=f"use a whole number of MiB, at least {SMALLEST_RESOURCE_DISK >> 20} MiB, or none",
-        )
-    return size
-
-
-def _data(path: Path | None) -> bytes:
-    if path is None:
-        return b""
-    data = path.read_bytes()
-    if len(data) > LARGEST_DATA:
-        raise UsageError(
-            f"{path} has {len(data)} bytes, and Azure takes {LARGEST_DATA}",
-            name="data-too-large",
-            hint="store the rest on a server, and let the guest download it",
-        )
-    return data
