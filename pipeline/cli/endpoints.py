@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import completion
+from pipeline.cli.gallery.options import DryRun
+from pipeline.cli.removals import Row, print_removals
 from pipeline.cli.vm.options import AsJson, FleetGroup, align, open_fleet
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
     table([tuple(cell or "" for cell in row) for row in rows], header, empty="its set has no VMs")
 
 
-def remove(name: Name) -> None:
+def remove(name: Name, dry: DryRun = False, as_json: AsJson = False) -> None:
     """Remove an endpoint; open connections end. Its set stays.
 
     Example:
@@ -200,5 +202,5 @@ def remove(name: Name) -> None:
     """
     from pipeline.operations.endpoints import remove_endpoint
 
-    remove_endpoint(open_fleet("remove", noun="endpoint "), name)
-    print(f"{name}: removed")
+    remove_endpoint(open_fleet("remove", noun="endpoint "), name, dry=dry)
+    print_removals([Row("endpoint", name, 0, "its set and its VMs stay")], dry=dry, as_json=as_json)

@@ -89,13 +89,14 @@ def add_endpoint(fleet: Fleet, wishes: EndpointWishes) -> Outcome:
             raise
 
 
-def remove_endpoint(fleet: Fleet, name: str) -> None:
-    """Remove an endpoint, also one whose record is damaged; its open connections end.
+def remove_endpoint(fleet: Fleet, name: str, *, dry: bool = False) -> None:
+    """Remove an endpoint, also one whose record is damaged; its open connections end. `dry`: only look for it.
 
     Raises NotFound (endpoint-unknown).
     """
     with hold_endpoints(fleet):
         with contextlib.suppress(RecordDamaged):
             fleet.endpoints.get(name)
-        name_balancer(fleet, name, Rules("tcp", 1)).end()
-        fleet.endpoints.remove(name)
+        if not dry:
+            name_balancer(fleet, name, Rules("tcp", 1)).end()
+            fleet.endpoints.remove(name)

@@ -118,6 +118,7 @@ DELETING = {
     ("gallery", "remove"),
     ("gallery", "dismiss"),
     ("gallery", "channel", "remove"),
+    ("endpoint", "remove"),
 }
 
 
