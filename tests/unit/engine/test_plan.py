@@ -172,7 +172,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "where a copy goes": (define("to: /etc/motd", "to: /etc/issue"), "/etc/issue"),
     "the agent": (define("expect:", "generalize: {agent: none}\nexpect:"), "generalize"),
     "the generalize script": (
-        patched(scripts, "generalize_script", lambda _agent, _installs: "another"),
+        patched(scripts, "generalize_script", lambda _agent, _installs, **_more: "another"),
         "generalize",
     ),
     "the version of a stage": (patched(generalize.Generalize, "version", 99), "generalize"),

@@ -20,7 +20,7 @@ import pipeline.systems.registry  # noqa: F401  a VM's system is found by its na
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
-from pipeline.cli.vm import access, create, looks, ports, power
+from pipeline.cli.vm import access, looks, option_values, ports, power
 from pipeline.fabric import service
 from pipeline.fabric.instance import Instance
 from pipeline.fabric.privileged import Host
@@ -31,7 +31,7 @@ from pipeline.instances import record as records
 from pipeline.instances.fleet import Fleet
 from pipeline.network import egress
 from pipeline.network.namespaces import Namespace
-from pipeline.operations.create import _same, adopt
+from pipeline.operations.create import LARGEST_DATA, _same, adopt
 from tests.unit.instances.test_record import record
 
 Patch = pytest.MonkeyPatch
@@ -138,7 +138,7 @@ NETWORKS: dict[str, Call] = {
 
 def large_file(folder: Path) -> Path:
     path = folder / "custom-data"
-    path.write_bytes(bytes(create.LARGEST_DATA + 1))
+    path.write_bytes(bytes(LARGEST_DATA + 1))
     return path
 
 
@@ -204,10 +204,10 @@ def switch_off_what_runs_on(folder: Path, patch: Patch) -> None:
 
 
 VERBS: dict[str, Call] = {
-    "data-too-large": lambda folder, _: create._data(large_file(folder)),
+    "data-too-large": lambda folder, _: option_values.read_data(large_file(folder)),
     "guest-shutdown-timeout": switch_off_what_runs_on,
     "port-taken": forward_a_taken_port,
-    "ssh-key-invalid": lambda folder, _: create._public_key(no_public_key(folder)),
+    "ssh-key-invalid": lambda folder, _: option_values.read_public_key(no_public_key(folder)),
     "vm-delete-unconfirmed": delete_without_a_terminal,
     "vm-deleted": lambda folder, _: _same(fleet_of(folder), record()),
     "vm-locked": change_a_locked_vm,
