@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import libvirt
-
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
 from pipeline.base.store import Store
 from pipeline.facade.server import Facade
-from pipeline.hypervisor.connection import Connection
 from pipeline.instances.fleet import Fleet
 from pipeline.operations.arm_deployment import SUBSCRIPTION
 from tests.fakes.disks import MIB, add_master
+from tests.fakes.libvirt_host import open_host
 from tests.unit.instances.test_record import record
 
 DONE = "2026-11-26T08:05:00Z"
@@ -29,13 +27,9 @@ GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/goldsmith"
 MACHINES = f"{GROUP}/providers/Microsoft.Compute/virtualMachines"
 
 
-def drive() -> Connection:
-    return Connection(libvirt.open("test:///default"))
-
-
 def fill(store: Store) -> Fleet:
     """A master with its golden version, and three VMs: stopped, deallocated, generalized. None needs the fabric."""
-    fleet = Fleet(store, drive)
+    fleet = Fleet(store, open_host)
     raw = store.tmp / "small.raw"
     with raw.open("wb") as file:
         file.truncate(MIB)
@@ -113,5 +107,5 @@ def serving(root: Path, *, can_change: bool = True) -> Iterator[Client]:
     store = Store(root).ensure()
     if not (root / "instances" / "off").exists():
         fill(store)
-    with Facade(store, 0, lambda: Fleet(store, drive), can_change=can_change).serving() as facade:
+    with Facade(store, 0, lambda: Fleet(store, open_host), can_change=can_change).serving() as facade:
         yield Client(facade).sign_in()

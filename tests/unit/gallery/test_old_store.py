@@ -10,7 +10,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import libvirt
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -18,9 +17,9 @@ from pipeline.base.errors import CheckFailed
 from pipeline.base.store import Store
 from pipeline.cli.app import app
 from pipeline.gallery.retention import leases
-from pipeline.hypervisor.connection import Connection
 from pipeline.instances.fleet import Fleet
 from pipeline.operations.create import Wishes, make_at_rest, plan
+from tests.fakes.libvirt_host import open_host
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/store-cdf019e.tar.xz"
 #: (image, version, channels) as the script has left them.
@@ -113,7 +112,7 @@ def test_its_master_is_exported_and_imported_elsewhere(
 
 def test_vms_run_from_its_masters_and_keep_them(store: Path) -> None:
     """An overlay on each of its disks, and a lease: what a VM stands on is neither pruned nor removed."""
-    fleet = Fleet(Store(store), lambda: Connection(libvirt.open("test:///default")))
+    fleet = Fleet(Store(store), open_host)
     for lease in leases(fleet.gallery, "base"):
         assert run("gallery", "lease", "base", "--release", lease.id).exit_code == 0
     made = {}

@@ -22,6 +22,7 @@ from pipeline.hypervisor.domain import (
 )
 from pipeline.systems.linux import snapshots
 from pipeline.systems.windows.machine import FEATURES
+from tests.fakes.libvirt_host import open_host
 
 BASE = Image(
     Path("/store/layers/base/disk.qcow2"),
@@ -174,7 +175,7 @@ def test_a_restored_guest_differs_from_the_saved_one_by_run_disk_log_and_port(go
     golden("domain/restored.xml", text)
     assert "/store/runs/R1/" not in text and "40022" not in text and 'id="R1"' not in text
     assert text.count("<source file=") == 4  # the overlay and the three below it
-    connection = libvirt.open("test:///default")
+    connection = open_host().raw
     connection.defineXMLFlags(text.replace('type="qemu"', 'type="test"', 1), 0)
     connection.close()
 

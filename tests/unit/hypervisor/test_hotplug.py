@@ -13,8 +13,8 @@ from pipeline.base.disk_format import QCOW2, VHD
 from pipeline.base.errors import BuildError, UsageError
 from pipeline.cache.layers import Image
 from pipeline.hypervisor import hotplug
-from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.domain import Disk, disk_xml, free_target
+from tests.fakes.libvirt_host import open_host
 
 
 class Stubborn:
@@ -47,7 +47,7 @@ def test_a_disk_that_is_not_there_is_not_unplugged(tmp_path: Path) -> None:
 
 def test_a_machine_of_an_older_goldsmith_has_no_controller(tmp_path: Path) -> None:
     """libvirt's test driver has such a machine."""
-    connection = Connection(libvirt.open("test:///default"))
+    connection = open_host()
     domain = connection.raw.lookupByName("test")
     with pytest.raises(UsageError) as error:
         hotplug.plug(connection, domain, Disk(Image(tmp_path / "d.qcow2", QCOW2), "scsi", lun=0), "data1")

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import libvirt
 import pytest
 from filelock import FileLock
 
@@ -25,24 +24,22 @@ from pipeline.fabric import service
 from pipeline.fabric.instance import Instance
 from pipeline.fabric.privileged import Host
 from pipeline.fabric.wireserver import _Seals
-from pipeline.hypervisor.connection import Connection
 from pipeline.instances import power as instance_power
 from pipeline.instances import record as records
 from pipeline.instances.fleet import Fleet
 from pipeline.network import egress
 from pipeline.network.namespaces import Namespace
 from pipeline.operations.create import LARGEST_DATA, _same, adopt
+from tests.fakes.libvirt_host import RUNNING, open_host
 from tests.unit.instances.test_record import record
 
 Patch = pytest.MonkeyPatch
 Call = Callable[[Path, Patch], object]
-#: The id of the domain that libvirt's test driver begins with: it runs.
-RUNNING = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 WEB = SimpleNamespace(instance_id="web", name="web")
 
 
 def fleet_of(folder: Path) -> Fleet:
-    return Fleet(Store(folder / "store").ensure(), lambda: Connection(libvirt.open("test:///default")))
+    return Fleet(Store(folder / "store").ensure(), open_host)
 
 
 # ---- the fabric --------------------------------------------------------------------------------------------------

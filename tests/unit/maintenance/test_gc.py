@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from pipeline.base.disk_format import QCOW2, VHD
@@ -13,9 +12,9 @@ from pipeline.base.runs import Run
 from pipeline.base.store import Host, Store
 from pipeline.cache.layers import DISK, Image, Layer, Layers, PendingLayer
 from pipeline.gallery import Gallery
-from pipeline.hypervisor.connection import Connection
 from pipeline.maintenance import gc
 from pipeline.maintenance.gc import LayerUsage, _sweep_store, clean_up, evictable
+from tests.fakes.libvirt_host import open_host
 from tests.unit.gallery.test_retention import capture
 
 
@@ -90,7 +89,7 @@ def test_the_store_is_swept_of_what_never_came_to_anything(tmp_path: Path) -> No
 @pytest.fixture
 def no_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose libvirt has no guest of ours, and on which no run died."""
-    monkeypatch.setattr(gc, "connect", lambda: Connection(libvirt.open("test:///default")))
+    monkeypatch.setattr(gc, "connect", open_host)
     monkeypatch.setattr(gc, "collect_orphans", lambda *_args, **_options: [])
 
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import libvirt
 import pycdlib
 import pytest
 
@@ -32,7 +31,6 @@ from pipeline.fabric.registration import Link
 from pipeline.gallery import Version
 from pipeline.gallery.retention import lease_to_instance, leases_of_instance
 from pipeline.guest.disks import create_overlay
-from pipeline.hypervisor.connection import Connection
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Operation, Record
 from pipeline.operations import capture as capture_module
@@ -47,6 +45,7 @@ from pipeline.systems import registry
 from pipeline.systems.windows import answers
 from pipeline.systems.windows.system import SYSTEM as WINDOWS
 from tests.fakes.disks import add_master
+from tests.fakes.libvirt_host import open_host
 from tests.fakes.toy_system.system import SYSTEM
 from tests.unit.instances.test_record import record
 from tests.unit.operations.test_wrong_states import RUNNING
@@ -69,7 +68,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     monkeypatch.setattr(runner, "collect_orphans", lambda *_: None)
     monkeypatch.setattr(BuildContext, "accelerator", SimpleNamespace(kind="tcg"))
     monkeypatch.setattr(BuildContext, "connection", SimpleNamespace(version="9.0.0", qemu_version="7.2.0"))
-    return Fleet(Store(tmp_path / "store").ensure(), lambda: Connection(libvirt.open("test:///default")))
+    return Fleet(Store(tmp_path / "store").ensure(), open_host)
 
 
 def add_vm(fleet: Fleet, name: str, files: dict[str, str], *luns: int, **changes: object) -> Record:

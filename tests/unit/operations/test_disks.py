@@ -42,9 +42,10 @@ from pipeline.operations.disks import (
 )
 from pipeline.operations.stop import deallocate
 from tests.fakes.disks import add_master
+from tests.fakes.libvirt_host import RUNNING, open_host
 from tests.tools import needs_tool
 from tests.unit.instances.test_record import record
-from tests.unit.operations.test_wrong_states import DONE, RUNNING, drive, everything
+from tests.unit.operations.test_wrong_states import DONE, everything
 
 MIB = 1 << 20
 MASTER_SIZE = 4 * MIB
@@ -54,7 +55,7 @@ WORDS = b"what the master has"
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     """A store with a master, a VM `idle` that is deallocated, and a VM `on` that runs."""
-    fleet = Fleet(Store(tmp_path / "store").ensure(), drive)
+    fleet = Fleet(Store(tmp_path / "store").ensure(), open_host)
     raw = fleet.store.tmp / "small.raw"
     raw.write_bytes(WORDS.ljust(MASTER_SIZE, b"\0"))
     version = add_master(fleet.gallery, "small", raw)

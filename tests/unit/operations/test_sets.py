@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import libvirt
 import pytest
 from typer.testing import CliRunner
 
@@ -22,7 +21,6 @@ from pipeline.cli.app import app
 from pipeline.fabric.imds import compute
 from pipeline.fabric.registration import ProvisioningData
 from pipeline.fabric.registrations import Registration, RegistrationShape, from_json, to_json
-from pipeline.hypervisor.connection import Connection
 from pipeline.hypervisor.persistent import Power, read_power
 from pipeline.instances.fleet import CUSTOM_DATA, Fleet
 from pipeline.instances.named_records import RECORD
@@ -41,16 +39,15 @@ from pipeline.operations.sets import (
 )
 from pipeline.operations.upgrade import choose_target, upgrade_set
 from tests.fakes.disks import add_master
+from tests.fakes.libvirt_host import RUNNING, open_host
 from tests.unit.instances.test_record import record
 
-#: The id of the domain that libvirt's test driver begins with.
-RUNNING = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 WISHES = Wishes("web", "small", "azureuser", "ssh-ed25519 AAAA me", custom_data=b"#cloud-config", set="shop")
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    made = Fleet(Store(tmp_path).ensure(), lambda: Connection(libvirt.open("test:///default")))
+    made = Fleet(Store(tmp_path).ensure(), open_host)
     raw = made.store.tmp / "small.raw"
     with raw.open("wb") as file:
         file.truncate(1 << 20)

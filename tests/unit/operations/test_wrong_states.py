@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import libvirt
 import pytest
 
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
@@ -31,10 +30,9 @@ from pipeline.operations.redeploy import redeploy
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop
 from tests.fakes.disks import add_master
+from tests.fakes.libvirt_host import RUNNING, open_host
 from tests.unit.instances.test_record import record
 
-#: The id of the domain that libvirt's test driver begins with.
-RUNNING = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 DONE = "2026-11-26T08:05:00Z"
 WISHES = Wishes("db", "small", "azureuser", "ssh-ed25519 AAAA me")
 #: VMs as they may be found. None of them has a place on the fabric.
@@ -51,12 +49,8 @@ DELETED = record("deleted", provisioned=DONE, operation=replace(Operation.begin(
 VMS = (OFF, IDLE, ON, BUSY, GENERALIZED, HUGE, HALF)
 
 
-def drive() -> Connection:
-    return Connection(libvirt.open("test:///default"))
-
-
 def fill(store: Store, *more: Record) -> None:
-    fleet = Fleet(store, drive)
+    fleet = Fleet(store, open_host)
     raw = store.tmp / "small.raw"
     with raw.open("wb") as file:
         file.truncate(1 << 20)
@@ -117,7 +111,7 @@ Verb = Callable[[Fleet], object]
 def test_a_wrong_state_has_a_name_and_changes_nothing(name: str, verb: Verb, tmp_path: Path) -> None:
     store = Store(tmp_path).ensure()
     fill(store)
-    fleet = Fleet(store, drive)
+    fleet = Fleet(store, open_host)
     before = everything(store), domains(fleet.connection)
     with pytest.raises(GoldsmithError) as error:
         verb(fleet)
@@ -156,13 +150,13 @@ def test_without_libvirt_nothing_is_concluded_and_nothing_changed(verb: Verb, tm
 def test_a_deletion_that_libvirt_interrupted_is_carried_to_its_end(tmp_path: Path) -> None:
     store = Store(tmp_path).ensure()
     fill(store, DELETED)
-    assert Fleet(store, drive).refresh(DELETED) is None
-    assert "deleted" not in Fleet(store, drive).instances.names()
+    assert Fleet(store, open_host).refresh(DELETED) is None
+    assert "deleted" not in Fleet(store, open_host).instances.names()
 
 
 def test_a_connection_that_has_ended_is_named() -> None:
     """Not libvirt's own error, which would be a traceback; and no VM is taken for one that is not there."""
-    link = drive()
+    link = open_host()
     link.raw.close()
     for ask in (lambda: link.qemu_owner, lambda: read_power(link, RUNNING)):
         with pytest.raises(BuildError) as error:
@@ -173,7 +167,7 @@ def test_a_connection_that_has_ended_is_named() -> None:
 def test_a_vm_is_deleted_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its record takes no word that it is being deleted; what it takes of the disk goes all the same."""
     store = Store(tmp_path / "store").ensure()
-    fleet = Fleet(store, drive)
+    fleet = Fleet(store, open_host)
     fill(store)
     (fleet.instances.folder("off") / "disk.qcow2").write_bytes(b"data")
 

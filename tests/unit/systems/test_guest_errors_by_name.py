@@ -31,6 +31,7 @@ from pipeline.systems.linux import agent_assertions, assertions, snapshots
 from pipeline.systems.linux.session import GuestSession
 from pipeline.systems.windows import preflight as before
 from pipeline.systems.windows.shell import Shell
+from tests.fakes.libvirt_host import open_host
 from tests.unit.systems.windows.test_windows_setup import edition
 
 Patch = pytest.MonkeyPatch
@@ -49,7 +50,7 @@ def machine_of(folder: Path, console: bytes = b"") -> Machine:
 def removed_domain() -> libvirt.virDomain:
     """A domain of libvirt's test driver that has ended and is not known any more; other tests use its own."""
     xml = "<domain type='test'><name>ended</name><memory>1024</memory><os><type>hvm</type></os></domain>"
-    domain = libvirt.open("test:///default").createXML(xml)
+    domain = open_host().raw.createXML(xml)
     domain.destroy()
     return domain
 
