@@ -95,8 +95,9 @@ def _relay(fleet: Fleet, record: Record, port: int, local: int | None, on_open: 
             hint="choose another port with --local PORT",
         ) from None
     try:
-        on_open(here)
+        # whoever reads the line may interrupt before it has been written to its end
         with contextlib.suppress(Interrupted):
+            on_open(here)
             threading.Event().wait()
     finally:
         relay.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from filelock import FileLock
 
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
 from pipeline.base import process
-from pipeline.base.errors import GoldsmithError
+from pipeline.base.errors import GoldsmithError, Interrupted
 from pipeline.base.store import Store
 from pipeline.cli.vm import access, looks, option_values, ports, power
 from pipeline.fabric import service
@@ -149,6 +150,16 @@ def forward_a_taken_port(folder: Path, patch: Patch) -> None:
     patch.setattr(service, "ensure", lambda _store: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports._relay(fleet_of(folder), record(), 80, taken.getsockname()[1], lambda _port: None)
+
+
+def test_a_port_ends_well_however_early_it_is_interrupted(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Whoever reads the line with the port may interrupt the command before it has been written to its end."""
+    monkeypatch.setattr(service, "ensure", lambda _store: None)
+
+    def interrupt(_port: int) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    ports._relay(fleet_of(tmp_path), record(), 80, None, interrupt)
 
 
 def delete_without_a_terminal(_folder: Path, patch: Patch) -> None:
