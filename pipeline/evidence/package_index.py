@@ -131,9 +131,13 @@ class Packages:
             yield kind, version, architecture
             start = self.rows.find(f"\n{name}\t", end)
 
+    @property
+    def names_sources(self) -> bool:
+        """Whether any package names its source: every Debian has some, and bills of an older goldsmith name none."""
+        return any(cells[4] for row in self.rows.splitlines() if len(cells := row.split("\t")) > 1)
+
     def sources(self) -> dict[str, str]:
-        """The version of each source package of Debian's packages. A bill of an older goldsmith has no sources: each
-        package counts as its own source there."""
+        """The version of each source package of Debian's packages; a package without one is its own source."""
         found = {}
         for row in self.rows.splitlines():
             cells = row.split("\t")

@@ -183,6 +183,8 @@ def _why_not(subject: Subject, data: Tracker) -> str:
         return "no bill of materials"
     if not subject.packages.sources():
         return "no packages of Debian"
+    if not subject.packages.names_sources:
+        return "its bill names no source packages, as those of an older goldsmith"
     if not subject.packages.release:
         return "its release is not known"
     return "" if data.covers(subject.packages.release) else f"the data have no release {subject.packages.release}"
