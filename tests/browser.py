@@ -87,12 +87,16 @@ def dark_text(text: str) -> str:
     )
 
 
-def dump(page: Path, *, scripts: str = "") -> str:
-    """The page's document as text, after `scripts` ran in a copy of it that allows them."""
+def dump(page: Path, *, scripts: str = "", virtual_time: bool = True) -> str:
+    """The page's document as text, after `scripts` ran in a copy of it that allows them.
+
+    With `virtual_time` the browser lets timers run ahead until nothing waits; without it its clock is the real one.
+    """
     with _profile() as profile:
         shown = page
         if scripts:
             text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
             shown = profile / "page.html"
             shown.write_text(text.replace("</body>", f"{scripts}</body>"), encoding="utf-8")
-        return _run(shown.absolute().as_uri(), profile, "--dump-dom", "--virtual-time-budget=20000")
+        ahead = ["--virtual-time-budget=20000"] if virtual_time else []
+        return _run(shown.absolute().as_uri(), profile, "--dump-dom", *ahead)

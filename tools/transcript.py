@@ -5,7 +5,7 @@
 A transcript is the indented block after the line `<!-- transcript -->`. A line that begins with `$ ` is a command,
 and the lines with `> ` directly after it continue it. All commands of a page run as root in one shell, in a folder of
 their own that is also HOME and has an SSH key. If a command fails, the page stays as it is. The path of the store is
-written as that of the default store.
+written as that of the default store, and the path of the folder as ~.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Shell:
                 raise Failed(f"{command}: exit code{code}\n" + "\n".join(found))
             ended = ended or bool(mark)
             found += [before] if before or not mark else []
-        return [line.replace(self.store, DEFAULT_STORE).rstrip() for line in found]
+        return [line.replace(self.store, DEFAULT_STORE).replace(str(self.folder), "~").rstrip() for line in found]
 
     def close(self) -> None:
         """End the shell and what it started in the background."""

@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,6 +90,16 @@ def completed_words() -> list[str]:
     return words[1:] if line[-1].isspace() else words[1:-1]
 
 
+def _project_of_line() -> Path | None:
+    """The folder of `--project` in the line that is completed: the root command does not run for a completion."""
+    words = completed_words()
+    if len(words) > 1 and words[0] == "--project":
+        return Path(words[1]).expanduser()
+    if words and words[0].startswith("--project="):
+        return Path(words[0].partition("=")[2]).expanduser()
+    return None
+
+
 def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
     """`find` gets the typed text; its words with this beginning are offered, and none if it fails."""
 
@@ -112,10 +123,18 @@ def _quiet(find: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
 @_quiet
 def complete_definition(_incomplete: str) -> Iterable[str]:
     """Images of the project."""
+    from pipeline.base.project import definition_files, find_project
     from pipeline.cli import context
+
+    project = find_project(context.project_option() or _project_of_line())
+    files = definition_files(project)
+    # only a file with a matrix must be parsed to know its images, and that doubles the time of the answer
+    if not any(b"matrix" in path.read_bytes() for path in files):
+        return [path.stem for path in files]
+    import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems
     from pipeline.definition import image_names
 
-    return list(image_names(context.project()))
+    return list(image_names(project))
 
 
 @_quiet

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from pipeline.base.errors import UsageError
+from pipeline.base.project import find_project
 
 _project: list[Path] = []
 
@@ -26,7 +27,6 @@ def project_option() -> Path | None:
 def project() -> Path:
     """The project folder: `--project`'s, or the nearest that holds images/; raises UsageError."""
     import pipeline.systems.registry  # noqa: F401  definitions are read by the rules of the systems that are registered
-    from pipeline.definition import find_project
 
     return find_project(project_option())
 

@@ -18,6 +18,7 @@ model       what the rest of the pipeline sees
 step_digest  what goes into a step, by content
 """
 
+from pipeline.base.project import definition_files, find_project
 from pipeline.definition.composition import Composed, compose, image_names, provenance
 from pipeline.definition.destinations import NEVER, Destination, destination
 from pipeline.definition.diagnostics import DefinitionError, Fault
@@ -63,7 +64,6 @@ from pipeline.definition.model import (
     Step,
     Updates,
 )
-from pipeline.definition.reading import definition_files, find_project
 from pipeline.definition.schema import json_schema
 from pipeline.definition.sound_part import SoundPart, load_sound_part
 from pipeline.definition.step_digest import step_inputs

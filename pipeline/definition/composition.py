@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import surroundings
+from pipeline.base.project import IMAGES, definition_files
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition import matrix, rules
 from pipeline.definition.diagnostics import Fault, closest, shown
@@ -26,7 +27,7 @@ from pipeline.definition.parameters import (
     replace_parameters,
     values_of,
 )
-from pipeline.definition.reading import DEFAULTS, IMAGES, definition_files, read_document, relative
+from pipeline.definition.reading import DEFAULTS, read_document, relative
 
 #: Keys that say how a definition is put together; the definition itself does not have them.
 COMPOSING = frozenset({"extends", "matrix", "parameters"})

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.base import surroundings
 from pipeline.base.errors import UsageError
+from pipeline.base.project import IMAGES, definition_files
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition import rules
 from pipeline.definition.composition import (
@@ -31,7 +32,7 @@ from pipeline.definition.model import (
     MasterSource,
     PlaybookStep,
 )
-from pipeline.definition.reading import IMAGES, absolute, definition_files, relative
+from pipeline.definition.reading import absolute, relative
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import Written
 from pipeline.definition.step_digest import config_of

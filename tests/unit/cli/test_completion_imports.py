@@ -1,4 +1,4 @@
-"""A shell waits at each Tab: completing the names of a store loads no YAML, no checks, no hypervisor."""
+"""A shell waits at each Tab: completing the names of a store or a project loads no YAML, no checks, no hypervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import pipeline
 
-#: Modules that take a shell's time, and that no name of a store needs. (The parser itself loads pydantic.)
+#: Modules that take a shell's time, and that no name of a store or project needs. (The parser itself loads pydantic.)
 HEAVY = {"yaml", "libvirt", "cryptography", "lxml", "filelock", "pipeline.definition", "pipeline.checks"}
 
 
@@ -22,11 +22,10 @@ HEAVY = {"yaml", "libvirt", "cryptography", "lxml", "filelock", "pipeline.defini
         ("goldsmith gallery show ", ["web"]),
         ("goldsmith gallery show web@2", ["web@2026.1121.0"]),
         ("goldsmith runs show ", ["R1", "R2"]),
+        ("goldsmith --project {project} build ", ["shop", "web"]),
     ],
 )
-def test_names_of_a_store_are_completed_without_the_rest_of_goldsmith(
-    line: str, wanted: list[str], tmp_path: Path
-) -> None:
+def test_names_are_completed_without_the_rest_of_goldsmith(line: str, wanted: list[str], tmp_path: Path) -> None:
     for name in (
         "instances/web1",
         "instances/.locks",
@@ -34,8 +33,12 @@ def test_names_of_a_store_are_completed_without_the_rest_of_goldsmith(
         "gallery/.lists",
         "runs/R1",
         "runs/R2",
+        "project/images",
     ):
         (tmp_path / name).mkdir(parents=True)
+    for name in ("shop", "web"):
+        (tmp_path / f"project/images/{name}.yaml").write_text("goldsmith: 1\n")
+    line = line.format(project=tmp_path / "project")
     count = len(line.split()) - (0 if line.endswith(" ") else 1)
     asked = {"_GOLDSMITH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(count)}
     done = subprocess.run(

@@ -16,6 +16,7 @@ from pipeline.base import process
 from pipeline.base.disk_format import VHD
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.file_errors import describe_os_error
+from pipeline.base.project import find_project
 from pipeline.base.runs import Run, Stopwatch, list_runs
 from pipeline.base.store import Store
 from pipeline.cache.layers import Image
@@ -24,7 +25,6 @@ from pipeline.checks.run import prepare
 from pipeline.cli.door import GuardedStream
 from pipeline.context import BuildContext
 from pipeline.definition import DataDisk
-from pipeline.definition.reading import find_project
 from pipeline.engine import runner
 from pipeline.engine.plan import check_word
 from pipeline.evidence import signing
