@@ -9,10 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from typing import ClassVar
+from itertools import permutations
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import initialize, rule
 
 from pipeline.base.errors import GoldsmithError
 from pipeline.gallery import Gallery
@@ -22,7 +23,17 @@ from pipeline.operations.generalize import generalize
 from pipeline.operations.reimage import begin
 from pipeline.operations.start import start
 from pipeline.systems import registry
-from tests.campaigns.vm_sequences import NAMES, VICTIMS, Sequences, settle, settled_state
+from tests.campaigns.vm_sequences import (
+    ANY_STEP,
+    DISK_STEP,
+    NAMES,
+    STEPS,
+    VICTIMS,
+    Arguments,
+    Sequences,
+    settle,
+    settled_state,
+)
 from tests.fakes.disks import add_master
 from tests.fakes.power import Behaviour, power_disk
 from tests.fakes.toy_system.system import SYSTEM
@@ -39,7 +50,8 @@ KINDS = (
 )
 #: What an interrupted reimage may have led to beside the state before.
 REIMAGED = ("running", "stopped", "deallocated")
-#: What the page counts these sequences as, beside all of them.
+#: The way to an image and back; a sequence with all three is counted on the page as one, beside all of them.
+VERBS = ("generalize", "capture", "reimage")
 COUNTED = "sequences with generalize, capture and reimage"
 #: The boot sector's program; behind it lies the partition table.
 _PROGRAM, _PARAMETERS = 440, slice(507, 510)
@@ -83,18 +95,22 @@ class ToyLab(Vms):
         )
 
 
+#: What a step that leads to an image is drawn from.
+IMAGE_STEP: Arguments = {
+    "kind": st.sampled_from(KINDS),
+    "name": st.sampled_from(NAMES),
+    "to": st.sampled_from(("", ToyLab.DOWN, ToyLab.WOUND, ToyLab.CAPTURED)),
+    "at_rest": st.sampled_from((True, True, True, False)),
+    "victim": st.sampled_from(VICTIMS),
+    "after": st.floats(0.3, 4.0),
+    "down": st.floats(0.0, 0.5),
+}
+
+
 class ImageSequences(Sequences):
     """Sequences with generalize, capture and reimage among their steps."""
 
-    @rule(
-        kind=st.sampled_from(KINDS),
-        name=st.sampled_from(NAMES),
-        to=st.sampled_from(("", ToyLab.DOWN, ToyLab.WOUND, ToyLab.CAPTURED)),
-        at_rest=st.sampled_from((True, True, True, False)),
-        victim=st.sampled_from(VICTIMS),
-        after=st.floats(0.3, 4.0),
-        down=st.floats(0.0, 0.5),
-    )
+    @rule(**IMAGE_STEP)
     def step_with_image(
         self, kind: str, name: str, to: str, at_rest: bool, victim: str, after: float, down: float
     ) -> None:
@@ -130,9 +146,14 @@ class ImageSequences(Sequences):
             generalize(self.fleet, name, run=False, on_progress=lambda _text: None)
         except GoldsmithError as error:
             assert error.name == self._refusal(name), f"generalize of {there}: {error.name}: {error.message}"
+            self._count_refusal("generalize", error)
             return
         assert self._refusal(name) == ""
         there.generalized = True
+
+    def _count_refusal(self, verb: str, error: GoldsmithError) -> None:
+        """The page tells how many steps led somewhere: a refused one is counted as refused too."""
+        self.seen[f"{verb}: refused, {error.name}"] += 1
 
     def _refusal(self, name: str) -> str:
         """The error by which a VM is not generalized; empty if it can be."""
@@ -151,6 +172,7 @@ class ImageSequences(Sequences):
             outcome = capture(self.fleet, name, wishes, "test", lambda _text: None)
         except GoldsmithError as error:
             assert error.name == refusal, f"capture of {there}: {error.name}: {error.message}"
+            self._count_refusal("capture", error)
             return
         assert refusal == "" and outcome.version is not None
         assert "golden" in outcome.version.channels
@@ -176,6 +198,7 @@ class ImageSequences(Sequences):
             made = begin(self.fleet, name, to=to or None, force=True)
         except GoldsmithError as error:
             assert error.name == "vm-incomplete" and self._lacks_disk(name), f"{error.name}: {error.message}"
+            self._count_refusal("reimage", error)
             return
         forget(self.fleet, name, made.operation)
         there.state, there.generalized, there.image = "running", False, to or there.image
@@ -220,4 +243,58 @@ class ImageSequences(Sequences):
 
     def teardown(self) -> None:
         super().teardown()
-        self.seen[COUNTED] += 1
+        self.seen[COUNTED] += all(any(_is_of(verb, step) for step in self.trail) for verb in VERBS)
+
+
+class RoundTrips(ImageSequences):
+    """Sequences in each of which one VM is generalized, captured and reimaged, with any other steps between.
+
+    Each sequence draws the order of the three and where they stand among its steps. The rules of the other
+    sequences are steps of this machine's only rule, so that hypothesis cannot leave the three out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The verb of a step by its number, and the VM that they are all about.
+        self.way: dict[int, str] = {}
+        self.traveller = ""
+        self.number = 0
+
+    @initialize(
+        order=st.sampled_from((*(VERBS,) * 4, *permutations(VERBS))),
+        places=st.sets(st.integers(1, STEPS - 1), min_size=len(VERBS), max_size=len(VERBS)),
+        name=st.sampled_from(NAMES),
+    )
+    def plan(self, order: tuple[str, ...], places: set[int], name: str) -> None:
+        self.way, self.traveller = dict(zip(sorted(places), order, strict=True)), name
+
+    @rule(data=st.data())
+    def next_step(self, data: st.DataObject) -> None:
+        verb, self.number = self.way.get(self.number), self.number + 1
+        if verb is None:
+            step, arguments = data.draw(st.sampled_from(self.others))
+            step(self, **data.draw(st.fixed_dictionaries(arguments)))
+            return
+        if self.traveller not in self.expected:
+            with self._kept():
+                self.create(self.traveller)
+        drawn = data.draw(st.fixed_dictionaries(IMAGE_STEP))
+        kind = data.draw(st.sampled_from((verb, verb, f"kill {verb}")))
+        self.step_with_image(**{**drawn, "kind": kind, "name": self.traveller})
+
+    # Without the decorator these are no rules of this machine.
+    def step(self, *arguments: Any, **named: Any) -> None:
+        super().step(*arguments, **named)
+
+    def step_with_disk(self, *arguments: Any, **named: Any) -> None:
+        super().step_with_disk(*arguments, **named)
+
+    def step_with_image(self, *arguments: Any, **named: Any) -> None:
+        super().step_with_image(*arguments, **named)
+
+    others = ((step, ANY_STEP), (step_with_disk, DISK_STEP), (step_with_image, IMAGE_STEP))
+
+
+def _is_of(verb: str, step: str) -> bool:
+    """Whether a step of the trail is a verb, or a kill in the midst of it."""
+    return verb in step.partition(" after ")[0].split()

@@ -4,8 +4,9 @@ Each batch of sequences runs on a host of its own (tests.own_host). After each s
 true, nothing may be left over or missing, and a VM that no step names must run on untouched. The guests go off by
 their button and do nothing else; with GOLDSMITH_IMAGE they are of that golden master, of the store that
 GOLDSMITH_HOME names. GOLDSMITH_SEQUENCES says how many are drawn in this run, GOLDSMITH_HOSTS how many hosts run at a
-time. The page counts on: each batch adds to it, and a run goes on where the last one ended; GOLDSMITH_FIRST is the
-number of its first batch, to run a batch again.
+time. With GOLDSMITH_STEPS=image every sequence generalizes, captures and reimages a VM. The page counts on: each
+batch adds to it, and a run goes on where the last one ended; GOLDSMITH_FIRST is the number of its first batch, to run
+a batch again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
@@ -76,6 +77,26 @@ KINDS = (
     *("kill",) * 8,
     *("virsh destroy", "kill fabric", "kill libvirtd", "start", "restart"),
 )
+#: What the arguments of a step are drawn from, by name.
+Arguments = dict[str, st.SearchStrategy[Any]]
+ANY_STEP: Arguments = {
+    "kind": st.sampled_from(KINDS),
+    "name": st.sampled_from(NAMES),
+    "verb": st.sampled_from(sorted(KILLED)),
+    "victim": st.sampled_from(VICTIMS),
+    "after": st.floats(0.3, 2.5),
+    "down": st.floats(0.0, 0.5),
+    "force": st.booleans(),
+    "absent": st.sampled_from((False, False, False, True)),
+}
+DISK_STEP: Arguments = {
+    "kind": st.sampled_from(DISK_KINDS),
+    "name": st.sampled_from(NAMES),
+    "disk": st.sampled_from(DISKS),
+    "victim": st.sampled_from(VICTIMS),
+    "after": st.floats(0.3, 2.5),
+    "down": st.floats(0.0, 0.5),
+}
 STEPS = 10
 BATCH = 10
 #: Seconds for a command to end, whatever happens to it.
@@ -135,16 +156,7 @@ class Sequences(RuleBasedStateMachine):
 
     # ---- steps ---------------------------------------------------------------------------------------------------
 
-    @rule(
-        kind=st.sampled_from(KINDS),
-        name=st.sampled_from(NAMES),
-        verb=st.sampled_from(sorted(KILLED)),
-        victim=st.sampled_from(VICTIMS),
-        after=st.floats(0.3, 2.5),
-        down=st.floats(0.0, 0.5),
-        force=st.booleans(),
-        absent=st.sampled_from((False, False, False, True)),
-    )
+    @rule(**ANY_STEP)
     def step(
         self, kind: str, name: str, verb: str, victim: str, after: float, down: float, force: bool, absent: bool
     ) -> None:
@@ -154,14 +166,7 @@ class Sequences(RuleBasedStateMachine):
         with self._kept():
             self._do(kind, name, verb, victim, after, down, force)
 
-    @rule(
-        kind=st.sampled_from(DISK_KINDS),
-        name=st.sampled_from(NAMES),
-        disk=st.sampled_from(DISKS),
-        victim=st.sampled_from(VICTIMS),
-        after=st.floats(0.3, 2.5),
-        down=st.floats(0.0, 0.5),
-    )
+    @rule(**DISK_STEP)
     def step_with_disk(self, kind: str, name: str, disk: str, victim: str, after: float, down: float) -> None:
         """A step with a disk, on a VM that is created first if it is not there."""
         with self._kept():
@@ -520,7 +525,7 @@ def run(
 def run_batch(number: int, count: int, image: str) -> int:
     """Run a batch and print what came of it as JSON in the last line."""
     # it stands on this module
-    from tests.campaigns.vm_image_steps import ImageSequences, ToyLab
+    from tests.campaigns.vm_image_steps import ImageSequences, RoundTrips, ToyLab
 
     lab: Vms = make_lab("vm-sequences") if image else ToyLab.make("vm-sequences")
     failure = ""
@@ -538,7 +543,8 @@ def run_batch(number: int, count: int, image: str) -> int:
             run(lab, count, number=number, own=True)
         else:
             Sequences.image = ToyLab.DOWN
-            run(lab, count, number=number, own=True, machine=ImageSequences)
+            machine = RoundTrips if drawn_steps() == "image" else ImageSequences
+            run(lab, count, number=number, own=True, machine=machine)
     except Exception:  # whatever it is, it is the result
         failure = Sequences.failure or f"{' | '.join(Sequences.trail)}\n{traceback.format_exc()}"
     finally:
@@ -546,6 +552,16 @@ def run_batch(number: int, count: int, image: str) -> int:
     print(failure)
     print(json.dumps({"seen": Sequences.seen, "failure": failure}))
     return 0
+
+
+def drawn_steps() -> str:
+    """What GOLDSMITH_STEPS asks for: `image`, or nothing."""
+    steps = os.environ.get("GOLDSMITH_STEPS", "")
+    if steps not in ("", "image"):
+        sys.exit(f"GOLDSMITH_STEPS={steps} is not known; it is `image` or absent")
+    if steps and os.environ.get("GOLDSMITH_IMAGE"):
+        sys.exit("GOLDSMITH_STEPS=image needs the stub guests: GOLDSMITH_IMAGE must be absent")
+    return steps
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -592,6 +608,7 @@ def main() -> int:
         from tests.campaigns import vm_sequences
 
         return vm_sequences.run_batch(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    drawn_steps()
     image = os.environ.get("GOLDSMITH_IMAGE", "")
     wanted, hosts = int(os.environ.get("GOLDSMITH_SEQUENCES", "300")), int(os.environ.get("GOLDSMITH_HOSTS", "2"))
     page, failed = SequencesPage(), 0
