@@ -1,12 +1,14 @@
 """`python -m tests.bench.bench_matrix IMAGE`: the whole matrix of a golden master; docs/reports/prove-matrix.md.
 
-The master is the golden version in the store that GOLDSMITH_HOME names.
+The master is the golden version in the store that GOLDSMITH_HOME names. Each image has a part of its own in the page;
+a run writes its image's part anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -36,7 +38,7 @@ def main() -> int:
         return 1
     version = str(lab.master(args.image)["version"])
     text = draw(f"{args.image} {version}", json.loads(done.stdout), seconds, load)
-    PAGE.write_text(text)
+    PAGE.write_text(with_part(PAGE.read_text() if PAGE.exists() else "", args.image, text))
     print(text)
     return 0 if seconds <= LIMIT else 1
 
@@ -47,7 +49,7 @@ def draw(name: str, clones: Mapping[str, Any], seconds: float, load: str) -> str
     boots = sum(1 + sum(what in clone["seconds"] for what in FURTHER) for clone in runs.values())
     within = "within" if seconds <= LIMIT else "beyond"
     lines = [
-        "# The whole matrix of an image",
+        f"## {name.split()[0]}",
         "",
         f"`goldsmith prove` of {name}; emulated (TCG) on two cores, commit {commit_id()}, {load}. "
         f"All targets passed. The whole took {seconds:.0f} s, {within} the limit of {LIMIT:.0f} s: {boots} boots, "
@@ -62,6 +64,14 @@ def draw(name: str, clones: Mapping[str, Any], seconds: float, load: str) -> str
         shown = "; ".join(f"{what}: {clone['checks'][what]}" for what in OWN if what in clone["checks"])
         lines.append(f"| {target} | {took.get('ready', '')} | {took.get('ssh', '')} | {further} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def with_part(page: str, image: str, part: str) -> str:
+    """The page with this part of an image in the place of its former one."""
+    _, *parts = re.split(r"^(?=## )", page, flags=re.M)
+    kept = [each for each in parts if not each.startswith(f"## {image}\n")]
+    ordered = sorted([*(each.strip() for each in kept), part.strip()])
+    return "\n\n".join(["# The whole matrix of an image", *ordered]) + "\n"
 
 
 if __name__ == "__main__":

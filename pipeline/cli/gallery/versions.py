@@ -42,6 +42,7 @@ def list_versions(
     """
     from pipeline.cli.show import print_json, table
     from pipeline.gallery.listing import list_versions as look
+    from pipeline.gallery.retention import withdrawn
     from pipeline.gallery.verdict import count
 
     gallery = open_gallery()
@@ -53,13 +54,19 @@ def list_versions(
             raise gallery.unknown(name)
         names = [name]
     found = look(gallery, names, lambda checks: count(checks).to_json())
+    reasons = {name: withdrawn(gallery, name) for name in names}
+    taken_back = [reasons[row.summary["name"]].get(row.summary["version"]) for row in found.rows]
     if as_json:
-        print_json([{**row.summary, "verdict": row.verdict} for row in found.rows])
+        shown = [
+            {**row.summary, "verdict": row.verdict, "withdrawn": why}
+            for row, why in zip(found.rows, taken_back, strict=True)
+        ]
+        print_json(shown)
         _refuse_damaged(found.damaged)
         return
     columns = ("image", "version", "channels", "state", "gen", "checks", "size", "on disk", "created")
     table(
-        [_cells(row) for row in found.rows],
+        [_cells(row, withdrawn=why is not None) for row, why in zip(found.rows, taken_back, strict=True)],
         columns,
         empty="there are no versions; goldsmith build NAME makes one",
     )
@@ -67,7 +74,7 @@ def list_versions(
     _refuse_damaged(found.damaged)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, *, withdrawn: bool) -> tuple[str, ...]:
     from pipeline.cli.show import size
     from pipeline.gallery.verdict import Verdict
 
@@ -77,7 +84,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         shown["name"],
         shown["version"],
         ",".join(shown["channels"]),
-        shown["state"] + ("" if shown["signed_by"] else ", unsigned"),
+        shown["state"] + ("" if shown["signed_by"] else ", unsigned") + (", withdrawn" if withdrawn else ""),
         ",".join(str(generation) for generation in shown["generations"]),
         Verdict.from_json(row.verdict).short,
         *("missing" if disk[key] is None else size(disk[key]) for key in ("size", "allocated")),

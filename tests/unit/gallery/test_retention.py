@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests, flat_digest
+from pipeline.cli.app import app
 from pipeline.gallery import DISK, Gallery, Version, retention
 from pipeline.gallery.export_import import export, import_version
 from pipeline.gallery.integrity import verify
@@ -278,6 +280,20 @@ def test_rollback_goes_back_one_good_version_at_a_time(gallery: Gallery) -> None
     assert gallery.get("web").version == first.version
     promote(gallery, fourth, "golden")
     assert fourth.version not in withdrawn(gallery, "web")
+
+
+def test_the_list_says_what_was_withdrawn(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = capture(gallery, state="proven"), capture(gallery, state="proven")
+    gallery.promote(second)
+    roll_back(gallery, "web", "golden", "a typing mistake")
+    monkeypatch.setenv("GOLDSMITH_HOME", str(gallery.root.parent))
+    shown = CliRunner().invoke(app, ["gallery", "list"]).output.splitlines()
+    assert [", withdrawn" in line for line in shown[1:3]] == [False, True], shown
+    rows = json.loads(CliRunner().invoke(app, ["gallery", "list", "--json"]).output)
+    assert [(row["version"], row["withdrawn"]) for row in rows] == [
+        (first.version, None),
+        (second.version, "a typing mistake"),
+    ]
 
 
 def test_a_refused_candidate_is_told_of_until_a_better_one_comes(gallery: Gallery) -> None:
