@@ -49,9 +49,11 @@ def _read(session: Session, request: Request) -> _Plan:
         raise ArmError(501, "NotImplemented", "goldsmith does not implement deployments of the mode Complete")
     if properties.part("templateLink") or properties.part("parametersLink"):
         raise ArmError(501, "NotImplemented", "goldsmith does not implement links to templates: send the template")
-    template, parameters = properties.part("template"), properties.part("parameters")
+    # the result of a capture is a template with an id
+    template = {key: value for key, value in properties.part("template").values.items() if key != "id"}
+    parameters = properties.part("parameters")
     deployment = make_deployment(
-        template.values, parameters.values, "the template", group=group["name"], location=group["location"]
+        template, parameters.values, "the template", group=group["name"], location=group["location"]
     )
     resources = deployment.resources()
     if len(resources) > _MOST:

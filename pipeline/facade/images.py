@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.base.errors import GoldsmithError
@@ -15,6 +16,7 @@ from pipeline.facade.routing import Answer, Request, Route, accepted
 from pipeline.facade.session import Session
 from pipeline.gallery import GOLDEN, Version
 from pipeline.gallery.retention import withdrawn
+from pipeline.gallery.versions import next_version
 
 _BASE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute"
 _GALLERY = f"{_BASE}/galleries/{{gallery}}"
@@ -183,6 +185,45 @@ def get_version(session: Session, request: Request) -> Answer:
     return Answer(body=describe_version(session, version, generation))
 
 
+def put_version(session: Session, request: Request) -> Answer:
+    """A capture of a generalized VM as a version of an image. The number must be the one that goldsmith gives next.
+
+    Raises ArmError (400, 409, 501).
+    """
+    session.need_root()
+    _gallery(request.parts["group"], request.parts["gallery"])
+    definition, number = request.parts["image"].lower(), request.parts["version"]
+    found = _NAME.fullmatch(definition)
+    if found is None or not IMAGE_NAME.fullmatch(found["image"]):
+        raise ArmError(400, "InvalidParameter", f"{definition[:80]!r} is not the name of an image and -gen1 or -gen2")
+    source = request.body.part("properties").part("storageProfile").part("source")
+    machine = source.text("virtualMachineId") or source.text("id")
+    if f"/{MACHINES}/".lower() not in machine.lower():
+        raise ArmError(501, "NotImplemented", "goldsmith makes versions of VMs alone; docs/az.md lists what it does")
+    image, generation = found["image"], int(found["generation"])
+    given = session.fleet.gallery.given_numbers(image)
+    if number in given:
+        raise ArmError(409, "Conflict", f"{image} {number} was made already, and versions are never changed")
+    wanted = next_version(given, datetime.now(UTC).date())
+    if number != wanted:
+        raise ArmError(
+            400, "InvalidParameter", f"versions are numbered by their day: the next one of {image} is {wanted}"
+        )
+    record, _ = find_machine(session, None, name_of(machine, MACHINES))
+    session.fleet.refuse_busy(current_state(session, record)[0])
+    refuse_capture(record)
+    newest = _newest(session, image) if image in session.fleet.gallery.names() else None
+    # the image's other definition keeps its latest version
+    generations = sorted({generation, *(newest.manifest["generations"] if newest is not None else ())})
+    name = f"{image}-gen{generation}"
+    place = f"{resource_id(GROUP, GALLERIES, GALLERY)}/images/{name}/versions/{number}"
+    arguments = {"name": record.name, "vm": record.id, "image": image, "generations": generations, "version": number}
+    properties = {"provisioningState": "Creating", "storageProfile": {"source": dict(source.values)}}
+    kind = f"{GALLERIES}/images/versions"
+    body = {"id": place, "name": number, "type": kind, "location": LOCATION, "properties": properties}
+    return accepted(request, session.tasks.begin("capture", place, arguments), body, status=201)
+
+
 # ---- managed images ------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +323,7 @@ ROUTES = (
     Route("GET", _DEFINITION, "az sig image-definition show", get_definition),
     Route("GET", f"{_DEFINITION}/versions", "az sig image-version list", list_versions),
     Route("GET", f"{_DEFINITION}/versions/{{version}}", "az sig image-version show", get_version),
+    Route("PUT", f"{_DEFINITION}/versions/{{version}}", "az sig image-version create", put_version),
     Route("GET", "/subscriptions/{subscription}/providers/Microsoft.Compute/images", "az image list", list_images),
     Route("GET", f"{_BASE}/images", "az image list -g", list_images),
     Route("GET", f"{_BASE}/images/{{image}}", "az image show", get_image),

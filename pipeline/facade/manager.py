@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.base.store import Store
-from pipeline.facade import accounts, creation, deployments, disks, images, network, power
+from pipeline.facade import accounts, creation, deployments, disks, groups, images, network, power
 from pipeline.facade.errors import ArmError
 from pipeline.facade.home import Home
 from pipeline.facade.records import Records
@@ -22,6 +22,7 @@ ROUTES: tuple[Route, ...] = tuple(
     sorted(
         (
             *accounts.ROUTES,
+            *groups.ROUTES,
             *network.ROUTES,
             *power.ROUTES,
             *creation.ROUTES,
@@ -36,6 +37,7 @@ RUNNERS: dict[str, Callable[[Session, Task], Any]] = {
     **power.RUNNERS,
     **creation.RUNNERS,
     **disks.RUNNERS,
+    **groups.RUNNERS,
     **deployments.RUNNERS,
 }
 

@@ -1,4 +1,4 @@
-"""Resource groups, network interfaces, networks, addresses and filters: kept as records.
+"""Network interfaces, networks, addresses and filters: kept as records.
 
 The fabric of this host plays their part: each VM has one card with one address. What a client writes into a record is
 given back, and a card shows the address and the VM that it really has.
@@ -14,11 +14,9 @@ from pipeline.facade.ids import (
     ADDRESSES,
     CARDS,
     FILTERS,
-    GROUP,
     LOCATION,
     MACHINES,
     NETWORKS,
-    check_group,
     check_resource_name,
     group_id,
     resource_id,
@@ -74,46 +72,6 @@ def make_record(group: str, kind: str, name: str, body: dict[str, Any]) -> dict[
 def _name_inner(place: str, part: str, row: Fields) -> dict[str, Any]:
     name, inner = check_resource_name(row.text("name")), row.part("properties").values
     return {**row.values, "id": f"{place}/{part}/{name}", "properties": {**inner, "provisioningState": "Succeeded"}}
-
-
-# ---- groups --------------------------------------------------------------------------------------------------------
-
-
-def put_group(session: Session, request: Request) -> Answer:
-    name = check_group(request.parts["group"])
-    location, tags = request.body.location(), request.body.tags()
-    if not location:
-        raise ArmError(400, "LocationRequired", "a resource group needs a location")
-    found = session.records.get(group_id(name))
-    body = {
-        "id": group_id(name),
-        "name": name,
-        "type": "Microsoft.Resources/resourceGroups",
-        "location": location,
-        "tags": tags,
-        "properties": {"provisioningState": "Succeeded"},
-    }
-    return Answer(200 if found is not None else 201, session.records.put(group_id(name), body))
-
-
-def get_group(session: Session, request: Request) -> Answer:
-    return Answer(body=session.find_group(request.parts["group"]))
-
-
-def head_group(session: Session, request: Request) -> Answer:
-    try:
-        session.find_group(request.parts["group"])
-    except ArmError:
-        return Answer(404)
-    return Answer(204)
-
-
-def list_groups(session: Session, _request: Request) -> Answer:
-    found = [
-        each for each in session.records.below("/subscriptions/") if each.get("type", "").endswith("/resourceGroups")
-    ]
-    names = {each["name"].lower() for each in found}
-    return Answer(body={"value": found if GROUP in names else [session.find_group(GROUP), *found]})
 
 
 # ---- records -------------------------------------------------------------------------------------------------------
@@ -217,10 +175,6 @@ def _with_machine(session: Session, card: dict[str, Any]) -> dict[str, Any]:
 
 
 ROUTES = (
-    Route("PUT", "/subscriptions/{subscription}/resourceGroups/{group}", "az group create", put_group),
-    Route("GET", "/subscriptions/{subscription}/resourceGroups/{group}", "az group show", get_group),
-    Route("HEAD", "/subscriptions/{subscription}/resourceGroups/{group}", "az group exists", head_group),
-    Route("GET", "/subscriptions/{subscription}/resourceGroups", "az group list", list_groups),
     Route(
         "PUT", f"{_BASE}/Microsoft.Network/{{type}}/{{name}}", "az network nic|vnet|public-ip|nsg create", put_record
     ),

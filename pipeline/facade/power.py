@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.files import AnyObject, read_json
 from pipeline.base.store import IMAGE_NAME
+from pipeline.facade.captured import capture_result
 from pipeline.facade.errors import ArmError, not_found
 from pipeline.facade.ids import MACHINES, resource_id
 from pipeline.facade.machines import (
@@ -231,12 +232,16 @@ def run_capture(session: Session, task: Task) -> dict[str, Any]:
         )
     name, image = task_machine(session, task).name, str(task.arguments["image"])
     command = f"az vm capture --name {name} --vhd-name-prefix {image}"
-    outcome = capture(session.fleet, name, CaptureWishes(image), command, lambda _text: None)
+    wishes = CaptureWishes(image, generations=task.arguments.get("generations") or ())
+    outcome = capture(session.fleet, name, wishes, command, lambda _text: None)
     if (group := task.arguments.get("group")) is not None:
         session.place(f"image:{image}", Placement(group=str(group)))
     version = outcome.version
+    wanted = task.arguments.get("version")
+    if version is not None and wanted not in (None, version.version):
+        raise ArmError(409, "Conflict", f"the disk of {name} is {image} {version.version}; {wanted} was not made")
     template = read_json(version.path / "template.json", AnyObject) if version is not None else None
-    return {**(template or {}), "id": task.target}
+    return capture_result(template, task.target) if template is not None else {"id": task.target}
 
 
 def wait_for(session: Session, name: str, operation: str | None) -> None:

@@ -52,5 +52,12 @@ class Records:
                 found.append(record)
         return [dict(each["body"]) for each in sorted(found, key=lambda each: each["id"].lower())]
 
+    def remove_below(self, prefix: str) -> None:
+        """Remove all records whose ids begin so."""
+        for path in self._root.glob("*.json"):
+            record = read_usable(path, RecordShape)
+            if record is not None and record["id"].lower().startswith(prefix.lower()):
+                path.unlink(missing_ok=True)
+
     def _file(self, key: str) -> Path:
         return self._root / f"{hashlib.sha256(key.lower().encode()).hexdigest()}.json"

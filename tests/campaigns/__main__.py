@@ -16,7 +16,16 @@ Row = dict[str, object]
 
 #: Corpora that build guests; each module has campaign(lab, master, say) -> rows.
 GUESTS = (
-    *("boots", "concurrency", "debian_releases", "fabric_faults", "fake_windows", "guest_faults", "kill_builder"),
+    *(
+        "az_walk",
+        "boots",
+        "concurrency",
+        "debian_releases",
+        "fabric_faults",
+        "fake_windows",
+        "guest_faults",
+        "kill_builder",
+    ),
     *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones"),
 )
 #: Corpora that build none; each module has its own main().

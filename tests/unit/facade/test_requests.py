@@ -122,7 +122,9 @@ def test_a_template_is_deployed_as_az_sends_it(client: Client) -> None:
     place = f"{GROUP}/providers/Microsoft.Resources/deployments/first"
     parameters = {"lan": {"value": "lan"}, "word": {"value": "a secret"}}
     head = json.dumps({"properties": {"parameters": parameters, "mode": "Incremental"}})
-    text = json.dumps(TEMPLATE, indent=1).replace('"outputs"', '/* what // it gives */ "outputs"')
+    text = json.dumps({"id": "of a capture", **TEMPLATE}, indent=1).replace(
+        '"outputs"', '/* what // it gives */ "outputs"'
+    )
     sent = f"{head[:-2]}, template:{text}}}}}".encode()
     assert client.ask("POST", f"{place}/validate?{VERSION}", sent).status == 200
     assert client.ask("GET", f"{NETWORK}/virtualNetworks/lan?{VERSION}").status == 404
