@@ -171,6 +171,10 @@ WRITTEN = {
         "correct the template, or the parameters file, as the message says",
     ),
     "too-many-files": ("the process has too many open files", "raise the limit with ulimit -n"),
+    "upgrade-failed": (
+        "the packages of a clone could not be upgraded, or not in time; the message has apt's or dpkg's words",
+        "correct the archive or the package that the message names; full-upgrade.log in the clone's folder has all",
+    ),
     "version-protected": (
         "the version is leased, in a channel or a parent",
         "end the lease or move the channel; --force deletes it all the same",

@@ -236,10 +236,11 @@ def _print(clones: Mapping[str, Mapping[str, Any]]) -> None:
     table([(name, *(took(seen, when) for when in whens)) for name, seen in clones.items()], ("clone", *whens))
     for name, seen in clones.items():
         print(f"\n{name}")
+        width = max(16, *map(len, seen["checks"]))
         for what, value in seen["checks"].items():
-            print(f"  {what:16} {value}")
+            print(f"  {what:{width}} {value}")
         for what, picture in seen.get("pages", {}).items():
-            print(f"  {'picture':16} {what}: {picture}")
+            print(f"  {'picture':{width}} {what}: {picture}")
         for suite, found in seen.get("suites", {}).items():
             _print_suite(suite, found)
     print("\nnot tested here")

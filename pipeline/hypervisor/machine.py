@@ -319,6 +319,10 @@ class Machine:
         """What the serial console has shown in this boot, the last SERIAL_LIMIT bytes of it."""
         return self._console.read()[0]
 
+    def begin_boot(self) -> None:
+        """The guest restarts from inside: what its console shows from now on is another boot's."""
+        self._console.begin_boot()
+
     def mark(self) -> None:
         """Look for disasters only in what the console says from now on."""
         self._console.mark()

@@ -34,12 +34,13 @@ class TestTarget:
     second_card: bool = False  # a card with the MAC of the first is plugged while the clone runs
     blank_disk: bool = False  # a blank data disk is attached beside the master's own
     resource_disk: bool = False  # a disk as Azure's resource disk is attached
+    upgrade: bool = False  # all packages are upgraded, and the clone restarts
     provisioned: bool = True  # False: a generalized VM is only started
 
     @property
     def linux_only(self) -> bool:
         """Whether what it tests is looked at in a Linux alone."""
-        return self.second_card or self.blank_disk or self.resource_disk
+        return self.second_card or self.blank_disk or self.resource_disk or self.upgrade
 
     @property
     def provisioned_by(self) -> str:
@@ -60,6 +61,7 @@ TARGETS = {
         TestTarget("gen2-keys-2023", GEN2_KEYS_2023, True),
         TestTarget("gen1-two-cards", GEN1, True, second_card=True, resource_disk=True),
         TestTarget("gen2-nvme", GEN2_NVME, True, blank_disk=True),
+        TestTarget("gen2-upgrade", GEN2, True, upgrade=True),
         TestTarget("gen1-nocloud", GEN1_IDE, False),
         TestTarget("gen2-nocloud", GEN2, False),
         TestTarget("foreign", FOREIGN, False),
@@ -140,16 +142,23 @@ class TestRun:
     reimage: bool = False
     messages: bool = False  # what its kernel and services complained about in its first boot is judged
     settles: bool = False  # waits until Azure's agent has settled, which takes it half a minute, emulated
-    suites: tuple[TestSuite, ...] = ()  # are run against it after its first boot; it has a way out for them
+    suites: tuple[TestSuite, ...] = ()  # are run against it after its first boot
 
     @property
     def boots(self) -> int:
-        return 1 + self.again + self.reimage
+        return 1 + self.again + self.reimage + self.target.upgrade
+
+    @property
+    def outside(self) -> bool:
+        """Whether it has a way out to the public network: an upgrade and the suites download packages."""
+        return self.target.upgrade or bool(self.suites)
 
 
 def with_suites(test_runs: Sequence[TestRun], suites: Sequence[TestSuite]) -> list[TestRun]:
-    """The same clones; against the first of those that are provisioned, the suites are run."""
-    chosen = next((each for each in test_runs if each.target.provisioned), None)
+    """The same clones; against one of those that are provisioned, the suites are run: the first, unless another has a
+    way out anyway, because a fabric has one way out."""
+    provisioned = [each for each in test_runs if each.target.provisioned]
+    chosen = next((each for each in provisioned if each.outside), provisioned[0] if provisioned else None)
     return [replace(each, suites=tuple(suites)) if each is chosen else each for each in test_runs]
 
 

@@ -26,7 +26,7 @@ GUESTS = (
         "guest_faults",
         "kill_builder",
     ),
-    *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones"),
+    *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones", "upgrade"),
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (
@@ -34,7 +34,7 @@ NO_GUESTS = (
     *("other_roots", "publish_faults", "records", "roots", "secrets", "soak", "vm_sequences", "windows"),
 )
 #: Images that campaigns begin with, in place of debian-12, the base of the tests with guests.
-BASES = {"boots": "debian-13", "lisa": "debian-13"}
+BASES = {"boots": "debian-13", "lisa": "debian-13", "upgrade": "debian-13"}
 #: Names that campaigns had before, which still work.
 ALIASES = {
     "crowd": "concurrency",

@@ -1,7 +1,7 @@
 """A small Debian archive that a test makes and changes: one package, signed, served at a private address of the host.
 
-The host asks it by an apt configuration of its own (APT_CONFIG). Because apt's mirrors are open to build guests, each
-at its port, a guest reaches it too.
+The host asks it by an apt configuration of its own, which apt-get and apt-config in PATH name meanwhile: goldsmith's
+children get no other variable. Because apt's mirrors are open to guests, each at its port, a guest reaches it too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ class Archive:
         """The guest's line of sources."""
         return f"deb [trusted=yes] http://{ADDRESS}:{self.port} {SUITE} main"
 
-    def release(self, number: int) -> str:
-        """Put version 1.NUMBER of the package in place of the last one; the version."""
+    def release(self, number: int, after_unpacking: str = "") -> str:
+        """Put version 1.NUMBER of the package in place of the last one; the version.
+
+        `after_unpacking`: a shell script that the package runs when it is configured.
+        """
         version = f"1.{number}"
         pool = self.root / "pool"
         shutil.rmtree(pool, ignore_errors=True)
@@ -49,6 +52,11 @@ class Archive:
             f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody <nobody@example.org>\n"
             "Description: what changes at night\n"
         )
+        script = tree / "DEBIAN/postinst"
+        script.unlink(missing_ok=True)
+        if after_unpacking:
+            script.write_text(f"#!/bin/sh\n{after_unpacking}\n")
+            script.chmod(0o755)
         pool.mkdir()
         subprocess.run(
             ["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, pool / f"{PACKAGE}_{version}_amd64.deb"],
@@ -108,7 +116,7 @@ def _payload(folder: Path, number: int) -> None:
 
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[Archive]:
-    """An archive with one version in it; meanwhile APT_CONFIG makes it this process's, and its children's."""
+    """An archive with one version in it; meanwhile it is the host's own for this process and its children."""
     (root / "gpg").mkdir(parents=True, mode=0o700)
     subprocess.run(
         [
@@ -131,21 +139,30 @@ def serve(root: Path) -> Iterator[Archive]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     archive = Archive(root, server.server_address[1])
-    before = os.environ.get("APT_CONFIG")
+    before = os.environ["PATH"]
     try:
         archive.release(0)
-        os.environ["APT_CONFIG"] = str(_configuration(archive))
+        os.environ["PATH"] = f"{_programs(archive)}:{before}"
         subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
         yield archive
     finally:
-        if before is None:
-            os.environ.pop("APT_CONFIG", None)
-        else:
-            os.environ["APT_CONFIG"] = before
+        os.environ["PATH"] = before
         server.shutdown()
         server.server_close()
         thread.join()
         subprocess.run(["ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo"], check=False)
+
+
+def _programs(archive: Archive) -> Path:
+    """A folder with apt's programs, which read the configuration of the archive."""
+    configuration = _configuration(archive)
+    folder = archive.root / "programs"
+    folder.mkdir()
+    for name in ("apt-get", "apt-config"):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nAPT_CONFIG={configuration} exec {shutil.which(name)} "$@"\n')
+        program.chmod(0o755)
+    return folder
 
 
 def _configuration(archive: Archive) -> Path:

@@ -29,7 +29,7 @@ exit 0
 FOLDER = "/var/lib/waagent"
 
 
-def settled(clone: Clone, result: CloneResult, guest: Guest) -> None:
+def settled(clone: Clone, result: CloneResult, guest: Guest, *, check: str = "azure agent") -> None:
     """Judge Azure's agent: it has taken the goal state in, reports its status, and does not ask in a hurry."""
     settle = SETTLE[clone.spec.kvm]
 
@@ -41,12 +41,12 @@ def settled(clone: Clone, result: CloneResult, guest: Guest) -> None:
     except GuestError as error:
         if error.name != "agent-unsettled":
             raise
-        result.see("azure agent", f"no status within {settle:.0f} s", False)
+        result.see(check, f"no status within {settle:.0f} s", False)
         return
     asked = guest.asked()
     since = asked[-1].at - MINUTE
     polls = sum(e.request.query.get("comp") == "goalstate" and e.at >= since for e in asked)
-    result.see("azure agent", f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
+    result.see(check, f"status reported, {polls} goal states asked in {MINUTE:.0f} s", polls <= GOAL_STATES)
 
 
 def extension(clone: Clone, result: CloneResult, guest: Guest) -> None:

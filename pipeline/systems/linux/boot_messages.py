@@ -67,34 +67,41 @@ class Message:
         return f"{self.source}: {self.text}"
 
 
-def check_boot_messages(clone: Clone, result: CloneResult) -> None:
-    """Judge the messages of the clone's boot until now."""
+def check_boot_messages(clone: Clone, result: CloneResult, *, check: str = CHECK, log: str = LOG) -> None:
+    """Judge the messages of the clone's present boot until now. They are kept in the file `log` of its folder."""
     try:
         done = clone.steps.ssh("sudo -n sh -s", stdin=LOOK, deadline=clone.timeouts.command)
     except (process.CommandFailed, process.CommandTimeout) as error:
         why = shorten(getattr(error, "stderr", "").strip()) or "no answer"
-        result.see(CHECK, f"the messages of the boot could not be read: {why}", False)
+        result.see(check, f"the messages of the boot could not be read: {why}", False)
         return
     emulated = not clone.spec.kvm
     messages = parse_messages(done.stdout)
-    (clone.logs / LOG).write_text("".join(_line(message, emulated) for message in messages))
-    judge_boot_messages(result, messages, emulated=emulated, whole=len(done.stdout.encode()) < LIMIT)
+    (clone.logs / log).write_text("".join(_line(message, emulated) for message in messages))
+    whole = len(done.stdout.encode()) < LIMIT
+    judge_boot_messages(result, messages, emulated=emulated, whole=whole, check=check, log=log)
 
 
 def judge_boot_messages(
-    result: CloneResult, messages: Sequence[Message], *, emulated: bool, whole: bool = True
+    result: CloneResult,
+    messages: Sequence[Message],
+    *,
+    emulated: bool,
+    whole: bool = True,
+    check: str = CHECK,
+    log: str = LOG,
 ) -> None:
     """Judge what was printed: every complaint is known. `whole`: whether these are all messages of the boot."""
     complaints = [message for message in messages if message.complains]
     unknown = Counter(str(message) for message in complaints if explain(message, emulated=emulated) is None)
     if unknown:
         quoted = [single_line(text, WORDS) for text, _ in unknown.most_common(QUOTED)]
-        more = f"; {len(unknown) - QUOTED} more, see {LOG}" if len(unknown) > QUOTED else ""
-        result.see(CHECK, f"not known: {'; '.join(quoted)}{more}", False)
+        more = f"; {len(unknown) - QUOTED} more, see {log}" if len(unknown) > QUOTED else ""
+        result.see(check, f"not known: {'; '.join(quoted)}{more}", False)
     elif not whole:
-        result.see(CHECK, f"there are more than {LIMIT >> 10} KiB of warnings and errors", False)
+        result.see(check, f"there are more than {LIMIT >> 10} KiB of warnings and errors", False)
     else:
-        result.see(CHECK, f"{len(complaints)} errors, each known", True)
+        result.see(check, f"{len(complaints)} errors, each known", True)
 
 
 def explain(message: Message, *, emulated: bool) -> KnownMessage | None:

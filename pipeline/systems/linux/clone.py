@@ -98,18 +98,7 @@ class Clone:
         if self.guest is not None:
             self.guest.begin()
         screens = self.logs / SCREENS  # of the first boot alone
-        watch = BootWatch(
-            self.machine,
-            self.timeouts,
-            self.logs,
-            self._store,
-            self.access.user,
-            guest=self.guest,
-            medium=self.medium,
-            greets=self.access.greets,
-            end=self._end,
-            film=Film(screens, self.machine.screenshot) if not screens.exists() else None,
-        )
+        watch = self._watch(Film(screens, self.machine.screenshot) if not screens.exists() else None)
         began = time.monotonic()
         self._progress(f"{name}: booting")
         self.machine.start()
@@ -120,6 +109,46 @@ class Clone:
         self._wait_login(watch)
         self.seconds["ssh"] = round(time.monotonic() - began, 1)
         self._progress(f"{name}: logged in")
+
+    def _watch(self, film: Film | None = None) -> BootWatch:
+        return BootWatch(
+            self.machine,
+            self.timeouts,
+            self.logs,
+            self._store,
+            self.access.user,
+            guest=self.guest,
+            medium=self.medium,
+            greets=self.access.greets,
+            end=self._end,
+            film=film,
+        )
+
+    def restart(self) -> None:
+        """Restart from inside, as its user would, and wait for a login in the next boot.
+
+        Raises GuestError: guest-no-restart, or what `boot` raises.
+        """
+        self.seconds = {}
+        before = self.machine.reboots
+        began = time.monotonic()
+        self._progress("restarting")
+        # the connection ends with the boot, in whatever way
+        with contextlib.suppress(process.CommandFailed, process.CommandTimeout):
+            self.steps.ssh("sudo -n systemctl reboot", deadline=self.timeouts.command)
+        self.access.hang_up()
+        self.machine.wait(
+            "the restart of the clone",
+            lambda: True if self.machine.reboots > before else None,
+            deadline=self.timeouts.shutdown,
+            name="guest-no-restart",
+            hint="find in journal.log in the clone's folder the unit that does not stop",
+        )
+        self.machine.begin_boot()
+        # the fabric's record of the first boot stays: an agent need not report Ready again
+        self._wait_login(self._watch())
+        self.seconds["ssh"] = round(time.monotonic() - began, 1)
+        self._progress("logged in after the restart")
 
     def _wait_login(self, watch: BootWatch) -> None:
         def greeted() -> bool | None:

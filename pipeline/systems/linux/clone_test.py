@@ -27,7 +27,7 @@ from pipeline.prove.matrix import TestRun, sampled
 from pipeline.prove.page_picture import draw_page
 from pipeline.prove.result import CloneResult
 from pipeline.prove.suites import SuiteTarget, TestSuite, run_suite
-from pipeline.systems.linux import agent_assertions, assertions, resource_disk, scripts
+from pipeline.systems.linux import agent_assertions, assertions, full_upgrade, resource_disk, scripts
 from pipeline.systems.linux.boot_again import HUNG, record_hung
 from pipeline.systems.linux.boot_messages import check_boot_messages
 from pipeline.systems.linux.clone import SCREENS, Clone
@@ -133,7 +133,7 @@ class CloneTest:
             data_disks=self.disks,
             extension=Extension.make(self.hostname) if self.test_run.settles else None,
             provisioned=self.test_run.target.provisioned,
-            outside=bool(self.test_run.suites),
+            outside=self.test_run.outside,
         )
         try:
             write_medium(access.seed, guest.instance)
@@ -269,11 +269,22 @@ class CloneTest:
             check_nvme_disks(clone, result, self.disks)
         if self.test_run.target.second_card:
             add_second_card(clone, result)
+        if self.test_run.target.upgrade:
+            self._upgrade(clone)
         for suite in self.test_run.suites:
             self._run_suite(clone, suite)
         self._end(clone)
         self._draw(pages, pictures)
         return {**seen, "host key": result.checks["host key"]}
+
+    def _upgrade(self, clone: Clone) -> None:
+        """All packages are upgraded; after a restart it is the same machine, and healthy."""
+        full_upgrade.upgrade(clone, self.result)
+        seen = assertions.facts(clone, self.token)
+        self._healthy(clone, seen, "after the upgrade")
+        full_upgrade.check_boot(clone, self.result)
+        if clone.guest is not None and self._has_agent(seen):
+            agent_assertions.settled(clone, self.result, clone.guest, check="azure agent after the upgrade")
 
     def _run_suite(self, clone: Clone, suite: TestSuite) -> None:
         """A test suite of others on the running clone. It may update and restart it, and must leave it healthy."""

@@ -21,7 +21,7 @@ STEPS = StepRules(
 
 
 #: Targets whose tests look at a Linux.
-_LINUX_TARGETS = ("gen1-two-cards", "gen2-nvme")
+_LINUX_TARGETS = ("gen1-two-cards", "gen2-nvme", "gen2-upgrade")
 
 
 def check(document: Document, data: dict[str, Any]) -> None:

@@ -306,7 +306,7 @@ FAULTY: dict[str, tuple[str | bytes, str]] = {
     "prove something else": (
         OK + "prove: [gen3]\n",
         "3:9: prove[0]: must be gen1, gen2, gen2-secure, gen2-keys-2011, gen2-keys-2023, "
-        "gen1-two-cards, gen2-nvme, gen1-nocloud, gen2-nocloud, foreign or start, not gen3 (gen2?)",
+        "gen1-two-cards, gen2-nvme, gen2-upgrade, gen1-nocloud, gen2-nocloud, foreign or start, not gen3 (gen2?)",
     ),
     "prove nothing": (OK + "prove: []\n", "3:8: prove: must not be empty"),
     # sources
@@ -530,6 +530,7 @@ FOREIGN = {
     "(write one definition for each generation)",
     "generations: [1]\ntpm: true": "8:6: tpm: is not available on generation 1 (generations: [2])",
     "prove: [gen2, gen2-nvme]": "7:15: prove[1]: gen2-nvme is only for Linux (use gen1 or gen2)",
+    "prove: [gen2-upgrade]": "7:9: prove[0]: gen2-upgrade is only for Linux (use gen1 or gen2)",
     "generalize: {agent: waagent}": "7:21: generalize.agent: is only for Linux (use sysprep or outside)",
     "steps: [{script: scripts/motd.sh}]": "7:10: steps[0].script: runs only in Linux (use powershell or cmd)",
     "steps: [{playbook: shop.yml}]": "7:10: steps[0].playbook: runs only in Linux "
