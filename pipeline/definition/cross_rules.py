@@ -50,7 +50,7 @@ def _outside(document: Document, data: dict[str, Any]) -> None:
         return
     if isinstance(source, dict) and "disk" not in source:
         document.add(("generalize", "agent"), "outside needs a disk as the source", "use waagent or none")
-    for key in ("steps", "disk", "first_boot", "updates", "ports"):
+    for key in ("steps", "disk", "first_boot", "updates"):
         if data.get(key):
             document.add(
                 (key,), "needs a guest, but generalize: {agent: outside} boots none", f"remove {key}", at_key=True

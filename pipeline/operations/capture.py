@@ -183,11 +183,10 @@ def _copy(fleet: Fleet, image: Image, target: Path) -> int:
 
 
 def _machine_keys(version: Version) -> dict[str, Any]:
-    """The keys by which the clones of the new master get the machine and the language of the VM's master."""
+    """The keys by which the new master gets the machine, the language and the declared ports of the VM's master."""
     machine = version.manifest.get("machine")
     keys: dict[str, Any] = {}
     if machine:
         memory = max(machine["memory"], LEAST_MEMORY)
         keys["machine"] = {"cpus": machine["cpus"], "memory": f"{memory // _MIB} MiB"}
-    locale = version.manifest.get("locale")
-    return keys | ({"locale": locale} if locale else {})
+    return keys | {key: value for key in ("locale", "ports") if (value := version.manifest.get(key))}

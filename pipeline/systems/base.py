@@ -227,8 +227,10 @@ class GuestSystem(ABC):
         """A password for the first user, of a system that `signs_in_by_password`."""
         raise NotImplementedError
 
-    def manifest_settings(self, definition: Definition) -> Mapping[str, str]:
-        """Settings of the system that a manifest keeps, because a VM of the master needs them."""
+    def manifest_settings(self, definition: Definition) -> Mapping[str, Any]:
+        """Settings of the system that a manifest keeps, because a VM of the master, or its capture, needs them.
+
+        Each is a key of a definition with its value."""
         return {}
 
     def implied_waivers(self, definition: Definition) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.gallery import Gallery
 from pipeline.nightly import patch
 from pipeline.nightly.refresh import PROMOTED, refresh
 from pipeline.systems.questions import list_disk
-from pipeline.systems.windows import release_days
+from pipeline.systems.windows import answers, release_days
 from tests.campaigns import fake_windows
 from tests.fakes.fake_windows.stand import Stand, sha256
 from tests.harness import rotation
@@ -48,6 +49,10 @@ STEPS = """
 """
 
 
+_CURRENT = "SYSTEM\\ControlSet001\\Control\\ComputerName\\ComputerName"
+_CRYPTOGRAPHY = "SOFTWARE\\Microsoft\\Cryptography"
+
+
 def built(stand: Stand, name: str) -> dict[str, Any]:
     done = stand.lab.run("build", name)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,20 +60,25 @@ def built(stand: Stand, name: str) -> dict[str, Any]:
     return stand.lab.last_run(name)
 
 
-@pytest.mark.parametrize("generation", [2, 1])
-def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
+def define_master(stand: Stand, generation: int) -> str:
+    """An image with a step, a first-boot service and two ports; its name."""
     stand.lab.write("scripts/mark.ps1", "Write-Output 'hello'\nSet-Content 'C:\\ProgramData\\mark.txt' 'made'\n")
     stand.lab.write("scripts/apply.ps1", "$input | Set-Content 'C:\\ProgramData\\page.txt'\n")
     source = {2: "userdata", 1: "http://192.0.2.80:8080/first?of=web"}[generation]
     # the one that is patched below brings in updates
     wish = {2: "", 1: "updates: {only: security}\nrefresh: {mode: patch}\n"}[generation]
-    name = stand.define(
+    return stand.define(
         f"not-windows-{generation}",
         generation=generation,
         steps="[{powershell: scripts/mark.ps1}]",
         more=f"{wish}ports: [{{port: 443, name: web}}, {{port: 53, protocol: udp}}]\n"
         f'first_boot: {{apply: scripts/apply.ps1, from: "{source}", sample: "This is {{{{ clone }}}}"}}',
     )
+
+
+@pytest.mark.parametrize("generation", [2, 1])
+def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
+    name = define_master(stand, generation)
     run = built(stand, name)
     # an update may move Windows' boot manager to newer keys: the variables go with the disk from layer to layer
     kept = [(stand.lab.home / "layers" / key / "vars.fd").exists() for key in run["layers"][:3]]
@@ -100,6 +110,67 @@ def test_from_the_medium_to_a_master(stand: Stand, generation: int) -> None:
     assert ("Secure Boot on TPM ['tpm0']" in serial) == (generation == 2)
     assert "first boot answered by /mnt/D/Unattend.xml" in serial
     assert found["win-answer-cached"]["status"] == "pass"
+
+
+def test_a_vm_becomes_an_image_and_comes_back(stand: Stand) -> None:
+    """Of the generation 1 master of above. Its guest has one rearm left, which the VM's sysprep uses."""
+    lab, name = stand.lab, "not-windows-1"
+    if lab.last_version(name) == "none":
+        built(stand, define_master(stand, 1))
+
+    def vm(*words: str, code: int = 0) -> str:
+        done = lab.run("vm", *words)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    home, serial = lab.home / "instances/web", lab.home / "instances/web/logs/serial.log"
+
+    def registry(key: str, value: str) -> str | None:
+        """A value on the VM's disk at rest."""
+        (disk,) = home.glob("disk*.qcow2")
+        rows = list_disk(disk, "qcow2", what="registry", key=key, allow_backing_within=lab.home)
+        return next((str(row[1]) for row in rows if row[0] == value), None)
+
+    def provisioned(output: str) -> tuple[str, str]:
+        """The password, shown once, that the guest has got and nobody else has; the machine's GUID."""
+        ((password,),) = [re.findall(r"the password of azureuser is (\S+) \(shown only once", output)]
+        console = serial.read_text(errors="replace")
+        *_, (user, digest) = re.findall(r"account (\S+) sha256 (\S+)", console)
+        assert (user, digest) == ("azureuser", hashlib.sha256(password.encode()).hexdigest())
+        files = [path for path in home.rglob("*") if path.is_file() and path.stat().st_size < 1 << 20]
+        secrets = (password, answers.hidden(password, "Password"))
+        assert not [path for path in files if any(word.encode() in path.read_bytes() for word in secrets)]
+        *_, (computer, guid) = re.findall(r"first boot is over: (\S+) (\S+)", console)
+        assert computer == "web"
+        return password, guid
+
+    def codes() -> list[str]:
+        return [each["code"] for each in json.loads(vm("show", "web", "--json"))["instanceView"]["statuses"]]
+
+    try:
+        first = provisioned(vm("create", "web", "--image", name))
+        assert "not at rest" in vm("generalize", "web", code=2), "one that runs is not read"
+        vm("generalize", "web", "--run")
+        assert codes()[1:] == ["OSState/generalized", "PowerState/stopped"]
+        assert (registry(_CURRENT, "ComputerName"), registry(_CRYPTOGRAPHY, "MachineGuid")) == (
+            "WIN-GENERALIZED",
+            None,
+        )
+        assert "generalized" in vm("start", "web", code=2)
+        vm("capture", "web", "--as", "captured", "--account", "azureuser")
+        assert codes()[1:] == ["OSState/generalized", "PowerState/stopped"], "it stays as it was"
+        manifest = lab.manifest("captured")
+        assert (manifest["os"], manifest["agent"], manifest["generations"]) == ("windows", "outside", [1])
+        assert manifest["ports"] == lab.manifest(name)["ports"] != []
+        found = {check["id"]: check["status"] for check in manifest["checks"]}
+        assert found["win-ports"] == found["win-image-state"] == found["win-account-passwords"] == "pass"
+        assert manifest["prove"]["gen1"]["checks"]["first boot"] == "IMAGE_STATE_COMPLETE"
+        second = provisioned(vm("reimage", "web"))
+        assert first[0] != second[0] and first[1] != second[1], "another password, and another machine"
+        assert codes() == ["ProvisioningState/succeeded", "PowerState/running"]
+    finally:
+        lab.run("vm", "delete", "web", "--yes")
+    assert json.loads(vm("list", "--json")) == [] and lab.leftovers() == []
 
 
 def test_a_months_updates_are_patched_into_golden(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.cache.units import UnitSpec
 from pipeline.definition import Definition, IsoSource, Source
@@ -109,8 +109,9 @@ class WindowsSystem(GuestSystem):
 
         return draw_password()
 
-    def manifest_settings(self, definition: Definition) -> Mapping[str, str]:
-        return {"locale": definition.locale}
+    def manifest_settings(self, definition: Definition) -> Mapping[str, Any]:
+        ports = [{"port": port.port, "protocol": port.protocol, "name": port.name} for port in definition.ports]
+        return {"locale": definition.locale, "ports": ports}
 
     def implied_waivers(self, definition: Definition) -> Mapping[str, str]:
         if not definition.generalize.skip_oobe:

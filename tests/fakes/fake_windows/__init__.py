@@ -7,5 +7,6 @@ fails on demand in each way that is known. What it does not know of Windows, nob
 
 parts    what comes from Debian's packages: kernel, shim, GRUB, the agent
 media    the installation medium, and the drivers'
-guest    what runs inside: play.py (Setup, first logon, sysprep), shell.py (cmd's own language, as far as needed)
+guest    what runs inside: play.py (Setup, first logon, sysprep), identity.py (what a machine has of its own),
+         shell.py (cmd's own language, as far as needed)
 """

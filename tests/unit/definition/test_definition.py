@@ -38,6 +38,7 @@ from pipeline.definition import (
     Keep,
     MasterSource,
     PlaybookStep,
+    Port,
     PowershellStep,
     ScriptStep,
     build_order,
@@ -863,6 +864,14 @@ def test_a_disk_generalized_outside_boots_no_guest_of_ours(project: Path) -> Non
     assert definition.generalize.agent == "outside"
     job = BuildContext(definition, Store(project), NO_RUN, Layers(project), Gallery(project))
     assert generalize.Generalize().units(job) == ()
+
+
+def test_a_windows_generalized_outside_declares_the_ports_that_are_open(project: Path) -> None:
+    text = (
+        "goldsmith: 1\nos: windows\nsource: {disk: {path: base.qcow2}}\ngeneralize: {agent: outside}\n"
+        "ports: [{port: 443, name: web}]\n"
+    )
+    assert load(write(project, text), project).ports == (Port(443, "tcp", "web"),)
 
 
 def test_sources_of_disks(project: Path) -> None:

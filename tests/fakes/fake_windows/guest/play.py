@@ -7,6 +7,7 @@ they brought. A TimeZone of "stand-in: FAULT" makes it fail in that way.
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 
+import identity
 import registry
 import shell
 import tasks
@@ -325,7 +327,14 @@ def passes(where):
     part = component(root, "oobeSystem", SHELL)
     if text(part, "OOBE/HideEULAPage") != "true":
         dialog("do you accept the license?")
+    guid = identity.specialize()
     set_setup(0, "", name)
+    for each in items(part, "UserAccounts/LocalAccounts/LocalAccount"):
+        user, secret = text(each, "Name"), text(each, "Password/Value", "")
+        secret = identity.plain(secret, text(each, "Password/PlainText"))
+        identity.add_account(user)
+        # so that a test can tell the password, and the serial console does not
+        say("account", user, "sha256", hashlib.sha256(secret.encode()).hexdigest())
     state(COMPLETE)
     tag = SYSPREP + "/Sysprep_succeeded.tag"
     if os.path.exists(tag):
@@ -339,7 +348,7 @@ def passes(where):
             dialog("the password is wrong; this is the logon screen")
         line(cmd, text(each, "CommandLine"))
     where["agent"] = where.get("agent") or os.path.exists("/run/agent-installed")
-    say("first boot is over:", name)
+    say("first boot is over:", name, guid)
 
 
 def line(cmd, command):
@@ -448,6 +457,7 @@ def sysprep(arguments):
     if answers is not None:
         shutil.copy(unix(answers), PANTHER + "/unattend.xml")
     set_setup(2, "oobe\\windeploy.exe", "WIN-GENERALIZED")
+    identity.forget()
     state(GENERALIZED)
     with open(SYSPREP + "/Panther/setuperr.log", "w"), open(SYSPREP + "/Sysprep_succeeded.tag", "w"):
         pass
@@ -480,8 +490,9 @@ def main():
     say("Secure Boot", on, "TPM", [os.path.basename(each) for each in glob.glob("/sys/class/tpm/*")])
     words = command_line()
     if words.get("standin.stage") == "installed":
-        disk = next(path for path in ("/dev/vda", "/dev/sda") if os.path.exists(path))
-        installed(disk + words["standin.c"])
+        # a VM's temporary disk has one partition
+        disks = ("/dev/vda", *sorted(glob.glob("/dev/sd?")))
+        installed(next(disk + words["standin.c"] for disk in disks if os.path.exists(disk + words["standin.c"])))
     else:
         setup()
     return 0
