@@ -152,13 +152,18 @@ make_store() {
     done
 }
 
-# The fabric serves VMs as this user, which owns nothing but what it records of them.
-FABRIC_USER=goldsmith-fabric
-fabric_user_ready() { getent passwd "$FABRIC_USER" >/dev/null; }
+# The fabric serves VMs as the first user, which owns nothing but what it records of them; `goldsmith serve azure` reads
+# requests as the second one, which owns nothing.
+SERVICE_USERS=(goldsmith-fabric goldsmith-facade)
+service_users_ready() { getent passwd "${SERVICE_USERS[@]}" >/dev/null; }
 
-make_fabric_user() {
-    say "user $FABRIC_USER"
-    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$FABRIC_USER"
+make_service_users() {
+    local user
+    for user in "${SERVICE_USERS[@]}"; do
+        getent passwd "$user" >/dev/null && continue
+        say "user $user"
+        useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+    done
 }
 
 # Networks of VMs come up before the VMs when the host starts. The unit and a person run the same command.
@@ -218,7 +223,7 @@ make_azurite() {
 
 packages_ready() { [ "${1-}" != tests ] || [ -z "$(missing_packages)" ]; }
 
-fabric_ready() { fabric_user_ready && unit_ready; }
+fabric_ready() { service_users_ready && unit_ready; }
 
 if [ "${1-}" = az ]; then
     [ -x "$VENV/az/bin/az" ] || make_az
@@ -251,7 +256,7 @@ fi
 store_ready || make_store
 kvm_ready || share_kvm
 daemons_ready || start_daemons
-fabric_user_ready || make_fabric_user
+service_users_ready || make_service_users
 venv_ready || make_venv
 unit_ready || install_unit
 key_ready || make_key

@@ -15,6 +15,8 @@ from pipeline.base.surroundings import DEFAULT_HOME, user_home
 DEFAULT_KEY = Path("/etc/goldsmith/signing.key")
 #: The user under which the fabric serves VMs; `make setup` makes it.
 FABRIC_USER = "goldsmith-fabric"
+#: The user under which `goldsmith serve azure` reads requests; `make setup` makes it.
+FACADE_USER = "goldsmith-facade"
 #: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
 IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
 

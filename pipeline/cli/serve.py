@@ -46,13 +46,13 @@ def azure(
       goldsmith serve azure --env
     """
     from pipeline.cli.environment import locate_store
-    from pipeline.facade.server import Facade, address, facade_home
+    from pipeline.facade.server import Facade, address, facade_home, front_user
 
     store = locate_store().ensure()
     if env:
         print("\n".join(_environment(facade_home(store).ensure(), address(port))))
         return
-    facade = Facade(store, port, can_change=os.geteuid() == 0)
+    facade = Facade(store, port, can_change=os.geteuid() == 0, user=front_user())
 
     def show_ready(resumed: int) -> None:
         print(f"serving {store.root} on {address(facade.port)}; goldsmith serve azure --env says how to use it")

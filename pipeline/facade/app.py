@@ -17,16 +17,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from pipeline.base.errors import GoldsmithError
-from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import AnyObject, parse_json
 from pipeline.facade.accounts import metadata, openid_configuration
-from pipeline.facade.boot_files import read_boot_file
-from pipeline.facade.errors import ArmError, arm_error, invalid
+from pipeline.facade.backend import Backend
+from pipeline.facade.errors import ArmError, invalid
 from pipeline.facade.fields import Fields
 from pipeline.facade.home import LOOPBACK
 from pipeline.facade.jsonc import to_json
-from pipeline.facade.manager import Manager
 from pipeline.facade.routing import Request
 
 log = logging.getLogger("goldsmith.facade")
@@ -44,8 +41,8 @@ _BOOT = re.compile(r"/boot/([0-9a-f-]{36})/(serial\.log|screen\.png)", re.ASCII)
 class Api:
     """`base` is the facade's address as clients have it."""
 
-    def __init__(self, manager: Manager, base: str) -> None:
-        self._manager = manager
+    def __init__(self, backend: Backend, base: str) -> None:
+        self._backend = backend
         self._base = base
 
     async def answer(self, http: HttpRequest) -> Response:
@@ -53,10 +50,6 @@ class Api:
             return await self._answer(http)
         except ArmError as error:
             return _error(error)
-        except GoldsmithError as error:
-            return _error(arm_error(error))
-        except OSError as error:
-            return _error(arm_error(describe_os_error(error)))
         except Exception:
             number = secrets.token_hex(4)
             log.exception("the request %s %s failed (%s)", http.method, http.url.path, number)
@@ -67,38 +60,40 @@ class Api:
     async def _answer(self, http: HttpRequest) -> Response:
         path, method = http.url.path, http.method
         if method == "GET" and path.rstrip("/").lower() == "/metadata/endpoints":
-            return _json(200, metadata(self._base, self._manager.home.client()))
+            return _json(200, metadata(self._base, await run_in_threadpool(self._backend.client)))
         if method == "GET" and (found := _OPENID.fullmatch(path)) is not None:
             return _json(200, openid_configuration(self._base, found[1]))
         if method == "POST" and _TOKEN.fullmatch(path) is not None:
             return await self._sign_in(http)
         if method == "GET" and (found := _BOOT.fullmatch(path)) is not None:
             return await self._boot_file(http, found[1], found[2])
-        self._manager.tokens.verify(http.headers.get("authorization"))
+        who = http.headers.get("authorization")
+        await run_in_threadpool(self._backend.verify, who)  # before the body is read
         request = Request(method, path, _query(http), _parse(await _read(http), method, path), self._base)
-        answer = await run_in_threadpool(self._manager.answer, request)
+        answer = await run_in_threadpool(self._backend.answer, who, request)
         return _json(answer.status, answer.body, answer.headers)
 
     async def _sign_in(self, http: HttpRequest) -> Response:
         form = dict(parse_qsl((await _read(http)).decode(errors="replace"), max_num_fields=32))
         try:
-            return _json(
-                200, await run_in_threadpool(self._manager.tokens.sign_in, form), {"Cache-Control": "no-store"}
-            )
-        except ArmError as error:  # as RFC 6749, 5.2 has it
+            return _json(200, await run_in_threadpool(self._backend.sign_in, form), {"Cache-Control": "no-store"})
+        except ArmError as error:
+            if error.own_name is not None:
+                raise
+            # as RFC 6749, 5.2 has it
             return _json(error.status, {"error": error.code, "error_description": error.message})
 
     async def _boot_file(self, http: HttpRequest, machine: str, file: str) -> Response:
-        self._manager.tokens.verify_link(http.query_params.get("sig", ""), http.url.path)
-        kind, data = await run_in_threadpool(read_boot_file, self._manager, machine, file)
+        token, path = http.query_params.get("sig", ""), http.url.path
+        kind, data = await run_in_threadpool(self._backend.boot_file, token, path, machine, file)
         return Response(data, media_type=kind)
 
 
-def make_app(manager: Manager, base: str) -> Starlette:
-    """The application of a manager. Only names of the loopback address are answered."""
+def make_app(backend: Backend, base: str) -> Starlette:
+    """The application of a backend. Only names of the loopback address are answered."""
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", LOOPBACK], www_redirect=False)
     return Starlette(
-        routes=[HttpRoute("/{path:path}", Api(manager, base).answer, methods=METHODS)],
+        routes=[HttpRoute("/{path:path}", Api(backend, base).answer, methods=METHODS)],
         middleware=[hosts],
     )
 

@@ -75,12 +75,18 @@ class Home:
     def tasks(self) -> Path:
         return self.root / "tasks"
 
+    @property
+    def empty(self) -> Path:
+        """A folder without files, in which the process of the HTTP side lives."""
+        return self.root / "empty"
+
     def ensure(self) -> Home:
         """Make what is missing. Raises OSError where the store cannot be written to."""
         self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.root.chmod(0o711)
         for folder in (self.records, self.tasks):
             folder.mkdir(mode=0o700, exist_ok=True)
+        self.empty.mkdir(mode=0o555, exist_ok=True)
         if not (self.root / "client.json").exists():
             write_json(self.root / "client.json", {"tenant": str(uuid.uuid4()), "client": str(uuid.uuid4())})
             _write_private(self.secret_file, secrets.token_urlsafe(_SECRET).encode())

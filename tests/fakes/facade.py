@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pipeline.systems.registry  # noqa: F401  a VM's system is found by its name
 from pipeline.base.store import Store
-from pipeline.facade.server import Facade
+from pipeline.facade.server import Facade, User
 from pipeline.instances.fleet import Fleet
 from pipeline.operations.arm_deployment import SUBSCRIPTION
 from tests.fakes.disks import MIB, add_master
@@ -102,10 +102,11 @@ def _parse(data: bytes) -> Any:
 
 
 @contextmanager
-def serving(root: Path, *, can_change: bool = True) -> Iterator[Client]:
-    """A facade of a filled store, and a client that has signed in."""
+def serving(root: Path, *, can_change: bool = True, user: User | None = None) -> Iterator[Client]:
+    """A facade of a filled store, and a client that has signed in. `user`: as `Facade` has it."""
     store = Store(root).ensure()
     if not (root / "instances" / "off").exists():
         fill(store)
-    with Facade(store, 0, lambda: Fleet(store, open_host), can_change=can_change).serving() as facade:
+    facade = Facade(store, 0, lambda: Fleet(store, open_host), can_change=can_change, user=user)
+    with facade.serving():
         yield Client(facade).sign_in()
