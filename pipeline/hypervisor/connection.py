@@ -58,19 +58,26 @@ class Connection:
 
     @property
     def version(self) -> str:
-        number = self.raw.getLibVersion()
-        return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+        """The version of libvirt. Raises BuildError (libvirt-failed)."""
+        with translated("asking libvirt for its version"):
+            return _dotted(self.raw.getLibVersion())
 
     @property
     def qemu_version(self) -> str:
-        number = self.raw.getVersion()
-        return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+        """The version of QEMU. Raises BuildError (libvirt-failed)."""
+        with translated("asking libvirt for QEMU's version"):
+            return _dotted(self.raw.getVersion())
 
     def close(self) -> None:
         try:
             self.raw.close()
         except libvirt.libvirtError:
             return  # the daemon is gone, and the connection with it
+
+
+def _dotted(number: int) -> str:
+    """A version as libvirt counts them: 9 000 000 is 9.0.0."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def connect(uri: str = URI) -> Connection:

@@ -158,8 +158,9 @@ def _accelerator(store: Store, refresh: bool) -> list[Finding]:
 def _libvirt() -> list[Finding]:
     link = connection.connect()
     try:
-        pc = link.raw.getDomainCapabilities(None, "x86_64", "pc", "qemu")
-        q35 = link.raw.getDomainCapabilities(None, "x86_64", "q35", "qemu")
+        with connection.translated("asking libvirt what its machines can do"):
+            pc = link.raw.getDomainCapabilities(None, "x86_64", "pc", "qemu")
+            q35 = link.raw.getDomainCapabilities(None, "x86_64", "q35", "qemu")
         found = firmware_of(pc, q35)
         findings = [
             Finding("libvirt", "ok", f"{link.version} at {connection.URI}", facts={"version": link.version}),

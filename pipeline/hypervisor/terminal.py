@@ -20,8 +20,8 @@ def join_console(connection: Connection, domain: libvirt.virDomain, keyboard: in
 
     A terminal that was connected before is disconnected. Raises BuildError (libvirt-failed).
     """
-    stream = connection.raw.newStream(0)
     with translated("opening the console"):
+        stream = connection.raw.newStream(0)
         domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
 
     def type_in() -> None:
