@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.facade.ids import MACHINES, resource_id
+from tests.azure_clients import CommandLine, find_az
 from tests.fakes.facade import Client
-from tests.unit.publish.test_az import INSTALLED
 
-AZ = str(INSTALLED) if INSTALLED.exists() else shutil.which("az")
+AZ = find_az()
 Az = Callable[..., Any]
 
 
 @pytest.fixture
 def az(client: Client, tmp_path: Path) -> Az:
     """Runs az, signed in; its JSON, or the words of its error."""
-    home, base = client.facade.home, f"https://localhost:{client.facade.port}"
-    environment = {
-        **os.environ,
-        "AZURE_CONFIG_DIR": str(tmp_path / "az"),
-        "AZURE_CORE_COLLECT_TELEMETRY": "no",
-        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
-        "REQUESTS_CA_BUNDLE": str(home.certificate),
-    }
-
-    def run(*words: str, fails: bool = False) -> Any:
-        argv = [str(AZ), *words, "--output", "json"]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
-        assert (done.returncode != 0) is fails, done.stderr
-        return done.stderr if fails else json.loads(done.stdout or "null")
-
-    run("cloud", "register", "--name", "goldsmith", "--endpoint-resource-manager", base)
-    run("cloud", "set", "--name", "goldsmith")
-    ids = home.client()
-    who = ("--tenant", ids.tenant, "--username", ids.client, "--password", f"@{home.secret_file}")
-    run("login", "--service-principal", *who)
-    return run
+    base = f"https://localhost:{client.facade.port}"
+    return CommandLine(str(AZ), client.facade.home, base, tmp_path / "az").run
 
 
 @pytest.mark.slow
@@ -64,7 +42,22 @@ def test_az_walks(az: Az, client: Client) -> None:
         "vm", "disk", "attach", "--resource-group", "goldsmith", "--vm-name", "off", "--disks",
         az("disk", "show", *disk)["id"], fails=True,
     )  # fmt: skip
-    az("disk", "delete", *disk, "--yes")
+    place = resource_id("goldsmith", MACHINES, "done")
+    version = (
+        "--gallery-name",
+        "goldsmith",
+        "--gallery-image-definition",
+        "web-gen2",
+        "--resource-group",
+        "goldsmith",
+    )
+    source = ("--virtual-machine", place)
+    refused = az("sig", "image-version", "create", *version, "--gallery-image-version", "1.0.0", *source, fails=True)
+    assert "the next one of web is" in refused
+    az("group", "delete", "--name", "shop", "--yes")
+    assert [each["name"] for each in az("group", "list")] == ["goldsmith"] and az(
+        "disk", "list", "--resource-group", "goldsmith"
+    ) == []
     assert "(vm-not-generalized)" in az("vm", "capture", *machine, "--vhd-name-prefix", "web", fails=True)
     assert "NotImplemented" in az("snapshot", "list", fails=True)
     az("vm", "delete", *machine, "--yes")
