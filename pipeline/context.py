@@ -85,6 +85,8 @@ class BuildContext:
     _outdated: dict[str, list[str] | None] = field(default_factory=dict)
     _flat: dict[Path, FlatDigest] = field(default_factory=dict)
     _egress: Egress | None = None
+    _parts: dict[str, str] = field(default_factory=dict)
+    _parts_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def connection(self) -> Connection:
@@ -199,6 +201,17 @@ class BuildContext:
 
     def progress(self, text: str) -> None:
         self.run.emit("progress", self.stage, text)
+
+    def progress_of(self, part: str, text: str) -> None:
+        """Progress of one of several things that go on at once: a line has what each of them does. "" ends a part."""
+        with self._parts_lock:
+            if text:
+                self._parts[part] = text
+            else:
+                self._parts.pop(part, None)
+            whole = "; ".join(f"{name}: {doing}" for name, doing in self._parts.items())
+        if whole:
+            self.progress(whole)
 
     def line(self, text: str) -> None:
         self.run.emit("line", self.stage, text)

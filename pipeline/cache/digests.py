@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,16 +89,20 @@ def _chunk(fd: int, start: int, size: int) -> bytes:
     return data
 
 
-def chunk_digests(path: Path) -> Digests:
+#: Gets the bytes that have been read, and about how many there are to read; from several threads.
+OnBytes = Callable[[int, int], None]
+
+
+def chunk_digests(path: Path, progress: OnBytes | None = None) -> Digests:
     """The chunk digests of a file; cost follows its data."""
-    return _read(path, None)
+    return _read(path, None, progress=progress)
 
 
-def write_block_digests(path: Path, target: Path) -> Digests:
+def write_block_digests(path: Path, target: Path, progress: OnBytes | None = None) -> Digests:
     """The chunk digests of a file; the same reading writes its blocks' digests to `target`, a new file."""
     with target.open("xb") as file:
         file.truncate(blocks_size(path.stat().st_size))
-        return _read(path, lambda start, blocks: _write_blocks(file.fileno(), start, blocks))
+        return _read(path, lambda start, blocks: _write_blocks(file.fileno(), start, blocks), progress=progress)
 
 
 def compare_block_digests(path: Path, blocks: Path) -> Digests:
@@ -170,7 +175,12 @@ def _chunks_of_blocks(fd: int, size: int) -> Iterator[int]:
     return (place // _PER_CHUNK * CHUNK for place in _data_places(fd, size, _PER_CHUNK))
 
 
-def _read(path: Path, on_blocks: Callable[[int, bytes], None] | None, also: Iterable[int] = ()) -> Digests:
+def _read(
+    path: Path,
+    on_blocks: Callable[[int, bytes], None] | None,
+    also: Iterable[int] = (),
+    progress: OnBytes | None = None,
+) -> Digests:
     """Hash every chunk that is not one whole hole, and those that start at `also`.
 
     `on_blocks` gets each one's start and the digests of its blocks, from several threads.
@@ -180,8 +190,13 @@ def _read(path: Path, on_blocks: Callable[[int, bytes], None] | None, also: Iter
         status = os.fstat(fd)
         size = status.st_size
         chunks = [_ZERO_DIGEST] * -(-size // CHUNK)
+        count = itertools.count(1)
 
         def digest(starts: Sequence[int]) -> None:
+            if progress is not None:
+                # a chunk with a hole in it is read whole, so there may be more to read than the file takes
+                taken = status.st_blocks * 512
+                progress(min(next(count) * BATCH * CHUNK, taken), taken)
             for start in starts:
                 data = _chunk(fd, start, size)
                 chunks[start // CHUNK] = hashlib.sha256(data).hexdigest()

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError
 from pipeline.base.files import remove_tree
 from pipeline.cache.digests import file_digest
@@ -310,6 +311,8 @@ def _copy(request: _Request, reply: Any, file: IO[bytes], total: int | None, pro
     # as much as there is, not as much as would fill the buffer: else a slow sender is never seen to be slow
     read = getattr(reply, "read1", reply.read)
     checked = first
+    show = ByteProgress(progress)
+    show(first, total)
     while chunk := read(_CHUNK):
         done = file.tell() + len(chunk)
         if done > request.largest or (total is not None and done > total):
@@ -319,7 +322,7 @@ def _copy(request: _Request, reply: Any, file: IO[bytes], total: int | None, pro
             if shutil.disk_usage(request.part.parent).free < RESERVE:
                 raise _no_room(request, f"less than {RESERVE >> 20} MiB are free")
         file.write(chunk)
-        progress(f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB")
+        show(done, total)
         seconds = time.monotonic() - began
         if seconds > SLOW_AFTER and done - first < SLOWEST * seconds:
             raise _Broken(f"it came at {(done - first) / seconds:.0f} bytes/s")

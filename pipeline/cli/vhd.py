@@ -60,23 +60,28 @@ def _now() -> int:
 
 def _progress() -> Callable[[int, int], None] | None:
     """One line that rewrites itself, on a terminal only."""
+    import shutil
     import sys
-    import time
 
+    from pipeline.base.byte_progress import ByteProgress
     from pipeline.cli import door
 
     if not sys.stderr.isatty():
         return None
-    last = 0.0
 
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.2 or done >= total:
-            last = time.monotonic()
-            begin, end = door.own("\r", sys.stderr), "\n" if done >= total else ""
-            print(f"{begin}{done >> 20} of {total >> 20} MiB", end=end, file=sys.stderr, flush=True)
+    def show(text: str) -> None:
+        # a line that is as wide as the terminal would wrap, and the next could not be written over it
+        width = max(10, shutil.get_terminal_size().columns - 1)
+        print(f"{door.own(chr(13), sys.stderr)}{text[:width]:{width}}", end="", file=sys.stderr, flush=True)
 
-    return show
+    line = ByteProgress(show)
+
+    def progress(done: int, total: int) -> None:
+        line(done, total)
+        if done >= total:
+            print(file=sys.stderr, flush=True)
+
+    return progress
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.errors import BuildError, CheckFailed, UsageError
 from pipeline.base.store import Store
 from pipeline.cache.digests import chunk_digests
@@ -76,7 +77,7 @@ def prove(
     """
     for suite in suites:
         need_suite(context.store, system, suite)
-    before = _trees(master)
+    before = _trees(context, master)
     first_boot = context.definition.first_boot
     site = Site.of(first_boot.source) if first_boot and first_boot.source != USER_DATA else None
     definition = context.definition
@@ -121,8 +122,7 @@ def _judged(
 ) -> tuple[list[CloneResult], dict[str, str]]:
     """The results in order, once the master is found to be what it was. Raises CheckFailed with every failure."""
     results.sort(key=lambda result: result.target)
-    context.progress("the master's digests")
-    if _trees(master) != before:
+    if _trees(context, master) != before:
         raise BuildError(f"{master.path} changed while it was proven", name="master-changed")
     shared_identities(results)
     refuse_failures(results, context.run.folder / "prove")
@@ -142,10 +142,15 @@ def refuse_failures(results: Sequence[CloneResult], folder: Path) -> None:
     )
 
 
-def _trees(master: Image) -> dict[str, str]:
+def _trees(context: Build, master: Image) -> dict[str, str]:
+    """The tree digest of each of the master's disks, by the name that the gallery gives it."""
     row = master.format
     files = {disk_file(row): master.path, **{data_file(lun, row): disk.path for lun, disk in master.data}}
-    return {name: chunk_digests(path).tree for name, path in files.items()}
+    found = {}
+    for name, path in files.items():
+        progress = ByteProgress(context.progress, f"the master's digests: {name}")
+        found[name] = chunk_digests(path, progress).tree
+    return found
 
 
 def _data_disks(context: Build, master: Image) -> list[DataDisk]:

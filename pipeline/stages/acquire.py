@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.disk_format import QCOW2, find_format, known_format
 from pipeline.base.errors import BuildError, CheckFailed, UsageError
 from pipeline.cache.digests import chunk_digests
@@ -150,7 +151,7 @@ def _copy(context: BuildContext, path: Path, fmt: str | None, target: Path) -> t
             target,
             "qcow2",
             timestamp=int(time.time()),
-            progress=lambda done, whole: context.progress(f"{done >> 20} of {whole >> 20} MiB"),
+            progress=ByteProgress(context.progress, f"copying the {detected} disk"),
         )
         return detected, disk.size
 
@@ -181,7 +182,8 @@ def _master(master: Version, context: BuildContext, _source: Layer | None, draft
         raise BuildError(f"{master.disk} is missing", name="master-missing")
     context.progress("the parent's digests")
     for name, entry in disks_of(master.manifest).items():
-        if chunk_digests(master.path / name).tree != tree_of_disk(entry):
+        progress = ByteProgress(context.progress, f"the parent's digests: {name}")
+        if chunk_digests(master.path / name, progress).tree != tree_of_disk(entry):
             raise CheckFailed(
                 f"{master.path / name} has changed since it was captured",
                 name="master-damaged",

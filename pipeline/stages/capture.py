@@ -10,6 +10,7 @@ from typing import Any
 
 import pipeline
 from pipeline.base import process, qemu_img
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.disk_format import DiskFormat
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError
 from pipeline.base.runs import now
@@ -65,7 +66,6 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     context.mask_logs()
     row = image.format
     files = {disk_file(row): image.path, **{data_file(lun, row): disk.path for lun, disk in image.data}}
-    context.progress("digests")
     blocks = {digests_file(name): draft.path / digests_file(name) for name in files}
     entries = {name: _describe_disk(context, row, path, blocks[digests_file(name)]) for name, path in files.items()}
     key = load(context.store.host.key, context.store.root)
@@ -177,7 +177,7 @@ def _write_page(context: BuildContext, image: Image, folder: Path) -> None:
 
 def _describe_disk(context: BuildContext, row: DiskFormat, path: Path, blocks: Path) -> dict[str, Any]:
     """What the manifest says of a disk's file; the digests of its blocks go to the file `blocks`."""
-    digests = write_block_digests(path, blocks)
+    digests = write_block_digests(path, blocks, ByteProgress(context.progress, f"digests: {path.name}"))
     blocks.chmod(0o444)
     return {
         "file": f"{blocks.stem}{row.suffix}",

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.disk_format import DEFAULT_OUTPUT
 from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
@@ -62,7 +63,7 @@ def _ship(context: BuildContext, image: Image, target: Path, unique_id: uuid.UUI
             target,
             unique_id=unique_id,
             timestamp=int(time.time()),
-            progress=lambda done, whole: context.progress(f"{target.name}: {done >> 20} of {whole >> 20} MiB"),
+            progress=ByteProgress(context.progress, target.name),
         )
     context.progress("freed blocks")
     punched = punch_free(target, row.key)

@@ -27,7 +27,8 @@ class BootWatch:
     """One boot. Without a `guest` record it is not on the fabric; without a `medium` nobody provisions it.
 
     `greets` asks whether its sshd answers. `end` brings its disk to rest and its journal into `logs`; None where the
-    guest is to run on: then its disk is not read. `film` takes pictures while the watch waits.
+    guest is to run on: then its disk is not read. `film` takes pictures while the watch waits. `on_wait`
+    gets what the watch waits for, each time that it changes.
     """
 
     machine: Machine
@@ -41,6 +42,8 @@ class BootWatch:
     end: Callable[[], None] | None = None
     dhcp_log: Path | None = None
     film: Film | None = None
+    on_wait: Callable[[str], None] = lambda _text: None
+    _waits: str = ""
 
     def wait_ready(self) -> None:
         """Wait until the guest has posted Ready. Raises GuestError with the evidence's own words."""
@@ -52,6 +55,7 @@ class BootWatch:
         def ready() -> bool | None:
             report = guest.report
             serial = self.serial()
+            self.say(f"waiting for Ready, {_phase(serial, asked=bool(guest.asked()))}")
             if report is not None:
                 if report.ready:
                     return True
@@ -67,6 +71,12 @@ class BootWatch:
             return None
 
         self.wait("Ready", ready, self.timeouts.boot)
+
+    def say(self, text: str) -> None:
+        """Report what the watch waits for, if that is new."""
+        if text != self._waits:
+            self._waits = text
+            self.on_wait(text)
 
     def serial(self) -> bytes:
         """What the console says. Raises the diagnosis of a firmware that found nothing to start."""
@@ -118,6 +128,15 @@ class BootWatch:
                 journal=_read(self.logs / JOURNAL) if self.end is not None else "",
             )
         )
+
+
+def _phase(serial: bytes, *, asked: bool) -> str:
+    """How far a boot is, by its console and by whether its agent has asked the fabric."""
+    if asked:
+        return "its agent asks the fabric"
+    if LOGIN.search(serial):
+        return "it shows its login prompt"
+    return "it boots" if serial.strip() else "its console is silent"
 
 
 def _read(path: Path) -> str:

@@ -98,19 +98,21 @@ class Clone:
         if self.guest is not None:
             self.guest.begin()
         screens = self.logs / SCREENS  # of the first boot alone
-        watch = self._watch(Film(screens, self.machine.screenshot) if not screens.exists() else None)
+        prefix = "" if name == "boot" else f"{name.replace('-', ' ')}: "
+        film = Film(screens, self.machine.screenshot) if not screens.exists() else None
+        watch = self._watch(film, prefix)
         began = time.monotonic()
-        self._progress(f"{name}: booting")
+        self._progress(f"{prefix}booting")
         self.machine.start()
         if self.guest is not None and provisions:
             watch.wait_ready()
             self.seconds["ready"] = round(time.monotonic() - began, 1)
-            self._progress(f"{name}: Ready")
         self._wait_login(watch)
         self.seconds["ssh"] = round(time.monotonic() - began, 1)
-        self._progress(f"{name}: logged in")
+        self._progress(f"{prefix}logged in, the tests run")
 
-    def _watch(self, film: Film | None = None) -> BootWatch:
+    def _watch(self, film: Film | None = None, prefix: str = "") -> BootWatch:
+        """What waits for this boot; each line of its progress begins with `prefix`."""
         return BootWatch(
             self.machine,
             self.timeouts,
@@ -122,6 +124,7 @@ class Clone:
             greets=self.access.greets,
             end=self._end,
             film=film,
+            on_wait=lambda text: self._progress(f"{prefix}{text}"),
         )
 
     def restart(self) -> None:
@@ -146,15 +149,16 @@ class Clone:
         )
         self.machine.begin_boot()
         # the fabric's record of the first boot stays: an agent need not report Ready again
-        self._wait_login(self._watch())
+        self._wait_login(self._watch(prefix="restart: "))
         self.seconds["ssh"] = round(time.monotonic() - began, 1)
-        self._progress("logged in after the restart")
+        self._progress("restart: logged in")
 
     def _wait_login(self, watch: BootWatch) -> None:
         def greeted() -> bool | None:
             watch.serial()
             return self.access.greets() or None
 
+        watch.say("Ready, waiting for sshd" if "ready" in self.seconds else "waiting for sshd")
         watch.wait("sshd", greeted, self.timeouts.boot if self.guest is None else self.timeouts.ssh)
 
         refused_at: list[float] = []
@@ -176,6 +180,7 @@ class Clone:
                 return None
             return True
 
+        watch.say("waiting for its user's login")
         # a guest that provisions itself while its sshd runs already does not know its user yet
         watch.wait("login", logged_in, self.timeouts.ssh)
 

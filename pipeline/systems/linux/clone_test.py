@@ -79,7 +79,12 @@ class CloneTest:
             error.args = (error.message,)
             error.hint = error.hint or f"look at {self.logs}"
             raise
+        finally:
+            self._progress("")
         return self.result
+
+    def _progress(self, text: str) -> None:
+        self.context.progress_of(self.test_run.name, text)
 
     def _once_more(self, error: GoldsmithError, fabric: Fabric | None, pictures: Path) -> CloneResult:
         """Another clone in place of one that hangs, whose logs stay beside the new one's."""
@@ -170,7 +175,7 @@ class CloneTest:
             medium=self.test_run.target.provisioned,
             beside=self._resource_disk(),
             cancelled=context.cancelled,
-            progress=lambda text: context.progress(f"{self.test_run.name}: {text}"),
+            progress=self._progress,
         )
         if guest is None:
             user_data = scripts.prove_user_data(CLONE_USER, access.public_key)
@@ -288,7 +293,7 @@ class CloneTest:
 
     def _run_suite(self, clone: Clone, suite: TestSuite) -> None:
         """A test suite of others on the running clone. It may update and restart it, and must leave it healthy."""
-        self.context.progress(f"{self.test_run.name}: the test suite {suite.name}")
+        self._progress(f"the test suite {suite.name}")
         target = SuiteTarget(
             host="127.0.0.1",
             port=clone.access.ssh_port,
@@ -356,5 +361,5 @@ class CloneTest:
         self.result.failures += [f"{when}: {failure}" for failure in later.failures]
 
     def _end(self, clone: Clone) -> None:
-        self.context.progress(f"{self.test_run.name}: shutting down")
+        self._progress("shutting down")
         clone.shutdown()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.base import process
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.errors import GuestError
 from pipeline.cache.layers import Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
@@ -149,7 +150,7 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
             step.to,
             step.mode,
             deadline=step.timeout,
-            on_bytes=lambda done, total: build.progress(f"{step.title}: {done >> 20} of {total >> 20} MiB"),
+            on_bytes=ByteProgress(build.progress, step.title),
         )
 
 
@@ -176,6 +177,6 @@ def _failure(error: Exception, step: Step, end: StepEnd, log: Path) -> GuestErro
         words = "" if timed_out or own is not None else f" ({describe_failure(error)})"
         return GuestError(f"{step.title}: {cause.message}{words}", name=cause.name, hint=f"{cause.hint}; {hint}")
     text = f"{error} {error.stderr} {error.stdout}" if isinstance(error, process.CommandFailed) else str(error)
-    if NOT_TRUSTED.search(text):
-        hint = f"{GUEST_HINT}; {hint}"
+    remedy = GUEST_HINT if NOT_TRUSTED.search(text) else "correct the step, then build again"
+    hint = f"{remedy}; {hint}"
     return own or GuestError(f"{step.title}: {describe_failure(error)}", name="step-failed", hint=hint)

@@ -152,7 +152,7 @@ class GuestSession:
                 own(disk.image.path, self._connection)
 
     def _agent(self, began: float) -> None:
-        self._progress("booting")
+        self._progress("booting, waiting for the guest agent")
         self.machine.wait_agent(self.timeouts.boot, self.timeouts.login_grace)
         self.seconds["agent"] = round(time.monotonic() - began, 1)
         self._progress("agent is up")

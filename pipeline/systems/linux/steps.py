@@ -112,6 +112,8 @@ class Steps:
 
 _TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")
 _FATAL = re.compile(r"^fatal: \[guest\]: (?P<kind>FAILED|UNREACHABLE)! => (?P<data>.*)$")
+#: Where the task that failed is written: its file and its line.
+_ORIGIN = re.compile(r"^Origin: (?P<file>[^:]+):(?P<line>\d+)", re.ASCII)
 _MESSAGE = re.compile(r'"(?:msg|stderr)": "(?P<text>(?:[^"\\]|\\.)+)"')
 
 
@@ -122,19 +124,26 @@ class TaskWatcher:
         self._on_line = on_line
         self.task = ""
         self.fatal: str | None = None
+        self._failed = ""
+        self._origin = ""
 
     def __call__(self, line: str) -> None:
         if found := _TASK.match(line):
             self.task = found["task"]
+            if self.fatal is None:
+                self._origin = ""  # the failure before it was ignored
+        elif found := _ORIGIN.match(line):
+            if self.fatal is None or not self._origin:
+                self._origin = f" ({Path(found['file']).name}:{found['line']})"
         elif (found := _FATAL.match(line)) and self.fatal is None:
             texts = [m["text"] for m in _MESSAGE.finditer(found["data"])]
             message = max(texts, key=len) if texts else found["data"]
             message = message.replace("\\n", " ").replace('\\"', '"').strip()
-            self.fatal = f'task "{self.task}": {shorten(message)}'
+            self.fatal, self._failed = shorten(message), self.task
         self._on_line(line)
 
     def reason(self, error: process.CommandFailed) -> str:
         if self.fatal:
-            return self.fatal
+            return f'task "{self._failed}"{self._origin}: {self.fatal}'
         lines = [line for line in (error.stderr + error.stdout).splitlines() if "ERROR" in line or "error" in line]
         return lines[0].strip() if lines else error.message

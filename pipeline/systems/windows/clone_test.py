@@ -80,10 +80,14 @@ class WindowsCloneTest:
             error.hint = error.hint or f"look at {self.logs}"
             raise
         finally:
+            self._progress("")
             fabric.detach(guest)
             connection.close()
             remove_tree(self.scratch)
         return self.result
+
+    def _progress(self, text: str) -> None:
+        self.context.progress_of(self.target.name, text)
 
     def _clone(self, connection: Connection, guest: Guest) -> WindowsSession:
         hardware, context = self.target.hardware, self.context
@@ -117,7 +121,7 @@ class WindowsCloneTest:
             logs=self.logs,
             deadlines=Deadlines.for_kind(kvm, context.definition.machine.timeout_factor),
             cancelled=context.cancelled,
-            progress=lambda text: context.progress(f"{self.target.name}: {text}"),
+            progress=self._progress,
         )
 
     def _first_boot(self, session: WindowsSession, guest: Guest, pictures: Path) -> None:
@@ -137,7 +141,7 @@ class WindowsCloneTest:
         named = name.lower() == self.name.lower() or self.context.definition.generalize.skip_oobe
         result.see("computer name", name, named)
         if self.context.definition.first_boot is not None:
-            self.context.progress(f"{self.target.name}: the first-boot service")
+            self._progress("the first-boot service")
             deadline = self.context.definition.first_boot.deadline
             configured(session.machine, result, guest, deadline, what="configuration")
         printed = len(session.machine.serial().strip())
@@ -146,5 +150,5 @@ class WindowsCloneTest:
         if session.machine.screenshot(picture):
             result.screenshot = picture.name
             shutil.copyfile(picture, self.logs / "screen.png")
-        self.context.progress(f"{self.target.name}: shutting down")
+        self._progress("shutting down")
         session.machine.shutdown(session.deadlines.shutdown)

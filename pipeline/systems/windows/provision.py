@@ -136,5 +136,7 @@ def _failure(error: Exception, step: Step, session: WindowsSession, log: Path) -
             f"{step.title}: {lost.message}", name=lost.name, hint=f"{lost.hint}; the step's log is {log}"
         )
     return named_failure(error, step, log) or GuestError(
-        f"{step.title}: {describe_failure(error)}", name="step-failed", hint=f"the step's log is {log}"
+        f"{step.title}: {describe_failure(error)}",
+        name="step-failed",
+        hint=f"correct the step, then build again; the step's log is {log}",
     )

@@ -92,10 +92,11 @@ def vhd(folder: Path) -> Image:
 
 def change_while_it_is_proven(folder: Path, _patch: Patch) -> None:
     master = vhd(folder)
-    before = _trees(master)
+    build: Any = SimpleNamespace(progress=lambda _text: None)
+    before = _trees(build, master)
     with master.path.open("r+b") as file:
         file.write(b"changed")
-    _judged(SimpleNamespace(progress=lambda _text: None), master, before, [])  # type: ignore[arg-type]
+    _judged(build, master, before, [])
 
 
 #: Of a definition that names none.

@@ -25,6 +25,24 @@ def test_ansibles_failure_is_named_by_its_task() -> None:
     assert len(lines) == 4
 
 
+def test_ansibles_failure_has_the_place_of_its_task() -> None:
+    watcher = TaskWatcher(lambda _line: None)
+    for line in (
+        "TASK [may fail] ******",
+        "[ERROR]: Task failed: Module failed: no",
+        "Origin: /srv/shop/playbooks/shop.yml:6:7",
+        "...ignoring",
+        "TASK [install nginx] ******",
+        "[ERROR]: Task failed: Module failed: No package matching 'nginxx' is available",
+        "Origin: /srv/shop/playbooks/tasks/web.yml:12:3",
+        'fatal: [guest]: FAILED! => {"changed": false, "msg": "No package matching \'nginxx\' is available"}',
+        "Origin: /srv/shop/playbooks/handlers.yml:3:3",
+    ):
+        watcher(line)
+    error = process.CommandFailed(["ansible-playbook"], 2, "", "", None)
+    assert watcher.reason(error) == "task \"install nginx\" (web.yml:12): No package matching 'nginxx' is available"
+
+
 def test_ansible_that_never_reached_a_task_says_why() -> None:
     error = process.CommandFailed(["ansible-playbook"], 4, "", "ERROR! the playbook: x could not be found\n", None)
     assert TaskWatcher(lambda _line: None).reason(error) == "ERROR! the playbook: x could not be found"

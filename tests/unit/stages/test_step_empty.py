@@ -126,7 +126,7 @@ def test_the_callers_ansible_variables_change_nothing(tmp_path: Path, monkeypatc
     lines = run(tmp_path, f"- hosts: all\n  gather_facts: false\n  tasks:\n{TASK}")
     assert [line.split(" *")[0] for line in lines[1:3]] == ["TASK [ansible.builtin.command]", "changed: [guest]"]
     failing = "- hosts: all\n  gather_facts: false\n  tasks:\n    - {name: it, ansible.builtin.command: 'false'}\n"
-    with pytest.raises(GuestError, match='task "it": non-zero return code'):
+    with pytest.raises(GuestError, match=r'task "it" \(\w+\.yml:4\): non-zero return code'):
         run(tmp_path, failing)
 
 
