@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.errors import UsageError
 from pipeline.base.files import Shape, read_usable
 from pipeline.base.runs import Run, Stopwatch, now, write_json
@@ -227,7 +228,8 @@ class BuildContext:
         if path.stat().st_size > FLAT_LIMIT:
             return None
         begun = self._flat.get(path)
-        return (begun.of(tree) if begun else None) or flat_digest(path)
+        found = begun.of(tree) if begun else None
+        return found or flat_digest(path, ByteProgress(self.progress, f"sha256 of {path.name}"))
 
     # ---- the build's guest ---------------------------------------------------------------------------------------
 

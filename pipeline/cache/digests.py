@@ -231,12 +231,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def flat_digest(path: Path) -> str:
+def flat_digest(path: Path, progress: OnBytes | None = None) -> str:
     """sha256 of the whole file, holes read as zeros."""
-    whole = hashlib.sha256()
+    whole, done, size = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:
         for _, data in _whole_chunks(file.fileno()):
             whole.update(data)
+            done += len(data)
+            if progress is not None:
+                progress(done, size)
     return whole.hexdigest()
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,20 @@ _EXTRA = re.compile(
 TEXT_LIMIT, MOST_FILES = 64 << 20, 10_000
 _VERIFY = "goldsmith gallery verify says what else is damaged"
 _AGAIN = "export the master again on its original host; check it there with goldsmith gallery verify"
+#: Gets the name of the work, the bytes that are done, and all bytes.
+OnWork = Callable[[str, int, int], None]
 #: Seconds to copy one disk.
 COPY_DEADLINE = 4 * 3600.0
 
 
-def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _manifest: "") -> Path:
-    """Copy a version to a new folder; it appears complete, by one rename.
+def export(
+    version: Version,
+    target: Path,
+    *,
+    judge: Judge = lambda _folder, _manifest: "",
+    progress: OnWork = lambda _what, _done, _total: None,
+) -> Path:
+    """Copy a version to a new folder; it appears complete, by one rename. `progress` follows the disks' files.
 
     Raises UsageError (target-exists) where something is, CheckFailed (master-damaged).
     """
@@ -54,12 +63,17 @@ def export(version: Version, target: Path, *, judge: Judge = lambda _folder, _ma
             raise CheckFailed(
                 f"{version.path / name} has changed since it was captured", name="master-damaged", hint=_VERIFY
             )
-    files = [name for name in there if name != SUMS]
+    files, large = [name for name in there if name != SUMS], disks_of(version.manifest)
     with scratch.folder_beside(target) as draft:
         for name in files:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in large:
+                progress(f"copying {name}", 0, (version.path / name).stat().st_size)
             _copy(version.path / name, draft / name, mode_of(name))
-        flat = {name: flat_digest(draft / name) for name in files}
+        flat = {
+            name: flat_digest(draft / name, partial(progress, f"sha256 of {name}") if name in large else None)
+            for name in files
+        }
         (draft / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in flat.items()))
         for name, entry in disks_of(version.manifest).items():
             same = chunk_digests(draft / name).tree == tree_of_disk(entry)

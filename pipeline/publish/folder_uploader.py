@@ -25,6 +25,7 @@ from pipeline.publish import index as indexes
 from pipeline.publish.errors import Conflict, PublishError
 from pipeline.publish.index import Index, parse_index
 from pipeline.publish.source import SourceDisk
+from pipeline.publish.transfer import Follower, OnProgress, ignore_progress
 from pipeline.publish.uploader import DiskPlan, Plan, Sent, folder_of
 
 _LOCK = ".lock"
@@ -33,8 +34,9 @@ _LOCK = ".lock"
 class FolderUploader:
     """Publishes to one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_progress: OnProgress = ignore_progress) -> None:
         self.root = root
+        self._on_progress = on_progress
         self.sent: list[Sent] = []
 
     def close(self) -> None:
@@ -60,7 +62,7 @@ class FolderUploader:
             current = read_index(self.root, plan.name)
             if target.exists() and not any(each["folder"] == plan.folder for each in current.versions):
                 remove_tree(target)
-            export(version, target)
+            export(version, target, progress=Follower(self._on_progress))
         names = disks_of(version.manifest)
         lines = (target / SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -121,7 +121,7 @@ def _open(
 ) -> tuple[Uploader, _Wire | None]:
     """The uploader of a kind of target, and what counts its bytes."""
     if target.folder is not None:
-        return FolderUploader(target.folder), None
+        return FolderUploader(target.folder, on_progress), None
     journals = store.root / JOURNALS
     if target.place is None:
         container = Container(target, variables, retries)

@@ -67,5 +67,20 @@ class Meter:
         self._on_progress(*state)
 
 
+class Follower:
+    """Tells a meter of work that itself says how many bytes are done, one thing after the other."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._meter = Meter(on_progress)
+        self._what, self._done = "", 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what, self._done = what, 0
+            self._meter.begin(what, total)
+        self._meter.add(done - self._done)
+        self._done = done
+
+
 def ignore_progress(_what: str, _done: int, _total: int, _rate: float) -> None:
     """For callers that show no progress."""

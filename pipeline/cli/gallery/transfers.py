@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -88,13 +89,20 @@ def export(
     Example:
       goldsmith gallery export debian-13 /mnt/usb/debian-13
     """
+    from pipeline.cli.publish import ProgressLine
     from pipeline.gallery.export_import import export as send
     from pipeline.gallery.retention import leased
+    from pipeline.publish.transfer import Follower
 
     gallery = open_gallery()
     version = gallery.get(reference)
-    with leased(gallery, version, f"export to {target}"):
-        print(send(version, target.absolute(), judge=evidence_judge([])))
+    line = ProgressLine(quiet=not sys.stderr.isatty())
+    try:
+        with leased(gallery, version, f"export to {target}"):
+            made = send(version, target.absolute(), judge=evidence_judge([]), progress=Follower(line))
+    finally:
+        line.close()
+    print(made)
 
 
 def import_version(

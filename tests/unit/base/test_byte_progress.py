@@ -15,6 +15,7 @@ from pipeline.cache.digests import CHUNK, chunk_digests
 from pipeline.cache.layers import Layers
 from pipeline.context import BuildContext
 from pipeline.gallery import Gallery
+from pipeline.publish.transfer import Follower
 
 MIB = 1 << 20
 
@@ -74,3 +75,13 @@ def test_a_line_has_what_each_of_several_clones_does(tmp_path: Path) -> None:
     context.progress_of("gen1", "")
     context.progress_of("gen2", "")
     assert lines == ["gen1: booting", "gen1: booting; gen2: waiting for sshd", "gen2: waiting for sshd"]
+
+
+def test_work_that_says_how_many_bytes_are_done_feeds_a_meter() -> None:
+    seen: list[tuple[str, int, int]] = []
+    follow = Follower(lambda what, done, total, _rate: seen.append((what, done, total)))
+    follow("copying disk.vhd", 0, 8)
+    for done in (2, 5, 8):
+        follow("sha256 of disk.vhd", done, 8)
+    assert seen[0] == ("copying disk.vhd", 0, 8)
+    assert seen[-1] == ("sha256 of disk.vhd", 8, 8)
