@@ -76,7 +76,7 @@ class VersionPage:
             yield "Clones", f"{passed} of {len(clones)} passed"
         if ready := [clone["seconds"]["ready"] for clone in clones if clone["seconds"].get("ready")]:
             yield "Time to Ready", parts.show_seconds(max(ready))
-        yield "Disk", f"{parts.show_bytes(self._allocated())} of {parts.show_bytes(self._size())}"
+        yield f"Disk of {parts.show_bytes(self._size())}", parts.show_bytes(self._allocated())
         if packages:
             yield "Packages", f"{packages}"
         if total := sum(unit["seconds"] for unit in self._units()):

@@ -67,7 +67,7 @@ def test_a_good_version(tmp_path: Path) -> None:
         "1 passed, 1 warnings",
         "1 of 1 passed",
         "55 s",
-        "900 MiB of 8.0 GiB",
+        "Disk of 8.0 GiB 900 MiB",
         "ran because: playbook web.yml changed",
         "metadata service: 1",
         "wire server: 2",
