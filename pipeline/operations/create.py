@@ -252,7 +252,7 @@ def wait_ready(
         machine = adopt(fleet, record, cancelled)
         on_progress("Starting (provisioning)")
         try:
-            system_of(record).wait_provisioned(_first_boot(fleet, record, machine))
+            system_of(record).wait_provisioned(_first_boot(fleet, record, machine, on_progress))
         except GoldsmithError as error:
             return _fail(fleet, record, operation, error)
         finally:
@@ -283,7 +283,7 @@ def adopt(fleet: Fleet, record: Record, cancelled: threading.Event) -> Machine:
     return machine
 
 
-def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> AwaitedBoot:
+def _first_boot(fleet: Fleet, record: Record, machine: Machine, on_progress: OnProgress) -> AwaitedBoot:
     running = service.find(fleet.store)
     assert running is not None, "it is registered"
     return AwaitedBoot(
@@ -295,6 +295,7 @@ def _first_boot(fleet: Fleet, record: Record, machine: Machine) -> AwaitedBoot:
         user=record.user,
         greets=lambda: greets(running, record.id),
         dhcp_log=service.log_files(fleet.store, record.id).get("dhcp.log"),
+        on_wait=on_progress,
     )
 
 

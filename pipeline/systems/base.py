@@ -60,7 +60,8 @@ class AwaitedBoot:
 
     The guest runs on, whatever the outcome.
 
-    `greets` says whether its sshd answers; `logs` is the folder for its logs.
+    `greets` says whether its sshd answers; `logs` is the folder for its logs. `on_wait` gets what the command waits
+    for, each time that it changes.
     """
 
     machine: Machine
@@ -71,6 +72,7 @@ class AwaitedBoot:
     user: str
     greets: Callable[[], bool]
     dhcp_log: Path | None = None
+    on_wait: Callable[[str], None] = lambda _text: None
 
 
 @dataclass(frozen=True)

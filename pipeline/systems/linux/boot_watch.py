@@ -44,6 +44,7 @@ class BootWatch:
     film: Film | None = None
     on_wait: Callable[[str], None] = lambda _text: None
     _waits: str = ""
+    _asked: bool = False
 
     def wait_ready(self) -> None:
         """Wait until the guest has posted Ready. Raises GuestError with the evidence's own words."""
@@ -55,7 +56,8 @@ class BootWatch:
         def ready() -> bool | None:
             report = guest.report
             serial = self.serial()
-            self.say(f"waiting for Ready, {_phase(serial, asked=bool(guest.asked()))}")
+            self._asked = self._asked or bool(guest.asked())
+            self.say(f"waiting for Ready, {_phase(serial, asked=self._asked)}")
             if report is not None:
                 if report.ready:
                     return True
@@ -136,7 +138,7 @@ def _phase(serial: bytes, *, asked: bool) -> str:
         return "its agent asks the fabric"
     if LOGIN.search(serial):
         return "it shows its login prompt"
-    return "it boots" if serial.strip() else "its console is silent"
+    return "it boots"
 
 
 def _read(path: Path) -> str:

@@ -116,6 +116,7 @@ class LinuxSystem(GuestSystem):
             medium=True,
             greets=boot.greets,
             dhcp_log=boot.dhcp_log,
+            on_wait=boot.on_wait,
         )
         watch.wait_ready()
 
