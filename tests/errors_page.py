@@ -38,6 +38,8 @@ SET_BY_CLASSES = {
     "command-failed": "a program that goldsmith started ended with an error",
     "command-timeout": "a program that goldsmith started did not end in time",
     "definition": "a definition has errors; each is a line with file, line and column",
+    "deploy-conflict": "a set or an endpoint of a deployment's file exists, and another made it",
+    "deploy-fixed": "a deployment's file changes an option of a set that its VMs cannot change",
     "interrupted": "Ctrl-C, SIGTERM or a closed pipe ended the command; all finished layers are kept",
     "record-damaged": "a file of the store (a manifest, a run, a layer) cannot be read",
     "slurm-silent": "Slurm's controller does not answer",
@@ -46,6 +48,8 @@ SET_BY_CLASSES = {
 }
 SET_CODES = {
     "definition": "2",
+    "deploy-conflict": "2",
+    "deploy-fixed": "2",
     "slurm-silent": "3",
     "interrupted": "130, 141, 143",
     "checks-failed": "1",
@@ -53,6 +57,8 @@ SET_CODES = {
 }
 CURES = {
     "definition": "correct the lines that the message names",
+    "deploy-conflict": "use another name in the file",
+    "deploy-fixed": "goldsmith set delete SET, and deploy makes it anew; or give the set another name",
     "interrupted": "run the command again; a build continues after the last finished layer",
     "record-damaged": "restore the file from a backup, or delete what it describes: goldsmith gallery remove, "
     "goldsmith runs prune, goldsmith clean",

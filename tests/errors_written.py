@@ -24,6 +24,11 @@ WRITTEN = {
         "the serial console shows nothing: the guest did not boot, or does not use this console",
         "add console=ttyS0 to the kernel's command line, and check that the disk boots in this generation",
     ),
+    "deploy-locked": ("another command changes the deployment", _LOCKED),
+    "deploy-unconfirmed": (
+        "goldsmith deploy would delete VMs, and nobody confirmed it",
+        "answer the question, or run the command that the error names, with --yes",
+    ),
     "endpoint-locked": ("another command changes endpoints", _LOCKED),
     "exists": ("goldsmith init would replace an existing file", "remove it, or choose another name"),
     "extension-silent": ("the agent did not report the result of the test's extension", _LOGS),

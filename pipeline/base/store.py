@@ -84,6 +84,11 @@ class Store:
         return self.root / "endpoints"
 
     @property
+    def deployments(self) -> Path:
+        """Deployments of sets and endpoints; made with the first deployment."""
+        return self.root / "deployments"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 

@@ -215,6 +215,14 @@ def complete_endpoint(_incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def complete_deployment(_incomplete: str) -> Iterable[str]:
+    from pipeline.base.names import INSTANCE_NAME, folders
+    from pipeline.cli.environment import locate_store
+
+    return folders(locate_store().deployments, INSTANCE_NAME)
+
+
+@_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
     from pipeline.engine.stage import stage_names
 

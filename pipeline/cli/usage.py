@@ -50,7 +50,7 @@ class RootGroup(VerbGroup):
         "Build": ("init", "import", "validate", "plan", "build", "refresh", "capture", "prove", "schema"),
         "Look": ("inspect", "checks", "iso", "runs", "shell"),
         "Gallery": ("gallery", "publish", "key"),
-        "VMs": ("vm", "set", "endpoint", "try", "serve"),
+        "VMs": ("vm", "set", "endpoint", "deploy", "try", "serve"),
         "Disks": ("disk", "vhd"),
         "Host": ("doctor", "suite", "clean", "completion", "man", "help"),
     }

@@ -28,6 +28,7 @@ from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.machine import own
 from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, power_off, read_power, undefine
 from pipeline.instances.budget import Budget, measure_budget
+from pipeline.instances.deployment_records import Deployments
 from pipeline.instances.disk_records import Disks
 from pipeline.instances.disks import AttachedDisk, attached_disks, machine_disk, remove_disks, remove_old_os_disk
 from pipeline.instances.endpoint_records import Endpoints
@@ -51,6 +52,7 @@ class Fleet:
         self.disks = Disks(store.disks)
         self.sets = Sets(store.sets)
         self.endpoints = Endpoints(store.endpoints)
+        self.deployments = Deployments(store.deployments)
         self.gallery = Gallery(store.gallery)
 
     @cached_property
@@ -277,14 +279,13 @@ class Fleet:
 
     def attach(self, record: Record) -> Link:
         """Attach the instance to the fabric, or attach it again."""
-        folder = self.folder(record)
         data = ProvisioningData(
             instance_id=record.id,
             name=record.name,
             user=record.user,
             public_key=record.public_key,
-            custom_data=_read(folder / CUSTOM_DATA),
-            user_data=_read(folder / USER_DATA),
+            custom_data=self.instances.read_file(record.name, CUSTOM_DATA),
+            user_data=self.instances.read_file(record.name, USER_DATA),
             data_disks=tuple(disk.described for disk in self.attached_disks(record)),
             network=record.network,
             outside=record.outside,
@@ -309,10 +310,3 @@ def refuse_generalized(record: Record) -> None:
             f"goldsmith vm reimage {record.name} makes it a new machine; "
             f"goldsmith vm start {record.name} --anyway shows that it cannot be used",
         )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""

@@ -109,6 +109,28 @@ class NamedRecords(Generic[R]):
         write_json(self.folder(record.name) / RECORD, record.to_json())
         return record
 
+    def read_file(self, name: str, file: str) -> bytes:
+        """A file beside a record; empty where there is none."""
+        try:
+            return (self.folder(name) / file).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def write_file(self, name: str, file: str, data: bytes) -> None:
+        """Replace a file beside a record, 0600, in one rename; without data there is none then. The caller holds it.
+
+        Its temporary file is in the folder, and goes with it.
+        """
+        path = self.folder(name) / file
+        if not data:
+            path.unlink(missing_ok=True)
+        else:
+            scratch = path.with_name(f".{file}.{secrets.token_hex(4)}")
+            scratch.touch(mode=0o600)
+            scratch.write_bytes(data)
+            scratch.rename(path)
+        sync_folder(path.parent)
+
     def draft(self, record: R, files: Mapping[str, bytes] | None = None, *, mode: int | None = None) -> Path:
         """Make the folder of a new record, with it and these files, 0600; `finish` names it. The caller holds it.
 

@@ -133,13 +133,6 @@ class Sets(NamedRecords[SetRecord]):
         """Make a new set's folder with its record and these files, 0600, in one rename."""
         return self.finish(self.draft(record, files), record)
 
-    def read_file(self, name: str, file: str) -> bytes:
-        """A file in the folder of a set; empty where there is none."""
-        try:
-            return (self.folder(name) / file).read_bytes()
-        except FileNotFoundError:
-            return b""
-
     def remove(self, name: str) -> None:
         """Remove a set's record; its VMs are removed before. What an interrupted removal left is removed, too."""
         remove_tree(self.unname(name))

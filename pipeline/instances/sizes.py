@@ -8,6 +8,8 @@ from pipeline.base.errors import UsageError
 from pipeline.instances.resource_disk import DEFAULT_SIZE
 
 _GIB = 1 << 30
+#: Bytes of the smallest resource disk: an NTFS has no smaller volume, and its partition begins behind the first MiB.
+SMALLEST_RESOURCE_DISK = 8 << 20
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Wishes:
     set: str | None = None
 
 
+def is_public_key(text: str) -> bool:
+    """Whether a text is the line of an SSH public key (sshd(8), AUTHORIZED_KEYS)."""
+    return text.startswith(("ssh-", "ecdsa-", "sk-")) and "\n" not in text and len(text.split()) >= 2
+
+
 def system_of(record: Record) -> GuestSystem:
     """The operating system of an instance."""
     return registry.get(record.system)

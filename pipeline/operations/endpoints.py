@@ -41,13 +41,7 @@ def plan_endpoint(fleet: Fleet, wishes: EndpointWishes) -> EndpointRecord:
             hint="lower case letters, digits and hyphens, at most 63, neither first nor last a hyphen",
         )
     fleet.sets.get(wishes.set)
-    kind, _, path = wishes.probe.partition(":")
-    if kind not in ("tcp", "http") or (kind == "tcp" and path) or (kind == "http" and not _is_path(path)):
-        raise UsageError(
-            f"{wishes.probe!r} is not a probe",
-            name="probe-invalid",
-            hint="use http:/PATH, whose answer must be 200, or tcp, for a connection alone",
-        )
+    probe = read_probe(wishes.probe)
     return EndpointRecord(
         name=wishes.name,
         created=now(),
@@ -56,8 +50,20 @@ def plan_endpoint(fleet: Fleet, wishes: EndpointWishes) -> EndpointRecord:
         public=wishes.public,
         private=wishes.private,
         set=wishes.set,
-        probe=path if kind == "http" else None,
+        probe=probe,
     )
+
+
+def read_probe(text: str) -> str | None:
+    """The path of an HTTP probe, None for a connection alone. Raises UsageError (probe-invalid). Pure."""
+    kind, _, path = text.partition(":")
+    if kind not in ("tcp", "http") or (kind == "tcp" and path) or (kind == "http" and not _is_path(path)):
+        raise UsageError(
+            f"{text!r} is not a probe",
+            name="probe-invalid",
+            hint="use http:/PATH, whose answer must be 200, or tcp, for a connection alone",
+        )
+    return path if kind == "http" else None
 
 
 def _is_path(text: str) -> bool:

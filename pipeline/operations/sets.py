@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.base.errors import GoldsmithError, UsageError
@@ -121,6 +121,17 @@ def wishes_of(fleet: Fleet, found: SetRecord, name: str) -> Wishes:
         resource_size=found.resource_size,
         set=found.name,
     )
+
+
+def change_files(fleet: Fleet, name: str, files: Mapping[str, bytes]) -> None:
+    """Change the files that VMs of a set are made with. VMs that exist get them by an upgrade.
+
+    Raises NotFound (set-unknown).
+    """
+    with fleet.instances.hold_budget():
+        fleet.sets.get(name)
+        for file, data in files.items():
+            fleet.sets.write_file(name, file, data)
 
 
 def plan_growth(fleet: Fleet, name: str, count: int) -> list[Wishes]:

@@ -9,7 +9,7 @@ is finished by the next one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,8 @@ from pipeline.operations.sets import DRAIN, members
 PROBE = 300.0
 #: Gives VMs, by name, a new OS disk of the version with this reference, and waits until they are Ready.
 Renew = Callable[[Fleet, Mapping[str, str]], None]
+#: The contents of a VM's files by their names; empty where it has none.
+Files = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ def upgrade_set(
     renew: Renew | None = None,
     drain_for: float = DRAIN,
     probe_for: float = PROBE,
+    files: Collection[str] = (),
+    also_off: bool = False,
 ) -> Upgrade:
-    """Bring every VM of a set to a version, one update domain after the other. A VM that is off is left.
+    """Bring every VM of a set to a version, one update domain after the other. A VM that is off is left, unless
+    `also_off`.
 
     `on_begun` gets each VM whose first boot has begun: its password, if it has one, is stored nowhere. `drain_for`
-    and `probe_for`: seconds to answer open requests, and to pass the probes.
+    and `probe_for`: seconds to answer open requests, and to pass the probes. `files`: the files, such as the custom
+    data, that VMs have from their set; one whose file differs is brought up to date, too.
 
     Raises BuildError (set-upgrade-stopped) where a domain did not come up, and the errors of `choose_target`.
     """
@@ -77,21 +83,29 @@ def upgrade_set(
     version = choose_target(fleet, name, to)
     reference = version_reference(version)
     vms = members(fleet, name)
-    behind = [record for record in vms if record.reference != reference or record.drained]
-    left = {record.name: "it does not run" for record in behind if not record.drained and not fleet.is_on(record)}
+    behind = [record for record in vms if is_behind(fleet, record, reference, files)]
+    left = {
+        record.name: "it does not run"
+        for record in behind
+        if not also_off and not record.drained and not fleet.is_on(record)
+    }
     pending = [record for record in behind if record.name not in left]
     done: list[str] = []
     for domain in sorted({record.update_domain for record in pending}):
         records = [record for record in pending if record.update_domain == domain]
         names = ", ".join(record.name for record in records)
         on_progress(f"update domain {domain}: {names} to {reference}")
+        old_files = {record.name: _read_files(fleet, record.name, files) for record in records}
         try:
-            _renew_domain(fleet, name, {record.name: reference for record in records}, renew, drain_for, probe_for)
+            new_files = {file: fleet.sets.read_file(name, file) for file in files}
+            wanted = {record.name: reference for record in records}
+            contents = dict.fromkeys(wanted, new_files)
+            _renew_domain(fleet, name, wanted, renew, drain_for, probe_for, contents)
         except Interrupted:
             raise  # the user wants an end; the next upgrade finishes this domain
         except GoldsmithError as error:
             on_progress(f"update domain {domain}: {error.message}; it goes back")
-            _go_back(fleet, name, records, error, renew, drain_for)
+            _go_back(fleet, name, records, error, renew, drain_for, old_files)
         done += [record.name for record in records]
     if not left:
         # further VMs are made from it; after --to a channel, the next upgrade follows the channel
@@ -100,11 +114,43 @@ def upgrade_set(
     return Upgrade(reference, tuple(done), current, left)
 
 
+def is_behind(fleet: Fleet, record: Record, reference: str, files: Collection[str]) -> bool:
+    """Whether an upgrade to a version has something to do for a VM of a set."""
+    return (
+        record.reference != reference
+        or record.drained
+        or any(
+            fleet.instances.read_file(record.name, file) != fleet.sets.read_file(record.set or "", file)
+            for file in files
+        )
+    )
+
+
+def _read_files(fleet: Fleet, name: str, files: Collection[str]) -> Files:
+    return {file: fleet.instances.read_file(name, file) for file in files}
+
+
+def _write_files(fleet: Fleet, contents: Mapping[str, Files]) -> None:
+    """Give VMs, by name, these files; their next first boot has them."""
+    for name, files in contents.items():
+        with fleet.instances.hold(name):
+            fleet.instances.get(name)
+            for file, data in files.items():
+                fleet.instances.write_file(name, file, data)
+
+
 def _renew_domain(
-    fleet: Fleet, name: str, wanted: Mapping[str, str], renew: Renew, drain_for: float, probe_for: float
+    fleet: Fleet,
+    name: str,
+    wanted: Mapping[str, str],
+    renew: Renew,
+    drain_for: float,
+    probe_for: float,
+    contents: Mapping[str, Files],
 ) -> None:
     drain(fleet, wanted)
     wait_drained(fleet, name, wanted, drain_for)  # what is still open then is cut: nobody waits for ever
+    _write_files(fleet, contents)
     renew(fleet, wanted)
     drain(fleet, wanted, drained=False)
     wait_serving(fleet, name, wanted, probe_for)
@@ -117,13 +163,16 @@ def _go_back(
     error: GoldsmithError,
     renew: Renew,
     drain_for: float,
+    old_files: Mapping[str, Files],
 ) -> None:
-    """Bring a domain back to the versions of `records`. Raises BuildError (set-upgrade-stopped) in any case."""
+    """Bring a domain back to the versions of `records`, with the files that they had. Raises BuildError
+    (set-upgrade-stopped) in any case."""
     names = ", ".join(record.name for record in records)
     try:
         touched = {record.name: record.reference for record in records if not _is_as_before(fleet, record)}
+        _write_files(fleet, old_files)
         if touched:
-            _renew_domain(fleet, name, touched, renew, drain_for, PROBE)
+            _renew_domain(fleet, name, touched, renew, drain_for, PROBE, {})
         drain(fleet, [record.name for record in records], drained=False)
         words = f"{names} went back to {', '.join(sorted({record.reference for record in records}))}"
     except GoldsmithError as second:

@@ -43,6 +43,9 @@ def test_the_command_line_takes_it(page: str, line: str) -> None:
         elif word in getattr(command, "commands", ()):
             command = command.commands[word]
             known |= options_of(command)
+        elif default := getattr(command, "default_verb", None):
+            command = command.commands[default]
+            known |= options_of(command)
     assert not hasattr(command, "commands"), f"{page}: goldsmith {line}: no such command"
 
 

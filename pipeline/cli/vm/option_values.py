@@ -13,20 +13,19 @@ if TYPE_CHECKING:
 
     from pipeline.instances.sizes import Size
 
-#: Bytes of the smallest resource disk: an NTFS has no smaller volume, and its partition begins behind the first MiB.
-SMALLEST_RESOURCE_DISK = 8 << 20
-
 
 def read_public_key(path: Path | None) -> str:
     """The text of a public key: the named one, or the caller's own; '' if there is none."""
     if path is None:
         found = caller_keys()
         return found[0].read_text().strip() if found else ""
+    from pipeline.operations.create import is_public_key
+
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         text = ""
-    if not text.startswith(("ssh-", "ecdsa-", "sk-")) or "\n" in text or len(text.split()) < 2:
+    if not is_public_key(text):
         raise UsageError(
             f"{path} is not an SSH public key", name="ssh-key-invalid", hint="name a file that ends in .pub"
         )
@@ -59,6 +58,8 @@ def read_resource_size(text: str | None) -> int | None:
     """Bytes of `--resource-disk`, 0 for none; None if it is not given. Raises UsageError (bad-size)."""
     if text is None or text.lower() == "none":
         return None if text is None else 0
+    from pipeline.instances.sizes import SMALLEST_RESOURCE_DISK
+
     size = context.to_bytes(text)
     if size % (1 << 20) or size < SMALLEST_RESOURCE_DISK:
         raise UsageError(
