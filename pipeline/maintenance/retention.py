@@ -19,6 +19,7 @@ from pipeline.gallery.channels import list_channels
 from pipeline.gallery.integrity import Judge
 from pipeline.gallery.retention import PruneCandidate, delete_with_tombstone, instances_on, leases, prune
 from pipeline.maintenance.gc import cache_lock, in_use
+from pipeline.maintenance.usage import children_of
 
 
 def layers_above(layers: Layers) -> dict[Path, list[Layer]]:
@@ -131,19 +132,8 @@ def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[st
     for lease in leases(gallery, image):
         if lease.version == number:
             yield f"leased ({lease.id}): {lease.why}"
-    for name in gallery.names():
-        for child in gallery.versions(name):
-            if _parent_of(child) == (image, number):
-                yield f"it is the parent of {child.name} {child.version}"
-
-
-def _parent_of(version: Version) -> tuple[str, str] | None:
-    """The image and number that a version was built or patched on, None if it has no parent."""
-    if patched := version.manifest.get("patched_from"):
-        return version.name, str(patched)
-    units = version.manifest.get("inputs", ())
-    begin = units[0]["inputs"] if units else {}
-    return (str(begin.get("image")), str(begin.get("version"))) if begin.get("source") == "master" else None
+    for child in children_of(gallery, image, number):
+        yield f"it is the parent of {child.replace('@', ' ')}"
 
 
 def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:

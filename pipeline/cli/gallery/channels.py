@@ -8,6 +8,7 @@ import typer
 
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.cli import completion
+from pipeline.cli.environment import locate_store
 from pipeline.cli.gallery.options import AsJson, DryRun, Image, Reference, evidence_judge, open_gallery
 from pipeline.cli.removals import Row, print_removals
 
@@ -59,16 +60,23 @@ def rollback(
         str, typer.Option("--why", metavar="TEXT", help="The reason; it is recorded.")
     ] = "rolled back by hand",
 ) -> None:
-    """Move a channel back to the previous good version.
+    """Move a channel back to the previous good version, and name what still stands on the withdrawn one.
     The withdrawn version is never promoted automatically again.
 
     Example:
       goldsmith gallery rollback debian-13 --why 'loses its disks'
     """
+    from pipeline.cli.gallery.versions import usage_lines
     from pipeline.gallery.retention import roll_back
+    from pipeline.maintenance.usage import find_usage
 
     before, now = roll_back(open_gallery(), name, channel, why)
     print(f"{name}@{channel} is {now.version} again; {before.version} was withdrawn: {why}")
+    usage = find_usage(locate_store(), before)
+    for line in usage_lines(usage):
+        print(f"{before.version}: {line}")
+    for each in usage.sets:
+        print(f"goldsmith set upgrade {each} --to {channel} brings the set {each} to {now.version}")
 
 
 def list_all(

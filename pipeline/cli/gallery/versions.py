@@ -9,6 +9,7 @@ import typer
 
 from pipeline.base.errors import CheckFailed
 from pipeline.cli import completion
+from pipeline.cli.environment import locate_store
 from pipeline.cli.gallery.options import AsJson, Keys, Reference, SomeNames, evidence_judge, open_gallery
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.gallery import Gallery
     from pipeline.gallery.integrity import Finding
     from pipeline.gallery.listing import Row
+    from pipeline.maintenance.usage import Usage
 
 
 #: How many names of a kind `diff` shows a person.
@@ -116,7 +118,7 @@ def _refuse_damaged(damaged: list[str]) -> None:
 
 
 def show(reference: Reference, as_json: AsJson = False) -> None:
-    """Show one master: disk, inputs, results of checks and tests, leases.
+    """Show one master: disk, inputs, results of checks and tests, leases, the VMs and versions that stand on it.
 
     Example:
       goldsmith gallery show debian-13@golden
@@ -124,14 +126,18 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     from pipeline.cli.show import booted, name_digest, print_json
     from pipeline.gallery.retention import leases, withdrawn
     from pipeline.gallery.verdict import count
+    from pipeline.maintenance.usage import find_usage
 
     gallery = open_gallery()
     version = gallery.get(reference)
+    usage = find_usage(locate_store(), version)
     manifest = version.manifest
     held = [lease for lease in leases(gallery, version.name) if lease.version == version.version]
     why = withdrawn(gallery, version.name).get(version.version)
     if as_json:
-        more = {"leases": [vars(lease) for lease in held], "withdrawn": why}
+        vms = [{"name": name, "set": its_set} for name, its_set in usage.vms]
+        more: dict[str, Any] = {"leases": [vars(lease) for lease in held], "withdrawn": why}
+        more |= {"vms": vms, "children": list(usage.children)}
         print_json({**version.summary(), **more, "manifest": manifest})
         return
     disk = manifest["disk"]
@@ -141,6 +147,8 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
         print(f"  withdrawn: {why}")
     for lease in held:
         print(f"  leased   {lease.id}: {lease.why}")
+    for line in usage_lines(usage):
+        print(f"  used     {line}")
     print(f"  disk     {version.disk}")
     shown = version.summary()["disks"]
     print(f"           {_on_disk(shown[0])}, {name_digest(version.digest)}")
@@ -159,6 +167,13 @@ def show(reference: Reference, as_json: AsJson = False) -> None:
     for timing in manifest.get("timings", ()):
         print(f"  {timing['stage']:10} {timing.get('title') or '':28} {timing.get('seconds') or 0:7.1f} s")
     print(f"  run      {manifest.get('run', '?')}, created {manifest['created']}")
+
+
+def usage_lines(usage: Usage) -> list[str]:
+    """Who stands on a version, a line for VMs and one for versions."""
+    vms = [name if its_set is None else f"{name} (set {its_set})" for name, its_set in usage.vms]
+    lines = [f"VMs run from it: {', '.join(vms)}"] if vms else []
+    return lines + ([f"versions were built on it: {', '.join(usage.children)}"] if usage.children else [])
 
 
 def _on_disk(disk: Mapping[str, Any]) -> str:

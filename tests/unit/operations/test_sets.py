@@ -215,6 +215,26 @@ def test_the_command_line_asks_before_it_deletes(
     assert isinstance(result.exception, GoldsmithError) and result.exception.name == "usage"
 
 
+def test_a_version_names_what_stands_on_it_and_a_withdrawal_does(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, machine = fleet.store.tmp / "small.raw", {"cpus": 1, "memory": 1 << 20}
+    new = add_master(fleet.gallery, "small", raw, machine=machine)
+    ensure_set(fleet, "shop", WISHES)
+    join(fleet, "web-0")
+    inputs = [{"stage": "acquire", "inputs": {"source": "master", "image": "small", "version": new.version}}]
+    child = add_master(fleet.gallery, "child", raw, inputs=inputs)
+    monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path))
+    shown = json.loads(CliRunner().invoke(app, ["gallery", "show", "small", "--json"]).stdout)
+    assert shown["vms"] == [{"name": "web-0", "set": "shop"}] and shown["children"] == [f"child@{child.version}"]
+    lines = CliRunner().invoke(app, ["gallery", "rollback", "small"]).stdout.splitlines()
+    assert lines[1:] == [
+        f"{new.version}: VMs run from it: web-0 (set shop)",
+        f"{new.version}: versions were built on it: child@{child.version}",
+        f"goldsmith set upgrade shop --to golden brings the set shop to {fleet.gallery.get('small').version}",
+    ]
+
+
 # ---- upgrades ----------------------------------------------------------------------------------------------------
 
 
