@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pipeline.evidence.page_parts import render, show_seconds
 from pipeline.evidence.site_data import SiteData, SiteImage, SiteVersion
 
 RECORD, METRICS, INDEX = "site.json", "goldsmith.prom", "index.html"
+#: Threads that copy pages: a copy is the kernel's work, and two of them keep a disk busy.
+_COPIES = 2
 #: The format of site.json; fields are added without a new number.
 FORMAT = 1
 #: The names of the files of a site in a folder of an image.
@@ -69,15 +72,17 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *
         _write(folder / name, text)
         files[name] = None
 
-    copied = 0
-    for image in data.images:
-        (folder / image.name).mkdir(exist_ok=True)
-        for version in image.versions:
-            if version.page is not None:
-                name = f"{image.name}/{version.version}.html"
-                copied += _bring(version.page, folder / name, link=link)
-                files[name] = None
-        put(f"{image.name}/{INDEX}", render("site_image.html.j2", data=data, image=image, plots=_plots(image)))
+    coming: list[Future[bool]] = []
+    with _copying() as pool:
+        for image in data.images:
+            (folder / image.name).mkdir(exist_ok=True)
+            for version in image.versions:
+                if version.page is not None:
+                    name = f"{image.name}/{version.version}.html"
+                    coming.append(pool.submit(_bring, version.page, folder / name, link=link))
+                    files[name] = None
+            put(f"{image.name}/{INDEX}", render("site_image.html.j2", data=data, image=image, plots=_plots(image)))
+        copied = sum(each.result() for each in coming)
     rows = [(image, _plots(image)) for image in data.images]
     put(INDEX, render("site.html.j2", data=data, rows=rows, totals=_totals(data)))
     text = metrics(data)
@@ -88,6 +93,17 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *
     removed = _remove(folder, set(before) - files.keys())
     versions = sum(len(image.versions) for image in data.images)
     return Written(folder, len(data.images), versions, copied, removed)
+
+
+@contextlib.contextmanager
+def _copying() -> Iterator[ThreadPoolExecutor]:
+    """Threads that copy pages while others are made; where the making fails, what has not begun is not copied."""
+    with ThreadPoolExecutor(_COPIES, thread_name_prefix="site") as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _files_before(folder: Path) -> Sequence[str]:
