@@ -24,6 +24,8 @@ from pipeline.base.surroundings import user_home, variables
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
 GRACE = 3.0
+#: Seconds for a program that only answers a question. A busy host has taken more than ten.
+ANSWER = 60.0
 #: Bytes that a program may print on one stream: what runs in a guest, over ssh, may print for ever.
 LARGEST_OUTPUT = 64 << 20
 #: Bytes after which a line that does not end is handed on in pieces: a guest may print for ever.

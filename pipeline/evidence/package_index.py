@@ -206,7 +206,7 @@ def _compare(installed: str, operator: str, version: str) -> bool:
             hint="apt install dpkg; or search without a version: --package NAME",
         )
     argv = ["dpkg", "--compare-versions", installed, OPERATORS[operator], version]
-    return process.run(argv, deadline=10, ok_codes=(0, 1)).code == 0
+    return process.run(argv, deadline=process.ANSWER, ok_codes=(0, 1)).code == 0
 
 
 class _Component(Shape):

@@ -103,7 +103,7 @@ def _acl_allows(obstacle: Obstacle, owner: tuple[int, int]) -> bool:
     try:
         uid, gid = owner
         argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--", *test]
-        return process.run(argv, deadline=10, ok_codes=(0, 1)).code == 0
+        return process.run(argv, deadline=process.ANSWER, ok_codes=(0, 1)).code == 0
     except GoldsmithError:
         return False
 

@@ -271,7 +271,7 @@ def _endpoints() -> list[Finding]:
     """What serves the endpoints of sets of VMs."""
     if process.find("haproxy") is None:
         return [_there("endpoints", False, "HAProxy", "haproxy", "warn")]
-    found = re.search(r"version (\S+)", process.run(["haproxy", "-v"], deadline=10).stdout)
+    found = re.search(r"version (\S+)", process.run(["haproxy", "-v"], deadline=process.ANSWER).stdout)
     version = found[1] if found else "of unknown version"
     return [Finding("endpoints", "ok", f"HAProxy {version}", facts={"version": version})]
 

@@ -225,7 +225,9 @@ def tool_versions(context: BuildContext) -> dict[str, str]:
     versions = {"goldsmith": pipeline.__version__, "python": platform.python_version()}
     versions["qemu-img"] = qemu_img.version()
     if process.find("mmdebstrap"):
-        versions["mmdebstrap"] = process.run(["mmdebstrap", "--version"], deadline=10).stdout.splitlines()[0].strip()
+        versions["mmdebstrap"] = (
+            process.run(["mmdebstrap", "--version"], deadline=process.ANSWER).stdout.splitlines()[0].strip()
+        )
     versions["libvirt"] = context.connection.version
     versions["qemu"] = context.connection.qemu_version
     return versions

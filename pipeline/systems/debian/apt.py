@@ -251,7 +251,7 @@ def candidates(listing: str, wanted: Container[str]) -> Iterator[tuple[str, str]
 
 def is_newer(version: str, than: str) -> bool:
     """By dpkg's own order."""
-    done = process.run(["dpkg", "--compare-versions", version, "gt", than], deadline=10, ok_codes=(0, 1))
+    done = process.run(["dpkg", "--compare-versions", version, "gt", than], deadline=process.ANSWER, ok_codes=(0, 1))
     return done.code == 0
 
 
