@@ -29,7 +29,7 @@ DEADLINE = 1800.0
 
 def time_proof(checkout: Path, image: str, disk: Path, home: Path) -> float:
     """Seconds of the stage, from the command's start to its end."""
-    argv = [sys.executable, str(ROOT / "tests/bench/one_proof.py"), str(checkout), image, str(disk), str(home)]
+    argv = [sys.executable, str(ROOT / "tests/bench/prove_once.py"), str(checkout), image, str(disk), str(home)]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "GOLDSMITH_HOME": str(home)}
     done = subprocess.run(argv, env=environment, cwd=checkout, capture_output=True, text=True, timeout=DEADLINE)
     if done.returncode != 0:

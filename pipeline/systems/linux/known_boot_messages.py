@@ -58,8 +58,15 @@ KNOWN_MESSAGES = (
     _known("kernel", r"INFO: task \S+ blocked for more than \d+ seconds\.", _TIME, emulated_only=True),
     _known("kernel", r" +(?:Not tainted|Tainted: .*) \d+\.\d+.*", _TIME, emulated_only=True),
     _known("kernel", r'"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" .*', _TIME, emulated_only=True),
+    _known("kernel", r"tpm tpm\d+: Operation Timed out", _TIME, emulated_only=True),
+    _known("kernel", r"ima: Error Communicating to TPM chip, result: -62", _TIME, emulated_only=True),  # ETIME
     # what the kernel looks for
     _known("kernel", r"(?:platform regulatory\.0|cfg80211): .*regulatory\.db.*", _WIRELESS),
+    _known(
+        "kernel",
+        r"firmware_class: See https://wiki\.debian\.org/Firmware .*",
+        "Debian 12's kernel adds it to the first firmware that it does not find; that message is judged by itself",
+    ),
     # systemd
     _known("systemd-ssh-generator", r"Failed to query local AF_VSOCK CID: .*", _VSOCK),
     _known(

@@ -40,6 +40,9 @@ SEEN = (
     ("kernel", "      Not tainted 6.12.57+deb13-amd64 #1 Debian 6.12.57-1"),
     ("kernel", '"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.'),
     ("kernel", "platform regulatory.0: firmware: failed to load regulatory.db (-2)"),
+    ("kernel", "firmware_class: See https://wiki.debian.org/Firmware for information about missing firmware"),
+    ("kernel", "tpm tpm0: Operation Timed out"),
+    ("kernel", "ima: Error Communicating to TPM chip, result: -62"),
     ("systemd-ssh-generator", "Failed to query local AF_VSOCK CID: Cannot assign requested address"),
     (
         "(sd-exec-",
@@ -75,6 +78,7 @@ def test_what_a_good_clone_prints_is_known(source: str, text: str) -> None:
     [
         "calibrate_delay_direct() failed to get a good estimate for loops_per_jiffy.",
         "rcu: INFO: stalls",
+        "tpm tpm0: Operation Timed out",
         "\t(detected by 1, t=5252)",
     ],
 )
