@@ -180,7 +180,7 @@ def confine(limits: Limits, *, more_calls: Iterable[confinement.Rule] = ()) -> A
 
 
 def _too_large(message: str) -> tuple[dict[str, Any], list[bytes]]:
-    hint = "the disk is damaged or malicious: a valid disk of this size takes much less time"
+    hint = "the disk is damaged or malicious: the answer about a valid disk is much shorter"
     return {"error": {"name": "reader-too-large", "message": message, "hint": hint}}, []
 
 

@@ -303,7 +303,8 @@ def too_slow(path: Path, seconds: float) -> DiskError:
     return DiskError(
         f"{path.name}: the disk reader did not finish within {seconds:.0f} s of processor time",
         name="reader-too-slow",
-        hint="the disk is damaged or malicious: a valid disk of this size takes much less time",
+        hint="a valid disk of this size takes much less time, so it is damaged or malicious; if other programs "
+        "slowed this host down, try again without them",
         evidence=path,
     )
 
