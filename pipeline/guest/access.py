@@ -75,6 +75,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(number: int) -> list[int]:
+    """So many TCP ports that were free on the loopback a moment ago, each another one."""
+    found: set[int] = set()
+    while len(found) < number:
+        found.add(free_port())
+    return sorted(found)
+
+
 @dataclass(frozen=True)
 class Access:
     """The folder that holds one guest's key, seed and host key, and where its sshd is reached."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.evidence import signing
-from pipeline.guest.access import free_port
+from pipeline.guest.access import free_ports
 from tests.harness import ROOT, wait_for
 
 #: What a host needs for it.
@@ -89,8 +89,11 @@ class Cluster:
     def write(self) -> None:
         """The configuration, a key and a store for each node, and keys that all of them trust."""
         host = socket.gethostname().partition(".")[0]
-        text = _CONF.format(host=host, folder=self.folder, port=free_port(), names=",".join(self.nodes))
-        rows = [_NODE.format(name=name, host=host, port=free_port()) for name in self.nodes]
+        ports = free_ports(1 + len(self.nodes))
+        text = _CONF.format(host=host, folder=self.folder, port=ports[0], names=",".join(self.nodes))
+        rows = [
+            _NODE.format(name=name, host=host, port=port) for name, port in zip(self.nodes, ports[1:], strict=True)
+        ]
         (self.folder / "state").mkdir()
         (self.folder / "munge.key").write_bytes(bytes(range(256)) * 4)
         (self.folder / "munge.key").chmod(0o400)

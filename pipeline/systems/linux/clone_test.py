@@ -16,7 +16,7 @@ from pipeline.cache.layers import Image
 from pipeline.definition import DataDisk, Expectation, HttpExpectation
 from pipeline.fabric import Extension, Fabric, Guest
 from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors, write_medium
-from pipeline.guest.access import Access, free_port
+from pipeline.guest.access import Access, free_ports
 from pipeline.guest.build import Build
 from pipeline.guest.disks import create_data_disk, create_overlay
 from pipeline.hypervisor.connection import Connection, connect
@@ -59,7 +59,8 @@ class CloneTest:
         # a host name that no other clone has, and a mark that no other user data has
         self.hostname = f"{test_run.target.name}-{secrets.token_hex(3)}"
         self.token = secrets.token_hex(8)
-        self.ports = {e.port: free_port() for e in context.definition.expect if isinstance(e, HttpExpectation)}
+        pages = {e.port for e in context.definition.expect if isinstance(e, HttpExpectation)}
+        self.ports = dict(zip(sorted(pages), free_ports(len(pages)), strict=True))
         self.size = master.path.stat().st_size - master.format.trailing + GROWTH
         self._beside = beside
         self._again_already = False

@@ -23,7 +23,7 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cli.app import app
 from pipeline.definition import DefinitionError
-from pipeline.guest.access import free_port
+from pipeline.guest.access import free_ports
 from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.set_records import number_of
 from pipeline.operations import deploy as module
@@ -63,7 +63,7 @@ class Site:
         self.fleet.keep_fabric = lambda: None  # type: ignore[method-assign]  the fabric needs root
         self.fleet.is_on = lambda record: record.provisioned is not None  # type: ignore[method-assign]
         self.file = root / "shop.yaml"
-        self.ports = [str(free_port()), str(free_port())]
+        self.ports = [str(port) for port in free_ports(2)]
         (root / "shop.cfg").write_text("#cloud-config")
         self.write(SHOP)
 
@@ -247,7 +247,7 @@ def test_after_a_kill_at_any_write_the_next_call_makes_all_as_the_file_says(tmp_
         change_everything(made)
         return made
 
-    ports = [str(free_port()), str(free_port())]
+    ports = [str(port) for port in free_ports(2)]
     whole = fresh("whole")
     whole.deploy()
     expected = whole.state()
