@@ -12,6 +12,8 @@ from pipeline.hypervisor.connection import translated
 from pipeline.hypervisor.host import judge_lock_manager
 from pipeline.hypervisor.lock_manager import read_lock_manager
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.mark.parametrize(
     ("settings", "manager"),
@@ -66,3 +68,14 @@ def test_a_disk_that_another_machine_has_is_an_error_of_its_own(code: int, messa
         raise Refusal(code, message)
     assert error.value.name == name
     assert name == "libvirt-failed" or "lslocks" in str(error.value.hint)
+
+
+def test_only_this_module_names_the_settings_of_libvirt() -> None:
+    """Set-up changes none of them: an administrator's `lock_manager` stays."""
+    files = [
+        path for folder in ("pipeline", "tools") for path in sorted((ROOT / folder).rglob("*")) if path.is_file()
+    ]
+    named = [path for path in files if b"qemu.conf" in path.read_bytes()]
+    assert [str(path.relative_to(ROOT)) for path in named if path.suffix != ".pyc"] == [
+        "pipeline/hypervisor/lock_manager.py"
+    ]
