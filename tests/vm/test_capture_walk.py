@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 from tests.harness import Lab
 
-#: The data disk's size, by which the guest finds it: only Azure's own bus has names by LUN. Its room is reserved.
-SIZE, BYTES = "2GiB", 2 << 30
+#: GiB of the data disk. Its room is reserved, so a host with 75 GiB of free disk can run it with 60.
+GIB = int(os.environ.get("GOLDSMITH_DATA_DISK_GIB", "2"))
+#: The data disk's size, by which the guest finds it: only Azure's own bus has names by LUN.
+SIZE, BYTES = f"{GIB}GiB", GIB << 30
 DISK = f"$(lsblk -dnpbo NAME,SIZE | awk '$2 == {BYTES} {{print $1}}')"
 MOUNT = f"sudo mount {DISK} /mnt"
 
