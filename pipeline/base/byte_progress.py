@@ -6,10 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
+#: Gets the name of the work, the bytes that are done, and all bytes; from several threads.
+OnWork = Callable[[str, int, int], None]
 #: Seconds between two lines: people read no faster, and each line is an event.
 _BETWEEN = 0.5
 #: Seconds after which a rate says something: the first bytes come from a cache, or wait for a connection.
 _SETTLED = 1.0
+
+
+def ignore_work(_what: str, _done: int, _total: int) -> None:
+    """For callers that show no progress."""
 
 
 class ByteProgress:

@@ -94,7 +94,9 @@ def parse_json(text: str, shape: type[Shape]) -> dict[str, Any]:
     if text.count(",") + text.count("[") + text.count("{") > VALUES:
         raise _Unusable(f"it has more than {VALUES} values")
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_refuse_large_integer, parse_float=_refuse_infinite
+        )
     except RecursionError:
         raise _Unusable("it is nested too deeply") from None
     except _Unusable:
@@ -105,7 +107,10 @@ def parse_json(text: str, shape: type[Shape]) -> dict[str, Any]:
         raise _Unusable("it contains a number with too many digits") from None
     if not isinstance(data, dict):
         raise _Unusable(f"it contains {_KINDS.get(type(data), 'another value')}, not an object")
-    _check_tree(data)
+    _check_depth(data)
+    # half a character comes from an escape, or from a text that was decoded with surrogates for bytes
+    if not text.isascii() or "\\ud" in text or "\\uD" in text:
+        _check_characters(data)
     try:
         shape.model_validate(data)
     except ValidationError as error:
@@ -129,28 +134,42 @@ def _refuse_constant(word: str) -> None:
     raise _Unusable(f"it contains {word}, which is not JSON")
 
 
-def _check_tree(data: object) -> None:
-    """Nothing in it that the code behind would fall over: deep nesting, half a character, a huge number."""
-    level: list[object] = [data]
+def _refuse_large_integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) >= 1 << 63:
+        raise _Unusable("it contains a number that is too large")
+    return value
+
+
+def _refuse_infinite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _Unusable("it contains a number that is too large")
+    return value
+
+
+def _check_depth(data: dict[str, Any]) -> None:
+    """The code behind walks a tree by calls. Raises _Unusable for one of more than DEPTH levels."""
+    level: list[dict[str, Any] | list[Any]] = [data]
     for _ in range(DEPTH):
-        inner: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner += value.keys()
-                inner += value.values()
-            elif isinstance(value, list):
-                inner += value
-            elif isinstance(value, str) and not value.isascii():
-                if any("\ud800" <= char <= "\udfff" for char in value):
-                    raise _Unusable("it contains half of a character (a lone surrogate)")
-            elif (isinstance(value, int) and abs(value) >= 1 << 63) or (
-                isinstance(value, float) and value in (float("inf"), float("-inf"))
-            ):
-                raise _Unusable("it contains a number that is too large")
-        level = [value for value in inner if isinstance(value, dict | list | str | int | float)]
+        level = [
+            value
+            for each in level
+            for value in (each.values() if type(each) is dict else each)
+            # json.loads makes no subclasses, and this runs for each value of each manifest of a gallery
+            if type(value) is dict or type(value) is list
+        ]
         if not level:
             return
     raise _Unusable("it is nested too deeply")
+
+
+def _check_characters(data: object) -> None:
+    """Raises _Unusable for half a character, which cannot be written again as UTF-8."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Unusable("it contains half of a character (a lone surrogate)") from None
 
 
 def _read_text(path: Path, limit: int) -> str | None:

@@ -105,7 +105,7 @@ def write_block_digests(path: Path, target: Path, progress: OnBytes | None = Non
         return _read(path, lambda start, blocks: _write_blocks(file.fileno(), start, blocks), progress=progress)
 
 
-def compare_block_digests(path: Path, blocks: Path) -> Digests:
+def compare_block_digests(path: Path, blocks: Path, progress: OnBytes | None = None) -> Digests:
     """The chunk digests of a file, and how many of its blocks are not what the file of digests says.
 
     Raises ValueError where that file has not the size for it.
@@ -122,7 +122,7 @@ def compare_block_digests(path: Path, blocks: Path) -> Digests:
             if places := list(_unequal(expected, found)):
                 changed.append(((place + places[0]) // DIGEST, len(places)))
 
-        digests = _read(path, compare, also=_chunks_of_blocks(file.fileno(), expected_size))
+        digests = _read(path, compare, also=_chunks_of_blocks(file.fileno(), expected_size), progress=progress)
     first = min((number for number, _ in changed), default=None)
     return replace(digests, changed=sum(count for _, count in changed), first_changed=first)
 

@@ -224,9 +224,9 @@ def complete_deployment(_incomplete: str) -> Iterable[str]:
 
 @_quiet
 def complete_stage(_incomplete: str) -> Iterable[str]:
-    from pipeline.engine.stage import stage_names
+    from pipeline.stages import STAGE_NAMES
 
-    return stage_names()
+    return STAGE_NAMES
 
 
 @_quiet

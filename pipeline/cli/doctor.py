@@ -11,7 +11,7 @@ from pipeline.cli.environment import locate_store
 from pipeline.cli.usage import json_option
 
 if TYPE_CHECKING:
-    from pipeline.hypervisor.host import Finding
+    from pipeline.hypervisor.finding import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +96,7 @@ def _sandbox() -> Finding:
     """The confinement of the readers of untrusted disks."""
     from pipeline.base.errors import GoldsmithError
     from pipeline.disk.probe import probe_confinement
-    from pipeline.hypervisor.host import Finding
+    from pipeline.hypervisor.finding import Finding
     from pipeline.hypervisor.host_packages import install_command
 
     try:
@@ -110,7 +110,7 @@ def _sandbox() -> Finding:
 
 def judge_confinement(applied: Mapping[str, Any]) -> Finding:
     """`applied` is a worker's own report: namespaces, landlock (its version, 0: none), seccomp, missing."""
-    from pipeline.hypervisor.host import Finding
+    from pipeline.hypervisor.finding import Finding
 
     namespaces, landlock = sorted(applied.get("namespaces", ())), applied.get("landlock", 0)
     missing = {str(name): str(why) for name, why in dict(applied.get("missing", {})).items()}
@@ -134,7 +134,7 @@ def judge_confinement(applied: Mapping[str, Any]) -> Finding:
 def _use() -> list[Finding]:
     """The store's use of its disk."""
     from pipeline.cli.show import size
-    from pipeline.hypervisor.host import Finding
+    from pipeline.hypervisor.finding import Finding
     from pipeline.maintenance.gc import disk_use
 
     store = locate_store()

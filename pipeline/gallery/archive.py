@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pipeline.base import process, scratch
+from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.files import Shape, parse_json
 from pipeline.base.surroundings import variables
+from pipeline.cache.digests import OnBytes
 from pipeline.gallery import Gallery, Version
 from pipeline.gallery.export_import import MOST_FILES, import_version
 from pipeline.gallery.integrity import Judge, judge_folder
@@ -35,11 +39,13 @@ def archive_version(
     *,
     judge: Judge,
     used: Callable[[Version], str],
+    progress: OnWork = ignore_work,
 ) -> None:
     """Move a version into the archive at `repository`, which is made where there is none.
 
-    `unpack_in` is where it is unpacked to be compared. Raises UsageError (version-in-use) for what a channel, a lease
-    or a build needs, CheckFailed (archive-damaged), CommandFailed.
+    `unpack_in` is where it is unpacked to be compared; `progress` follows the bytes of its files.
+    Raises UsageError (version-in-use) for what a channel, a lease or a build needs, CheckFailed (archive-damaged),
+    CommandFailed.
     """
     if not (repository / "config").exists():
         _make(repository)
@@ -55,9 +61,12 @@ def archive_version(
         place = f"{repository}::{_label(version.name, version.version)}"
         # one that a dead process left half made has no place in the list; a whole one is the same version
         if not _holds(repository, version.name, version.version):
-            _borg(["create", *_HOW, place, "."], cwd=version.path)
-        with _unpacked(repository, version.name, version.version, unpack_in) as copy:
-            if wrong := judge_folder(copy, version.name, version.version, judge):
+            size = sum(path.lstat().st_size for path in version.path.rglob("*"))
+            on_bytes = partial(progress, f"archiving {version.name} {version.version}")
+            _borg(["create", *_HOW, place, "."], version.path, _follow(on_bytes, size))
+            on_bytes(size, size)
+        with _unpacked(repository, version.name, version.version, unpack_in, progress) as copy:
+            if wrong := judge_folder(copy, version.name, version.version, judge, progress):
                 raise CheckFailed(
                     f"the restored copy of {place} is damaged: {wrong}",
                     name="archive-damaged",
@@ -90,6 +99,7 @@ def restore_version(
     *,
     judge: Judge,
     complete: Callable[[Path, Path], None],
+    progress: OnWork = ignore_work,
 ) -> Version:
     """Take a version out of the archive, into the gallery; it stays in the archive too. No channel moves.
 
@@ -98,16 +108,17 @@ def restore_version(
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
         raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it contains {known}")
-    with _unpacked(repository, name, version, unpack_in) as copy:
-        return import_version(gallery, copy, judge=judge, complete=complete, returns=True)
+    with _unpacked(repository, name, version, unpack_in, progress) as copy:
+        return import_version(gallery, copy, judge=judge, complete=complete, returns=True, progress=progress)
 
 
 @contextlib.contextmanager
-def _unpacked(repository: Path, name: str, version: str, parent: Path) -> Iterator[Path]:
+def _unpacked(repository: Path, name: str, version: str, parent: Path, progress: OnWork) -> Iterator[Path]:
     place = f"{repository}::{_label(name, version)}"
     _judge_members(place, _borg(["list", "--json-lines", place]))
+    on_bytes = partial(progress, f"unpacking {name} {version}")
     with scratch.folder(parent, "unpacked") as folder:
-        _borg(["extract", "--sparse", place], cwd=folder)
+        _borg(["extract", "--sparse", place], folder, _follow(on_bytes, 0))
         yield folder
 
 
@@ -143,6 +154,36 @@ class _Member(Shape):
     path: str
 
 
+class _LogLine(Shape):
+    """A line of `borg --log-json`. `original_size`: bytes of files that were read; `current`: that were written."""
+
+    type: str
+    message: str | None = None
+    original_size: int | None = None
+    current: int | None = None
+    total: int | None = None
+
+
+def _parse_log(line: str) -> dict[str, Any]:
+    try:
+        return parse_json(line, _LogLine)
+    except ValueError:
+        return {"type": "other", "message": line}
+
+
+def _follow(on_bytes: OnBytes, size: int) -> Callable[[str], None]:
+    """Gets the lines of `borg --progress --log-json`. `size`: all bytes, where borg itself does not say."""
+
+    def take(line: str) -> None:
+        found = _parse_log(line)
+        if found["type"] == "archive_progress" and found.get("original_size") is not None:
+            on_bytes(min(found["original_size"], size), size)
+        elif found["type"] == "progress_percent" and found.get("total"):
+            on_bytes(found["current"] or 0, found["total"])
+
+    return take
+
+
 def _label(name: str, version: str) -> str:
     return f"{name}-{version}"
 
@@ -159,8 +200,10 @@ def _list(repository: Path) -> list[str]:
     return _borg(["list", "--format", "{archive}{NL}", str(repository)]).split()
 
 
-def _borg(words: list[str], cwd: Path | None = None) -> str:
+def _borg(words: list[str], cwd: Path | None = None, on_line: Callable[[str], None] | None = None) -> str:
     """What a command of borg prints. Raises CommandFailed (command-failed).
+
+    `on_line` gets what it logs about its progress, in JSON.
 
     Borg remembers, for each user, what it last saw of an archive. If a power cut has damaged that memory, or an older
     archive was restored from a backup, borg refuses an archive that is whole: it is started once more without its
@@ -171,7 +214,8 @@ def _borg(words: list[str], cwd: Path | None = None) -> str:
     env |= dict.fromkeys(("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "BORG_RELOCATED_REPO_ACCESS_IS_OK"), "yes")
 
     def run(more: Mapping[str, str]) -> str:
-        return process.run(["borg", *words], deadline=DEADLINE, cwd=cwd, env={**env, **more}, hint=_HINT).stdout
+        argv = ["borg", *(["--progress", "--log-json"] if on_line else []), *words]
+        return process.run(argv, deadline=DEADLINE, cwd=cwd, env={**env, **more}, hint=_HINT, on_line=on_line).stdout
 
     try:
         return run({})
@@ -184,7 +228,10 @@ def _borg(words: list[str], cwd: Path | None = None) -> str:
 
 def _with_cause(error: process.CommandFailed) -> process.CommandFailed:
     """The error with the line that states the cause: behind a traceback borg describes the host."""
-    lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
+    logged = [_parse_log(line) for line in error.stderr.splitlines()]
+    text = "\n".join(each["message"] or "" for each in logged if each["type"] in ("log_message", "other"))
+    error = process.CommandFailed(error.argv, error.code, error.stdout, text, error.hint)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     trace = next((index for index, line in enumerate(lines) if line.startswith("Traceback ")), None)
     if trace is not None:
         # the line behind a traceback is the exception's

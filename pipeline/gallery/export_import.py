@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import process, scratch
+from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, HostError, UsageError
 from pipeline.base.files import RecordDamaged, regular_files
@@ -34,8 +35,6 @@ _EXTRA = re.compile(
 TEXT_LIMIT, MOST_FILES = 64 << 20, 10_000
 _VERIFY = "goldsmith gallery verify says what else is damaged"
 _AGAIN = "export the master again on its original host; check it there with goldsmith gallery verify"
-#: Gets the name of the work, the bytes that are done, and all bytes.
-OnWork = Callable[[str, int, int], None]
 #: Seconds to copy one disk.
 COPY_DEADLINE = 4 * 3600.0
 
@@ -45,7 +44,7 @@ def export(
     target: Path,
     *,
     judge: Judge = lambda _folder, _manifest: "",
-    progress: OnWork = lambda _what, _done, _total: None,
+    progress: OnWork = ignore_work,
 ) -> Path:
     """Copy a version to a new folder; it appears complete, by one rename. `progress` follows the disks' files.
 
@@ -67,9 +66,7 @@ def export(
     with scratch.folder_beside(target) as draft:
         for name in files:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            if name in large:
-                progress(f"copying {name}", 0, (version.path / name).stat().st_size)
-            _copy(version.path / name, draft / name, mode_of(name))
+            _copy(version.path / name, draft / name, mode_of(name), progress)
         flat = {
             name: flat_digest(draft / name, partial(progress, f"sha256 of {name}") if name in large else None)
             for name in files
@@ -105,12 +102,13 @@ def import_version(
     judge: Judge = lambda _folder, _manifest: "",
     complete: Callable[[Path, Path], None] = lambda _folder, _final: None,
     returns: bool = False,
+    progress: OnWork = ignore_work,
 ) -> Version:
     """Put an exported version into a gallery, under its own name and number; no channel moves.
 
     Nothing in it is trusted: its disk must be what its manifest says, `judge` must find nothing wrong with
     the rest, and it must hold no file that a version has not. `complete` writes what hangs on where it lies. One that
-    `returns` may have been pruned.
+    `returns` may have been pruned. `progress` follows the disks' files.
     Raises UsageError, CheckFailed (master-damaged), HostError (disk-full).
     """
     manifest = _manifest(exported)
@@ -146,11 +144,11 @@ def import_version(
         try:
             for inner in members:
                 (draft / inner).parent.mkdir(parents=True, exist_ok=True)
-                _copy(exported / inner, draft / inner, mode_of(inner))
+                _copy(exported / inner, draft / inner, mode_of(inner), progress)
             # the copy is judged, not what it was copied from: that may change meanwhile
             if manifest_of(draft) != manifest:
                 raise CheckFailed("the manifest changed while it was read", name="master-damaged", hint=_AGAIN)
-            if wrong := judge_folder(draft, name, version, judge):
+            if wrong := judge_folder(draft, name, version, judge, progress):
                 raise CheckFailed(f"{exported}: {wrong}", name="master-damaged", hint=_AGAIN)
             complete(draft, folder / version)
             sync_tree(draft)
@@ -212,12 +210,24 @@ def _need_room(exported: Path, members: list[str], folder: Path) -> None:
         )
 
 
-def _copy(source: Path, target: Path, mode: int) -> None:
-    """A copy of a regular file, whatever has taken its place meanwhile."""
+def _allocated(path: Path) -> int:
+    """The bytes that a file takes on disk; 0 where there is none."""
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _copy(source: Path, target: Path, mode: int, progress: OnWork) -> None:
+    """A copy of a regular file, whatever has taken its place meanwhile. `progress` follows that of a disk."""
     if source.suffix in (".digests", *(row.suffix for row in output_formats())):
+        whole = _allocated(source)
         process.run(
-            ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target], deadline=COPY_DEADLINE
+            ["cp", "--no-dereference", "--sparse=always", "--reflink=auto", source, target],
+            deadline=COPY_DEADLINE,
+            watch=lambda: progress(f"copying {source.name}", min(_allocated(target), whole), whole),
         )
+        progress(f"copying {source.name}", whole, whole)
         if not stat.S_ISREG(target.lstat().st_mode):
             raise CheckFailed(f"{source} is no longer a file", name="master-damaged", hint=_AGAIN)
     else:

@@ -6,13 +6,15 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.file_errors import describe_os_error, is_limit
 from pipeline.base.files import RecordDamaged, kind_of
-from pipeline.cache.digests import BLOCK, CHUNK, chunk_digests, compare_block_digests, flat_digest, tree_of
+from pipeline.cache.digests import BLOCK, CHUNK, OnBytes, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
@@ -70,14 +72,14 @@ def _channel(gallery: Gallery, name: str, link: Path) -> str:
     return ""
 
 
-def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
-    """What is wrong with the version in a folder, wherever that lies, or nothing."""
+def judge_folder(path: Path, name: str, version: str, judge: Judge, progress: OnWork = ignore_work) -> str:
+    """What is wrong with the version in a folder, wherever that lies, or nothing. `progress` follows its disks."""
     try:
         manifest = manifest_of(path)
         if (manifest["version"], manifest["name"]) != (version, name):
             return f"its manifest belongs to {manifest['name']} {manifest['version']}"
         for file, record in disks_of(manifest).items():
-            if wrong := _judge_disk(path / file, record):
+            if wrong := _judge_disk(path / file, record, progress):
                 return wrong
         return judge(path, manifest)
     except RecordDamaged as error:
@@ -97,11 +99,11 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge) -> str:
         return f"cannot be read: {of}{error.strerror}"
 
 
-def _judge_disk(path: Path, record: Mapping[str, Any]) -> str:
-    return next(_disk_faults(path, record, "its disk" if path.stem == OS_DISK else path.name), "")
+def _judge_disk(path: Path, record: Mapping[str, Any], progress: OnWork) -> str:
+    return next(_disk_faults(path, record, "its disk" if path.stem == OS_DISK else path.name, progress), "")
 
 
-def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
+def _disk_faults(path: Path, record: Mapping[str, Any], whose: str, progress: OnWork) -> Iterator[str]:
     """What is wrong with a disk, cheapest first; nothing behind the first is looked at."""
     try:
         mode = path.lstat().st_mode
@@ -116,22 +118,25 @@ def _disk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[
     if path.stat().st_size != record["size"]:
         yield f"{whose} has {path.stat().st_size} bytes, not {record['size']}"
     faults = _chunk_faults if record.get("chunks_sha256") else _block_faults
-    yield from faults(path, record, whose)
-    if record["sha256"] is not None and flat_digest(path) != record["sha256"]:
+    yield from faults(path, record, whose, partial(progress, f"verifying {path.name}"))
+    if (
+        record["sha256"] is not None
+        and flat_digest(path, partial(progress, f"sha256 of {path.name}")) != record["sha256"]
+    ):
         yield f"its manifest's sha256 does not match {whose}"
 
 
-def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
+def _block_faults(path: Path, record: Mapping[str, Any], whose: str, progress: OnBytes) -> Iterator[str]:
     """A disk against its tree digest, and against the file of its blocks' digests, which says where it differs."""
     blocks = path.with_name(digests_file(path.name))
     if not record.get("digests"):
-        if chunk_digests(path).tree != record["tree_sha256"]:
+        if chunk_digests(path, progress).tree != record["tree_sha256"]:
             yield f"{whose} has changed"
         return
     if record["digests"]["block_size"] != BLOCK:
         yield f"{blocks.name} has blocks of {record['digests']['block_size']} bytes, but goldsmith uses {BLOCK}"
     try:
-        found = compare_block_digests(path, blocks)
+        found = compare_block_digests(path, blocks, progress)
     except FileNotFoundError:
         yield f"{blocks.name} is missing"
         return
@@ -146,12 +151,12 @@ def _block_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator
         yield f"{blocks.name} has changed: {found.changed} digests do not match {whose}"
 
 
-def _chunk_faults(path: Path, record: Mapping[str, Any], whose: str) -> Iterator[str]:
+def _chunk_faults(path: Path, record: Mapping[str, Any], whose: str, progress: OnBytes) -> Iterator[str]:
     """A disk against the chunks' digests in a manifest of an older version."""
     expected = record["chunks_sha256"]
     if record.get("tree_sha256") not in (None, tree_of(expected)):
         yield f"its manifest's tree_sha256 does not match {whose}"
-    found = chunk_digests(path)
+    found = chunk_digests(path, progress)
     if len(found.chunks) != len(expected):
         yield f"its manifest has {len(expected)} digests of {whose}, not {len(found.chunks)}"
         return

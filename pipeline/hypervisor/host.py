@@ -9,22 +9,22 @@ import pwd
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from lxml import etree
 
 from pipeline.base import process, qemu_img
 from pipeline.base.errors import GoldsmithError
-from pipeline.base.store import FABRIC_USER, Store
+from pipeline.base.store import Store
 from pipeline.hypervisor import accelerator, connection, lock_manager, privileges
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
+from pipeline.hypervisor.finding import Finding, Mark, component
 from pipeline.hypervisor.host_packages import SETUP, install_command
+from pipeline.hypervisor.host_services import judge_endpoints, judge_fabric, judge_facade
 from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
 GIB = 1 << 30
-UNFILTER = "sysctl net.bridge.bridge-nf-call-iptables=0, or let bridged frames pass the FORWARD chain"
 
 #: A build of Debian writes about 4 GiB: base, layers, the VHD. Below the first it cannot, below the second the
 #: store soon needs `goldsmith clean`.
@@ -42,23 +42,6 @@ BOOTSTRAP_TOOLS = {
     "mcopy": "mtools",
     "apt-get": "apt",
 }
-
-Mark = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report. `facts` are for scripts; sizes in bytes, rates in instructions/s."""
-
-    name: str
-    verdict: Mark
-    text: str
-    fix: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.verdict != "ok" and not self.fix:
-            raise ValueError(f"{self.name} is not ok, but has no remedy: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -173,16 +156,10 @@ def _libvirt() -> list[Finding]:
         ("uefi", found.uefi, "OVMF, for generation 2", "ovmf"),
         ("secure-boot", found.secure_boot, "OVMF with Secure Boot", "ovmf"),
     ):
-        findings.append(_there(name, there, text, fix, "fail" if name != "secure-boot" else "warn"))
+        findings.append(component(name, there, text, fix, "fail" if name != "secure-boot" else "warn"))
     swtpm = found.tpm and process.find("swtpm") is not None and process.find("swtpm_setup") is not None
-    findings.append(_there("tpm", swtpm, "swtpm", "swtpm swtpm-tools", "warn"))
+    findings.append(component("tpm", swtpm, "swtpm", "swtpm swtpm-tools", "warn"))
     return findings
-
-
-def _there(name: str, there: bool, text: str, package: str, otherwise: Mark) -> Finding:
-    if there:
-        return Finding(name, "ok", text)
-    return Finding(name, otherwise, f"{text}: missing", install_command(package.split()))
 
 
 def judge_lock_manager(manager: str | None, answers: bool) -> Finding:
@@ -238,48 +215,8 @@ def _provisioning() -> list[Finding]:
     # ansible comes with the virtual environment, beside this interpreter or in PATH
     missing = [name for name in ("ssh", "ssh-keygen") if process.find(name) is None]
     if missing:
-        return [_there("provisioning", False, ", ".join(missing), "openssh-client", "fail")]
+        return [component("provisioning", False, ", ".join(missing), "openssh-client", "fail")]
     return [Finding("provisioning", "ok", "ssh")]
-
-
-def _fabric() -> list[Finding]:
-    """What the local Azure fabric and a build's way out are made of."""
-    tools = {
-        "ip": "iproute2",
-        "nsenter": "util-linux",
-        "dnsmasq": "dnsmasq-base",
-        "slirp4netns": "slirp4netns",
-    }
-    missing = sorted(name for name in tools if process.find(name) is None)
-    if missing:
-        return [_there("fabric", False, ", ".join(missing), " ".join(tools[name] for name in missing), "fail")]
-    if not Path("/proc/self/ns/net").exists():
-        return [Finding("fabric", "fail", "this kernel has no network namespaces", "a kernel with CONFIG_NET_NS")]
-    try:
-        pwd.getpwnam(FABRIC_USER)
-    except KeyError:
-        text = f"the user {FABRIC_USER}, under which VMs' networks are served, does not exist"
-        return [Finding("fabric", "warn", text, SETUP)]
-    if bridges_are_filtered():
-        return [
-            Finding("fabric", "warn", "this host's firewall filters frames between a guest and its network", UNFILTER)
-        ]
-    return [Finding("fabric", "ok", ", ".join(tools))]
-
-
-def _endpoints() -> list[Finding]:
-    """What serves the endpoints of sets of VMs."""
-    if process.find("haproxy") is None:
-        return [_there("endpoints", False, "HAProxy", "haproxy", "warn")]
-    found = re.search(r"version (\S+)", process.run(["haproxy", "-v"], deadline=process.ANSWER).stdout)
-    version = found[1] if found else "of unknown version"
-    return [Finding("endpoints", "ok", f"HAProxy {version}", facts={"version": version})]
-
-
-def bridges_are_filtered() -> bool:
-    """Whether the host's firewall sees what passes a bridge. Docker turns that on, and drops what it knows not."""
-    switch = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    return switch.exists() and switch.read_text().strip() == "1"
 
 
 def _sizes(store: Store) -> list[Finding]:
@@ -388,8 +325,9 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         ("qemu-img", _qemu_img),
         ("bootstrap", _bootstrap),
         ("provisioning", _provisioning),
-        ("fabric", _fabric),
-        ("endpoints", _endpoints),
+        ("fabric", judge_fabric),
+        ("endpoints", judge_endpoints),
+        ("facade", judge_facade),
         ("disk", lambda: _sizes(find_store())),
         ("rights", _rights),
         ("store", lambda: _store(find_store())),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, NotFound
 from pipeline.base.files import RecordDamaged, disk_bytes
@@ -145,10 +146,14 @@ def _layers_of(layers: Layers, disk: Path) -> Iterator[Layer]:
             yield layer
 
 
-def archive_version(store: Store, version: Version, repository: Path, judge: Judge) -> None:
-    """Move a version into an archive; the layers on top of it are deleted. Raises as `archive.archive_version`."""
+def archive_version(
+    store: Store, version: Version, repository: Path, judge: Judge, progress: OnWork = ignore_work
+) -> None:
+    """Move a version into an archive; the layers on top of it are deleted. As `archive.archive_version`."""
     with users_of(store) as used:
-        archive.archive_version(Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used)
+        archive.archive_version(
+            Gallery(store.gallery), version, repository, store.tmp, judge=judge, used=used, progress=progress
+        )
         _drop_above(Layers(store.layers), version)
 
 

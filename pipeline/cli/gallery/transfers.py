@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -24,9 +25,10 @@ from pipeline.cli.gallery.options import (
 from pipeline.cli.usage import unreadable_input
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from pipeline.base.byte_progress import OnWork
     from pipeline.gallery import Version
 
 
@@ -89,20 +91,27 @@ def export(
     Example:
       goldsmith gallery export debian-13 /mnt/usb/debian-13
     """
-    from pipeline.cli.publish import ProgressLine
     from pipeline.gallery.export_import import export as send
     from pipeline.gallery.retention import leased
-    from pipeline.publish.transfer import Follower
 
     gallery = open_gallery()
     version = gallery.get(reference)
+    with _progress() as progress, leased(gallery, version, f"export to {target}"):
+        made = send(version, target.absolute(), judge=evidence_judge([]), progress=progress)
+    print(made)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[OnWork]:
+    """Shows the bytes of what is done on a terminal; elsewhere nothing."""
+    from pipeline.cli.publish import ProgressLine
+    from pipeline.publish.transfer import Follower
+
     line = ProgressLine(quiet=not sys.stderr.isatty())
     try:
-        with leased(gallery, version, f"export to {target}"):
-            made = send(version, target.absolute(), judge=evidence_judge([]), progress=Follower(line))
+        yield Follower(line)
     finally:
         line.close()
-    print(made)
 
 
 def import_version(
@@ -140,9 +149,14 @@ def _import(exported: Path, key: list[Path], allow_unsigned: bool) -> None:
 
     _refuse_unreadable(exported)
     admit = _manifest_digest(exported) if allow_unsigned else None
-    made = receive(
-        open_gallery(), exported, judge=evidence_judge(key, arriving=True, admit=admit), complete=write_local_evidence
-    )
+    with _progress() as progress:
+        made = receive(
+            open_gallery(),
+            exported,
+            judge=evidence_judge(key, arriving=True, admit=admit),
+            complete=write_local_evidence,
+            progress=progress,
+        )
     _admit(made, admit, f"imported from {exported} with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")
     print(f"  goldsmith gallery promote {made.name}@{made.version}    promotes it to golden")
@@ -193,7 +207,8 @@ def archive(
     place = (repository or store.root / "archive").absolute()
     for reference in references:
         version = open_gallery().get(reference)
-        archive_version(store, version, place, judge)
+        with _progress() as progress:
+            archive_version(store, version, place, judge, progress)
         print(f"{version.name} {version.version} is in {place}")
 
 
@@ -219,8 +234,16 @@ def restore(
         digests.append(_manifest_digest(folder) if allow_unsigned else None)
         return evidence_judge([], admit=digests[-1])(folder, manifest)
 
-    made = restore_version(
-        open_gallery(), name, version, place, store.tmp, judge=judge, complete=write_local_evidence
-    )
+    with _progress() as progress:
+        made = restore_version(
+            open_gallery(),
+            name,
+            version,
+            place,
+            store.tmp,
+            judge=judge,
+            complete=write_local_evidence,
+            progress=progress,
+        )
     _admit(made, digests[-1] if digests else None, "restored from the archive with --allow-unsigned")
     print(f"{made.name} {made.version}  {made.disk}")

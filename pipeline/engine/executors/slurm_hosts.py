@@ -11,7 +11,7 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.files import Shape, parse_json
 from pipeline.engine.executors.slurm_settings import SlurmSettings
 from pipeline.evidence import signing
-from pipeline.hypervisor.host import Finding
+from pipeline.hypervisor.finding import Finding
 
 #: How many workers are asked at once.
 AT_ONCE = 16

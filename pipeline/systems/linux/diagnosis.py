@@ -11,7 +11,7 @@ from pipeline.cache.layers import Image
 from pipeline.disk.facts import read_files
 from pipeline.fabric import Exchange, Report
 from pipeline.guest.sshd_log import sshd_reason
-from pipeline.hypervisor.host import UNFILTER, bridges_are_filtered
+from pipeline.hypervisor.host_services import UNFILTER, bridges_are_filtered
 
 #: The agents' own logs on a Linux guest's disk, and what of them is worth a sentence.
 AGENT_LOGS = ("/var/log/waagent.log", "/var/log/cloud-init.log")

@@ -15,9 +15,11 @@ from pipeline.base.errors import HostError
 from pipeline.cli import doctor
 from pipeline.cli.environment import locate_store
 from pipeline.disk import sandbox
-from pipeline.hypervisor import host
+from pipeline.hypervisor import host, host_services
 from pipeline.hypervisor.accelerator import Verdict
-from pipeline.hypervisor.host import GIB, Finding, Firmware
+from pipeline.hypervisor.finding import Finding
+from pipeline.hypervisor.host import GIB, Firmware
+from pipeline.hypervisor.host_packages import SETUP
 
 CAPABILITIES = """
 <domainCapabilities>
@@ -203,3 +205,10 @@ def without_libseccomp(folder: Path) -> Any:
         return start(argv, env={**env, "LD_LIBRARY_PATH": str(folder)}, **named)
 
     return open_child
+
+
+def test_a_host_without_the_user_of_the_facade_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_services, "FACADE_USER", "nobody-of-that-name")
+    (finding,) = host_services.judge_facade()
+    assert (finding.name, finding.verdict, finding.fix) == ("facade", "warn", SETUP)
+    assert "nobody-of-that-name" in finding.text

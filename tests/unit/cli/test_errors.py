@@ -21,7 +21,7 @@ from pipeline.cli.app import app
 from pipeline.definition import Definition
 from pipeline.evidence import signing
 from pipeline.gallery import Version
-from pipeline.hypervisor.host import Finding
+from pipeline.hypervisor.finding import Finding
 from pipeline.nightly.refresh import FAILED, UNCHANGED, ImageResult
 from pipeline.systems import registry
 from pipeline.vhd.sparse import open_sparse

@@ -23,9 +23,14 @@ from pipeline.engine import runner, stage
 from pipeline.engine.executors import ThisProcess
 from pipeline.engine.plan import explain, root_needed_for
 from pipeline.gallery import Gallery
+from pipeline.stages import STAGE_NAMES
 
 ENGINE = Path(pipeline.__file__).parent / "engine"
 NAMES = stage.stage_names()
+
+
+def test_a_shell_completes_the_stages_that_there_are() -> None:
+    assert stage.stage_names() == STAGE_NAMES
 
 
 @dataclass

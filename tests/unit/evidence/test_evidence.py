@@ -382,6 +382,40 @@ def test_an_archive_that_cannot_be_read_names_the_cause(
     assert "borg check" in str(caught.value.hint)
 
 
+def test_archive_restore_and_import_tell_their_progress(
+    gallery: Gallery, key: signing.SigningKey, tmp_path: Path
+) -> None:
+    old, seen = captured(gallery, key), dict[str, tuple[int, int]]()
+    captured(gallery, key)
+
+    def progress(what: str, done: int, total: int) -> None:
+        assert 0 <= done <= total, what
+        seen[what] = done, total
+
+    repository = tmp_path / "archive"
+    archive.archive_version(
+        gallery, old, repository, tmp_path, judge=trusting(key), used=lambda _version: "", progress=progress
+    )
+    title = f"web {old.version}"
+    assert {f"archiving {title}", f"unpacking {title}", "verifying disk.vhd"} <= seen.keys()
+    assert seen[f"archiving {title}"][0] > 0 and seen[f"unpacking {title}"][0] > 0
+    seen.clear()
+    back = archive.restore_version(
+        gallery,
+        "web",
+        old.version,
+        repository,
+        tmp_path,
+        judge=trusting(key),
+        complete=write_local_evidence,
+        progress=progress,
+    )
+    assert {f"unpacking {title}", "copying disk.vhd", "verifying disk.vhd"} <= seen.keys()
+    seen.clear()
+    import_version(Gallery(tmp_path / "other"), export(back, tmp_path / "parcel"), progress=progress)
+    assert {what: done == total for what, (done, total) in seen.items()}["copying disk.vhd"]
+
+
 def test_what_is_in_use_is_not_archived(gallery: Gallery, key: signing.SigningKey, tmp_path: Path) -> None:
     golden = captured(gallery, key)
     with pytest.raises(UsageError, match="is in use: golden"):

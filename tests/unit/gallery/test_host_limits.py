@@ -23,7 +23,7 @@ def test_a_master_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.Monk
     gallery = Gallery(tmp_path / "gallery")
     capture(gallery)
 
-    def refuse(_path: Path) -> None:
+    def refuse(_path: Path, *_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(integrity, "manifest_of", refuse)
@@ -36,7 +36,7 @@ def test_a_disk_that_cannot_be_read_is_damaged(tmp_path: Path, monkeypatch: pyte
     gallery = Gallery(tmp_path / "gallery")
     made = capture(gallery)
 
-    def refuse(_path: Path) -> None:
+    def refuse(_path: Path, *_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(integrity, "chunk_digests", refuse)

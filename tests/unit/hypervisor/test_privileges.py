@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cli.environment import locate_store
 from pipeline.hypervisor import host, privileges
-from pipeline.hypervisor.host import Finding
+from pipeline.hypervisor.finding import Finding
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give rights up")
 LOOK = "import json; from pipeline.hypervisor import privileges as p; print(json.dumps([[l.name, l.text, l.fix] for l in p.find_lacks()]))"  # fmt: skip # noqa: E501
