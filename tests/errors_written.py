@@ -19,6 +19,14 @@ WRITTEN = {
         "apt-get install --only-upgrade debian-archive-keyring",
     ),
     "cannot-read": ("a file of the target cannot be read", _OPEN),
+    "certificate-invalid": (
+        "the file has no private key with its certificate that an agent could use",
+        "name a PEM file with both, or PKCS#12 without a password: openssl pkcs12 -in FILE -nodes -out FILE.pem",
+    ),
+    "certificate-not-taken": (
+        "the guest's agent did not take the VM's certificate",
+        "only waagent takes certificates: install and enable it in the image; goldsmith vm logs shows its requests",
+    ),
     "clone-timeout": ("a clone did not become reachable in time", _LOGS),
     "console-silent": (
         "the serial console shows nothing: the guest did not boot, or does not use this console",

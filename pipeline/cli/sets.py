@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -70,8 +71,10 @@ def list_all(as_json: AsJson = False) -> None:
 def to_json(fleet: Fleet, found: SetRecord, vms: list[tuple[Record, Reality]]) -> dict[str, Any]:
     """A set's fields in `--json`, with its VMs. `vms`: all VMs with their states."""
     from pipeline.cli.vm.listing import address_of
+    from pipeline.instances.fleet import CERTIFICATE
     from pipeline.instances.set_records import number_of
     from pipeline.instances.state import describe
+    from pipeline.operations.certificates import describe_certificate
 
     members = sorted(
         ((record, reality) for record, reality in vms if record.set == found.name),
@@ -84,6 +87,7 @@ def to_json(fleet: Fleet, found: SetRecord, vms: list[tuple[Record, Reality]]) -
         "faultDomains": found.fault_domains,
         "updateDomains": found.update_domains,
         "versions": sorted({f"{record.image}@{record.version}" for record, _ in members}),
+        "certificate": describe_certificate(fleet.sets.read_file(found.name, CERTIFICATE)),
         "running": sum(reality.is_on for _, reality in members),
         "vms": [
             {
@@ -96,6 +100,7 @@ def to_json(fleet: Fleet, found: SetRecord, vms: list[tuple[Record, Reality]]) -
                 "status": describe(record, reality),
                 "agent": str(reality.agent.state) if reality.is_on else "",
                 "drained": record.drained,
+                "certificate": describe_certificate(fleet.instances.read_file(record.name, CERTIFICATE)),
                 "address": address_of(fleet, record),
             }
             for record, reality in members
@@ -119,6 +124,8 @@ def show(name: SetName, as_json: AsJson = False) -> None:
         return
     domains = f"{count_of(record.fault_domains, 'fault domain')}, {count_of(record.update_domains, 'update domain')}"
     print(f"{name}  {record.image}, {count_of(len(found['vms']), 'VM')}, {domains}")
+    if (certificate := found["certificate"]) is not None:
+        print(f"certificate {certificate['thumbprint']}, {certificate['subject']}, until {certificate['notAfter']}")
     rows = [
         (
             each["name"],
@@ -217,6 +224,14 @@ def upgrade(
             autocompletion=completion.complete_reference,
         ),
     ] = None,
+    certificate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="A new certificate with its private key, PEM or PKCS#12, for all VMs (default: the set's).",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Reimage the VMs of a set from another version, one update domain after the other, without lost requests.
@@ -226,17 +241,30 @@ def upgrade(
     Examples:
       goldsmith set upgrade shop
       goldsmith set upgrade shop --to golden
+      goldsmith set upgrade shop --certificate shop.pem
     """
     from dataclasses import asdict
 
     from pipeline.cli.show import print_json
-    from pipeline.operations.upgrade import upgrade_set
+    from pipeline.cli.vm.option_values import read_certificate
+    from pipeline.instances.fleet import CERTIFICATE
+    from pipeline.operations.sets import change_files
+    from pipeline.operations.upgrade import choose_target, renewed_files, upgrade_set
 
     fleet = open_fleet("upgrade", noun="set ")
     fleet.keep_fabric()
     with notifying("vm", name):
+        if certificate is not None:
+            content = read_certificate(certificate)
+            choose_target(fleet, name, to)  # raises, before anything is changed
+            change_files(fleet, name, {CERTIFICATE: content})
         done = upgrade_set(
-            fleet, name, to, lambda text: print(f"{name}: {text}", flush=True), on_begun=_print_new_password
+            fleet,
+            name,
+            to,
+            lambda text: print(f"{name}: {text}", flush=True),
+            on_begun=_print_new_password,
+            files=renewed_files(fleet, name),
         )
     if as_json:
         print_json(asdict(done))

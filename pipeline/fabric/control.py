@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 #: Raised when a question or an answer changes: a command ends a server of another version and starts its own.
-PROTOCOL = 3
+PROTOCOL = 4
 #: Seconds for one question: the server answers from memory and writes a small file at most.
 DEADLINE = 10.0
 #: Bytes of a question: custom data and user data have 64 KiB each at most on Azure, and are written in base64.

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.fabric import limits, wireserver
 from pipeline.fabric.extension import HandlerStatus
 from pipeline.fabric.instance import WIRESERVER, Event, Exchange, Instance, Report, Request, Response
+from pipeline.fabric.registration import CertificateState
 
 EXCHANGE_LOG, DHCP_LOG = "fabric.jsonl", "dhcp.log"
 
@@ -30,6 +31,7 @@ class GuestRecord:
         self.exchanges: deque[Exchange] = deque(maxlen=kept)
         self.reports: deque[Report] = deque(maxlen=limits.KEPT_REPORTS)
         self.events: deque[Event] = deque(maxlen=limits.KEPT_EVENTS)
+        self.certificate = CertificateState.NONE
         self._extensions: dict[str, HandlerStatus] = {}
         self._log_left = limits.LOG
         self._log = logs / EXCHANGE_LOG
@@ -60,6 +62,7 @@ class GuestRecord:
             self.exchanges.clear()
             self.events.clear()
             self._extensions.clear()
+            self.certificate = CertificateState.NONE
             self._began = time.monotonic()
 
     def asked(self) -> list[Exchange]:
@@ -77,6 +80,8 @@ class GuestRecord:
         with self._lock:
             self.exchanges.append(exchange)
             self.events += events
+            if request.host == WIRESERVER and response.status == 200:
+                self.certificate = _certificate_after(self.certificate, request)
             if statuses:
                 self._extensions = {status.name: status for status in statuses}
             if report is not None:
@@ -111,6 +116,16 @@ class GuestRecord:
         self._log_left -= len(line)
         with self._log.open("a") as log:
             log.write(line)
+
+
+def _certificate_after(before: CertificateState, request: Request) -> CertificateState:
+    """What the agent has of the VM's certificate after a request that was answered."""
+    if before is CertificateState.NONE and wireserver.is_certificates(request):
+        return CertificateState.FETCHED
+    # waagent writes the files of a goal state, then reports its status
+    if before is CertificateState.FETCHED and wireserver.is_status(request):
+        return CertificateState.TAKEN
+    return before
 
 
 def _kept_request(request: Request) -> Request:

@@ -65,7 +65,8 @@ class Instance:
 
     `address` is pinned to `mac`; the guest's gateway is the first address of its /29. `custom_data` is on the
     provisioning medium, `user_data` in the metadata service, or on the `site`. With an `extension` its goal state
-    names that, and the VM's certificate is the extension's.
+    names that, and the VM's certificate is the extension's; else it is `certificate`, a PEM with its key, where there
+    is one.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Instance:
     #: The VM's places in its availability set.
     fault_domain: int = 0
     update_domain: int = 0
+    certificate: bytes = field(default=b"", repr=False)
     provisioned: bool = True  # else Azure has nothing for it: the classic portal's Start of a generalized VM
 
     @property

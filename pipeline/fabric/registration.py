@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipeline.definition import DataDisk
@@ -11,7 +11,10 @@ from pipeline.fabric.instance import Instance
 
 @dataclass(frozen=True)
 class ProvisioningData:
-    """The data of a VM that the fabric needs. `instance_id` is a UUID, also of its domain. No password is in it."""
+    """The data of a VM that the fabric needs. `instance_id` is a UUID, also of its domain. No password is in it.
+
+    `certificate`: the PEM of the VM's own certificate with its private key; empty without one.
+    """
 
     instance_id: str
     name: str
@@ -25,6 +28,7 @@ class ProvisioningData:
     outside: bool = False
     fault_domain: int = 0
     update_domain: int = 0
+    certificate: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,20 @@ class AgentState(StrEnum):
     FAILED = "failed"
 
 
+class CertificateState(StrEnum):
+    """What the agent did with the VM's certificate: it fetched it, then it reported the status of that goal state."""
+
+    NONE = "none"
+    FETCHED = "fetched"
+    TAKEN = "taken"
+
+
 @dataclass(frozen=True)
 class AgentStatus:
     """The state, with the guest's own text (bounded by `limits.KEPT_WORDS`).
 
     `time`: when the report that made this state came. `heard`: the last request of any kind. UTC, ISO 8601.
+    `certificate`: whether the agent has the VM's certificate since then.
     """
 
     state: AgentState = AgentState.NONE
@@ -58,3 +71,4 @@ class AgentStatus:
     description: str = ""
     time: str | None = None
     heard: str | None = None
+    certificate: CertificateState = CertificateState.NONE

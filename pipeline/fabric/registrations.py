@@ -22,7 +22,7 @@ from pipeline.definition import DataDisk
 from pipeline.fabric import limits
 from pipeline.fabric.guest_record import DHCP_LOG, EXCHANGE_LOG, parse_exchange
 from pipeline.fabric.instance import Exchange, Instance
-from pipeline.fabric.registration import AgentState, AgentStatus, ProvisioningData
+from pipeline.fabric.registration import AgentState, AgentStatus, CertificateState, ProvisioningData
 from pipeline.network.namespaces import address_of
 
 STATUS = "status.json"
@@ -56,6 +56,7 @@ class Registration:
             provisioned=data.provisioned,
             fault_domain=data.fault_domain,
             update_domain=data.update_domain,
+            certificate=data.certificate,
         )
 
 
@@ -85,6 +86,7 @@ class RegistrationShape(Shape):
     suspended: bool
     fault_domain: Annotated[int, Field(ge=0)] = 0
     update_domain: Annotated[int, Field(ge=0)] = 0
+    certificate: str = ""
 
     @classmethod
     def advice(cls) -> str:
@@ -97,6 +99,7 @@ class StatusShape(Shape):
     description: Annotated[str, Field(max_length=limits.KEPT_WORDS)]
     time: Annotated[str, Field(max_length=32)] | None
     heard: Annotated[str, Field(max_length=32)] | None
+    certificate: Literal["none", "fetched", "taken"] = "none"
 
 
 def to_json(registration: Registration) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def to_json(registration: Registration) -> dict[str, Any]:
         "outside": data.outside,
         "fault_domain": data.fault_domain,
         "update_domain": data.update_domain,
+        "certificate": base64.b64encode(data.certificate).decode(),
         "mac": registration.mac,
         "number": registration.number,
         "suspended": registration.suspended,
@@ -125,9 +129,10 @@ def from_json(found: dict[str, Any]) -> Registration:
     names = ("instance_id", "name", "user", "public_key", "provisioned", "network", "outside")
     data = ProvisioningData(
         **{name: found[name] for name in names},
-        # registrations of older versions lack the domains
+        # registrations of older versions lack the domains and the certificate
         fault_domain=found.get("fault_domain", 0),
         update_domain=found.get("update_domain", 0),
+        certificate=base64.b64decode(found.get("certificate", ""), validate=True),
         custom_data=base64.b64decode(found["custom_data"], validate=True),
         user_data=base64.b64decode(found["user_data"], validate=True),
         data_disks=tuple(
@@ -207,8 +212,9 @@ class Registrations:
         found = read_usable(self.records / instance_id / STATUS, StatusShape, limit=1 << 16)
         if found is None:
             return AgentStatus()
-        fields = {name: found[name] for name in StatusShape.model_fields}
-        return AgentStatus(**{**fields, "state": AgentState(found["state"])})
+        fields = {name: found[name] for name in StatusShape.model_fields if name in found}
+        certificate = CertificateState(found.get("certificate", CertificateState.NONE))
+        return AgentStatus(**{**fields, "state": AgentState(found["state"]), "certificate": certificate})
 
     def logs(self, instance_id: str) -> dict[str, Path]:
         paths = (self.records / instance_id / name for name in (EXCHANGE_LOG, DHCP_LOG))

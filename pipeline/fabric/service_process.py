@@ -28,9 +28,10 @@ from pipeline.base.files import parse_json, read_usable, write_json
 from pipeline.disk import confinement
 from pipeline.disk.confinement import TOOL_REFUSALS, Applied
 from pipeline.fabric import control, wireserver
-from pipeline.fabric.certificates import make_key_pair, sealed
+from pipeline.fabric.certificates import load_key_pair, make_key_pair, read_certificate, sealed
 from pipeline.fabric.guest_record import GuestRecord
 from pipeline.fabric.instance import Report, Request
+from pipeline.fabric.registration import CertificateState
 from pipeline.fabric.registrations import STATUS, Registration, RegistrationShape, StatusShape, from_json
 from pipeline.fabric.serving import FabricServer
 from pipeline.network.namespaces import enter
@@ -65,12 +66,15 @@ class ServedGuest(GuestRecord):
         self._status.setdefault("state", "none")
         self._status.setdefault("substatus", "")
         self._status.setdefault("description", "")
+        self._status.setdefault("certificate", CertificateState.NONE)
+        self.certificate = CertificateState(self._status["certificate"])
         self._noted = 0.0
         self._status_lock = threading.Lock()
 
     def begin(self) -> None:
         super().begin()
-        self._change(state="none", substatus="", description="", time=None, heard=None)
+        empty = {"state": "none", "substatus": "", "description": "", "certificate": CertificateState.NONE}
+        self._change(**empty, time=None, heard=None)
 
     def note(self, report: Report | None) -> None:
         """Record the time of the guest's request, and its report if it made one."""
@@ -82,10 +86,11 @@ class ServedGuest(GuestRecord):
                 state = "provisioning"
             changed = state != self._status["state"]
             due = time.monotonic() - self._noted >= HEARD_EVERY
-            if not (changed or due):
+            certificate = self.certificate
+            if not (changed or due or certificate != self._status["certificate"]):
                 return
             moment = now()
-            fields: dict[str, Any] = {"heard": moment}
+            fields: dict[str, Any] = {"heard": moment, "certificate": certificate}
             if changed:
                 fields |= {"state": state, "time": moment, "substatus": "", "description": ""}
                 if report is not None:
@@ -272,6 +277,7 @@ def load_everything() -> None:
         "x".encode(name)
     wireserver.health_report(Request("POST", 80, "/machine?comp=health", body=b"<Health/>"))
     pair = make_key_pair("warm")
+    load_key_pair(read_certificate(pair.bundle))
     # with a certificate that can be used: a refused one does not reach the modules that seal
     sealed(pair, base64.b64encode(pair.certificate.public_bytes(Encoding.DER)).decode())
 

@@ -21,7 +21,7 @@ from lxml import etree
 
 from pipeline.base.errors import GoldsmithError
 from pipeline.fabric import extension
-from pipeline.fabric.certificates import make_key_pair, sealed
+from pipeline.fabric.certificates import KeyPair, load_key_pair, make_key_pair, sealed
 from pipeline.fabric.instance import HTTP_PORT, PLUGIN_PORT, WIRESERVER, Event, Instance, Report, Request, Response
 from pipeline.fabric.limits import KEPT_EVENTS, KEPT_WORDS, LARGEST_DOCUMENT
 
@@ -209,6 +209,13 @@ def extensions_config(instance: Instance, _request: Request) -> Response:
     return _xml(root)
 
 
+def _key_pair_of(instance: Instance) -> KeyPair:
+    """The VM's certificate: of its extension, its user's, or a new one."""
+    if instance.extension is not None:
+        return instance.extension.pair
+    return load_key_pair(instance.certificate) if instance.certificate else make_key_pair(instance.name)
+
+
 class _Seals:
     """Sealed certificates: only one is made for a guest at a time, and finished ones are reused.
 
@@ -222,7 +229,7 @@ class _Seals:
 
     def get(self, instance: Instance, transport: str) -> bytes:
         """Raises GoldsmithError as `sealed` does, or where another one of this guest's is being made."""
-        key = (instance.vm_id, hashlib.sha256(transport.encode()).hexdigest())
+        key = (instance.vm_id, hashlib.sha256(transport.encode() + b"\0" + instance.certificate).hexdigest())
         with self._lock:
             if key in self._kept:
                 return self._kept[key]
@@ -230,8 +237,7 @@ class _Seals:
                 raise GoldsmithError("another certificate for this machine is being created", name="fabric-busy")
             self._busy.add(instance.vm_id)
         try:
-            offered = instance.extension
-            made = sealed(offered.pair if offered else make_key_pair(instance.name), transport)
+            made = sealed(_key_pair_of(instance), transport)
         finally:
             with self._lock:
                 self._busy.discard(instance.vm_id)
@@ -331,9 +337,19 @@ def answer(instance: Instance, request: Request) -> Response | None:
     return handler(instance, request) if handler else None
 
 
+def is_status(request: Request) -> bool:
+    """Whether a request is an agent's status, which it sends after it has taken a goal state."""
+    return (request.method, request.port, request.path) == ("PUT", PLUGIN_PORT, "/status")
+
+
+def is_certificates(request: Request) -> bool:
+    """Whether a request asks for the VM's certificates."""
+    return request.method == "GET" and request.query.get("comp", "").lower() == "certificates"
+
+
 def handler_statuses(request: Request) -> list[extension.HandlerStatus]:
     """An agent's report about its extensions, if this request is a status that can be read."""
-    if (request.method, request.port, request.path) != ("PUT", PLUGIN_PORT, "/status"):
+    if not is_status(request):
         return []
     return extension.read_statuses(request.body)
 

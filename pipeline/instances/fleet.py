@@ -38,8 +38,9 @@ from pipeline.instances.state import Reality, reconcile
 
 log = logging.getLogger("goldsmith.waits")
 
-#: The files of an instance's custom data and user data, which may hold secrets: 0600.
-CUSTOM_DATA, USER_DATA = "custom-data", "user-data"
+#: The files of an instance's custom data and user data, and of its certificate with its private key (PEM). They may
+#: hold secrets: 0600.
+CUSTOM_DATA, USER_DATA, CERTIFICATE = "custom-data", "user-data", "certificate"
 
 
 class Fleet:
@@ -291,6 +292,7 @@ class Fleet:
             outside=record.outside,
             fault_domain=record.fault_domain,
             update_domain=record.update_domain,
+            certificate=self.instances.read_file(record.name, CERTIFICATE),
         )
         return service.ensure(self.store).attach(data)
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.base import process
 from pipeline.base.errors import BuildError, CheckFailed, GoldsmithError, HostError, UsageError
@@ -24,10 +24,11 @@ from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.agent import ServiceRecord, greets
 from pipeline.instances.budget import Demand
 from pipeline.instances.disks import create_disks, disk_size
-from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
+from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.power import spec_of, switch_on
 from pipeline.instances.record import Operation, Record, check_name, new_id
 from pipeline.instances.sizes import Size
+from pipeline.operations.certificates import wait_certificate
 from pipeline.systems import registry
 from pipeline.systems.base import AwaitedBoot, GuestSystem
 
@@ -50,6 +51,8 @@ class Wishes:
     size: Size | None = None
     custom_data: bytes = b""
     user_data: bytes = b""
+    #: The PEM of its certificate with the private key, as `read_certificate` gives it.
+    certificate: bytes = field(default=b"", repr=False)
     generation: int | None = None
     secure: bool = False
     network: str | None = None
@@ -222,9 +225,14 @@ def _reserve(fleet: Fleet, record: Record, wishes: Wishes) -> Record:
         disk = record.disk_size + record.resource_size
         budget.refuse_excess(record.name, Demand(record.cpus, record.memory, disk))
         record = fleet.sets.deal_domains(record, others)
-        files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data}
-        fleet.instances.add(record, {name: data for name, data in files.items() if data})
+        fleet.instances.add(record, files_of(wishes))
         return record
+
+
+def files_of(wishes: Wishes) -> dict[str, bytes]:
+    """The files that a VM, or a set, has by these wishes."""
+    files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data, CERTIFICATE: wishes.certificate}
+    return {name: data for name, data in files.items() if data}
 
 
 def launch(fleet: Fleet, record: Record) -> str | None:
@@ -258,6 +266,9 @@ def wait_ready(
         on_progress("Starting (provisioning)")
         try:
             system_of(record).wait_provisioned(_first_boot(fleet, record, machine, on_progress))
+            if fleet.instances.read_file(name, CERTIFICATE):
+                on_progress("waiting until its agent has the certificate")
+                wait_certificate(store, record, machine)
         except GoldsmithError as error:
             return _fail(fleet, record, operation, error)
         finally:

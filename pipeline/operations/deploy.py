@@ -18,10 +18,10 @@ from pipeline.base.runs import now
 from pipeline.definition.document import Place
 from pipeline.instances.deployment_records import DeploymentRecord
 from pipeline.instances.endpoint_records import EndpointRecord
-from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
+from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.set_records import SetRecord, members_of
-from pipeline.operations.create import Creation, OnProgress, choose_master, plan, wait_ready
+from pipeline.operations.create import Creation, OnProgress, choose_master, files_of, plan, wait_ready
 from pipeline.operations.create import Wishes as VmWishes
 from pipeline.operations.delete import delete
 from pipeline.operations.endpoints import EndpointWishes, add_endpoint, read_probe, remove_endpoint
@@ -32,7 +32,7 @@ from pipeline.operations.start import start
 from pipeline.operations.upgrade import Renew, is_behind, upgrade_set
 
 #: The files that a deployment gives the VMs of its sets.
-FILES = (CUSTOM_DATA, USER_DATA)
+FILES = (CUSTOM_DATA, USER_DATA, CERTIFICATE)
 #: The key of the file that an error of a VM's wishes is about.
 _KEYS = {
     "gallery-unknown": "image",
@@ -214,7 +214,7 @@ def _change_set(fleet: Fleet, wanted: WantedSet, found: SetRecord, means: Means)
         smaller = partial(shrink, fleet, name, wanted.count, _on_delete(means))
         steps.append(Step(f"set {name}: delete {', '.join(surplus)}", smaller, surplus))
         vms = vms[: wanted.count]
-    files = {CUSTOM_DATA: wanted.wishes.custom_data, USER_DATA: wanted.wishes.user_data}
+    files = {**dict.fromkeys(FILES, b""), **files_of(wanted.wishes)}
     changed = [file for file, data in files.items() if fleet.sets.read_file(name, file) != data]
     if changed:
         words = " and ".join(file.replace("-", " ") for file in changed)

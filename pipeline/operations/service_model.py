@@ -28,6 +28,7 @@ from pipeline.instances.set_records import (
     UPDATE_DOMAINS,
 )
 from pipeline.instances.sizes import SMALLEST_RESOURCE_DISK, Size, find_size
+from pipeline.operations.certificates import read_certificate_file
 from pipeline.operations.create import LARGEST_DATA, Wishes, is_public_key
 from pipeline.operations.endpoints import LOOPBACK, EndpointWishes, read_probe
 from pipeline.operations.sets import MOST_VMS, Domains
@@ -72,6 +73,15 @@ def _data(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _certificate(value: str, info: ValidationInfo) -> str:
+    path = rules.project_of(info) / value
+    try:
+        read_certificate_file(path)
+    except UsageError as error:
+        raise Wrong(error.message.replace(str(path), shown(value)), error.hint or "") from None
+    return value
+
+
 def _public_key(value: str, info: ValidationInfo) -> str:
     try:
         text = (rules.project_of(info) / value).read_text().strip()
@@ -85,6 +95,7 @@ def _public_key(value: str, info: ValidationInfo) -> str:
 _Name = Annotated[str, AfterValidator(rules.matches(INSTANCE_NAME.pattern, _NAME_RULE))]
 _File = Annotated[Text, AfterValidator(rules.existing("", "file"))]
 _DataFile = Annotated[_File, AfterValidator(_data)]
+_CertificateFile = Annotated[_File, AfterValidator(_certificate)]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -101,6 +112,7 @@ class SetPart(Part):
     ssh_key: Annotated[_File, AfterValidator(_public_key)] | None = None
     custom_data: _DataFile | None = None
     user_data: _DataFile | None = None
+    certificate: _CertificateFile | None = None
     settings: dict[str, str] | None = Field(default=None, description="User data as a JSON object of texts.")
     generation: Generation | None = None
     secure_boot: bool = False
@@ -180,7 +192,8 @@ def load_service(path: Path, default_key: str) -> Service:
     )
     digest = hashlib.sha256(raw)
     for wanted in sets:
-        digest.update(wanted.wishes.custom_data + b"\0" + wanted.wishes.user_data + b"\0")
+        wishes = wanted.wishes
+        digest.update(wishes.custom_data + b"\0" + wishes.user_data + b"\0" + wishes.certificate + b"\0")
     return Service(path.stem, str(path.absolute()), digest.hexdigest(), sets, endpoints, document)
 
 
@@ -257,6 +270,7 @@ def _wanted_set(folder: Path, name: str, part: SetPart, default_key: str) -> Wan
         size=chosen,
         custom_data=content(part.custom_data),
         user_data=_settings(part) if part.settings is not None else content(part.user_data),
+        certificate=read_certificate_file(folder / part.certificate) if part.certificate is not None else b"",
         generation=part.generation,
         secure=part.secure_boot,
         network=part.network,

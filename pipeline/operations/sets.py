@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.base.runs import now
 from pipeline.instances.endpoints import drain, endpoints_of, wait_drained
-from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
+from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.set_records import (
     FAULT_DOMAINS,
@@ -19,7 +19,7 @@ from pipeline.instances.set_records import (
     number_of,
 )
 from pipeline.instances.sizes import Size
-from pipeline.operations.create import Wishes, plan
+from pipeline.operations.create import Wishes, files_of, plan
 from pipeline.operations.delete import delete
 from pipeline.operations.start import start
 from pipeline.operations.stop import stop
@@ -72,8 +72,7 @@ def ensure_set(fleet: Fleet, name: str, wishes: Wishes, domains: Domains | None 
             fault_domains=wanted.fault or FAULT_DOMAINS,
             update_domains=wanted.update or UPDATE_DOMAINS,
         )
-        files = {CUSTOM_DATA: wishes.custom_data, USER_DATA: wishes.user_data}
-        fleet.sets.add(made, {file: data for file, data in files.items() if data})
+        fleet.sets.add(made, files_of(wishes))
         return True
 
 
@@ -113,6 +112,7 @@ def wishes_of(fleet: Fleet, found: SetRecord, name: str) -> Wishes:
         size=Size(found.size, found.cpus, found.memory),
         custom_data=fleet.sets.read_file(found.name, CUSTOM_DATA),
         user_data=fleet.sets.read_file(found.name, USER_DATA),
+        certificate=fleet.sets.read_file(found.name, CERTIFICATE),
         generation=found.generation,
         secure=found.secure,
         network=found.network,

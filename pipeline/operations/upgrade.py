@@ -18,7 +18,7 @@ from pipeline.base.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery import Version
 from pipeline.instances.endpoints import drain, wait_drained, wait_serving
-from pipeline.instances.fleet import Fleet
+from pipeline.instances.fleet import CERTIFICATE, Fleet
 from pipeline.instances.record import Record
 from pipeline.operations.create import Creation, OnProgress, choose_master, forget, wait_ready
 from pipeline.operations.reimage import begin, version_reference
@@ -112,6 +112,11 @@ def upgrade_set(
         fleet.sets.save(replace(fleet.sets.get(name), image=name_target(fleet, name, to)))
     current = tuple(record.name for record in vms if record not in behind)
     return Upgrade(reference, tuple(done), current, left)
+
+
+def renewed_files(fleet: Fleet, name: str) -> tuple[str, ...]:
+    """The files for `upgrade_set` that VMs of a set have from it: its certificate, if it has one."""
+    return (CERTIFICATE,) if fleet.sets.read_file(name, CERTIFICATE) else ()
 
 
 def is_behind(fleet: Fleet, record: Record, reference: str, files: Collection[str]) -> bool:

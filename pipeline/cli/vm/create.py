@@ -19,7 +19,13 @@ from pipeline.cli.hooks import notifying
 from pipeline.cli.show import print_error, print_json
 from pipeline.cli.vm.deployment import deploy
 from pipeline.cli.vm.disk import Caching
-from pipeline.cli.vm.option_values import choose_size, read_data, read_public_key, read_resource_size
+from pipeline.cli.vm.option_values import (
+    choose_size,
+    read_certificate,
+    read_data,
+    read_public_key,
+    read_resource_size,
+)
 from pipeline.cli.vm.options import Name, align, end_events, open_fleet, print_password, say
 
 if TYPE_CHECKING:
@@ -98,6 +104,14 @@ def create(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--user-data", metavar="FILE", help="User data in the metadata service, at most 64 KiB (default: none)."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="A certificate with its private key, PEM or PKCS#12, that the VM's agent gets (default: none).",
         ),
     ] = None,
     generation: Annotated[
@@ -192,7 +206,7 @@ def create(
 
     if template is not None:
         others = [size, cpus, memory, ssh_key, custom_data, user_data, generation, network, resource_disk, count]
-        others += [in_set, fault_domains, update_domains]
+        others += [certificate, in_set, fault_domains, update_domains]
         if name or image or secure_boot or outside or any(each not in ("", None) for each in others):
             raise UsageError(
                 "--template cannot be combined with NAME, --image and the options of a VM",
@@ -219,6 +233,7 @@ def create(
         size=choose_size(size, cpus, memory),
         custom_data=read_data(custom_data),
         user_data=read_data(user_data),
+        certificate=read_certificate(certificate),
         generation=generation,
         secure=secure_boot,
         network=network,

@@ -72,7 +72,9 @@ def address_of(fleet: Fleet, record: Record) -> str | None:
 
 def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
     """A VM's fields in `--json`; `instanceView` has Azure's form."""
+    from pipeline.instances.fleet import CERTIFICATE
     from pipeline.instances.state import describe, instance_view, power_state, provisioning_state
+    from pipeline.operations.certificates import describe_certificate
 
     return {
         "name": record.name,
@@ -95,6 +97,7 @@ def to_json(fleet: Fleet, record: Record, reality: Reality) -> dict[str, Any]:
         "faultDomain": record.fault_domain,
         "updateDomain": record.update_domain,
         "drained": record.drained,
+        "certificate": describe_certificate(fleet.instances.read_file(record.name, CERTIFICATE)),
         "outside": record.outside,
         "status": describe(record, reality),
         "provisioningState": provisioning_state(record),
@@ -152,7 +155,9 @@ def show(name: Name, as_json: AsJson = False) -> None:
       goldsmith vm show web
     """
     from pipeline.cli.show import print_json
+    from pipeline.instances.fleet import CERTIFICATE
     from pipeline.instances.state import describe, instance_view
+    from pipeline.operations.certificates import describe_certificate
 
     fleet = open_fleet("show")
     fleet.keep_fabric()
@@ -177,6 +182,8 @@ def show(name: Name, as_json: AsJson = False) -> None:
         drained = ", drained" if record.drained else ""
         domains = f"fault domain {record.fault_domain}, update domain {record.update_domain}"
         rows.append(("set", f"{record.set}, {domains}{drained}"))
+    if (found := describe_certificate(fleet.instances.read_file(name, CERTIFICATE))) is not None:
+        rows.append(("certificate", f"{found['subject']}, {found['thumbprint']}, until {found['notAfter']}"))
     profile = storage_profile(fleet, record)
     if profile["osDisk"] is not None:
         rows.append(("os disk", f"{profile['osDisk']['name']}, caching {profile['osDisk']['caching']}"))

@@ -70,6 +70,18 @@ def read_resource_size(text: str | None) -> int | None:
     return size
 
 
+def read_certificate(path: Path | None) -> bytes:
+    """The certificate of `--certificate` with its private key, as PEM; empty if it is not given.
+
+    Raises UsageError (certificate-invalid).
+    """
+    if path is None:
+        return b""
+    from pipeline.operations.certificates import read_certificate_file
+
+    return read_certificate_file(path)
+
+
 def read_data(path: Path | None) -> bytes:
     if path is None:
         return b""

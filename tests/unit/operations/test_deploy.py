@@ -23,8 +23,9 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cli.app import app
 from pipeline.definition import DefinitionError
+from pipeline.fabric.certificates import make_key_pair, read_certificate
 from pipeline.guest.access import free_ports
-from pipeline.instances.fleet import CUSTOM_DATA, USER_DATA, Fleet
+from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.set_records import number_of
 from pipeline.operations import deploy as module
 from pipeline.operations.create import Wishes, _reserve, plan
@@ -35,6 +36,8 @@ from tests.fakes.disks import add_master
 from tests.fakes.libvirt_host import open_host
 
 KEY = "ssh-ed25519 AAAA me"
+#: Two certificates with their keys, as `read_certificate` gives them.
+PEM, OTHER_PEM = (read_certificate(make_key_pair("shop").bundle).decode() for _ in range(2))
 READY = "2026-11-26T08:05:00Z"
 SHOP = """\
 goldsmith: 1
@@ -44,6 +47,7 @@ sets:
     count: 3
     name: web
     custom_data: shop.cfg
+    certificate: shop.pem
     settings: {colour: red}
     update_domains: 2
   data:
@@ -65,6 +69,7 @@ class Site:
         self.file = root / "shop.yaml"
         self.ports = [str(port) for port in free_ports(2)]
         (root / "shop.cfg").write_text("#cloud-config")
+        (root / "shop.pem").write_text(PEM)
         self.write(SHOP)
 
     def write(self, text: str) -> None:
@@ -118,6 +123,7 @@ class Site:
                     record.set, record.reference, record.provisioned, record.drained,
                     fleet.instances.read_file(record.name, CUSTOM_DATA),
                     fleet.instances.read_file(record.name, USER_DATA),
+                    fleet.instances.read_file(record.name, CERTIFICATE),
                 )
                 for record in sorted(fleet.instances.all(), key=number_of)
             },
@@ -158,7 +164,8 @@ def test_a_file_is_deployed_and_the_second_time_changes_nothing(site: Site) -> N
     state = site.state()
     assert list(state["vms"]) == ["data-0", "web-0", "web-1", "web-2"]
     settings = b'{\n "colour": "red"\n}'
-    assert state["vms"]["web-0"] == ("shop", f"small@{version}", READY, False, b"#cloud-config", settings)
+    files = (b"#cloud-config", settings, PEM.encode())
+    assert state["vms"]["web-0"] == ("shop", f"small@{version}", READY, False, *files)
     assert state["sets"]["shop"].update_domains == 2 and state["deployments"][0].sets == {"shop": 3, "data": 1}
     before = files_of(site.fleet.store.root)
     assert site.deploy() == [] and files_of(site.fleet.store.root) == before
@@ -168,6 +175,7 @@ def change_everything(site: Site) -> None:
     """A newer golden version, and a file that differs from SHOP in each way that can be changed."""
     site.add_master()
     (site.root / "shop.cfg").write_text("#cloud-config\n# newer")
+    (site.root / "shop.pem").write_text(OTHER_PEM)
     text = SHOP.replace("count: 3", "count: 2").replace("red", "blue").replace("http:/health", "http:/")
     text = text.replace("  data:\n    image: small@golden\n", "  more:\n    image: small\n    count: 2\n")
     site.write(text.replace("  sql: {set: data", "  api: {set: more"))
@@ -181,7 +189,7 @@ def test_what_the_file_changes_is_changed_and_named_before(site: Site) -> None:
     assert [step.text for step in steps] == [
         "endpoint sql: remove it",
         "set shop: delete web-2",
-        "set shop: change its custom data and user data",
+        "set shop: change its custom data and user data and certificate",
         f"set shop: reimage web-0, web-1 from {new}",
         "set more: make it, 2 VMs from small",
         "endpoint web: remove it, to change probe",
@@ -194,6 +202,7 @@ def test_what_the_file_changes_is_changed_and_named_before(site: Site) -> None:
     vms = site.state()["vms"]
     assert list(vms) == ["more-0", "web-0", "more-1", "web-1"]
     assert {vm[1] for vm in vms.values()} == {new} and vms["web-1"][5] == b'{\n "colour": "blue"\n}'
+    assert vms["web-1"][6] == OTHER_PEM.encode() and vms["more-0"][6] == b""
     assert site.texts() == []
 
 
@@ -281,16 +290,17 @@ def test_a_deployment_is_deleted_with_all_that_it_made(site: Site) -> None:
 FAULTS = {
     "unknown key (count?)": ("    count: 3", "    cuont: 3", 5),
     "must be at most 100, not 101": ("count: 3", "count: 101", 5),
-    "there is no set shpo in this file (shop?)": ("{set: shop,", "{set: shpo,", 13),
-    "'http' is not a probe": ('"http:/health"', "http", 13),
-    "is the port of the endpoint web, too": ("OTHER", "PUBLIC", 14),
+    "there is no set shpo in this file (shop?)": ("{set: shop,", "{set: shpo,", 14),
+    "'http' is not a probe": ('"http:/health"', "http", 14),
+    "is the port of the endpoint web, too": ("OTHER", "PUBLIC", 15),
     "shop.cgf not found (shop.cfg?)": ("shop.cfg", "shop.cgf", 7),
-    "settings cannot be combined with user_data": ("    count: 3", "    count: 3\n    user_data: shop.cfg", 9),
+    "settings cannot be combined with user_data": ("    count: 3", "    count: 3\n    user_data: shop.cfg", 10),
     "cpus and memory must be used together": ("    count: 3", "    cpus: 3", 3),
     "Standard_X is not a size that goldsmith knows": ("    count: 3", "    size: Standard_X", 5),
     "Web! is not a name": ("  shop:", "  Web!:", 3),
-    "the gallery has no image smal": ("image: small@golden", "image: smal", 11),
-    "must be text, not the number 5": ("colour: red", "colour: 5", 8),
+    "the gallery has no image smal": ("image: small@golden", "image: smal", 12),
+    "must be text, not the number 5": ("colour: red", "colour: 5", 9),
+    "shop.cfg is neither PEM nor PKCS#12": ("shop.pem", "shop.cfg", 8),
 }
 
 
@@ -309,7 +319,7 @@ def test_all_faults_come_at_once_and_an_empty_file_is_one(site: Site) -> None:
     site.write(SHOP.replace("count: 3", "cuont: 3").replace("private: 80", "private: 0"))
     with pytest.raises(DefinitionError) as error:
         site.load()
-    assert [fault.line for fault in error.value.faults] == [5, 13]
+    assert [fault.line for fault in error.value.faults] == [5, 14]
     site.write("# nothing\n")
     with pytest.raises(DefinitionError, match=r"shop.yaml:1:1: is empty \(docs/services.md"):
         site.load()
@@ -376,4 +386,4 @@ def test_the_command_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_files_of_a_deployment_are_those_that_vms_have() -> None:
-    assert set(module.FILES) == {CUSTOM_DATA, USER_DATA}
+    assert set(module.FILES) == {CUSTOM_DATA, USER_DATA, CERTIFICATE}

@@ -22,13 +22,14 @@ from pipeline.fabric.imds import compute
 from pipeline.fabric.registration import ProvisioningData
 from pipeline.fabric.registrations import Registration, RegistrationShape, from_json, to_json
 from pipeline.hypervisor.persistent import Power, read_power
-from pipeline.instances.fleet import CUSTOM_DATA, Fleet
+from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, Fleet
 from pipeline.instances.named_records import RECORD
 from pipeline.instances.set_records import least_used, members_of
 from pipeline.operations import sets
 from pipeline.operations.create import Wishes, _reserve, plan
 from pipeline.operations.sets import (
     Domains,
+    change_files,
     delete_set,
     drop_empty_set,
     ensure_set,
@@ -37,7 +38,7 @@ from pipeline.operations.sets import (
     plan_growth,
     shrink,
 )
-from pipeline.operations.upgrade import choose_target, upgrade_set
+from pipeline.operations.upgrade import choose_target, renewed_files, upgrade_set
 from tests.fakes.disks import add_master
 from tests.fakes.libvirt_host import RUNNING, open_host
 from tests.unit.instances.test_record import record
@@ -288,6 +289,40 @@ def test_a_vm_that_is_off_is_left_and_named_and_an_interrupted_upgrade_is_finish
     assert calls == [["web-1"]] and done.upgraded == ("web-1",) and done.left == {"web-0": "it does not run"}
     assert not fleet.instances.get("web-1").drained
     assert choose_target(fleet, "shop", "golden").version == choose_target(fleet, "shop", "small").version
+
+
+def test_a_new_certificate_reaches_each_vm_by_an_upgrade_and_goes_back_with_its_domain(fleet: Fleet) -> None:
+    ensure_set(fleet, "shop", replace(WISHES, certificate=b"old"), Domains(2, 2))
+    assert plan_growth(fleet, "shop", 1)[0].certificate == b"old"
+    for number in range(2):
+        upgraded(fleet, f"web-{number}")
+        fleet.instances.write_file(f"web-{number}", CERTIFICATE, b"old")
+    file = fleet.instances.folder("web-0") / CERTIFICATE
+    assert file.stat().st_mode & 0o777 == 0o600
+    fleet.keep_fabric = lambda: None  # type: ignore[method-assign]  the fabric needs root
+    fleet.is_on = lambda _record: True  # type: ignore[method-assign]
+    assert renewed_files(fleet, "shop") == (CERTIFICATE,)
+    change_files(fleet, "shop", {CERTIFICATE: b"new"})
+    given: list[tuple[str, bytes]] = []
+    bad = {"web-1"}
+
+    def renew(_fleet: Fleet, wanted: Mapping[str, str]) -> None:
+        for name in wanted:
+            fleet.instances.save(replace(fleet.instances.get(name), disk={"path": f"/{len(given)}", "format": "q"}))
+            given.append((name, fleet.instances.read_file(name, CERTIFICATE)))
+            if name in bad:
+                bad.remove(name)
+                raise BuildError("the agent has not taken it", name="certificate-not-taken")
+
+    with pytest.raises(GoldsmithError) as error:
+        upgrade_set(fleet, "shop", None, print, renew=renew, files=renewed_files(fleet, "shop"))
+    assert error.value.name == "set-upgrade-stopped" and "web-1 went back" in error.value.message
+    assert given == [("web-0", b"new"), ("web-1", b"new"), ("web-1", b"old")]
+    done = upgrade_set(fleet, "shop", None, print, renew=renew, files=renewed_files(fleet, "shop"))
+    assert done.upgraded == ("web-1",) and done.current == ("web-0",) and given[-1] == ("web-1", b"new")
+    # a set without a certificate takes none away
+    change_files(fleet, "shop", {CERTIFICATE: b""})
+    assert renewed_files(fleet, "shop") == ()
 
 
 def test_after_an_upgrade_to_a_channel_the_next_follows_the_channel(fleet: Fleet) -> None:
