@@ -1,6 +1,6 @@
 """`goldsmith gallery site DIR`: a gallery as static pages, as JSON and as metrics. The pages load nothing.
 
-DIR/index.html, DIR/IMAGE/index.html, DIR/IMAGE/VERSION.html (copies of the versions' own pages), DIR/site.json,
+DIR/index.html, DIR/IMAGE/index.html, DIR/IMAGE/VERSION.html (the versions' own pages), DIR/site.json,
 DIR/goldsmith.prom. site.json lists the files of the site: the next writing removes those that are no longer its.
 """
 
@@ -55,10 +55,11 @@ class Written:
         return {**asdict(self), "folder": str(self.folder)}
 
 
-def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *, link: bool = False) -> Written:
+def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *, link: bool = True) -> Written:
     """Write the site to `folder`, and its metrics to `metrics_file` too. A site that is there is brought up to date.
 
-    `link`: the versions' pages are hard links to the gallery's files, not copies, where both are on one file system.
+    `link`: the versions' pages are hard links to the gallery's files, not copies, where both are on one file system
+    and everybody may read them.
 
     Raises UsageError (site-folder) for a folder with other files, OSError where it cannot be written.
     """
@@ -140,6 +141,8 @@ def _bring(source: Path, target: Path, *, link: bool) -> bool:
     A link is the same file, a copy has its size and time. A site that was written in the other way is written again.
     """
     status = source.stat()
+    # elsewhere there can be no link, and of a file that others may not read a web server needs a copy
+    link = link and target.parent.stat().st_dev == status.st_dev and status.st_mode & 0o444 == 0o444
     with contextlib.suppress(OSError):
         there = target.lstat()
         is_linked = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)

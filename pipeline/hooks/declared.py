@@ -67,7 +67,7 @@ class Hooks:
     site: Path | None = None
     metrics: Path | None = None
     runs_url: str = ""
-    link_pages: bool = False
+    link_pages: bool = True
 
 
 def checked_address(text: str) -> str:
@@ -111,7 +111,7 @@ class _Part(BaseModel):
 class _SitePart(_Part):
     folder: str
     metrics: str | None = None
-    link: bool = False
+    link: bool = True
 
 
 class _ReceiverPart(_Part):

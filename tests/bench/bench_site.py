@@ -37,9 +37,9 @@ def main() -> None:
             (version / VERSION_PAGE).write_bytes(os.urandom(PAGE_SIZE))
         with Path(os.devnull).open("wb") as out:
             for what, more, keep in (
-                ("a new site, pages linked (`--link`)", ["--link"], False),
-                ("a new site, pages copied", [], False),
-                ("a site that is there, pages copied", [], True),
+                ("a new site", [], False),
+                ("a new site, pages copied (`--copy`)", ["--copy"], False),
+                ("a site that is there, pages copied", ["--copy"], True),
             ):
                 seen = []
                 for _ in range(ROUNDS):

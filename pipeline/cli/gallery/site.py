@@ -26,11 +26,12 @@ def write(
     link: Annotated[
         bool,
         typer.Option(
-            "--link",
-            help="Make the versions' pages hard links to the gallery's files, which takes no time and no space. The "
-            "pages are then the gallery's own: leave their owner and mode as they are.",
+            "--link/--copy",
+            help="Make the versions' pages hard links to the gallery's files, which takes no time and no space, or "
+            "copies of them. A linked page is the gallery's own file: leave its owner and mode as they are. "
+            "Pages are copied to another file system in any case.",
         ),
-    ] = False,
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Write the gallery as static pages: images, versions, ages, sizes, times as plots, VMs, the versions' own pages.

@@ -140,3 +140,13 @@ def test_the_work_grows_with_the_versions_alone(tmp_path: Path) -> None:
     began = time.process_time()
     made = write_site(collect(store, NOW), tmp_path / "site")
     assert made.versions == 200 and time.process_time() - began < 4
+
+
+def test_a_page_that_others_may_not_read_is_copied(tmp_path: Path) -> None:
+    """A web server reads the site as anybody. The next writing leaves the copy."""
+    store = make_gallery(tmp_path / "store", ["web"], 1, page=True)
+    (page,) = store.gallery.glob("web/2*/report.html")
+    page.chmod(0o400)
+    assert [write_site(collect(store, NOW), tmp_path / "site").pages for _ in range(2)] == [1, 0]
+    (shown,) = (tmp_path / "site").glob("web/2*.html")
+    assert not shown.samefile(page) and shown.stat().st_mode & 0o777 == 0o644

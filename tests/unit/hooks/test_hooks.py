@@ -111,12 +111,12 @@ def test_a_black_box_elsewhere_has_no_link() -> None:
 def test_what_a_file_declares(tmp_path: Path) -> None:
     path = tmp_path / "hooks.yaml"
     path.write_text(
-        "site: {folder: site, metrics: /var/lib/x.prom, link: true}\nruns-url: https://build.example/runs/\n"
+        "site: {folder: site, metrics: /var/lib/x.prom, link: false}\nruns-url: https://build.example/runs/\n"
         "notify:\n  - webhook: https://chat.example/x\n  - {command: 'page --queue images', events: [night]}\n"
     )
     found = read_hooks(path)
     assert (found.site, found.metrics) == (tmp_path / "site", Path("/var/lib/x.prom"))
-    assert found.link_pages and not Hooks().link_pages
+    assert not found.link_pages and Hooks().link_pages
     assert found.runs_url == "https://build.example/runs"
     assert [each.events for each in found.receivers] == [EVENTS, ("night",)]
     assert found.receivers[1].command == ("page", "--queue", "images")
