@@ -168,6 +168,10 @@ WRITTEN = {
         "VMs of a set would be deleted, and nobody confirmed it",
         "run the command again with --yes",
     ),
+    "sets-not-upgraded": (
+        "VMs of sets do not have the golden version after a refresh; the message names them",
+        "start those that are off; goldsmith set upgrade SET tries again, and names what fails",
+    ),
     "source-no-boot": (
         "the source's disk has no boot loader for the image's generations",
         "correct `generations`, or install a boot loader on the disk",

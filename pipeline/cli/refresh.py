@@ -17,13 +17,15 @@ from pipeline.cli.slurm import LOCAL, SLURM, executor_option, slurm_executor
 from pipeline.cli.usage import json_option, set_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from pipeline.base.store import Store
     from pipeline.definition import Definition
     from pipeline.engine.executors import Executor
     from pipeline.nightly.publication import Publisher
     from pipeline.nightly.refresh import RefreshReport
+    from pipeline.nightly.running_sets import SetResult, SetUpgrader
+    from pipeline.operations.create import Creation
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +44,13 @@ def refresh(
     ] = False,
     patch: Annotated[
         bool, typer.Option("--patch", help="Update the golden version itself if only packages have changed.")
+    ] = False,
+    sets: Annotated[
+        bool,
+        typer.Option(
+            "--sets",
+            help="Afterwards upgrade every set of the images to golden, not only sets that follow it (set auto).",
+        ),
     ] = False,
     max_size: Annotated[
         Optional[str],  # noqa: UP045
@@ -77,7 +86,7 @@ def refresh(
 
     Examples:
       goldsmith refresh --all --max-size 40G
-      goldsmith refresh debian-13 --patch
+      goldsmith refresh debian-13 --patch --sets
       goldsmith refresh --all --executor slurm
     """
     from dataclasses import replace
@@ -86,7 +95,6 @@ def refresh(
     from pipeline.cli.show import follow, print_error, print_json
     from pipeline.nightly import refresh as nightly
     from pipeline.nightly.publication import publish_nothing
-    from pipeline.publish.errors import PublishError
 
     size = context.chosen_size(max_size, max_size_old)
     distributed = executor_name == SLURM
@@ -140,6 +148,7 @@ def refresh(
                 on_begin=begin,
                 on_failure=print_error,
                 publish=_publisher(store, chosen),
+                upgrade_sets=_set_upgrader(store, sets, _print_line(as_json)),
             )
     finally:
         progress.close()
@@ -150,6 +159,13 @@ def refresh(
     else:
         _print(report)
     _run_hooks(report)
+    _raise_what_failed(report)
+
+
+def _raise_what_failed(report: RefreshReport) -> None:
+    """Raise CheckFailed (refresh-failed, sets-not-upgraded), PublishError (publish-incomplete) for what failed."""
+    from pipeline.publish.errors import PublishError
+
     bad = [each for each in report.images if each.failed]
     if bad:
         error = CheckFailed(
@@ -159,6 +175,8 @@ def refresh(
         )
         error.exit_code = max(each.exit_code for each in bad)
         raise error
+    if behind := [each for each in report.sets if each.failed]:
+        raise _sets_error(behind, report)
     if late := [each for each in report.images if each.unpublished]:
         raise PublishError(
             f"{len(late)} of {len(report.images)} images were refreshed, but not published: "
@@ -166,6 +184,57 @@ def refresh(
             name="publish-incomplete",
             hint="the versions on the targets are unchanged; the next refresh tries again",
         )
+
+
+def _sets_error(behind: Sequence[SetResult], report: RefreshReport) -> CheckFailed:
+    """The error for sets whose VMs are not all current: it names them."""
+    vms = [f"{vm} ({why})" for each in behind for vm, why in each.left.items()]
+    named = "; ".join(vms) or ", ".join(each.why for each in behind)
+    error = CheckFailed(
+        f"{len(behind)} of {len(report.sets)} sets were not upgraded: {named}",
+        name="sets-not-upgraded",
+        hint=f"goldsmith set upgrade {behind[0].name} tries again; goldsmith set show {behind[0].name} shows its VMs",
+    )
+    error.exit_code = max(each.exit_code for each in behind) or CheckFailed.exit_code
+    return error
+
+
+def _set_upgrader(store: Store, everything: bool, on_line: Callable[[str, str], None]) -> SetUpgrader:
+    """What upgrades sets after a refresh; nothing is loaded for it where there are no sets."""
+    from pipeline.nightly.running_sets import upgrade_no_set
+
+    if not store.sets.is_dir():
+        return upgrade_no_set
+    from pipeline.cli.show import print_error
+    from pipeline.cli.vm.options import align
+    from pipeline.instances.fleet import Fleet
+    from pipeline.nightly.running_sets import choose_sets, upgrade_running_sets
+
+    def show_password(creation: Creation) -> None:
+        if creation.password is not None:
+            line = f"the password of {creation.record.user} is {creation.password} (shown only once, stored nowhere)"
+            on_line(creation.record.name, line)
+
+    def upgrade(images: Collection[str], not_refreshed: Collection[str]) -> list[SetResult]:
+        fleet = Fleet(store)
+        if not choose_sets(fleet, images, everything=everything):
+            return []
+        try:
+            return upgrade_running_sets(
+                fleet,
+                images,
+                not_refreshed,
+                everything=everything,
+                on_progress=lambda name, text: on_line(f"set {name}", text),
+                on_begun=show_password,
+                on_failure=print_error,
+                before=lambda: need_root("refresh", "the VMs of sets belong to root"),
+            )
+        finally:
+            align(fleet)
+            fleet.close()
+
+    return upgrade
 
 
 def _executor(store: Store, distributed: bool, separate: bool, on_line: Callable[[str, str], None]) -> Executor:
@@ -195,10 +264,17 @@ def _run_hooks(report: RefreshReport) -> None:
     write_declared_site()
     failed = [failure(each.name, each.why, each.evidence) for each in report.images if each.failed]
     unpublished = [failure(each.name, each.unpublished, None) for each in report.images if each.unpublished]
+    failed += [failure(f"set {each.name}", _why(each), each.evidence) for each in report.sets if each.failed]
     if failed:
         notify("night", failed)
     if unpublished:
         notify("publish", unpublished)
+
+
+def _why(result: SetResult) -> str:
+    """Why a set is not current, as an error's name and message."""
+    vms = "; ".join(f"{vm}: {why}" for vm, why in result.left.items())
+    return result.why if ": " in result.why else f"sets-not-upgraded: {vms or result.why}"
 
 
 def _path(text: str | None) -> Path | None:
@@ -238,6 +314,12 @@ def _print(report: RefreshReport) -> None:
     ]
     print()
     table(rows, ("image", "outcome", "golden", "took", "why"))
+    for each in report.sets:
+        vms = f", {', '.join(each.upgraded)}" if each.upgraded else ""
+        why = f": {each.why}" if each.why else ""
+        print(f"set {each.name}: {each.outcome}{vms}, golden is {each.golden or 'not known'}{why}")
+        for vm, reason in each.left.items():
+            print(f"set {each.name}: {vm} was not upgraded: {reason}")
     for line in report.layers:
         print(f"deleted layer: {line.strip()}")
     print(f"{report.seconds:.1f} s in total; {report.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     noun.command("start")(start)
     noun.command("fail-domain")(fail_domain)
     noun.command("upgrade")(upgrade)
+    noun.command("auto")(auto)
     noun.command("delete")(delete)
     app.add_typer(noun, name="set")
 
@@ -86,6 +88,7 @@ def to_json(fleet: Fleet, found: SetRecord, vms: list[tuple[Record, Reality]]) -
         "created": found.created,
         "faultDomains": found.fault_domains,
         "updateDomains": found.update_domains,
+        "auto": found.auto,
         "versions": sorted({f"{record.image}@{record.version}" for record, _ in members}),
         "certificate": describe_certificate(fleet.sets.read_file(found.name, CERTIFICATE)),
         "running": sum(reality.is_on for _, reality in members),
@@ -123,7 +126,8 @@ def show(name: SetName, as_json: AsJson = False) -> None:
         print_json(found)
         return
     domains = f"{count_of(record.fault_domains, 'fault domain')}, {count_of(record.update_domains, 'update domain')}"
-    print(f"{name}  {record.image}, {count_of(len(found['vms']), 'VM')}, {domains}")
+    auto = ", follows golden" if record.auto else ""
+    print(f"{name}  {record.image}{auto}, {count_of(len(found['vms']), 'VM')}, {domains}")
     if (certificate := found["certificate"]) is not None:
         print(f"certificate {certificate['thumbprint']}, {certificate['subject']}, until {certificate['notAfter']}")
     rows = [
@@ -273,6 +277,29 @@ def upgrade(
         print(f"{vm}: not upgraded: {why}")
     counts = f"{len(done.upgraded)} upgraded, {len(done.current)} current before, {len(done.left)} left"
     print(f"{name}: {done.reference}: {counts}")
+
+
+class Switch(StrEnum):
+    ON = "on"
+    OFF = "off"
+
+
+def auto(
+    name: SetName, switch: Annotated[Switch, typer.Argument(metavar="on|off", help="Whether it follows golden.")]
+) -> None:
+    """Let each refresh of a set's image upgrade its VMs to golden, as set upgrade does, or not (the default).
+
+    Example:
+      goldsmith set auto shop on
+    """
+    from pipeline.operations.sets import follow_golden
+
+    record = follow_golden(open_fleet("auto", noun="set "), name, switch is Switch.ON)
+    image = record.image.partition("@")[0]
+    if record.auto:
+        print(f"{name}: each refresh of {image} upgrades its VMs to golden")
+    else:
+        print(f"{name}: its VMs stay on their version until goldsmith set upgrade {name}")
 
 
 def _print_new_password(creation: Creation) -> None:

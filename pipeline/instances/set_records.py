@@ -28,7 +28,7 @@ MOST_FAULT_DOMAINS, MOST_UPDATE_DOMAINS = 3, 20
 class SetRecord:
     """One set: how its VMs are made. `image` is a reference; `memory` and `resource_size` in bytes.
 
-    `prefix`: the beginning of the names of its VMs.
+    `prefix`: the beginning of the names of its VMs. `auto`: each refresh of its image upgrades them to golden.
     """
 
     name: str
@@ -48,6 +48,7 @@ class SetRecord:
     resource_size: int
     fault_domains: int = FAULT_DOMAINS
     update_domains: int = UPDATE_DOMAINS
+    auto: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,6 +79,7 @@ class SetShape(Shape):
     resource_size: int = Field(ge=0)
     fault_domains: int = Field(gt=0, le=MOST_FAULT_DOMAINS)
     update_domains: int = Field(gt=0, le=MOST_UPDATE_DOMAINS)
+    auto: bool = False
 
     @classmethod
     def advice(cls) -> str:

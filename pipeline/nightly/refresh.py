@@ -31,6 +31,7 @@ from pipeline.maintenance import gc
 from pipeline.maintenance.retention import prune_masters
 from pipeline.nightly import patch, rebuild_check
 from pipeline.nightly.publication import Publisher, publish_nothing
+from pipeline.nightly.running_sets import SetResult, SetUpgrader, upgrade_no_set
 from pipeline.publish.errors import PublishError
 
 #: The summary of the last refresh, in the store.
@@ -103,7 +104,8 @@ def read_result(path: Path) -> ImageResult:
 
 @dataclass
 class RefreshReport:
-    """One refresh of several images. `path` is where it is kept; `layers` says which were deleted for their size."""
+    """One refresh of several images, and of sets of VMs. `path` is where it is kept; `layers` says which were deleted
+    for their size."""
 
     path: Path
     began: str = field(default_factory=now)
@@ -111,13 +113,15 @@ class RefreshReport:
     seconds: float = 0.0
     images: list[ImageResult] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    sets: list[SetResult] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         fields = asdict(self)
         return {
             **fields,
             "path": str(self.path),
-            "ok": not any(image.failed or image.unpublished for image in self.images),
+            "ok": not any(image.failed or image.unpublished for image in self.images)
+            and not any(each.failed for each in self.sets),
         }
 
 
@@ -134,12 +138,14 @@ def refresh(
     on_begin: Callable[[str], None] = lambda _name: None,
     on_failure: Callable[[GoldsmithError], None] = lambda _error: None,
     publish: Publisher = publish_nothing,
+    upgrade_sets: SetUpgrader = upgrade_no_set,
 ) -> RefreshReport:
     """Refresh `definitions`, parents first. Raises CheckFailed (refresh-locked) while another refresh runs.
 
     A failed image stands in the report; only an interrupt ends the refresh. At its end layers and memory snapshots
     are deleted, the longest unused first, down to `keep` bytes, where it is given. What runs in this process calls
     `on_begin` and `on_failure` and has `listeners`; what runs elsewhere gets `options` on its command line.
+    `upgrade_sets` gets the names of all images, and of those that failed, once all have come.
     """
 
     def job_of(definition: Definition) -> ImageJob[ImageResult]:
@@ -200,6 +206,7 @@ def refresh(
         for name in [name for name in order if name in errors and name not in reported]:
             # its process ended without a result
             add(_failure(name, golden_number(store, name), 0.0, errors[name]))
+        report.sets = upgrade_sets(order, {image.name for image in report.images if image.failed})
         if keep is not None:
             report.layers = [
                 f"{each.bytes / 2**20:8.1f} MiB  {each.name}, {each.why}" for each in gc.prune(store, keep)

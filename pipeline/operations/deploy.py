@@ -27,7 +27,7 @@ from pipeline.operations.delete import delete
 from pipeline.operations.endpoints import EndpointWishes, add_endpoint, read_probe, remove_endpoint
 from pipeline.operations.reimage import version_reference
 from pipeline.operations.service_model import Service, WantedSet, refuse
-from pipeline.operations.sets import change_files, delete_set, ensure_set, plan_growth, shrink
+from pipeline.operations.sets import change_files, delete_set, ensure_set, follow_golden, plan_growth, shrink
 from pipeline.operations.start import start
 from pipeline.operations.upgrade import Renew, is_behind, upgrade_set
 
@@ -182,6 +182,7 @@ def _on_delete(means: Means) -> Callable[[str], None]:
 def _make_set(fleet: Fleet, wanted: WantedSet, means: Means) -> list[Step]:
     def run() -> None:
         ensure_set(fleet, wanted.name, wanted.wishes, wanted.domains)
+        follow_golden(fleet, wanted.name, wanted.auto)
         _grow(fleet, wanted, means)
 
     vms = "1 VM" if wanted.count == 1 else f"{wanted.count} VMs"
@@ -216,6 +217,9 @@ def _change_set(fleet: Fleet, wanted: WantedSet, found: SetRecord, means: Means)
         vms = vms[: wanted.count]
     files = {**dict.fromkeys(FILES, b""), **files_of(wanted.wishes)}
     changed = [file for file, data in files.items() if fleet.sets.read_file(name, file) != data]
+    if found.auto != wanted.auto:
+        words = "follow golden at each refresh" if wanted.auto else "follow golden no longer"
+        steps.append(Step(f"set {name}: {words}", partial(follow_golden, fleet, name, wanted.auto)))
     if changed:
         words = " and ".join(file.replace("-", " ") for file in changed)
         steps.append(Step(f"set {name}: change its {words}", partial(change_files, fleet, name, files)))

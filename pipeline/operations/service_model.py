@@ -122,6 +122,7 @@ class SetPart(Part):
     resource_disk: Annotated[int, BeforeValidator(_resource_disk)] | None = None
     fault_domains: Annotated[int, Field(ge=1, le=MOST_FAULT_DOMAINS)] = FAULT_DOMAINS
     update_domains: Annotated[int, Field(ge=1, le=MOST_UPDATE_DOMAINS)] = UPDATE_DOMAINS
+    auto: bool = Field(default=False, description="Each refresh of the image upgrades the VMs to golden.")
 
 
 class EndpointPart(Part):
@@ -152,6 +153,7 @@ class WantedSet:
     wishes: Wishes
     domains: Domains
     written: frozenset[str]
+    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,9 @@ def _check_together(document: Document, written: WrittenService) -> None:
         if part.settings is not None and part.user_data is not None:
             hint = "remove one: settings are user data"
             document.add((*place, "settings"), "settings cannot be combined with user_data", hint, at_key=True)
+        if part.auto and part.image.partition("@")[2] not in ("", "golden"):
+            hint = f"image: {part.image.partition('@')[0]}"
+            document.add((*place, "auto"), f"auto follows golden, and the image is {part.image}", hint, at_key=True)
         if part.secure_boot and part.generation == 1:
             document.add((*place, "secure_boot"), "Secure Boot needs generation 2", "generation: 2?")
         if part.settings is not None and len(_settings(part)) > LARGEST_DATA:
@@ -280,7 +285,7 @@ def _wanted_set(folder: Path, name: str, part: SetPart, default_key: str) -> Wan
         set=name,
     )
     domains = Domains(part.fault_domains, part.update_domains)
-    return WantedSet(name, part.count, wishes, domains, frozenset(part.model_fields_set))
+    return WantedSet(name, part.count, wishes, domains, frozenset(part.model_fields_set), part.auto)
 
 
 def refuse(document: Document, faults: list[tuple[Place, str, str, str]]) -> None:

@@ -134,6 +134,12 @@ def change_files(fleet: Fleet, name: str, files: Mapping[str, bytes]) -> None:
             fleet.sets.write_file(name, file, data)
 
 
+def follow_golden(fleet: Fleet, name: str, auto: bool) -> SetRecord:
+    """Decide whether each refresh of a set's image upgrades its VMs to golden. Raises NotFound (set-unknown)."""
+    with fleet.instances.hold_budget():
+        return fleet.sets.save(replace(fleet.sets.get(name), auto=auto))
+
+
 def plan_growth(fleet: Fleet, name: str, count: int) -> list[Wishes]:
     """The VMs that a set lacks to have `count`: the lowest numbers that are free. Raises UsageError (set-size)."""
     found = fleet.sets.get(name)

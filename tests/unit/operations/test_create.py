@@ -105,6 +105,7 @@ MORE = {
     ("disk", "resize"): ("1GiB",),
     ("endpoint", "add"): ("--public", "8080", "--private", "80", "--set", "shop"),
     ("set", "scale"): ("2",),
+    ("set", "auto"): ("on",),
     ("set", "fail-domain"): ("0",),
     ("disk", "export"): ("data1.vhd",),
 }

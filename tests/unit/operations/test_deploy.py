@@ -222,6 +222,15 @@ def test_vms_that_are_off_lost_or_half_made_are_brought_back(site: Site) -> None
     assert f"set data: reimage data-0 from {fleet.instances.get('data-0').reference}" in site.texts()
 
 
+def test_a_set_of_a_file_follows_golden_or_not(site: Site) -> None:
+    site.write(SHOP.replace("    count: 3", "    count: 3\n    auto: true"))
+    site.deploy()
+    assert site.fleet.sets.get("shop").auto and not site.fleet.sets.get("data").auto
+    assert site.texts() == []
+    site.write(SHOP)
+    assert site.deploy() == ["set shop: follow golden no longer"] and not site.fleet.sets.get("shop").auto
+
+
 def kill_at(site: Site, write: int) -> bool:
     """Deploy in a process that is killed at its n-th rename of a file or folder. Returns whether it was."""
     child = os.fork()
@@ -299,6 +308,11 @@ FAULTS = {
     "Standard_X is not a size that goldsmith knows": ("    count: 3", "    size: Standard_X", 5),
     "Web! is not a name": ("  shop:", "  Web!:", 3),
     "the gallery has no image smal": ("image: small@golden", "image: smal", 12),
+    "auto follows golden, and the image is small@candidate (image: small": (
+        "image: small@golden",
+        "image: small@candidate\n    auto: true",
+        13,
+    ),
     "must be text, not the number 5": ("colour: red", "colour: 5", 9),
     "shop.cfg is neither PEM nor PKCS#12": ("shop.pem", "shop.cfg", 8),
 }
