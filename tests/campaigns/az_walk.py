@@ -54,7 +54,8 @@ class Guest:
     def deprovision(self, vm: str) -> None:
         """As the user of an Azure VM does, with what goldsmith's checks want beside `waagent -deprovision+user`."""
         script = base64.b64encode(generalize_script("waagent").encode()).decode()
-        self.run(vm, f"echo {script} | base64 -d | sudo sh -s")
+        # cloud-init gave root the user's key, behind a command that refuses it; waagent leaves it there
+        self.run(vm, f"sudo rm -f /root/.ssh/authorized_keys; echo {script} | base64 -d | sudo sh -s")
 
 
 def walk(client: Walker, guest: Guest, group: str, names: tuple[str, str, str], public_key: str) -> Iterator[str]:
