@@ -162,6 +162,8 @@ VHD = register(
 )
 VHDX = register(DiskFormat("vhdx", driver="vhdx", suffix=".vhdx", other_suffixes=(".avhdx",), title="VHDX"))
 VMDK = register(DiskFormat("vmdk", driver="vmdk", suffix=".vmdk", title="VMDK"))
+#: Ends of names of compressed files that goldsmith unpacks.
+PACKED_SUFFIXES = (".xz", ".gz", ".bz2", ".zst", ".lz4", ".lzma")
 #: What masters are shipped in, unless their definition says otherwise.
 DEFAULT_OUTPUT = VHD
 _MODULES.clear()  # goldsmith's own rows are known wherever this module is

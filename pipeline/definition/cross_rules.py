@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.disk_format import PACKED_SUFFIXES
 from pipeline.definition import rules
 from pipeline.definition.diagnostics import closest, shown
 from pipeline.definition.document import Document
@@ -121,7 +122,11 @@ def _disk_is_whole(document: Document, disk: dict[str, Any]) -> None:
 
 
 def format_of(name: str) -> str | None:
-    return rules.FORMATS.get(Path(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower())
+    """The format that the name of a file or a URL shows, without the suffix of its compression; None if none."""
+    path = Path(re.split("[?#]", name, maxsplit=1)[0])
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        path = path.with_suffix("")
+    return rules.FORMATS.get(path.suffix.lower())
 
 
 def _list_of(values: Sequence[object]) -> str:

@@ -47,14 +47,18 @@ class Disk(Part):
     """A disk image that somebody else made. Give a path or a url."""
 
     path: Annotated[Text, AfterValidator(rules.existing("", "file"))] | None = Field(
-        default=None, description="A file, relative to the project."
+        default=None, description="A file, relative to the project. A compressed one is unpacked."
     )
     url: Annotated[str, AfterValidator(rules.web_address)] | None = Field(
         default=None, description="The address for download."
     )
-    sha256: Sha256 | None = Field(default=None, description="The checksum; required with a url.")
+    sha256: Sha256 | None = Field(
+        default=None, description="The checksum of the file, compressed as it is; required with a url."
+    )
     format: Literal["qcow2", "raw", "vhd", "vhdx", "vmdk"] | None = Field(
-        default=None, description="The format; needed if the file's name does not end with it."
+        default=None,
+        description="The format of the disk, unpacked; needed if the file's name does not end with it, and the "
+        "suffix of its compression.",
     )
     data_disks: list[DataDiskFile] = Field(
         default=[], description="Data disks that belong to it, with what is on them."

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.base import process, scratch
+from pipeline.base.disk_format import PACKED_SUFFIXES
 from pipeline.base.errors import DiskError, GoldsmithError, HostError
 from pipeline.base.printable import single_line
 from pipeline.disk.formats import recognize_foreign
@@ -21,7 +22,7 @@ from pipeline.vhd.extents import Reader, file_extents, file_size
 from pipeline.vhd.footer import MAX_SIZE
 
 #: Ends of names of compressed files, and what stands in their place once they are unpacked.
-_SUFFIXES = {".txz": ".tar", ".tgz": ".tar"} | dict.fromkeys((".xz", ".gz", ".bz2", ".zst", ".lz4", ".lzma"), "")
+_SUFFIXES = {".txz": ".tar", ".tgz": ".tar"} | dict.fromkeys(PACKED_SUFFIXES, "")
 #: Bytes of the host's disk that stay free, and seconds: 2 TiB of zeros take about half of them.
 RESERVE, DEADLINE = 256 << 20, 7200.0
 #: The largest file that is made: what a VHD can hold, and its footer.
@@ -40,11 +41,12 @@ def packed_kind(path: Path) -> str:
 
 
 @contextmanager
-def unpacked(path: Path, folder: Path | None = None, *, limit: int = LIMIT) -> Iterator[Path]:
+def unpacked(path: Path, folder: Path | None = None, *, limit: int | None = None) -> Iterator[Path]:
     """The unpacked file of a compressed one, in a scratch folder inside `folder` that goes with the block.
 
-    A file that is not compressed is itself. `folder` is by default the system's for temporary files. Raises
-    DiskError: packed-damaged, packed-too-large, and `open_file`'s; HostError (no-space, sandbox-unavailable).
+    A file that is not compressed is itself. `folder` is by default the system's for temporary files; `limit` is the
+    bytes of the largest file that may come of it, by default what a disk can have. Raises DiskError: packed-damaged,
+    packed-too-large, and `open_file`'s; HostError (no-space, sandbox-unavailable).
     """
     kind = packed_kind(path)
     if not kind:
@@ -52,7 +54,7 @@ def unpacked(path: Path, folder: Path | None = None, *, limit: int = LIMIT) -> I
         return
     with scratch.folder(folder) as place:
         target = place / _plain_name(path.name)
-        _unpack(path, kind, target, limit)
+        _unpack(path, kind, target, LIMIT if limit is None else limit)
         yield target
 
 

@@ -253,6 +253,8 @@ class _Looker:
                 message = f"{_size(definition.disk)} are less than the {_size(size)} of {source.path.name}"
                 document.add(("disk",), message, f"write disk: {_size(size)} or more, or omit it")
         except DiskError as error:
+            if error.name == "disk-packed":
+                return  # a build unpacks it, and then compares
             document.add(("source", "disk", "path"), f"{error.message} ({error.name})", error.hint or "")
 
     def _detect(self, path: Path, *, sized: bool) -> tuple[str, int]:

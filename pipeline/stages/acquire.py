@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.disk_format import QCOW2, find_format, known_format
-from pipeline.base.errors import BuildError, CheckFailed, UsageError
+from pipeline.base.errors import BuildError, CheckFailed, DiskError, UsageError
 from pipeline.cache.digests import chunk_digests
 from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
@@ -106,7 +107,8 @@ def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draf
         path = download(source.url, context.store.downloads, source.sha256, progress=context.progress)
     if source.sha256:
         verify_checksum(context, path, source.sha256, "source.disk.sha256")
-    detected, _ = _copy(context, path, source.format, draft.path / DISK)
+    with _unpacked(context, path, draft.path) as plain:
+        detected, _ = _copy(context, plain, source.format, draft.path / DISK)
     _judge_brought(context, path.name, draft.path / DISK)
     data = [(each.lun, _copy_data(context, each, draft)) for each in source.data]
     summary = f"{detected}, {len(data)} data disks" if data else detected
@@ -116,7 +118,8 @@ def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draf
 def _copy_data(context: BuildContext, file: DataDiskFile, draft: PendingLayer) -> Image:
     """Copy a data disk that belongs to a foreign disk. Raises UsageError (data-disk-size)."""
     target = draft.path / f"data-{file.lun}.qcow2"
-    _, size = _copy(context, file.path, file.format, target)
+    with _unpacked(context, file.path, draft.path) as plain:
+        _, size = _copy(context, plain, file.format, target)
     wanted = next(disk.size for disk in context.data_disks if disk.lun == file.lun)
     if size != wanted:
         raise UsageError(
@@ -125,6 +128,42 @@ def _copy_data(context: BuildContext, file: DataDiskFile, draft: PendingLayer) -
             hint="correct its size in data_disks",
         )
     return Image(target, QCOW2, size=size)
+
+
+@contextmanager
+def _unpacked(context: BuildContext, path: Path, folder: Path) -> Iterator[Path]:
+    """The disk in a compressed file, unpacked in `folder` until the block ends; another file is itself.
+
+    Raises DiskError (disk-packed: compressed twice; packed-damaged, packed-too-large, and those of `mapping.detect`),
+    HostError (no-space, sandbox-unavailable).
+    """
+    from pipeline.disk.unpack import unpacked
+
+    if not _is_packed(path):
+        yield path
+        return
+    context.progress(f"unpacking {path.name}")
+    with unpacked(path, folder) as plain:
+        if _is_packed(plain):
+            raise DiskError(
+                f"{path.name} is compressed twice",
+                name="disk-packed",
+                hint="unpack it once yourself, and name the file that comes of it with its own checksum",
+            )
+        yield plain
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file is compressed in a way that a build unpacks. Raises DiskError as `mapping.detect` does."""
+    from pipeline.disk import mapping
+
+    try:
+        mapping.detect(path, named=False)
+    except DiskError as error:
+        if error.name != "disk-packed":
+            raise
+        return True
+    return False
 
 
 def _copy(context: BuildContext, path: Path, fmt: str | None, target: Path) -> tuple[str, int]:
