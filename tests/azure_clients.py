@@ -113,12 +113,19 @@ class CommandLine:
         return [each["code"] for each in view["statuses"]]
 
     def capture(self, group: str, vm: str, image: str) -> dict[str, Any]:
-        return dict(self.run("vm", "capture", *_of(group, vm), "--vhd-name-prefix", image))
+        """It prints the first resource of the result, https://learn.microsoft.com/rest/api/compute/virtual-machines/capture."""
+        made = dict(self.run("vm", "capture", *_of(group, vm), "--vhd-name-prefix", image))
+        assert {"apiVersion", "type", "name", "location", "properties"} <= made.keys(), made
+        assert made["type"] == MACHINES, made
+        profiles = {"hardwareProfile", "storageProfile", "osProfile", "networkProfile"}
+        assert profiles <= made["properties"].keys(), made
+        return made
 
     def clone(self, group: str, vm: str, image: str, public_key: str, template: Path) -> None:
-        """By the template that the capture gave."""
+        """By the image's template, with the gallery of this host."""
         subnet = resource_id(group, "Microsoft.Network/virtualNetworks", "lan") + "/subnets/one"
         values = {"vmName": vm, "vmSize": "Standard_B1ms", "adminPublicKey": public_key, "subnetId": subnet}
+        values["galleryName"] = "goldsmith"
         words = [f"{name}={value}" for name, value in values.items()]
         where = ("--resource-group", group, "--name", f"{vm}-deployment")
         made = self.run(

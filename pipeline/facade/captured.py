@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.facade.ids import MACHINES
 from pipeline.facade.machines import GALLERY
 
 _VARIABLE = re.compile(r"variables\('(\w+)'\)", re.ASCII)
@@ -17,7 +18,7 @@ _VARIABLE = re.compile(r"variables\('(\w+)'\)", re.ASCII)
 
 def capture_result(template: Mapping[str, Any], place: str) -> dict[str, Any]:
     """`template` is the version's own `template.json`, `place` the id of the VM. The gallery has a default: the only
-    one of this host."""
+    one of this host. The VM is the first resource, as in Azure's result: `az vm capture` prints only that one."""
     variables = {name: str(value).removeprefix("[").removesuffix("]") for name, value in _part(template, "variables")}
     parameters = dict(_part(template, "parameters"))
     if "galleryName" in parameters:
@@ -27,7 +28,9 @@ def capture_result(template: Mapping[str, Any], place: str) -> dict[str, Any]:
         "contentVersion": template["contentVersion"],
         "id": place,
         "parameters": parameters,
-        "resources": _written_out(template["resources"], variables),
+        "resources": sorted(
+            _written_out(template["resources"], variables), key=lambda each: each["type"] != MACHINES
+        ),
     }
 
 

@@ -35,8 +35,6 @@ FIELDS = {
 }
 #: And for a data disk of one.
 DISK_FIELDS = {"lun", "name", "createOption", "caching", "diskSizeGB", "managedDisk", "deleteOption", "toBeDetached"}
-#: And for the result of a capture: https://learn.microsoft.com/rest/api/compute/virtual-machines/capture
-CAPTURE_FIELDS = {"$schema", "contentVersion", "id", "parameters", "resources"}
 
 
 class Guest:
@@ -50,6 +48,10 @@ class Guest:
         done = self._lab.run("vm", "ssh", vm, "-i", str(self._key), command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split()
+
+    def template(self, image: str) -> Path:
+        """The template of an image's golden version."""
+        return Path(self._lab.master(image)["path"]).with_name("template.json")
 
     def deprovision(self, vm: str) -> None:
         """As the user of an Azure VM does, with what goldsmith's checks want beside `waagent -deprovision+user`."""
@@ -87,17 +89,14 @@ def walk(client: Walker, guest: Guest, group: str, names: tuple[str, str, str], 
     states = client.codes(group, origin)
     assert states == ["ProvisioningState/succeeded", "OSState/generalized", "PowerState/stopped"], states
     yield "generalize"
-    result = client.capture(group, origin, image)
+    client.capture(group, origin, image)
     yield "capture"
     assert client.codes(group, origin) == states, "it stays as it was"
     client.do("deallocate", group, origin)
     assert client.codes(group, origin)[-1] == "PowerState/deallocated"
     yield "deallocate"
     client.delete(group, origin)
-    with tempfile.TemporaryDirectory() as folder:
-        template = Path(folder) / "template.json"
-        template.write_text(json.dumps(result))
-        client.clone(group, copy, image, public_key, template)
+    client.clone(group, copy, image, public_key, guest.template(image))
     second, content, host, mark = guest.run(
         copy, f"{MOUNT}; cat /etc/machine-id /mnt/file; hostname; cat /etc/captured"
     )

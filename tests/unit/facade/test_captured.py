@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.evidence.arm_template import managed_template
 from pipeline.facade.captured import capture_result
+from pipeline.facade.ids import MACHINES
 from pipeline.operations.arm_deployment import make_deployment
 from tests.unit.operations.test_arm_template import MANIFEST
 
@@ -24,4 +25,6 @@ def test_it_has_azures_fields_and_deploys_what_the_version_does() -> None:
     sent = {key: value for key, value in found.items() if key != "id"}
     mine = make_deployment(sent, given, "the result").resources()
     theirs = make_deployment(template, full, "the template").resources()
-    assert [each.body for each in mine] == [each.body for each in theirs]
+    bodies = {each.kind: each.body for each in mine}
+    assert len(mine) == len(theirs) and bodies == {each.kind: each.body for each in theirs}
+    assert found["resources"][0]["type"] == MACHINES, "the one that az vm capture prints"
