@@ -125,7 +125,7 @@ def test_from_a_vm_to_an_image_and_back(golden_build: Lab, tmp_path: Path) -> No
         assert kept == ["kept", "changed", "mark", "copy"], "the data disk stays, the OS disk is the image's"
         assert third not in (first, second)
         delete("copy")
-        two_behind_one_endpoint(lab, f"{key}.pub")
+        check_endpoint(lab, f"{key}.pub")
     finally:
         lab.run("endpoint", "remove", "web")
         lab.run("set", "delete", "shop", "--yes")
@@ -134,7 +134,7 @@ def test_from_a_vm_to_an_image_and_back(golden_build: Lab, tmp_path: Path) -> No
     assert json.loads(vm("list", "--json")) == []
 
 
-def two_behind_one_endpoint(lab: Lab, public_key: str) -> None:
+def check_endpoint(lab: Lab, public_key: str) -> None:
     """Two VMs of the image in one set behind one endpoint; both show the page, and one alone after a failure."""
     if GIB > 10:
         return  # the disks of two VMs have no room beside a large one
