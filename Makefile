@@ -11,7 +11,7 @@ LAYERS ?= 40G
 GUESTS ?= 2
 BIN := .venv/bin
 
-.PHONY: help setup golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
+.PHONY: help setup wheel deb golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,14 @@ check: setup ## lint and types
 docs: setup ## the documentation as a site of static pages: build/site/index.html; with Chromium its pictures are drawn again
 	@if command -v chromium >/dev/null; then $(BIN)/python -m tests.pictures; fi
 	@$(BIN)/python tools/docs_site.py
+
+wheel: setup ## goldsmith as a wheel, for pipx: build/goldsmith-*.whl
+	@rm -rf build/lib build/bdist.*
+	@$(BIN)/pip --quiet wheel --no-deps --wheel-dir build .
+	@ls build/goldsmith-*.whl
+
+deb: ## a Debian package for hosts of this host's release: build/goldsmith_*.deb
+	@tools/make_deb.sh
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests
