@@ -15,7 +15,8 @@ LATEST = 10.0
 class OpenLoop:
     """`rate` requests a second from entering to leaving. `pages` counts answers by their text, `failed` has the rest.
 
-    Failed is what is not 200, or is not there after LATEST seconds.
+    Failed is what is not 200, or is not there after LATEST seconds. `sent` counts the requests that were begun;
+    `slowest` is the longest time to an answer, in seconds.
     """
 
     def __init__(self, url: str, rate: float) -> None:
@@ -26,6 +27,8 @@ class OpenLoop:
         self._clock = threading.Thread(target=self._tick)
         self.pages: Counter[str] = Counter()
         self.failed: list[str] = []
+        self.sent = 0
+        self.slowest = 0.0
 
     def __enter__(self) -> OpenLoop:
         self._clock.start()
@@ -47,6 +50,7 @@ class OpenLoop:
             request.start()
             self._requests.append(request)
             number += 1
+            self.sent = number
 
     def _send(self) -> None:
         began = time.monotonic()
@@ -57,6 +61,7 @@ class OpenLoop:
         except OSError as error:
             page, trouble = "", f"{type(error).__name__}: {error} after {time.monotonic() - began:.1f} s"
         with self._lock:
+            self.slowest = max(self.slowest, time.monotonic() - began)
             if trouble:
                 self.failed.append(trouble)
             else:
