@@ -11,7 +11,7 @@ LAYERS ?= 40G
 GUESTS ?= 2
 BIN := .venv/bin
 
-.PHONY: help setup wheel deb golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
+.PHONY: help setup lock wheel deb golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ wheel: setup ## goldsmith as a wheel, for pipx: build/goldsmith-*.whl
 
 deb: ## a Debian package for hosts of this host's release: build/goldsmith_*.deb
 	@tools/make_deb.sh
+
+lock: setup ## the Python packages of a release with versions and digests: tools/requirements.lock, tools/build.lock
+	@$(BIN)/python tools/lock.py
 
 campaign-%: setup ## run a whole corpus; its table goes to docs/reports/
 	@tools/setup.sh tests

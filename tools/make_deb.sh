@@ -3,8 +3,8 @@
 #
 # Its Python packages lie in a virtual environment of its own below /usr/lib/goldsmith, because Debian has older ones
 # of some of them. The package fits the Python that built it: build it on the release on which you install it. With
-# tools/requirements.lock that file says which Python packages, each with its digest; without it pip takes the newest
-# ones that pyproject.toml allows.
+# tools/requirements.lock that file says which Python packages, each with its digest, if it is for this Python and this
+# processor (`make lock` writes it anew); otherwise pip takes the newest ones that pyproject.toml allows.
 #
 #   tools/make_deb.sh            build it
 #   tools/make_deb.sh depends    print the packages that it depends on, one per line, without Python itself
@@ -14,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PREFIX=/usr/lib/goldsmith
 PYTHON=/usr/bin/python3
 LOCK=tools/requirements.lock
+BUILD_LOCK=tools/build.lock
 say() { printf 'deb          %s\n' "$*"; }
 die() { printf 'make deb: %s\n' "$*" >&2; exit 3; }
 
@@ -50,10 +51,13 @@ pip=("$python" -m pip --quiet --disable-pip-version-check --no-input)
 mkdir "$work/source"
 cp -r pipeline playbooks pyproject.toml README.md LICENSE "$work/source/"
 "${pip[@]}" wheel --no-deps --wheel-dir "$work" "$work/source"
-if [ -r "$LOCK" ]; then
-    "${pip[@]}" install --no-compile --require-hashes -r "$LOCK"
+fits="# For Python $("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') on $(uname -m); written by \`make lock\`."
+if [ "$(head -n 1 "$LOCK")" = "$fits" ]; then
+    "${pip[@]}" install --no-compile --require-hashes --only-binary :all: -r "$BUILD_LOCK"
+    "${pip[@]}" install --no-compile --require-hashes --no-build-isolation -r "$LOCK"
     "${pip[@]}" install --no-compile --no-deps "$work"/goldsmith-*.whl
 else
+    say "$LOCK is for another Python or processor: pip takes the newest packages of the allowed ranges"
     "${pip[@]}" install --no-compile "$work"/goldsmith-*.whl
 fi
 "${pip[@]}" check
