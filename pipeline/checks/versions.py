@@ -15,7 +15,7 @@ from pipeline.systems.inspection import Part, inspection_of
 
 #: What the inspection of every system stands on, by label.
 COMMON: dict[str, Part] = {
-    "checks.boot": Part(3, ("pipeline.checks.disk.boot", "pipeline.disk.boot_menu", "pipeline.disk.efi_program")),
+    "checks.boot": Part(4, ("pipeline.checks.disk.boot", "pipeline.disk.boot_menu", "pipeline.disk.efi_program")),
     "checks.config_files": Part(1, ("pipeline.checks.disk.config_files",)),
     "checks.container": Part(1, ("pipeline.checks.disk.vhd_file",)),
     "checks.model": Part(1, ("pipeline.checks.model",)),

@@ -257,6 +257,9 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "GRUB without serial": ("grub-serial", edit(GRUB, "terminal_output serial console", "terminal_output console")),
     "rhgb": ("kernel-command-line", edit(GRUB, " ro ", " ro rhgb ")),
     "crashkernel": ("kernel-command-line", edit(GRUB, " ro ", " ro crashkernel=auto ")),
+    "a quiet boot": ("quiet-console", edit(GRUB, " ro ", " ro quiet ")),
+    "a splash screen": ("quiet-console", edit(GRUB, " ro ", " ro splash ")),
+    "a console for emergencies only": ("quiet-console", edit(GRUB, " ro ", " ro loglevel=0 ")),
     "no rootdelay": ("root-delay", edit(GRUB, " rootdelay=300", "")),
     # the kernel
     "no hv_storvsc": ("initramfs-hyperv", without("hv_storvsc")),
@@ -297,6 +300,7 @@ DEFECTS: dict[str, tuple[str, Change]] = {
     "packages from a disc": ("package-sources", add("etc/apt/sources.list", "deb cdrom:[Debian]/ bookworm main\n")),
     "a local clock": ("clock-utc", edit("etc/adjtime", "UTC", "LOCAL")),
     "no login on the serial port": ("serial-login", masked("serial-getty@ttyS0.service")),
+    "no login by a word of the kernel line": ("serial-login", edit(GRUB, " ro ", " ro systemd.getty_auto=no ")),
     "no login on any serial port": ("serial-login", masked("serial-getty@.service")),
     "a file in /tmp": ("temporary-files", put("/tmp/build.sh", "x\n")),
     "a core dump": ("core-dumps", put("/var/crash/x.crash", "x\n")),
@@ -561,6 +565,15 @@ DEFECTS: dict[str, tuple[str, Change]] = {
         fs("rm /etc/systemd/system/multi-user.target.wants/walinuxagent.service"),
     ),
     "cloud-init switched off": ("cloud-init-installed", put("/etc/cloud/cloud-init.disabled", "")),
+    "cloud-init switched off on the kernel line": (
+        "cloud-init-installed",
+        edit(GRUB, " ro ", " ro cloud-init=disabled "),
+    ),
+    "cloud-init's detection of data sources is off": (
+        "cloud-init-installed",
+        put("/etc/cloud/ds-identify.cfg", "# by the installer\npolicy: disabled\n"),
+    ),
+    "cloud-init's target is masked": ("cloud-init-installed", masked("cloud-init.target")),
     "cloud-init gone": ("cloud-init-installed", fs("rm /usr/bin/cloud-init")),
     "no Azure data source": (
         "cloud-init-datasource",
@@ -822,6 +835,10 @@ GOOD: dict[str, Change] = {
         put("/etc/mdadm/mdadm.conf", "HOMEHOST <system>\nARRAY /dev/md0 UUID=1:2:3:4\nDEVICE partitions\n"),
         put("/etc/systemd/system/srv.mount", "[Mount]\nWhat=/dev/sdc1\nWhere=/srv\nOptions=defaults,nofail\n"),
         put("/etc/default/grub.d/60-x.cfg", 'GRUB_CMDLINE_LINUX="root=UUID=1 x.root=/dev/sda rootdelay=300"\n'),
+    ),
+    "words that hide nothing": several(
+        edit(GRUB, " ro ", " ro loglevel=3 systemd.getty_auto=yes quietly=1 "),
+        put("/etc/cloud/ds-identify.cfg", "policy: search,found=all,maybe=all,notfound=disabled\n"),
     ),
     "what a system has anyway": several(
         put("/etc/machine-id", "uninitialized\n"),

@@ -361,6 +361,24 @@ def kernel_command_line(subject: Subject) -> Iterator[str]:
 
 
 @check(
+    "quiet-console",
+    "The boot writes its messages to the console",
+    why="Installers and desktops hide them. Then boot diagnostics are empty where a boot fails.",
+    remedy="Remove quiet, splash and loglevel= from GRUB_CMDLINE_LINUX and GRUB_CMDLINE_LINUX_DEFAULT; update-grub "
+    "(grubby --update-kernel=ALL --remove-args='quiet splash').",
+    source=AZURE_DOC,
+    severity="warn",
+    profiles=CLOUD,
+)
+def quiet_console(subject: Subject) -> Iterator[str]:
+    for entry in boot_entries(subject):
+        for word in entry.words:
+            # level 3 and above shows errors, which Azure's own guides use
+            if word in ("quiet", "splash") or re.fullmatch(r"loglevel=[0-2]", word):
+                yield f"{entry.path}: {entry.kernel} boots with {word}"
+
+
+@check(
     "root-delay",
     "The kernel waits for a slow root disk",
     why="Under load the disk may take long to appear; without rootdelay the boot gives up too early.",

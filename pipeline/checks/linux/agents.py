@@ -151,12 +151,25 @@ def waagent_enabled(subject: Subject) -> Iterator[str]:
         yield f"{'neither ' if len(units) > 1 else ''}{' nor '.join(units)} is enabled"
 
 
+#: Units of cloud-init without which it does not provision; a version has some of them.
+_CLOUD_INIT_UNITS = (
+    "cloud-init.target",
+    "cloud-init.service",
+    "cloud-init-main.service",
+    "cloud-init-local.service",
+    "cloud-init-network.service",
+    "cloud-config.service",
+    "cloud-final.service",
+)
+
+
 @check(
     "cloud-init-installed",
     "cloud-init is installed and enabled",
     why="It creates the user, the keys and the host name. Without it waagent must do so; otherwise nobody can log "
     "in.",
-    remedy="apt-get install cloud-init; rm -f /etc/cloud/cloud-init.disabled; systemctl unmask and enable its units.",
+    remedy="apt-get install cloud-init; rm -f /etc/cloud/cloud-init.disabled; systemctl unmask and enable its units; "
+    "remove cloud-init=disabled from GRUB_CMDLINE_LINUX (update-grub) and `policy: disabled` from ds-identify.cfg.",
     source=CLOUD_INIT,
     profiles=AZURE,
 )
@@ -170,9 +183,14 @@ def cloud_init_installed(subject: Subject) -> Iterator[str]:
         return
     if subject.root.exists("/etc/cloud/cloud-init.disabled"):
         yield "/etc/cloud/cloud-init.disabled is there"
-    for entry in ("cloud-init.service", "cloud-init-main.service", "cloud-config.service", "cloud-final.service"):
-        if subject.root.read_link(f"/etc/systemd/system/{entry}") == "/dev/null":
-            yield f"{entry} is masked"
+    for unit in _CLOUD_INIT_UNITS:
+        if subject.root.read_link(f"/etc/systemd/system/{unit}") == "/dev/null":
+            yield f"{unit} is masked"
+    for path in dict.fromkeys(entry.path for entry in grub_entries(subject) if "cloud-init=disabled" in entry.words):
+        yield f"{path}: cloud-init=disabled"
+    for line in subject.lines("/etc/cloud/ds-identify.cfg"):
+        if re.match(r"policy:\s*disabled\b", line):
+            yield f"/etc/cloud/ds-identify.cfg: {line}"
     if not enabled(subject, subject.system.agent_units["cloud-init"]) and not subject.root.exists(
         "/usr/lib/systemd/system-generators/cloud-init-generator"
     ):

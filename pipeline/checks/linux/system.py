@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.base.errors import DiskError
+from pipeline.checks.disk.boot import grub_entries
 from pipeline.checks.model import AZURE_DOC, CLOUD, HOUSE, LISA, CannotLook, Skip, Subject, check
 from pipeline.disk.root import device_name
 from pipeline.disk.volumes import closed_kinds
@@ -237,7 +238,7 @@ def openssl_version(subject: Subject) -> Iterator[str]:
 @check(
     "package-sources",
     "The image can be updated",
-    why="Without a package source, no clone can install security updates.",
+    why="Without a package source, no clone can install security updates. A clone has no installation medium.",
     remedy="Write the distribution's public repositories into /etc/apt/sources.list.d/.",
     source=LISA,
 )
@@ -252,6 +253,8 @@ def package_sources(subject: Subject) -> Iterator[str]:
     yield from (f"{line}" for line in active if re.search(r"\b(file|cdrom|copy):", line))
 
 
+#: Addresses that only a machine with the medium of its installation has: zypper's, dnf's, apk's.
+_MEDIUM = re.compile(r"baseurl\s*=\s*(cd|dvd|hd|iso|file):|(@\S+\s+)?/(media|mnt)/", re.IGNORECASE)
 #: Where dnf, zypper and apk keep their repositories, and how an active line begins.
 _OTHER_SOURCES = (
     ("/etc/yum.repos.d", r"(baseurl|mirrorlist|metalink)\s*="),
@@ -269,6 +272,19 @@ def _other_sources(subject: Subject) -> Iterator[str]:
         lines = [line for name in names for line in subject.lines(f"{folder}/{name}")]
         if not any(re.match(pattern, line) for line in lines):
             yield f"no active line in {folder}"
+        for name in names:
+            yield from (f"{folder}/{name}: {line}" for line in _medium_lines(subject, f"{folder}/{name}"))
+
+
+def _medium_lines(subject: Subject, path: str) -> Iterator[str]:
+    """The lines of a file of repositories that name an installation medium, but for repositories that are off."""
+    section: list[str] = []
+    for line in [*subject.lines(path), "["]:
+        if line.startswith("["):
+            if not any(re.fullmatch(r"enabled\s*=\s*(0|no|false)", each, re.IGNORECASE) for each in section):
+                yield from (each for each in section if _MEDIUM.match(each))
+            section = []
+        section.append(line)
 
 
 def apt_source_files(subject: Subject) -> list[str]:
@@ -302,8 +318,8 @@ _INITTAB = re.compile(r"^[^#:\n]*:[^:\n]*:(respawn|askfirst|ondemand):.*\bttyS0\
     "serial-login",
     "Azure's serial console has a login prompt",
     why="The serial console is the only way into a machine whose network does not work.",
-    remedy="systemctl unmask serial-getty@ttyS0.service (OpenRC and System V: a line with ttyS0 and getty in "
-    "/etc/inittab).",
+    remedy="systemctl unmask serial-getty@ttyS0.service; no systemd.getty_auto=no for the kernel (OpenRC "
+    "and System V: a line with ttyS0 and getty in /etc/inittab).",
     source="Azure: Serial Console for Linux; systemd-getty-generator(8)",
     severity="warn",
     profiles=CLOUD,
@@ -314,6 +330,10 @@ def serial_login(subject: Subject) -> Iterator[str]:
                  "/etc/systemd/system-generators/systemd-getty-generator"):  # fmt: skip
         if subject.root.read_link(path) == "/dev/null":
             yield f"{path} is a link to /dev/null"
+    for entry in grub_entries(subject):
+        for word in entry.words:
+            if re.fullmatch(r"systemd\.getty_auto=(0|no|n|false|f|off)", word):
+                yield f"{entry.path}: {word}"
     inittab = subject.root.text("/etc/inittab")
     if inittab and not subject.root.is_dir("/usr/lib/systemd/system") and not _INITTAB.search(inittab):
         yield "/etc/inittab starts no getty on ttyS0"

@@ -9,7 +9,7 @@ _RPM = frozenset({"rhel", "fedora", "centos", "suse", "opensuse", "sles", "rocky
 #: What only an inspection of a Linux stands on, by the labels of keys.
 PARTS: dict[str, Part] = {
     "checks.agents": Part(
-        4, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
+        5, ("pipeline.checks.linux.agents", "pipeline.systems.linux.installed", "pipeline.systems.debian.installed")
     ),
     "checks.azure_init": Part(1, ("pipeline.checks.linux.azure_init",)),
     "checks.disk_names": Part(2, ("pipeline.checks.linux.disk_names",)),
@@ -34,7 +34,7 @@ PARTS: dict[str, Part] = {
     "checks.resume": Part(1, ("pipeline.checks.linux.resume",)),
     "checks.secrets": Part(1, ("pipeline.checks.linux.build_config",)),
     "checks.system_folders": Part(1, ("pipeline.checks.linux.system_folders",)),
-    "checks.system": Part(5, ("pipeline.checks.linux.system", "pipeline.disk.release")),
+    "checks.system": Part(6, ("pipeline.checks.linux.system", "pipeline.disk.release")),
     "guests.service_identity": Part(1, ("pipeline.systems.linux.service_identity",)),
     "offline.btrfs": Part(
         1, ("pipeline.disk.btrfs", "pipeline.disk.btrfs_trees", "pipeline.disk.btrfs_files", "pipeline.disk.lzo")

@@ -7,7 +7,9 @@ import hashlib
 import lzma
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +99,32 @@ def test_the_master_has_the_bytes_of_the_disk(kind: str, disk: bytes, project: P
     # the same file again is the same image; the same disk packed otherwise is another input
     assert build(project, store, f"path: {packed.name}, sha256: {digest}", AS_IT_IS).unchanged
     assert list(store.root.rglob(".goldsmith-*")) == []
+
+
+def test_a_download_has_no_suffix_and_is_unpacked(disk: bytes, project: Path, store: Store) -> None:
+    packed = lzma.compress(disk, preset=0)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(packed)))
+            self.end_headers()
+            self.wfile.write(packed)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/base.raw.xz"
+        outcome = build(project, store, f"url: '{url}', sha256: {hashlib.sha256(packed).hexdigest()}", AS_IT_IS)
+        server.shutdown()
+    assert outcome.version is not None
+    with outcome.version.disk.open("rb") as file:
+        assert file.read(len(disk)) == disk
+    # what was downloaded stays as it was published
+    (kept,) = (path for path in store.downloads.iterdir() if path.suffix != ".lock")
+    assert kept.read_bytes() == packed
 
 
 def test_a_packed_qcow2_and_its_data_disk(disk: bytes, project: Path, store: Store) -> None:

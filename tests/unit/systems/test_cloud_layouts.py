@@ -66,6 +66,8 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
             "etc/NetworkManager/system-connections/cloud-init-eth0.nmconnection": "[connection]\ntype=ethernet\n",
             "var/cache/dnf/updates-1/repodata/primary.xml.gz": "x",
             "var/log/dnf.rpm.log": "x",
+            "etc/yum.repos.d/medium.repo": "[off]\nbaseurl=file:///off\nenabled=0\n[medium]\n"
+            "baseurl=file:///run/install/repo\n",
         },
         (),
         {
@@ -77,11 +79,13 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
             "netplan-cloud-init": "cloud-init-eth0.nmconnection is there",
             "package-cache": "/var/cache/dnf",
             "package-logs": "/var/log/dnf.rpm.log",
+            "package-sources": "/etc/yum.repos.d/medium.repo: baseurl=file:///run/install/repo",
         },
     ),
     "opensuse-leap-15.6": (
         {
             "var/cache/zypp/packages/oss/a.rpm": "x",
+            "etc/zypp/repos.d/medium.repo": "[medium]\nenabled=1\nbaseurl=cd:/?devices=/dev/disk/by-id/ata-DVD\n",
             "var/lib/wicked/lease-eth0-dhcp-ipv4.xml": "<x/>",
             "etc/sysconfig/network/ifcfg-eth0": "# Created by cloud-init automatically, do not edit.\n#\n"
             "BOOTPROTO=dhcp\nSTARTMODE=auto\n",
@@ -89,6 +93,7 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
         (),
         {
             "package-cache": "/var/cache/zypp",
+            "package-sources": "/etc/zypp/repos.d/medium.repo: baseurl=cd:/",
             "dhcp-leases": "/var/lib/wicked/lease-eth0-dhcp-ipv4.xml",
             "netplan-cloud-init": "/etc/sysconfig/network/ifcfg-eth0 was written by cloud-init",
         },
@@ -96,6 +101,7 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
     "alpine-3.20-nocloud-uefi": (
         {
             "var/cache/apk/APKINDEX.1.tar.gz": "x",
+            "etc/apk/repositories": "/media/cdrom/apks\nhttps://dl-cdn.alpinelinux.org/alpine/v3.20/main\n",
             "var/lib/seedrng/seed.credit": "x",
             "usr/lib/modules/6.6.70-0-lts/modules.builtin": "x",
             "etc/inittab": "::sysinit:/sbin/openrc sysinit\n#ttyS0::respawn:/sbin/getty -L 0 ttyS0 vt100\n",
@@ -103,6 +109,7 @@ SEEDED: dict[str, tuple[dict[str, str], tuple[str, ...], dict[str, str]]] = {
         ("etc/runlevels/default/waagent", "etc/runlevels/default/sshd", "usr/lib/modules/6.6.63-0-virt"),
         {
             "package-cache": "/var/cache/apk",
+            "package-sources": "/etc/apk/repositories: /media/cdrom/apks",
             "serial-login": "/etc/inittab starts no getty on ttyS0",
             "random-seed": "/var/lib/seedrng/seed.credit",
             "kernel-modules": "no /lib/modules/virt",
