@@ -5,6 +5,7 @@ Each verb takes and returns Azure's own JSON, so that one walk judges both.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -200,10 +201,16 @@ class Library:
 
     def capture(self, group: str, vm: str, image: str) -> dict[str, Any]:
         """As a version of the gallery, the way that Azure advises today."""
-        number = next_version([], datetime.now(UTC).date())
+        from azure.core.exceptions import ResourceNotFoundError
+
+        versions = self._compute.gallery_image_versions
+        there: list[str] = []
+        with contextlib.suppress(ResourceNotFoundError):  # there is no such image yet
+            listed = versions.list_by_gallery_image(GROUP, "goldsmith", f"{image}-gen2")
+            there = [str(each.name) for each in listed]
+        number = next_version(there, datetime.now(UTC).date())
         source = {"virtualMachineId": resource_id(group, MACHINES, vm)}
         body: Any = {"location": LOCATION, "properties": {"storageProfile": {"source": source}}}
-        versions = self._compute.gallery_image_versions
         begun = versions.begin_create_or_update(GROUP, "goldsmith", f"{image}-gen2", number, body)
         made = begun.result(DEADLINE).as_dict()
         assert made["name"] == number, made
