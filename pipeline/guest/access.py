@@ -200,9 +200,18 @@ class Access:
         """The folder where Ansible's ssh keeps its shared connections."""
         return self.folder / "private" / "cp"
 
+    @property
+    def owner_folder(self) -> Path:
+        """The private folder of the project's owner, where Ansible does not run as root; made anew for each step."""
+        return self.folder / "owner"
+
     def hang_up(self) -> None:
         """End the shared connections. A guest that dies takes them along; one that restarts leaves them dead."""
-        for control in (self.control, *sorted(self.ansible_controls.glob("*"))):
+        for control in (
+            self.control,
+            *sorted(self.ansible_controls.glob("*")),
+            *sorted(self.owner_folder.glob("cp/*")),
+        ):
             if control.is_socket():
                 with contextlib.suppress(GoldsmithError):
                     argv = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={control}", "-O", "exit", "guest"]

@@ -15,6 +15,7 @@ from pipeline.base.errors import GuestError, UsageError
 from pipeline.definition import PlaybookStep
 from pipeline.definition.ansible_config import PLUGIN_PATHS, AnsibleConfig
 from pipeline.definition.step_digest import config_of
+from pipeline.guest.project_owner import ProjectOwner, project_owner
 
 VAULT_HINT = (
     "write vault_password_file: PATH in the step; the file holds the password and stays out of the repository"
@@ -49,16 +50,20 @@ _FIXED: Mapping[str, str] = {
 @dataclass(frozen=True)
 class AnsibleProject:
     """What a playbook takes from its project: its ansible.cfg, the password of its vault, the variables of the caller
-    that the step names, and `installed`, the folder with roles/ and collections/ that Galaxy was asked for."""
+    that the step names, and `installed`, the folder with roles/ and collections/ that Galaxy was asked for.
+    `owner` runs it, if it is not the caller who does."""
 
     config: AnsibleConfig
     installed: Path | None = None
     vault_password_file: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    owner: ProjectOwner | None = None
 
     @classmethod
-    def of(cls, step: PlaybookStep, installed: Path | None) -> AnsibleProject:
-        return cls(config_of(step), installed, step.vault_password_file, step.environment)
+    def of(cls, step: PlaybookStep, installed: Path | None, definition: Path) -> AnsibleProject:
+        """Raises HostError (project-owner-unknown)."""
+        owner = project_owner(definition, step.file)
+        return cls(config_of(step), installed, step.vault_password_file, step.environment, owner)
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables that Ansible is run with; `home` is a private folder, which it may fill."""
@@ -81,6 +86,7 @@ class AnsibleProject:
             "ANSIBLE_ROLES_PATH": self._search("roles_path", "roles") or nothing,
             "ANSIBLE_COLLECTIONS_PATH": self._search("collections_path", "collections") or nothing,
             "HOME": str(home),
+            **(self.owner.environment if self.owner else {}),
         }
 
     def _search(self, setting: str, folder: str) -> str:

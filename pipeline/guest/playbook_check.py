@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.definition.step_digest import config_of, playbook_texts, playbooks
 from pipeline.guest.ansible_requirements import Installed, cache_folder, install_requirements, needs_requirements
 from pipeline.guest.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
 from pipeline.guest.plays import TASKS_HINT, hosts_hint
+from pipeline.guest.project_owner import ProjectOwner, copy_vault_password
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
 _VERSION = 4
@@ -86,7 +87,7 @@ class _Check:
 
     @property
     def ansible(self) -> AnsibleProject:
-        return AnsibleProject.of(self.step, self.installed.folder if self.installed else None)
+        return AnsibleProject.of(self.step, self.installed.folder if self.installed else None, self.definition.path)
 
     @property
     def key(self) -> str:
@@ -198,7 +199,8 @@ def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     groups: dict[object, dict[str, _Check]] = {}
     for key, check in checks.items():
-        group = (check.ansible.config.path, check.ansible.installed, *check.step.environment.items())
+        ansible = check.ansible
+        group = (ansible.owner, ansible.config.path, ansible.installed, *check.step.environment.items())
         groups.setdefault(group, {})[key] = check
     for group_checks in groups.values():
         with scratch.folder(name="check") as home:
@@ -214,24 +216,37 @@ def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
                 variables = home / f"{number}.json"
                 variables.write_text(json.dumps(dict(check.step.vars)), encoding="utf-8")
                 words = ["-i", inventory, "-l", "guest", "--list-hosts", "--list-tasks", "-e", f"@{variables}"]
-                runs.append([str(word) for word in (*words, *check.ansible.arguments, check.step.file)])
-            environment = next(iter(group_checks.values())).ansible.environment(home)
+                ansible = check.ansible
+                if ansible.owner is not None and ansible.vault_password_file is not None:
+                    (folder := home / f"vault-{number}").mkdir(mode=0o700)
+                    copy = copy_vault_password(ansible.vault_password_file, folder)
+                    ansible = replace(ansible, vault_password_file=copy)
+                runs.append([str(word) for word in (*words, *ansible.arguments, check.step.file)])
+            ansible = next(iter(group_checks.values())).ansible
+            environment = ansible.environment(home)
             nothing = f":{home}/nothing"
-            for key, (code, out, err) in zip(group_checks, _run(runs, environment), strict=True):
+            if ansible.owner is not None:
+                ansible.owner.require_access(Path(sys.executable), _WORKER)
+                ansible.owner.give(home)
+            for key, (code, out, err) in zip(group_checks, _run(runs, environment, ansible.owner), strict=True):
                 found[key] = (code, out, err.replace(nothing, ""))
     return found
 
 
-def _run(runs: list[list[str]], environment: Mapping[str, str]) -> list[_Found]:
+def _run(runs: list[list[str]], environment: Mapping[str, str], owner: ProjectOwner | None = None) -> list[_Found]:
+    def argv_of(words: list[str | Path]) -> list[str | Path]:
+        return owner.argv(words) if owner is not None else words
+
     if ansible_version() == "none":  # Ansible is not in this Python's own folders
         program = ansible_program("ansible-playbook")
         done = [
-            process.run([program, *words], deadline=_DEADLINE, env=environment, ok_codes=range(256)) for words in runs
+            process.run(argv_of([program, *words]), deadline=_DEADLINE, env=environment, ok_codes=range(256))
+            for words in runs
         ]
         return [(each.code, each.stdout, each.stderr) for each in done]
     order = {"processes": os.cpu_count() or 1, "runs": runs}
     # -P: the worker's own folder has modules with the names of others
-    argv: list[str | Path] = [sys.executable, "-P", _WORKER]
+    argv = argv_of([sys.executable, "-P", _WORKER])
     try:
         answer = process.run(argv, stdin=json.dumps(order), deadline=_DEADLINE, env=environment)
     except (process.CommandFailed, process.CommandTimeout) as error:

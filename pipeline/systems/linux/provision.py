@@ -119,7 +119,7 @@ def _execute(step: Step, session: GuestSession, build: Build, write_line: Callab
         installed = _installed(build, step)
         variables = session.access.folder / "private" / "vars.json"
         variables.write_text(json.dumps(dict(step.vars)))
-        ansible = AnsibleProject.of(step, installed.folder if installed else None)
+        ansible = AnsibleProject.of(step, installed.folder if installed else None, build.definition.path)
         session.steps.playbook(
             step.file,
             variables,

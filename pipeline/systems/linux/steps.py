@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base import process
@@ -15,6 +16,7 @@ from pipeline.guest.access import Access
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, explain_vault
 from pipeline.guest.copy_stream import Modes, unpack_script, write_stream
 from pipeline.guest.plays import CALLBACKS, verify_plays
+from pipeline.guest.project_owner import copy_private, copy_vault_password, fresh_folder, guest_inventory, take_report
 from pipeline.systems.linux.step_secrets import REMOTE_TMP
 
 
@@ -76,37 +78,45 @@ class Steps:
         `secrets`: a file with variables that are secrets. With one no task is logged, here or in the guest, and what
         Ansible copies to the guest for a task lies in its memory.
 
+        For a project that root does not own it runs as the owner, with copies of the guest's key and of these files.
+
         Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
-        vault-password-missing, vault-password-wrong.
+        vault-password-missing, vault-password-wrong. Raises HostError (project-owner-blocked).
         """
-        home = self._access.folder / "private"
+        access, owner = self._access, ansible.owner
+        home = access.folder / "private"
         report = home / "plays.json"
         report.unlink(missing_ok=True)
+        inventory = access.inventory()
+        files = list(filter(None, (variables, secrets)))
+        if owner is not None:
+            owner.require_access(ansible_program("ansible-playbook"), CALLBACKS, file)
+            home = fresh_folder(access.owner_folder)
+            files = [copy_private(path, home) for path in files]
+            keys = [path for path in (access.key, access.known_hosts) if path.exists()]
+            inventory = guest_inventory(inventory, {path: copy_private(path, home) for path in keys}, home)
+            ansible = replace(ansible, vault_password_file=copy_vault_password(ansible.vault_password_file, home))
         environment = {
             **ansible.environment(home),
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
-            "GOLDSMITH_PLAYS": str(report),
+            "GOLDSMITH_PLAYS": str(home / report.name),
             "GOLDSMITH_TASK_ENVIRONMENT": json.dumps(dict(task_environment or {})),
             **({"GOLDSMITH_NO_LOG": "1", "ANSIBLE_REMOTE_TMP": REMOTE_TMP} if secrets else {}),
         }
         watcher = TaskWatcher(on_line)
-        extra: list[str | Path] = []
-        for each in filter(None, (variables, secrets)):
-            extra += ["-e", f"@{each}"]
-        argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", self._access.inventory(), "-l", "guest"]
+        argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", inventory, "-l", "guest"]
+        argv += [*ansible.arguments, *(word for path in files for word in ("-e", f"@{path}")), file]
+        if owner is not None:
+            owner.give(home)
+            argv = owner.argv(argv)
         try:
-            process.run(
-                [*argv, *ansible.arguments, *extra, file],
-                deadline=deadline,
-                on_line=watcher,
-                env=environment,
-                cwd=file.parent,
-                watch=self._alive,
-            )
+            process.run(argv, deadline=deadline, on_line=watcher, env=environment, cwd=file.parent, watch=self._alive)
         except process.CommandFailed as error:
             raise explain_vault(error.stdout + error.stderr) or GuestError(
                 watcher.reason(error), name="step-failed"
             ) from None
+        if owner is not None:
+            take_report(home / report.name, report)
         verify_plays(report)
 
 

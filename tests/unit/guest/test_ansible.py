@@ -70,7 +70,7 @@ def run(folder: Path, name: str, secrets: Path | None = None) -> list[str]:
     Steps(Here(folder.parent / "access", "root", 1), lambda: None).playbook(
         step.file,
         private / "vars.json",
-        ansible=AnsibleProject.of(step, installed.folder if installed else None),
+        ansible=AnsibleProject.of(step, installed.folder if installed else None, folder / f"images/{name}.yaml"),
         deadline=120,
         on_line=lines.append,
         secrets=secrets,
