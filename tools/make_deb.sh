@@ -13,15 +13,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PREFIX=/usr/lib/goldsmith
 PYTHON=/usr/bin/python3
+# whom users of the package may write to
+MAINTAINER="${DEBFULLNAME:-goldsmith} <${DEBEMAIL:-goldsmith@localhost.localdomain}>"
 LOCK=tools/requirements.lock
 BUILD_LOCK=tools/build.lock
 say() { printf 'deb          %s\n' "$*"; }
 die() { printf 'make deb: %s\n' "$*" >&2; exit 3; }
 
-# The packages that `make setup` installs, without those that only compile libvirt's module or make an environment.
+# The packages that `make setup` installs, without those that only compile libvirt's module or make an environment, and
+# without what every Debian has (Essential).
 depends() {
     sed -n '/^PACKAGES=(/,/^)/p' tools/setup.sh | sed 's/#.*//; s/^PACKAGES=(//; s/^)//' | tr -s ' ' '\n' | sed '/^$/d' |
-        grep -vE '^(gcc|pkg-config|libvirt-dev|python3|python3-(venv|dev))$'
+        grep -vE '^(gcc|pkg-config|libvirt-dev|python3|python3-(venv|dev)|util-linux)$'
 }
 if [ "${1-}" = depends ]; then
     depends
@@ -69,7 +72,7 @@ say "manual pages, completion, units"
 "$python" -m pipeline completion bash >"$root/usr/share/bash-completion/completions/goldsmith"
 "$python" -m pipeline completion zsh >"$root/usr/share/zsh/vendor-completions/_goldsmith"
 "$python" -m pipeline completion fish >"$root/usr/share/fish/vendor_completions.d/goldsmith.fish"
-"${pip[@]}" uninstall --yes pip setuptools
+"${pip[@]}" uninstall --yes pip setuptools wheel
 sed -e "s|@PYTHON@|$PREFIX/bin/python|; s|@STORE@|/var/lib/goldsmith|g; s|@PROJECT@|$PREFIX|" \
     -e 's| `make setup` installs it with its paths filled in.||' \
     tools/goldsmith-fabric.service >"$root/usr/lib/systemd/system/goldsmith-fabric.service"
@@ -82,6 +85,10 @@ ln -s ../lib/goldsmith/bin/goldsmith "$root/usr/bin/goldsmith"
 rm -rf "$lib"/lib/python3.*/site-packages/goldsmith-*.dist-info/direct_url.json "$lib/bin"/[Aa]ctivate* "$lib/include"
 find "$lib" -name __pycache__ -prune -exec rm -rf {} +
 grep -rlI "$root" "$lib/bin" "$lib/pyvenv.cfg" | xargs -r sed -i "s|$root||g"
+ln -sfn ../../../bin/python3 "$lib/bin/python3"
+find "$lib" -name .gitignore -delete
+find "$lib" -name '*.so*' -type f -exec chmod -x {} +
+find "$lib/lib" -name '*.py' -perm /111 -exec sh -c 'head -c 2 "$1" | grep -q "^#!" || chmod -x "$1"' check {} \;
 find "$lib" -name 'libvirtmod*.so' -exec strip --strip-unneeded {} +
 if grep -rqF "$work" "$lib"; then die "a file of the package names the folder in which it was made: $(grep -rlF "$work" "$lib")"; fi
 "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" "$lib/lib" >/dev/null ||
@@ -91,13 +98,13 @@ cp README.md CHANGELOG.md docs/*.md tools/deb/copyright "$documents/"
 cp -r docs/how-to "$documents/"
 cp -r images playbooks first-boot examples/* "$documents/examples/"
 printf 'goldsmith (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' "$version" \
-    "${DEBFULLNAME:-goldsmith} <${DEBEMAIL:-goldsmith@localhost.localdomain}>" "$(date -R -u -d "@$SOURCE_DATE_EPOCH")" |
+    "$MAINTAINER" "$(date -R -u -d "@$SOURCE_DATE_EPOCH")" |
     gzip -9n >"$documents/changelog.gz"
 gzip -9n "$root"/usr/share/man/man1/*.1
 
 install -m 755 tools/deb/{postinst,prerm,postrm} "$root/DEBIAN/"
 sed -e "s|@VERSION@|$version|; s|@ARCHITECTURE@|$(dpkg --print-architecture)|; s|@SIZE@|$(du -sk "$root" | cut -f1)|" \
-    -e "s|@MAINTAINER@|${DEBFULLNAME:-goldsmith} <${DEBEMAIL:-goldsmith@localhost.localdomain}>|" \
+    -e "s|@MAINTAINER@|$MAINTAINER|" \
     -e "s|@PYTHON@|python3 (>= 3.$minor~), python3 (<< 3.$((minor + 1)))|" \
     -e "s|@DEPENDS@|$(depends | paste -sd, | sed 's/,/, /g')|" tools/deb/control.in >"$root/DEBIAN/control"
 (cd "$root" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
