@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ VERSIONS = [("base", ".1", ["stable"]), ("base", ".2", ["golden"]), ("data", ".0
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with tarfile.open(FIXTURE) as packed:
         packed.extractall(tmp_path)
+    # its lease was for a day from the day of the fixture
+    for path in (tmp_path / "store/gallery").glob("*/.leases/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"until": time.time() + 3600}))
     monkeypatch.setenv("GOLDSMITH_HOME", str(tmp_path / "store"))
     monkeypatch.setenv("GOLDSMITH_KEY", str(tmp_path / "key" / "signing.key"))
     return tmp_path / "store"
