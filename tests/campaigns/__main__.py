@@ -30,9 +30,9 @@ GUESTS = (
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (
-    *("attacks", "az", "corpus", "faults", "fleet", "gallery", "hostile_clients", "kills", "mutations"),
-    *("other_roots", "publish_faults", "records", "rolling_upgrade", "roots", "secrets", "soak", "vm_sequences"),
-    "windows",
+    *("attacks", "az", "corpus", "emergency_patch", "faults", "fleet", "gallery", "hostile_clients", "kills"),
+    *("mutations", "other_roots", "publish_faults", "records", "rolling_upgrade", "roots", "secrets", "soak"),
+    *("vm_sequences", "windows"),
 )
 #: Images that campaigns begin with, in place of debian-12, the base of the tests with guests.
 BASES = {"boots": "debian-13", "lisa": "debian-13", "upgrade": "debian-13"}
