@@ -85,7 +85,6 @@ ln -s ../lib/goldsmith/bin/goldsmith "$root/usr/bin/goldsmith"
 rm -rf "$lib"/lib/python3.*/site-packages/goldsmith-*.dist-info/direct_url.json "$lib/bin"/[Aa]ctivate* "$lib/include"
 find "$lib" -name __pycache__ -prune -exec rm -rf {} +
 grep -rlI "$root" "$lib/bin" "$lib/pyvenv.cfg" | xargs -r sed -i "s|$root||g"
-ln -sfn ../../../bin/python3 "$lib/bin/python3"
 find "$lib" -name .gitignore -delete
 find "$lib" -name '*.so*' -type f -exec chmod -x {} +
 find "$lib/lib" -name '*.py' -perm /111 -exec sh -c 'head -c 2 "$1" | grep -q "^#!" || chmod -x "$1"' check {} \;
@@ -93,6 +92,8 @@ find "$lib" -name 'libvirtmod*.so' -exec strip --strip-unneeded {} +
 if grep -rqF "$work" "$lib"; then die "a file of the package names the folder in which it was made: $(grep -rlF "$work" "$lib")"; fi
 "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$root" "$lib/lib" >/dev/null ||
     say "some modules are not compiled; Python reads their sources"
+# relative, as Debian asks; from here on this environment has no Python until it is installed
+ln -sfn ../../../bin/python3 "$lib/bin/python3"
 
 cp README.md CHANGELOG.md docs/*.md tools/deb/copyright "$documents/"
 cp -r docs/how-to "$documents/"
