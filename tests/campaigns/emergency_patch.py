@@ -70,10 +70,10 @@ class Service:
     def patch(self) -> str:
         before = self.lab.master(IMAGE)["version"]
         new = self.archive.release(1)
-        told = json.loads(self.refresh("--patch", "--sets", "--json", code=1))
+        report = json.loads(self.refresh("--patch", "--sets", "--json", code=1))
         golden = self.lab.manifest(IMAGE)
         assert golden["patched_from"] == before and self.packaged() == new, golden
-        (shop,) = told["sets"]
+        (shop,) = report["sets"]
         assert list(shop["left"]) == [OFF], shop
         wanted = {f"web-{number}": golden["version"] for number in range(COUNT)}
         assert self.versions() == {**wanted, OFF: before}
