@@ -207,7 +207,7 @@ def without_libseccomp(folder: Path) -> Any:
     return open_child
 
 
-def test_a_host_without_the_user_of_the_facade_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_the_user_of_the_facade_gets_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_services, "FACADE_USER", "nobody-of-that-name")
     (finding,) = host_services.judge_facade()
     assert (finding.name, finding.verdict, finding.fix) == ("facade", "warn", SETUP)
