@@ -9,9 +9,11 @@ IMAGE ?= debian-13
 LAYERS ?= 40G
 # test processes with guests at a time; their guests have one processor each
 GUESTS ?= 2
+# the Python of the host that a wheelhouse is for: Debian 13's
+PYTHON ?= 3.13
 BIN := .venv/bin
 
-.PHONY: help setup lock wheel deb golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
+.PHONY: help setup lock wheel wheelhouse deb golden nightly prove test guests quick check docs bench doctor clean test-kvm test-windows test-azure
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,10 @@ wheel: setup ## goldsmith as a wheel, for pipx: build/goldsmith-*.whl
 	@rm -rf build/lib build/bdist.*
 	@$(BIN)/pip --quiet wheel --no-deps --wheel-dir build .
 	@ls build/goldsmith-*.whl
+
+wheelhouse: setup ## goldsmith and its Python packages for PYTHON, for a host without an index: build/wheelhouse-PYTHON/
+	@rm -rf build/lib build/bdist.* build/wheelhouse-$(PYTHON)
+	@$(BIN)/python tools/wheelhouse.py build/wheelhouse-$(PYTHON) $(PYTHON)
 
 deb: ## a Debian package for hosts of this host's release: build/goldsmith_*.deb
 	@tools/make_deb.sh
