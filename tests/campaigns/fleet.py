@@ -69,7 +69,8 @@ class Fleet:
         for path in folder.glob("*.yaml"):
             path.unlink()
         for name, text in images.items():
-            expect = f'expect: [{{command: "echo {self.number}"}}]\n'
+            # each of its own: one proof of equal disks with equal expectations would serve all of them
+            expect = f'expect: [{{command: "echo {self.number} {name}"}}]\n'
             (folder / f"{name}.yaml").write_text(
                 f"goldsmith: 1\n{text}prove: [gen1]\n{expect}keep: {{versions: 3}}\n"
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pipeline.base.process
 import pipeline.context
 import pipeline.engine.runner
 import pipeline.prove
@@ -58,7 +59,8 @@ def main() -> None:
     from pipeline.__main__ import main as run
     from pipeline.engine.executors import local
 
-    # a goldsmith that this one starts boots no guest either
+    # a goldsmith that this one starts boots no guest either, and reads the same file
+    pipeline.base.process._OWN = (*pipeline.base.process._OWN, "GOLDSMITH_STUB")
     local.GOLDSMITH = (*local.GOLDSMITH[:2], "tests.fakes.stub_builder")
     replace_guests()
     run()

@@ -27,6 +27,7 @@ from pipeline.engine.executors.delivery import failure_of, take_delivery
 from pipeline.engine.executors.exchange import OUTPUT, RESULT, Delivery, JobSpec, read_delivery
 from pipeline.engine.executors.handover import Handover, batch_script
 from pipeline.engine.executors.jobs import ImageJob, Result
+from pipeline.engine.executors.slurm_affinity import LayerHosts, share_nodes
 from pipeline.engine.executors.slurm_queue import JobRequest, JobState, Queue, QueueSilent
 from pipeline.engine.executors.slurm_settings import SlurmSettings
 from pipeline.engine.executors.slurm_waits import JobOutput, JobWatch, Timing
@@ -36,8 +37,6 @@ from pipeline.gallery.integrity import Judge
 
 #: The jobs of the session that runs, or that died, in the store.
 CATALOGUE = "slurm-jobs.json"
-#: Where each image was built last, in the store: its layers are there.
-HOSTS = "slurm-hosts.json"
 #: How many images may wait for their jobs at once: a thread each.
 MOST_JOBS = 4096
 #: How often a job that the controller has forgotten is submitted again.
@@ -50,10 +49,6 @@ class _Catalogue(Shape):
     tag: str
     exchange: str
     jobs: dict[str, int]
-
-
-class _Hosts(Shape):
-    images: dict[str, str]
 
 
 @dataclass
@@ -102,6 +97,7 @@ class SlurmExecutor:
         self._on_line = on_line
         self._timing = timing or Timing()
         self._lock = threading.RLock()
+        self._hosts = LayerHosts(store.root)
         self._session: _Session | None = None
         self._seen: Mapping[int, JobState] = {}
         self._asked = self._answered = 0.0
@@ -173,8 +169,9 @@ class SlurmExecutor:
                 name="exchange-unusable",
                 hint="create the folder, for the user of the jobs, on a file system that all hosts mount",
             ) from None
-        hosts = self._hosts()
-        nodes = self._queue.usable_nodes()
+        preferred = share_nodes(
+            [job.definition.name for job in changed], self._hosts.read(), self._queue.usable_nodes()
+        )
         needed = {name for job in changed for name in parents_of(job.definition)}
         for job in changed:
             name = job.definition.name
@@ -182,8 +179,7 @@ class SlurmExecutor:
             folder.mkdir()
             beside = {each: entry.folder for each, entry in session.jobs.items()}
             spec = handover.write_spec(job, folder, beside, always=name in needed)
-            node = hosts.get(name)
-            entry = _Submitted(job, folder, spec, node if node in nodes else None)
+            entry = _Submitted(job, folder, spec, preferred.get(name))
             session.jobs[name] = entry
             self._submit(session, entry)
 
@@ -286,7 +282,8 @@ class SlurmExecutor:
             built = [parent for parent in parents_of(job.definition) if parent in session.jobs]
             judge = self._judge_of(delivery.node)
             take_delivery(self._gallery, job.definition, delivery, entry.folder, judge, built)
-            self._remember_host(name, delivery.node)
+            with self._lock:
+                self._hosts.remember(name, delivery.node)
         return job.complete(job.read_result(result), delivery.node)
 
     def _await(self, session: _Session, entry: _Submitted, stop: threading.Event) -> Delivery:
@@ -383,16 +380,6 @@ class SlurmExecutor:
                 entry.node = None
             except GoldsmithError:
                 pass  # it has just started, or the controller is silent: the next look shows it
-
-    # ---- where layers are --------------------------------------------------------------------------------------
-
-    def _hosts(self) -> dict[str, str]:
-        record = read_usable(self._store.root / HOSTS, _Hosts)
-        return dict(record["images"]) if record else {}
-
-    def _remember_host(self, name: str, node: str) -> None:
-        with self._lock:
-            write_json(self._store.root / HOSTS, {"images": {**self._hosts(), name: node}})
 
 
 def _prefix(tag: str) -> str:
