@@ -41,7 +41,7 @@ def share_nodes(names: Sequence[str], hosts: Mapping[str, str], nodes: Collectio
     taken: Counter[str] = Counter()
     for name in names:
         node = hosts.get(name)
-        if node in nodes and taken[node] < share:
+        if node is not None and node in nodes and taken[node] < share:
             found[name] = node
             taken[node] += 1
     return found
