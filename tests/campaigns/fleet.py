@@ -141,7 +141,17 @@ def kill_controller(fleet: Fleet, _refresh: subprocess.Popen[str]) -> set[str]:
     fleet.cluster.kill("slurmctld")
     time.sleep(6)
     fleet.cluster.start_controller()
+    # one that had not saved the newest starts yet starts those jobs again, and drains the nodes that refuse
+    for _ in range(20):
+        time.sleep(1)
+        resume_drained(fleet)
     return set()
+
+
+def resume_drained(fleet: Fleet) -> None:
+    """What an administrator does about nodes that Slurm has drained by itself."""
+    for node in set(NODES) - fleet.cluster.states().keys():
+        fleet.cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
 
 
 def lose_state(fleet: Fleet, _refresh: subprocess.Popen[str]) -> set[str]:

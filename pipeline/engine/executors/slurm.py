@@ -300,19 +300,26 @@ class SlurmExecutor:
             output.read()
             state = self._state(entry)
             delivery = read_delivery(entry.folder)
-            if delivery is not None and delivery.job == entry.id and (state is None or state.node):
+            held = state is not None and state.is_held
+            if delivery is not None and delivery.job == entry.id and (state is None or state.node or held):
+                if held:
+                    self._drop(session, entry)
                 self._check_node(name, delivery, state)
                 output.read(whole=True)
                 return delivery
-            if state is None:
+            if state is None or held:
                 if watch.is_missing(self._answered):
-                    self._submit_again(session, entry)
+                    if held:
+                        self._drop(session, entry)
+                    self._submit_again(session, entry, "holds" if held else "does not know")
                     watch = JobWatch(self._timing)
             elif state.ended:
                 if watch.is_overdue(state):
                     raise _ended_without_delivery(name, entry, state)
             else:
                 watch.is_there()
+                if reason := watch.new_wait(state):
+                    self._on_line(name, f"job {entry.id} waits in Slurm's queue: {reason}")
                 self._loosen(entry, state, watch)
             self._need_answer()
             stop.wait(self._timing.poll)
@@ -344,8 +351,15 @@ class SlurmExecutor:
                 hint="add the node and its key to `workers` of slurm.yaml, or keep its jobs away with `options`",
             )
 
-    def _submit_again(self, session: _Session, entry: _Submitted) -> None:
-        """The controller has forgotten a job, as one without its saved state does."""
+    def _drop(self, session: _Session, entry: _Submitted) -> None:
+        """End a job that Slurm holds: the controller had forgotten its start, and failed to start it once more."""
+        with self._lock, contextlib.suppress(QueueSilent):
+            if entry.id is not None:
+                self._queue.cancel([entry.id])
+            self._withdraw_children(session, entry.job.definition.name)
+
+    def _submit_again(self, session: _Session, entry: _Submitted, why: str) -> None:
+        """The controller has forgotten a job, as one without its saved state does, or holds it: `why`."""
         name = entry.job.definition.name
         if entry.submissions > RESUBMISSIONS:
             raise BuildError(
@@ -353,7 +367,7 @@ class SlurmExecutor:
                 name="slurm-lost",
                 hint="read the controller's log (SlurmctldLogFile of slurm.conf) and its StateSaveLocation",
             )
-        self._on_line(name, f"Slurm does not know job {entry.id} any more; it is submitted again")
+        self._on_line(name, f"Slurm {why} job {entry.id}; it is submitted again")
         with self._lock:
             self._submit(session, entry)
             self._asked = 0.0

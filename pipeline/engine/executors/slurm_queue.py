@@ -30,6 +30,8 @@ _SILENT = re.compile(
     r"unable to contact|connect(ion)? (failure|refused|timed out)|timed out|not responding|socket|backup controller",
     re.IGNORECASE,
 )
+#: squeue's reasons of jobs for which nobody has to do anything.
+_USUAL_WAITS = ("", "None", "Priority", "Resources", "Dependency", "BeginTime", "Cleaning")
 #: sinfo's states in which a node takes jobs; it appends marks such as `*` (does not answer).
 _TAKES_JOBS = re.compile(r"(idle|mixed|allocated)[~#!%$@^+-]?", re.IGNORECASE)
 
@@ -72,6 +74,16 @@ class JobState:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a start of the job has failed, and Slurm never starts it again by itself."""
+        return self.state == "PENDING" and "launch failed" in self.reason.lower()
+
+    @property
+    def unusual_wait(self) -> str:
+        """Why a job waits, if it is neither its turn nor its parents; empty otherwise."""
+        return "" if self.state != "PENDING" or self.reason in _USUAL_WAITS else self.reason
 
 
 class Queue(Protocol):

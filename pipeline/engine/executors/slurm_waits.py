@@ -42,6 +42,7 @@ class JobWatch:
         self._missing: float | None = None
         self._ended: float | None = None
         self._waits: float | None = None
+        self._reason = ""
 
     def is_there(self) -> None:
         self._missing = self._ended = None
@@ -62,6 +63,11 @@ class JobWatch:
         if self._waits is None:
             self._waits = time.monotonic()
         return time.monotonic() - self._waits >= self._timing.affinity
+
+    def new_wait(self, state: JobState) -> str:
+        """Why the job waits, if somebody may have to act and it is not what the last call returned."""
+        before, self._reason = self._reason, state.unusual_wait
+        return self._reason if self._reason != before else ""
 
 
 class JobOutput:

@@ -25,9 +25,10 @@ from pipeline.cli import worker as worker_verbs
 from pipeline.definition import Definition, build_order, load_all
 from pipeline.engine.executors import ImageJob, run_jobs
 from pipeline.engine.executors import exchange as files
-from pipeline.engine.executors.slurm import CATALOGUE, SlurmExecutor, Timing
+from pipeline.engine.executors.slurm import CATALOGUE, SlurmExecutor
 from pipeline.engine.executors.slurm_queue import ENDED, JobRequest, JobState, QueueSilent
 from pipeline.engine.executors.slurm_settings import SlurmSettings
+from pipeline.engine.executors.slurm_waits import JobWatch, Timing
 from pipeline.engine.executors.worker import Start, run_job
 from pipeline.evidence import signing
 from pipeline.evidence.checksum import judge
@@ -92,6 +93,8 @@ class LocalQueue:
     held: set[str] = field(default_factory=set)
     loosened: list[int] = field(default_factory=list)
     started: set[int] = field(default_factory=set)
+    #: The first jobs of these images are held after a failed launch; whether they run all the same.
+    launch_fails: dict[str, bool] = field(default_factory=dict)
     refuses: bool = False
     taken_silently: bool = False
     usable: frozenset[str] = frozenset(NODES)
@@ -121,7 +124,7 @@ class LocalQueue:
         with self._lock:
             self._answer()
             for number, state in list(self.states.items()):
-                if state.state == "PENDING":
+                if state.state == "PENDING" and not state.is_held:
                     self._start(number, state)
             return dict(self.states)
 
@@ -134,6 +137,10 @@ class LocalQueue:
         elif image in self.held or any(each != "COMPLETED" for each in before):
             reason = "Resources" if image in self.held else "Dependency"
             self.states[number] = replace(state, reason=reason)
+        elif image in self.launch_fails:
+            self.states[number] = replace(state, reason="launch failed requeued held")
+            if self.launch_fails.pop(image):
+                threading.Thread(target=self.run, args=(number, self.workers["kvm1"], 0, False), daemon=True).start()
         elif image in self.ends_as:
             self.states[number] = replace(state, state=self.ends_as[image], node="kvm1")
         else:
@@ -143,11 +150,11 @@ class LocalQueue:
             self.started.add(number)
             threading.Thread(target=self.run, args=(number, self.workers[node]), daemon=True).start()
 
-    def run(self, number: int, worker: Worker, restarts: int = 0) -> None:
+    def run(self, number: int, worker: Worker, restarts: int = 0, known: bool = True) -> None:
         spec = files.read_spec(self.requests[number].script.split("\n")[2])
         code = run_job(spec, worker.store, Start(worker.node, number, restarts), worker.judge, worker.build)
         with self._lock:
-            if number in self.states:
+            if known and number in self.states:
                 end = "COMPLETED" if code == 0 else "FAILED"
                 self.states[number] = replace(self.states[number], state=end)
 
@@ -325,6 +332,31 @@ def test_a_job_that_delivers_nothing_fails_its_image(lab: Lab, state: str, name:
     found = lab.go()
     assert found["base"] == name and found["other"] in NODES
     assert found["web"] == found["shop"] == "parent-failed"
+
+
+def test_what_a_held_job_has_delivered_is_taken(lab: Lab) -> None:
+    """A controller that had not saved a start starts the job twice, and holds it; the first start ends well."""
+    lab.queue.launch_fails = {"base": True}
+    lab.timing = replace(QUICK, missing=60)
+    found = lab.go()
+    assert set(found.values()) <= set(NODES) and found["base"] == "kvm1"
+    assert sorted(name for name, _ in lab.built) == sorted(IMAGES), "no image is built twice"
+    assert lab.queue.states[1].state == "CANCELLED"
+    assert ("base", "job 1 waits in Slurm's queue: launch failed requeued held") not in lab.lines
+
+
+def test_a_held_job_that_delivers_nothing_is_submitted_again(lab: Lab) -> None:
+    lab.queue.launch_fails = {"base": False}
+    assert set(lab.go().values()) <= set(NODES)
+    assert ("base", "Slurm holds job 1; it is submitted again") in lab.lines
+
+
+def test_a_wait_for_an_administrator_is_shown_once() -> None:
+    watch = JobWatch(QUICK)
+    drained = JobState("x", "PENDING", "", "Nodes required for job are DOWN, DRAINED or reserved")
+    assert [watch.new_wait(drained), watch.new_wait(drained)] == [drained.reason, ""]
+    assert watch.new_wait(replace(drained, reason="Priority")) == ""
+    assert watch.new_wait(drained) == drained.reason
 
 
 def test_a_silent_controller_loses_nothing(lab: Lab) -> None:
