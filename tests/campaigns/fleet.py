@@ -279,8 +279,12 @@ def faults_of(
 def tidy_up(fleet: Fleet) -> None:
     """What a fault has left: a full disk, a drained node; and a refresh without a fault, if images are behind."""
     (fleet.cluster.folder / "kvm1" / "store" / "fill").unlink(missing_ok=True)
-    fleet.cluster.call("scontrol", "update", "NodeName=kvm1", "State=RESUME", check=False)
-    fleet.cluster.wait_idle(*NODES)
+
+    def take_jobs() -> bool:
+        resume_drained(fleet)
+        return set(NODES) <= fleet.cluster.states().keys()
+
+    wait_for("both nodes take jobs", take_jobs, DEADLINE)
 
 
 def compare_speed(fleet: Fleet) -> Row:
