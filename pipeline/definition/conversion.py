@@ -127,7 +127,7 @@ def _first_boot(part: schema_models.FirstBootPart, project: Path) -> FirstBoot:
 def _source(source: object, project: Path) -> Source:
     match source:
         case schema_sources.FromDebian(debian=debian):
-            return DebianSource(debian.suite, tuple(debian.packages))
+            return DebianSource(debian.suite, tuple(debian.packages), debian.check_valid_until)
         case schema_sources.FromDisk(disk=disk):
             where = disk.path or disk.url or ""
             kind = disk.format or format_of(where)

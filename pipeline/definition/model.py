@@ -58,6 +58,7 @@ class DebianSource:
 
     suite: str
     packages: tuple[str, ...] = ()
+    check_valid_until: bool = True
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ class Debian(Part):
     packages: Annotated[list[Package], Unique] = Field(
         default=[], description="Packages in addition to the base system."
     )
+    check_valid_until: bool = Field(
+        default=True,
+        description="Whether apt refuses expired lists of packages. `false` is for an archive whose state is "
+        "frozen, such as a snapshot; the image's own apt gets the same setting.",
+    )
 
 
 class DataDiskFile(Part):

@@ -26,7 +26,7 @@ GUESTS = (
         "guest_faults",
         "kill_builder",
     ),
-    *("kill_in_stage", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones", "upgrade"),
+    *("kill_in_stage", "likenesses", "lisa", "patch_nights", "projects", "refresh_nights", "ten_clones", "upgrade"),
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (
@@ -66,7 +66,7 @@ def main() -> int:
     lab = Lab(project, home)
     try:
         master = Path()
-        if name not in ("debian_releases", "fake_windows"):
+        if name not in ("debian_releases", "fake_windows", "likenesses"):
             # the base of the faulty and the killed: the repository's own golden master, in a store of its own
             base = Lab(ROOT, home)
             image = BASES.get(name, "debian-12")

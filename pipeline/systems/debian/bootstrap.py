@@ -85,15 +85,21 @@ def identity(seed: str) -> dict[str, str]:
 
 
 def mmdebstrap_argv(
-    suite: str, packages: Sequence[str], root: Path, hooks: Path, sources: Sequence[tuple[str, str]]
+    suite: str,
+    packages: Sequence[str],
+    root: Path,
+    hooks: Path,
+    sources: Sequence[tuple[str, str]],
+    expired: bool = False,
 ) -> list[str]:
-    """The whole call. Without `sources` mmdebstrap takes its own default."""
+    """The whole call. Without `sources` mmdebstrap takes its own default; `expired` lists of packages are taken."""
     chosen = list(dict.fromkeys([*PACKAGES, *packages]))
     argv = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose"]
     # these two are for the bootstrap; customize.sh removes what they leave in the tree
     argv += ['--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"]
     argv += [f"--include={','.join(name for name in chosen if not name.startswith('?'))}"]
     argv += [f"--include={name}" for name in chosen if name.startswith("?")]
+    argv += ['--aptopt=Acquire::Check-Valid-Until "false"'] if expired else []
     argv += [f"--essential-hook={hooks / 'essential.sh'}", f"--customize-hook={hooks / 'customize.sh'}"]
     argv += [suite, str(root)]
     argv += [f"deb {uri} {name} main" for uri, name in sources]
@@ -159,6 +165,7 @@ def bootstrap(
     seed: str,
     progress: Callable[[str], None],
     deadline: float,
+    check_valid_until: bool = True,
 ) -> dict[str, Any]:
     """Make a bootable qcow2 of Debian `suite` at `target`; it boots by BIOS and by UEFI, Secure Boot included.
 
@@ -177,16 +184,16 @@ def bootstrap(
                 hint="check that apt-get update works on this host",
             )
         sources = mirrors().sources(suite, list(state.releases))
-    memory = memory_for_tree(_available())
+    memory, expired = memory_for_tree(_available()), not check_valid_until
     work.mkdir(parents=True, exist_ok=True)
     try:
         try:
-            return _assemble(suite, packages, target, work, seed, sources, memory, progress, deadline)
+            return _assemble(suite, packages, target, work, seed, sources, memory, expired, progress, deadline)
         except BuildError as error:
             if not (memory and error.name == "no-space"):
                 raise
             progress("there is not enough memory, so the bootstrap runs on the disk")
-            return _assemble(suite, packages, target, work, seed, sources, 0, progress, deadline)
+            return _assemble(suite, packages, target, work, seed, sources, 0, expired, progress, deadline)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -199,6 +206,7 @@ def _assemble(
     seed: str,
     sources: Sequence[tuple[str, str]],
     memory: int,
+    expired: bool,
     progress: Callable[[str], None],
     deadline: float,
 ) -> dict[str, Any]:
@@ -206,8 +214,8 @@ def _assemble(
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
     numbers = identity(seed)
-    tree.write(work, numbers, sources)
-    script = _script(suite, packages, numbers, target, work, memory, sources)
+    tree.write(work, numbers, sources, expired)
+    script = _script(suite, packages, numbers, target, work, memory, sources, expired)
     watcher = _Watcher(progress)
     watcher.phase("reading the archive's state")
     started = time.monotonic()
@@ -250,6 +258,7 @@ def _script(
     work: Path,
     memory: int,
     sources: Sequence[tuple[str, str]],
+    expired: bool = False,
 ) -> str:
     """What runs inside the namespaces: settings, mmdebstrap's call, and the making of the disk."""
     stage = work / "stage"
@@ -261,7 +270,7 @@ def _script(
         "memory": str(memory),
         "minimum": str(MINIMUM_MIB),
     }
-    argv = mmdebstrap_argv(suite, packages, stage / "root", work, sources)
+    argv = mmdebstrap_argv(suite, packages, stage / "root", work, sources, expired)
     lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     return "\n".join([*lines, f"bootstrap() {{ {shlex.join(argv)}; }}", tree.INSIDE])
 
@@ -271,6 +280,12 @@ _FAULTS = (
     (r"No space left on device", "no-space", "free some disk space; goldsmith clean removes old layers"),
     (r"E: Unable to locate package (\S+)", "package-missing", "correct source.debian.packages in the definition"),
     (r"E: Package '\S+' has no installation candidate", "package-missing", "see source.debian.packages"),
+    (
+        r"Release file for \S+ is expired.*",
+        "archive-expired",
+        "check this host's clock; for an archive whose state is frozen, such as a snapshot, write "
+        "check_valid_until: false beside suite",
+    ),
     (r"NO_PUBKEY|EXPKEYSIG|is not signed", "archive-key", "apt-get install --only-upgrade debian-archive-keyring"),
     (rf".*(?i:{NOT_TRUSTED.pattern}).*", "mirror-certificate", HOST_HINT),
     (

@@ -34,6 +34,8 @@ def bootstrap_unit(build: Build, source: DebianSource) -> UnitSpec[Build]:
         "package index": build.package_index(source.suite),
         "recipe": bootstrap.recipe(),
     }
+    if not source.check_valid_until:
+        inputs["check valid until"] = False
     return UnitSpec(f"bootstrap {source.suite}", inputs, partial(_bootstrap, source))
 
 
@@ -54,6 +56,7 @@ def _bootstrap(source: DebianSource, build: Build, _source: Layer | None, draft:
             seed=draft.key,
             progress=progress,
             deadline=BOOTSTRAP_DEADLINE,
+            check_valid_until=source.check_valid_until,
         )
     image = Image(draft.path / DISK, QCOW2)
     return StageResult(image, {**facts, "suite": source.suite}, f"{facts.get('packages', '?')} packages")

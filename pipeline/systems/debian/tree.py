@@ -288,16 +288,20 @@ def fstab(numbers: Mapping[str, str]) -> str:
     )
 
 
-def apt_sources(sources: Sequence[tuple[str, str]]) -> str:
-    """deb822, one stanza a mirror; empty without sources: then mmdebstrap's own list stays."""
+def apt_sources(sources: Sequence[tuple[str, str]], expired: bool = False) -> str:
+    """deb822, one stanza a mirror; empty without sources: then mmdebstrap's own list stays.
+
+    `expired` is for an archive whose lists are older than they say they may be (sources.list(5), Check-Valid-Until).
+    """
+    more = "Check-Valid-Until: no\n" if expired else ""
     stanzas = []
     for uri in dict.fromkeys(uri for uri, _ in sources):
         suites = " ".join(name for at, name in sources if at == uri)
-        stanzas.append(f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: @KEY@\n")
+        stanzas.append(f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: @KEY@\n{more}")
     return "\n".join(stanzas)
 
 
-def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dict[str, str]:
+def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]], expired: bool = False) -> dict[str, str]:
     """Path in the guest: content. All are root's; the initramfs scripts are 0755, the others 0644."""
     texts = {
         "etc/fstab": fstab(numbers),
@@ -319,15 +323,17 @@ def files(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
         "boot/efi/.keep": "",
     }
     if sources:
-        texts["etc/apt/sources.list.d/debian.sources"] = apt_sources(sources)
+        texts["etc/apt/sources.list.d/debian.sources"] = apt_sources(sources, expired)
     return texts
 
 
-def texts(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dict[str, tuple[str, int]]:
+def texts(
+    numbers: Mapping[str, str], sources: Sequence[tuple[str, str]], expired: bool = False
+) -> dict[str, tuple[str, int]]:
     """Everything that the script reads, by its path in the work folder: text, mode. The tree, hooks, boot menus."""
     found = {
         f"tree/{name}": (text, 0o755 if text.startswith("#!") else 0o644)
-        for name, text in files(numbers, sources).items()
+        for name, text in files(numbers, sources, expired).items()
     }
     return {
         **found,
@@ -340,9 +346,9 @@ def texts(numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> dic
     }
 
 
-def write(work: Path, numbers: Mapping[str, str], sources: Sequence[tuple[str, str]]) -> None:
+def write(work: Path, numbers: Mapping[str, str], sources: Sequence[tuple[str, str]], expired: bool = False) -> None:
     """Write `texts` into `work`."""
-    for name, (text, mode) in texts(numbers, sources).items():
+    for name, (text, mode) in texts(numbers, sources, expired).items():
         path = work / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

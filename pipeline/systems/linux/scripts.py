@@ -101,16 +101,22 @@ systemctl restart systemd-journald.service
 # it writes a seed when it is stopped; stopped now, the shutdown has nothing left to write
 systemctl stop systemd-random-seed.service 2>/dev/null || true
 pkill -KILL -u goldsmith-build 2>/dev/null || true
+# ifupdown would give the lease back at the shutdown, and its client writes that into the file that we remove
+[ ! -e /run/network/ifstate ] || : > /run/network/ifstate
+pkill -KILL -x 'dhclient|dhcpcd|udhcpc' 2>/dev/null || true
 """
 
 _CLOUD_INIT = r"""
-# where it has not run in this guest there is nothing of it, and to find that out takes it five seconds under TCG
-if command -v cloud-init >/dev/null && { [ -e /var/lib/cloud/instance ] || [ -s /var/log/cloud-init.log ]; }; then
-  say "cloud-init clean"
-  cloud-init clean --logs --seed
-  rm -rf /var/lib/cloud/instance /var/lib/cloud/instances /var/lib/cloud/data /var/lib/cloud/sem
-  rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init \
-    /etc/sudoers.d/90-cloud-init-users
+if command -v cloud-init >/dev/null; then
+  # where it has not run in this guest there is nothing of it, and to find that out takes it five seconds under TCG
+  if [ -e /var/lib/cloud/instance ] || [ -s /var/log/cloud-init.log ]; then
+    say "cloud-init clean"
+    cloud-init clean --logs --seed
+    rm -rf /var/lib/cloud/instance /var/lib/cloud/instances /var/lib/cloud/data /var/lib/cloud/sem
+  fi
+  # a brought disk may have these of an earlier machine whose other traces are gone
+  rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* /etc/systemd/network/*cloud-init* \
+    /etc/NetworkManager/system-connections/cloud-init-* /etc/sudoers.d/90-cloud-init-users
 fi
 """
 

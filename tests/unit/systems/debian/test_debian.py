@@ -110,6 +110,15 @@ def test_mmdebstrap_call() -> None:
     assert argv[-3:] == ["trixie", "/w/root", "deb http://m.example/debian trixie main"]
 
 
+def test_an_expired_archive_is_taken_where_the_definition_says_so() -> None:
+    sources = [("http://m.example/debian", "forky")]
+    word = '--aptopt=Acquire::Check-Valid-Until "false"'
+    assert word not in mmdebstrap_argv("forky", [], Path("/w/root"), Path("/w"), sources)
+    assert word in mmdebstrap_argv("forky", [], Path("/w/root"), Path("/w"), sources, True)
+    assert "Check-Valid-Until" not in tree.apt_sources(sources)
+    assert tree.apt_sources(sources, True).endswith("Signed-By: @KEY@\nCheck-Valid-Until: no\n")
+
+
 @pytest.mark.parametrize(("available", "used"), [(24000, 21952), (5120, 3072), (5119, 0), (512, 0)])
 def test_memory_for_the_tree(available: int, used: int) -> None:
     assert memory_for_tree(available) == used
@@ -122,6 +131,12 @@ def test_memory_for_the_tree(available: int, used: int) -> None:
         ("E: Package 'vim' has no installation candidate\n", "package-missing", "vim"),
         ("cp: error writing 'x': No space left on device\nE: setup failed", "no-space", "No space left"),
         ("W: GPG error: NO_PUBKEY 6ED0E7B82643E131\nE: The repository is not signed.", "archive-key", "NO_PUBKEY"),
+        (
+            "E: Release file for http://m.example/debian/dists/forky/InRelease is expired (invalid since 20d 3h).\n"
+            "E: setup failed: E: apt-get update failed",
+            "archive-expired",
+            "forky/InRelease is expired",
+        ),
         (
             "Err:1 Temporary failure resolving 'mirror.example'\nE: setup failed",
             "mirror-unreachable",
