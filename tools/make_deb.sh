@@ -97,7 +97,8 @@ ln -sfn ../../../bin/python3 "$lib/bin/python3"
 
 cp README.md CHANGELOG.md docs/*.md tools/deb/copyright "$documents/"
 cp -r docs/how-to "$documents/"
-cp -r images playbooks first-boot examples/* "$documents/examples/"
+# examples/linux links to the playbooks beside it
+cp -rL images playbooks first-boot examples/* "$documents/examples/"
 printf 'goldsmith (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' "$version" \
     "$MAINTAINER" "$(date -R -u -d "@$SOURCE_DATE_EPOCH")" |
     gzip -9n >"$documents/changelog.gz"

@@ -18,7 +18,18 @@ from pipeline.definition.diagnostics import closest
 from pipeline.definition.schema import json_schema
 
 #: What is copied from goldsmith's own playbooks.
-STARTER = ("azure-linux.yml", "files/azure-linux.sh")
+STARTER = (
+    "azure-linux.yml",
+    *(
+        f"roles/azure_linux/{part}/{name}"
+        for part, names in (
+            ("defaults", ("main.yml",)),
+            ("files", ("alpine.sh", "debian.sh", "dracut.sh")),
+            ("tasks", ("main.yml", "debian.yml", "redhat.yml", "suse.yml", "alpine.yml")),
+        )
+        for name in names
+    ),
+)
 
 #: What editors with yaml-language-server read: the schema that `write_new` puts beside the definitions.
 SCHEMA = ".goldsmith.schema.json"

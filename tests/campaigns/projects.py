@@ -208,7 +208,8 @@ def lay_out(folder: Path) -> None:
         # their own disks lie beside their project; these are made inside of it
         path.write_text(path.read_text().replace("../disks/", "disks/"))
     shutil.copyfile(ROOT / "playbooks/azure-linux.yml", folder / "playbooks/azure-linux.yml")
-    shutil.copytree(ROOT / "playbooks/files", folder / "playbooks/files", dirs_exist_ok=True)
+    for part in ("files", "roles"):
+        shutil.copytree(ROOT / "playbooks" / part, folder / "playbooks" / part, dirs_exist_ok=True)
 
 
 def run_case(lab: Lab, name: str) -> dict[str, object]:

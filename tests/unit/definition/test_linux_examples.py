@@ -69,8 +69,9 @@ def test_each_distribution_is_of_a_family_that_the_role_serves() -> None:
     assert set(re.findall(r'"(\w+)"', refusal["that"])) == served.keys()
 
 
-def test_debians_script_is_that_of_goldsmiths_own_playbook() -> None:
-    assert (ROLE / "files/debian.sh").read_bytes() == (ROOT / "playbooks/files/azure-linux.sh").read_bytes()
+def test_the_role_is_that_of_goldsmiths_own_playbook() -> None:
+    assert (ROOT / "playbooks/roles").samefile(PROJECT / "playbooks/roles")
+    assert (ROOT / "playbooks/azure-linux.yml").samefile(PROJECT / "playbooks/azure-linux.yml")
 
 
 # ---- the scripts, on files in a folder: this host has none of these systems, and their tools only record their calls
@@ -93,8 +94,12 @@ def files_of(root: Path, system: str) -> None:
         (root / name).write_text(text)
     (root / "lib/modules/6.6.63-0-virt").mkdir(parents=True)
     (root / "bin").mkdir()
-    tools = ("dracut", "grubby", "grub2-mkconfig") if system == "dracut" else ("mkinitfs", "grub-mkconfig")
-    for tool in (*tools, "swapoff"):
+    tools = {
+        "dracut": ("dracut", "grubby", "grub2-mkconfig"),
+        "alpine": ("mkinitfs", "grub-mkconfig"),
+        "debian": ("dracut", "update-grub"),
+    }
+    for tool in (*tools[system], "swapoff"):
         (root / "bin" / tool).write_text(f'#!/bin/sh\necho "$0 $*" >>{root}/calls\n')
         (root / "bin" / tool).chmod(0o755)
 
@@ -122,7 +127,10 @@ def test_a_script_changes_what_is_wrong_and_nothing_the_second_time(system: str,
     calls = (tmp_path / "calls").read_text()
     grub, fstab = ((tmp_path / name).read_text() for name in ("etc/default/grub", "etc/fstab"))
     assert "changed initramfs" in first and fstab == "UUID=1 / ext4 defaults 0 1\n"
-    assert grub.count("GRUB_CMDLINE_LINUX=") == 1 and 'GRUB_CMDLINE_LINUX="console=ttyS0 rootdelay=300"' in grub
+    # of the disk's own line only `quiet` and the like go away; Alpine's script leaves the default line as it is
+    kept = " modules=ext4" if system == "dracut" else ""
+    assert grub.count("GRUB_CMDLINE_LINUX=") == 1
+    assert f'GRUB_CMDLINE_LINUX="console=ttyS0 rootdelay=300{kept}"' in grub
     assert 'GRUB_TERMINAL="serial console"' in grub
     if system == "dracut":
         agent = (tmp_path / "etc/waagent.conf").read_text().splitlines()
@@ -136,4 +144,23 @@ def test_a_script_changes_what_is_wrong_and_nothing_the_second_time(system: str,
         assert 'features="base ext4 scsi azure virtio"' in (tmp_path / "etc/mkinitfs/mkinitfs.conf").read_text()
         assert "\nttyS0::respawn:" in (tmp_path / "etc/inittab").read_text()
     assert run(tmp_path, system) == ""
+    assert (tmp_path / "calls").read_text() == calls
+
+
+def test_a_debian_with_dracut_keeps_its_own_words(tmp_path: Path) -> None:
+    files_of(tmp_path, "debian")
+    default = tmp_path / "etc/default/grub"
+    default.write_text('GRUB_CMDLINE_LINUX="net.ifnames=0 console=tty0"\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+    (tmp_path / "boot/grub").mkdir(parents=True)
+    (tmp_path / "boot/grub/grub.cfg").write_text(f"### BEGIN {tmp_path}/etc/grub.d/00_header ###\n")
+    (tmp_path / "etc/cloud/cloud.cfg.d").mkdir(parents=True)
+    first = run(tmp_path, "debian")
+    settings = (tmp_path / "etc/default/grub.d/50-azure.cfg").read_text()
+    assert 'GRUB_CMDLINE_LINUX="console=ttyS0 rootdelay=300 net.ifnames=0"' in settings
+    calls = (tmp_path / "calls").read_text()
+    assert (
+        f"dracut --force {tmp_path}/boot/initrd.img-6.6.63-0-virt 6.6.63-0-virt" in calls and "update-grub" in calls
+    )
+    assert "changed initramfs" in first and not (tmp_path / "etc/initramfs-tools").exists()
+    assert run(tmp_path, "debian") == ""
     assert (tmp_path / "calls").read_text() == calls

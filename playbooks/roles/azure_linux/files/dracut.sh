@@ -77,6 +77,14 @@ if [ $initramfs = yes ]; then
     echo "changed initramfs"
 fi
 
+# What else the disk's own line says stays: its network's configuration may depend on net.ifnames=0.
+for word in $(. /etc/default/grub; echo "${GRUB_CMDLINE_LINUX:-} ${GRUB_CMDLINE_LINUX_DEFAULT:-}"); do
+    case " $kernel_line " in *" $word "*) continue ;; esac
+    case $word in
+        quiet | splash | rhgb | console=* | earlyprintk=* | rootdelay=* | loglevel=* | resume=* | crashkernel=*) ;;
+        *) kernel_line="$kernel_line $word" ;;
+    esac
+done
 before=$(cksum </etc/default/grub)
 setting /etc/default/grub GRUB_CMDLINE_LINUX "\"$kernel_line\""
 setting /etc/default/grub GRUB_CMDLINE_LINUX_DEFAULT '""'

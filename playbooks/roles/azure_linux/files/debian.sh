@@ -1,5 +1,5 @@
 #!/bin/sh
-# The settings of azure-linux.yml: one script, because a task each would cost minutes on a slow guest.
+# The settings of Debian and Ubuntu: one script, because a task each would cost minutes on a slow guest.
 # KERNEL_LINE is what goes onto the kernel's command line; prints `changed` for what it changed.
 set -eu
 kernel_line=$KERNEL_LINE
@@ -57,13 +57,15 @@ if grep -qE '^[^#]+\sswap\s' /etc/fstab; then
 fi
 
 initramfs=no
-put /etc/initramfs-tools/scripts/init-top/rootdelay 0755 <<'X' && initramfs=yes
+
+ready_initramfs_tools() {
+    put /etc/initramfs-tools/scripts/init-top/rootdelay 0755 <<'X' && initramfs=yes
 #!/bin/sh
 # init would sleep for the whole rootdelay; local-top/rootdelay gives it back before the wait for the disk
 [ "$1" = prereqs ] && exit 0
 echo 'ROOTDELAY=' >>/conf/param.conf
 X
-put /etc/initramfs-tools/scripts/local-top/rootdelay 0755 <<'X' && initramfs=yes
+    put /etc/initramfs-tools/scripts/local-top/rootdelay 0755 <<'X' && initramfs=yes
 #!/bin/sh
 # see init-top/rootdelay
 [ "$1" = prereqs ] && exit 0
@@ -71,22 +73,44 @@ for word in $(cat /proc/cmdline); do
     case $word in rootdelay=*[!0-9]*) ;; rootdelay=*) echo "ROOTDELAY=${word#*=}" >>/conf/param.conf ;; esac
 done
 X
-# MODULES=dep would keep only what this build machine has
-if grep -rqs '^MODULES=dep' /etc/initramfs-tools/initramfs.conf /etc/initramfs-tools/conf.d; then
-    put /etc/initramfs-tools/conf.d/zz-modules <<'X' && initramfs=yes
+    # MODULES=dep would keep only what this build machine has
+    if grep -rqs '^MODULES=dep' /etc/initramfs-tools/initramfs.conf /etc/initramfs-tools/conf.d; then
+        put /etc/initramfs-tools/conf.d/zz-modules <<'X' && initramfs=yes
 MODULES=most
 X
-fi
-for module in hv_vmbus hv_storvsc hv_netvsc hv_utils; do
-    if ! grep -qx "$module" /etc/initramfs-tools/modules; then
-        echo "$module" >>/etc/initramfs-tools/modules
-        initramfs=yes
     fi
+    for module in hv_vmbus hv_storvsc hv_netvsc hv_utils; do
+        if ! grep -qx "$module" /etc/initramfs-tools/modules; then
+            echo "$module" >>/etc/initramfs-tools/modules
+            initramfs=yes
+        fi
+    done
+    [ $initramfs = no ] || update-initramfs -u -k all
+}
+
+# dracut takes only what the machine has on which it runs: this one, not the clone's
+ready_dracut() {
+    put /etc/dracut.conf.d/90-azure.conf <<'X' && initramfs=yes
+hostonly="no"
+add_drivers+=" hv_vmbus hv_storvsc hv_netvsc hv_utils nvme virtio_pci virtio_blk virtio_scsi "
+X
+    [ $initramfs = yes ] || return 0
+    for folder in /lib/modules/*; do
+        dracut --force "/boot/initrd.img-${folder##*/}" "${folder##*/}"
+    done
+}
+
+if command -v mkinitramfs >/dev/null; then ready_initramfs_tools; else ready_dracut; fi
+[ $initramfs = no ] || echo "changed initramfs"
+
+# What else the disk's own line says stays: its network's configuration may depend on net.ifnames=0.
+for word in $(. /etc/default/grub; echo "${GRUB_CMDLINE_LINUX:-} ${GRUB_CMDLINE_LINUX_DEFAULT:-}"); do
+    case " $kernel_line " in *" $word "*) continue ;; esac
+    case $word in
+        quiet | splash | rhgb | console=* | earlyprintk=* | rootdelay=* | loglevel=* | resume=* | crashkernel=*) ;;
+        *) kernel_line="$kernel_line $word" ;;
+    esac
 done
-if [ $initramfs = yes ]; then
-    update-initramfs -u -k all
-    echo "changed initramfs"
-fi
 
 grub=no
 put /etc/default/grub.d/50-azure.cfg <<X && grub=yes

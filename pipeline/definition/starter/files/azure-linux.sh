@@ -1,1 +1,0 @@
-../../../../playbooks/files/azure-linux.sh

@@ -1,0 +1,1 @@
+../../../../../../playbooks/roles/azure_linux/files/alpine.sh
