@@ -9,18 +9,30 @@ with them: that host compiles them (libvirt's module: gcc, pkg-config, python3-d
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
+import zipfile
+from collections.abc import Iterable
+from email.parser import BytesParser
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[1]
-#: Packages that have no wheels.
+#: Packages that have no wheels; others are found by trying.
 FROM_SOURCE = ("libvirt-python",)
 #: The oldest and the newest C library whose wheels are taken, by the minor version of glibc 2. Debian 12 has 2.36.
 GLIBC = range(17, 37)
 #: Seconds for one call of pip; the registry may be slow.
 DEADLINE = 900
+#: Rounds in which pip fetches what is still missing; each goes at least one level deeper.
+ROUNDS = 10
+#: The end of a source's name.
+SOURCE = ".tar.gz"
+PIP = ("--quiet", "--disable-pip-version-check")
 
 
 def platforms(machine: str) -> list[str]:
@@ -28,20 +40,75 @@ def platforms(machine: str) -> list[str]:
     return [*(f"manylinux_2_{minor}_{machine}" for minor in reversed(GLIBC)), f"manylinux2014_{machine}"]
 
 
-def downloads(folder: Path, python: str, project: dict[str, object], build: list[str]) -> list[list[str]]:
-    """The arguments of pip's calls. Pure. `project` and `build` are of pyproject.toml; `python` is as in 3.13."""
-    wanted = [str(each) for each in project["dependencies"]]  # type: ignore[attr-defined]
-    source = [each for each in wanted if each.startswith(FROM_SOURCE)]
-    if len(source) != len(FROM_SOURCE):
-        raise ValueError(f"of {', '.join(FROM_SOURCE)} pyproject.toml names {source}")
-    words = ["download", "--quiet", "--disable-pip-version-check", "--dest", str(folder)]
-    wheels = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
-    wheels += [word for name in platforms("x86_64") for word in ("--platform", name)]
-    return [
-        [*words, *wheels, *build, *(each for each in wanted if each not in source)],
-        [*words, "--no-deps", "--no-binary", ",".join(FROM_SOURCE), *source],
-        ["wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
-    ]
+def wheels(folder: Path, python: str, wanted: Iterable[str]) -> list[str]:
+    """The arguments of pip that fetch packages as wheels for a Python such as 3.13. Pure."""
+    named = [word for name in platforms("x86_64") for word in ("--platform", name)]
+    words = ["download", *PIP, "--dest", str(folder), "--only-binary", ":all:", "--implementation", "cp"]
+    return [*words, "--python-version", python, *named, *wanted]
+
+
+def sources(folder: Path, wanted: Iterable[str]) -> list[str]:
+    """The arguments of pip that fetch packages as their source. Pure."""
+    return ["download", *PIP, "--dest", str(folder), "--no-deps", "--no-binary", ":all:", *wanted]
+
+
+def split(wanted: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Requirements that come as wheels, and those that come as their source. Pure."""
+    from_wheels, from_source = [], []
+    for each in wanted:
+        (from_source if canonicalize_name(Requirement(each).name) in FROM_SOURCE else from_wheels).append(each)
+    return from_wheels, from_source
+
+
+def missing(required: Iterable[str], present: Iterable[str], python: str) -> list[str]:
+    """The requirements that a Python such as 3.13 has and no package of these names satisfies. Pure.
+
+    pip judges `python_version` of a requirement by the Python that it runs in, not by the one that it downloads for.
+    """
+    there = {canonicalize_name(name) for name in present}
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    found = {}
+    for text in required:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate(environment):
+            continue
+        requirement.marker = None
+        if canonicalize_name(requirement.name) not in there:
+            found[str(requirement)] = None
+    return list(found)
+
+
+def read_requirements(wheel: Path) -> list[str]:
+    """What a wheel requires, with its markers."""
+    with zipfile.ZipFile(wheel) as packed:
+        (name,) = (each for each in packed.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", each))
+        described = BytesParser().parsebytes(packed.read(name), headersonly=True)
+    return [str(each) for each in described.get_all("Requires-Dist", [])]
+
+
+def lacks(folder: Path, python: str) -> list[str]:
+    """What the packages in the folder require and is not there."""
+    files = [path for path in folder.iterdir() if path.name.endswith((".whl", SOURCE))]
+    required = [each for path in files if path.suffix == ".whl" for each in read_requirements(path)]
+    return missing(required, [package_name(path.name) for path in files], python)
+
+
+def package_name(file: str) -> str:
+    """The package of a file, by its name: a wheel's begins with it, a source's ends with the version. Pure."""
+    return file.removesuffix(SOURCE).rsplit("-", 1)[0] if file.endswith(SOURCE) else file.split("-", 1)[0]
+
+
+def pip(words: Iterable[str]) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True, timeout=DEADLINE)
+
+
+def fetch(folder: Path, python: str, requirement: str) -> None:
+    """Fetch one package as a wheel, or as its source where it has none."""
+    try:
+        pip(wheels(folder, python, [requirement]))
+    except subprocess.CalledProcessError:
+        print(f"{requirement} has no wheel: its source is taken", flush=True)
+        pip(sources(folder, [requirement]))
 
 
 def main() -> None:
@@ -51,9 +118,16 @@ def main() -> None:
     python = sys.argv[2] if len(sys.argv) == 3 else f"{sys.version_info.major}.{sys.version_info.minor}"
     described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    for words in downloads(folder, python, described["project"], described["build-system"]["requires"]):
-        subprocess.run([sys.executable, "-m", "pip", *words], check=True, timeout=DEADLINE)
-    files = sorted(path for path in folder.iterdir() if path.name.endswith((".whl", ".tar.gz")))
+    from_wheels, from_source = split(described["project"]["dependencies"])
+    pip(wheels(folder, python, [*described["build-system"]["requires"], *from_wheels]))
+    pip(sources(folder, from_source))
+    pip(["wheel", *PIP, "--no-deps", "--wheel-dir", str(folder), str(ROOT)])
+    for _ in range(ROUNDS):
+        for requirement in lacks(folder, python):
+            fetch(folder, python, requirement)
+    if lacks(folder, python):
+        sys.exit(f"wheelhouse: not found for Python {python}: {', '.join(lacks(folder, python))}")
+    files = sorted(path for path in folder.iterdir() if path.name.endswith((".whl", SOURCE)))
     size = sum(path.stat().st_size for path in files)
     print(f"{folder}: {len(files)} packages for Python {python}, {size >> 20} MiB")
 

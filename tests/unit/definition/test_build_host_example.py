@@ -38,12 +38,13 @@ def task(play: dict[str, Any], module: str, name: str) -> dict[str, Any]:
 def test_it_is_valid_and_ansible_reads_its_playbook(tmp_path: Path) -> None:
     (image,) = load_all(PROJECT)
     assert image.name == "build-host" and isinstance(image.source, MasterSource) and image.accounts == ("builder",)
-    assert isinstance(image.steps[0], CopyStep)
+    assert isinstance(image.steps[1], CopyStep), "a newer wheel installs no package again"
     assert check_playbooks([image], Store(tmp_path / "store").ensure()) == {}
     assert re.search(r"^# Not built here: .{30,}\.$", (PROJECT / "images/build-host.yaml").read_text(), re.MULTILINE)
 
 
-def test_its_packages_are_those_of_setup(play: dict[str, Any]) -> None:
+def test_its_packages_are_those_of_setup() -> None:
+    (play,) = yaml.safe_load((PROJECT / "playbooks/packages.yml").read_text())
     text = SETUP.partition("\nPACKAGES=(")[2].partition("\n)")[0]
     assert play["vars"]["host_packages"] == re.sub(r"#.*", "", text).split()
 
