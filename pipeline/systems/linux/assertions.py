@@ -45,6 +45,14 @@ echo "user=$SUDO_USER"
 echo "hostname=$(hostname)"
 echo "date=$(date +%s)"
 echo "root=$(df -B1 --output=size / | tail -n 1 | tr -d ' ')"
+part=$(readlink -f "$(df --output=source / | sed -n '2s/\[.*//p')")
+part=$(readlink -f "/sys/class/block/${part##*/}")
+if [ -e "$part/dm" ]; then echo "root-on=a logical volume"; fi
+others=0
+for p in "$part"/../*/partition; do
+  [ ! -e "$p" ] || [ "$(readlink -f "${p%/*}")" = "$part" ] || others=$((others + $(cat "${p%/*}/size") * 512))
+done
+echo "others=$others"
 echo "machine-id=$(cat /etc/machine-id)"
 echo "boot-id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "uuid=$(cat /sys/class/dmi/id/product_uuid)"
@@ -103,9 +111,7 @@ def provisioned(
     result.see("login", clone.access.user, seen.get("user") == clone.access.user)
     result.see("host name", seen.get("hostname", ""), seen.get("hostname") == hostname)
     result.see("custom data", seen.get("custom-data", "not there"), seen.get("custom-data") == "found")
-    root = int(seen.get("root", "0") or 0)
-    # partitions, ESP and file system overhead take less than a tenth
-    result.see("root grown", f"{root >> 20} of {size >> 20} MiB", root > (size - growth) * 0.9 + growth * 0.8)
+    see_growth(result, seen, size=size, growth=growth)
     machine_id = seen.get("machine-id", "")
     result.see("machine-id", machine_id, len(machine_id) == 32)
     result.see("host key", clone.access.known_hosts.read_text().split()[-1][-16:], True)
@@ -121,6 +127,21 @@ def provisioned(
     settle = SETTLE[clone.spec.kvm]
     console = _prompts(clone, settle)
     result.see("serial console", "login prompt" if console else f"no login prompt within {settle:.0f} s", console)
+
+
+def see_growth(result: CloneResult, seen: Mapping[str, str], *, size: int, growth: int) -> None:
+    """Judge the root's size on a disk of `size` bytes, which is `growth` bytes larger than the shipped one.
+
+    Other partitions of that disk keep their place, and a logical volume its size: nothing but a step of the
+    definition's own enlarges one.
+    """
+    root, others = (int(seen.get(name, "0") or 0) for name in ("root", "others"))
+    shown = f"{root >> 20} of {size >> 20} MiB"
+    if on := seen.get("root-on"):
+        result.see("root", f"{shown}, in {on}, which is not grown", root > 0)
+        return
+    # the overhead of the file system is less than a tenth
+    result.see("root grown", shown, root > (size - growth - others) * 0.9 + growth * 0.8)
 
 
 def attached(clone: Clone, result: CloneResult, seen: Mapping[str, str], disks: Sequence[DataDisk]) -> None:
