@@ -1,8 +1,10 @@
-"""40 cycles of a host's life in one process, without a Debian guest: `make campaign-soak`.
+"""40 cycles of a host's life in one process, and 6 with real guests: `make campaign-soak`.
 
 A toy is built anew, refreshed, published to a folder, pruned; layers go by policy. Between cycle 10 and 40 the open
 files, threads, children, domains, namespaces and mounts are equal, memory grows by at most 5 %, and the store by
-policy.
+policy. A cycle of the part `guests` does the same with an image on golden debian-13, and a VM of it comes and goes;
+cycle 3 is compared with the last one. That master is taken from the store GOLDSMITH_TEST_HOME, or built.
+GOLDSMITH_PART chooses a part.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pipeline.base.files import disk_bytes
 from pipeline.base.store import Store
 from pipeline.definition import load
 from pipeline.engine import runner
+from pipeline.gallery import GOLDEN, Gallery
+from pipeline.gallery.retention import promote
 from pipeline.maintenance.gc import clean_up, prune
 from pipeline.nightly.refresh import UNCHANGED, refresh
 from pipeline.publish.page_blob import Options
@@ -26,7 +30,8 @@ from pipeline.publish.push import push
 from pipeline.publish.targets import Target
 from tests.campaigns.__main__ import Page, Row
 from tests.campaigns.fault_bench import MIB, Bench, opened
-from tests.harness import Say, commit_id, domains, networks, new_home, remove
+from tests.harness import ROOT, Lab, Say, commit_id, domains, networks, new_home, remove, wanted
+from tests.vms import Vms
 
 CYCLES = int(os.environ.get("GOLDSMITH_CYCLES", "40"))
 #: The cycle with which the last one is compared: by then everything was loaded and every cache has been filled.
@@ -85,21 +90,23 @@ def judge(warm: Use, last: Use) -> list[str]:
     return wrong
 
 
-def run(part: str, cycle: Callable[[int], None], store: Path, say: Say) -> Row:
-    """All cycles of a part, and what is wrong with the last one. Each cycle's figures go to `say`."""
+def run(
+    part: str, cycle: Callable[[int], None], store: Path, say: Say, cycles: int = CYCLES, warm: int = WARM
+) -> Row:
+    """All cycles of a part, and what is wrong with the last one. Figures of some cycles go to `say`."""
     began = time.monotonic()
     uses: list[Use] = []
-    for number in range(1, CYCLES + 1):
+    for number in range(1, cycles + 1):
         cycle(number)
         uses.append(measure(store))
-        if number in (1, WARM, CYCLES):
+        if number in (1, warm, cycles):
             say(f"{part} {number}: {uses[-1]}")
-    wrong = judge(uses[WARM - 1], uses[-1])
+    wrong = judge(uses[warm - 1], uses[-1])
     figures = {
         name: f"{before}, {after}"
-        for (name, before), after in zip(asdict(uses[WARM - 1]).items(), asdict(uses[-1]).values(), strict=True)
+        for (name, before), after in zip(asdict(uses[warm - 1]).items(), asdict(uses[-1]).values(), strict=True)
     }
-    row: Row = {"part": part, "cycles": CYCLES, "s": round(time.monotonic() - began), **figures}
+    row: Row = {"part": part, "cycles": cycles, "s": round(time.monotonic() - began), **figures}
     return {**row, "commit": commit_id(), "why": "; ".join(wrong), "ok": not wrong}
 
 
@@ -117,14 +124,18 @@ def masters(bench: Bench, number: int) -> None:
     assert [image.outcome for image in report.images] == [UNCHANGED], report.images
     target = Target(folder=bench.root / "published")
     assert push(bench.store, made, target, {}, options=Options(1)).plan.version == made.version
-    # a day passes: what was used just now is kept, whatever the size
-    yesterday = time.time() - 86400
-    for record in bench.store.layers.glob("*/record.json"):
-        os.utime(record, (yesterday, yesterday))
-    prune(bench.store, LAYERS)
-    clean_up(bench.store, layers=False)
+    forget_layers(bench.store)
     versions = [each.version for each in bench.gallery.versions("drum")]
     assert len(versions) <= KEEP, versions
+
+
+def forget_layers(store: Store) -> None:
+    """A day passes, for what was used just now is kept whatever its size; then layers go by policy."""
+    yesterday = time.time() - 86400
+    for record in store.layers.glob("*/record.json"):
+        os.utime(record, (yesterday, yesterday))
+    prune(store, LAYERS)
+    clean_up(store, layers=False)
 
 
 def run_masters(say: Say) -> Row:
@@ -139,11 +150,66 @@ def run_masters(say: Say) -> Row:
         remove(home)
 
 
+#: Cycles with real guests, and the one with which the last is compared.
+GUEST_CYCLES, GUEST_WARM = int(os.environ.get("GOLDSMITH_GUEST_CYCLES", "6")), KEEP
+IMAGE = f"""\
+goldsmith: 1
+summary: an image that is built in each cycle
+source: {{master: debian-13@golden}}
+steps: [{{copy: {{from: page.txt, to: /etc/page}}}}]
+generalize: {{agent: waagent}}
+prove: [gen2]
+keep: {{versions: {KEEP}}}
+"""
+
+
+def guests(lab: Vms, number: int) -> None:
+    """One night with real guests: build, refresh, publish, and a VM of the new version that comes and goes."""
+    lab.write("page.txt", f"cycle {number}\n")
+    definition = load(lab.folder / "images/soaked.yaml", lab.folder)
+    made = runner.build(definition, lab.store, command="soak").version
+    assert made is not None
+    report = refresh([definition], lab.store, command="soak", keep=None)
+    assert [image.outcome for image in report.images] == [UNCHANGED], report.images
+    target = Target(folder=lab.folder / "published")
+    assert push(lab.store, made, target, {}, options=Options(1)).plan.version == made.version
+    lab.vm("create", "soaked", "--image", "soaked", "--ssh-key", str(lab.key))
+    lab.vm("delete", "soaked", "--yes")
+    forget_layers(lab.store)
+    assert lab.left() == [] and len(Gallery(lab.store.gallery).versions("soaked")) <= KEEP
+
+
+def run_guests(say: Say) -> Row:
+    home, project = new_home("soak"), new_home("soak-project")
+    lab = Vms(project, home)
+    try:
+        if kept := os.environ.get("GOLDSMITH_TEST_HOME"):
+            parcel = str(project / "parcel")
+            assert Lab(project, Path(kept)).run("gallery", "export", "debian-13", parcel).returncode == 0
+            assert lab.run("gallery", "import", parcel).returncode == 0
+            gallery = Gallery(lab.store.gallery)
+            promote(gallery, gallery.versions("debian-13")[-1], GOLDEN)
+            remove(project / "parcel")
+        else:
+            assert Lab(ROOT, home).run("build", "debian-13").returncode == 0
+        lab.write("images/soaked.yaml", IMAGE)
+        return run("guests", lambda number: guests(lab, number), home, say, GUEST_CYCLES, GUEST_WARM)
+    finally:
+        remove(project)
+        remove(home)
+
+
+PARTS: dict[str, Callable[[Say], Row]] = {"masters": run_masters, "guests": run_guests}
+
+
 def main() -> int:
     page, began = Page("soak"), time.monotonic()
-    row = run_masters(page.say)
-    page.write([row], f"{time.monotonic() - began:.0f} s")
-    return 0 if row["ok"] else 1
+    rows: list[Row] = []
+    for name in wanted(PARTS):
+        rows.append(PARTS[name](page.say))
+        page.say(rows[-1])
+    page.write(rows, f"{time.monotonic() - began:.0f} s")
+    return 0 if all(row["ok"] for row in rows) else 1
 
 
 if __name__ == "__main__":
