@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.base.errors import UsageError
 from pipeline.cli.environment import locate_store, signing_key
 from pipeline.cli.usage import VerbGroup, json_option
+
+if TYPE_CHECKING:
+    from pipeline.evidence.agent_key import AgentKey
 
 
 def register(app: typer.Typer) -> None:
@@ -23,17 +27,41 @@ def register(app: typer.Typer) -> None:
     app.add_typer(noun, name="key")
 
 
-def make() -> None:
+AgentOption = Annotated[
+    Path | None,
+    typer.Option("--agent", metavar="SOCKET", help="Sign with an ed25519 key of the ssh agent at this socket."),
+]
+AgentKeyOption = Annotated[
+    str, typer.Option("--agent-key", metavar="FINGERPRINT", help="Which one, as `ssh-add -l` shows it.")
+]
+
+
+def _of_agent(agent: Path | None, fingerprint: str) -> AgentKey | None:
+    from pipeline.evidence import agent_key
+
+    if agent is None:
+        if fingerprint:
+            raise UsageError(
+                "--agent-key needs an agent",
+                name="agent-missing",
+                hint="name its socket, such as --agent $SSH_AUTH_SOCK",
+            )
+        return None
+    return agent_key.find(agent.absolute(), fingerprint)
+
+
+def make(agent: AgentOption = None, agent_key: AgentKeyOption = "") -> None:
     """Create this host's key (GOLDSMITH_KEY, else /etc/goldsmith/signing.key). Verifiers need its .pub file.
 
     Example:
       goldsmith key make
+      goldsmith key make --agent /run/goldsmith-agent.sock
     """
     from pipeline.cli.environment import signing_key
     from pipeline.evidence import signing, unsigned
     from pipeline.gallery import Gallery
 
-    made = signing.make(signing_key())
+    made = signing.make(signing_key(), _of_agent(agent, agent_key))
     # what exists already was never signed: from now on a master without a signature is damaged
     unsigned.admitted(unsigned.register_beside(made.path), Gallery(locate_store().gallery))
     print(f"private  {made.path}")
@@ -77,7 +105,7 @@ def list_keys(as_json: Annotated[bool, json_option()] = False) -> None:
     table(rows, ("id", "signs", "file"), empty="no key is trusted: goldsmith key make creates one")
 
 
-def rotate() -> None:
+def rotate(agent: AgentOption = None, agent_key: AgentKeyOption = "") -> None:
     """Replace this host's key. Masters that the old one signed stay good until `key withdraw`; its private half goes.
 
     Example:
@@ -86,7 +114,7 @@ def rotate() -> None:
     from pipeline.evidence import key_rotation, signing
 
     path = signing_key()
-    old, made = key_rotation.rotate(path, locate_store().root)
+    old, made = key_rotation.rotate(path, locate_store().root, _of_agent(agent, agent_key))
     print(f"private  {made.path}")
     print(f"public   {signing.public_path(made.path)}")
     print(f"id       {made.id}")

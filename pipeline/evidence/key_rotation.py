@@ -15,6 +15,7 @@ from securesystemslib.signer import Key
 
 from pipeline.base.errors import NotFound, UsageError
 from pipeline.base.files import sync_folder
+from pipeline.evidence.agent_key import AgentKey
 from pipeline.evidence.signing import SigningKey, load, load_public, make, public_path
 
 #: Characters of a key's id in the name of the file of its public half.
@@ -44,8 +45,8 @@ def list_keys(path: Path) -> list[TrustedKey]:
     return list(found.values())
 
 
-def rotate(path: Path, store: Path) -> tuple[Key, SigningKey]:
-    """Replace the key in `path` by a new one; the old public half, and the new key.
+def rotate(path: Path, store: Path, agent: AgentKey | None = None) -> tuple[Key, SigningKey]:
+    """Replace the key in `path` by a new one, or by that of an `agent`; the old public half, and the new key.
 
     Raises UsageError (no-key), and as `signing.load`.
     """
@@ -55,7 +56,7 @@ def rotate(path: Path, store: Path) -> tuple[Key, SigningKey]:
     next_key = path.with_name(f".{path.name}.{_NEXT}")
     next_key.unlink(missing_ok=True)
     public_path(next_key).unlink(missing_ok=True)
-    made = make(next_key)
+    made = make(next_key, agent)
     # its public half is trusted before it signs anything, and the old one for what it has signed
     _keep_public(path, old)
     _keep_public(path, made)

@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, Signature, Signer, SSlibKey
 
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.files import AnyObject, parse_json
+from pipeline.evidence import agent_key
+from pipeline.evidence.agent_key import AgentKey
 
 #: Where the key is, unless GOLDSMITH_KEY says otherwise.
 DEFAULT = Path("/etc/goldsmith/signing.key")
@@ -36,10 +38,10 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key that was read. `path` is its file, the public half lies beside it."""
+    """A private key that was read, or that an agent holds. `path` is its file, the public half lies beside it."""
 
     path: Path
-    private: Ed25519PrivateKey
+    private: Ed25519PrivateKey | AgentKey
 
     @property
     def public(self) -> Key:
@@ -54,14 +56,35 @@ class SigningKey:
         return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
+class _AgentSigner(Signer):
+    """An agent's key, as securesystemslib asks one to sign."""
+
+    def __init__(self, key: AgentKey) -> None:
+        self._key = key
+
+    @property
+    def public_key(self) -> Key:
+        return SSlibKey.from_crypto(self._key.public)
+
+    @classmethod
+    def from_priv_key_uri(cls, *_: object) -> _AgentSigner:
+        raise NotImplementedError("a key of an agent has no address")
+
+    def sign(self, payload: bytes) -> Signature:
+        return Signature(self.public_key.keyid, self._key.sign(payload).hex())
+
+
 def public_path(path: Path) -> Path:
     return path.with_suffix(".pub")
 
 
-def make(path: Path) -> SigningKey:
-    """A new key: the private half readable by its owner alone. Raises UsageError (key-exists)."""
+def make(path: Path, agent: AgentKey | None = None) -> SigningKey:
+    """A new key: the private half readable by its owner alone. Raises UsageError (key-exists).
+
+    With `agent` that key signs, and the file of the private half only says where it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    private = Ed25519PrivateKey.generate()
+    made = SigningKey(path, agent or Ed25519PrivateKey.generate())
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -71,12 +94,28 @@ def make(path: Path) -> SigningKey:
             hint="keep it: the masters that it signed could no longer be verified",
         ) from None
     with os.fdopen(fd, "wb") as file:
-        file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        file.write(_file_of(made.private))
         file.flush()
         os.fsync(file.fileno())
-    made = SigningKey(path, private)
     public_path(path).write_bytes(made.public_pem())
     return made
+
+
+def _file_of(private: Ed25519PrivateKey | AgentKey) -> bytes:
+    if isinstance(private, AgentKey):
+        return private.text().encode()
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _read_private(path: Path) -> Ed25519PrivateKey | AgentKey:
+    """Raises OSError, ValueError, TypeError, UnsupportedAlgorithm."""
+    data = path.read_bytes()
+    if data.startswith(agent_key.WORD.encode()):
+        return agent_key.parse(data.decode())
+    private = load_pem_private_key(data, None)
+    if not isinstance(private, Ed25519PrivateKey):
+        raise ValueError("it is not an ed25519 key")
+    return private
 
 
 def load(path: Path, store: Path) -> SigningKey | None:
@@ -95,12 +134,11 @@ def load(path: Path, store: Path) -> SigningKey | None:
     if path.stat().st_mode & 0o077:
         raise UsageError(f"other users can read the key {path}", name="key-readable", hint=f"chmod 600 {path}")
     try:
-        private = load_pem_private_key(path.read_bytes(), None)
+        return SigningKey(path, _read_private(path))
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path} is not a valid key: {error}", name="key-unreadable") from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise UsageError(f"{path} is not an ed25519 key", name="key-unreadable", hint="goldsmith key make")
-    return SigningKey(path, private)
+        raise UsageError(
+            f"{path} is not a valid key: {error}", name="key-unreadable", hint="goldsmith key make creates one"
+        ) from None
 
 
 def load_public(path: Path) -> Key:
@@ -121,7 +159,7 @@ def trusted(path: Path) -> list[Path]:
     """
     if os.access(path, os.R_OK) and public_path(path).exists():
         try:
-            private = load_pem_private_key(path.read_bytes(), None)
+            private = _read_private(path)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
             private = None  # `load` says what is wrong with it, where it has to sign
         if private is not None:
@@ -144,7 +182,8 @@ def signs(path: Path) -> bool:
 def signed(payload: bytes, key: SigningKey) -> str:
     """The payload in an envelope, as JSON."""
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(CryptoSigner(key.private))
+    private = key.private
+    envelope.sign(CryptoSigner(private) if isinstance(private, Ed25519PrivateKey) else _AgentSigner(private))
     return json.dumps(envelope.to_dict(), indent=1) + "\n"
 
 
