@@ -14,6 +14,10 @@ WRITTEN = {
         "install and enable cloud-init or waagent in the image",
     ),
     "agent-unsettled": ("Azure's agent did not process its goal state, or polls too fast", _LOGS),
+    "archive-expired": (
+        "the lists of packages of the archive are older than they say they may be",
+        "check this host's clock; for an archive whose state is frozen, write check_valid_until: false beside suite",
+    ),
     "archive-key": (
         "the archive is signed with a key that this host does not have",
         "apt-get install --only-upgrade debian-archive-keyring",

@@ -29,10 +29,17 @@ def register(app: typer.Typer) -> None:
 
 AgentOption = Annotated[
     Path | None,
-    typer.Option("--agent", metavar="SOCKET", help="Sign with an ed25519 key of the ssh agent at this socket."),
+    typer.Option(
+        "--agent",
+        metavar="SOCKET",
+        help="Sign with an ed25519 key of the ssh agent at SOCKET (default: a key in a file).",
+    ),
 ]
 AgentKeyOption = Annotated[
-    str, typer.Option("--agent-key", metavar="FINGERPRINT", help="Which one, as `ssh-add -l` shows it.")
+    str,
+    typer.Option(
+        "--agent-key", metavar="FINGERPRINT", help="Which one, as `ssh-add -l` shows it (default: the only one)."
+    ),
 ]
 
 
