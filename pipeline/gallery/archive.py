@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.base import process, scratch
 from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import CheckFailed, UsageError
-from pipeline.base.files import Shape, parse_json
+from pipeline.base.files import Shape, parse_json, remove_tree
 from pipeline.base.surroundings import variables
 from pipeline.cache.digests import OnBytes
 from pipeline.gallery import Gallery, Version
@@ -26,6 +27,8 @@ from pipeline.gallery.retention import delete_version, leases
 
 #: Seconds for one version to go in or to come out.
 DEADLINE = 4 * 3600.0
+#: What borg calls the file in a lock: the host's name, the number of its card, the process and the thread.
+_LOCK_OWNER = re.compile(r"[^/]+@(?P<node>\d+)\.(?P<pid>\d+)-\d+")
 _HINT = "borg check REPOSITORY verifies the archive; versions in the gallery are not affected"
 #: Fixed chunks of 64 KiB, at which disks are told apart everywhere here; holes cost nothing.
 _HOW = ["--sparse", "--chunker-params", "fixed,65536", "--compression", "zstd,3", "--noctime"]
@@ -49,6 +52,7 @@ def archive_version(
     """
     if not (repository / "config").exists():
         _make(repository)
+    _sweep_locks(repository)
     with gallery.hold(version.name) as folder:
         lease = next((entry for entry in leases(gallery, version.name) if entry.version == version.version), None)
         current = gallery.get(f"{version.name}@{version.version}")
@@ -73,6 +77,24 @@ def archive_version(
                     hint="the version is still in the gallery; check the archive with borg check",
                 )
         delete_version(folder, version, f"archived in {repository}")
+
+
+def _sweep_locks(repository: Path) -> None:
+    """Remove locks that processes of this host which have died were about to take: borg itself leaves them for ever.
+
+    Such a folder holds a file HOST@NODE.PID-THREAD (borg.locking); its process renames it when the lock is free.
+    """
+    for folder in repository.glob("lock.exclusive.*.tmp"):
+        owners = [_LOCK_OWNER.fullmatch(path.name) for path in folder.iterdir()]
+        # one without an owner is about to get it
+        if owners and all(
+            owner and int(owner["node"]) == uuid.getnode() and _is_dead(int(owner["pid"])) for owner in owners
+        ):
+            remove_tree(folder)
+
+
+def _is_dead(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _make(repository: Path) -> None:
