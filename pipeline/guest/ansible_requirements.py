@@ -30,6 +30,7 @@ from pipeline.definition import DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import AnsibleConfig
 from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder, tree_digest
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, ansible_version
+from pipeline.guest.project_owner import ProjectOwner, project_owner, take_tree
 
 #: Where Ansible users keep their lists, below the project and below playbooks/.
 _FOLDERS = ("", "roles", "collections")
@@ -303,7 +304,29 @@ def _mapping(path: Path) -> Any:
 
 
 def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, project: Path) -> None:
-    with scratch.folder(folder.parent, "galaxy") as home:
+    """Install into a folder of the store. A project that root does not own has its owner do it, as its playbooks.
+
+    The owner may not enter the store: it installs into a folder of its own, from which the files are taken.
+    """
+    owner = project_owner(requirements.file, requirements.file)
+    if owner is None:
+        _run_galaxy(requirements, folder, folder.parent, config, project, None)
+        return
+    with scratch.folder(name="galaxy") as own:
+        _run_galaxy(requirements, own / "installed", own, config, project, owner)
+        if (own / "installed").is_dir():
+            take_tree(own / "installed", folder)
+
+
+def _run_galaxy(
+    requirements: Requirements,
+    folder: Path,
+    beside: Path,
+    config: AnsibleConfig,
+    project: Path,
+    owner: ProjectOwner | None,
+) -> None:
+    with scratch.folder(beside, "galaxy") as home:
         home.chmod(0o700)
         environment = {
             **AnsibleProject(config).environment(home),
@@ -313,7 +336,7 @@ def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, pr
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
             "ANSIBLE_ROLES_PATH": str(folder / "roles"),
             # git's user names and passwords are in the home folder; its line ends are ours
-            "HOME": process.environment()["HOME"],
+            "HOME": owner.home if owner else process.environment()["HOME"],
             "GIT_TERMINAL_PROMPT": "0",
             **{"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.autocrlf", "GIT_CONFIG_VALUE_0": "false"},
         }
@@ -333,7 +356,10 @@ def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, pr
                 "--timeout",
                 str(_REQUEST),
             ]
-            argv = [ansible_program("ansible-galaxy"), *words]
+            argv: list[str | Path] = [ansible_program("ansible-galaxy"), *words]
+            if owner is not None:
+                owner.give(beside)
+                argv = owner.argv(argv)
             try:
                 process.run(argv, deadline=_DEADLINE, env=environment, cwd=home)
             except (process.CommandFailed, process.CommandTimeout) as error:

@@ -30,6 +30,7 @@ class ProjectOwner:
     name: str
     uid: int
     gid: int
+    home: str = "/"
 
     def argv(self, words: Iterable[str | Path]) -> list[str | Path]:
         """The argument list that runs `words` as this user, without a way back, and ends with us."""
@@ -80,7 +81,7 @@ def project_owner(definition: Path, playbook: Path) -> ProjectOwner | None:
                 name="project-owner-unknown",
                 hint=f"chown -R USER {path.parent}, with a user of this host, or with root if you trust its content",
             ) from None
-        return ProjectOwner(entry.pw_name, uid, entry.pw_gid)
+        return ProjectOwner(entry.pw_name, uid, entry.pw_gid, entry.pw_dir)
     return None
 
 
@@ -116,6 +117,27 @@ def guest_inventory(inventory: Path, moved: Mapping[Path, Path], folder: Path) -
     target.write_text(text, encoding="utf-8")
     target.chmod(0o600)
     return target
+
+
+def take_tree(source: Path, target: Path) -> None:
+    """Copy folders, plain files and links that the user's process has made into the folder `target`, which is there.
+
+    Each folder is root's before it is read, so that a process that is left cannot put a link in the place of a file.
+    """
+    os.chown(source, 0, 0, follow_symlinks=False)
+    source.chmod(0o700)
+    for entry in sorted(os.scandir(source), key=lambda each: each.name):
+        place = target / entry.name
+        if entry.is_symlink():
+            place.symlink_to(Path(entry.path).readlink())
+        elif entry.is_dir(follow_symlinks=False):
+            place.mkdir()
+            take_tree(Path(entry.path), place)
+        elif entry.is_file(follow_symlinks=False):
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file, place.open("xb") as copy:
+                shutil.copyfileobj(file, copy)
+                place.chmod(0o755 if os.fstat(descriptor).st_mode & 0o100 else 0o644)
 
 
 def take_report(source: Path, target: Path) -> None:

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.errors import GuestError, HostError
+from pipeline.base.errors import GoldsmithError, GuestError, HostError
+from pipeline.base.store import Store
+from pipeline.guest.ansible_requirements import install_requirements
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program
 from pipeline.guest.plays import CALLBACKS
-from pipeline.guest.project_owner import ProjectOwner, copy_vault_password, project_owner, take_report
+from pipeline.guest.project_owner import ProjectOwner, copy_vault_password, project_owner, take_report, take_tree
 from pipeline.systems.linux.steps import Steps
-from tests.unit.guest.test_ansible import GOOD, faults, project, step_of
+from tests.unit.guest.test_ansible import GOOD, faults, packed_role, project, step_of
 from tests.unit.stages.test_step_empty import Here
 
 NOBODY = pwd.getpwnam("nobody")
-OWNER = ProjectOwner("nobody", NOBODY.pw_uid, NOBODY.pw_gid)
+OWNER = ProjectOwner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, NOBODY.pw_dir)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Ansible as somebody else")
 
@@ -122,6 +124,45 @@ def test_the_check_of_a_playbook_runs_as_the_owner_too(place: Path) -> None:
     folder = owned(place / "project", {"playbooks/site.yml": hosts, "playbooks/good.yml": GOOD})
     (fault,) = faults(folder, "site", "good")
     assert "hosts: nobody matches no host" in fault.message, str(fault)
+
+
+def test_required_roles_are_installed_by_the_owner_and_are_root_s(place: Path) -> None:
+    files = {
+        "playbooks/site.yml": "- hosts: all\n  roles: [greeting]\n",
+        "roles/requirements.yml": "- {src: greeting.tar.gz, name: greeting, version: '1.0'}\n",
+    }
+    folder = project(place / "project", files)
+    packed = folder / "roles/greeting.tar.gz"
+    packed_role(packed, "- ansible.builtin.debug: {msg: the required role}\n")
+    OWNER.give(folder)
+    found = install_requirements(step_of(folder, "site"), folder, Store(place / "store"))
+    assert found is not None
+    (tasks,) = (place / "store").rglob("greeting/tasks/main.yml")
+    assert tasks.stat().st_uid == 0 and "the required role" in tasks.read_text()
+    # what the owner may not read is not installed for it
+    os.chown(packed, 0, 0)
+    packed.chmod(0o600)
+    with pytest.raises(GoldsmithError):
+        install_requirements(step_of(folder, "site"), folder, Store(place / "another"))
+    assert not list((place / "another").rglob("greeting"))
+
+
+def test_a_tree_of_the_owner_is_taken_without_following_its_links(place: Path) -> None:
+    source, target = place / "source", place / "target"
+    (source / "inner").mkdir(parents=True)
+    target.mkdir()
+    (source / "inner/program").write_text("x")
+    (source / "inner/program").chmod(0o4777)
+    (source / "link").symlink_to("/etc/shadow")
+    os.mkfifo(source / "fifo")
+    OWNER.give(source)
+    take_tree(source, target)
+    assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*")) == [
+        "inner", "inner/program", "link",
+    ]  # fmt: skip
+    assert (target / "link").readlink() == Path("/etc/shadow")
+    assert (target / "inner/program").stat().st_mode & 0o7777 == 0o755
+    assert (target / "inner/program").stat().st_uid == 0
 
 
 def test_who_runs_it(place: Path) -> None:
