@@ -38,14 +38,10 @@ servers=$(sed -n '/^nameserver/p' /etc/resolv.conf 2>/dev/null | tr '\n' ' ')
 echo "resolver=$(readlink /etc/resolv.conf || ls /etc/resolv.conf 2>&1) ${servers:-without a server}"
 """
 
-#: Runs as root in the clone. TOKEN is in the custom data that the clone was given. What `cloud-init status` would say
-#: is read from where it reads it: its Python takes an emulated clone ten seconds to start.
-_LOOK = r"""
-echo "user=$SUDO_USER"
-echo "hostname=$(hostname)"
-echo "date=$(date +%s)"
-echo "root=$(df -B1 --output=size / | tail -n 1 | tr -d ' ')"
-part=$(readlink -f "$(df --output=source / | sed -n '2s/\[.*//p')")
+#: Shell lines that print `others=`, the bytes of the other partitions of the root's disk, and `root-on=` where the root
+#: is in a logical volume.
+ROOT_LINES = r"""
+part=$(readlink -f "$(df --output=source / | sed -n '2{s/\[.*//;p}')")
 part=$(readlink -f "/sys/class/block/${part##*/}")
 if [ -e "$part/dm" ]; then echo "root-on=a logical volume"; fi
 others=0
@@ -53,6 +49,16 @@ for p in "$part"/../*/partition; do
   [ ! -e "$p" ] || [ "$(readlink -f "${p%/*}")" = "$part" ] || others=$((others + $(cat "${p%/*}/size") * 512))
 done
 echo "others=$others"
+"""
+
+#: Runs as root in the clone. TOKEN is in the custom data that the clone was given. What `cloud-init status` would say
+#: is read from where it reads it: its Python takes an emulated clone ten seconds to start.
+_LOOK = r"""
+echo "user=$SUDO_USER"
+echo "hostname=$(hostname)"
+echo "date=$(date +%s)"
+echo "root=$(df -B1 --output=size / | tail -n 1 | tr -d ' ')"
+ROOT_LINES
 echo "machine-id=$(cat /etc/machine-id)"
 echo "boot-id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "uuid=$(cat /sys/class/dmi/id/product_uuid)"
@@ -99,6 +105,7 @@ def facts(clone: Clone, token: str) -> dict[str, str]:
     """What a clone says of itself, asked over its own ssh as the user that it was asked to make."""
     settle = SETTLE[clone.spec.kvm]
     script = _LOOK.replace("RESOLVER_LINES", resolver_lines(token)).replace("RESOURCE_DISK", resource_disk.LOOK)
+    script = script.replace("ROOT_LINES", ROOT_LINES.strip("\n"))
     script = script.replace("SETTLE", f"{settle:.0f}").replace("TOKEN", token).replace("NVME_DATA", str(NVME_DATA))
     output = clone.steps.ssh("sudo -n sh -s", stdin=script, deadline=settle + clone.timeouts.command).stdout
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
