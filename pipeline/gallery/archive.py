@@ -127,6 +127,7 @@ def restore_version(
 
     Raises UsageError (not-archived), and as `import_version`.
     """
+    _sweep_locks(repository)
     if not _holds(repository, name, version):
         known = ", ".join(_list(repository)) or "nothing"
         raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it contains {known}")
@@ -237,7 +238,10 @@ def _borg(words: list[str], cwd: Path | None = None, on_line: Callable[[str], No
 
     def run(more: Mapping[str, str]) -> str:
         argv = ["borg", *(["--progress", "--log-json"] if on_line else []), *words]
-        return process.run(argv, deadline=DEADLINE, cwd=cwd, env={**env, **more}, hint=_HINT, on_line=on_line).stdout
+        # one that is killed leaves its temporary files
+        with scratch.folder(name="borg") as temporary:
+            own = {**env, **more, "TMPDIR": str(temporary)}
+            return process.run(argv, deadline=DEADLINE, cwd=cwd, env=own, hint=_HINT, on_line=on_line).stdout
 
     try:
         return run({})

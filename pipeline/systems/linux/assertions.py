@@ -38,8 +38,8 @@ servers=$(sed -n '/^nameserver/p' /etc/resolv.conf 2>/dev/null | tr '\n' ' ')
 echo "resolver=$(readlink /etc/resolv.conf || ls /etc/resolv.conf 2>&1) ${servers:-without a server}"
 """
 
-#: Shell lines that print `others=`, the bytes of the other partitions of the disk of the root, and `root-on=` where it
-#: is in a logical volume.
+#: Shell lines that print `others=`, the bytes of the other partitions of the disk of the root, and `root-on=` where
+#: the root is in a logical volume.
 ROOT_LINES = r"""
 part=$(readlink -f "$(df --output=source / | sed -n '2{s/\[.*//;p}')")
 part=$(readlink -f "/sys/class/block/${part##*/}")
