@@ -40,6 +40,7 @@ TEST_PACKAGES=(
     wine wine64 wixl                            # the answer file's commands run, with a real package
     gpg dpkg-dev                                # an archive of packages that changes at night
     rpm                                         # a package database as rpm itself writes it
+    slurm-client slurmctld slurmd munge         # a cluster of two nodes on this host
 )
 [ "${1-}" != tests ] || PACKAGES+=("${TEST_PACKAGES[@]}")
 STORE=${GOLDSMITH_HOME:-/var/lib/goldsmith}
