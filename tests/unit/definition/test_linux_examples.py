@@ -14,6 +14,8 @@ from ansible.module_utils.facts.system.distribution import Distribution
 from pipeline.base.store import Store
 from pipeline.definition import DebianSource, DiskSource, image_names, load_all
 from pipeline.guest.playbook_check import check_playbooks
+from pipeline.systems.debian import tree
+from pipeline.systems.debian.bootstrap import identity
 
 ROOT = Path(__file__).parents[3]
 PROJECT = ROOT / "examples/linux"
@@ -157,6 +159,10 @@ def test_a_debian_with_dracut_keeps_its_own_words(tmp_path: Path) -> None:
     first = run(tmp_path, "debian")
     settings = (tmp_path / "etc/default/grub.d/50-azure.cfg").read_text()
     assert 'GRUB_CMDLINE_LINUX="console=ttyS0 rootdelay=300 net.ifnames=0"' in settings
+    # the same text as the bootstrap's, so that the base of goldsmith's own images is not changed
+    assert (tmp_path / "etc/systemd/network/10-azure-vf.network").read_text() == tree.files(identity("x"), [])[
+        "etc/systemd/network/10-azure-vf.network"
+    ]
     calls = (tmp_path / "calls").read_text()
     assert (
         f"dracut --force {tmp_path}/boot/initrd.img-6.6.63-0-virt 6.6.63-0-virt" in calls and "update-grub" in calls

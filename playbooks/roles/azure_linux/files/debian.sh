@@ -47,6 +47,20 @@ datasource:
     apply_network_config: true
 X
 
+# Azure's virtual function is a second card with the address of the first: no network manager may configure it
+put /etc/systemd/network/10-azure-vf.network <<'X' || true
+[Match]
+Driver=mana mlx4_core mlx4_en mlx5_core
+
+[Link]
+Unmanaged=yes
+X
+if [ -d /etc/NetworkManager ]; then
+    put /etc/udev/rules.d/68-azure-vf.rules <<'X' || true
+SUBSYSTEM=="net", DRIVERS=="mana|mlx4_core|mlx5_core", ENV{NM_UNMANAGED}="1"
+X
+fi
+
 rm -f /etc/udev/rules.d/70-persistent-net.rules /etc/udev/rules.d/75-persistent-net-generator.rules
 
 # swap belongs on the resource disk, if anywhere
