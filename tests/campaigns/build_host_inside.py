@@ -40,8 +40,7 @@ MIB = 1 << 20
 SOON = 900.0
 #: What the small Linux writes when it is up, and what its page says.
 UP, PAGE = b"small linux: up after", "small linux"
-PROJECT = BROUGHT / "project"
-DEFINITION = "goldsmith: 1\nsummary: a trial\nos: linux\nsource: {debian: trixie}\n"
+DEFINITION = "goldsmith: 1\nsummary: a trial\nos: linux\nsource: {debian: {suite: trixie}}\n"
 
 
 def run(*words: str, user: str | None = None, code: int | None = 0, deadline: float = SOON) -> str:
