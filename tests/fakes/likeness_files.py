@@ -137,7 +137,7 @@ def menu(likeness: Likeness, version: str) -> str:
     return (
         "serial --speed=115200 --unit=0\nterminal_input console serial\nterminal_output console serial\n"
         "set timeout=1\n"
-        f"menuentry '{likeness.title}' {{\n"
+        f'menuentry "{likeness.title}" {{\n'
         f"    search --no-floppy --fs-uuid --set=root {likeness.boot_uuid}\n"
         f"    linux {place}/vmlinuz-{version} root={likeness.root} ro console=ttyS0,115200\n"
         f"    initrd {place}/initrd.img-{version}\n"
