@@ -153,6 +153,8 @@ def test_a_debian_with_dracut_keeps_its_own_words(tmp_path: Path) -> None:
     files_of(tmp_path, "debian")
     default = tmp_path / "etc/default/grub"
     default.write_text('GRUB_CMDLINE_LINUX="net.ifnames=0 console=tty0"\nGRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+    (tmp_path / "bin/dpkg-query").write_text("#!/bin/sh\necho install ok installed\n")
+    (tmp_path / "bin/dpkg-query").chmod(0o755)
     (tmp_path / "boot/grub").mkdir(parents=True)
     (tmp_path / "boot/grub/grub.cfg").write_text(f"### BEGIN {tmp_path}/etc/grub.d/00_header ###\n")
     (tmp_path / "etc/cloud/cloud.cfg.d").mkdir(parents=True)

@@ -114,7 +114,12 @@ X
     done
 }
 
-if command -v mkinitramfs >/dev/null; then ready_initramfs_tools; else ready_dracut; fi
+# parts of initramfs-tools may be there beside dracut
+if dpkg-query -W -f '${Status}' dracut 2>/dev/null | grep -q 'install ok installed'; then
+    ready_dracut
+else
+    ready_initramfs_tools
+fi
 [ $initramfs = no ] || echo "changed initramfs"
 
 # What else the disk's own line says stays: its network's configuration may depend on net.ifnames=0.
