@@ -317,12 +317,16 @@ def delete_with_tombstone(folder: Path, number: str, digest: str | None, why: st
             raise
         # versions are deleted because the disk is full: the version's own pages and logs make room for its tombstone
         _remove_extras(folder / number)
-        _write_tombstone(folder, word)
+        with contextlib.suppress(OSError):
+            _write_tombstone(folder, word)
     scratch = folder / f"{GONE}{number}-{secrets.token_hex(4)}"
     (folder / number).rename(scratch)
     sync_folder(folder)
     remove_tree(scratch)
     remove_tree(folder / WITHDRAWN / f"{number}.json")
+    # half a version is worse than none without its word: with the whole version gone there may be room for that
+    if not (folder / TOMBSTONES / f"{number}.json").exists():
+        _write_tombstone(folder, word)
 
 
 def _write_tombstone(folder: Path, word: Mapping[str, object]) -> None:

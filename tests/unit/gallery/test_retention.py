@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,6 +122,25 @@ def test_a_full_disk_is_freed(gallery: Gallery, monkeypatch: pytest.MonkeyPatch)
         delete_version(folder, made[0], "too many")
     assert names(gallery) == [made[1].version]
     assert json.loads((folder / ".tombstones" / f"{made[0].version}.json").read_text())["why"] == "too many"
+    assert not list(folder.glob(".gone-*"))
+
+
+@pytest.mark.parametrize("ever", [False, True])
+def test_a_full_disk_leaves_no_half_version(gallery: Gallery, monkeypatch: pytest.MonkeyPatch, ever: bool) -> None:
+    """Nothing but the whole version makes room, or not even that."""
+    made = [capture(gallery), capture(gallery)]
+    real = retention.write_json
+
+    def write(path: Path, data: object) -> None:
+        if ever or list(path.parents[1].glob("*/disk.*"))[1:] or list(path.parents[1].glob(".gone-*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, data)
+
+    monkeypatch.setattr(retention, "write_json", write)
+    with gallery.hold("web") as folder, pytest.raises(OSError, match="No space") if ever else nullcontext():
+        delete_version(folder, made[0], "too many")
+    assert names(gallery) == [made[1].version]
+    assert (folder / ".tombstones" / f"{made[0].version}.json").exists() is not ever
     assert not list(folder.glob(".gone-*"))
 
 
