@@ -9,13 +9,18 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.base.byte_progress import ByteProgress
 from pipeline.base.disk_format import DEFAULT_OUTPUT
+from pipeline.base.errors import DiskError
 from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.gallery import data_file, disk_file
+
+if TYPE_CHECKING:
+    from pipeline.vhd.extents import ExtentSource
 
 
 class Convert(BaseStage):
@@ -48,6 +53,19 @@ def _run(context: BuildContext, source: Layer | None, draft: PendingLayer) -> St
     return StageResult(replace(image, data=tuple(data)), facts, detail)
 
 
+def _with_backup_at_end(disk: ExtentSource) -> ExtentSource:
+    """The disk with its second GPT at its end: a guest whose root cannot grow has left it where the disk once ended.
+
+    One without a GPT, or with a damaged one, is as it was: the checks name what is wrong.
+    """
+    from pipeline.disk import gpt
+
+    try:
+        return gpt.move_backup(disk, disk.size)[0]
+    except DiskError:
+        return disk
+
+
 def _ship(context: BuildContext, image: Image, target: Path, unique_id: uuid.UUID) -> tuple[Image, dict[str, int]]:
     """Write one disk; what it takes, in bytes."""
     # a plan needs none of these
@@ -59,7 +77,7 @@ def _ship(context: BuildContext, image: Image, target: Path, unique_id: uuid.UUI
     context.progress("reading the layers' map")
     with chain_extents(image.path, image.format.key, within=context.store.root) as disk:
         copied = writer_of(row)(
-            disk,
+            _with_backup_at_end(disk),
             target,
             unique_id=unique_id,
             timestamp=int(time.time()),

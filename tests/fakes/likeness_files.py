@@ -225,7 +225,12 @@ def _xfs_lvm() -> Likeness:
         "RHEL's way: XFS on LVM, dracut, NetworkManager, Boot Loader Specification",
         (boot, root),
         ("lvm2", "xfsprogs", "dracut", "dracut-core", "network-manager", "initramfs-tools-"),
-        ("systemctl -q enable NetworkManager.service", "systemctl -q disable systemd-networkd.service || true"),
+        (
+            # Debian's package refuses to be beside NetworkManager; RHEL's is
+            "cd /tmp; apt-get -q download waagent; dpkg --force-conflicts -i waagent_*.deb; rm waagent_*.deb",
+            "systemctl -q enable NetworkManager.service",
+            "systemctl -q disable systemd-networkd.service || true",
+        ),
         {
             "etc/NetworkManager/system-connections/cloud-init-eth0.nmconnection": "[connection]\nid=wired\n"
             "type=ethernet\n\n[ipv4]\nmethod=auto\n",
