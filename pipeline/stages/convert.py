@@ -58,10 +58,10 @@ def _with_backup_at_end(disk: ExtentSource) -> ExtentSource:
 
     One without a GPT, or with a damaged one, is as it was: the checks name what is wrong.
     """
-    from pipeline.disk import gpt
+    from pipeline.disk.gpt import move_backup
 
     try:
-        return gpt.move_backup(disk, disk.size)[0]
+        return move_backup(disk, disk.size)[0]
     except DiskError:
         return disk
 
