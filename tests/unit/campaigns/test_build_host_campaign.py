@@ -21,7 +21,7 @@ def test_refusals_are_shown_once_each() -> None:
         "libvirt-UUID: open /var/lib/goldsmith/a r (2); libvirt-UUID: open /var/lib/goldsmith/b r (1)"
     )
     assert shorten([]) == "nothing"
-    assert "unknown" in shorten(["unknown"]), "what could not be read is no silence"
+    assert "unknown" in shorten(["unknown"]), "a log that could not be read is reported"
 
 
 def test_the_newer_wheel_has_a_later_version() -> None:
