@@ -147,6 +147,9 @@ def _update(session: Session, request: Request) -> Answer:
     gone: tuple[str, ...] = ()
     disks: list[DataDisk] = []
     storage = properties.part("storageProfile")
+    size, has = storage.part("osDisk").number("diskSizeGB"), described["properties"]["storageProfile"]["osDisk"]
+    if size is not None and size != has.get("diskSizeGB", size):
+        raise ArmError(409, "PropertyChangeNotAllowed", "osDisk.diskSizeGB of a VM cannot be changed here")
     if "dataDisks" in storage.values:
         disks, gone = _differences(record, storage.rows("dataDisks"))
     if "tags" in request.body.values:

@@ -9,7 +9,7 @@ from pipeline.fabric import service
 from pipeline.facade.errors import not_found
 from pipeline.facade.ids import CARDS, DISKS, GALLERIES, GROUP, MACHINES, resource_id
 from pipeline.facade.session import Placement, Session
-from pipeline.instances.disks import os_disk_name
+from pipeline.instances.disks import os_disk_name, os_disk_size
 from pipeline.instances.record import Record
 from pipeline.instances.sizes import smallest_size
 from pipeline.instances.state import Reality, instance_view, provisioning_state, reconcile
@@ -165,11 +165,12 @@ def _attached_disks(session: Session, record: Record) -> list[dict[str, Any]]:
 
 
 def _os_disk_size(session: Session, record: Record) -> int | None:
-    """GiB, rounded up; None where the VM's master cannot be read."""
+    """GiB, rounded up; None where it is that of a master that cannot be read."""
     try:
-        return -(-int(session.fleet.gallery.get(record.reference).manifest["disk"]["virtual_size"]) // GIB)
+        size = os_disk_size(session.fleet.gallery.get(record.reference), record.os_disk_size)
     except GoldsmithError:
-        return None
+        size = record.os_disk_size
+    return -(-size // GIB) or None
 
 
 def image_version_id(record: Record) -> str:

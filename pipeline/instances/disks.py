@@ -53,27 +53,38 @@ class AttachedDisk:
         return DataDisk(self.lun, self.size, caching)
 
 
-def disk_size(version: Version) -> int:
-    """Bytes that the disks of an instance of a master can grow to together."""
-    disks = (version.manifest["disk"], *version.manifest.get("data_disks", ()))
-    return sum(int(disk["virtual_size"]) for disk in disks)
+def os_disk_size(version: Version, wanted: int) -> int:
+    """Bytes of the OS disk of an instance of a master: `wanted`, or the master's where that is larger."""
+    return max(wanted, int(version.manifest["disk"]["virtual_size"]))
 
 
-def create_disks(folder: Path, version: Version) -> Image:
-    """An overlay for the OS disk, and one for each data disk of the master."""
+def disk_size(version: Version, wanted: int = 0) -> int:
+    """Bytes that the disks of an instance of a master can grow to together. `wanted`: bytes of a larger OS disk."""
+    data = sum(int(disk["virtual_size"]) for disk in version.manifest.get("data_disks", ()))
+    return os_disk_size(version, wanted) + data
+
+
+def create_disks(folder: Path, version: Version, wanted: int = 0) -> Image:
+    """An overlay for the OS disk, and one for each data disk of the master. `wanted`: bytes of a larger OS disk."""
     for old in folder.glob("disk*.qcow2"):
         old.unlink()
-    return create_overlay(folder / "disk.qcow2", version.image)
+    return create_overlay(folder / "disk.qcow2", version.image, _grown(version, wanted))
 
 
-def renew_os_disk(folder: Path, version: Version, old: Image) -> Image:
-    """A new overlay for the OS disk; the data disks are those of `old`, untouched.
+def _grown(version: Version, wanted: int) -> int | None:
+    """The size of an overlay that is larger than its master; None for one that has the master's size."""
+    size = os_disk_size(version, wanted)
+    return size if size > os_disk_size(version, 0) else None
+
+
+def renew_os_disk(folder: Path, version: Version, old: Image, wanted: int = 0) -> Image:
+    """A new overlay for the OS disk; the data disks are those of `old`, untouched. `wanted`: bytes of a larger one.
 
     It has a name of its own, so that the record names the old or the new one, and never one in the place of another.
     When the record has been written, `remove_old_os_disk` removes the old one.
     """
     path = folder / f"disk-{secrets.token_hex(4)}.qcow2"
-    new = create_overlay(path, replace(version.image, data=()))
+    new = create_overlay(path, replace(version.image, data=()), _grown(version, wanted))
     return replace(new, data=old.data)
 
 

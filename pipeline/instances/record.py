@@ -82,7 +82,8 @@ class Record:
 
     `data_master` is the reference of the master that its data disks stand on, where a reimage gave it another one.
 
-    `os_caching` is Azure's cache mode of the OS disk. `resource_size`: bytes of the resource disk, 0 without one.
+    `os_caching` is Azure's cache mode of the OS disk. `os_disk_size`: the bytes that the user asked for, 0 where it
+    is the master's. `resource_size`: bytes of the resource disk, 0 without one.
 
     `set`: the set that it belongs to, with its fault domain and its update domain there. A `drained` VM gets no new
     requests from endpoints.
@@ -117,6 +118,7 @@ class Record:
     operation: Operation | None = None
     data_disks: tuple[Attachment, ...] = ()
     os_caching: str = "ReadWrite"
+    os_disk_size: int = 0
     resource_size: int = 0
     data_master: str | None = None
     set: str | None = None
@@ -208,6 +210,7 @@ class RecordShape(Shape):
     operation: _OperationShape | None
     data_disks: list[_AttachmentShape] = Field(default_factory=list)
     os_caching: Literal["None", "ReadOnly", "ReadWrite"] = "ReadWrite"
+    os_disk_size: int = Field(default=0, ge=0)
     resource_size: int = Field(default=0, ge=0)
     data_master: str | None = None
     set: str | None = None

@@ -26,7 +26,8 @@ MOST_FAULT_DOMAINS, MOST_UPDATE_DOMAINS = 3, 20
 
 @dataclass(frozen=True)
 class SetRecord:
-    """One set: how its VMs are made. `image` is a reference; `memory` and `resource_size` in bytes.
+    """One set: how its VMs are made. `image` is a reference; `memory`, `resource_size` and `os_disk_size` in bytes;
+    the last is 0 where it is the master's.
 
     `prefix`: the beginning of the names of its VMs. `auto`: each refresh of its image upgrades them to golden.
     """
@@ -49,6 +50,7 @@ class SetRecord:
     fault_domains: int = FAULT_DOMAINS
     update_domains: int = UPDATE_DOMAINS
     auto: bool = False
+    os_disk_size: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +82,7 @@ class SetShape(Shape):
     fault_domains: int = Field(gt=0, le=MOST_FAULT_DOMAINS)
     update_domains: int = Field(gt=0, le=MOST_UPDATE_DOMAINS)
     auto: bool = False
+    os_disk_size: int = Field(default=0, ge=0)
 
     @classmethod
     def advice(cls) -> str:

@@ -23,7 +23,7 @@ from pipeline.hypervisor.machine import Machine
 from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.agent import ServiceRecord, greets
 from pipeline.instances.budget import Demand
-from pipeline.instances.disks import create_disks, disk_size
+from pipeline.instances.disks import create_disks, disk_size, os_disk_size
 from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.power import spec_of, switch_on
 from pipeline.instances.record import Operation, Record, check_name, new_id
@@ -58,6 +58,8 @@ class Wishes:
     network: str | None = None
     outside: bool = False
     os_caching: str = "ReadWrite"
+    #: Bytes of the OS disk; None: those of the master's.
+    os_disk_size: int | None = None
     #: Bytes of the resource disk; None: that of the size.
     resource_size: int | None = None
     #: The set that the VM joins.
@@ -126,6 +128,7 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         raise UsageError(
             "Secure Boot needs generation 2", name="generation-unsupported", hint="leave out one of the options"
         )
+    _refuse_smaller_disk(version, wishes.os_disk_size)
     if wishes.set is not None:
         fleet.sets.get(wishes.set)
     machine = version.manifest.get("machine") or {"cpus": 1, "memory": 1 << 30}
@@ -146,15 +149,33 @@ def plan(fleet: Fleet, wishes: Wishes) -> tuple[Record, Version]:
         memory=size.memory,
         user=wishes.user,
         public_key=wishes.public_key,
-        disk_size=disk_size(version),
+        disk_size=disk_size(version, wishes.os_disk_size or 0),
         network=wishes.network,
         outside=wishes.outside,
         os_caching=wishes.os_caching,
+        os_disk_size=wishes.os_disk_size or 0,
         resource_size=size.resource if wishes.resource_size is None else wishes.resource_size,
         set=wishes.set,
         operation=Operation.begin("create"),
     )
     return record, version
+
+
+def _refuse_smaller_disk(version: Version, wanted: int | None) -> None:
+    """Raise UsageError (os-disk-too-small) for an OS disk that the master does not fit on."""
+    least = os_disk_size(version, 0)
+    if wanted is not None and wanted < least:
+        raise UsageError(
+            f"an OS disk of {_mib(wanted)} MiB is smaller than that of {version.name} {version.version}, which has "
+            f"{_mib(least)} MiB",
+            name="os-disk-too-small",
+            hint=f"use at least {_mib(least)} MiB, or leave the size out",
+        )
+
+
+def _mib(size: int) -> int:
+    """Whole MiB, rounded up."""
+    return -(-size // (1 << 20))
 
 
 # ---- making it ---------------------------------------------------------------------------------------------------
@@ -212,7 +233,7 @@ def make_at_rest(fleet: Fleet, record: Record, version: Version, wishes: Wishes)
     """
     record = _reserve(fleet, record, wishes)
     lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
-    disk = create_disks(fleet.folder(record), version)
+    disk = create_disks(fleet.folder(record), version, record.os_disk_size)
     return fleet.instances.save(replace(record, disk=disk.to_json()))
 
 

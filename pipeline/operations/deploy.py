@@ -130,6 +130,8 @@ def _fixed(found: SetRecord, wanted: WantedSet) -> list[tuple[str, Any, Any]]:
         rows.append(("ssh_key", found.public_key, wishes.public_key))
     if "generation" in wanted.written:
         rows.append(("generation", found.generation, wishes.generation))
+    if "os_disk_size" in wanted.written:
+        rows.append(("os_disk_size", found.os_disk_size, wishes.os_disk_size))
     if "resource_disk" in wanted.written:
         rows.append(("resource_disk", found.resource_size, wishes.resource_size))
     if chosen is not None and chosen.name is not None:

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.base.errors import UsageError
+from pipeline.definition.units import LARGEST_DISK
 from pipeline.evidence.arm_template import CARD, MACHINE
 from pipeline.gallery import Gallery, Version
 from pipeline.instances.disks import CACHE_MODES
@@ -85,6 +86,7 @@ def plan_machine(gallery: Gallery, metadata: Mapping[str, Any], machine: Resourc
         generation=generation,
         secure=_secure(properties),
         os_caching=_caching(storage),
+        os_disk_size=_os_disk_size(storage),
     )
     ids = tuple(str(each.get("id", "")) for each in cards if isinstance(each, Mapping))
     return DeployedMachine(machine, wishes, ids, tuple(notes))
@@ -107,6 +109,20 @@ def _caching(storage: Mapping[str, Any]) -> str:
     if caching not in CACHE_MODES:
         raise bad_value(f"{caching!r} is not a caching of the OS disk", f"write {', '.join(CACHE_MODES)}")
     return str(caching)
+
+
+def _os_disk_size(storage: Mapping[str, Any]) -> int | None:
+    """Bytes of the OS disk, which templates give in GiB; None where it is the image's."""
+    size = _part(storage, "osDisk").get("diskSizeGB")
+    if size is None:
+        return None
+    if isinstance(size, str) and re.fullmatch(r"[0-9]{1,6}", size, re.ASCII):
+        size = int(size)
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size << 30 <= LARGEST_DISK:
+        raise bad_value(
+            f"{size!r} is not a size of the OS disk", f"osDisk.diskSizeGB: 1 to {LARGEST_DISK >> 30}, in GiB"
+        )
+    return size << 30
 
 
 def _secure(properties: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ from pipeline.gallery.retention import lease_to_instance
 from pipeline.guest.disks import create_overlay
 from pipeline.instances.budget import Demand
 from pipeline.instances.disk_records import DiskRecord, check_disk_name, lease_error
-from pipeline.instances.disks import os_disk_name, release_master
+from pipeline.instances.disks import os_disk_name, os_disk_size, release_master
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record, new_id
 from pipeline.operations.create import choose_master
@@ -140,7 +140,7 @@ def _disks_of_vm(fleet: Fleet, record: Record) -> list[ListedDisk]:
     except GoldsmithError:
         version = None  # the sizes are not known; what is wrong with the master is said by the verbs that need it
     described = {disk.lun: disk for disk in version.data_disks} if version is not None else {}
-    os_size = int(version.manifest["disk"]["virtual_size"]) if version is not None else 0
+    os_size = os_disk_size(version, record.os_disk_size) if version is not None else record.os_disk_size
     image = record.image_of_disk
     rows: list[tuple[str, Image, int, int | None, str]] = [
         (os_disk_name(record), image, os_size, None, record.os_caching)

@@ -1,6 +1,7 @@
 """Reimage a VM: its OS disk is a new one from its master or a newer one, and its guest is provisioned again.
 
-Data disks stay as they are, bit for bit. The order makes a reimage that is interrupted harmless: until the record
+The new OS disk has the size that the VM was created with, or that of a larger master. Data disks stay as they are,
+bit for bit. The order makes a reimage that is interrupted harmless: until the record
 names the new OS disk, the VM has its old one; from then on `vm start` provisions the new one.
 """
 
@@ -13,7 +14,7 @@ from pipeline.fabric import service
 from pipeline.gallery import Version
 from pipeline.gallery.retention import lease_to_instance
 from pipeline.hypervisor.persistent import find_domain, undefine
-from pipeline.instances.disks import renew_os_disk
+from pipeline.instances.disks import os_disk_size, renew_os_disk
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.power import switch_off
 from pipeline.instances.record import Operation, Record
@@ -91,15 +92,16 @@ def renew(fleet: Fleet, record: Record, version: Version) -> Record:
         (folder / file).unlink(missing_ok=True)
     lease_to_instance(fleet.gallery, version, record.id, f"VM {record.name} runs from it")
     old = record.image_of_disk
-    old_size = int(fleet.gallery.get(record.reference).manifest["disk"]["virtual_size"])
+    wanted = record.os_disk_size
+    old_size = os_disk_size(fleet.gallery.get(record.reference), wanted)
     stays_on = record.data_master or record.reference
     new = replace(
         record,
         image=version.name,
         version=version.version,
         digest=version.digest,
-        disk=renew_os_disk(folder, version, old).to_json(),
-        disk_size=record.disk_size - old_size + int(version.manifest["disk"]["virtual_size"]),
+        disk=renew_os_disk(folder, version, old, wanted).to_json(),
+        disk_size=record.disk_size - old_size + os_disk_size(version, wanted),
         data_master=stays_on if old.data and stays_on != version_reference(version) else None,
         generalized=False,
         provisioned=None,

@@ -19,7 +19,7 @@ from pipeline.definition import DefinitionError, rules
 from pipeline.definition.diagnostics import Fault, Wrong, closest, shown
 from pipeline.definition.document import Document, Place, missing_values, parse
 from pipeline.definition.error_messages import fault_of
-from pipeline.definition.types import Account, Generation, MemorySize, Part, Text
+from pipeline.definition.types import Account, DiskSize, Generation, MemorySize, Part, Text
 from pipeline.definition.units import size
 from pipeline.instances.set_records import (
     FAULT_DOMAINS,
@@ -119,6 +119,7 @@ class SetPart(Part):
     network: _Name | None = None
     outside: bool = False
     os_disk_caching: Literal["None", "ReadOnly", "ReadWrite"] = "ReadWrite"
+    os_disk_size: DiskSize | None = None
     resource_disk: Annotated[int, BeforeValidator(_resource_disk)] | None = None
     fault_domains: Annotated[int, Field(ge=1, le=MOST_FAULT_DOMAINS)] = FAULT_DOMAINS
     update_domains: Annotated[int, Field(ge=1, le=MOST_UPDATE_DOMAINS)] = UPDATE_DOMAINS
@@ -281,6 +282,7 @@ def _wanted_set(folder: Path, name: str, part: SetPart, default_key: str) -> Wan
         network=part.network,
         outside=part.outside,
         os_caching=part.os_disk_caching,
+        os_disk_size=part.os_disk_size,
         resource_size=part.resource_disk,
         set=name,
     )

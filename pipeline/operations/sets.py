@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.base.runs import now
+from pipeline.instances.disks import os_disk_size
 from pipeline.instances.endpoints import drain, endpoints_of, wait_drained
 from pipeline.instances.fleet import CERTIFICATE, CUSTOM_DATA, USER_DATA, Fleet
 from pipeline.instances.record import Record
@@ -19,7 +20,7 @@ from pipeline.instances.set_records import (
     number_of,
 )
 from pipeline.instances.sizes import Size
-from pipeline.operations.create import Wishes, files_of, plan
+from pipeline.operations.create import Wishes, choose_master, files_of, plan
 from pipeline.operations.delete import delete
 from pipeline.operations.start import start
 from pipeline.operations.stop import stop
@@ -68,6 +69,7 @@ def ensure_set(fleet: Fleet, name: str, wishes: Wishes, domains: Domains | None 
             network=record.network,
             outside=record.outside,
             os_caching=record.os_caching,
+            os_disk_size=record.os_disk_size,
             resource_size=record.resource_size,
             fault_domains=wanted.fault or FAULT_DOMAINS,
             update_domains=wanted.update or UPDATE_DOMAINS,
@@ -118,9 +120,17 @@ def wishes_of(fleet: Fleet, found: SetRecord, name: str) -> Wishes:
         network=found.network,
         outside=found.outside,
         os_caching=found.os_caching,
+        os_disk_size=_os_disk_size(fleet, found),
         resource_size=found.resource_size,
         set=found.name,
     )
+
+
+def _os_disk_size(fleet: Fleet, found: SetRecord) -> int | None:
+    """Bytes of the OS disk of another VM of a set: the set's, or those of a master that has become larger."""
+    if not found.os_disk_size:
+        return None
+    return os_disk_size(choose_master(fleet.gallery, found.image), found.os_disk_size)
 
 
 def change_files(fleet: Fleet, name: str, files: Mapping[str, bytes]) -> None:

@@ -23,6 +23,7 @@ from pipeline.cli.vm.option_values import (
     choose_size,
     read_certificate,
     read_data,
+    read_os_disk_size,
     read_public_key,
     read_resource_size,
 )
@@ -138,6 +139,14 @@ def create(
     os_disk_caching: Annotated[
         Caching, typer.Option("--os-disk-caching", help="How this host caches the OS disk (see vm disk attach).")
     ] = Caching.READ_WRITE,
+    os_disk_size: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--os-disk-size",
+            metavar="SIZE",
+            help="The OS disk: 32G, at least the master's; the guest grows its root (default: the master's).",
+        ),
+    ] = None,
     resource_disk: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -206,7 +215,7 @@ def create(
 
     if template is not None:
         others = [size, cpus, memory, ssh_key, custom_data, user_data, generation, network, resource_disk, count]
-        others += [certificate, in_set, fault_domains, update_domains]
+        others += [certificate, os_disk_size, in_set, fault_domains, update_domains]
         if name or image or secure_boot or outside or any(each not in ("", None) for each in others):
             raise UsageError(
                 "--template cannot be combined with NAME, --image and the options of a VM",
@@ -239,6 +248,7 @@ def create(
         network=network,
         outside=outside,
         os_caching=os_disk_caching,
+        os_disk_size=read_os_disk_size(os_disk_size),
         resource_size=read_resource_size(resource_disk),
         set=in_set or None,
     )

@@ -10,6 +10,8 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.cli.vm.options import AsJson, Name, open_fleet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.instances.fleet import Fleet
     from pipeline.instances.record import Record
     from pipeline.instances.state import Reality
@@ -118,6 +120,7 @@ def storage_profile(fleet: Fleet, record: Record) -> dict[str, Any]:
         "name": os_disk_name(record),
         "createOption": "FromImage",
         "caching": record.os_caching,
+        "diskSizeGB": _os_disk_gibibytes(fleet, record),
         "path": str(record.image_of_disk.path),
     }
     try:
@@ -146,6 +149,21 @@ def storage_profile(fleet: Fleet, record: Record) -> dict[str, Any]:
             for each in record.data_disks
         ]
     return {"osDisk": os_disk, "dataDisks": data, "resourceDisk": {"size": record.resource_size}}
+
+
+def _gibibytes(disk: Mapping[str, Any]) -> str:
+    return "size unknown" if disk["diskSizeGB"] is None else f"{disk['diskSizeGB']} GiB"
+
+
+def _os_disk_gibibytes(fleet: Fleet, record: Record) -> int | None:
+    """Rounded up, as Azure has it; None where it is the size of a master that cannot be read."""
+    from pipeline.instances.disks import os_disk_size
+
+    try:
+        size = os_disk_size(fleet.gallery.get(record.reference), record.os_disk_size)
+    except GoldsmithError:
+        size = record.os_disk_size
+    return -(-size // (1 << 30)) or None
 
 
 def show(name: Name, as_json: AsJson = False) -> None:
@@ -186,10 +204,10 @@ def show(name: Name, as_json: AsJson = False) -> None:
         rows.append(("certificate", f"{found['subject']}, {found['thumbprint']}, until {found['notAfter']}"))
     profile = storage_profile(fleet, record)
     if profile["osDisk"] is not None:
-        rows.append(("os disk", f"{profile['osDisk']['name']}, caching {profile['osDisk']['caching']}"))
+        os_disk = profile["osDisk"]
+        rows.append(("os disk", f"{os_disk['name']}, {_gibibytes(os_disk)}, caching {os_disk['caching']}"))
     for disk in profile["dataDisks"]:
-        size = "size unknown" if disk["diskSizeGB"] is None else f"{disk['diskSizeGB']} GiB"
-        place = f"LUN {disk['lun']}, {size}, caching {disk['caching']}, {disk['createOption']}"
+        place = f"LUN {disk['lun']}, {_gibibytes(disk)}, caching {disk['caching']}, {disk['createOption']}"
         rows.append(("data disk", f"{disk['name']}, {place}"))
     if record.resource_size:
         rows.append(("temporary", f"{record.resource_size >> 20} MiB, lost by deallocate and redeploy"))

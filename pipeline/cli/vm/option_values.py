@@ -70,6 +70,22 @@ def read_resource_size(text: str | None) -> int | None:
     return size
 
 
+def read_os_disk_size(text: str | None) -> int | None:
+    """Bytes of `--os-disk-size`; None if it is not given. Raises UsageError (bad-size)."""
+    if text is None:
+        return None
+    from pipeline.definition.units import LARGEST_DISK
+
+    size = context.to_bytes(text)
+    if size % (1 << 20) or not 0 < size <= LARGEST_DISK:
+        raise UsageError(
+            f"an OS disk cannot have {size} bytes",
+            name="bad-size",
+            hint=f"use a whole number of MiB, at most {LARGEST_DISK >> 30} GiB",
+        )
+    return size
+
+
 def read_certificate(path: Path | None) -> bytes:
     """The certificate of `--certificate` with its private key, as PEM; empty if it is not given.
 

@@ -68,6 +68,19 @@ def test_paths_have_no_case(client: Client) -> None:
     assert answer.status == 200 and answer.body["name"] == "off"
 
 
+def test_the_size_of_an_os_disk_is_shown_and_a_put_cannot_change_it(client: Client) -> None:
+    place = f"{MACHINES}/off?{VERSION}"
+    body = client.ask("GET", place).body
+    os_disk = body["properties"]["storageProfile"]["osDisk"]
+    assert os_disk["diskSizeGB"] == 1
+    assert client.ask("PUT", place, body).status == 200
+    os_disk["diskSizeGB"] = 2
+    answer = client.ask("PUT", place, body)
+    assert (answer.status, answer.body["error"]["code"]) == (409, "PropertyChangeNotAllowed")
+    os_disk["diskSizeGB"] = "large"
+    assert client.ask("PUT", place, body).status == 400
+
+
 def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
     answer = client.ask("PUT", f"{GROUP}?{VERSION}", b'{"a": "' + b"x" * 4_000_001 + b'"}')
     assert answer.status == 413

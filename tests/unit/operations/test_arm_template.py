@@ -141,6 +141,13 @@ def test_a_template_makes_the_wishes_of_its_machine(fleet: Fleet, version: Versi
     assert machine.cards[0].endswith("/networkInterfaces/web-2-nic")
 
 
+@pytest.mark.parametrize("size", [32, "32"])
+def test_a_template_can_have_a_larger_os_disk(size: object, fleet: Fleet, version: Version, tmp_path: Path) -> None:
+    document = _changed(managed_template(of(version)), f"{_MACHINE}.storageProfile.osDisk.diskSizeGB", size)
+    (machine,) = plan_machines(fleet.gallery, written(tmp_path, document, VALUES))
+    assert machine.wishes.os_disk_size == 32 << 30
+
+
 def test_the_retired_form_is_deployed_too(fleet: Fleet, version: Version, tmp_path: Path) -> None:
     (machine,) = plan_machines(fleet.gallery, written(tmp_path, unmanaged_template(of(version)), VHD_VALUES))
     assert (machine.wishes.name, machine.wishes.image) == ("web-3", f"web@{version.version}")
@@ -181,6 +188,9 @@ _MACHINE = "resources.1.properties"
             "template-disk",
             "LUN 3 with createOption Empty",
         ),
+        (f"{_MACHINE}.storageProfile.osDisk.diskSizeGB", True, "template-value", "True is not a size"),
+        (f"{_MACHINE}.storageProfile.osDisk.diskSizeGB", "9x", "template-value", "'9x' is not a size"),
+        (f"{_MACHINE}.storageProfile.osDisk.diskSizeGB", 2041, "template-value", "2041 is not a size"),
         (f"{_MACHINE}.osProfile.computerName", "other", "template-value", "another name"),
         (f"{_MACHINE}.osProfile.customData", "!", "template-value", "base64"),
         (f"{_MACHINE}.hardwareProfile.vmSize", "Huge", "size-unknown", "Huge"),

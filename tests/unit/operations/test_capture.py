@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pycdlib
 import pytest
 
+from pipeline.base import qemu_img
 from pipeline.base.disk_format import RAW
 from pipeline.base.errors import CheckFailed, GoldsmithError, UsageError
 from pipeline.base.store import Store
@@ -31,6 +32,7 @@ from pipeline.fabric.registration import Link
 from pipeline.gallery import Version
 from pipeline.gallery.retention import lease_to_instance, leases_of_instance
 from pipeline.guest.disks import create_overlay
+from pipeline.instances.disks import disk_size
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Operation, Record
 from pipeline.operations import capture as capture_module
@@ -307,6 +309,16 @@ def test_a_reimaged_vm_has_a_new_os_disk_and_its_old_data_disks(fleet: Fleet) ->
     assert back.data_master is None and leases_of_instance(fleet.gallery, vm.id) == [("drum", vm.version)]
     assert [bytes_of(fleet, disk) for _, disk in back.image_of_disk.data] == before
     assert back.disk_size == vm.disk_size
+
+
+def test_a_reimaged_vm_keeps_the_size_of_its_os_disk(fleet: Fleet) -> None:
+    vm = leased(fleet, add_vm(fleet, "drum", FILES, 0))
+    larger = disk_size(fleet.gallery.get(vm.reference)) + (3 << 20)
+    grown = fleet.instances.save(replace(vm, os_disk_size=larger, disk_size=vm.disk_size + larger))
+    with fleet.instances.hold("drum"):
+        new = renew(fleet, grown, newer(fleet, "drum"))
+    assert qemu_img.info(new.image_of_disk.path, "qcow2")["virtual-size"] == new.os_disk_size == larger
+    assert new.disk_size == grown.disk_size
 
 
 @pytest.mark.parametrize("step", ["lease_to_instance", "renew_os_disk", "save", "remove_old_disks"])

@@ -13,9 +13,11 @@ import pipeline.systems.registry  # noqa: F401  a VM's system is found by its na
 from pipeline.base.errors import CheckFailed, GoldsmithError, UsageError
 from pipeline.base.store import Store
 from pipeline.cli.app import app
+from pipeline.cli.vm.option_values import read_os_disk_size
 from pipeline.gallery import Version
 from pipeline.gallery.retention import roll_back
 from pipeline.instances.fleet import Fleet, refuse_generalized
+from pipeline.instances.record import Record
 from pipeline.instances.sizes import find_size
 from pipeline.operations.create import Wishes, plan
 from tests.fakes.disks import add_master
@@ -59,6 +61,7 @@ def test_a_vm_is_what_its_master_and_its_user_say(fleet: Fleet) -> None:
         ({"generation": 2}, "generation-unsupported"),
         ({"secure": True}, "generation-unsupported"),
         ({"network": "no/net"}, "network-name"),
+        ({"os_disk_size": 4 * MIB - 1}, "os-disk-too-small"),
     ],
 )
 def test_wrong_wishes_have_names_and_make_nothing(fleet: Fleet, change: dict[str, object], name: str) -> None:
@@ -67,6 +70,28 @@ def test_wrong_wishes_have_names_and_make_nothing(fleet: Fleet, change: dict[str
         plan(fleet, replace(WISHES, **change))  # type: ignore[arg-type]
     assert error.value.name == name and error.value.hint
     assert fleet.instances.names() == []
+
+
+def test_a_larger_os_disk_is_reserved_and_an_older_record_has_the_masters(fleet: Fleet) -> None:
+    master(fleet)
+    larger, _ = plan(fleet, replace(WISHES, os_disk_size=9 * MIB))
+    assert (larger.os_disk_size, larger.disk_size) == (9 * MIB, 9 * MIB)
+    plain, _ = plan(fleet, WISHES)
+    assert (plain.os_disk_size, plain.disk_size) == (0, 4 * MIB)
+    older = {key: value for key, value in plain.to_json().items() if key != "os_disk_size"}
+    assert Record.from_json(older) == plain
+
+
+@pytest.mark.parametrize(("text", "size"), [(None, None), ("32G", 32 << 30), ("1.5 GiB", 1536 * MIB)])
+def test_the_option_of_the_os_disks_size(text: str | None, size: int | None) -> None:
+    assert read_os_disk_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["32", "0G", "1025K", "2041G", "large"])
+def test_a_size_that_no_os_disk_can_have_is_named(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read_os_disk_size(text)
+    assert error.value.name == "bad-size" and error.value.hint
 
 
 def test_no_vm_is_made_from_what_was_withdrawn(fleet: Fleet) -> None:

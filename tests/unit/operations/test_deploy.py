@@ -329,6 +329,14 @@ def test_a_fault_has_its_line_and_changes_nothing(site: Site, message: str) -> N
     assert site.state()["sets"] == {}
 
 
+def test_a_set_has_the_os_disk_size_of_its_file(site: Site) -> None:
+    site.write(SHOP.replace("    count: 3", "    count: 3\n    os_disk_size: 32 GiB"))
+    assert [wanted.wishes.os_disk_size for wanted in site.load().sets] == [32 << 30, None]
+    site.deploy()
+    assert site.fleet.sets.get("shop").os_disk_size == 32 << 30
+    assert site.steps() == []
+
+
 def test_all_faults_come_at_once_and_an_empty_file_is_one(site: Site) -> None:
     site.write(SHOP.replace("count: 3", "cuont: 3").replace("private: 80", "private: 0"))
     with pytest.raises(DefinitionError) as error:
@@ -346,6 +354,10 @@ def test_options_that_vms_cannot_change_and_names_of_others_are_refused(site: Si
         site.steps()
     assert {(fault.name, fault.line) for fault in error.value.faults} == {("deploy-fixed", 6), ("deploy-fixed", 7)}
     assert "is not set for the VMs that exist, not lan" in error.value.message
+    site.write(SHOP.replace("    count: 3", "    count: 3\n    os_disk_size: 32 GiB"))
+    with pytest.raises(DefinitionError, match="os_disk_size") as error:
+        site.steps()
+    assert [fault.name for fault in error.value.faults] == ["deploy-fixed"]
     site.write(SHOP)
     other = site.root / "other.yaml"
     other.write_text(site.file.read_text())

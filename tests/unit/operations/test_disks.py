@@ -452,6 +452,20 @@ def test_a_new_os_disk_takes_the_place_of_the_old_one(fleet: Fleet) -> None:
     assert qemu_img.info(after.path, QCOW2.driver)["virtual-size"] == MASTER_SIZE
 
 
+def test_a_larger_os_disk_reads_as_its_master_with_zeros_behind(fleet: Fleet) -> None:
+    vm = fleet.instances.get("idle")
+    folder, version = fleet.folder(vm), fleet.gallery.get("small")
+    made = create_disks(folder, version, 2 * MASTER_SIZE)
+    fleet.instances.save(replace(vm, disk=made.to_json(), os_disk_size=2 * MASTER_SIZE))
+    # not what stands behind the data of the VHD: its footer
+    assert content(fleet, "idle_OsDisk") == WORDS.ljust(2 * MASTER_SIZE, b"\0")
+    sizes = {disk.name: disk.size for disk in list_disks(fleet)}
+    assert sizes == {"idle_OsDisk": 2 * MASTER_SIZE, "on_OsDisk": MASTER_SIZE}
+    for wanted, size in ((2 * MASTER_SIZE, 2 * MASTER_SIZE), (1, MASTER_SIZE)):
+        renewed = renew_os_disk(folder, version, made, wanted)
+        assert qemu_img.info(renewed.path, QCOW2.driver)["virtual-size"] == size
+
+
 @needs_tool("ntfscat")
 def test_the_resource_disk_has_its_label_and_its_warning(tmp_path: Path) -> None:
     import subprocess

@@ -95,6 +95,19 @@ def test_a_set_is_made_once_and_says_what_its_vms_are(fleet: Fleet) -> None:
     assert replace(first, id="", created="", operation=None) == replace(second, id="", created="", operation=None)
 
 
+def test_another_vm_of_a_set_has_an_os_disk_of_the_sets_size(fleet: Fleet) -> None:
+    ensure_set(fleet, "shop", replace(WISHES, os_disk_size=3 << 20))
+    assert [each.os_disk_size for each in plan_growth(fleet, "shop", 1)] == [3 << 20]
+    # a master that has become larger gives its own size, and the set can still grow
+    raw = fleet.store.tmp / "larger.raw"
+    with raw.open("wb") as file:
+        file.truncate(5 << 20)
+    add_master(fleet.gallery, "small", raw)
+    (wanted,) = plan_growth(fleet, "shop", 1)
+    assert wanted.os_disk_size == 5 << 20
+    assert plan(fleet, wanted)[0].disk_size == 5 << 20
+
+
 def test_members_have_the_order_of_their_numbers() -> None:
     found = members_of("s", [record(name, set="s") for name in ("web-10", "web-2", "db")] + [record("aside")])
     assert [each.name for each in found] == ["db", "web-2", "web-10"]
