@@ -45,8 +45,8 @@ MOST = 300 << 20
 #: Seconds within which an honest client is answered, on a busy host.
 SOON = 30.0
 GET = b"GET /?comp=versions HTTP/1.1\r\nHost: x\r\n\r\n"
-#: A request after which the server ends the connection.
-ONE = GET[:-2] + b"Connection: close\r\n\r\n"
+#: The last request of a connection: the server ends it then.
+LAST_GET = GET[:-2] + b"Connection: close\r\n\r\n"
 VM = Instance(
     name="vm", user="u", public_key="ssh-ed25519 AAAA", mac="00:0d:3a:00:00:01", address=HOSTILE, vm_id="0" * 32
 )
@@ -145,7 +145,7 @@ def _connect(target: Target, _number: int, count: int) -> int:
         except OSError:
             refused += 1
         if number % BURST == BURST - 1:
-            target.send(ONE)
+            target.send(LAST_GET)
     return refused
 
 
@@ -158,7 +158,7 @@ def requests(target: Target) -> str:
 
 def _ask(target: Target, _number: int, count: int) -> int:
     """Ask so many times; how many were answered."""
-    return sum(target.send(ONE) > 0 for _ in range(count))
+    return sum(target.send(LAST_GET) > 0 for _ in range(count))
 
 
 def slow_headers(target: Target) -> str:
