@@ -45,7 +45,6 @@ LONGEST_FIRST = (
     "tests/vm/test_warm.py",
     "tests/vm/test_data_disks.py",
     "tests/vm/test_capture_walk.py",
-    "tests/vm/test_instance_walk.py",
     "tests/vm/test_wires.py",
     "tests/vm/test_instances.py",
 )

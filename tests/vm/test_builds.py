@@ -235,14 +235,11 @@ def _a_kept_guest(lab: Lab, look: str) -> None:
     assert lab.leftovers() == []
 
 
-def test_one_failing_guest_of_the_corpus(lab: Lab, master: Path) -> None:
-    """A rotating one; `make campaign-guest-faults` runs all."""
-    fault = guest_faults.FAULTS[rotation(len(guest_faults.FAULTS))]
-    print(guest_faults.run(fault, lab, master))
+def test_one_failing_guest_or_killed_builder_of_the_corpus(lab: Lab, master: Path) -> None:
+    """A rotating one; `make campaign-guest-faults` and `make campaign-kill-builder` run all."""
+    number = rotation(len(guest_faults.FAULTS) + len(kill_builder.MOMENTS))
+    if number < len(guest_faults.FAULTS):
+        print(guest_faults.run(guest_faults.FAULTS[number], lab, master))
+    else:
+        print(kill_builder.run(kill_builder.MOMENTS[number - len(guest_faults.FAULTS)], lab, proof=False))
     assert lab.leftovers() == []
-
-
-def test_one_killed_builder_of_the_corpus(lab: Lab, master: Path) -> None:
-    """A rotating one; `make campaign-kill-builder` runs all."""
-    moment = kill_builder.MOMENTS[rotation(len(kill_builder.MOMENTS), 3)]
-    print(kill_builder.run(moment, lab, proof=False))

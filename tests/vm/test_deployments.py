@@ -16,9 +16,12 @@ import pytest
 from pipeline.guest.access import free_port
 from tests.fakes import small_linux
 from tests.harness import remove, wait_for
+from tests.open_loop import OpenLoop
 from tests.tools import skip_without
 from tests.vms import SOON, Vms, make_lab
 
+#: Requests a second at the VM that is left when its neighbour has failed.
+RATE = 5
 _FILE = """\
 goldsmith: 1
 sets:
@@ -59,6 +62,20 @@ def page(port: int) -> str:
         return str(error.code)
 
 
+def check_failed_domain(lab: Vms, port: int) -> None:
+    """One of two VMs loses its power under load; once the probe has seen it, the other one answers every request."""
+    done = lab.run("set", "fail-domain", "shop", "0")
+    assert done.returncode == 0 and done.stdout.startswith("shop-0: Stopped"), done.stdout + done.stderr
+
+    def backends() -> dict[str, str]:
+        return {vm["vm"]: vm["state"] for vm in show(lab)["endpoints"][0]["backends"]}
+
+    wait_for("the probe", lambda: backends()["shop-0"] in ("down", "out") and backends()["shop-1"] == "up", SOON)
+    with OpenLoop(f"http://127.0.0.1:{port}/index.html", RATE) as client:
+        wait_for("requests", lambda: client.pages.total() + len(client.failed) >= 10 * RATE, SOON)
+    assert client.failed == [] and set(client.pages) == {small_linux.PAGE}
+
+
 def test_a_deployment_that_was_killed_is_finished_by_the_next_and_the_third_changes_nothing(lab: Vms) -> None:
     port = free_port()
     file = lab.key.with_name("shop.yaml")
@@ -83,6 +100,7 @@ def test_a_deployment_that_was_killed_is_finished_by_the_next_and_the_third_chan
     third = lab.run("deploy", str(file))
     assert third.stdout == f"shop: everything is as {file} says\n", third.stdout + third.stderr
     assert [vm["vmId"] for vm in show(lab)["sets"][0]["vms"]] == ids
+    check_failed_domain(lab, port)
     # fewer VMs are only made when the user says so
     file.write_text(_FILE.format(port=port).replace("count: 2", "count: 1"))
     refused = lab.run("deploy", str(file))
