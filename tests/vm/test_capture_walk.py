@@ -1,7 +1,7 @@
 """The classic walk on the golden master: a VM with a page and a data disk is stopped, started, generalized, captured.
 
 It comes back as a VM of its image, by the real command line; Azure's agent provisions each of them. Sets of VMs
-behind an endpoint are in test_deployments.py with small guests, and in `make campaign-rolling-upgrade` with real ones.
+behind an endpoint are in test_deployments.py with small guests; `make campaign-rolling-upgrade` has real ones.
 """
 
 from __future__ import annotations
