@@ -123,26 +123,37 @@ class LineCutter:
 
 
 class _Lines(threading.Thread):
-    """Reads a stream to its end: keeps the whole, and hands on each line. Calls `end` once, where it is too much."""
+    """Reads a stream to its end: keeps the whole, and hands on each line.
+
+    Calls `end` once where it is too much, and where the stream cannot be read or `on_line` raises: `failure` has why.
+    """
 
     def __init__(self, stream: IO[bytes], on_line: Callable[[str], None] | None, end: Callable[[], None]) -> None:
         super().__init__(daemon=True)
         self._stream = stream
         self._end = end
         self.too_much = False
+        self.failure: Exception | None = None
         self._cut = LineCutter(on_line)
         self._whole = bytearray()
         self.start()
 
     def run(self) -> None:
-        while not self.too_much and (chunk := os.read(self._stream.fileno(), 65536)):
-            self._whole += chunk
-            self._cut.feed(chunk)
-            self.too_much = len(self._whole) > LARGEST_OUTPUT
-        self._cut.end()
+        try:
+            while not self.too_much and (chunk := self._read()):
+                self._whole += chunk
+                self._cut.feed(chunk)
+                self.too_much = len(self._whole) > LARGEST_OUTPUT
+            self._cut.end()
+        except Exception as error:  # raised by `follow`, in its own thread: half an output is not taken for the whole
+            self.failure = error
+            self._end()
         if self.too_much:
             self._whole.clear()
             self._end()
+
+    def _read(self) -> bytes:
+        return os.read(self._stream.fileno(), 65536)
 
     def close(self, timeout: float) -> str:
         self.join(timeout)
@@ -217,7 +228,8 @@ def run(
 
     `deadline` is in seconds; `on_line` gets each line of stdout and stderr as it comes; `env` adds to
     `environment`; `watch` is called four times a second and ends the child by raising. Raises HostError when the
-    program is missing, CommandTimeout, CommandFailed, BuildError(output-too-large), or what `stdin` raises.
+    program is missing, CommandTimeout, CommandFailed, BuildError(output-too-large), or what `stdin` or `on_line`
+    raises.
     """
     words = [str(word) for word in argv]
     failures: list[Exception] = []
@@ -296,6 +308,8 @@ def follow(
         raise
     # a grandchild may hold the pipe open: the output of the child itself is there within the grace time
     stdout, stderr = out.close(GRACE), err.close(GRACE)
+    if failure := out.failure or err.failure:
+        raise failure
     if out.too_much or err.too_much:
         raise BuildError(
             f"{Path(words[0]).name} printed more than {LARGEST_OUTPUT >> 20} MiB and was stopped",

@@ -134,12 +134,19 @@ class Md5:
 
     def __post_init__(self) -> None:
         self._found: bytes | None = None
+        self._failure: OSError | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._take, daemon=True)
         if self.size <= FLAT_LIMIT:
             self._thread.start()
 
     def _take(self) -> None:
+        try:
+            self._found = self._digest()
+        except OSError as error:  # raised by `result`, in its caller's thread
+            self._failure = error
+
+    def _digest(self) -> bytes | None:
         digest, zeros, at = hashlib.md5(usedforsecurity=False), bytes(1 << 20), 0
         with self.path.open("rb") as file:
             ranges = [*data_ranges(file.fileno(), 0, self.size), (self.size, self.size)]
@@ -151,15 +158,17 @@ class Md5:
                 while at < end and not self._stopped.is_set():
                     data = os.pread(file.fileno(), min(1 << 20, end - at), at)
                     if not data:
-                        return
+                        return None
                     digest.update(data)
                     at += len(data)
-        if not self._stopped.is_set():
-            self._found = digest.digest()
+        return None if self._stopped.is_set() else digest.digest()
 
     def result(self) -> bytes | None:
+        """The digest, once the whole file has been read. Raises OSError where it cannot be read."""
         if self.size <= FLAT_LIMIT:
             self._thread.join()
+        if self._failure is not None:
+            raise self._failure
         return self._found
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -100,6 +101,29 @@ def test_output_without_end_is_ended(run: Run) -> None:
     with pytest.raises(BuildError) as caught:
         run(["sh", "-c", "yes & wait"], deadline=300)
     assert caught.value.name == "output-too-large" and caught.value.hint
+
+
+@both
+def test_a_log_that_cannot_be_written_ends_the_program_with_its_error(run: Run) -> None:
+    """The reader alone would end: the program would wait for it, and half its output would pass for the whole."""
+
+    def full(line: str) -> None:
+        if line == "3":
+            raise OSError(errno.ENOSPC, "No space left on device", "step.log")
+
+    with pytest.raises(OSError, match=r"No space left on device: 'step.log'"):
+        run(["sh", "-c", "seq 100000; sleep 300"], deadline=300, on_line=full)
+
+
+@both
+def test_an_output_that_cannot_be_read_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process._Lines, "_read", _refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        run(["sh", "-c", "echo 1; sleep 300"], deadline=300)
+
+
+def _refuse(_lines: process._Lines) -> bytes:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_line_without_end_is_handed_on_in_pieces() -> None:
