@@ -13,6 +13,8 @@ from collections.abc import Callable
 CONNECTIONS = 64
 #: Seconds to reach the guest's port; a guest that does not listen refuses at once.
 REACH = 10.0
+#: Seconds until the next try where a connection cannot be taken: no descriptor or no thread is free, or it has gone.
+PAUSE = 0.1
 
 
 class Server:
@@ -23,11 +25,13 @@ class Server:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._free = threading.Semaphore(CONNECTIONS)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._accept, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop, and end what is open."""
+        self._stopped.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -38,15 +42,21 @@ class Server:
         self._thread.join()
 
     def _accept(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             try:
                 near, _ = self._listener.accept()
             except OSError:
-                return
+                self._stopped.wait(PAUSE)
+                continue
             if not self._free.acquire(blocking=False):
                 near.close()
                 continue
-            threading.Thread(target=self._serve, args=(near,), name=f"{self._name}-link", daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(near,), name=f"{self._name}-link", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is left for this one
+                self._free.release()
+                near.close()
 
     def _serve(self, near: socket.socket) -> None:
         try:
