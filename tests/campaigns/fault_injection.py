@@ -134,25 +134,35 @@ def _inject(bench: Bench, verb: Verb, moment: Moment, what: str, more: str = "")
 
 
 def pause(bench: Bench, verb: Verb, moment: Moment, action: Callable[[Command], None]) -> Ended:
-    """Stop the command at a moment, do something, and let it go on, if it still is there."""
+    """Stop the command at a moment, do something, and let it go on, if it still is there.
+
+    strace counts the calls of each process by itself. A helper that comes to as many calls is stopped too, so the
+    tracer goes first, and then everything that it stopped goes on.
+    """
     command = bench.command(verb.words)
     rule = f"inject={moment.call}:signal=STOP:when={moment.number}"
     log = bench.beside / "pause"
     log.unlink(missing_ok=True)
-    with _tracer(command, "-o", str(log), "-e", f"trace={moment.call}", "-e", rule):
-        command.start()
-        try:
-            _wait("the moment", lambda: "stopped by SIGSTOP" in log.read_text() or command.has_ended())
+    try:
+        with _tracer(command, "-o", str(log), "-e", f"trace={moment.call}", "-e", rule):
+            command.start()
+            _wait("the moment", lambda: _stopped(log) != [] or command.has_ended())
             if command.has_ended():
                 raise AssertionError(f"it ended before its moment: {command.end().how}")
             action(command)
-            if not command.has_ended():
-                os.kill(command.pid, signal.SIGCONT)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                command.kill()
-            raise
-        return command.end()
+        for pid in _stopped(log):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            command.kill()
+        raise
+    return command.end()
+
+
+def _stopped(log: Path) -> list[int]:
+    """The processes that strace has stopped."""
+    return [int(pid) for pid in re.findall(r"^(\d+) +--- stopped by SIGSTOP", log.read_text(), re.MULTILINE)]
 
 
 def cut_power(bench: Bench, command: Command) -> None:
