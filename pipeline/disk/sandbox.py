@@ -26,6 +26,7 @@ from typing import Any
 from pipeline.base import process
 from pipeline.base.disk_format import modules
 from pipeline.base.errors import DiskError, GoldsmithError, HostError
+from pipeline.base.file_errors import describe_os_error, is_limit
 from pipeline.disk import tools
 from pipeline.disk.confinement import Limits
 from pipeline.disk.questions import Answer, Question, clean_name, clean_text, lies, unpack
@@ -63,18 +64,21 @@ def whole_path(path: Path) -> Path:
 
 def open_foreign(path: Path) -> int:
     """A descriptor of a file or block device that a user has named. Raises DiskError: disk-missing, disk-unreadable,
-    disk-not-a-file."""
+    disk-not-a-file; HostError where a limit of this host was reached (too-many-files, out-of-memory)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise DiskError(f"{path} does not exist", name="disk-missing", hint="name a disk image that exists") from None
     except OSError as error:
+        if is_limit(error):
+            raise describe_os_error(error) from None
+        refused = error.errno in (errno.EACCES, errno.EPERM)
         raise DiskError(
             f"cannot read {path}: {error.strerror}",
             name="disk-unreadable",
-            hint="give this user the right to read it",
+            hint="give this user the right to read it" if refused else "check the host's disk with dmesg",
             evidence=path,
-        ) from None
+        ) from error
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         os.close(fd)
@@ -82,6 +86,13 @@ def open_foreign(path: Path) -> int:
             f"{path} is neither a file nor a block device", name="disk-not-a-file", hint="name a disk image"
         )
     return fd
+
+
+def _error_number(error: DiskError) -> int:
+    """The number by which the reader learns why `open_foreign` refused a file."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+        return error.__cause__.errno
+    return errno.ENOENT if error.name == "disk-missing" else errno.ENXIO
 
 
 class Worker:
@@ -264,7 +275,7 @@ class Worker:
         try:
             fd = open_foreign(path)
         except DiskError as error:
-            self._send({"errno": errno.ENOENT if error.name == "disk-missing" else errno.EACCES})
+            self._send({"errno": _error_number(error)})
             return
         try:
             self._opened[path] = None

@@ -166,10 +166,11 @@ def open_file(path: Path) -> int:
             raise describe_os_error(error) from None
         if isinstance(error, OSError) and error.errno in (errno.ENXIO, errno.ENODEV):
             raise _not_a_file(path) from None
+        damaged = isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM)
         raise DiskError(
             f"cannot read {path}: {why}",
             name="disk-unreadable",
-            hint="check its permissions with ls -l FILE",
+            hint="check the host's disk with dmesg" if damaged else "check its permissions with ls -l FILE",
             evidence=path,
         ) from None
     mode = os.fstat(fd).st_mode

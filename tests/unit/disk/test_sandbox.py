@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -341,6 +342,31 @@ def test_files_that_are_no_disks_are_refused_before_anything_starts(tmp_path: Pa
         with pytest.raises(DiskError) as caught:
             inspect_disk(path)
         assert caught.value.name == name and caught.value.hint
+
+
+def test_a_limit_of_open_files_is_not_an_error_of_the_disk(good: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    systems = {"systems": list(known_systems())}
+    with sandbox.Worker([with_systems(LIST)], good) as worker:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            with pytest.raises(HostError) as caught:
+                worker.ask(LIST, {"list": "os", "key": "", **systems})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.name == "too-many-files" and str(good) in caught.value.message
+    assert caught.value.hint is not None and "ulimit -n" in caught.value.hint
+
+
+def test_the_reader_learns_that_a_backing_file_is_a_folder(good: Path, tmp_path: Path) -> None:
+    top, base = tmp_path / "top.qcow2", tmp_path / "base.raw"
+    base.write_bytes(bytes(1 << 20))
+    fake_disk.tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top)
+    base.unlink()
+    base.mkdir()
+    with pytest.raises(DiskError) as caught:
+        list_disk(top, what="os", allow_backing_within=tmp_path)
+    assert caught.value.name == "disk-not-a-file"
 
 
 def test_every_call_of_the_filter_is_known_to_libseccomp() -> None:
