@@ -230,7 +230,11 @@ def _unit(
         return begun, None
     next_draft: PendingLayer | None = None
     try:
+        # a file may be edited while an earlier unit runs, or this one: the layer would not be what its key says
+        unit.spec.require_unchanged(new_files=True)
         made = unit.spec.run(context, source, begun)
+        # a playbook may write a new file beside itself, such as a password that it draws
+        unit.spec.require_unchanged(new_files=False)
         if context.session is not None:
             next_draft = _hand_over(context, following)
         layer = begun.commit(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from pipeline.base.byte_progress import ByteProgress
@@ -17,6 +18,7 @@ from pipeline.cache.layers import DISK, Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
 from pipeline.context import BaseStage, BuildContext
 from pipeline.definition import DataDisk, DataDiskFile, Definition, DiskSource, MasterSource
+from pipeline.definition.step_digest import SETTLED
 from pipeline.gallery import Version, disks_of
 from pipeline.gallery.manifest import tree_of_disk
 from pipeline.guest.source_files import verify_checksum
@@ -41,10 +43,8 @@ def _first(context: BuildContext) -> UnitSpec[BuildContext]:
     source = context.definition.source
     inputs: dict[str, object]
     if isinstance(source, DiskSource):
-        inputs = {"source": "disk", "sha256": source.sha256 or _file_digest(source), "format": source.format}
-        if source.data:
-            inputs["data disks"] = [[each.lun, chunk_digests(each.path).tree, each.format] for each in source.data]
-        return UnitSpec("disk", inputs, partial(_disk, source))
+        reread = partial(_disk_inputs, source)
+        return UnitSpec("disk", {"source": "disk", **reread()}, partial(_disk, source), reread=reread)
     if isinstance(source, MasterSource):
         master = master_of(context, source)
         inputs = {"source": "master", "image": master.name, "version": master.version, "sha256": master.digest}
@@ -91,10 +91,33 @@ def _plain(draft: PendingLayer) -> Image:
     return Image(draft.path / DISK, QCOW2)
 
 
-def _file_digest(source: DiskSource) -> str:
+def _disk_inputs(source: DiskSource) -> dict[str, object]:
+    inputs: dict[str, object] = {"sha256": source.sha256 or _disk_digest(source), "format": source.format}
+    if source.data:
+        inputs["data disks"] = [[each.lun, _tree_digest(each.path), each.format] for each in source.data]
+    return inputs
+
+
+def _disk_digest(source: DiskSource) -> str:
     assert source.path is not None, "a URL has its sha256"
+    return _tree_digest(source.path)
+
+
+def _tree_digest(path: Path) -> str:
     # by data, not by virtual size: a plan must not read eight sparse GiB to say that nothing changed
-    return chunk_digests(source.path).tree
+    status = path.stat()
+    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED
+    if not stat.S_ISREG(status.st_mode) or not settled:
+        return chunk_digests(path).tree
+    return _remembered_tree(
+        path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
+
+
+@lru_cache(maxsize=64)
+def _remembered_tree(path: Path, *_unchanged: int) -> str:
+    """The digest of a file, read once in a process as long as its inode, size and times stay what they are."""
+    return chunk_digests(path).tree
 
 
 def _disk(source: DiskSource, context: BuildContext, _source: Layer | None, draft: PendingLayer) -> StageResult:

@@ -34,13 +34,16 @@ cloud-init status --wait >/dev/null
 def generalize_unit(build: Build, residues: Residues) -> UnitSpec[Build]:
     """The unit that generalizes the build's live guest; `residues` is what its distribution adds to the script."""
     definition = build.definition
-    inputs: dict[str, object] = {
-        "agent": definition.generalize.agent,
-        "script": hashlib.sha256(_script(definition, residues).encode()).hexdigest(),
-    }
+    # the script has the files of the first-boot service in it
+    reread = partial(_script_input, definition, residues)
+    inputs: dict[str, object] = {"agent": definition.generalize.agent, **reread()}
     if not definition.steps:
         inputs["disk size"] = definition.disk
-    return UnitSpec("generalize", inputs, partial(_run, residues), live=True)
+    return UnitSpec("generalize", inputs, partial(_run, residues), live=True, reread=reread)
+
+
+def _script_input(definition: Definition, residues: Residues) -> dict[str, object]:
+    return {"script": hashlib.sha256(_script(definition, residues).encode()).hexdigest()}
 
 
 def generalize_instance(guest: LiveGuest, residues: Residues) -> None:

@@ -49,7 +49,8 @@ def step_units(build: Build) -> Iterator[UnitSpec[Build]]:
             # what a guest may reach beside the public network decides what it finds
             if definition.allow:
                 inputs["allow"] = [str(destination) for destination in definition.allow]
-        yield UnitSpec(step.title, inputs, partial(_run_step, step, number), live=True, steps=(step.title,))
+        run, reread = partial(_run_step, step, number), partial(step_inputs, step)
+        yield UnitSpec(step.title, inputs, run, live=True, steps=(step.title,), reread=reread)
 
 
 def _run_step(step: Step, number: int, build: Build, source: Layer | None, draft: PendingLayer) -> StageResult:

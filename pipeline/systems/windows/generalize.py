@@ -36,9 +36,14 @@ def sysprep_unit(build: Build) -> UnitSpec[Build]:
     }
     if _sets_ports(definition):
         inputs["ports"] = hashlib.sha256(firewall.script(definition.ports)).hexdigest()
-    if definition.first_boot:
-        inputs["first boot"] = first_boot.digest(definition.first_boot)
-    return UnitSpec("sysprep", inputs, _run)
+    if definition.first_boot is None:
+        return UnitSpec("sysprep", inputs, _run)
+    service = definition.first_boot
+
+    def first_boot_input() -> dict[str, object]:
+        return {"first boot": first_boot.digest(service)}
+
+    return UnitSpec("sysprep", {**inputs, **first_boot_input()}, _run, reread=first_boot_input)
 
 
 def generalize_instance(guest: LiveGuest) -> None:

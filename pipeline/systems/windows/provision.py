@@ -79,12 +79,17 @@ def _step_units(steps: Sequence[Step]) -> Iterator[UnitSpec[Build]]:
     for number, step in enumerate(steps, 1):
         part.append(step)
         if step.checkpoint or number == len(steps):
-            inputs = [verified_inputs(each) for each in part]
+            inputs = _inputs_of(tuple(part))
             titles = tuple(each.title for each in part)
             title = titles[0] if len(part) == 1 else f"{titles[0]} to {titles[-1]}"
             first = number - len(part) + 1
-            yield UnitSpec(title, {"steps": inputs}, partial(_run_steps, tuple(part), first), steps=titles)
+            run, reread = partial(_run_steps, tuple(part), first), partial(_inputs_of, tuple(part))
+            yield UnitSpec(title, inputs, run, steps=titles, reread=reread)
             part = []
+
+
+def _inputs_of(steps: Sequence[Step]) -> dict[str, object]:
+    return {"steps": [verified_inputs(each) for each in steps]}
 
 
 def verified_inputs(step: Step) -> dict[str, object]:

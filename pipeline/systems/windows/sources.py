@@ -39,13 +39,17 @@ def _check_media(source: IsoSource, build: Build, _source: Layer | None, draft: 
     product_key(source.product_key, edition)
     for path in (source.path, source.drivers):
         require_readable(build, path)
-    verify_checksum(build, source.path, source.sha256, "source.iso.sha256")
-    verify_checksum(build, source.drivers, source.drivers_sha256, "source.drivers.sha256")
+    _verify_media(build, source)
     disk = draft.path / DISK
     assert definition.disk is not None, "the definition has no disk size"
     qemu_img.create(disk, "qcow2", definition.disk)
     facts = {"edition": edition.name, "build": edition.build, "suite": None}
     return StageResult(Image(disk, QCOW2), facts, edition.name)
+
+
+def _verify_media(build: Build, source: IsoSource) -> None:
+    verify_checksum(build, source.path, source.sha256, "source.iso.sha256")
+    verify_checksum(build, source.drivers, source.drivers_sha256, "source.drivers.sha256")
 
 
 def install_unit(build: Build, source: IsoSource) -> UnitSpec[Build]:
@@ -88,6 +92,8 @@ def _install(media: IsoSource, build: Build, source: Layer | None, draft: Pendin
     definition = build.definition
     assert source is not None
     machine = _machine(build)
+    # the blank disk below may be an old layer: the files may have been replaced since
+    _verify_media(build, media)
     edition = preflight(media.path, media.edition, machine.generation, media.drivers, definition.locale)
     session, overlay = guest_on_overlay(build, source, draft)
     # drawn for this installation alone; the first logon uses it up, and its commands remove it
