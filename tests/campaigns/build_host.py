@@ -47,7 +47,17 @@ class Trial:
         if any(vm["name"] == VM for vm in listed):
             return "is there already"
         began = time.monotonic()
-        words = ("--cpus", "2", "--memory", "4G", "--ssh-key", f"{self.key}.pub", "--outside")
+        words = (
+            "--cpus",
+            "2",
+            "--memory",
+            "4G",
+            "--os-disk-size",
+            "30G",
+            "--ssh-key",
+            f"{self.key}.pub",
+            "--outside",
+        )
         done = self.lab.run("vm", "create", VM, "--image", IMAGE, *words)
         assert done.returncode == 0, done.stdout + done.stderr
         return f"Ready after {time.monotonic() - began:.0f} s"
