@@ -33,6 +33,7 @@ def machine_spec(
     disk: Image,
     serial_log: Path,
     features: MachineFeatures | None = None,
+    slowness: float = 1.0,
 ) -> Spec:
     """A machine of this model with a disk and its data disks, and no network yet. `memory` in bytes."""
     return Spec(
@@ -52,6 +53,7 @@ def machine_spec(
         keys=hardware.keys,
         tpm=hardware.secure,
         features=features or MachineFeatures(),
+        slowness=slowness,
         # two guests must not have the same address, and an address must not be pinned to another card
         access_mac=_QEMU_PREFIX + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
     )

@@ -33,6 +33,9 @@ FIRST_ROUNDS, LETTERS, PER_ROUND = 1 << 12, 14, 2
 #: KVM must count at least at this share of TCG's rate. A real one is several times faster; the share leaves room for
 #: a nested host, where each printed letter is dear.
 LEAST_SHARE = 0.5
+#: Instructions per second by TCG on the slowest host for which the deadlines of emulated guests were measured (usual
+#: hosts run 500 M, a host that is itself emulated 35 M), and the most by which deadlines grow.
+USUAL_TCG_RATE, MOST_SLOWNESS = 150e6, 10.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ class Verdict:
     tcg_rate: float | None
     reason: str
     cached: bool = False
+
+    @property
+    def slowness(self) -> float:
+        """By how much guests here are slower than those whose deadlines were measured; 1 with KVM, and if unknown."""
+        if self.kind == "kvm" or not self.tcg_rate:
+            return 1.0
+        return min(max(USUAL_TCG_RATE / self.tcg_rate, 1.0), MOST_SLOWNESS)
 
 
 def rom(code: bytes) -> bytes:

@@ -159,6 +159,8 @@ class Spec:
     #: Where in the console's log its lines begin, for processes that take an instance over; None: with the log.
     console_start: Position | None = None
     cache: str = UNFLUSHED
+    #: The host's slowness, for the guest's deadlines; no part of the domain.
+    slowness: float = 1.0
 
 
 def qemu_files(spec: Spec) -> tuple[list[Path], list[Path]]:

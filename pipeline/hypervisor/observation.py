@@ -76,7 +76,9 @@ def progress_check(machine: Observed, busy: float | None = None) -> Callable[[],
     """A function to call while waiting for a guest's sign of life. It raises GuestError where it does not get on."""
     spec = machine.spec
     firmware = spec.kernel is None and not spec.media
-    moves = Progress(firmware=firmware, kernel=spec.features.kernel_console, busy=busy or BUSY)
+    moves = Progress(
+        firmware=firmware, kernel=spec.features.kernel_console, busy=busy or BUSY, slowness=spec.slowness
+    )
     due = 0.0
 
     def check() -> None:

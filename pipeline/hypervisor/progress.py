@@ -63,9 +63,13 @@ def read_stats(stats: Mapping[str, Any], at: float, console: bytes) -> Sample:
 class Progress:
     """What samples in a row say of a guest that boots. `firmware`: its disk's own boot loader is to start it."""
 
-    def __init__(self, *, firmware: bool, kernel: bool = True, busy: float = BUSY) -> None:
-        """`kernel`: what runs in it is a Linux, whose words are known, and which is not silent for `busy` seconds."""
-        self._busy = busy
+    def __init__(self, *, firmware: bool, kernel: bool = True, busy: float = BUSY, slowness: float = 1.0) -> None:
+        """`kernel`: what runs in it is a Linux, whose words are known, and which is not silent for `busy` seconds.
+
+        All seconds are multiplied by `slowness`: on a host that is itself emulated, processor time does less.
+        """
+        self._busy = busy * slowness
+        self._slowness = slowness
         self._firmware = firmware
         self._kernel = kernel
         self._last: Sample | None = None
@@ -87,7 +91,7 @@ class Progress:
         busy = [now - then for now, then in zip(sample.processors, self._moved.processors, strict=True)]
         since = sample.at - self._moved.at
         if self._firmware and sample.read <= FIRST_SECTORS:
-            return _no_boot(sample.read, busy, since)
+            return _no_boot(sample.read, busy, since, self._slowness)
         return self._hung(busy, since) if self._kernel else None
 
     def _restarted(self, last: Sample, sample: Sample) -> bool:
@@ -100,7 +104,7 @@ class Progress:
     def _hung(self, busy: list[float], since: float) -> tuple[str, str] | None:
         least = min(busy, default=0.0)
         words = self._words.decode(errors="replace")
-        if words and (least >= BUSY_AFTER_WORDS or since >= IDLE_AFTER_WORDS):
+        if words and (least >= BUSY_AFTER_WORDS * self._slowness or since >= IDLE_AFTER_WORDS * self._slowness):
             state = f"no progress for {since:.0f} s since"
             return "guest-kernel-hung", f"the guest's kernel hangs: its console says {words!r}, and {state}"
         if least < self._busy:
@@ -112,8 +116,8 @@ class Progress:
         )
 
 
-def _no_boot(read: int, busy: list[float], since: float) -> tuple[str, str] | None:
-    if max(busy, default=0.0) < NO_BOOT_BUSY and since < NO_BOOT_IDLE:
+def _no_boot(read: int, busy: list[float], since: float, slowness: float) -> tuple[str, str] | None:
+    if max(busy, default=0.0) < NO_BOOT_BUSY * slowness and since < NO_BOOT_IDLE * slowness:
         return None
     what = f"only {read} bytes of the disk" if read else "nothing of the disk"
     verb = "were" if read else "was"

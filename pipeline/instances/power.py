@@ -43,7 +43,8 @@ def domain_name(fleet: Fleet, record: Record) -> str:
 def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures) -> Spec:
     """The machine of an instance on its wire. Its medium is in the drive until it has been provisioned."""
     hardware = hardware_of(record)
-    kvm = accelerator.choose("auto", fleet.store).kind == "kvm"
+    verdict = accelerator.choose("auto", fleet.store)
+    kvm = verdict.kind == "kvm"
     spec = machine_spec(
         hardware,
         name=domain_name(fleet, record),
@@ -55,6 +56,7 @@ def spec_of(fleet: Fleet, record: Record, link: Link, features: MachineFeatures)
         disk=record.image_of_disk,
         serial_log=fleet.logs(record) / "serial.log",
         features=features,
+        slowness=verdict.slowness,
     )
     medium = fleet.medium(record)
     spec = replace(spec, disks=_disks(fleet, record, hardware))

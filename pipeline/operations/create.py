@@ -325,7 +325,7 @@ def _first_boot(fleet: Fleet, record: Record, machine: Machine, on_progress: OnP
     assert running is not None, "it is registered"
     return AwaitedBoot(
         machine=machine,
-        timeouts=Timeouts.for_kind(machine.spec.kvm),
+        timeouts=Timeouts.for_kind(machine.spec.kvm, machine.spec.slowness),
         guest=ServiceRecord(fleet.store, record.id),
         logs=fleet.logs(record),
         store=fleet.store.root,

@@ -55,7 +55,13 @@ def _generalize_inside(fleet: Fleet, record: Record, on_progress: OnProgress, ca
     machine = adopt(fleet, record, cancelled)
     try:
         system_of(record).generalize_instance(
-            LiveGuest(machine, Timeouts.for_kind(machine.spec.kvm), fleet.logs(record), record.user, on_progress)
+            LiveGuest(
+                machine,
+                Timeouts.for_kind(machine.spec.kvm, machine.spec.slowness),
+                fleet.logs(record),
+                record.user,
+                on_progress,
+            )
         )
     finally:
         machine.leave()

@@ -17,7 +17,8 @@ from pipeline.operations.start import Started, power_on
 
 def shutdown_deadline(fleet: Fleet) -> float:
     """Seconds that a guest of this host may take to switch off."""
-    return Timeouts.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").shutdown
+    verdict = accelerator.choose("auto", fleet.store)
+    return Timeouts.for_kind(verdict.kind == "kvm", verdict.slowness).shutdown
 
 
 def stop(fleet: Fleet, name: str, *, force: bool = False) -> Record:

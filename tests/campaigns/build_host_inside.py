@@ -38,6 +38,8 @@ ACCESS = Path("/dev/shm/goldsmith") / LABEL
 MIB = 1 << 20
 #: Seconds for a small guest that is emulated in an emulated guest.
 SOON = 900.0
+#: Seconds for a command that waits for a guest's whole boot there.
+SLOW = 2700.0
 #: What the small Linux writes when it is up, and what its page says.
 UP, PAGE = b"small linux: up after", "small linux"
 DEFINITION = "goldsmith: 1\nsummary: a trial\nos: linux\nsource: {debian: {suite: trixie}}\n"
@@ -324,13 +326,13 @@ def instance() -> str:
     run("goldsmith", "vm", "delete", "trial", "--yes", code=None)
     began = time.monotonic()
     key = BROUGHT / "key.pub"
-    run("goldsmith", "vm", "create", "trial", "--image", "small", "--ssh-key", str(key), deadline=1500)
+    run("goldsmith", "vm", "create", "trial", "--image", "small", "--ssh-key", str(key), deadline=SLOW)
     took = time.monotonic() - began
     page = read_page("trial")
     assert PAGE in page, page
-    run("goldsmith", "vm", "stop", "trial")
+    run("goldsmith", "vm", "stop", "trial", deadline=SLOW)
     assert status("trial") == "Stopped"
-    run("goldsmith", "vm", "start", "trial", deadline=1500)
+    run("goldsmith", "vm", "start", "trial", deadline=SLOW)
     assert status("trial") == "Running"
     run("goldsmith", "vm", "delete", "trial", "--yes")
     return f"Ready after {took:.0f} s, its page answers, stop, start and delete work"
@@ -355,7 +357,7 @@ def upgrade() -> str:
     """A newer goldsmith is installed while an instance runs: the instance runs on, and the new one handles it."""
     run("goldsmith", "vm", "delete", "keeps", "--yes", code=None)
     key = BROUGHT / "key.pub"
-    run("goldsmith", "vm", "create", "keeps", "--image", "small", "--ssh-key", str(key), deadline=1500)
+    run("goldsmith", "vm", "create", "keeps", "--image", "small", "--ssh-key", str(key), deadline=SLOW)
     old = run("goldsmith", "--version").split()[-1]
     before = run("virsh", "-q", "-c", "qemu:///system", "list").split()
     (wheel,) = BROUGHT.glob("goldsmith-*.whl")
@@ -366,9 +368,9 @@ def upgrade() -> str:
     assert status("keeps") == "Running"
     assert "keeps" in run("goldsmith", "vm", "list")
     assert PAGE in read_page("keeps")
-    run("goldsmith", "vm", "stop", "keeps")
+    run("goldsmith", "vm", "stop", "keeps", deadline=SLOW)
     assert status("keeps") == "Stopped"
-    run("goldsmith", "vm", "start", "keeps", deadline=1500)
+    run("goldsmith", "vm", "start", "keeps", deadline=SLOW)
     assert status("keeps") == "Running"
     run("goldsmith", "vm", "delete", "keeps", "--yes")
     return f"{old} to {new} under a running VM: the same domain runs; list, show, stop, start and delete work"

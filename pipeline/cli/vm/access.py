@@ -75,7 +75,8 @@ def wait_for_sshd(fleet: Fleet, record: Record) -> None:
     from pipeline.hypervisor import accelerator
     from pipeline.instances.agent import wait_greeting
 
-    deadline = Timeouts.for_kind(accelerator.choose("auto", fleet.store).kind == "kvm").ssh
+    verdict = accelerator.choose("auto", fleet.store)
+    deadline = Timeouts.for_kind(verdict.kind == "kvm", verdict.slowness).ssh
 
     def say() -> None:
         print(f"{record.name}: waiting for its sshd", file=sys.stderr, flush=True)

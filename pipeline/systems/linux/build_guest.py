@@ -72,6 +72,7 @@ class GuestStart:
             run=build.label,
             role="build",
             kvm=build.accelerator.kind == "kvm",
+            slowness=build.accelerator.slowness,
             cpus=definition.machine.cpus,
             memory=definition.machine.memory,
             disks=(),

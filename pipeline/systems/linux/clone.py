@@ -60,7 +60,7 @@ class Clone:
         self._beside = beside
         self.logs = logs
         self.seconds: dict[str, float] = {}
-        self.timeouts = Timeouts.for_kind(spec.kvm)
+        self.timeouts = Timeouts.for_kind(spec.kvm, spec.slowness)
         self._connection = connection
         self._store = store
         self._cancelled = cancelled

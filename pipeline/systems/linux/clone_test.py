@@ -160,6 +160,7 @@ class CloneTest:
             kvm=context.accelerator.kind == "kvm",
             cpus=self._cpus(),
             memory=context.definition.machine.memory,
+            slowness=context.accelerator.slowness,
             disk=self.master,
             serial_log=self.logs / "serial.log",
         )

@@ -47,7 +47,7 @@ class GuestSession:
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.access = access
-        self.timeouts = Timeouts.for_kind(spec.kvm)
+        self.timeouts = Timeouts.for_kind(spec.kvm, spec.slowness)
         self.logs = logs
         self.machine = Machine(connection, spec, logs, cancelled)
         self.steps = Steps(access, self._alive)

@@ -121,7 +121,7 @@ def make(
             forwards=(Forward(free_port(), 22),),
             serial_log=logs / "saved-serial.log",
         )
-        timeouts = Timeouts.for_kind(spec.kvm)
+        timeouts = Timeouts.for_kind(spec.kvm, spec.slowness)
         with Machine(connection, booted, logs) as machine:
             agent = machine.wait_agent(timeouts.boot, timeouts.login_grace)
             for script in (set_up_session.grow_script(), set_up_session.forget_script()):

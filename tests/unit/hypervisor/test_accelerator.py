@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.base.errors import HostError
 from pipeline.base.store import Host, Store
+from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.accelerator import Count, Verdict, judge, payload, rate_of, rom, spoken
 from tests.tools import needs_tool
@@ -41,6 +42,25 @@ TCG = Count(700e6, True)
 def test_verdict(kvm: Count | str, kind: str, reason: str) -> None:
     verdict = judge(kvm, TCG)
     assert (verdict.kind, verdict.reason) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "slowness"),
+    [
+        (Verdict("kvm", 3e9, 20e6, ""), 1.0),
+        (Verdict("tcg", None, 555e6, ""), 1.0),
+        (Verdict("tcg", None, 150e6, ""), 1.0),
+        # a host that is itself emulated
+        (Verdict("tcg", None, 30e6, ""), 5.0),
+        (Verdict("tcg", None, 1e3, ""), 10.0),
+        (Verdict("tcg", None, None, "the definition requires it"), 1.0),
+    ],
+)
+def test_guests_of_a_slow_host_get_more_time(verdict: Verdict, slowness: float) -> None:
+    assert verdict.slowness == pytest.approx(slowness)
+    usual, here = Timeouts.for_kind(False), Timeouts.for_kind(False, verdict.slowness)
+    assert (here.silent, here.boot) == (usual.silent * slowness, usual.boot * slowness)
+    assert Timeouts.for_kind(True).boot < usual.boot
 
 
 def test_rate_counts_to_the_last_letter() -> None:

@@ -107,6 +107,16 @@ def test_a_slow_firmware_is_waited_for() -> None:
     assert first(Progress(firmware=True), samples) is None
 
 
+def test_on_a_slow_host_the_same_silence_is_no_hang() -> None:
+    """Inside an emulated host: a second of a processor does a fifth, and a disk that does not boot is still named."""
+    says = {4.0: b"Linux version 6.1\r\n"}
+    for slowness, hung in ((1.0, True), (5.0, False)):
+        samples = boot(host=1.0, seconds=420, busy=(1.0, 1.0), says=says, reads={3: 1 << 20})
+        assert (first(Progress(firmware=True, slowness=slowness), samples) is not None) == hung
+    dead = first(Progress(firmware=True, slowness=5.0), boot(host=1.0, seconds=420, busy=(1,), says={}, reads={}))
+    assert dead is not None and dead[1] == "guest-no-boot" and 90 < dead[0] < 110
+
+
 def test_a_guest_that_restarts_begins_anew() -> None:
     moves = Progress(firmware=False)
     old = list(boot(host=1.0, seconds=80, busy=(1, 1), says={4: b"Linux\r\n"}, reads={3: 1 << 20}))
