@@ -6,6 +6,7 @@ The guest may answer anything: an answer is used only once `answers` has found i
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import time
@@ -17,8 +18,9 @@ from typing import IO, Any
 import libvirt
 import libvirt_qemu
 
-from pipeline.base.errors import GuestError
+from pipeline.base.errors import BuildError, GuestError
 from pipeline.hypervisor import answers
+from pipeline.hypervisor.paused import disk_error, is_paused_by_disk
 
 #: Seconds the agent gets to answer one command; it answers in 0.1 s when it lives.
 ANSWER = 15
@@ -39,7 +41,7 @@ class Agent:
     """One guest's agent.
 
     Every method raises GuestError: `guest-agent-silent` when it does not answer, `guest-agent-malformed` when its
-    answer cannot be used.
+    answer cannot be used; and HostError (disk-full, input-output) when the host could not write its guest's disk.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class Agent:
             # the text may be the guest's own
             why = answers.printable(error.get_error_message() or "")
             self._note(f"{command}: {why}")
+            with contextlib.suppress(BuildError):
+                if is_paused_by_disk(self._domain):
+                    raise disk_error(self._domain) from None
             raise GuestError(f"the guest agent did not answer {command}: {why}", name="guest-agent-silent") from None
         try:
             value = answers.returned(command, reply)

@@ -30,6 +30,7 @@ from pipeline.hypervisor.domain import Spec, attached, domain_xml, qemu_files, r
 from pipeline.hypervisor.enrolled_keys import write_variable_store
 from pipeline.hypervisor.file_access import need_access
 from pipeline.hypervisor.observation import is_agent_connected, progress_check, read_traffic, take_picture
+from pipeline.hypervisor.paused import disk_error, is_paused_by_disk
 from pipeline.hypervisor.persistent import read_console_start
 
 T = TypeVar("T")
@@ -53,6 +54,9 @@ _STOPPED_BY = {
 }
 
 
+_PAUSED_BY_DISK = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR)
+
+
 class Machine:
     """One domain of this run. Use as a context manager: it leaves no domain behind, unless `keep` is set."""
 
@@ -66,6 +70,7 @@ class Machine:
         self.stopped: str | None = None
         self.reboots = 0
         self.panicked = False
+        self._disk_failed = False
         self._cancelled = cancelled or threading.Event()
         self._changed = threading.Condition()
         self._power = threading.Lock()
@@ -141,7 +146,7 @@ class Machine:
                 domain = self.connection.raw.lookupByUUIDString(self.spec.uuid)
                 if not domain.isActive():
                     self.stopped = "powered off"
-                self._domain = domain
+                self._domain, self._disk_failed = domain, is_paused_by_disk(domain)
                 self._console.resume_boot(read_console_start(domain))
                 # libvirt reports a change of the agent's channel, and this one may have been open for long
                 self._agent_up = self._agent_up or is_agent_connected(domain)
@@ -199,6 +204,10 @@ class Machine:
                 with self._changed:
                     self.stopped = _STOPPED_BY.get(detail, f"stopped (detail {detail})")
                     self._changed.notify_all()
+            if (event, detail) == _PAUSED_BY_DISK and mine(domain):
+                with self._changed:
+                    self._disk_failed = True
+                    self._changed.notify_all()
 
         def reboot(_c: object, domain: Any, _o: object) -> None:
             if mine(domain):
@@ -229,9 +238,8 @@ class Machine:
     # ---- waiting -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise GuestError if the guest is lost, or the build was cancelled."""
-        if self._cancelled.is_set():
-            raise BuildError("cancelled", name="cancelled")
+        """Raise GuestError if the guest is lost, HostError (disk-full) for its disk, BuildError (cancelled)."""
+        self._check_host()
         if found := console.disaster(*self._console.read(), self.spec.features.disasters):
             name, message = found
             raise GuestError(message, name=name, hint=console.HINTS[name])
@@ -244,6 +252,12 @@ class Machine:
                 hint="serial.log and journal.log in the run's folder show its last messages: a step or a service "
                 "has powered it off, or its QEMU ended (see /var/log/libvirt/qemu)",
             )
+
+    def _check_host(self) -> None:
+        if self._cancelled.is_set():
+            raise BuildError("cancelled", name="cancelled")
+        if self._disk_failed and self.running:
+            raise disk_error(self.domain)
 
     def wait(
         self, what: str, probe: Callable[[], T | None], *, deadline: float, name: str, hint: str | None = None
@@ -301,8 +315,7 @@ class Machine:
         until = time.monotonic() + deadline
         with self._changed:
             while self.stopped is None:
-                if self._cancelled.is_set():
-                    raise BuildError("cancelled", name="cancelled")
+                self._check_host()
                 left = until - time.monotonic()
                 if left <= 0:
                     raise GuestError(

@@ -26,6 +26,7 @@ from pipeline.guest.access import tmpfs_root
 from pipeline.hypervisor import hotplug
 from pipeline.hypervisor.connection import Connection, connect
 from pipeline.hypervisor.machine import own
+from pipeline.hypervisor.paused import read_disk_error
 from pipeline.hypervisor.persistent import Power, eject_medium, find_domain, power_off, read_power, undefine
 from pipeline.instances.budget import Budget, measure_budget
 from pipeline.instances.deployment_records import Deployments
@@ -71,11 +72,14 @@ class Fleet:
 
     def look(self, record: Record) -> Reality:
         """The real state of an instance; its power is unknown if libvirt does not answer."""
+        disk_error = ""
         try:
             power = read_power(self.connection, record.id)
+            if power is Power.PAUSED:
+                disk_error = read_disk_error(self.connection, record.id)
         except GoldsmithError:
             power = Power.UNKNOWN
-        return Reality(power, service.read_status(self.store, record.id))
+        return Reality(power, service.read_status(self.store, record.id), disk_error)
 
     def is_on(self, record: Record) -> bool:
         """Whether an instance runs, for whoever acts on the answer.

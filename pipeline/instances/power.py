@@ -6,13 +6,14 @@ import threading
 import time
 from dataclasses import replace
 
-from pipeline.base.errors import GuestError
+from pipeline.base.errors import GuestError, HostError
 from pipeline.fabric.hardware import GEN1, GEN2, GEN2_SECURE, Hardware
 from pipeline.fabric.launch import attach_to_fabric, machine_spec, usable_processors
 from pipeline.fabric.registration import Link
 from pipeline.hypervisor import accelerator
 from pipeline.hypervisor.domain import FLUSHED, Disk, MachineFeatures, Spec
 from pipeline.hypervisor.machine import Machine, own
+from pipeline.hypervisor.paused import disk_error, is_paused_by_disk
 from pipeline.hypervisor.persistent import (
     Power,
     find_domain,
@@ -100,10 +101,17 @@ def switch_off(fleet: Fleet, record: Record, *, deadline: float, force: bool) ->
     """Switch a machine off by its power button, or at once with `force`.
 
     Raises GuestError (guest-shutdown-timeout) if the guest has not ended after `deadline` seconds; it then runs on.
+    Raises HostError (disk-full, input-output) for a guest that a disk's error has paused: it would lose data.
     """
     domain = find_domain(fleet.connection, record.id)
     if domain is None:
         return
+    if not force and is_paused_by_disk(domain):
+        error = disk_error(domain)
+        hint = (
+            f"then goldsmith vm start {record.name} lets it run on; --force cuts its power, and loses what it writes"
+        )
+        raise HostError(error.message, name=error.name, hint=f"{error.hint}; {hint}")
     if force or read_power(fleet.connection, record.id) is Power.PAUSED:
         power_off(domain)
         return

@@ -20,6 +20,7 @@ class Reality:
 
     power: Power
     agent: AgentStatus
+    disk_error: str = ""  # why QEMU has paused it, in a sentence
 
     @property
     def is_on(self) -> bool:
@@ -90,7 +91,7 @@ def describe(record: Record, reality: Reality) -> str:
     """The state in the words of the portal: Starting (provisioning), Running, Stopped (deallocated)."""
     power = power_state(record, reality)
     if reality.power is Power.PAUSED and record.operation is None:
-        return "Paused"
+        return "Paused (its disk cannot be written)" if reality.disk_error else "Paused"
     if power == "starting" and provisioning_state(record) == "creating":
         return "Starting (provisioning)"
     if provisioning_state(record) == "failed":
@@ -137,7 +138,8 @@ def instance_view(record: Record, reality: Reality) -> dict[str, Any]:
     ]
     if record.generalized:
         statuses.append(_status("OSState/generalized", "VM generalized"))
-    statuses.append(_status(f"PowerState/{power}", f"VM {power}"))
+    level = "Error" if reality.disk_error else "Info"
+    statuses.append(_status(f"PowerState/{power}", f"VM {power}", level=level, message=reality.disk_error))
     view: dict[str, Any] = {
         "computerName": record.name,
         "hyperVGeneration": f"V{record.generation}",

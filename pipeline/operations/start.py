@@ -1,10 +1,12 @@
-"""Start a VM that is stopped or deallocated."""
+"""Start a VM that is stopped or deallocated, or let one run on that is paused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from pipeline.base.errors import UsageError
+from pipeline.hypervisor.paused import is_paused, resume
+from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.budget import Demand
 from pipeline.instances.fleet import Fleet, refuse_generalized
 from pipeline.instances.power import switch_on
@@ -26,9 +28,14 @@ def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Started:
 
     `anyway`: power on even a generalized VM, which then waits for a provisioning that does not come.
 
-    Raises UsageError (vm-running, vm-generalized, vm-incomplete), HostError (vm-no-room), BuildError (vm-busy).
+    A VM that is paused runs on, also after an error of its disk: it has lost nothing.
+
+    Raises UsageError (vm-running, vm-generalized, vm-incomplete), HostError (vm-no-room; disk-full where the host has
+    no space yet for what a paused VM writes), BuildError (vm-busy).
     """
     with fleet.operate(name, "start") as record:
+        if _run_on(fleet, record):
+            return Started(fleet.instances.save(replace(record, operation=None, failure=None)), None)
         if fleet.is_on(record):
             raise UsageError(f"{name} is running already", name="vm-running", hint=f"goldsmith vm restart {name}")
         if not anyway:
@@ -38,6 +45,15 @@ def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Started:
         current = allocate(fleet, record)
         password = power_on(fleet, current)
         return Started(fleet.instances.save(replace(current, operation=None, failure=None)), password)
+
+
+def _run_on(fleet: Fleet, record: Record) -> bool:
+    """Whether the VM was paused. One whose guest has crashed is no such VM: it needs a restart."""
+    domain = find_domain(fleet.connection, record.id)
+    if domain is None or not is_paused(domain):
+        return False
+    resume(domain)
+    return True
 
 
 def allocate(fleet: Fleet, record: Record) -> Record:
