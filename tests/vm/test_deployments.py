@@ -73,7 +73,7 @@ def check_failed_domain(lab: Vms, port: int) -> None:
     wait_for("the probe", lambda: backends()["shop-0"] in ("down", "out") and backends()["shop-1"] == "up", SOON)
     with OpenLoop(f"http://127.0.0.1:{port}/index.html", RATE) as client:
         wait_for("requests", lambda: client.pages.total() + len(client.failed) >= 10 * RATE, SOON)
-    assert client.failed == [] and set(client.pages) == {small_linux.PAGE}
+    assert client.failed == [] and set(client.pages) == {small_linux.PAGE.strip()}
 
 
 def test_a_deployment_that_was_killed_is_finished_by_the_next_and_the_third_changes_nothing(lab: Vms) -> None:

@@ -7,13 +7,13 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import libvirt
 import libvirt_qemu
 import pytest
 
-from pipeline.base.errors import GuestError
+from pipeline.base.errors import GuestError, HostError
 from pipeline.guest.agent_script import AgentScript
 from pipeline.hypervisor.agent import CHUNK, Agent
 from pipeline.hypervisor.answers import MALFORMED
@@ -27,6 +27,24 @@ def b64(data: bytes) -> str:
 
 def returns(value: object) -> str:
     return json.dumps({"return": value})
+
+
+class Domain:
+    """What the agent asks its domain besides."""
+
+    now: ClassVar[list[int]] = [libvirt.VIR_DOMAIN_RUNNING, 0]
+
+    def state(self) -> list[int]:
+        return self.now
+
+    def diskErrors(self, _flags: int) -> dict[str, int]:
+        return {"sdb": libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE}
+
+    def XMLDesc(self, _flags: int) -> str:
+        return (
+            "<domain><devices><disk><source file='/store/data.qcow2'/><target dev='sda'/></disk>"
+            "<disk><source file='/store/os.qcow2'/><target dev='sdb'/></disk></devices></domain>"
+        )
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Agen
             return reply(command.get("arguments", {})) if callable(reply) else reply
 
         monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", ask)
-        return Agent(object(), tmp_path / "agent.log")  # type: ignore[arg-type]
+        return Agent(Domain(), tmp_path / "agent.log")  # type: ignore[arg-type]
 
     return make
 
@@ -191,6 +209,18 @@ def test_addresses(agent: Callable[..., Agent]) -> None:
 
 
 ADDRESSES = [("ipv6", "fe80::1"), ("ipv4", "10.0.2.15")]
+
+
+def test_a_guest_that_is_paused_by_its_disk_is_no_silent_agent(agent: Callable[..., Agent]) -> None:
+    asked = agent(guest_exec=libvirt.libvirtError("domain is not running"))
+    Domain.now = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+    try:
+        with pytest.raises(HostError) as caught:
+            asked.execute(["/bin/true"], deadline=600)
+    finally:
+        Domain.now = [libvirt.VIR_DOMAIN_RUNNING, 0]
+    assert caught.value.name == "disk-full"
+    assert caught.value.message.endswith("could not write its disk: /store/os.qcow2: No space left on device")
 
 
 def test_the_words_of_an_error_reach_no_terminal_raw(agent: Callable[..., Agent], tmp_path: Path) -> None:
