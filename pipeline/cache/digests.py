@@ -14,12 +14,14 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 #: Bytes of one chunk.
 CHUNK = 2 << 20
@@ -78,15 +80,21 @@ def _data_places(fd: int, size: int, step: int) -> Iterator[int]:
         start += step
 
 
-def _chunk(fd: int, start: int, size: int) -> bytes:
-    end = min(start + CHUNK, size)
-    data = b""
-    while len(data) < end - start:
-        more = os.pread(fd, end - start - len(data), start + len(data))
-        if not more:
+def _buffer() -> memoryview:
+    """Room for one chunk, for all that a thread reads: memory of its own that goes back to the kernel at once."""
+    return memoryview(mmap.mmap(-1, CHUNK))
+
+
+def _chunk(fd: int, start: int, size: int, buffer: memoryview) -> memoryview:
+    """The chunk at `start`, read into `buffer`; valid until that is used again."""
+    room = buffer[: min(CHUNK, size - start)]
+    done = 0
+    while done < len(room):
+        count = os.preadv(fd, [room[done:]], start + done)
+        if not count:
             raise OSError(errno.EIO, "the file became shorter while it was read")
-        data += more
-    return data
+        done += count
+    return room
 
 
 #: Gets the bytes that have been read, and about how many there are to read; from several threads.
@@ -156,10 +164,9 @@ def _unequal(left: bytes, right: bytes) -> Iterator[int]:
         yield from (at for at in range(0, len(left), DIGEST) if left[at : at + DIGEST] != right[at : at + DIGEST])
 
 
-def _blocks(data: bytes) -> bytes:
+def _blocks(data: memoryview) -> bytes:
     """The digests of a chunk's blocks."""
-    view = memoryview(data)
-    pieces = (view[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+    pieces = (data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
     return b"".join(
         bytes(DIGEST) if piece == _ZERO_BLOCK[: len(piece)] else hashlib.sha256(piece).digest() for piece in pieces
     )
@@ -197,16 +204,25 @@ def _read(
                 # a chunk with a hole in it is read whole, so there may be more to read than the file takes
                 taken = status.st_blocks * 512
                 progress(min(next(count) * BATCH * CHUNK, taken), taken)
-            for start in starts:
-                data = _chunk(fd, start, size)
-                chunks[start // CHUNK] = hashlib.sha256(data).hexdigest()
-                if on_blocks is not None:
-                    on_blocks(start, _blocks(data))
+            # as many as there are threads: one is free
+            buffer = buffers.get_nowait()
+            try:
+                for start in starts:
+                    data = _chunk(fd, start, size, buffer)
+                    chunks[start // CHUNK] = hashlib.sha256(data).hexdigest()
+                    if on_blocks is not None:
+                        on_blocks(start, _blocks(data))
+            finally:
+                buffers.put(buffer)
 
         wanted: Iterable[int] = _data_chunks(fd, size)
         if also := set(also):
             wanted = sorted({*wanted, *also})
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
+        threads = min(os.cpu_count() or 1, THREADS)
+        buffers: SimpleQueue[memoryview] = SimpleQueue()
+        for _ in range(threads):
+            buffers.put(_buffer())
+        with ThreadPoolExecutor(threads) as pool:
             # reading and hashing let other threads run
             list(pool.map(digest, _batches(wanted)))
     finally:
@@ -243,13 +259,15 @@ def flat_digest(path: Path, progress: OnBytes | None = None) -> str:
     return whole.hexdigest()
 
 
-def _whole_chunks(fd: int) -> Iterator[tuple[bool, bytes]]:
-    """Each chunk of a file in order, whether it was read, and its bytes: what is one whole hole is not read."""
-    size, done = os.fstat(fd).st_size, 0
+def _whole_chunks(fd: int) -> Iterator[tuple[bool, bytes | memoryview]]:
+    """Each chunk of a file in order, whether it was read, and its bytes, which are valid until the next one is asked
+    for: what is one whole hole is not read.
+    """
+    size, done, buffer = os.fstat(fd).st_size, 0, _buffer()
     for start in _data_chunks(fd, size):
         for _ in range((start - done) // CHUNK):
             yield False, _ZEROS
-        data = _chunk(fd, start, size)
+        data = _chunk(fd, start, size, buffer)
         yield True, data
         done = start + len(data)
     for _ in range((size - done) // CHUNK):

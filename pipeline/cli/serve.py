@@ -45,6 +45,7 @@ def azure(
       goldsmith serve azure
       goldsmith serve azure --env
     """
+    from pipeline.base.memory import return_large_blocks
     from pipeline.cli.environment import locate_store
     from pipeline.facade.server import Facade, address, facade_home, front_user
 
@@ -52,6 +53,7 @@ def azure(
     if env:
         print("\n".join(_environment(facade_home(store).ensure(), address(port))))
         return
+    return_large_blocks()
     facade = Facade(store, port, can_change=os.geteuid() == 0, user=front_user())
 
     def show_ready(resumed: int) -> None:

@@ -13,6 +13,7 @@ from filelock import FileLock
 from pipeline.base import locks
 from pipeline.base.errors import BuildError, GoldsmithError, Interrupted
 from pipeline.base.file_errors import describe_os_error
+from pipeline.base.memory import return_large_blocks
 from pipeline.base.runs import Run, Stopwatch, now, write_json
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer, Layers, PendingLayer
@@ -78,6 +79,7 @@ def build(
     """
     for word in (from_stage, until):
         check_word(definition, word)
+    return_large_blocks()
     store.ensure()
     watch = Stopwatch()
     run = Run.start(store.runs, definition.name, command)
