@@ -1,0 +1,115 @@
+"""What `make campaign-host-power` runs in its virtual machine, as root, until the machine loses its power.
+
+    /opt/goldsmith/bin/python host_power_inside.py work | judge
+
+`work` captures versions, promotes, exports, removes, and creates and deletes VMs, over and over; each line that it
+prints is on disk before the next thing begins. `judge` looks at what the power cut has left, and prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.base.errors import GoldsmithError
+from pipeline.evidence.signing import load
+from pipeline.gallery import Gallery
+
+STORE = Path("/var/lib/goldsmith")
+TRIAL = Path("/root/trial")
+JOURNAL = TRIAL / "journal"
+KEY = Path("/etc/goldsmith/signing.key")
+WORDS = ("goldsmith",)
+#: Seconds for a command in an emulated machine.
+SOON = 900.0
+
+
+def note(text: str) -> None:
+    """A line of the journal that a power cut does not take."""
+    with JOURNAL.open("a") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def goldsmith(*words: str, code: int | None = 0) -> str:
+    argv = [*WORDS, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=SOON, cwd="/")
+    assert code is None or done.returncode == code, f"{' '.join(words)}: exit {done.returncode}: {done.stderr[-600:]}"
+    return done.stdout
+
+
+def add_version() -> str:
+    """A new golden version of the image `drum`, signed by this host; its number. Its disk says which one it is."""
+    from signed_master import make_signed_version  # type: ignore[import-not-found]  # brought beside this file
+
+    key = load(KEY, STORE)
+    assert key is not None, f"{KEY} is missing"
+    return str(make_signed_version(Gallery(STORE / "gallery"), "drum", key, f"drum {time.time()}").version)
+
+
+def work() -> None:
+    key = str(TRIAL / "key.pub")
+    JOURNAL.unlink(missing_ok=True)
+    while True:
+        version = add_version()
+        note(f"golden {version}")
+        goldsmith("vm", "create", "short", "--image", "small", "--ssh-key", key, "--no-wait")
+        note("created short")
+        parcel = TRIAL / "parcel"
+        shutil.rmtree(parcel, ignore_errors=True)
+        goldsmith("gallery", "export", f"drum@{version}", str(parcel))
+        note("exported")
+        goldsmith("vm", "delete", "short", "--yes")
+        note("deleted short")
+        for older in [each.version for each in Gallery(STORE / "gallery").versions("drum")][:-3]:
+            goldsmith("gallery", "remove", f"drum@{older}", "--why", "the trial")
+            note(f"removed {older}")
+
+
+def judge() -> dict[str, object]:
+    """What the journal says against what is there. `wrong` is empty where nothing was lost."""
+    lines = JOURNAL.read_text().splitlines() if JOURNAL.exists() else []
+    wrong: list[str] = []
+    before = goldsmith("gallery", "list", "--all", "--json", code=None)
+    for words in (("gallery", "verify"), ("clean",), ("vm", "list")):
+        try:
+            goldsmith(*words)
+        except AssertionError as error:
+            wrong.append(str(error))
+    noted = [line.split()[1] for line in lines if line.startswith("golden")]
+    versions = [each.version for each in Gallery(STORE / "gallery").versions("drum")]
+    try:
+        golden = str(Gallery(STORE / "gallery").get("drum").version)
+    except GoldsmithError as error:
+        return {"seen": before[-300:], "wrong": [*wrong, f"golden is lost: {error.message}"] if noted else wrong}
+    # the cut may have come behind a promotion and before its line
+    if noted and golden not in versions[versions.index(noted[-1]) :]:
+        wrong.append(f"golden is {golden}, and was {noted[-1]}")
+    removed = [line.split()[1] for line in lines if line.startswith("removed")]
+    wrong += [f"{each} was removed, and is there" for each in removed if each in versions]
+    wrong += [f"{each} is lost" for each in noted[-2:] if each not in versions]
+    kernel = subprocess.run(
+        ["journalctl", "-k", "-b", "-o", "cat"], capture_output=True, text=True, check=False
+    ).stdout
+    wrong += [line for line in kernel.splitlines() if "EXT4-fs error" in line]
+    names = [vm["name"] for vm in json.loads(goldsmith("vm", "list", "--json"))]
+    if "short" in names:
+        goldsmith("vm", "delete", "short", "--yes")
+    left = [str(path) for folder in ("instances", "scratch") for path in (STORE / folder).glob("[!.]*")]
+    wrong += [f"left: {each}" for each in left]
+    return {
+        "seen": f"{len(lines)} lines, the last: {lines[-1] if lines else 'none'}; golden {golden}",
+        "wrong": wrong,
+    }
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "work":
+        work()
+    print(json.dumps(judge()), flush=True)
