@@ -154,8 +154,8 @@ make_store() {
 }
 
 # The fabric serves VMs as the first user, which owns nothing but what it records of them; `goldsmith serve azure` reads
-# requests as the second one, which owns nothing.
-SERVICE_USERS=(goldsmith-fabric goldsmith-facade)
+# requests as the second one, and Ansible runs for projects of root as the third one: these own nothing.
+SERVICE_USERS=(goldsmith-fabric goldsmith-facade goldsmith-ansible)
 service_users_ready() { getent passwd "${SERVICE_USERS[@]}" >/dev/null; }
 
 make_service_users() {

@@ -44,7 +44,7 @@ _DOWNLOADS = frozenset(
     }
 )
 #: Variables that goldsmith itself reads, for a goldsmith that goldsmith starts.
-_OWN = ("GOLDSMITH_HOME", "GOLDSMITH_KEY", "XDG_STATE_HOME", "HOME", "NO_COLOR")
+_OWN = ("GOLDSMITH_ANSIBLE_USER", "GOLDSMITH_HOME", "GOLDSMITH_KEY", "XDG_STATE_HOME", "HOME", "NO_COLOR")
 #: Where root's tools are; a user's PATH may lack them.
 _ROOT_TOOLS = "/usr/local/sbin:/usr/sbin:/sbin"
 

@@ -17,6 +17,8 @@ DEFAULT_KEY = Path("/etc/goldsmith/signing.key")
 FABRIC_USER = "goldsmith-fabric"
 #: The user under which `goldsmith serve azure` reads requests; `make setup` makes it.
 FACADE_USER = "goldsmith-facade"
+#: The user who runs Ansible and the commands of secrets for projects that root owns.
+ANSIBLE_USER = "goldsmith-ansible"
 #: What an image may be called: a folder of the gallery, a file of a project, and a part of a domain's name.
 IMAGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,60}[a-z0-9])?", re.ASCII)
 

@@ -107,6 +107,11 @@ def playbook_texts(step: PlaybookStep) -> Iterator[tuple[Path, str]]:
             yield path, _text(path)
 
 
+def step_files(step: PlaybookStep) -> list[Path]:
+    """The files that the playbook may read, itself first. Raises OSError."""
+    return [step.file, *sorted(_drawn_in(step, playbooks_folder(step)))]
+
+
 def config_of(step: PlaybookStep) -> AnsibleConfig:
     """The ansible.cfg that the step's playbook is run with."""
     return read_config(step.file, playbooks_folder(step).parent)

@@ -30,6 +30,7 @@ from pipeline.definition import DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import AnsibleConfig
 from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder, tree_digest
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, ansible_version
+from pipeline.guest.host_view import Needed, started_as
 from pipeline.guest.project_owner import ProjectOwner, project_owner, take_tree
 
 #: Where Ansible users keep their lists, below the project and below playbooks/.
@@ -59,6 +60,10 @@ _USED = re.compile(
 )
 _COMPUTED_ROLE = re.compile(r"\b(?:role|name|roles)\b[^\n]*\{\{")
 _COLLECTION = re.compile(r"[a-z_]\w*\.[a-z_]\w*", re.ASCII)
+
+#: Git's settings; and those of a user in root's place, who reads root's own repositories.
+_GIT = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.autocrlf", "GIT_CONFIG_VALUE_0": "false"}
+_GIT_OF_ROOT = {**_GIT, "GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_1": "safe.directory", "GIT_CONFIG_VALUE_1": "*"}
 
 
 @dataclass(frozen=True)
@@ -304,9 +309,9 @@ def _mapping(path: Path) -> Any:
 
 
 def _install(requirements: Requirements, folder: Path, config: AnsibleConfig, project: Path) -> None:
-    """Install into a folder of the store. A project that root does not own has its owner do it, as its playbooks.
+    """Install into a folder of the store, as the user who runs the project's playbooks.
 
-    The owner may not enter the store: it installs into a folder of its own, from which the files are taken.
+    The user may not enter the store: it installs into a folder of its own, from which the files are taken.
     """
     owner = project_owner(requirements.file, requirements.file)
     if owner is None:
@@ -338,7 +343,7 @@ def _run_galaxy(
             # git's user names and passwords are in the home folder; its line ends are ours
             "HOME": owner.home if owner else process.environment()["HOME"],
             "GIT_TERMINAL_PROMPT": "0",
-            **{"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.autocrlf", "GIT_CONFIG_VALUE_0": "false"},
+            **(_GIT_OF_ROOT if owner is not None and owner.service else _GIT),
         }
         for kind, entries in (("collection", requirements.collections), ("role", requirements.roles)):
             if not entries:
@@ -359,9 +364,12 @@ def _run_galaxy(
             argv: list[str | Path] = [ansible_program("ansible-galaxy"), *words]
             if owner is not None:
                 owner.give(beside)
-                argv = owner.argv(argv)
+            files = [path for path in requirements.local if path.is_file()]
+            files += [config.path] if config.path else []
+            needed = Needed([project, *requirements.local], files, [beside])
             try:
-                process.run(argv, deadline=_DEADLINE, env=environment, cwd=home)
+                with started_as(owner, needed) as started:
+                    process.run(started(argv), deadline=_DEADLINE, env=environment, cwd=home)
             except (process.CommandFailed, process.CommandTimeout) as error:
                 raise _explain(error, requirements.file, project, kind, entries) from None
 

@@ -14,7 +14,8 @@ from pipeline.base import process
 from pipeline.base.errors import GuestError, UsageError
 from pipeline.definition import PlaybookStep
 from pipeline.definition.ansible_config import PLUGIN_PATHS, AnsibleConfig
-from pipeline.definition.step_digest import config_of
+from pipeline.definition.step_digest import config_of, playbooks_folder, step_files
+from pipeline.guest.host_view import Needed
 from pipeline.guest.project_owner import ProjectOwner, project_owner
 
 VAULT_HINT = (
@@ -51,19 +52,26 @@ _FIXED: Mapping[str, str] = {
 class AnsibleProject:
     """What a playbook takes from its project: its ansible.cfg, the password of its vault, the variables of the caller
     that the step names, and `installed`, the folder with roles/ and collections/ that Galaxy was asked for.
-    `owner` runs it, if it is not the caller who does."""
+    `owner` runs it, if it is not the caller who does, and `needed` is what it reads for that."""
 
     config: AnsibleConfig
     installed: Path | None = None
     vault_password_file: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     owner: ProjectOwner | None = None
+    needed: Needed = field(default_factory=Needed)
 
     @classmethod
     def of(cls, step: PlaybookStep, installed: Path | None, definition: Path) -> AnsibleProject:
-        """Raises HostError (project-owner-unknown)."""
-        owner = project_owner(definition, step.file)
-        return cls(config_of(step), installed, step.vault_password_file, step.environment, owner)
+        """Raises HostError (project-owner-unknown, ansible-user-missing)."""
+        owner, config = project_owner(definition, step.file), config_of(step)
+        needed = Needed()
+        if owner is not None and owner.service:
+            folders = [definition.parent.parent, playbooks_folder(step), *config.trees, *config.role_trees]
+            reads = [*folders, *([installed] if installed else [])]
+            vault = [step.vault_password_file] if step.vault_password_file else []
+            needed = Needed(reads, [*step_files(step), *vault])
+        return cls(config, installed, step.vault_password_file, step.environment, owner, needed)
 
     def environment(self, home: Path) -> dict[str, str]:
         """The variables that Ansible is run with; `home` is a private folder, which it may fill."""

@@ -26,8 +26,9 @@ from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep
 from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder
 from pipeline.guest.ansible_requirements import Installed, cache_folder, install_requirements, needs_requirements
 from pipeline.guest.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
+from pipeline.guest.host_view import Argv, Needed, started_as
 from pipeline.guest.plays import TASKS_HINT, hosts_hint
-from pipeline.guest.project_owner import ProjectOwner, copy_vault_password
+from pipeline.guest.project_owner import copy_vault_password
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
 _VERSION = 4
@@ -226,17 +227,20 @@ def _run_all(checks: Mapping[str, _Check]) -> dict[str, _Found]:
             environment = ansible.environment(home)
             nothing = f":{home}/nothing"
             if ansible.owner is not None:
-                ansible.owner.require_access(Path(sys.executable), _WORKER)
+                if not ansible.owner.service:
+                    ansible.owner.require_access(Path(sys.executable), _WORKER)
                 ansible.owner.give(home)
-            for key, (code, out, err) in zip(group_checks, _run(runs, environment, ansible.owner), strict=True):
-                found[key] = (code, out, err.replace(nothing, ""))
+            needs = [check.ansible.needed for check in group_checks.values()]
+            needed = Needed(
+                [p for each in needs for p in each.reads], [p for each in needs for p in each.files], [home]
+            )
+            with started_as(ansible.owner, needed) as argv_of:
+                for key, (code, out, err) in zip(group_checks, _run(runs, environment, argv_of), strict=True):
+                    found[key] = (code, out, err.replace(nothing, ""))
     return found
 
 
-def _run(runs: list[list[str]], environment: Mapping[str, str], owner: ProjectOwner | None = None) -> list[_Found]:
-    def argv_of(words: list[str | Path]) -> list[str | Path]:
-        return owner.argv(words) if owner is not None else words
-
+def _run(runs: list[list[str]], environment: Mapping[str, str], argv_of: Argv = list) -> list[_Found]:
     if ansible_version() == "none":  # Ansible is not in this Python's own folders
         program = ansible_program("ansible-playbook")
         done = [

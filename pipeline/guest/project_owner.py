@@ -1,7 +1,7 @@
-"""Ansible for a project that root does not own: as the project's owner, who has no access to what belongs to root.
+"""Who runs Ansible: the owner of the project; and for a project of root a user who owns nothing.
 
-A playbook runs code on this host: `delegate_to: localhost`, lookups, and the plugins that lie beside it. Who may
-write a project must not run that code as root, because root holds the signing key and the store.
+A playbook runs code on this host: `delegate_to: localhost`, lookups, and the plugins that lie beside it. That code
+must not run as root, because root holds the signing key and the store.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from pathlib import Path
 from pipeline.base import process
 from pipeline.base.errors import GuestError, HostError
 from pipeline.base.runs import remove_tree
+from pipeline.base.store import ANSIBLE_USER
+from pipeline.base.surroundings import variables
 
 #: Bytes of a report that the owner's process has written.
 _LARGEST_REPORT = 4 << 20
+#: The variable that names who runs Ansible and commands for projects of root, and how root is named in a hint.
+RUNS_AS = "GOLDSMITH_ANSIBLE_USER"
+ROOT_RUNS = f"set {RUNS_AS}=root if root has to run it"
+#: Who runs them on a host where `make setup` has not made ANSIBLE_USER.
+_NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,12 @@ class ProjectOwner:
     uid: int
     gid: int
     home: str = "/"
+    #: Whether it is not the project's owner, who is root, but a user in root's place.
+    service: bool = False
+
+    @property
+    def groups(self) -> frozenset[int]:
+        return frozenset(os.getgrouplist(self.name, self.gid))
 
     def argv(self, words: Iterable[str | Path]) -> list[str | Path]:
         """The argument list that runs `words` as this user, without a way back, and ends with us."""
@@ -66,7 +79,10 @@ class ProjectOwner:
 
 def project_owner(definition: Path, playbook: Path) -> ProjectOwner | None:
     """Who runs a playbook, if it is not the caller: where root is the caller, the owner of the definition, or of the
-    playbook if the definition is root's. None for the caller. Raises HostError (project-owner-unknown)."""
+    playbook if the definition is root's. If both are root's, a user without rights. None for the caller.
+
+    Raises HostError (project-owner-unknown, ansible-user-missing).
+    """
     if os.geteuid() != 0:
         return None
     for path in (definition, playbook):
@@ -82,7 +98,26 @@ def project_owner(definition: Path, playbook: Path) -> ProjectOwner | None:
                 hint=f"chown -R USER {path.parent}, with a user of this host, or with root if you trust its content",
             ) from None
         return ProjectOwner(entry.pw_name, uid, entry.pw_gid, entry.pw_dir)
-    return None
+    return _in_place_of_root()
+
+
+def _in_place_of_root() -> ProjectOwner | None:
+    """The user whom GOLDSMITH_ANSIBLE_USER names, None for root; else `goldsmith-ansible`, or nobody without it."""
+    chosen = variables().get(RUNS_AS)
+    for name in (chosen,) if chosen else (ANSIBLE_USER, _NOBODY):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid == 0:
+            return None
+        return ProjectOwner(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, service=True)
+    missing = chosen or ANSIBLE_USER
+    raise HostError(
+        f"the user {missing}, who runs Ansible for projects of root, does not exist",
+        name="ansible-user-missing",
+        hint=f"make setup creates {ANSIBLE_USER}; by hand: useradd --system --shell /usr/sbin/nologin {missing}",
+    )
 
 
 def copy_private(source: Path, folder: Path) -> Path:

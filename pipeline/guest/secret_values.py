@@ -10,15 +10,18 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.base import process
-from pipeline.base.errors import GoldsmithError, UsageError
+from pipeline.base import process, scratch
+from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.printable import single_line
 from pipeline.base.secret_forms import LONGEST_SECRET, SHORTEST, Mask, piece
+from pipeline.base.store import ANSIBLE_USER
 from pipeline.base.surroundings import variables
 from pipeline.definition import Definition, SecretSource
+from pipeline.guest.host_view import Needed, started_as
+from pipeline.guest.project_owner import ROOT_RUNS, project_owner
 
 #: Seconds that a secret's command may take: a key server far away, or a person who touches a token.
 COMMAND_TIMEOUT = 60.0
@@ -147,29 +150,31 @@ def _read_variable(name: str, variable: str) -> bytes:
 
 
 def _run_command(name: str, command: str, definition: Definition) -> bytes:
-    """What a command prints. It gets the caller's variables, and runs as the owner of the definition: a project that
-    a user may write must not run commands as root.
+    """What a command prints. It gets the caller's variables, and runs as the user who runs the project's playbooks:
+    its code is the project's, and must not run as root.
     """
-    owner = definition.path.stat().st_uid
-    argv: list[str | Path] = ["/bin/sh", "-c", command]
-    environment: Mapping[str, str] = dict(variables())
-    if os.geteuid() == 0 and owner != 0:
-        import pwd
-
-        try:
-            user = pwd.getpwuid(owner)
-        except KeyError:
-            raise _missing(name, f"the owner {owner} of {definition.path} is not a user") from None
-        words = ["--reuid", str(owner), "--regid", str(user.pw_gid), "--init-groups", "--no-new-privs"]
-        argv = ["setpriv", *words, "--", *argv]
-        environment = {**environment, "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
     try:
-        result = process.run(argv, deadline=COMMAND_TIMEOUT, cwd=definition.project, env=environment)
+        owner = project_owner(definition.path, definition.path)
+    except HostError as error:
+        raise _missing(name, error.message) from None
+    environment: Mapping[str, str] = dict(variables())
+    try:
+        with scratch.folder(name="home") as home:
+            needed = Needed([definition.project])
+            if owner is not None and owner.service and not Path(owner.home).is_dir():
+                owner.give(home)
+                owner, needed = replace(owner, home=str(home)), replace(needed, writes=[home])
+            if owner is not None:
+                environment = {**environment, "HOME": owner.home, **owner.environment}
+            with started_as(owner, needed) as started:
+                argv = started(["/bin/sh", "-c", command])
+                result = process.run(argv, deadline=COMMAND_TIMEOUT, cwd=definition.project, env=environment)
     except process.CommandTimeout:
         raise _failed(name, f"did not finish within {COMMAND_TIMEOUT:.0f} s") from None
     except process.CommandFailed as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise _failed(name, f"ended with exit code {error.code}: {single_line(last, 200)}") from None
+        user = f" as {owner.name}" if owner else ""
+        raise _failed(name, f"ended{user} with exit code {error.code}: {single_line(last, 200)}") from None
     except GoldsmithError as error:
         raise _failed(name, error.message) from None
     return result.stdout.removesuffix("\n").encode()
@@ -187,5 +192,6 @@ def _failed(name: str, why: str) -> UsageError:
     return UsageError(
         f"the command of the secret {name} {why}",
         name="secret-command-failed",
-        hint="run the command by hand as the owner of the definition, in the project's folder",
+        hint="run the command by hand as the owner of the definition, in the project's folder; commands of a project "
+        f"of root run as {ANSIBLE_USER}: {ROOT_RUNS}",
     )

@@ -21,7 +21,7 @@ from pipeline.hypervisor import accelerator, connection, lock_manager, privilege
 from pipeline.hypervisor.file_access import ANYBODY, SEARCH, UNKNOWN_USER, Obstacle, closed_folders, remedy, user_name
 from pipeline.hypervisor.finding import Finding, Mark, component
 from pipeline.hypervisor.host_packages import SETUP, install_command
-from pipeline.hypervisor.host_services import judge_endpoints, judge_fabric, judge_facade
+from pipeline.hypervisor.host_services import judge_ansible_user, judge_endpoints, judge_fabric, judge_facade
 from pipeline.hypervisor.variable_store import SecureBootKeys, enrolled_stores
 
 GIB = 1 << 30
@@ -328,6 +328,7 @@ def examine(find_store: Callable[[], Store], *, refresh: bool = False) -> list[F
         ("fabric", judge_fabric),
         ("endpoints", judge_endpoints),
         ("facade", judge_facade),
+        ("ansible-user", judge_ansible_user),
         ("disk", lambda: _sizes(find_store())),
         ("rights", _rights),
         ("store", lambda: _store(find_store())),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.base import process
-from pipeline.base.store import FABRIC_USER, FACADE_USER
+from pipeline.base.store import ANSIBLE_USER, FABRIC_USER, FACADE_USER
 from pipeline.hypervisor.finding import Finding, component
 from pipeline.hypervisor.host_packages import SETUP
 
@@ -52,6 +52,14 @@ def judge_facade() -> list[Finding]:
         text = f"the user {FACADE_USER}, under which goldsmith serve azure reads requests, does not exist"
         return [Finding("facade", "warn", text, SETUP)]
     return [Finding("facade", "ok", f"user {FACADE_USER}")]
+
+
+def judge_ansible_user() -> list[Finding]:
+    """The user who runs Ansible for projects that root owns."""
+    if not _user_exists(ANSIBLE_USER):
+        text = f"the user {ANSIBLE_USER} does not exist: Ansible runs for projects of root as nobody, whom others use"
+        return [Finding("ansible-user", "warn", text, SETUP)]
+    return [Finding("ansible-user", "ok", f"user {ANSIBLE_USER}")]
 
 
 def _user_exists(name: str) -> bool:

@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from pipeline.base.store import FABRIC_USER, FACADE_USER, Store
+from pipeline.base.store import ANSIBLE_USER, FABRIC_USER, FACADE_USER, Store
 
 ROOT = Path(__file__).parents[2]
 DEB = ROOT / "tools" / "deb"
@@ -58,7 +58,7 @@ def test_the_debian_package_depends_on_what_setup_installs() -> None:
 def test_the_debian_package_makes_the_users_that_goldsmith_runs_as() -> None:
     lines = re.findall(r'^u (\S+) - "([^":]+)" /nonexistent \S+$', (DEB / "sysusers.conf").read_text(), re.MULTILINE)
     users = [user for user, _ in lines]
-    assert users == [FABRIC_USER, FACADE_USER] == setup_list("SERVICE_USERS")
+    assert users == [FABRIC_USER, FACADE_USER, ANSIBLE_USER] == setup_list("SERVICE_USERS")
 
 
 def test_the_debian_package_makes_the_folders_of_the_store(tmp_path: Path) -> None:

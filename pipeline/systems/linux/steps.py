@@ -15,8 +15,17 @@ from pipeline.base.printable import shorten
 from pipeline.guest.access import Access
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, explain_vault
 from pipeline.guest.copy_stream import Modes, unpack_script, write_stream
+from pipeline.guest.host_view import started_as
 from pipeline.guest.plays import CALLBACKS, verify_plays
-from pipeline.guest.project_owner import copy_private, copy_vault_password, fresh_folder, guest_inventory, take_report
+from pipeline.guest.project_owner import (
+    ROOT_RUNS,
+    ProjectOwner,
+    copy_private,
+    copy_vault_password,
+    fresh_folder,
+    guest_inventory,
+    take_report,
+)
 from pipeline.systems.linux.step_secrets import REMOTE_TMP
 
 
@@ -78,7 +87,7 @@ class Steps:
         `secrets`: a file with variables that are secrets. With one no task is logged, here or in the guest, and what
         Ansible copies to the guest for a task lies in its memory.
 
-        For a project that root does not own it runs as the owner, with copies of the guest's key and of these files.
+        Where another user than the caller runs it, it gets copies of the guest's key and of these files.
 
         Raises GuestError: step-failed, naming the task; step-empty, naming the play that did nothing;
         vault-password-missing, vault-password-wrong. Raises HostError (project-owner-blocked).
@@ -90,7 +99,8 @@ class Steps:
         inventory = access.inventory()
         files = list(filter(None, (variables, secrets)))
         if owner is not None:
-            owner.require_access(ansible_program("ansible-playbook"), CALLBACKS, file)
+            if not owner.service:
+                owner.require_access(ansible_program("ansible-playbook"), CALLBACKS, file)
             home = fresh_folder(access.owner_folder)
             files = [copy_private(path, home) for path in files]
             keys = [path for path in (access.key, access.known_hosts) if path.exists()]
@@ -101,23 +111,43 @@ class Steps:
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "GOLDSMITH_PLAYS": str(home / report.name),
             "GOLDSMITH_TASK_ENVIRONMENT": json.dumps(dict(task_environment or {})),
-            **({"GOLDSMITH_NO_LOG": "1", "ANSIBLE_REMOTE_TMP": REMOTE_TMP} if secrets else {}),
+            # of tasks on this host: a private folder in memory
+            **({"GOLDSMITH_NO_LOG": "1", "ANSIBLE_REMOTE_TMP": str(home / "remote")} if secrets else {}),
         }
         watcher = TaskWatcher(on_line)
         argv: list[str | Path] = [ansible_program("ansible-playbook"), "-i", inventory, "-l", "guest"]
+        if secrets:
+            in_memory = home / "in-memory.json"
+            in_memory.write_text(json.dumps({"all": {"hosts": {"guest": {"ansible_remote_tmp": REMOTE_TMP}}}}))
+            argv += ["-i", in_memory]
         argv += [*ansible.arguments, *(word for path in files for word in ("-e", f"@{path}")), file]
         if owner is not None:
             owner.give(home)
-            argv = owner.argv(argv)
+        needed = replace(ansible.needed, writes=[home])
         try:
-            process.run(argv, deadline=deadline, on_line=watcher, env=environment, cwd=file.parent, watch=self._alive)
+            with started_as(owner, needed) as started:
+                process.run(
+                    started(argv),
+                    deadline=deadline,
+                    on_line=watcher,
+                    env=environment,
+                    cwd=file.parent,
+                    watch=self._alive,
+                )
         except process.CommandFailed as error:
             raise explain_vault(error.stdout + error.stderr) or GuestError(
-                watcher.reason(error), name="step-failed"
+                watcher.reason(error) + _why_no_root(owner, error), name="step-failed"
             ) from None
         if owner is not None:
             take_report(home / report.name, report)
         verify_plays(report)
+
+
+def _why_no_root(owner: ProjectOwner | None, error: process.CommandFailed) -> str:
+    """What a task of the build host lacks that wanted to become root there, as an end of a sentence."""
+    if owner is None or not owner.service or "no new privileges" not in error.stdout + error.stderr:
+        return ""
+    return f"; tasks on the build host run as {owner.name}: {ROOT_RUNS}"
 
 
 _TASK = re.compile(r"^TASK \[(?P<task>[^\]]*)\]")

@@ -207,6 +207,13 @@ def without_libseccomp(folder: Path) -> Any:
     return open_child
 
 
+def test_a_host_without_the_user_of_ansible_gets_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_services, "ANSIBLE_USER", "nobody-of-that-name")
+    (finding,) = host_services.judge_ansible_user()
+    assert (finding.name, finding.verdict, finding.fix) == ("ansible-user", "warn", SETUP)
+    assert "as nobody" in finding.text
+
+
 def test_a_host_without_the_user_of_the_facade_gets_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_services, "FACADE_USER", "nobody-of-that-name")
     (finding,) = host_services.judge_facade()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.base import process
-from pipeline.base.store import FABRIC_USER, FACADE_USER, Store
+from pipeline.base.store import ANSIBLE_USER, FABRIC_USER, FACADE_USER, Store
 from pipeline.definition import CopyStep, MasterSource, load_all
 from pipeline.guest.playbook_check import check_playbooks
 from pipeline.hypervisor.domain import BUILD_CHASSIS_TAG
@@ -51,7 +51,7 @@ def test_its_packages_are_those_of_setup() -> None:
 
 
 def test_its_users_and_folders_are_those_of_setup(play: dict[str, Any]) -> None:
-    assert task(play, "user", "without rights")["loop"] == [FABRIC_USER, FACADE_USER]
+    assert task(play, "user", "without rights")["loop"] == [FABRIC_USER, FACADE_USER, ANSIBLE_USER]
     builder = task(play, "user", "build as")
     assert builder["groups"] == ["libvirt"] and builder["password"] == "!"
     folders = re.search(r'"\$STORE"/\{(.*?)\}', SETUP)

@@ -22,6 +22,7 @@ from pipeline.guest import playbook_check
 from pipeline.guest.ansible_requirements import install_requirements, needs_requirements
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program
 from pipeline.guest.playbook_check import check_playbooks, require_good_playbooks
+from pipeline.guest.project_owner import RUNS_AS
 from pipeline.systems.linux.steps import Steps
 from tests.cases import case
 from tests.unit.stages.test_step_empty import Here
@@ -434,7 +435,8 @@ def test_a_variable_that_the_step_names_reaches_the_playbook(tmp_path: Path, mon
         image(folder, "site")
 
 
-def test_no_task_shows_a_secret(tmp_path: Path) -> None:
+def test_no_task_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUNS_AS, "root")  # the guest is this host, and its user is root
     tasks = (
         "    - debug: {msg: 'it is {{ token }}'}\n"
         "    - debug: {msg: '{{ item }}'}\n      loop: ['{{ token }}']\n      no_log: false\n"
