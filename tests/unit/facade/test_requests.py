@@ -81,6 +81,19 @@ def test_the_size_of_an_os_disk_is_shown_and_a_put_cannot_change_it(client: Clie
     assert client.ask("PUT", place, body).status == 400
 
 
+def test_a_new_vm_has_the_os_disk_size_of_its_request(client: Client) -> None:
+    image = client.ask("GET", f"{MACHINES}/off?{VERSION}").body["properties"]["storageProfile"]["imageReference"]
+    for size, words in ((2041, "2041 is not a size of the OS disk"), (2040, "there is no room for web")):
+        storage = {"imageReference": image, "osDisk": {"createOption": "FromImage", "diskSizeGB": size}}
+        key = {"path": "/home/azureuser/.ssh/authorized_keys", "keyData": "ssh-ed25519 AAAA me"}
+        linux = {"disablePasswordAuthentication": True, "ssh": {"publicKeys": [key]}}
+        profile = {"computerName": "web", "adminUsername": "azureuser", "linuxConfiguration": linux}
+        body = {"location": "local", "properties": {"storageProfile": storage, "osProfile": profile}}
+        answer = client.ask("PUT", f"{MACHINES}/web?{VERSION}", body)
+        assert answer.status >= 400 and words in answer.body["error"]["message"], answer.body
+    assert client.ask("GET", f"{MACHINES}/web?{VERSION}").status == 404
+
+
 def test_a_body_that_is_too_large_is_refused(client: Client) -> None:
     answer = client.ask("PUT", f"{GROUP}?{VERSION}", b'{"a": "' + b"x" * 4_000_001 + b'"}')
     assert answer.status == 413
