@@ -36,7 +36,7 @@ test: ## lint, types and all tests, those with virtual machines included; prints
 	@tools/run_tests.sh
 
 guests: setup ## the tests with virtual machines alone
-	@$(BIN)/pytest -n $(GUESTS) --dist loadgroup -m vm
+	@$(BIN)/pytest -n $(GUESTS) --dist loadgroup -m vm tests/vm tests/windows
 
 quick: setup ## the tests that boot nothing; what needs the tests' own packages is skipped without them
 	@$(BIN)/pytest -n 3 --dist worksteal -m "not vm"

@@ -13,7 +13,7 @@ from pipeline.cache.digests import chunk_digests
 from pipeline.cli.environment import signing_key
 from pipeline.evidence import signing
 from tests.campaigns.guest_faults import edited
-from tests.harness import Lab, wait_for
+from tests.harness import Lab, rotation, wait_for
 
 VIRSH = ["virsh", "-q", "-c", "qemu:///system"]
 
@@ -81,6 +81,7 @@ def test_a_disk_that_is_not_generalized_is_refused(lab: Lab, master: Path, tmp_p
     assert lab.leftovers() == []
 
 
+@pytest.mark.skipif(rotation(4) != 0, reason="a turn in four; test_capture_walk.py captures a VM's disk in each")
 def test_a_disk_prepared_by_hand_becomes_golden(lab: Lab, handmade: Path) -> None:
     before = handmade.read_bytes()[:4096], handmade.stat().st_size
     done = lab.run("capture", str(handmade), "--as", "byhand", "--generation", "1", "--summary", "by hand")

@@ -14,7 +14,7 @@ from tests.harness import new_home, remove
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "test_fake_windows" in str(item.path):
+        if "tests/windows/test_fake_windows" in str(item.path):
             item.add_marker(pytest.mark.vm)
             item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
