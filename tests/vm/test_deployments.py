@@ -64,13 +64,13 @@ def page(port: int) -> str:
 
 def check_failed_domain(lab: Vms, port: int) -> None:
     """One of two VMs loses its power under load; once the probe has seen it, the other one answers every request."""
-    done = lab.run("set", "fail-domain", "shop", "0")
-    assert done.returncode == 0 and done.stdout.startswith("shop-0: Stopped"), done.stdout + done.stderr
+    done = lab.run("set", "fail-domain", "shop", "1")
+    assert done.returncode == 0 and done.stdout.startswith("shop-1: Stopped"), done.stdout + done.stderr
 
     def backends() -> dict[str, str]:
         return {vm["vm"]: vm["state"] for vm in show(lab)["endpoints"][0]["backends"]}
 
-    wait_for("the probe", lambda: backends()["shop-0"] in ("down", "out") and backends()["shop-1"] == "up", SOON)
+    wait_for("the probe", lambda: backends()["shop-1"] in ("down", "out") and backends()["shop-0"] == "up", SOON)
     with OpenLoop(f"http://127.0.0.1:{port}/index.html", RATE) as client:
         wait_for("requests", lambda: client.pages.total() + len(client.failed) >= 10 * RATE, SOON)
     assert client.failed == [] and set(client.pages) == {small_linux.PAGE.strip()}
