@@ -48,7 +48,8 @@ LAYERS, KEEP = 24 * MIB, 3
 
 @dataclass(frozen=True)
 class Use:
-    """What this process and its store have at the end of a cycle. `memory` in KiB: what is this process's alone."""
+    """What this process and its store have at the end of a cycle. `memory` in KiB: without pages of files, such as
+    programs, which count as this process's alone as soon as the last other process that has them mapped ends."""
 
     files: int
     threads: int
@@ -63,7 +64,7 @@ class Use:
 def measure(store: Path) -> Use:
     gc.collect()
     rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    own = sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Clean", "Private_Dirty")))
+    own = sum(int(line.split()[1]) for line in rollup if line.startswith(("Anonymous:", "Swap:")))
     tasks = list(Path("/proc/self/task").iterdir())
     own_store = Store(store)
     label = str(own_store.instances_label)
