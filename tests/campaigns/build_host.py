@@ -9,6 +9,7 @@ The page is docs/reports/campaign-build-host.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.cli.environment import locate_store
@@ -75,7 +77,10 @@ class Trial:
 
     def bring(self, archive: Path) -> None:
         """Unpack the trial's things in the VM: /root/trial, and the master `small` in its gallery."""
-        done = self.shell("tar -C / -xzSf - && chown -R root:libvirt /var/lib/goldsmith/gallery", archive)
+        # files of another trial's version would be mixed with those of this one
+        gallery = "/var/lib/goldsmith/gallery"
+        command = f"rm -rf {gallery}/small && tar -C / -xzSf - && chown -R root:libvirt {gallery} && sync"
+        done = self.shell(command, archive)
         assert done.returncode == 0, done.stderr
 
     def row(self, name: str) -> Row:
@@ -156,32 +161,37 @@ def with_later_version(text: str) -> str:
     return changed
 
 
-def main() -> int:
-    page = Page("build_host")
-    began = time.monotonic()
-    lab = Lab(PROJECT, locate_store().root)
-    work = new_home("build-host")
-    kept = lab.home / "tmp" / "build-host-trial.key"
-    rows: list[Row] = []
+@contextlib.contextmanager
+def opened_trial(lab: Lab) -> Iterator[Trial]:
+    """The VM with the trial's things in it, made where it is not there; it is deleted afterwards, unless KEEP."""
+    work, key = new_home("build-host"), lab.home / "tmp" / "build-host-trial.key"
     try:
         if lab.last_version(IMAGE) == "none":
             done = lab.run("build", IMAGE, deadline=6 * 3600)
             assert done.returncode == 0, done.stdout + done.stderr
-        if not kept.exists():
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(kept)], check=True)
-        shutil.copy(f"{kept}.pub", work / "key.pub")
-        trial = Trial(lab, kept)
-        page.say(f"VM: {trial.create()}")
+        if not key.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        shutil.copy(f"{key}.pub", work / "key.pub")
+        trial = Trial(lab, key)
+        print(f"VM: {trial.create()}", flush=True)
         trial.bring(pack(work))
-        for name in wanted(ROWS):
-            rows.append(trial.row(name))
-            page.say(rows[-1])
+        yield trial
     finally:
         remove(work)
         if not KEEP:
             lab.run("vm", "delete", VM, "--yes")
-            for path in (kept, Path(f"{kept}.pub")):
+            for path in (key, Path(f"{key}.pub")):
                 path.unlink(missing_ok=True)
+
+
+def main() -> int:
+    page = Page("build_host")
+    began = time.monotonic()
+    rows: list[Row] = []
+    with opened_trial(Lab(PROJECT, locate_store().root)) as trial:
+        for name in wanted(ROWS):
+            rows.append(trial.row(name))
+            page.say(rows[-1])
     page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1
 

@@ -8,22 +8,21 @@ gallery, its VMs and its file system are looked at. The page is docs/reports/cam
 from __future__ import annotations
 
 import json
+import os
 import random
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from pipeline.cli.environment import locate_store
 from tests.campaigns.__main__ import Page, Row
-from tests.campaigns.build_host import IMAGE, KEEP, PROJECT, VM, Trial, pack
-from tests.harness import ROOT, Lab, new_home, remove, wait_for
+from tests.campaigns.build_host import PROJECT, VM, Trial, opened_trial
+from tests.harness import ROOT, Lab, wait_for
 
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
 #: Cuts, and the seconds after the work's begin between which each comes.
-CUTS, EARLIEST, LATEST = 6, 15.0, 90.0
+CUTS, EARLIEST, LATEST = int(os.environ.get("GOLDSMITH_CUTS", "6")), 15.0, 90.0
 #: Seconds for the boot of an emulated host on a busy one.
 BOOT = 1200.0
 
@@ -53,44 +52,28 @@ def judge(trial: Trial) -> tuple[bool, str]:
     return not found["wrong"], "; ".join([found["seen"], *found["wrong"]])
 
 
+def prepare(trial: Trial) -> None:
+    """Bring the program; the gallery must be whole, and without the versions of an earlier trial."""
+    for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
+        done = trial.shell(f"cat >/root/trial/{path.name}", path)
+        assert done.returncode == 0, done.stderr
+    done = trial.shell("rm -rf /var/lib/goldsmith/gallery/drum && goldsmith gallery verify && sync")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def main() -> int:
     page = Page("host_power")
-    began = time.monotonic()
-    lab, work = Lab(PROJECT, locate_store().root), new_home("host-power")
-    key = lab.home / "tmp" / "build-host-trial.key"
-    draw, rows = random.Random(CUTS), list[Row]()
-    try:
-        assert lab.last_version(IMAGE) != "none", "make campaign-build-host builds its image"
-        if not key.exists():
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        shutil.copy(f"{key}.pub", work / "key.pub")
-        trial = Trial(lab, key)
-        page.say(f"VM: {trial.create()}")
-        trial.bring(pack(work))
-        for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
-            done = trial.shell(f"cat >/root/trial/{path.name}", path)
-            assert done.returncode == 0, done.stderr
+    began, draw = time.monotonic(), random.Random(CUTS)
+    rows: list[Row] = []
+    with opened_trial(Lab(PROJECT, locate_store().root)) as trial:
+        prepare(trial)
         for number in range(1, CUTS + 1):
-            after = draw.uniform(EARLIEST, LATEST)
-            start = time.monotonic()
+            after, start = draw.uniform(EARLIEST, LATEST), time.monotonic()
             cut(trial, after)
             ok, seen = judge(trial)
-            rows.append(
-                {
-                    "cut": number,
-                    "after s": round(after),
-                    "s": round(time.monotonic() - start),
-                    "found": seen,
-                    "ok": ok,
-                }
-            )
+            took = round(time.monotonic() - start)
+            rows.append({"cut": number, "after s": round(after), "s": took, "found": seen, "ok": ok})
             page.say(rows[-1])
-    finally:
-        remove(work)
-        if not KEEP:
-            lab.run("vm", "delete", VM, "--yes")
-            for path in (key, Path(f"{key}.pub")):
-                path.unlink(missing_ok=True)
     page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1
 
