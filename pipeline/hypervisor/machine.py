@@ -43,6 +43,9 @@ _NO_AGENT = (
     "screen.png, and serial.log if the kernel's command line has console=ttyS0"
 )
 
+#: Seconds until libvirt has forgotten a domain that has ended; it takes some milliseconds on a quiet host.
+_FORGOTTEN = 20.0
+
 #: linux/input-event-codes.h
 _KEY_SPACE = 57
 
@@ -435,13 +438,26 @@ class Machine:
             self.domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, 50, [_KEY_SPACE], 1, 0)
 
     def destroy(self) -> None:
-        """Power off at once if it still runs."""
+        """Power off at once if it still runs. Its name is free afterwards, unless it is an instance's."""
         with self._power:
             if self._domain is not None and self.stopped is None:
                 with contextlib.suppress(libvirt.libvirtError):
                     self._domain.destroy()
+            elif self._domain is not None and self.spec.instance is None:
+                wait_forgotten(self._domain)
             self._unregister()
             self._domain = None
+
+
+def wait_forgotten(domain: libvirt.virDomain) -> None:
+    """Wait until libvirt has forgotten a transient domain that has powered itself off.
+
+    It tells of the end before it does so, and refuses another domain of that name until then.
+    """
+    until = time.monotonic() + _FORGOTTEN
+    with contextlib.suppress(libvirt.libvirtError):  # it knows no such domain: that is the end
+        while domain.info() and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 def own(path: Path, connection: Connection) -> None:
