@@ -48,7 +48,7 @@ def start(fleet: Fleet, name: str, *, anyway: bool = False) -> Started:
 
 
 def _run_on(fleet: Fleet, record: Record) -> bool:
-    """Whether the VM was paused. One whose guest has crashed is no such VM: it needs a restart."""
+    """Let a paused VM run on; whether it was paused. A crashed guest is not paused: it needs a restart."""
     domain = find_domain(fleet.connection, record.id)
     if domain is None or not is_paused(domain):
         return False

@@ -26,7 +26,7 @@ def start(
         bool, typer.Option("--anyway", help="Start even a generalized VM, to see that it cannot be used.")
     ] = False,
 ) -> None:
-    """Start a VM that is stopped or deallocated.
+    """Start a VM that is stopped or deallocated, or let a paused VM run on.
 
     Example:
       goldsmith vm start web
