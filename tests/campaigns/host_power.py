@@ -21,6 +21,7 @@ from tests.harness import ROOT, Lab, wait_for
 
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
+INSTALL = "/opt/goldsmith/bin/pip install --quiet --no-index --no-deps --force-reinstall /root/trial/goldsmith-*.whl"
 #: Cuts, and the seconds after the work's begin between which each comes.
 CUTS, EARLIEST, LATEST = int(os.environ.get("GOLDSMITH_CUTS", "6")), 15.0, 90.0
 #: Seconds for the boot of an emulated host on a busy one.
@@ -53,11 +54,14 @@ def judge(trial: Trial) -> tuple[bool, str]:
 
 
 def prepare(trial: Trial) -> None:
-    """Bring the program; the gallery must be whole, and without the versions of an earlier trial."""
+    """Bring the program, and install the goldsmith of this checkout; the gallery must be whole, and without the versions of an earlier trial.
+
+    The first version of `drum` is made here, so that there is always a golden one to lose.
+    """
     for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
         done = trial.shell(f"cat >/root/trial/{path.name}", path)
         assert done.returncode == 0, done.stderr
-    done = trial.shell("rm -rf /var/lib/goldsmith/gallery/drum && goldsmith gallery verify && sync")
+    done = trial.shell(f"{INSTALL} && rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare && sync")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
