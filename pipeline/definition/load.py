@@ -32,10 +32,10 @@ from pipeline.definition.model import (
     MasterSource,
     PlaybookStep,
 )
+from pipeline.definition.playbook_files import config_of
 from pipeline.definition.reading import absolute, relative
 from pipeline.definition.rules import Context
 from pipeline.definition.schema_models import Written
-from pipeline.definition.step_digest import config_of
 
 
 def load(path: Path, project: Path, name: str | None = None) -> Definition:

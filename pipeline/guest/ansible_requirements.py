@@ -28,7 +28,8 @@ from pipeline.base.surroundings import variables
 from pipeline.cache.layers import digest
 from pipeline.definition import DefinitionError, Fault, PlaybookStep
 from pipeline.definition.ansible_config import AnsibleConfig
-from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder, tree_digest
+from pipeline.definition.playbook_files import config_of, playbook_texts, playbooks_folder
+from pipeline.definition.step_digest import tree_digest
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, ansible_version
 from pipeline.guest.host_view import Needed, started_as
 from pipeline.guest.project_owner import ProjectOwner, project_owner, take_tree

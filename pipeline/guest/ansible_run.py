@@ -14,7 +14,7 @@ from pipeline.base import process
 from pipeline.base.errors import GuestError, UsageError
 from pipeline.definition import PlaybookStep
 from pipeline.definition.ansible_config import PLUGIN_PATHS, AnsibleConfig
-from pipeline.definition.step_digest import config_of, playbooks_folder, step_files
+from pipeline.definition.playbook_files import config_of, playbooks_folder, step_files
 from pipeline.guest.host_view import Needed
 from pipeline.guest.project_owner import ProjectOwner, project_owner
 

@@ -23,7 +23,7 @@ from pipeline.base.errors import BuildError, GoldsmithError
 from pipeline.base.store import Store
 from pipeline.cache.layers import digest
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, step_inputs
-from pipeline.definition.step_digest import config_of, playbook_texts, playbooks_folder
+from pipeline.definition.playbook_files import config_of, playbook_texts, playbooks_folder
 from pipeline.guest.ansible_requirements import Installed, cache_folder, install_requirements, needs_requirements
 from pipeline.guest.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
 from pipeline.guest.host_view import Argv, Needed, started_as

@@ -54,9 +54,10 @@ def judge(trial: Trial) -> tuple[bool, str]:
 
 
 def prepare(trial: Trial) -> None:
-    """Bring the program, and install the goldsmith of this checkout; the gallery must be whole, and without the versions of an earlier trial.
+    """Bring the program, and install the goldsmith of this checkout.
 
-    The first version of `drum` is made here, so that there is always a golden one to lose.
+    The gallery must be whole, and without the versions of an earlier trial. The first version of
+    `drum` is made here, so that there is always a golden one to lose.
     """
     for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
         done = trial.shell(f"cat >/root/trial/{path.name}", path)
