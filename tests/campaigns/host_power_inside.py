@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from pipeline.base.errors import GoldsmithError
-from pipeline.cache.digests import chunk_digests
+from pipeline.cache.digests import flat_digest
 from pipeline.evidence.signing import load
 from pipeline.gallery import Gallery
 
@@ -78,7 +78,7 @@ def base_faults() -> list[str]:
     """What is wrong with the master of the VMs. `gallery verify` refuses it: the trial made it on another host, and
     this one has no key for it. So its disk is compared with its manifest here."""
     version = Gallery(STORE / "gallery").get("small")
-    wanted, found = version.manifest["disk"]["tree_sha256"], chunk_digests(version.disk).tree
+    wanted, found = version.manifest["disk"]["sha256"], flat_digest(version.disk)
     return [] if found == wanted else [f"the disk of {version.version} of small is not what it was"]
 
 
