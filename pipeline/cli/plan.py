@@ -57,6 +57,7 @@ def plan(
       goldsmith plan --all --json
       goldsmith plan --all --format gitlab
     """
+    from pipeline.base.reading import reading_once
     from pipeline.cli.show import print_json, table
     from pipeline.engine.image_plan import plan_images
     from pipeline.engine.preconditions import require_buildable
@@ -65,8 +66,9 @@ def plan(
         _check_format(form, everything=everything, as_json=as_json)
     store = locate_store()
     chosen = choose([name] if name else [], everything, store.gallery)
-    require_buildable(chosen, store)
-    plans = plan_images(chosen, store, warm=warm, again=from_stage)
+    with reading_once():
+        require_buildable(chosen, store)
+        plans = plan_images(chosen, store, warm=warm, again=from_stage)
     if form is not None:
         from pipeline.engine.ci_matrix import FORMATS
 

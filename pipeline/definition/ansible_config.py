@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.base.reading import read_once
 from pipeline.definition.diagnostics import Fault
 
 NAME = "ansible.cfg"
@@ -105,6 +106,7 @@ class AnsibleConfig:
         return self.folders.get("roles_path", ())
 
 
+@read_once
 def read_config(playbook: Path, project: Path) -> AnsibleConfig:
     """The ansible.cfg of a playbook: in its own folder, or in one above it, up to the project's."""
     found = [folder / NAME for folder in _folders(playbook, project) if (folder / NAME).is_file()]

@@ -21,12 +21,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.base.reading import read_once, reading_once
 from pipeline.definition.ansible_config import AnsibleConfig, read_config
 from pipeline.definition.model import PlaybookStep
 
@@ -79,67 +81,126 @@ def playbooks_folder(step: PlaybookStep) -> Path:
     return step.file.parent if parts[0] in ("/", "..") else step.file.parents[len(parts) - 1]
 
 
+@dataclass(frozen=True)
+class _Said:
+    """The files that a text names; whether it computes names of others, and of included task files among them."""
+
+    files: frozenset[Path]
+    computes: bool
+    computes_include: bool = False
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A file that may be named: by these words, or by these plain folders that it lies in."""
+
+    words: tuple[str, ...]
+    plain: tuple[str, ...]
+
+    @classmethod
+    def of(cls, relative: Path) -> _Candidate:
+        folders = relative.parts[:-1]
+        words = {relative.name, *(part for part in folders if part not in _PLAIN)}
+        if folders:
+            words |= {relative.stem, relative.stem.split(".")[0]}
+        return cls(tuple(word for word in words if word), tuple(part for part in folders if part in _PLAIN))
+
+    def is_mentioned(self, text: str) -> bool:
+        """Whether a text says the name of the file, with or without its suffix, or of a role or folder it lies in."""
+        return any(word in text and _word(word).search(text) for word in self.words) or any(
+            part in text and _plain_folder(part).search(text) for part in self.plain
+        )
+
+
 def drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     """All files that the playbook may read, itself left out; absolute paths."""
-    candidates = {path: path.relative_to(base) for path in _files(base) if path != step.file}
-    found = {path for path, relative in candidates.items() if _is_unasked(relative)}
+    with reading_once():
+        return _drawn_in(step, base)
+
+
+def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     config = config_of(step)
-    found |= {config.path} if config.path else set()
-    found |= {path for tree in config.trees for path in ((tree,) if tree.is_file() else _files(tree))}
-    found.discard(step.vault_password_file or Path())
-    for tree in config.role_trees:
-        candidates |= {path: path.relative_to(tree) for path in _files(tree) if path != step.file}
+    trees = config.role_trees
     # the password itself must not be in a record, not even by its digest
-    candidates.pop(step.vault_password_file or Path(), None)
+    left_out = {step.file, *([step.vault_password_file] if step.vault_password_file else [])}
+    candidates = _candidates(base, trees).keys() - left_out
+    found = {*_unasked(base), *(path for tree in config.trees for path in _files(tree))}
+    found |= {config.path} if config.path else set()
+    variables = _said_in(base, trees, step.file.parent, json.dumps(step.vars, ensure_ascii=False))
+    found = (found | variables.files) - left_out
     waiting = [step.file, *found]
-    variables = json.dumps(step.vars, ensure_ascii=False)
-    everything, any_playbook = False, False
+    everything, any_playbook = variables.computes, False
     while waiting:
-        path = waiting.pop()
-        text = file_text(path) + (f"\n# {variables}" if path == step.file else "")
-        text = re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
-        computed, computed_include = _computes_names(path.suffix, text)
-        everything, any_playbook = everything or computed, any_playbook or computed_include
-        left = candidates.keys() - found
-        fresh = {candidate for candidate in left if _is_mentioned(candidates[candidate], text)}
+        said = _said_by(base, trees, waiting.pop())
+        everything, any_playbook = everything or said.computes, any_playbook or said.computes_include
+        fresh = set(said.files)
         if everything:
             # A playbook beside this one is another image's business unless an include's own name is computed.
-            fresh |= {candidate for candidate in left if any_playbook or candidate.parent != base}
-        fresh |= _pointed_at(path, base, text) - found - {step.file}
-        fresh.discard(step.vault_password_file or Path())
+            fresh |= {each for each in candidates - found if any_playbook or each.parent != base}
+        fresh -= found | left_out
         found |= fresh
         waiting.extend(fresh)
     return found
 
 
-def _files(base: Path) -> Iterator[Path]:
+@read_once
+def _files(base: Path) -> tuple[Path, ...]:
+    """The files of a folder, or the file itself."""
+    if base.is_file():
+        return (base,)
+    found: list[Path] = []
     for folder, folders, names in os.walk(base, followlinks=False):
         folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield path
+        found += [path for name in names if (path := Path(folder, name)).is_file()]
+    return tuple(found)
 
 
-def _is_unasked(relative: Path) -> bool:
-    return any(_UNASKED.fullmatch(part) for part in relative.parts)
-
-
-def _is_mentioned(relative: Path, text: str) -> bool:
-    """Whether a text says the name of a file, with or without its suffix, or of a role or folder it lies in."""
-    names = {relative.name} | {part for part in relative.parts[:-1] if part not in _PLAIN}
-    if len(relative.parts) > 1:
-        names |= {relative.stem, relative.stem.split(".")[0]}
-    if any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names if name):
-        return True
-    # A plain folder, whole: `src: files/`, `include_vars: {dir: vars}`. Its name alone may be just a word.
-    plain = (part for part in relative.parts[:-1] if part in _PLAIN)
-    return any(
-        re.search(rf"(?<![\w-]){part}/(?![\w.])|(?:src|dir|_vars)\s*[:=]\s*[\"']?{part}(?![\w./-])", text)
-        for part in plain
+@read_once
+def _unasked(base: Path) -> frozenset[Path]:
+    """What Ansible reads of a folder unasked."""
+    return frozenset(
+        path for path in _files(base) if any(_UNASKED.fullmatch(part) for part in path.relative_to(base).parts)
     )
 
 
+@read_once
+def _candidates(base: Path, role_trees: tuple[Path, ...]) -> dict[Path, _Candidate]:
+    """The files that a playbook in `base` may name."""
+    return {path: _Candidate.of(path.relative_to(root)) for root in (base, *role_trees) for path in _files(root)}
+
+
+@read_once
+def _said_by(base: Path, role_trees: tuple[Path, ...], path: Path) -> _Said:
+    """What a file says."""
+    text = file_text(path)
+    said = _said_in(base, role_trees, path.parent, text)
+    return _Said(said.files, *_computes_names(path.suffix, _without_own_folder(text)))
+
+
+@read_once
+def _said_in(base: Path, role_trees: tuple[Path, ...], folder: Path, text: str) -> _Said:
+    """What a text of a file in `folder` says, whatever its format: an include is not known as one."""
+    text = _without_own_folder(text)
+    mentioned = {path for path, names in _candidates(base, role_trees).items() if names.is_mentioned(text)}
+    return _Said(frozenset(mentioned | _pointed_at(folder, base, text)), bool(_COMPUTED.search(text)))
+
+
+def _without_own_folder(text: str) -> str:
+    return re.sub(r"\{\{\s*(playbook_dir|role_path)\s*\}\}/", "", text)
+
+
+@lru_cache(maxsize=65536)
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+
+
+@lru_cache(maxsize=len(_PLAIN))
+def _plain_folder(name: str) -> re.Pattern[str]:
+    """A plain folder, whole: `src: files/`, `include_vars: {dir: vars}`. Its name alone may be just a word."""
+    return re.compile(rf"(?<![\w-]){name}/(?![\w.])|(?:src|dir|_vars)\s*[:=]\s*[\"']?{name}(?![\w./-])")
+
+
+@read_once
 def file_text(path: Path) -> str:
     """What may name other files. A binary names none, and so does one too large to have been written by hand."""
     if path.stat().st_size > _LARGEST_SCANNED:
@@ -200,14 +261,14 @@ def _untagged(loader: _AnyTag, suffix: str, node: yaml.Node) -> Any:
 _AnyTag.add_multi_constructor("!", _untagged)
 
 
-def _pointed_at(path: Path, base: Path, text: str) -> set[Path]:
+def _pointed_at(own: Path, base: Path, text: str) -> set[Path]:
     """Files outside of playbooks/ that a text points at: by a relative path such as ../files/motd, or by an absolute
     one inside the project. Other absolute paths are left out: most are the guest's, and a file of the host's that
-    happens to have the same name would change for reasons of its own."""
+    happens to have the same name would change for reasons of its own. `own` is the folder of the text's file."""
     project = base.parent
     found: set[Path] = set()
     for word in set(re.findall(r"(?<![\w/.-])(?:\.{1,2})?/[\w./+@-]+", text)):
-        for folder in {path.parent, base, base / "files", base / "templates", base / "tasks", base / "vars"}:
+        for folder in {own, base, base / "files", base / "templates", base / "tasks", base / "vars"}:
             try:
                 target = (folder / word).resolve()
                 if word.startswith("/") and not target.is_relative_to(project):

@@ -22,12 +22,13 @@ from filelock import FileLock
 from pipeline.base import process, scratch
 from pipeline.base.errors import BuildError, GoldsmithError, HostError, UsageError
 from pipeline.base.files import Shape, read_usable
+from pipeline.base.reading import read_once
 from pipeline.base.runs import remove_tree, write_json
 from pipeline.base.store import Store
 from pipeline.base.surroundings import variables
 from pipeline.cache.layers import digest
 from pipeline.definition import DefinitionError, Fault, PlaybookStep
-from pipeline.definition.ansible_config import AnsibleConfig
+from pipeline.definition.ansible_config import AnsibleConfig, read_config
 from pipeline.definition.playbook_files import config_of, playbook_texts, playbooks_folder
 from pipeline.definition.step_digest import tree_digest
 from pipeline.guest.ansible_run import AnsibleProject, ansible_program, ansible_version
@@ -108,23 +109,22 @@ def install_requirements(step: PlaybookStep, project: Path, store: Store) -> Ins
     Raises DefinitionError (a list that cannot be read), HostError (galaxy-unreachable), UsageError
     (requirement-failed).
     """
-    wanted = list(_wanted(step, project))
+    wanted = _wanted(step.file, playbooks_folder(step), project)
     return _install_all(wanted, config_of(step), project, store) if wanted and _needs(step, wanted) else None
 
 
 def needs_requirements(step: PlaybookStep, project: Path) -> bool:
     """Whether a playbook may use what the project requires and does not hold itself. Raises DefinitionError."""
-    wanted = list(_wanted(step, project))
+    wanted = _wanted(step.file, playbooks_folder(step), project)
     return bool(wanted) and _needs(step, wanted)
 
 
-def _wanted(step: PlaybookStep, project: Path) -> Iterator[Requirements]:
+@read_once
+def _wanted(playbook: Path, playbooks: Path, project: Path) -> tuple[Requirements, ...]:
     """The lists, less what lies in the project in the version that is required."""
-    playbooks, config = playbooks_folder(step), config_of(step)
-    for file in _lists(project, playbooks):
-        found = _without(read_requirements(file, project), playbooks, config)
-        if found:
-            yield found
+    config = read_config(playbook, playbooks.parent)
+    lists = (_without(read_requirements(file, project), playbooks, config) for file in _lists(project, playbooks))
+    return tuple(each for each in lists if each)
 
 
 def _needs(step: PlaybookStep, wanted: Sequence[Requirements]) -> bool:

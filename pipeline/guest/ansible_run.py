@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.base import process
 from pipeline.base.errors import GuestError, UsageError
+from pipeline.base.reading import read_once
 from pipeline.definition import PlaybookStep
 from pipeline.definition.ansible_config import PLUGIN_PATHS, AnsibleConfig
 from pipeline.definition.playbook_files import config_of, playbooks_folder, step_files
@@ -124,6 +125,7 @@ def explain_vault(output: str) -> GuestError | None:
     return None
 
 
+@read_once
 def ansible_version() -> str:
     """The version of the ansible-core beside this Python; none where ansible-playbook comes from elsewhere."""
     try:

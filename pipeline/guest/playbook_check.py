@@ -20,6 +20,7 @@ import yaml
 
 from pipeline.base import process, scratch
 from pipeline.base.errors import BuildError, GoldsmithError
+from pipeline.base.reading import reading_once
 from pipeline.base.store import Store
 from pipeline.cache.layers import digest
 from pipeline.definition import Definition, DefinitionError, Fault, PlaybookStep, step_inputs
@@ -108,6 +109,11 @@ def check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Pat
 
     Installs what the projects require of Galaxy. Raises nothing of what is wrong with a playbook.
     """
+    with reading_once():
+        return _check_playbooks(definitions, store)
+
+
+def _check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Path, tuple[Fault, ...]]:
     faults: dict[Path, list[Fault]] = {}
     checks: dict[str, list[_Check]] = {}
     failed: dict[object, tuple[Fault, ...]] = {}
