@@ -51,6 +51,7 @@ _COMPUTED = re.compile(
 )
 _PATTERN = re.compile(r"\{\{|/.*[*?\[]|[*?\[].*/", re.DOTALL)
 _LARGEST_SCANNED = 4 * 1024 * 1024
+YAML_SUFFIXES = (".yml", ".yaml", ".json")
 
 
 def playbook_texts(step: PlaybookStep) -> Iterator[tuple[Path, str]]:
@@ -210,16 +211,24 @@ def file_text(path: Path) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _computes_names(suffix: str, text: str) -> tuple[bool, bool]:
-    """Whether a file computes names of files, and whether of task files and playbooks among them. Pure.
+def yaml_documents(text: str) -> tuple[object, ...] | None:
+    """The documents of a YAML file, with tagged values as plain ones; None where it cannot be read. Pure.
 
     A plan asks several times for the same file, and reading YAML takes longest of all.
     """
-    if suffix not in (".yml", ".yaml", ".json"):
-        return bool(_COMPUTED.search(text)), False
     try:
-        documents = list(yaml.load_all(text, Loader=_AnyTag))  # a SafeLoader that ignores tags
+        return tuple(yaml.load_all(text, Loader=_AnyTag))  # a SafeLoader that ignores tags
     except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _computes_names(suffix: str, text: str) -> tuple[bool, bool]:
+    """Whether a file computes names of files, and whether of task files and playbooks among them. Pure."""
+    if suffix not in YAML_SUFFIXES:
+        return bool(_COMPUTED.search(text)), False
+    documents = yaml_documents(text)
+    if documents is None:
         return True, True
     computed, including = bool(_COMPUTED.search(text)), False
 

@@ -28,13 +28,14 @@ from pipeline.definition.playbook_files import config_of, playbook_texts, playbo
 from pipeline.guest.ansible_requirements import Installed, cache_folder, install_requirements, needs_requirements
 from pipeline.guest.ansible_run import VAULT_HINT, AnsibleProject, ansible_program, ansible_version
 from pipeline.guest.host_view import Argv, Needed, started_as
+from pipeline.guest.parse_time import variables_parsed
 from pipeline.guest.plays import TASKS_HINT, hosts_hint
 from pipeline.guest.project_owner import copy_vault_password
 
 #: Counts up when this module, or its worker, finds more than before: what passed is checked again.
-_VERSION = 4
+_VERSION = 5
 #: Seconds for all playbooks of a project, and how many are remembered.
-_DEADLINE, _REMEMBERED = 600.0, 5000
+_DEADLINE, _REMEMBERED = 600.0, 20_000
 _WORKER = Path(__file__).with_name("ansible_worker.py")
 #: A play in the list of hosts and tasks: how many hosts it matches, and its tasks, one a line.
 _PLAY = re.compile(
@@ -93,9 +94,12 @@ class _Check:
 
     @property
     def key(self) -> str:
+        """Of all that decides what Ansible finds: images that differ in nothing of it are checked once."""
         installed = self.installed.digest if self.installed else None
         vault = str(self.step.vault_password_file)
-        return digest([_VERSION, ansible_version(), step_inputs(self.step), installed, vault])
+        inputs: dict[str, object] = {**step_inputs(self.step)}
+        inputs["vars"] = variables_parsed(self.step, installed=installed is not None)
+        return digest([_VERSION, ansible_version(), inputs, installed, vault])
 
     def fault(self, file: Path, line: int, column: int, message: str, hint: str) -> Fault:
         project = self.definition.project
@@ -126,13 +130,14 @@ def _check_playbooks(definitions: Sequence[Definition], store: Store) -> dict[Pa
             checks.setdefault(check.key, []).append(check)
     passed = cache_folder(store) / "syntax"
     left = {key: same for key, same in checks.items() if not _is_remembered(passed / key)}
+    good: list[str] = []
     for key, found in _run_all({key: same[0] for key, same in left.items()}).items():
+        if not list(_judge(left[key][0], *found)):
+            good.append(key)
+            continue
         for check in left[key]:
-            mine = list(_judge(check, *found))
-            if mine:
-                faults.setdefault(check.definition.path, []).extend(mine)
-            else:
-                _remember(passed, key)
+            faults.setdefault(check.definition.path, []).extend(_judge(check, *found))
+    _remember(passed, good)
     return {path: tuple(dict.fromkeys(of)) for path, of in faults.items()}
 
 
@@ -184,15 +189,19 @@ def _is_remembered(path: Path) -> bool:
     return True
 
 
-def _remember(folder: Path, key: str) -> None:
+def _remember(folder: Path, keys: Sequence[str]) -> None:
+    if not keys:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / key).touch()
+        for key in keys:
+            (folder / key).touch()
         known = list(folder.iterdir())
     except OSError:
         return  # anyone who may not write to the store has it checked again
     if len(known) > _REMEMBERED:
-        for path in sorted(known, key=lambda each: each.stat().st_mtime)[: _REMEMBERED // 10]:
+        known.sort(key=lambda each: each.stat().st_mtime)
+        for path in known[: len(known) - _REMEMBERED * 9 // 10]:
             path.unlink(missing_ok=True)
 
 
