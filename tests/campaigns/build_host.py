@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,12 +69,27 @@ class Trial:
         self, command: str, data: Path | None = None, deadline: float = ROW
     ) -> subprocess.CompletedProcess[str]:
         """A command of root's in the VM, with a file as its input."""
-        argv = [sys.executable, "-m", "pipeline", "vm", "ssh", VM, "-i", str(self.key), f"sudo sh -c '{command}'"]
         with (data or Path(os.devnull)).open("rb") as file:
             return subprocess.run(
-                argv, stdin=file, capture_output=True, text=True, timeout=deadline, check=False,
+                self._argv(command), stdin=file, capture_output=True, text=True, timeout=deadline, check=False,
                 env=self.lab.environment, cwd=ROOT,
             )  # fmt: skip
+
+    @contextlib.contextmanager
+    def started(self, command: str) -> Iterator[subprocess.Popen[str]]:
+        """A command of root's in the VM whose output is read while it runs; at the end it is cut off."""
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+        process = subprocess.Popen(
+            self._argv(command), **streams, text=True, env=self.lab.environment, cwd=ROOT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _argv(self, command: str) -> list[str]:
+        return [sys.executable, "-m", "pipeline", "vm", "ssh", VM, "-i", str(self.key), f"sudo sh -c '{command}'"]
 
     def bring(self, archive: Path) -> None:
         """Unpack the trial's things in the VM: /root/trial, and the master `small` in its gallery."""

@@ -1,51 +1,83 @@
 """A build host loses its power: python -m tests.campaigns.host_power
 
 The build host is the virtual machine of `make campaign-build-host`. While goldsmith captures, promotes, exports,
-creates and deletes in it, its QEMU is killed: what its kernel had not written is lost. It is started again, and its
-gallery, its VMs and its file system are looked at. The page is docs/reports/campaign-host-power.md.
+removes, creates and deletes in it, its QEMU is killed: what its kernel had not written is lost. The work's lines come
+over SSH, so that nothing of the trial writes to the machine's disk. A cut comes at a random moment, or as soon as a
+line says what a command has done, which must be there afterwards. The machine is started again, and its gallery, its
+VMs and its file system are looked at. With GOLDSMITH_SEED=fsync its goldsmith waits for no write to be finished, and
+the trial must find that. The page is docs/reports/campaign-host-power.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
+from queue import Empty, Queue
 
 from pipeline.cli.environment import locate_store
 from tests.campaigns.__main__ import Page, Row
 from tests.campaigns.build_host import PROJECT, VM, Trial, opened_trial
 from tests.harness import ROOT, Lab, wait_for
 
+#: The machine, as libvirt has it.
+DOMAIN = f"goldsmith-vms-{VM}"
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
 INSTALL = "/opt/goldsmith/bin/pip install --quiet --no-index --no-deps --force-reinstall /root/trial/goldsmith-*.whl"
-#: Cuts, and the seconds after the work's begin between which each comes.
-CUTS, EARLIEST, LATEST = int(os.environ.get("GOLDSMITH_CUTS", "6")), 15.0, 90.0
+#: Python runs it as it starts; here it makes fsync do nothing, or is empty.
+HOOK = "/opt/goldsmith/lib/python3*/site-packages/sitecustomize.py"
+SEED = os.environ.get("GOLDSMITH_SEED", "")
+SEEDS = {"": ":", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
+#: The first word of the line that a cut waits for, in turns; "" is any moment.
+LINES = ("", "golden", "created", "exported", "deleted", "removed")
+#: Cuts, and the seconds after the work's begin between which each comes, or begins to wait for its line.
+CUTS, EARLIEST, LATEST = int(os.environ.get("GOLDSMITH_CUTS", "12")), 15.0, 90.0
 #: Seconds for the boot of an emulated host on a busy one.
 BOOT = 1200.0
 
 
-def cut(trial: Trial, after: float) -> None:
-    """Begin the work in the machine, and kill its QEMU so many seconds later."""
-    done = trial.shell(
-        f"rm -f /root/trial/journal; systemd-run --quiet --unit=power-work {PYTHON} work", deadline=BOOT
-    )
-    assert done.returncode == 0, done.stderr
-    wait_for("the work", lambda: trial.shell("test -s /root/trial/journal").returncode == 0, BOOT)
-    time.sleep(after)
-    stopped = trial.lab.run("vm", "stop", VM, "--force")
-    assert stopped.returncode == 0, stopped.stderr
+def cut(trial: Trial, after: float, line: str) -> list[str]:
+    """Begin the work in the machine, and kill its QEMU so many seconds later, or behind the next such line.
+    The lines that the work had said."""
+    process_id = int(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text())
+    with trial.started(f"{PYTHON} work") as work:
+        assert work.stdout is not None
+        lines: Queue[str] = Queue()
+        threading.Thread(
+            target=lambda out=work.stdout: [lines.put(line.strip()) for line in out], daemon=True
+        ).start()
+        said = [lines.get(timeout=BOOT)]
+        deadline = time.monotonic() + after
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(Empty):
+                said.append(lines.get(timeout=left))
+        while line and not (said[-1].startswith(line) and lines.empty()):
+            said.append(lines.get(timeout=BOOT))
+        os.kill(process_id, signal.SIGKILL)
+        while not lines.empty():
+            said.append(lines.get())
+    wait_for("the end of QEMU", lambda: not Path(f"/proc/{process_id}").exists(), 60)
+    return said
 
 
-def judge(trial: Trial) -> tuple[bool, str]:
-    """Start the machine again; whether it has lost nothing, and what was found."""
+def judge(trial: Trial, said: list[str]) -> tuple[bool, str]:
+    """Start the machine again; whether it has lost nothing of what the work had said, and what was found."""
+    trial.lab.run("vm", "stop", VM, "--force")
     started = trial.lab.run("vm", "start", VM)
     assert started.returncode == 0, started.stderr
     wait_for("its sshd", lambda: trial.shell("systemctl is-system-running --wait; true").returncode == 0, BOOT)
-    done = trial.shell(f"{PYTHON} judge")
+    with tempfile.NamedTemporaryFile("w", suffix=".said") as file:
+        file.write("\n".join(said))
+        file.flush()
+        done = trial.shell(f"{PYTHON} judge", Path(file.name))
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         return False, (done.stdout + done.stderr)[-600:]
@@ -56,13 +88,16 @@ def judge(trial: Trial) -> tuple[bool, str]:
 def prepare(trial: Trial) -> None:
     """Bring the program, and install the goldsmith of this checkout.
 
-    The gallery must be whole, and without the versions of an earlier trial. The first version of
-    `drum` is made here, so that there is always a golden one to lose.
+    The gallery must be whole, and without the versions of an earlier trial. The first version of `drum` is made here,
+    so that there is always a golden one to lose.
     """
     for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
         done = trial.shell(f"cat >/root/trial/{path.name}", path)
         assert done.returncode == 0, done.stderr
-    done = trial.shell(f"{INSTALL} && rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare && sync")
+    fresh = f"rm -f {HOOK} && {INSTALL} && rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare"
+    # the folder is named by a pattern, and the file in it may not be there
+    seed = f'for each in $(dirname {HOOK}); do echo "{SEEDS[SEED]}" >$each/sitecustomize.py; done'
+    done = trial.shell(f"{fresh} && {seed} && sync")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -73,13 +108,14 @@ def main() -> int:
     with opened_trial(Lab(PROJECT, locate_store().root)) as trial:
         prepare(trial)
         for number in range(1, CUTS + 1):
-            after, start = draw.uniform(EARLIEST, LATEST), time.monotonic()
-            cut(trial, after)
-            ok, seen = judge(trial)
-            took = round(time.monotonic() - start)
-            rows.append({"cut": number, "after s": round(after), "s": took, "found": seen, "ok": ok})
+            after, start, line = draw.uniform(EARLIEST, LATEST), time.monotonic(), LINES[(number - 1) % len(LINES)]
+            said = cut(trial, after, line)
+            ok, seen = judge(trial, said)
+            took, moment = round(time.monotonic() - start), line or "any moment"
+            rows.append({"cut": number, "at": moment, "after s": round(after), "s": took, "found": seen, "ok": ok})
             page.say(rows[-1])
-    page.write(rows, f"{time.monotonic() - began:.0f} s")
+    if not SEED:
+        page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1
 
 

@@ -3,13 +3,12 @@
     /opt/goldsmith/bin/python host_power_inside.py prepare | work | judge
 
 `work` captures versions, promotes, exports, removes, and creates and deletes VMs, over and over; each line that it
-prints is on disk before the next thing begins. `judge` looks at what the power cut has left, and prints JSON.
+prints says what a command has done. `judge` reads those lines, looks at what the power cut has left, and prints JSON.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pipeline.gallery import Gallery
 
 STORE = Path("/var/lib/goldsmith")
 TRIAL = Path("/root/trial")
-JOURNAL = TRIAL / "journal"
+PARCEL = TRIAL / "parcel"
 KEY = Path("/etc/goldsmith/signing.key")
 WORDS = ("goldsmith",)
 #: Seconds for a command in an emulated machine.
@@ -31,11 +30,7 @@ SOON = 900.0
 
 
 def note(text: str) -> None:
-    """A line of the journal that a power cut does not take."""
-    with JOURNAL.open("a") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    print(text, flush=True)
 
 
 def goldsmith(*words: str, code: int | None = 0) -> str:
@@ -56,16 +51,14 @@ def add_version() -> str:
 
 def work() -> None:
     key = str(TRIAL / "key.pub")
-    JOURNAL.unlink(missing_ok=True)
     note(f"golden {Gallery(STORE / 'gallery').get('drum').version}")
     while True:
         version = add_version()
         note(f"golden {version}")
         goldsmith("vm", "create", "short", "--image", "small", "--ssh-key", key, "--no-wait")
         note("created short")
-        parcel = TRIAL / "parcel"
-        shutil.rmtree(parcel, ignore_errors=True)
-        goldsmith("gallery", "export", f"drum@{version}", str(parcel))
+        shutil.rmtree(PARCEL, ignore_errors=True)
+        goldsmith("gallery", "export", f"drum@{version}", str(PARCEL))
         note("exported")
         goldsmith("vm", "delete", "short", "--yes")
         note("deleted short")
@@ -83,8 +76,8 @@ def base_faults() -> list[str]:
 
 
 def judge() -> dict[str, object]:
-    """What the journal says against what is there. `wrong` is empty where nothing was lost."""
-    lines = JOURNAL.read_text().splitlines() if JOURNAL.exists() else []
+    """What the work has said against what is there. `wrong` is empty where nothing was lost."""
+    lines = sys.stdin.read().splitlines()
     wrong: list[str] = []
     before = goldsmith("gallery", "list", "--all", "--json", code=None)
     for words in (("gallery", "verify", "drum"), ("clean",), ("vm", "list")):
@@ -110,12 +103,22 @@ def judge() -> dict[str, object]:
     ).stdout
     wrong += [line for line in kernel.splitlines() if "EXT4-fs error" in line]
     names = [vm["name"] for vm in json.loads(goldsmith("vm", "list", "--json"))]
+    last = lines[-1].split()[0]
+    if last == "created" and "short" not in names:
+        wrong.append("the VM was created, and is lost")
+    if last in ("deleted", "removed") and "short" in names:
+        wrong.append("the VM was deleted, and is there")
+    if last in ("exported", "deleted", "removed"):
+        sums = subprocess.run(
+            ["sha256sum", "-c", "SHA256SUMS"], cwd=PARCEL, capture_output=True, text=True, check=False
+        )
+        wrong += [f"the export: {sums.stdout}{sums.stderr}"] if sums.returncode else []
     if "short" in names:
         goldsmith("vm", "delete", "short", "--yes")
     left = [str(path) for folder in ("instances", "scratch") for path in (STORE / folder).glob("[!.]*")]
     wrong += [f"left: {each}" for each in left]
     return {
-        "seen": f"{len(lines)} lines, the last: {lines[-1] if lines else 'none'}; golden {golden}",
+        "seen": f"{len(lines)} lines, the last: {lines[-1]}; golden {golden}",
         "wrong": wrong,
     }
 
