@@ -15,12 +15,14 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from queue import Empty, Queue
+from typing import IO
 
 from pipeline.cli.environment import locate_store
 from tests.campaigns.__main__ import Page, Row
@@ -49,23 +51,38 @@ def cut(trial: Trial, after: float, line: str) -> list[str]:
     The lines that the work had said."""
     process_id = int(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text())
     with trial.started(f"{PYTHON} work") as work:
-        assert work.stdout is not None
-        lines: Queue[str] = Queue()
-        threading.Thread(
-            target=lambda out=work.stdout: [lines.put(line.strip()) for line in out], daemon=True
-        ).start()
-        said = [lines.get(timeout=BOOT)]
+        lines = Lines(work)
+        said = [lines.next(BOOT)]
         deadline = time.monotonic() + after
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
-                said.append(lines.get(timeout=left))
-        while line and not (said[-1].startswith(line) and lines.empty()):
-            said.append(lines.get(timeout=BOOT))
+                said.append(lines.next(left))
+        while line and not (said[-1].startswith(line) and lines.waiting.empty()):
+            said.append(lines.next(BOOT))
         os.kill(process_id, signal.SIGKILL)
-        while not lines.empty():
-            said.append(lines.get())
+        while not lines.waiting.empty():
+            said.append(lines.next(0))
     wait_for("the end of QEMU", lambda: not Path(f"/proc/{process_id}").exists(), 60)
     return said
+
+
+class Lines:
+    """The lines of a process, as they come."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.waiting: Queue[str | None] = Queue()
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+
+    def _read(self, output: IO[str]) -> None:
+        for line in output:
+            self.waiting.put(line.strip())
+        self.waiting.put(None)
+
+    def next(self, deadline: float) -> str:
+        """Raises Empty where none has come within so many seconds, AssertionError where the process has ended."""
+        line = self.waiting.get(timeout=deadline)
+        assert line is not None, "the work in the machine has ended"
+        return line
 
 
 def judge(trial: Trial, said: list[str]) -> tuple[bool, str]:
@@ -94,7 +111,10 @@ def prepare(trial: Trial) -> None:
     for path in (INSIDE, ROOT / "tests/fakes/signed_master.py"):
         done = trial.shell(f"cat >/root/trial/{path.name}", path)
         assert done.returncode == 0, done.stderr
-    fresh = f"rm -f {HOOK} && {INSTALL} && rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare"
+    fresh = (
+        f"rm -f {HOOK} && {INSTALL} && (goldsmith vm delete short --yes; true) && "
+        f"rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare"
+    )
     # the folder is named by a pattern, and the file in it may not be there
     seed = f'for each in $(dirname {HOOK}); do echo "{SEEDS[SEED]}" >$each/sitecustomize.py; done'
     done = trial.shell(f"{fresh} && {seed} && sync")
