@@ -7,6 +7,7 @@ write them in a string (`\\x1b`, `\\u202e`), so that nothing is lost and nothing
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 #: Control characters but newline and tab; the directions of Unicode (TR9), its invisible and its line characters;
 #: halves of surrogates, which stand for bytes of a file name that are not UTF-8.
@@ -35,6 +36,16 @@ def shorten(text: str, limit: int = 2000) -> str:
         return text
     begin, space, _ = text[: limit - 4].rpartition(" ")
     return f"{begin if space and len(begin) > limit // 2 else text[: limit - 4]} ..."
+
+
+def listed(names: Iterable[str], limit: int = 10, *, newest: bool = False) -> str:
+    """`a, b and 5 more`: the first `limit` names, or the last ones where the `newest` come last; empty without names.
+
+    For messages: a project has thousands of images, a gallery years of versions.
+    """
+    every = list(names)
+    shown = (every[-limit:] if newest else every[:limit]) if len(every) > limit else every
+    return ", ".join(shown) + (f" and {len(every) - limit} {'older' if newest else 'more'}" if every != shown else "")
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.base.errors import CheckFailed, GoldsmithError, HostError, UsageError
+from pipeline.base.printable import listed
 from pipeline.cli import completion, context, events
 from pipeline.cli.environment import locate_store
 from pipeline.cli.events import events_option
@@ -177,7 +178,7 @@ def _all(
     )
     if failed:
         failure = CheckFailed(
-            f"{len(failed)} of {len(chosen)} images failed: {', '.join(failed)}",
+            f"{len(failed)} of {len(chosen)} images failed: {listed(failed)}",
             name="images-failed",
             hint="read the errors above; goldsmith runs list shows all runs",
         )

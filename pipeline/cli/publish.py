@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from pipeline.base.printable import listed
 from pipeline.cli import completion, events
 from pipeline.cli.environment import locate_store
 from pipeline.cli.events import events_option
@@ -312,7 +313,7 @@ def verify(
             print(f"{'BAD' if finding.wrong else 'good':8} {image} {finding.version}  {finding.wrong}".rstrip())
     if bad := [finding.version for finding in findings if finding.wrong]:
         raise PublishError(
-            f"{len(bad)} of {len(findings)} published versions of {image} are damaged: {', '.join(bad)}",
+            f"{len(bad)} of {len(findings)} published versions of {image} are damaged: {listed(bad)}",
             name="publish-damaged",
             hint="publish another version; readers must not use the damaged one",
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from pipeline.base.errors import CheckFailed
+from pipeline.base.printable import listed
 from pipeline.cli import completion, context, events
 from pipeline.cli.build import choose, need_root, print_line_of_child
 from pipeline.cli.events import events_option
@@ -169,7 +170,7 @@ def _raise_what_failed(report: RefreshReport) -> None:
     bad = [each for each in report.images if each.failed]
     if bad:
         error = CheckFailed(
-            f"{len(bad)} of {len(report.images)} images were not refreshed: {', '.join(each.name for each in bad)}",
+            f"{len(bad)} of {len(report.images)} images were not refreshed: {listed(each.name for each in bad)}",
             name="refresh-failed",
             hint=f"their golden versions are unchanged; the summary is in {report.path}",
         )
@@ -180,7 +181,7 @@ def _raise_what_failed(report: RefreshReport) -> None:
     if late := [each for each in report.images if each.unpublished]:
         raise PublishError(
             f"{len(late)} of {len(report.images)} images were refreshed, but not published: "
-            f"{', '.join(each.name for each in late)}",
+            f"{listed(each.name for each in late)}",
             name="publish-incomplete",
             hint="the versions on the targets are unchanged; the next refresh tries again",
         )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.base import surroundings
 from pipeline.base.errors import UsageError
+from pipeline.base.printable import listed
 from pipeline.base.project import IMAGES, definition_files
 from pipeline.base.store import IMAGE_NAME
 from pipeline.definition import rules
@@ -99,10 +100,8 @@ def find_definition(project: Path, name: str) -> Path:
     if IMAGE_NAME.fullmatch(name) and path.is_file():
         images = names_of(path, project)
         message = f"{IMAGES}/{name}.yaml makes {len(images)} images, none of which is {name}"
-        raise UsageError(message, name="image-is-matrix", hint=f"name one of {', '.join(images)}")
-    hint = closest(name, names) or (
-        f"existing images: {', '.join(sorted(names))}" if names else "goldsmith init NAME"
-    )
+        raise UsageError(message, name="image-is-matrix", hint=f"name one of {listed(images)}")
+    hint = closest(name, names) or (f"existing images: {listed(sorted(names))}" if names else "goldsmith init NAME")
     if IMAGE_NAME.fullmatch(name) and path.with_suffix(".yml").is_file():
         hint = f"rename {IMAGES}/{name}.yml to {name}.yaml"
     raise UsageError(f"{IMAGES}/{name}.yaml: no such definition", name="no-such-image", hint=hint)
@@ -142,11 +141,11 @@ def require_known_settings(project: Path) -> None:
     known = {name for path in definition_files(project) for image in compose(path, project) for name in image.used}
     for name in wanted:
         if name not in known:
-            listed = f"parameters of this project: {', '.join(sorted(known))}" if known else "declare it: parameters:"
+            hint = f"parameters of this project: {listed(sorted(known))}" if known else "declare it: parameters:"
             raise UsageError(
                 f"--set {name}: no definition uses a parameter of this name",
                 name="parameter-unknown",
-                hint=closest(name, known) or listed,
+                hint=closest(name, known) or hint,
             )
 
 

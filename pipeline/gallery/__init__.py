@@ -23,6 +23,7 @@ from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
 from pipeline.base.names import folders
+from pipeline.base.printable import listed
 from pipeline.base.runs import remove_tree, sync_folder, sync_tree, write_json
 from pipeline.base.store import IMAGE_NAME
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
@@ -188,7 +189,7 @@ class Gallery:
         found = self._load(name, path) if path is not None else None
         if found is None:
             self.refuse_unknown(name)
-            known = ", ".join(v.version for v in self.versions(name)) or "none"
+            known = listed((v.version for v in self.versions(name)), newest=True) or "none"
             raise NotFound(
                 f"the gallery has no {name}@{which or GOLDEN}",
                 name="gallery-unknown",

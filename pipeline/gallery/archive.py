@@ -18,6 +18,7 @@ from pipeline.base import process, scratch
 from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import CheckFailed, UsageError
 from pipeline.base.files import Shape, parse_json, remove_tree
+from pipeline.base.printable import listed
 from pipeline.base.surroundings import variables
 from pipeline.cache.digests import OnBytes
 from pipeline.gallery import Gallery, Version
@@ -129,7 +130,7 @@ def restore_version(
     """
     _sweep_locks(repository)
     if not _holds(repository, name, version):
-        known = ", ".join(_list(repository)) or "nothing"
+        known = listed(_list(repository), newest=True) or "nothing"
         raise UsageError(f"{repository} has no {name} {version}", name="not-archived", hint=f"it contains {known}")
     with _unpacked(repository, name, version, unpack_in, progress) as copy:
         return import_version(gallery, copy, judge=judge, complete=complete, returns=True, progress=progress)

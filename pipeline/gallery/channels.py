@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.base.errors import CheckFailed, NotFound, UsageError
 from pipeline.base.files import sync_folder
+from pipeline.base.printable import listed
 from pipeline.gallery import CANDIDATE, CHANNEL_NAME, GOLDEN, Gallery
 
 #: The channels that goldsmith itself moves: they are never new.
@@ -53,7 +54,7 @@ def refuse_new_channel(gallery: Gallery, channel: str) -> None:
     raise UsageError(
         f"no image has a channel {channel}",
         name="channel-unknown",
-        hint=f"{meant}known: {', '.join(sorted(known))}; --create makes a new channel",
+        hint=f"{meant}known: {listed(sorted(known))}; --create makes a new channel",
     )
 
 

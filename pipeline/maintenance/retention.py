@@ -12,6 +12,7 @@ from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, NotFound
 from pipeline.base.files import RecordDamaged, disk_bytes
+from pipeline.base.printable import listed
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layer, Layers
 from pipeline.definition import Keep
@@ -94,7 +95,7 @@ def remove_master(
             version = None  # what is damaged must be removable too
         if vms := instances_on(gallery, image, number):
             raise CheckFailed(
-                f"{image} {number} is in use: {', '.join(lease.why for lease in vms)}",
+                f"{image} {number} is in use: {listed(lease.why for lease in vms)}",
                 name="version-in-use",
                 hint="goldsmith vm delete NAME deletes the VM, goldsmith disk delete NAME the disk; --force does not",
             )
@@ -123,7 +124,7 @@ def remove_master(
 
 
 def _others(gallery: Gallery, image: str) -> str:
-    return f"versions of {image}: {', '.join(each.version for each in gallery.versions(image)) or 'none'}"
+    return f"versions of {image}: {listed((each.version for each in gallery.versions(image)), newest=True) or 'none'}"
 
 
 def _objections(gallery: Gallery, image: str, number: str, channels: Sequence[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.base.printable import listed
 from pipeline.base.runs import NO_RUN
 from pipeline.base.store import Store
 from pipeline.cache.layers import Layers, digest
@@ -49,8 +50,7 @@ def needs_patch(definition: Definition, golden: Version, store: Store) -> tuple[
         return definition, ""
     if found and golden.manifest.get("rearms_left") == 0:
         return definition, "rebuilt: golden cannot be generalized again, because no rearm is left"
-    more = " ..." if len(found) > 3 else ""
-    return patched(definition, golden), f"newer: {', '.join(found[:3])}{more}" if found else ""
+    return patched(definition, golden), f"newer: {listed(found, 3)}" if found else ""
 
 
 def _changed(definition: Definition, golden: Version, store: Store) -> Iterator[str]:

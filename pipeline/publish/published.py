@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.base import scratch
 from pipeline.base.errors import NotFound
+from pipeline.base.printable import listed
 from pipeline.cache.digests import blocks_size
 from pipeline.gallery.integrity import judge_folder
 from pipeline.gallery.versions import parse
@@ -130,7 +131,7 @@ def chosen(index: Index, which: str | None, target: Target) -> Iterable[Mapping[
     """The version with this number, or all versions. Raises NotFound."""
     found = [each for each in index.versions if which in (None, each["version"])]
     if not found:
-        known = ", ".join(each["version"] for each in index.versions) or "none"
+        known = listed((each["version"] for each in index.versions), newest=True) or "none"
         raise NotFound(
             f"{target.shown} has no {index.image}{'@' + which if which else ''}",
             name="publish-unknown",

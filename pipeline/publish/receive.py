@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.base import scratch
 from pipeline.base.errors import UsageError
+from pipeline.base.printable import listed
 from pipeline.cache.digests import blocks_size
 from pipeline.gallery import MANIFEST, digests_file, disks_of
 from pipeline.gallery.export_import import TEXT_LIMIT
@@ -78,7 +79,7 @@ def _only_image(names: list[str], target: Target) -> str:
     raise UsageError(
         f"{target.shown} has {'several images' if names else 'no published image'}",
         name="publish-image",
-        hint=f"name one of them: {', '.join(names)}" if names else "goldsmith publish push publishes an image",
+        hint=f"name one of them: {listed(names)}" if names else "goldsmith publish push publishes an image",
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.base.errors import UsageError
+from pipeline.base.printable import listed
 from pipeline.publish.credentials import Credential
 
 #: Where a project declares its targets.
@@ -140,7 +141,7 @@ def find_declared(name: str, declared: Mapping[str, Target]) -> Target:
     """A target that `publish.yaml` declares. Raises UsageError (target-unknown)."""
     if name in declared:
         return declared[name]
-    known = ", ".join(sorted(declared)) or "none"
+    known = listed(sorted(declared)) or "none"
     raise UsageError(
         f"there is no target {name}",
         name="target-unknown",

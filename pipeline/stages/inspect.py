@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import checks
 from pipeline.base.errors import CheckFailed
+from pipeline.base.printable import listed
 from pipeline.base.runs import write_json
 from pipeline.cache.layers import Image, Layer, PendingLayer
 from pipeline.cache.units import StageResult, UnitSpec
@@ -91,8 +92,7 @@ def _refusal(results: Sequence[CheckResult], verdict: Verdict, log: Path) -> Che
         if result.status == UNCHECKED:
             causes.setdefault(result.evidence, []).append(result.id)
     for cause, names in causes.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        lines.append(f"  unchecked: {', '.join(names[:_NAMED])}{more}: {cause}")
+        lines.append(f"  unchecked: {listed(names, _NAMED)}: {cause}")
     blocking = [result.id for result in results if result.status in BLOCKING]
     return CheckFailed(
         "\n".join([f"the disk has not passed inspect: {verdict}", *lines]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from pipeline.base.errors import CheckFailed
+from pipeline.base.printable import listed
 from pipeline.cli import completion
 from pipeline.cli.environment import locate_store
 from pipeline.cli.gallery.options import AsJson, Keys, Reference, SomeNames, evidence_judge, open_gallery
@@ -210,7 +211,7 @@ def verify(names: SomeNames = None, key: Keys = [], as_json: AsJson = False) -> 
     bad = [finding.what for finding in found if finding.wrong and not finding.scratch]
     if bad:
         raise CheckFailed(
-            f"{len(bad)} of {len(found)} are damaged: {', '.join(bad)}",
+            f"{len(bad)} of {len(found)} are damaged: {listed(bad)}",
             name="gallery-damaged",
             hint="replace them (gallery import, gallery restore), or delete them (gallery remove)",
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.base import process
 from pipeline.base.errors import GoldsmithError, GuestError
+from pipeline.base.printable import listed
 from pipeline.cache.layers import Image
 from pipeline.guest.access import Access
 from pipeline.guest.agent_script import AgentScript
@@ -247,7 +248,7 @@ class GuestSession:
         with contextlib.suppress(GoldsmithError):
             done = self.agent.execute(["/bin/systemctl", "list-jobs", "--no-legend", "--no-pager"], deadline=30)
             units = [line.split()[1] for line in done.stdout.splitlines() if line.split()[3:] == ["running"]]
-            return f": still waiting for {', '.join(units[:3])}" if units else ""
+            return f": still waiting for {listed(units, 3)}" if units else ""
         return ""
 
     def _cloud_init_finished(self) -> bool:

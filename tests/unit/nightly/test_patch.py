@@ -59,7 +59,7 @@ def test_newer_packages_are_patched_into_golden(project: Path, monkeypatch: pyte
     wanted, why = patch.needs_patch(patching_definition(project), golden, store_of(project))
     assert wanted.source == MasterSource("site", golden.version)
     assert [step.title for step in wanted.steps] == ["updates"]
-    assert why == "newer: bash 1 -> 2, b, c ..."
+    assert why == "newer: bash 1 -> 2, b, c and 1 more"
 
 
 def test_a_patch_runs_the_definitions_own_steps(project: Path) -> None:
