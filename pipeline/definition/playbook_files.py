@@ -83,7 +83,7 @@ def playbooks_folder(step: PlaybookStep) -> Path:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Mentions:
     """The files that a text names; whether it computes names of others, and of included task files among them."""
 
     files: frozenset[Path]
@@ -127,14 +127,14 @@ def _drawn_in(step: PlaybookStep, base: Path) -> set[Path]:
     candidates = _candidates(base, trees).keys() - left_out
     found = {*_unasked(base), *(path for tree in config.trees for path in _files(tree))}
     found |= {config.path} if config.path else set()
-    variables = _said_in(base, trees, step.file.parent, json.dumps(step.vars, ensure_ascii=False))
+    variables = _mentions_in(base, trees, step.file.parent, json.dumps(step.vars, ensure_ascii=False))
     found = (found | variables.files) - left_out
     waiting = [step.file, *found]
     everything, any_playbook = variables.computes, False
     while waiting:
-        said = _said_by(base, trees, waiting.pop())
-        everything, any_playbook = everything or said.computes, any_playbook or said.computes_include
-        fresh = set(said.files)
+        mentions = _mentions_of(base, trees, waiting.pop())
+        everything, any_playbook = everything or mentions.computes, any_playbook or mentions.computes_include
+        fresh = set(mentions.files)
         if everything:
             # A playbook beside this one is another image's business unless an include's own name is computed.
             fresh |= {each for each in candidates - found if any_playbook or each.parent != base}
@@ -171,19 +171,19 @@ def _candidates(base: Path, role_trees: tuple[Path, ...]) -> dict[Path, _Candida
 
 
 @read_once
-def _said_by(base: Path, role_trees: tuple[Path, ...], path: Path) -> _Said:
+def _mentions_of(base: Path, role_trees: tuple[Path, ...], path: Path) -> _Mentions:
     """What a file says."""
     text = file_text(path)
-    said = _said_in(base, role_trees, path.parent, text)
-    return _Said(said.files, *_computes_names(path.suffix, _without_own_folder(text)))
+    mentions = _mentions_in(base, role_trees, path.parent, text)
+    return _Mentions(mentions.files, *_computes_names(path.suffix, _without_own_folder(text)))
 
 
 @read_once
-def _said_in(base: Path, role_trees: tuple[Path, ...], folder: Path, text: str) -> _Said:
+def _mentions_in(base: Path, role_trees: tuple[Path, ...], folder: Path, text: str) -> _Mentions:
     """What a text of a file in `folder` says, whatever its format: an include is not known as one."""
     text = _without_own_folder(text)
     mentioned = {path for path, names in _candidates(base, role_trees).items() if names.is_mentioned(text)}
-    return _Said(frozenset(mentioned | _pointed_at(folder, base, text)), bool(_COMPUTED.search(text)))
+    return _Mentions(frozenset(mentioned | _pointed_at(folder, base, text)), bool(_COMPUTED.search(text)))
 
 
 def _without_own_folder(text: str) -> str:

@@ -48,22 +48,22 @@ BOOT = 1200.0
 
 def cut(trial: Trial, after: float, line: str) -> list[str]:
     """Begin the work in the machine, and kill its QEMU so many seconds later, or behind the next such line.
-    The lines that the work had said."""
+    The lines that the work had written."""
     process_id = int(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text())
     with trial.started(f"{PYTHON} work") as work:
         lines = Lines(work)
-        said = [lines.next(BOOT)]
+        written = [lines.next(BOOT)]
         deadline = time.monotonic() + after
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
-                said.append(lines.next(left))
-        while line and not (said[-1].startswith(line) and lines.waiting.empty()):
-            said.append(lines.next(BOOT))
+                written.append(lines.next(left))
+        while line and not (written[-1].startswith(line) and lines.waiting.empty()):
+            written.append(lines.next(BOOT))
         os.kill(process_id, signal.SIGKILL)
         while not lines.waiting.empty():
-            said.append(lines.next(0))
+            written.append(lines.next(0))
     wait_for("the end of QEMU", lambda: not Path(f"/proc/{process_id}").exists(), 60)
-    return said
+    return written
 
 
 class Lines:
@@ -85,14 +85,14 @@ class Lines:
         return line
 
 
-def judge(trial: Trial, said: list[str]) -> tuple[bool, str]:
-    """Start the machine again; whether it has lost nothing of what the work had said, and what was found."""
+def judge(trial: Trial, written: list[str]) -> tuple[bool, str]:
+    """Start the machine again; whether it has lost nothing of what the work had written, and what was found."""
     trial.lab.run("vm", "stop", VM, "--force")
     started = trial.lab.run("vm", "start", VM)
     assert started.returncode == 0, started.stderr
     wait_for("its sshd", lambda: trial.shell("systemctl is-system-running --wait; true").returncode == 0, BOOT)
-    with tempfile.NamedTemporaryFile("w", suffix=".said") as file:
-        file.write("\n".join(said))
+    with tempfile.NamedTemporaryFile("w", suffix=".written") as file:
+        file.write("\n".join(written))
         file.flush()
         done = trial.shell(f"{PYTHON} judge", Path(file.name))
     lines = done.stdout.strip().splitlines()
@@ -129,8 +129,8 @@ def main() -> int:
         prepare(trial)
         for number in range(1, CUTS + 1):
             after, start, line = draw.uniform(EARLIEST, LATEST), time.monotonic(), LINES[(number - 1) % len(LINES)]
-            said = cut(trial, after, line)
-            ok, seen = judge(trial, said)
+            written = cut(trial, after, line)
+            ok, seen = judge(trial, written)
             took, moment = round(time.monotonic() - start), line or "any moment"
             rows.append({"cut": number, "at": moment, "after s": round(after), "s": took, "found": seen, "ok": ok})
             page.say(rows[-1])

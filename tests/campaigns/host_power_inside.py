@@ -76,7 +76,7 @@ def base_faults() -> list[str]:
 
 
 def judge() -> dict[str, object]:
-    """What the work has said against what is there. `wrong` is empty where nothing was lost."""
+    """What the work has written against what is there. `wrong` is empty where nothing was lost."""
     lines = sys.stdin.read().splitlines()
     wrong: list[str] = []
     before = goldsmith("gallery", "list", "--all", "--json", code=None)
