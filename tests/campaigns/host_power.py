@@ -34,10 +34,10 @@ DOMAIN = f"goldsmith-vms-{VM}"
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
 INSTALL = "/opt/goldsmith/bin/pip install --quiet --no-index --no-deps --force-reinstall /root/trial/goldsmith-*.whl"
-#: Python runs it as it starts; here it makes fsync do nothing, or is empty.
+#: Python runs it as it starts; here it is empty, or makes fsync do nothing.
 HOOK = "/opt/goldsmith/lib/python3*/site-packages/sitecustomize.py"
 SEED = os.environ.get("GOLDSMITH_SEED", "")
-SEEDS = {"": ":", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
+SEEDS = {"": "", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
 #: The first word of the line that a cut waits for, in turns; "" is any moment.
 LINES = ("", "golden", "created", "exported", "deleted", "removed")
 #: Cuts, and the seconds after the work's begin between which each comes, or begins to wait for its line.
