@@ -14,7 +14,7 @@ from pipeline.cli.usage import VerbGroup, json_option
 
 if TYPE_CHECKING:
     from pipeline.instances.fleet import Fleet
-    from pipeline.operations.disks import ListedDisk
+    from pipeline.operations.find_disks import ListedDisk
 
 Name = Annotated[str, typer.Argument(metavar="DISK", help="The disk.", autocompletion=completion.complete_disk)]
 AsJson = Annotated[bool, json_option()]
@@ -82,7 +82,8 @@ def create(
     """
     from pipeline.base.disk_format import known_format
     from pipeline.cli.show import print_json
-    from pipeline.operations.disks import DiskWishes, create_disk, find_disk
+    from pipeline.operations.create_disk import DiskWishes, create_disk
+    from pipeline.operations.find_disks import find_disk
 
     fleet = open_disks("create")
     wishes = DiskWishes(name, context.to_bytes(size) if size is not None else None, source, known_format(fmt))
@@ -107,7 +108,7 @@ def list_all(as_json: AsJson = False) -> None:
       goldsmith disk list
     """
     from pipeline.cli.show import print_json, size, table
-    from pipeline.operations.disks import list_disks
+    from pipeline.operations.find_disks import list_disks
 
     found = list_disks(open_disks("list"))
     if as_json:
@@ -138,7 +139,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
       goldsmith disk show data1
     """
     from pipeline.cli.show import print_json, size
-    from pipeline.operations.disks import find_disk
+    from pipeline.operations.find_disks import find_disk
 
     disk = find_disk(open_disks("show"), name)
     if as_json:
@@ -170,7 +171,7 @@ def resize(
       goldsmith disk resize data1 '80 GiB'
     """
     from pipeline.cli.show import size as shown
-    from pipeline.operations.disks import resize_disk
+    from pipeline.operations.change_disk import resize_disk
 
     made = resize_disk(open_disks("resize"), name, context.to_bytes(size))
     print(f"{name}: {shown(made.size)}; inside, enlarge the partition and the file system")
@@ -195,7 +196,7 @@ def export(
     from pipeline.base import scratch
     from pipeline.cli.show import size
     from pipeline.disk import transfer
-    from pipeline.operations.disks import export_disk
+    from pipeline.operations.change_disk import export_disk
 
     fleet = open_disks("export")
     kind = to or transfer.kind_of(target)
@@ -214,7 +215,7 @@ def delete(
       goldsmith disk delete data1
     """
     from pipeline.cli.vm.power import confirm
-    from pipeline.operations.disks import delete_disk, refuse_delete
+    from pipeline.operations.change_disk import delete_disk, refuse_delete
 
     fleet = open_disks("delete")
     refuse_delete(fleet, name)

@@ -20,7 +20,7 @@ def refuse_protected(path: Path) -> None:
     store = locate_store()
     if _has_disks(store):
         from pipeline.instances.fleet import Fleet
-        from pipeline.operations.disks import refuse_leased_file
+        from pipeline.operations.find_disks import refuse_leased_file
 
         refuse_leased_file(Fleet(store), path)
     if path.resolve().is_relative_to(store.gallery.resolve()):
@@ -39,7 +39,7 @@ def refuse_running(source: Path) -> None:
     store = locate_store()
     if _has_disks(store):
         from pipeline.instances.fleet import Fleet
-        from pipeline.operations.disks import refuse_running_source
+        from pipeline.operations.find_disks import refuse_running_source
 
         refuse_running_source(Fleet(store), source)
 

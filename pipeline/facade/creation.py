@@ -19,8 +19,8 @@ from pipeline.instances.record import Record
 from pipeline.operations.arm_deployment import Resource
 from pipeline.operations.attach_disk import attach, attach_new, detach, free_name
 from pipeline.operations.create import LARGEST_DATA, Wishes, begin, plan
+from pipeline.operations.create_disk import DiskWishes
 from pipeline.operations.deploy_template import plan_machine
-from pipeline.operations.disks import DiskWishes
 
 _BASE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{name}"
 #: https://learn.microsoft.com/azure/virtual-machines/linux/faq : what the name of an administrator may be.

@@ -10,15 +10,10 @@ from pipeline.facade.machines import GIB, STORAGE_TYPE, list_machines
 from pipeline.facade.routing import Answer, Request, Route, accepted
 from pipeline.facade.session import Placement, Session
 from pipeline.facade.tasks import Task
+from pipeline.operations.change_disk import delete_disk, refuse_delete
+from pipeline.operations.create_disk import DiskWishes, create_disk
 from pipeline.operations.deploy_template import find_master
-from pipeline.operations.disks import (
-    DiskWishes,
-    ListedDisk,
-    create_disk,
-    delete_disk,
-    recorded_disks,
-    refuse_delete,
-)
+from pipeline.operations.find_disks import ListedDisk, recorded_disks
 
 _BASE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/disks"
 

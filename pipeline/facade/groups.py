@@ -9,8 +9,9 @@ from pipeline.facade.machines import list_machines
 from pipeline.facade.routing import Answer, Request, Route, accepted
 from pipeline.facade.session import Session
 from pipeline.facade.tasks import Task
+from pipeline.operations.change_disk import delete_disk
 from pipeline.operations.delete import delete
-from pipeline.operations.disks import ListedDisk, delete_disk, recorded_disks
+from pipeline.operations.find_disks import ListedDisk, recorded_disks
 
 _PLACE = "/subscriptions/{subscription}/resourceGroups/{group}"
 

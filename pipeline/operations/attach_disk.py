@@ -15,7 +15,9 @@ from pipeline.hypervisor.persistent import find_domain
 from pipeline.instances.disks import CACHE_MODES, choose_lun, find_attachment
 from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Attachment, Record
-from pipeline.operations.disks import DiskWishes, create_disk, delete_disk, end_dead_lease
+from pipeline.operations.change_disk import delete_disk
+from pipeline.operations.create_disk import DiskWishes, create_disk
+from pipeline.operations.find_disks import end_dead_lease
 
 
 def attach(

@@ -40,9 +40,11 @@ from pipeline.instances.fleet import Fleet
 from pipeline.instances.record import Record
 from pipeline.instances.state import Reality, power_state
 from pipeline.operations.attach_disk import attach, detach
+from pipeline.operations.change_disk import delete_disk
 from pipeline.operations.create import Wishes, begin, forget
+from pipeline.operations.create_disk import DiskWishes, create_disk
 from pipeline.operations.delete import delete
-from pipeline.operations.disks import DiskWishes, create_disk, delete_disk, find_disk
+from pipeline.operations.find_disks import find_disk
 from pipeline.operations.redeploy import redeploy
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop

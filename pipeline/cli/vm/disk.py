@@ -69,7 +69,7 @@ def attach_new(
     from pipeline.base.disk_format import known_format
     from pipeline.operations.attach_disk import attach_new as attach_new_disk
     from pipeline.operations.attach_disk import free_name
-    from pipeline.operations.disks import DiskWishes
+    from pipeline.operations.create_disk import DiskWishes
 
     fleet = open_fleet("disk attach-new")
     fleet.instances.get(name)

@@ -31,15 +31,9 @@ from pipeline.instances.record import Attachment, Record
 from pipeline.instances.resource_disk import drop_resource_disk, make_resource_disk, resource_disk_file
 from pipeline.maintenance.retention import remove_master
 from pipeline.operations.attach_disk import attach, attach_new, detach, free_name
-from pipeline.operations.disks import (
-    DiskWishes,
-    create_disk,
-    delete_disk,
-    export_disk,
-    find_disk,
-    list_disks,
-    resize_disk,
-)
+from pipeline.operations.change_disk import delete_disk, export_disk, resize_disk
+from pipeline.operations.create_disk import DiskWishes, create_disk
+from pipeline.operations.find_disks import find_disk, list_disks
 from pipeline.operations.stop import deallocate
 from tests.fakes.disks import add_master
 from tests.fakes.libvirt_host import RUNNING, open_host

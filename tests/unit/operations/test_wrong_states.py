@@ -24,8 +24,8 @@ from pipeline.instances.record import Failure, Operation, Record
 from pipeline.instances.sizes import Size
 from pipeline.operations.attach_disk import attach_new, detach
 from pipeline.operations.create import Wishes, begin
+from pipeline.operations.create_disk import DiskWishes
 from pipeline.operations.delete import delete
-from pipeline.operations.disks import DiskWishes
 from pipeline.operations.redeploy import redeploy
 from pipeline.operations.start import start
 from pipeline.operations.stop import deallocate, restart, stop
