@@ -125,6 +125,8 @@ def main() -> int:
     page = Page("host_power")
     began, draw = time.monotonic(), random.Random(CUTS)
     rows: list[Row] = []
+    # of a seeded fault there is no page
+    say = print if SEED else page.say
     with opened_trial(Lab(PROJECT, locate_store().root)) as trial:
         prepare(trial)
         for number in range(1, CUTS + 1):
@@ -133,7 +135,7 @@ def main() -> int:
             ok, seen = judge(trial, written)
             took, moment = round(time.monotonic() - start), line or "any moment"
             rows.append({"cut": number, "at": moment, "after s": round(after), "s": took, "found": seen, "ok": ok})
-            page.say(rows[-1])
+            say(rows[-1])
     if not SEED:
         page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1
