@@ -26,7 +26,7 @@ from typing import IO
 
 from pipeline.cli.environment import locate_store
 from tests.campaigns.__main__ import Page, Row
-from tests.campaigns.build_host import PROJECT, VM, Trial, opened_trial
+from tests.campaigns.build_host import KEEP, PROJECT, VM, Trial, opened_trial
 from tests.harness import ROOT, Lab, wait_for
 
 #: The machine, as libvirt has it.
@@ -39,7 +39,7 @@ HOOK = "/opt/goldsmith/lib/python3*/site-packages/sitecustomize.py"
 SEED = os.environ.get("GOLDSMITH_SEED", "")
 SEEDS = {"": "", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
 #: The first word of the line that a cut waits for, in turns; "" is any moment.
-LINES = ("", "golden", "created", "exported", "deleted", "removed")
+LINES = tuple(os.environ.get("GOLDSMITH_LINES", ",golden,created,exported,deleted,removed").split(","))
 #: Cuts, and the seconds after the work's begin between which each comes, or begins to wait for its line.
 CUTS, EARLIEST, LATEST = int(os.environ.get("GOLDSMITH_CUTS", "12")), 15.0, 90.0
 #: Seconds for the boot of an emulated host on a busy one.
@@ -136,6 +136,8 @@ def main() -> int:
             took, moment = round(time.monotonic() - start), line or "any moment"
             rows.append({"cut": number, "at": moment, "after s": round(after), "s": took, "found": seen, "ok": ok})
             say(rows[-1])
+            if not ok and KEEP:
+                break  # the machine is left as it was found
     if not SEED:
         page.write(rows, f"{time.monotonic() - began:.0f} s")
     return 0 if all(row["ok"] for row in rows) else 1

@@ -36,7 +36,9 @@ def note(text: str) -> None:
 def goldsmith(*words: str, code: int | None = 0) -> str:
     argv = [*WORDS, *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=SOON, cwd="/")
-    assert code is None or done.returncode == code, f"{' '.join(words)}: exit {done.returncode}: {done.stderr[-600:]}"
+    assert code is None or done.returncode == code, (
+        f"{' '.join(words)}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
+    )
     return done.stdout
 
 
