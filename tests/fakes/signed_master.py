@@ -25,6 +25,8 @@ def make_signed_version(
 ) -> Version:
     """A version of image `name` whose disk begins with a text; unsigned without a key. `inputs`: those of acquire."""
     disk = gallery.root.parent / f"made-{name}.vhd"
+    # what a power cut has left is a version's disk by another name
+    disk.unlink(missing_ok=True)
     disk.write_bytes(content.encode().ljust(SIZE, b"\0"))
     digests = chunk_digests(disk)
     manifest: dict[str, Any] = {
