@@ -48,6 +48,7 @@ class Trial:
     def create(self) -> str:
         listed = json.loads(self.lab.run("vm", "list", "--json").stdout)
         if any(vm["name"] == VM for vm in listed):
+            self.lab.run("vm", "start", VM)
             return "is there already"
         began = time.monotonic()
         words = (
