@@ -34,8 +34,8 @@ DOMAIN = f"goldsmith-vms-{VM}"
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
 INSTALL = "/opt/goldsmith/bin/pip install --quiet --no-index --no-deps --force-reinstall /root/trial/goldsmith-*.whl"
-#: Python runs it as it starts; here it is empty, or makes fsync do nothing.
-HOOK = "/opt/goldsmith/lib/python3*/site-packages/sitecustomize.py"
+#: Python runs its line as it starts: none, or one that makes fsync do nothing (Debian has a sitecustomize of its own).
+HOOK = "/opt/goldsmith/lib/python3*/site-packages/power_trial.pth"
 SEED = os.environ.get("GOLDSMITH_SEED", "")
 SEEDS = {"": "", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
 #: The first word of the line that a cut waits for, in turns; "" is any moment.
@@ -116,7 +116,7 @@ def prepare(trial: Trial) -> None:
         f"rm -rf /var/lib/goldsmith/gallery/drum && {PYTHON} prepare"
     )
     # the folder is named by a pattern, and the file in it may not be there
-    seed = f'for each in $(dirname {HOOK}); do echo "{SEEDS[SEED]}" >$each/sitecustomize.py; done'
+    seed = f'for each in $(dirname {HOOK}); do echo "{SEEDS[SEED]}" >$each/power_trial.pth; done'
     done = trial.shell(f"{fresh} && {seed} && sync")
     assert done.returncode == 0, done.stdout + done.stderr
 
