@@ -34,7 +34,7 @@ DOMAIN = f"goldsmith-vms-{VM}"
 INSIDE = Path(__file__).with_name("host_power_inside.py")
 PYTHON = f"/opt/goldsmith/bin/python /root/trial/{INSIDE.name}"
 INSTALL = "/opt/goldsmith/bin/pip install --quiet --no-index --no-deps --force-reinstall /root/trial/goldsmith-*.whl"
-#: Python runs its line as it starts: none, or one that makes fsync do nothing (Debian has a sitecustomize of its own).
+#: Python runs its line as it starts: none, or one that makes fsync do nothing. Debian has its own sitecustomize.
 HOOK = "/opt/goldsmith/lib/python3*/site-packages/power_trial.pth"
 SEED = os.environ.get("GOLDSMITH_SEED", "")
 SEEDS = {"": "", "fsync": "import os; os.fsync = os.fdatasync = lambda _file: None"}
