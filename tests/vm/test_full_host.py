@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -94,6 +95,38 @@ def test_a_paused_vm_says_why_and_runs_on_when_there_is_space(vms: Vms, tmp_path
     wait_for("what was written", lambda: inside(vms, "web", READ.format(disk=disk)) == "same\n", SOON)
     assert vms.status("web") == "Running"
     assert "is running already" in vms.refused("start", "web")
+
+
+def test_an_error_of_a_disk_s_file_reaches_the_guest_and_the_vm_runs_on(vms: Vms) -> None:
+    """As on hardware, also where the host's file system has turned read-only: the guest decides what it means."""
+    skip_without("strace")
+    disk = device_at(vms, "web", DATA_CONTROLLER, "0")
+    again = f"dd if=/tmp/data of={disk} bs=1M oflag=direct conv=fsync 2>&1 || true"
+    connection = connect()
+    with contextlib.closing(connection):
+        name = find_domain(connection, vms.seen("web")["vmId"]).name()
+    process_id = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+    file = Path(json.loads(vms.run("disk", "show", "data", "--json").stdout)["path"])
+    for error in ("EIO", "EROFS"):
+        with failing_writes(process_id, file, error):
+            assert "Input/output error" in inside(vms, "web", again)
+            assert vms.status("web") == "Running"
+        assert "error" not in inside(vms, "web", again)
+        assert inside(vms, "web", READ.format(disk=disk)) == "same\n"
+
+
+@contextlib.contextmanager
+def failing_writes(process_id: int, file: Path, error: str) -> Iterator[None]:
+    """What a process writes to a file ends with an error: libvirt passes no blkdebug on to QEMU."""
+    calls = "pwrite64,pwritev,pwritev2,fdatasync"
+    argv = ["strace", "-f", "-qq", "-P", file, "-e", f"trace={calls}", "-e", f"inject={calls}:error={error}", "-p"]
+    with subprocess.Popen([*argv, str(process_id)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tracer:
+        try:
+            status = Path(f"/proc/{process_id}/status")
+            wait_for("strace", lambda: f"TracerPid:\t{tracer.pid}\n" in status.read_text(), SOON)
+            yield
+        finally:
+            tracer.terminate()
 
 
 def _write(vms: Vms, disk: str, logs: Path) -> None:
