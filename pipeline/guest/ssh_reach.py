@@ -166,6 +166,8 @@ _STATE = r"""
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 read -r boot </proc/sys/kernel/random/boot_id; echo "boot=$boot"
 echo "state=$(systemctl is-system-running 2>/dev/null)"
+while read -r _ where _ how _; do [ "$where" = / ] && root=${how%%,*}; done </proc/mounts
+echo "root=$root"
 if [ -e /run/systemd/shutdown/scheduled ]; then
     while read -r line; do echo "scheduled=$line"; done </run/systemd/shutdown/scheduled
 fi
@@ -180,13 +182,14 @@ class GuestState:
     """A guest at one moment. `login` changes with the files that decide who may log in.
 
     `systemd` is systemd's word: running, degraded, starting, stopping, ...; `scheduled` is the mode of a shutdown
-    that is to come (reboot, poweroff, halt, kexec), or "".
+    that is to come (reboot, poweroff, halt, kexec), or "". `root` is rw or ro, as / is mounted.
     """
 
     boot: str
     systemd: str
     scheduled: str
     login: str
+    root: str = ""
 
     @property
     def settled(self) -> bool:
@@ -209,7 +212,7 @@ def read_state(output: str) -> GuestState:
             found["scheduled"] = value.removeprefix("MODE=").strip()[:20]
         else:
             found.setdefault(name, value.strip()[:100])
-    return GuestState(*(found.get(name, "") for name in ("boot", "state", "scheduled", "login")))
+    return GuestState(*(found.get(name, "") for name in ("boot", "state", "scheduled", "login", "root")))
 
 
 class SshWatch:

@@ -69,6 +69,8 @@ FAULTS = (
         # most of it is only reserved: to write eight GiB would take an emulated guest minutes
         ("fallocate -l $(df --output=avail -B1M / | tail -n 1)M /var/big; cat /dev/zero > /var/rest; exit 1",),
     ),
+    # as the kernel does it at an error of the disk
+    Fault("read-only", "guest-root-read-only", ("echo u > /proc/sysrq-trigger; sleep 3; touch /srv/file",)),
     Fault("reboot", "guest-rebooted", ("systemctl reboot; sleep 600",)),
     Fault(
         "generalize-refused",

@@ -53,7 +53,7 @@ class StepEnd:
         """After a step that ended well: wait for a guest that restarts, and make sure that goldsmith still gets in.
 
         `logs_in`: whether a later step needs ssh. Raises GuestError: step-took-guest-down, step-cut-ssh,
-        guest-sshd-dead, guest-no-network, or what the console shows.
+        guest-sshd-dead, guest-no-network, guest-root-read-only, or what the console shows.
         """
         after = self._state_or_none()
         if after is not None and after.scheduled:
@@ -65,7 +65,7 @@ class StepEnd:
         if after is None or after.systemd == "stopping" or after.boot != self._before.boot:
             after = self._wait_restart()
         greeting = self._session.timeouts.ssh if self.restarted else self._session.timeouts.greeting
-        if lost := self._session.unreachable(greeting):
+        if lost := self._session.unreachable(greeting) or self._read_only(after):
             raise lost
         if logs_in and (self.restarted or after.login != self._before.login):
             self._verify_login()
@@ -79,7 +79,7 @@ class StepEnd:
                 return GuestError(
                     "the guest restarted in the middle of the step", name="guest-rebooted", hint=_REBOOT_HINT
                 )
-            if lost := self._session.unreachable(self._session.timeouts.greeting):
+            if lost := self._session.unreachable(self._session.timeouts.greeting) or self._read_only(after):
                 return lost
             if _lost_connection(error):
                 self._verify_login()
@@ -151,6 +151,20 @@ class StepEnd:
             if isinstance(error, CommandFailed):
                 words = (error.stderr.strip().splitlines() or [error.message])[-1]
             raise refused_login(session.sshd_journal(), session.access.user, words) from None
+
+    def _read_only(self, after: GuestState) -> GuestError | None:
+        """The error of a root file system that the guest's kernel made read-only: it does so at an error of a disk.
+
+        A guest that restarted may have been made so on purpose.
+        """
+        if (self._before.root, after.root) != ("rw", "ro") or after.boot != self._before.boot:
+            return None
+        return GuestError(
+            "the guest's root file system has turned read-only",
+            name="guest-root-read-only",
+            hint="serial.log and journal.log in the run's folder show the kernel's error; if it is one of the disk, "
+            "check the host's disk (dmesg), else the file system (a larger `disk`, another step), and build again",
+        )
 
     def _full_disk(self) -> GuestError | None:
         script = "df -P / | awk 'NR==2 {print $4}'; df -Pi / | awk 'NR==2 {print $4}'"

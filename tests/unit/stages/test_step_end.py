@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,8 +25,10 @@ REFUSED = "Nov 26 01:00:00 web sshd[9]: User goldsmith-build from 10.9.8.2 not a
 class Session:
     """A guest session by a list of states: each question takes the next, the last one stays."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *states: GuestState | GuestError) -> None:
-        self.states = [WELL, *states]
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *states: GuestState | GuestError, before: GuestState = WELL
+    ) -> None:
+        self.states = [before, *states]
         self.timeouts = Timeouts.for_kind(kvm=True)
         self.access = SimpleNamespace(user="goldsmith-build", hang_up=lambda: None)
         self.machine = SimpleNamespace(check=lambda: None, reboots=0, wait=self.wait)
@@ -174,3 +177,15 @@ def test_what_broke_off_is_told_by_its_cause(monkeypatch: pytest.MonkeyPatch) ->
     session.agent.execute = lambda *_, **__: SimpleNamespace(stdout="12\n90000\n")
     full = session.end().cause(plain)
     assert full is not None and full.name == "guest-disk-full"
+
+
+def test_a_root_file_system_that_turned_read_only_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does so at an error of the disk. A root that was read-only before, or after a restart, is meant."""
+    well, broken = replace(WELL, root="rw"), replace(WELL, root="ro")
+    plain = CommandFailed(["script"], 1, "", "touch: cannot touch '/x': Read-only file system", None)
+    found = Session(monkeypatch, broken, before=well).end().cause(plain)
+    assert found is not None and found.name == "guest-root-read-only"
+    with pytest.raises(GuestError, match="turned read-only"):
+        Session(monkeypatch, broken, before=well).end().settle(logs_in=False)
+    assert Session(monkeypatch, broken, before=broken).end().cause(plain) is None
+    Session(monkeypatch, replace(broken, boot="boot-2"), before=well).end().settle(logs_in=False)
