@@ -250,7 +250,7 @@ def _computes_names(suffix: str, text: str) -> tuple[bool, bool]:
     return computed, including
 
 
-class _AnyTag(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _AnyTag(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
     """Reads `!vault` and `!unsafe` as the plain values they mark.
 
     By libyaml's parser where PyYAML was built with it: it is five times as fast, and the one that Ansible reads with.

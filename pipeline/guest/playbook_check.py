@@ -197,12 +197,12 @@ def _remember(folder: Path, keys: Sequence[str]) -> None:
         for key in keys:
             (folder / key).touch()
         known = list(folder.iterdir())
+        if len(known) > _REMEMBERED:
+            known.sort(key=lambda each: each.stat().st_mtime)
+            for path in known[: len(known) - _REMEMBERED * 9 // 10]:
+                path.unlink(missing_ok=True)
     except OSError:
-        return  # anyone who may not write to the store has it checked again
-    if len(known) > _REMEMBERED:
-        known.sort(key=lambda each: each.stat().st_mtime)
-        for path in known[: len(known) - _REMEMBERED * 9 // 10]:
-            path.unlink(missing_ok=True)
+        return  # this user may not write to the store, or another process forgets too: it is checked again
 
 
 # ---- Ansible -------------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def find_leased_file(fleet: Fleet, path: Path) -> ListedDisk | None:
     try:
         status = path.stat()
     except OSError:
-        return None  # there is no such file, or it cannot be reached
+        return None  # the path names no file that this user can read
     for disk in recorded_disks(fleet):
         with contextlib.suppress(OSError):
             if os.path.samestat(disk.image.path.stat(), status) and disk.lease["owner"] is not None:

@@ -125,7 +125,7 @@ def main() -> int:
     page = Page("host_power")
     began, draw = time.monotonic(), random.Random(CUTS)
     rows: list[Row] = []
-    # of a seeded fault there is no page
+    # a trial with a seeded fault writes no page
     say = print if SEED else page.say
     with opened_trial(Lab(PROJECT, locate_store().root)) as trial:
         prepare(trial)

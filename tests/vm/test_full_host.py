@@ -61,6 +61,8 @@ def vms(packages: Path) -> Iterator[Vms]:
     try:
         lab.store.ensure()
         lab.add_small(packages)
+        lab.vm("create", "web", "--image", "small", "--ssh-key", str(lab.key))
+        lab.vm("disk", "attach-new", "web", "--size", "1GiB", "--name", "data")
         yield lab
         lab.run("vm", "delete", "web", "--yes")
         lab.run("disk", "delete", "data", "--yes")
@@ -72,8 +74,6 @@ def vms(packages: Path) -> Iterator[Vms]:
 
 
 def test_a_paused_vm_says_why_and_runs_on_when_there_is_space(vms: Vms, tmp_path: Path) -> None:
-    vms.vm("create", "web", "--image", "small", "--ssh-key", str(vms.key))
-    vms.vm("disk", "attach-new", "web", "--size", "1GiB", "--name", "data")
     disk = device_at(vms, "web", DATA_CONTROLLER, "0")
     fill(vms.home, 0)
     writer = threading.Thread(target=_write, args=(vms, disk, tmp_path), daemon=True)
@@ -97,7 +97,7 @@ def test_a_paused_vm_says_why_and_runs_on_when_there_is_space(vms: Vms, tmp_path
     assert "is running already" in vms.refused("start", "web")
 
 
-def test_an_error_of_a_disk_s_file_reaches_the_guest_and_the_vm_runs_on(vms: Vms) -> None:
+def test_a_write_error_on_the_host_reaches_the_guest_and_the_vm_runs_on(vms: Vms) -> None:
     """As on hardware, also where the host's file system has turned read-only: the guest decides what it means."""
     skip_without("strace")
     disk = device_at(vms, "web", DATA_CONTROLLER, "0")
@@ -106,6 +106,7 @@ def test_an_error_of_a_disk_s_file_reaches_the_guest_and_the_vm_runs_on(vms: Vms
     with contextlib.closing(connection):
         name = find_domain(connection, vms.seen("web")["vmId"]).name()
     process_id = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+    inside(vms, "web", "dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null")
     file = Path(json.loads(vms.run("disk", "show", "data", "--json").stdout)["path"])
     for error in ("EIO", "EROFS"):
         with failing_writes(process_id, file, error):
@@ -127,6 +128,7 @@ def failing_writes(process_id: int, file: Path, error: str) -> Iterator[None]:
             yield
         finally:
             tracer.terminate()
+            tracer.wait(SOON)
 
 
 def _write(vms: Vms, disk: str, logs: Path) -> None:

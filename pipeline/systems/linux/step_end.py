@@ -162,8 +162,8 @@ class StepEnd:
         return GuestError(
             "the guest's root file system has turned read-only",
             name="guest-root-read-only",
-            hint="serial.log and journal.log in the run's folder show the kernel's error; if it is one of the disk, "
-            "check the host's disk (dmesg), else the file system (a larger `disk`, another step), and build again",
+            hint="read the kernel's error in serial.log and journal.log in the run's folder; if it is an error of "
+            "the disk, check the host's disk with dmesg; then build again",
         )
 
     def _full_disk(self) -> GuestError | None:

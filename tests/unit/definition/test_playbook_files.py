@@ -10,7 +10,9 @@ from pipeline.base.reading import reading_once
 from pipeline.definition import load, playbook_files, step_inputs
 
 
-def test_images_of_one_plan_read_a_playbook_s_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_many_images_reads_each_file_of_a_playbook_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the texts that are searched for names of files, and by the keys, which are those of a read each time."""
     files = {
         f"playbooks/roles/web/tasks/{number}.yml": f"- ansible.builtin.command: echo {number}\n"

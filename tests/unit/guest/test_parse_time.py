@@ -83,8 +83,9 @@ def test_which_values_are_parsed(name: str, tmp_path: Path) -> None:
 
 def test_values_that_are_parsed_wherever_they_stand(tmp_path: Path) -> None:
     for word in ("'{{ other }}'", "['{% raw %}']"):
-        definition = project(tmp_path, WAITS["argument"], word)
-        assert variables_parsed(step_of(tmp_path, "shop"), installed=False) == definition.steps[0].vars  # type: ignore[union-attr]
+        project(tmp_path, WAITS["argument"], word)
+        step = step_of(tmp_path, "shop")
+        assert variables_parsed(step, installed=False) == step.vars
     project(tmp_path, WAITS["argument"], "one")
     assert variables_parsed(step_of(tmp_path, "shop"), installed=True) == {"word": "one"}
     (tmp_path / "playbooks/site.yml").write_text("- hosts: [\n")

@@ -34,7 +34,7 @@ def test_its_name_is_free_when_it_is_over(tmp_path: Path, instance: str | None, 
         name="goldsmith-R1-gen1", run="R1", role="test", kvm=False, cpus=1, memory=1 << 28, disks=(),
         serial_log=tmp_path / "serial.log", instance=instance,
     )  # fmt: skip
-    machine, domain = Machine(Connection(None), spec, tmp_path), Ended(3)  # type: ignore[arg-type]
+    machine, domain = Machine(Connection(None), spec, tmp_path), Ended(3)  # type: ignore[arg-type]  # a likeness
     machine._domain, machine.stopped = domain, "powered off"
     machine.destroy()
     # an instance's domain stays defined, so there is nothing to wait for
