@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness import wait_for
+from tests.processes import has_ended, kill, process_ids
 
 ROOT = Path(__file__).parents[1]
 #: Where libvirt keeps what it knows; a host of its own has these anew.
@@ -140,21 +141,10 @@ def _ancestors() -> set[int]:
 
 
 def _end_others(kept: set[int]) -> bool:
-    others = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    living = [pid for pid in others if pid not in kept and _lives(pid)]
+    living = [pid for pid in process_ids() if pid not in kept and not has_ended(pid)]
     for pid in living:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        kill(pid)
     return not living
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _sh(words: str) -> None:

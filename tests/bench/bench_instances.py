@@ -32,6 +32,7 @@ from pipeline.prove.matrix import TARGETS
 from pipeline.stages.prove import Prove
 from pipeline.systems.linux.clone_test import CloneTest
 from tests.harness import ROOT, Lab, commit_id
+from tests.processes import PROC, other_processes
 
 PAGE = ROOT / "docs/reports/bench-instances.md"
 ROUNDS = 3
@@ -98,26 +99,9 @@ def delete(lab: Lab, name: str) -> None:
 
 def own_processes() -> list[Path]:
     """The folders in /proc of goldsmith's processes on this host, but this one."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            words = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"pipeline" in words and str(locate_store().instances_label).encode() in words + _home(folder):
-            found.append(folder)
-    return found
-
-
-def _home(folder: Path) -> bytes:
-    try:
-        words = (folder / "environ").read_bytes()
-    except OSError:
-        return b""
-    home = f"GOLDSMITH_HOME={locate_store().root}".encode()
-    return str(locate_store().instances_label).encode() if home in words.split(b"\0") else b""
+    label, home = str(locate_store().instances_label), f"GOLDSMITH_HOME={locate_store().root}"
+    found = (each for each in other_processes() if "pipeline" in each.line)
+    return [PROC / str(each.pid) for each in found if label in each.line or home in each.environment.split("\0")]
 
 
 def proportional_memory(folder: Path) -> float:

@@ -37,6 +37,7 @@ from pipeline.maintenance import gc  # noqa: F401  as above
 from pipeline.systems import registry
 from tests.fakes.toy_system.system import SYSTEM
 from tests.harness import networks
+from tests.processes import has_ended, other_processes
 from tests.unit.systems.test_toy_build import DEFINITION
 from tests.unit.systems.test_toy_inspection import FILES, disk_of
 
@@ -131,7 +132,7 @@ class Command:
         os.close(self._go)
 
     def has_ended(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return has_ended(self.pid)
 
     def kill(self) -> None:
         os.kill(self.pid, 9)
@@ -404,15 +405,8 @@ def _run(*argv: str) -> None:
 
 def _processes(home: str) -> list[str]:
     """Processes whose command or environment names this store; not this one, nor those above it."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                line = (folder / "cmdline").read_bytes()
-                named = home.encode() in line + (folder / "environ").read_bytes()
-                if named and line and b"campaigns" not in line:
-                    found.append(line.replace(b"\0", b" ").decode(errors="replace")[:120])
-    return found
+    found = (each for each in other_processes() if "campaigns" not in each.line)
+    return [each.line[:120] for each in found if home in each.line or home in each.environment]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.campaigns.fault_bench import Bench, Command, Ended, Verb
+from tests.processes import kill_tree
 
 #: Calls that change a file system, by the names that a row may use for several.
 GROUPS = {
@@ -177,14 +178,6 @@ def boot_after_cut(bench: Bench) -> None:
     bench.unmount()
     (bench.beside / "cut.img").replace(bench.image)
     bench.mount()
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL to a process and to all below it."""
-    for child in Path(f"/proc/{pid}/task").glob("*/children"):
-        for each in child.read_text().split():
-            kill_tree(int(each))
-    os.kill(pid, signal.SIGKILL)
 
 
 def fill(folder: Path, left: int) -> None:

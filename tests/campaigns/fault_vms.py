@@ -23,6 +23,7 @@ from tests.campaigns.__main__ import Row
 from tests.campaigns.fault_bench import FILE_SYSTEMS, Bench, Ended, Verb
 from tests.campaigns.fault_table import Case, damage, read_table
 from tests.harness import commit_id, new_home, remove, wait_for
+from tests.processes import other_processes
 from tests.vms import PUBLIC_KEY, Vms, virsh
 
 #: A VM that no row names, and where on its disk its data are.
@@ -139,17 +140,8 @@ class VmBench(Bench):
         label = str(self.store.instances_label)
         found = [each for each in found if each not in (f"/run/goldsmith/{label}", label)]
         found += [str(path) for path in self.store.disks.glob("[!.]*")]
-        return found + [f"process {line}" for line in _machines(str(self.store.root))]
-
-
-def _machines(home: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "qemu-system" in line and home in line:
-                found.append(line[:80])
-    return found
+        lines = (each.line for each in other_processes() if "qemu-system" in each.line)
+        return found + [f"process {line[:80]}" for line in lines if str(self.store.root) in line]
 
 
 # ---- one case ----------------------------------------------------------------------------------------------------

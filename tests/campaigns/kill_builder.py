@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness import Lab, Say, wait_for
+from tests.processes import other_processes
 
 IMAGE = "killed"
 SLOW = "images/killed.yaml"
@@ -101,16 +102,8 @@ def run(moment: Moment, lab: Lab, *, proof: bool = True) -> dict[str, object]:
 
 def stray_processes(lab: Lab) -> list[str]:
     """Processes that still speak of this store, the tests' own apart."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(lab.home) in line and "pytest" not in line and "campaigns" not in line:
-                found.append(line[:200])
-    return found
+    found = [each.line[:200] for each in other_processes() if str(lab.home) in each.line]
+    return [line for line in found if "pytest" not in line and "campaigns" not in line]
 
 
 def campaign(lab: Lab, _master: Path, say: Say) -> list[dict[str, object]]:

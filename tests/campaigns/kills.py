@@ -32,6 +32,7 @@ from pipeline.gallery.retention import delete_version
 from pipeline.maintenance.gc import clean_up
 from tests.campaigns.gallery import capture as capture_noise
 from tests.harness import ROOT, commit_id
+from tests.processes import other_processes
 
 COUNT = int(os.environ.get("GOLDSMITH_MOMENTS", "60"))
 PAGE = ROOT / "docs/reports/campaign-kills.md"
@@ -156,16 +157,7 @@ def _names(place: Path) -> Iterator[str]:
 
 
 def _processes(root: str) -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if root in line:
-                found.append(line[:100])
-    return found
+    return [each.line[:100] for each in other_processes() if root in each.line]
 
 
 def moment(bench: Bench, verb: str, seed: int) -> str:

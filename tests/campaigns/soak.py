@@ -35,6 +35,7 @@ from pipeline.publish.targets import Target
 from tests.campaigns.__main__ import Page, Row
 from tests.campaigns.fault_bench import MIB, Bench, opened
 from tests.harness import ROOT, Lab, Say, commit_id, domains, networks, new_home, remove, wait_for, wanted
+from tests.processes import children, threads
 from tests.vms import PUBLIC_KEY, SOON, Vms
 
 CYCLES = int(os.environ.get("GOLDSMITH_CYCLES", "40"))
@@ -65,15 +66,14 @@ def measure(store: Path) -> Use:
     gc.collect()
     rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
     own = sum(int(line.split()[1]) for line in rollup if line.startswith(("Anonymous:", "Swap:")))
-    tasks = list(Path("/proc/self/task").iterdir())
     own_store = Store(store)
     label = str(own_store.instances_label)
     named = [name for name in domains() if label in name or own_store.own_run(name.split("-")[1]) is not None]
     spaces = [name for name in networks() if name.startswith(label) or own_store.own_run(name) is not None]
     return Use(
         files=len(list(Path("/proc/self/fd").iterdir())),
-        threads=len(tasks),
-        children=sum(len((task / "children").read_text().split()) for task in tasks),
+        threads=len(threads(os.getpid())),
+        children=len(children(os.getpid())),
         domains=len(named),
         namespaces=len(spaces),
         mounts=sum(str(store) in line for line in Path("/proc/self/mounts").read_text().splitlines()),

@@ -6,7 +6,6 @@ is a worker of goldsmith with a store and a signing key of its own; `worker.sh` 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 from pipeline.evidence import signing
 from pipeline.guest.access import free_ports
 from tests.harness import ROOT, wait_for
+from tests.processes import kill, other_processes
 
 #: What a host needs for it.
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
@@ -181,24 +181,16 @@ class Cluster:
     def kill_work(self, name: str) -> None:
         """SIGKILL to all that a node's jobs have started, as where its power fails."""
         self._kill_where(f"SLURMD_NODENAME={name}", f"GOLDSMITH_HOME={self.folder}/{name}/store")
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if path.read_bytes().startswith(b"slurmstepd: [") and self._is_ours(path.parent):
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-
-    def _is_ours(self, process: Path) -> bool:
-        return str(self.folder).encode() in (process / "environ").read_bytes()
+        for each in other_processes():
+            if each.line.startswith("slurmstepd: [") and str(self.folder) in each.environment:
+                kill(each.pid)
 
     def _kill_where(self, *words: str) -> None:
         """SIGKILL to each process whose environment has one of the words, if it is of this cluster."""
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                environment = path.read_bytes()
-            except OSError:
-                continue
-            ours = str(self.folder).encode() in environment
-            if ours and int(path.parent.name) != os.getpid() and any(w.encode() in environment for w in words):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+        for each in other_processes():
+            environment = each.environment
+            if str(self.folder) in environment and any(word in environment for word in words):
+                kill(each.pid)
 
     def _start(self, name: str, argv: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:

@@ -17,6 +17,7 @@ import pytest
 from pipeline.base import qemu_img
 from pipeline.fabric import Fabric
 from pipeline.hypervisor.connection import connect
+from tests.processes import other_processes
 from tests.vm.test_wires import LABEL, ask, puppet
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")]
@@ -79,15 +80,8 @@ for number in range(6):
 """
 
 
-def _alive(token: str) -> list[str]:
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if token.encode() in line.read_bytes() and int(line.parent.name) != os.getpid():
-                found.append(line.parent.name)
-        except OSError:
-            continue
-    return found
+def _alive(token: str) -> list[int]:
+    return [each.pid for each in other_processes() if token in each.line]
 
 
 def _wait_for(count: int, token: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pipeline.base import process, qemu_img
 from pipeline.base.errors import BuildError, HostError, Interrupted
 from tests.harness import wait_for
+from tests.processes import has_ended
 
 Run = Callable[..., process.Result]
 #: Both ways to run a child keep one contract: the standard library's, and that of qemu-img on the package `sh`.
@@ -22,14 +23,6 @@ MODULES = {
     "subprocess": "from pipeline.base.process import run",
     "sh": "from pipeline.base.qemu_img import _run as run",
 }
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or dead and not yet collected by the first process of this host."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @both

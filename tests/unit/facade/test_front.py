@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from pipeline.facade.routing import Request
 from pipeline.facade.server import Facade, front_user
 from tests.fakes.facade import GROUP, MACHINES, VERSION, Client, serving
 from tests.fakes.malformed_requests import send_malformed
+from tests.harness import wait_for
+from tests.processes import Process, open_files, other_processes, threads
 from tests.unit.operations.test_wrong_states import everything
 
 #: A user that owns nothing, on any host.
@@ -37,17 +38,10 @@ def apart(tmp_path: Path) -> Iterator[Client]:
         yield client
 
 
-def fronts(client: Client) -> list[Path]:
+def fronts(client: Client) -> list[Process]:
     """The processes that read this facade's requests."""
-    wanted = f"--base\0https://localhost:{client.facade.port}\0"
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (path / "cmdline").read_text():
-                found.append(path)
-        except OSError:  # it has ended
-            continue
-    return found
+    wanted = f"--base https://localhost:{client.facade.port} "
+    return [each for each in other_processes() if wanted in each.line]
 
 
 def test_it_answers_and_changes_as_one_process_does(apart: Client) -> None:
@@ -78,16 +72,17 @@ def test_it_answers_and_changes_as_one_process_does(apart: Client) -> None:
 
 def test_it_has_no_rights_and_sees_no_files(apart: Client) -> None:
     (process,) = fronts(apart)
-    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
-    assert status["Uid"].split() == ["65533"] * 4 and status["Gid"].split() == ["65533"] * 4
-    assert status["Groups"].split() == []
-    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-    assert (process / "root").readlink() == apart.facade.home.empty
+    for status in (found := threads(process.pid)):
+        assert status["Uid"] == ["65533"] * 4 and status["Gid"] == ["65533"] * 4
+        assert status["Groups"] == []
+        assert [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [["0" * 16]] * 5
+        assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    assert found
+    assert (process.folder / "root").readlink() == apart.facade.home.empty
     assert list(apart.facade.home.empty.iterdir()) == []
     # it holds no file of the store: its program and its libraries are mapped, not open
-    opened = [str(each.readlink()) for each in (process / "fd").iterdir()]
-    assert not [each for each in opened if each.startswith(str(apart.facade.home.root))]
+    opened = open_files(process.pid)
+    assert opened and not [each for each in opened if each.startswith(str(apart.facade.home.root))]
 
 
 def test_malformed_requests_are_refused_by_it_too(apart: Client) -> None:
@@ -101,10 +96,7 @@ def test_malformed_requests_are_refused_by_it_too(apart: Client) -> None:
 def test_it_ends_with_the_facade_and_its_own_end_is_named(tmp_path: Path) -> None:
     with serving(tmp_path / "store", user=USER) as client:
         (process,) = fronts(client)
-    until = time.monotonic() + 30
-    while process.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not process.exists()
+    wait_for("its end", lambda: not process.folder.exists(), 30)
     facade = Facade(Store(tmp_path / "store"), 0, can_change=False, user=USER)
 
     def spoil(_resumed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import socket
 import time
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipeline.base.errors import GoldsmithError
 from pipeline.base.store import Store
 from pipeline.facade.server import Facade
 from tests.fakes.facade import MACHINES, VERSION, Client, serving
+from tests.processes import open_files
 
 LIST = f"{MACHINES}?{VERSION}"
 
@@ -109,10 +110,7 @@ def test_a_secret_that_others_can_read_is_refused(client: Client) -> None:
 
 
 def test_it_listens_on_the_loopback_address_alone(client: Client) -> None:
-    ours = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            ours.add(str(path.readlink()))
+    ours = set(open_files(os.getpid()))
     listening = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
