@@ -6,8 +6,10 @@ its size, depth and number of values, checks its shape, and names what is wrong;
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import fnmatch
 import json
 import logging
 import os
@@ -286,27 +288,70 @@ def _write_once(path: Path, data: object) -> None:
 def disk_bytes(path: Path) -> int:
     """Bytes that a file, or all files in a folder, take on the disk; a file with two names in it counts once."""
     seen: dict[tuple[int, int], int] = {}
-    for each in (path, *path.rglob("*")):
-        try:
-            status = each.lstat()
-        except OSError:
-            continue  # gone meanwhile, or not ours to look at
+    with contextlib.suppress(OSError):  # gone meanwhile
+        status = path.lstat()
+        seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+    for _, status in walk(path):
         seen[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(seen.values())
+
+
+def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
+    """What is in a folder and has such a name, sorted; nothing where there is no folder, or none any more."""
+    try:
+        return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """All that is below a folder, sorted, each with its own status (lstat); no link is followed.
+
+    Another process may delete at the same time: what has gone when it is looked at is left out, and so is what this
+    user may not look at.
+    """
+    for path in _entries(folder):
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        yield path, status
+        if stat.S_ISDIR(status.st_mode):
+            yield from walk(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list_folder(folder)
+    except PermissionError:
+        return []
+
+
+def is_older(path: Path, moment: float) -> bool:
+    """Whether a path was last written before a moment (seconds since the epoch); one that has gone was not."""
+    try:
+        return path.lstat().st_mtime < moment
+    except FileNotFoundError:
+        return False
+
+
+def walk_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """The files below a folder, as `walk` finds them."""
+    return [(path, status) for path, status in walk(folder) if stat.S_ISREG(status.st_mode)]
 
 
 def sweep_unfinished(folder: Path, *, dry: bool = False) -> list[Path]:
     """Remove what `write_json` left in `folder` when its process died; the paths removed (`dry`: only named)."""
     gone = []
     for path in _unfinished(folder):
-        with path.open("rb") as file:
-            try:
+        try:
+            with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # somebody is writing it
-            if not dry:
-                path.unlink(missing_ok=True)
-            gone.append(path)
+                if not dry:
+                    path.unlink(missing_ok=True)
+                gone.append(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # somebody is writing it, or has just renamed it
     return gone
 
 

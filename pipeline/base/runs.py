@@ -21,7 +21,18 @@ from pydantic import Field
 
 from pipeline.base.errors import GoldsmithError, UsageError
 from pipeline.base.file_errors import user_name
-from pipeline.base.files import RecordDamaged, Shape, read_json, remove_tree, skip, sync_folder, sync_tree, write_json
+from pipeline.base.files import (
+    RecordDamaged,
+    Shape,
+    list_folder,
+    read_json,
+    remove_tree,
+    skip,
+    sync_folder,
+    sync_tree,
+    walk_files,
+    write_json,
+)
 from pipeline.base.names import RUN_ID
 
 __all__ = ["remove_tree", "sync_folder", "sync_tree", "write_json"]  # moved to files; many import them from here
@@ -159,8 +170,8 @@ class Run:
                 "hint": error.hint,
                 "evidence": str(error.evidence) if error.evidence else None,
             }
-        for path in self.folder.rglob("*.log"):
-            if path.is_file() and not path.is_symlink():
+        for path, _ in walk_files(self.folder):
+            if path.suffix == ".log":
                 path.chmod(LOG_MODE)
         self.note(outcome=outcome, ended=now())
         self._lock.release()
@@ -264,7 +275,7 @@ def run_ids(runs: Path) -> list[str]:
 
 
 def _folders(runs: Path) -> list[Path]:
-    return [path for path in runs.glob("R*") if RUN_ID.fullmatch(path.name)]
+    return [path for path in list_folder(runs, "R*") if RUN_ID.fullmatch(path.name)]
 
 
 def _number(folder: Path) -> int:
@@ -281,7 +292,7 @@ def find_run(runs: Path, run_id: str) -> dict[str, Any]:
 
 def drop_unrecorded(folder: Path, *, dry: bool = False) -> bool:
     """Remove the folder of a run whose process was killed before there was anything to record (`dry`: only look)."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
+    if not folder.is_dir() or _has_files(folder):
         return False
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
@@ -289,7 +300,7 @@ def drop_unrecorded(folder: Path, *, dry: bool = False) -> bool:
     except (Timeout, OSError):
         return False
     try:
-        if {path.name for path in folder.iterdir()} - {LOCK}:
+        if _has_files(folder):
             return False
         if not dry:
             remove_tree(folder)
@@ -298,12 +309,16 @@ def drop_unrecorded(folder: Path, *, dry: bool = False) -> bool:
     return True
 
 
+def _has_files(folder: Path) -> bool:
+    return any(path.name != LOCK for path in list_folder(folder))
+
+
 def drop_run(folder: Path) -> bool:
     """Remove the folder of a run that has ended; False where a live process holds it."""
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
-    except (Timeout, FileNotFoundError):
+    except (Timeout, FileNotFoundError, FileExistsError):  # the last where it is removed as the lock makes its folder
         return False
     try:
         remove_tree(folder)

@@ -77,15 +77,14 @@ def show(
     """
     from pathlib import Path
 
+    from pipeline.base.files import walk_files
     from pipeline.base.runs import find_run
     from pipeline.cli.environment import locate_store
     from pipeline.cli.show import print_json
 
     run = find_run(locate_store().runs, run_id)
     folder = Path(run["folder"])
-    files = sorted(
-        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.startswith("lock")
-    )
+    files = sorted(str(p.relative_to(folder)) for p, _ in walk_files(folder) if not p.name.startswith("lock"))
     if as_json:
         print_json({**run, "files": files})
         return

@@ -141,7 +141,7 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     end = end_of(units, until) if until is not None else len(units)
     if _is_built(context, units, asked=from_stage or until or warm or cold):
         return True
-    begin = _sound(context, units, min(reusable_prefix(units, context.layers), end))
+    begin, source = _begin(context, units, end)
     if begin < end:
         context.run.note(plan=explain_units(context, units[:end], begin))
     # a later layer left over from other times may stand on files that are made again now
@@ -159,7 +159,6 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
     if any(unit.spec.steps for unit in units[begin:end]):
         require_good_playbooks([context.definition], context.store)
     _ = context.accelerator  # reported before the first stage, refused before anything starts
-    source = context.made[-1][1] if begin else None
     draft: PendingLayer | None = None
     for position in range(begin, end):
         following = units[position + 1] if position + 1 < end else None
@@ -174,6 +173,15 @@ def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) ->
         return False
     context.run.emit("note", "", "golden matches this definition; its deleted layers are not built again")
     return True
+
+
+def _begin(context: BuildContext, units: Sequence[Unit], end: int) -> tuple[int, Layer | None]:
+    """How many of the first `end` units are kept, and the layer of the last one, on which the next unit runs."""
+    begin = _sound(context, units, min(reusable_prefix(units, context.layers), end))
+    # somebody may delete a layer at this moment: the next unit must not run on the one below it
+    while begin and (source := context.layers.get(units[begin - 1].key)) is None:
+        begin = min(begin - 1, reusable_prefix(units, context.layers))
+    return begin, source if begin else None
 
 
 def _sound(context: BuildContext, units: Sequence[Unit], begin: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.files import RecordDamaged, Shape, parse_json, read_text
+from pipeline.base.files import RecordDamaged, Shape, parse_json, read_text, walk_files
 from pipeline.evidence import page_parts as parts
 from pipeline.evidence.page_parts import LARGEST_RECORD, PACKAGES, PAGE, Disk
 from pipeline.evidence.version_diff import Changes
@@ -113,8 +113,8 @@ def _failed_inspection(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _newest(folder: Path, pattern: str) -> list[Path]:
-    found = [path for path in folder.rglob(pattern) if path.is_file() and path.stat().st_size]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [(status.st_mtime, path) for path, status in walk_files(folder) if status.st_size]
+    return [path for _, path in sorted(found, reverse=True) if path.match(pattern)]
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -10,9 +10,10 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +74,17 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *
         _write(folder / name, text)
         files[name] = None
 
-    coming: list[Future[bool]] = []
+    images, copied = [], 0
     with _copying() as pool:
-        for image in data.images:
-            (folder / image.name).mkdir(exist_ok=True)
-            for version in image.versions:
-                if version.page is not None:
-                    name = f"{image.name}/{version.version}.html"
-                    coming.append(pool.submit(_bring, version.page, folder / name, link=link))
-                    files[name] = None
-            put(f"{image.name}/{INDEX}", render("site_image.html.j2", data=data, image=image, plots=_plots(image)))
-        copied = sum(each.result() for each in coming)
+        coming = [(image, _bring_pages(pool, image, folder, link=link)) for image in data.images]
+        for image, pages in coming:
+            brought = {version: page.result() for version, page in pages.items()}
+            copied += sum(each is _Brought.NEW for each in brought.values())
+            files |= {f"{image.name}/{each}.html": None for each, how in brought.items() if how is not _Brought.GONE}
+            shown = _without(image, {each for each, how in brought.items() if how is _Brought.GONE})
+            put(f"{image.name}/{INDEX}", render("site_image.html.j2", data=data, image=shown, plots=_plots(shown)))
+            images.append(shown)
+    data = replace(data, images=images)
     rows = [(image, _plots(image)) for image in data.images]
     put(INDEX, render("site.html.j2", data=data, rows=rows, totals=_totals(data)))
     text = metrics(data)
@@ -94,6 +95,37 @@ def write_site(data: SiteData, folder: Path, metrics_file: Path | None = None, *
     removed = _remove(folder, set(before) - files.keys())
     versions = sum(len(image.versions) for image in data.images)
     return Written(folder, len(data.images), versions, copied, removed)
+
+
+class _Brought(Enum):
+    """What became of a version's page: it is new in the site, it was there, or it was deleted after it was listed."""
+
+    NEW = 1
+    SAME = 2
+    GONE = 3
+
+
+def _bring_pages(
+    pool: ThreadPoolExecutor, image: SiteImage, folder: Path, *, link: bool
+) -> dict[str, Future[_Brought]]:
+    (folder / image.name).mkdir(exist_ok=True)
+    targets = {each.version: folder / image.name / f"{each.version}.html" for each in image.versions}
+    return {
+        each.version: pool.submit(_bring, each.page, targets[each.version], link=link)
+        for each in image.versions
+        if each.page is not None
+    }
+
+
+def _without(image: SiteImage, gone: Collection[str]) -> SiteImage:
+    """An image without the versions whose pages are gone; one whose folder is there only lost its page."""
+    kept = []
+    for version in image.versions:
+        if version.version not in gone:
+            kept.append(version)
+        elif version.page is not None and version.page.parent.is_dir():
+            kept.append(replace(version, page=None))
+    return replace(image, versions=kept)
 
 
 @contextlib.contextmanager
@@ -135,11 +167,21 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _bring(source: Path, target: Path, *, link: bool) -> bool:
-    """Bring a version's page into the site; False where the same is there already.
+def _bring(source: Path, target: Path, *, link: bool) -> _Brought:
+    """Bring a version's page into the site.
 
     A link is the same file, a copy has its size and time. A site that was written in the other way is written again.
     """
+    try:
+        return _Brought.NEW if _copy(source, target, link=link) else _Brought.SAME
+    except FileNotFoundError:
+        if source.exists():
+            raise
+        return _Brought.GONE
+
+
+def _copy(source: Path, target: Path, *, link: bool) -> bool:
+    """False where the same page is there already."""
     status = source.stat()
     # elsewhere there can be no link, and of a file that others may not read a web server needs a copy
     link = link and target.parent.stat().st_dev == status.st_dev and status.st_mode & 0o444 == 0o444

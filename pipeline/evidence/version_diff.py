@@ -16,6 +16,7 @@ from pipeline.cache.digests import BLOCK, unequal_blocks
 from pipeline.disk import transfer
 from pipeline.disk.transfer import Made
 from pipeline.gallery import Version, digests_file, disks_of
+from pipeline.gallery.master import reading
 from pipeline.systems.questions import list_disk
 
 
@@ -58,7 +59,14 @@ class Differences:
 
 
 def compare(old: Version, new: Version) -> Differences:
-    """Read both disks, each as a stranger's. Raises DiskError where one cannot be read."""
+    """Read both disks, each as a stranger's. Raises DiskError where one cannot be read, NotFound where one is deleted
+    meanwhile.
+    """
+    with reading(old, new):
+        return _compare(old, new)
+
+
+def _compare(old: Version, new: Version) -> Differences:
     blocks = changed = 0
     theirs, ours = disks_of(old.manifest), disks_of(new.manifest)
     for name in theirs.keys() & ours.keys():
@@ -88,8 +96,9 @@ def delta(old: Version, new: Version, target: Path, *, timestamp: int, force: bo
             name="data-disks",
             hint="use goldsmith vhd diff OLD NEW TARGET for each disk",
         )
-    within = _suspects(old, new, old.disk.name)
-    return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)
+    with reading(old, new):
+        within = _suspects(old, new, old.disk.name)
+        return transfer.difference(old.disk, new.disk, target, timestamp=timestamp, force=force, within=within)
 
 
 def _suspects(old: Version, new: Version, name: str) -> list[tuple[int, int]] | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pipeline.base.errors import GoldsmithError
 from pipeline.base.file_errors import describe_os_error
-from pipeline.base.files import Shape, read_json, read_usable, write_json
+from pipeline.base.files import Shape, is_older, read_json, read_usable, write_json
 from pipeline.base.runs import now
 from pipeline.facade.errors import ArmError, arm_error
 
@@ -110,7 +110,7 @@ class Tasks:
             if data["status"] == "InProgress":
                 self._start(replace(_read(data), again=True))
                 resumed += 1
-            elif path.stat().st_mtime < time.time() - KEPT * 86400:
+            elif is_older(path, time.time() - KEPT * 86400):
                 path.unlink(missing_ok=True)
         return resumed
 

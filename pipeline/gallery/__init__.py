@@ -11,8 +11,10 @@ import difflib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 from pipeline.base import locks
 from pipeline.base.errors import GoldsmithError, HostError, NotFound, UsageError
 from pipeline.base.file_errors import describe_os_error
-from pipeline.base.files import RecordDamaged, Shape, read_usable, skip
+from pipeline.base.files import RecordDamaged, Shape, list_folder, read_usable, skip
 from pipeline.base.names import folders
 from pipeline.base.printable import listed
 from pipeline.base.runs import remove_tree, sync_folder, sync_tree, write_json
@@ -95,17 +97,14 @@ class Gallery:
     def versions(self, name: str) -> list[Version]:
         """All versions of an image that can be read, oldest first; the others are skipped by name."""
         folder = self.root / name
-        if not folder.is_dir():
-            return []
-        found = sorted((v, p) for p in folder.iterdir() if (v := parse(p.name)) and not p.is_symlink())
-        channels = channels_in(folder)
+        found = sorted((v, p) for p in list_folder(folder) if (v := parse(p.name)) and not p.is_symlink())
+        channels = channels_in(folder) if found else {}
         return [version for _, path in found if (version := self._usable(name, path, channels))]
 
     def damaged(self, name: str) -> list[RecordDamaged]:
         """The versions of an image that cannot be read, each with the reason."""
-        folder = self.root / name
         found = []
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for path in list_folder(self.root / name):
             if parse(path.name) and not path.is_symlink():
                 try:
                     self.read_manifest(name, path)
@@ -150,9 +149,12 @@ class Gallery:
 
     def read_manifest(self, name: str, path: Path) -> dict[str, Any] | None:
         """The manifest of a version of this image, None where there is no such folder. Raises RecordDamaged."""
-        if not path.exists() and not path.is_symlink():
-            return None
-        manifest = manifest_of(path)
+        try:
+            manifest = manifest_of(path)
+        except RecordDamaged:
+            if not os.path.lexists(path):
+                return None  # a version loses its name, in one rename, before its files go
+            raise
         whose = (manifest["name"], manifest["version"])
         if whose != (name, path.name):
             raise RecordDamaged(path / MANIFEST, f"it belongs to {whose[0]} {whose[1]}", ManifestShape.advice())
@@ -160,8 +162,19 @@ class Gallery:
 
     def find(self, name: str, which: str = GOLDEN) -> Version | None:
         """A version by its number or by a channel, or None; one that cannot be read is skipped by name."""
-        path = self._path(name, which)
-        return self._usable(name, path) if path is not None else None
+        return self._resolve(name, which, partial(self._usable, name))
+
+    def _resolve(self, name: str, which: str, read: Callable[[Path], Version | None]) -> Version | None:
+        """What `read` returns of the folder that is meant. It reads again where a channel has moved meanwhile.
+
+        Otherwise a channel would seem to be missing whose old version is deleted right after it has moved on.
+        """
+        before = None
+        while (path := self._path(name, which)) is not None and path != before:
+            if (found := read(path)) is not None:
+                return found
+            before = path
+        return None
 
     def _path(self, name: str, which: str) -> Path | None:
         """The folder that a version's number or a channel means, None where it means none."""
@@ -171,10 +184,10 @@ class Gallery:
                 f"{name}@{which} is not a valid reference", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
             )
         path = folder / which
-        if path.is_symlink():
+        with contextlib.suppress(OSError):  # it is no link, or there is none
             path = folder / path.readlink()
             return path if path.parent == folder and parse(path.name) else None
-        if path.exists() and not parse(which):
+        if not parse(which) and _is_no_link(path):
             raise RecordDamaged(
                 path,
                 "it has a channel's name, but is not a link to a version",
@@ -185,8 +198,7 @@ class Gallery:
     def get(self, reference: str) -> Version:
         """A version by NAME[@VERSION|CHANNEL]. Raises NotFound when there is none, RecordDamaged for a bad one."""
         name, _, which = reference.partition("@")
-        path = self._path(name, which or GOLDEN)
-        found = self._load(name, path) if path is not None else None
+        found = self._resolve(name, which or GOLDEN, partial(self._load, name))
         if found is None:
             self.refuse_unknown(name)
             known = listed((v.version for v in self.versions(name)), newest=True) or "none"
@@ -272,7 +284,7 @@ class Gallery:
                 name="channel-name",
                 hint="use a letter, then letters, digits, dots, hyphens and underscores, at most 61",
             )
-        if (folder / channel).exists() and not (folder / channel).is_symlink():
+        if _is_no_link(folder / channel):
             raise RecordDamaged(folder / channel, "it has a channel's name, but is not a link", "move it away")
         temporary = folder / f"{POINT}{channel}-{os.getpid()}"
         for last in (False, True):
@@ -306,7 +318,7 @@ class Gallery:
         """Give none of these numbers to a version of this gallery: the gallery that gets its versions has them."""
         with self.hold(name, make=True) as folder:
             (folder / RESERVED).mkdir(exist_ok=True)
-            known = {path.name for path in (folder / RESERVED).iterdir()}
+            known = {path.name for path in list_folder(folder / RESERVED)}
             wanted = {number for number in numbers if parse(number)}
             for number in sorted(wanted - known):
                 (folder / RESERVED / number).touch()
@@ -316,7 +328,7 @@ class Gallery:
     def given_numbers(self, name: str) -> list[str]:
         """The numbers of all versions of an image, also of those that are deleted."""
         folder = self.root / name
-        paths = (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*")) if folder.is_dir() else ()
+        paths = (*list_folder(folder), *list_folder(folder / TOMBSTONES))
         return sorted({number for path in paths if parse(number := path.name.removesuffix(".json"))})
 
     def capture(
@@ -354,7 +366,7 @@ class Gallery:
     ) -> str:
         self.sweep(folder.name)
         # a number is given once: what has gone left its tombstone
-        places = (*folder.iterdir(), *folder.glob(f"{TOMBSTONES}/*"), *folder.glob(f"{RESERVED}/*"))
+        places = (*list_folder(folder), *list_folder(folder / TOMBSTONES), *list_folder(folder / RESERVED))
         taken = [path.name.removesuffix(".json") for path in places]
         version = next_version(taken, datetime.now(UTC).date())
         scratch = folder / f"{NEW}{version}"
@@ -382,11 +394,19 @@ class Gallery:
     def sweep(self, name: str) -> None:
         """Remove what a dead capture of this image left. The caller holds the folder."""
         folder = self.root / name
-        for path in folder.glob(f"{NEW}*") if folder.is_dir() else ():
+        for path in list_folder(folder, f"{NEW}*"):
             if path.is_symlink():
                 path.unlink()
             else:
                 remove_tree(path)
+
+
+def _is_no_link(path: Path) -> bool:
+    """Whether something is there that is not a link."""
+    try:
+        return not stat.S_ISLNK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def place(source: Path, target: Path) -> None:

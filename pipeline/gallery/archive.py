@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.base import process, scratch
 from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import CheckFailed, UsageError
-from pipeline.base.files import Shape, parse_json, remove_tree
+from pipeline.base.files import Shape, parse_json, remove_tree, walk
 from pipeline.base.printable import listed
 from pipeline.base.surroundings import variables
 from pipeline.cache.digests import OnBytes
@@ -66,7 +66,7 @@ def archive_version(
         place = f"{repository}::{_label(version.name, version.version)}"
         # one that a dead process left half made has no place in the list; a whole one is the same version
         if not _holds(repository, version.name, version.version):
-            size = sum(path.lstat().st_size for path in version.path.rglob("*"))
+            size = sum(status.st_size for _, status in walk(version.path))
             on_bytes = partial(progress, f"archiving {version.name} {version.version}")
             _borg(["create", *_HOW, place, "."], version.path, _follow(on_bytes, size))
             on_bytes(size, size)

@@ -6,11 +6,12 @@ channel for ever, and nobody would look at it again.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from dataclasses import dataclass
 
 from pipeline.base.errors import CheckFailed, NotFound, UsageError
-from pipeline.base.files import sync_folder
+from pipeline.base.files import list_folder, sync_folder
 from pipeline.base.printable import listed
 from pipeline.gallery import CANDIDATE, CHANNEL_NAME, GOLDEN, Gallery
 
@@ -30,13 +31,12 @@ class Channel:
 
 def list_channels(gallery: Gallery, image: str) -> list[Channel]:
     """All channels of an image, by name."""
-    folder = gallery.root / image
-    links = sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
-    return [
-        Channel(image, path.name, str(path.readlink()), not path.is_dir())
-        for path in links
-        if CHANNEL_NAME.fullmatch(path.name)
-    ]
+    found = []
+    for path in list_folder(gallery.root / image):
+        if CHANNEL_NAME.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # it is no link, or no longer there
+                found.append(Channel(image, path.name, str(path.readlink()), not path.is_dir()))
+    return found
 
 
 def channel_names(gallery: Gallery) -> set[str]:

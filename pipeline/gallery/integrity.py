@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.base.byte_progress import OnWork, ignore_work
 from pipeline.base.errors import GoldsmithError, HostError, UsageError
 from pipeline.base.file_errors import describe_os_error, is_limit
-from pipeline.base.files import RecordDamaged, kind_of
+from pipeline.base.files import RecordDamaged, kind_of, list_folder
 from pipeline.cache.digests import BLOCK, CHUNK, OnBytes, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.manifest import manifest_of
@@ -41,26 +41,62 @@ Judge = Callable[[Path, Mapping[str, Any]], str]
 def verify(
     gallery: Gallery, name: str, only: str | None = None, *, judge: Judge = lambda _folder, _manifest: ""
 ) -> Iterator[Finding]:
-    """Look at all versions and channels of an image, or at one version. Costs a read of every disk's data."""
-    folder = gallery.root / name
-    for path in sorted(folder.iterdir()):
+    """Look at all versions and channels of an image, or at one version. Costs a read of every disk's data.
+
+    What another process deletes before it was read whole is left out: it is neither good nor damaged. Raises NotFound
+    where that is the version that was asked for.
+    """
+    looked = False
+    for path in list_folder(gallery.root / name):
         if path.name.startswith((NEW, GONE, POINT)):
-            yield Finding(f"{name}/{path.name}", "a process that died left this file", scratch=True)
+            found = Finding(f"{name}/{path.name}", "a process that died left this file", scratch=True)
         elif path.is_symlink():
-            if only in (None, path.name):
-                yield Finding(f"{name}@{path.name}", _channel(gallery, name, path))
+            found = Finding(f"{name}@{path.name}", _channel(gallery, name, path))
         elif parse(path.name):
-            if only in (None, path.name):
-                wrong = judge_folder(path, name, path.name, judge)
-                unsigned = not wrong and manifest_of(path).get("signed_by") is None
-                yield Finding(f"{name} {path.name}", wrong, unsigned=unsigned)
-        elif only is None and path.name not in RECORDS and not path.name.startswith("."):
-            what = kind_of(path.lstat().st_mode)
-            yield Finding(f"{name}/{path.name}", f"it is {what}, but neither a version nor a channel")
+            if only not in (None, path.name):
+                continue
+            wrong, manifest = judge_version(path, name, path.name, judge)
+            found = Finding(f"{name} {path.name}", wrong, unsigned=not wrong and manifest.get("signed_by") is None)
+        elif path.name not in RECORDS and not path.name.startswith("."):
+            what = _kind(path)
+            found = Finding(f"{name}/{path.name}", f"it is {what}, but neither a version nor a channel")
+        else:
+            continue
+        if only in (None, path.name) and os.path.lexists(path):
+            looked = True
+            yield found
+    if only is not None and not looked:
+        gallery.get(f"{name}@{only}")
+
+
+def _kind(path: Path) -> str:
+    try:
+        return kind_of(path.lstat().st_mode)
+    except FileNotFoundError:
+        return "gone"
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
-    target = str(link.readlink())
+    """What is wrong with a channel, or nothing; also where it has moved on or gone meanwhile."""
+    target = _target(link)
+    while wrong := _target_fault(gallery, name, target):
+        now = _target(link)
+        if now == target:
+            break
+        target = now
+    return wrong
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""  # gone, or no longer a link
+
+
+def _target_fault(gallery: Gallery, name: str, target: str) -> str:
+    if not target:
+        return ""
     if not parse(target):
         return f"points to {target}, which is not a version"
     try:
@@ -74,20 +110,23 @@ def _channel(gallery: Gallery, name: str, link: Path) -> str:
 
 def judge_folder(path: Path, name: str, version: str, judge: Judge, progress: OnWork = ignore_work) -> str:
     """What is wrong with the version in a folder, wherever that lies, or nothing. `progress` follows its disks."""
+    return judge_version(path, name, version, judge, progress)[0]
+
+
+def judge_version(
+    path: Path, name: str, version: str, judge: Judge, progress: OnWork = ignore_work
+) -> tuple[str, Mapping[str, Any]]:
+    """As `judge_folder`, with the version's manifest, which is empty where it cannot be read."""
+    manifest: Mapping[str, Any] = {}
     try:
         manifest = manifest_of(path)
-        if (manifest["version"], manifest["name"]) != (version, name):
-            return f"its manifest belongs to {manifest['name']} {manifest['version']}"
-        for file, record in disks_of(manifest).items():
-            if wrong := _judge_disk(path / file, record, progress):
-                return wrong
-        return judge(path, manifest)
+        return _judge_all(path, manifest, name, version, judge, progress), manifest
     except RecordDamaged as error:
-        return f"{error.path.name} cannot be used: {error.why}"
+        wrong = f"{error.path.name} cannot be used: {error.why}"
     except HostError:
         raise  # this host cannot look at it: that is no damage
     except GoldsmithError as error:
-        return f"cannot be verified: {error.message}"
+        wrong = f"cannot be verified: {error.message}"
     except PermissionError as error:
         raise HostError(
             f"this user cannot read {error.filename}", name="root-needed", hint="sudo goldsmith gallery verify"
@@ -96,7 +135,19 @@ def judge_folder(path: Path, name: str, version: str, judge: Judge, progress: On
         if is_limit(error):
             raise describe_os_error(error) from None
         of = f"{Path(os.fsdecode(error.filename)).name}: " if error.filename else ""
-        return f"cannot be read: {of}{error.strerror}"
+        wrong = f"cannot be read: {of}{error.strerror}"
+    return wrong, manifest
+
+
+def _judge_all(
+    path: Path, manifest: Mapping[str, Any], name: str, version: str, judge: Judge, progress: OnWork
+) -> str:
+    if (manifest["version"], manifest["name"]) != (version, name):
+        return f"its manifest belongs to {manifest['name']} {manifest['version']}"
+    for file, record in disks_of(manifest).items():
+        if wrong := _judge_disk(path / file, record, progress):
+            return wrong
+    return judge(path, manifest)
 
 
 def _judge_disk(path: Path, record: Mapping[str, Any], progress: OnWork) -> str:

@@ -201,13 +201,16 @@ class _Reader:
                 # a link that is not in its place yet has a name that no channel can have
                 links = sorted(link for link in channels.get(version, ()) if CHANNEL_NAME.fullmatch(link))
                 shown = summarize(name, version, f"{folder}/{version}", links, facts)
-                self._note_missing(shown["disks"])
+                missing = self._missing_disks(shown["disks"])
+                if missing and not os.path.lexists(f"{folder}/{version}"):
+                    continue  # deleted meanwhile
+                self._missing += missing
                 rows.append(Row(shown, facts["verdict"], facts["ready_seconds"], facts["build_seconds"]))
         return rows
 
-    def _note_missing(self, disks: Sequence[Mapping[str, Any]]) -> None:
+    def _missing_disks(self, disks: Sequence[Mapping[str, Any]]) -> list[str]:
         gone = [disk["path"] for disk in disks if disk["size"] is None and not Path(disk["path"]).is_file()]
-        self._missing += [f"{path}: it is missing" for path in gone]
+        return [f"{path}: it is missing" for path in gone]
 
     def _facts(self, name: str, version: str, folder: str) -> Mapping[str, Any] | None:
         """What the list shows of a version's manifest: remembered, or read now. None where there is no version."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.disk_format import DEFAULT_OUTPUT, DiskFormat
+from pipeline.base.errors import GoldsmithError, NotFound
 from pipeline.base.runs import LOG_MODE
 from pipeline.gallery.manifest import format_of_disk, tree_of_disk
 from pipeline.gallery.versions import parse
@@ -117,3 +120,22 @@ class Version:
     def missing(self) -> list[str]:
         """The names of its disks that are not there."""
         return [name for name in disks_of(self.manifest) if not (self.path / name).is_file()]
+
+
+@contextlib.contextmanager
+def reading(*versions: Version) -> Iterator[None]:
+    """Read versions without a lease, which only who may write to the gallery can take.
+
+    Raises NotFound (gallery-unknown) in place of any other error where one of them is deleted meanwhile.
+    """
+    try:
+        yield
+    except (GoldsmithError, OSError) as error:
+        for version in versions:
+            if not os.path.lexists(version.path):
+                raise NotFound(
+                    f"{version.name} {version.version} was deleted while it was read",
+                    name="gallery-unknown",
+                    hint=f"see the others with goldsmith gallery list {version.name}; gallery lease keeps a version",
+                ) from error
+        raise

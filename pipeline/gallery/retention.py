@@ -19,7 +19,16 @@ from pathlib import Path
 
 from pipeline.base.disk_format import output_formats
 from pipeline.base.errors import CheckFailed, NotFound, UsageError
-from pipeline.base.files import RecordDamaged, Shape, disk_bytes, read_json, read_usable, skip, sweep_unfinished
+from pipeline.base.files import (
+    RecordDamaged,
+    Shape,
+    disk_bytes,
+    list_folder,
+    read_json,
+    read_usable,
+    skip,
+    sweep_unfinished,
+)
 from pipeline.base.runs import now, remove_tree, sync_folder, write_json
 from pipeline.gallery import GOLDEN, GONE, MANIFEST, NEW, POINT, TOMBSTONES, Gallery, Version
 
@@ -86,7 +95,7 @@ def _read_lease(path: Path) -> Lease | None:
 
 def leases(gallery: Gallery, name: str) -> list[Lease]:
     """All leases that hold, oldest first. One that cannot be read holds too: somebody meant something."""
-    paths = sorted((gallery.root / name / LEASES).glob("[!.]*.json"))
+    paths = list_folder(gallery.root / name / LEASES, "[!.]*.json")
     return [lease for path in paths if (lease := _read_lease(path)) and lease.live]
 
 
@@ -145,7 +154,8 @@ def release_instance(gallery: Gallery, name: str, version: str, instance: str) -
 
 def leases_of_instance(gallery: Gallery, instance: str) -> list[tuple[str, str]]:
     """The versions that an instance has leases on: image and version."""
-    paths = sorted(gallery.root.glob(f"*/{LEASES}/*-{instance.replace('-', '')}.json"))
+    ending = f"*-{instance.replace('-', '')}.json"
+    paths = [path for name in gallery.names() for path in list_folder(gallery.root / name / LEASES, ending)]
     return [(path.parent.parent.name, path.stem.rpartition("-")[0]) for path in paths]
 
 
@@ -171,7 +181,7 @@ def leased(gallery: Gallery, version: Version, why: str) -> Iterator[None]:
 def withdrawn(gallery: Gallery, name: str) -> Mapping[str, str]:
     """Versions that somebody took back, and why. No build points a channel at one again."""
     found = {}
-    for path in (gallery.root / name / WITHDRAWN).glob("[!.]*.json"):
+    for path in list_folder(gallery.root / name / WITHDRAWN, "[!.]*.json"):
         word = read_usable(path, WithdrawnShape)
         # a mark that cannot be read is a mark all the same
         found[path.stem] = str(word["why"]) if word else "its record of withdrawal cannot be read"

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from pipeline.base import process, scratch
 from pipeline.base.errors import BuildError, GoldsmithError, HostError, UsageError
-from pipeline.base.files import Shape, read_usable
+from pipeline.base.files import Shape, is_older, list_folder, read_usable
 from pipeline.base.reading import read_once
 from pipeline.base.runs import remove_tree, write_json
 from pipeline.base.store import Store
@@ -169,8 +169,8 @@ def _installed(target: Path) -> Installed | None:
 
 
 def _remove_old(folder: Path, used: str) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != used and path.stat().st_mtime < time.time() - _KEPT:
+    for path in list_folder(folder):
+        if path.is_dir() and path.name != used and is_older(path, time.time() - _KEPT):
             remove_tree(path)
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from pipeline.base import locks, scratch
 from pipeline.base.errors import UsageError
-from pipeline.base.files import disk_bytes, sweep_unfinished
+from pipeline.base.files import disk_bytes, is_older, list_folder, sweep_unfinished, walk_files
 from pipeline.base.runs import drop_run, drop_unrecorded, held, list_runs, remove_tree, run_ids
 from pipeline.base.store import IMAGE_NAME, Store
 from pipeline.cache.layers import RECORD, SNAPSHOT, SNAPSHOT_LOCK, Layer, Layers
@@ -99,7 +99,7 @@ def collect_orphans(store: Store, context: BuildContext | None = None, *, dry: b
         names = find()
         gone += [Removed(kind, name) for name in (sorted(dead) if dry else names)]
     gone += [Removed("layer", key, why="unfinished") for key in Layers(store.layers).sweep(dry=dry)]
-    for path in sorted(store.tmp.iterdir()):
+    for path in list_folder(store.tmp):
         run = next((part for part in path.name.split("-") if part[:1] == "R" and part[1:].isdigit()), None)
         if run is not None and is_orphan(owners, store.label(run)):
             gone.append(_scratch(path, path.name))
@@ -134,15 +134,16 @@ def _sweep_store(store: Store, *, dry: bool = False) -> list[str]:
         f"disks/{name}"
         for name in Disks(store.disks).sweep_unheld(lambda disk: release_master(gallery, disk), dry=dry)
     ]
-    gone += [f"runs/{folder.name}" for folder in store.runs.glob("R*") if drop_unrecorded(folder, dry=dry)]
+    runs = list_folder(store.runs, "R*")
+    gone += [f"runs/{folder.name}" for folder in runs if drop_unrecorded(folder, dry=dry)]
     # beside the key lies the register of masters without a signature
-    folders = [store.root, *store.folders, *store.runs.glob("R*"), *store.layers.glob("*"), store.host.key.parent]
+    folders = [store.root, *store.folders, *runs, *list_folder(store.layers), store.host.key.parent]
     for path in (path for folder in folders for path in sweep_unfinished(folder, dry=dry)):
         gone.append(str(path.relative_to(store.root)) if path.is_relative_to(store.root) else str(path))
     old = time.time() - FRESH
-    for path in sorted([*store.tmp.glob("unpacked-*"), *store.tmp.glob("capture-*")]):
+    for path in [*list_folder(store.tmp, "unpacked-*"), *list_folder(store.tmp, "capture-*")]:
         # made by an older goldsmith, which noted no owner
-        if path.stat().st_mtime < old:
+        if is_older(path, old):
             if not dry:
                 remove_tree(path)
             gone.append(path.name)
@@ -168,6 +169,14 @@ def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
     present = Layers(store.layers)
     gone += [Removed("layer", key, why="a file of it is missing") for key in present.sweep(dry=dry, useless=True)]
     if layers:
+        gone += _drop_layers(store, dry=dry)
+    return gone
+
+
+def _drop_layers(store: Store, *, dry: bool) -> list[Removed]:
+    """Delete every layer. A build that begins meanwhile waits before it decides which ones it uses."""
+    gone, present = [], Layers(store.layers)
+    with contextlib.nullcontext() if dry else cache_lock(store):
         _refuse_running(store)
         for usage in layer_usages(present):
             gone.append(removed_layer(usage))
@@ -180,7 +189,7 @@ def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
 
 
 def _refuse_running(store: Store) -> None:
-    for path in sorted(store.tmp.glob("build-*.lock")):
+    for path in list_folder(store.tmp, "build-*.lock"):
         if held(path):
             raise UsageError(
                 f"{path.stem[6:]} is being built, so its layers are in use",
@@ -257,11 +266,15 @@ def layer_usages(layers: Layers) -> list[LayerUsage]:
     """The usage of all layers. A VHD that a master shares counts as nothing."""
     found = []
     for layer in layers.all():
-        files = [path.stat() for path in layer.path.rglob("*") if path.is_file()]
-        size = sum(status.st_blocks * 512 for status in files if status.st_nlink == 1)
+        files = walk_files(layer.path)
+        # when it was written: a layer that is dropped meanwhile has none
+        used = next((status.st_mtime for path, status in files if path == layer.path / RECORD), None)
+        if used is None:
+            continue
+        size = sum(status.st_blocks * 512 for _, status in files if status.st_nlink == 1)
         chain = layer.image.files if layer.record.get("image") else ()
         below = {level.path.parent.name for level in chain if level.path.is_relative_to(layers.root)}
-        found.append(LayerUsage(layer, size, (layer.path / RECORD).stat().st_mtime, frozenset(below - {layer.key})))
+        found.append(LayerUsage(layer, size, used, frozenset(below - {layer.key})))
     return found
 
 
@@ -305,7 +318,7 @@ def prune(store: Store, keep: int, *, dry: bool = False) -> list[Removed]:
 def in_use(store: Store) -> frozenset[str]:
     """The keys of layers that living owners use or make, and of snapshots whose guest runs."""
     keys = {key for owners in owners_of(store) for key in owners.layers_in_use()}
-    keys |= {path.parent.name for path in store.layers.glob(f"*/{SNAPSHOT_LOCK}") if held(path)}
+    keys |= {path.name for path in list_folder(store.layers) if held(path / SNAPSHOT_LOCK)}
     return frozenset(keys)
 
 
@@ -320,13 +333,9 @@ def removed_layer(usage: LayerUsage) -> Removed:
 def disk_use(store: Store) -> dict[str, int]:
     """Bytes on disk of the store's layers, memory snapshots and masters."""
     held_by = layer_usages(Layers(store.layers))
-    gallery = sum(path.stat().st_blocks * 512 for path in _files(store.gallery))
+    gallery = sum(status.st_blocks * 512 for _, status in walk_files(store.gallery))
     return {
         "layers": sum(usage.size for usage in held_by if not usage.is_snapshot),
         "saved guests": sum(usage.size for usage in held_by if usage.is_snapshot),
         "gallery": gallery,
     }
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

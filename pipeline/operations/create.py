@@ -17,6 +17,7 @@ from pipeline.base.store import Store
 from pipeline.fabric import service
 from pipeline.fabric.launch import write_medium
 from pipeline.gallery import Gallery, Version
+from pipeline.gallery.master import reading
 from pipeline.gallery.retention import lease_to_instance, withdrawn
 from pipeline.guest.timeouts import Timeouts
 from pipeline.hypervisor.machine import Machine
@@ -90,12 +91,13 @@ def choose_master(gallery: Gallery, reference: str) -> Version:
             name="image-withdrawn",
             hint=f"goldsmith gallery list {version.name} shows the others; goldsmith gallery promote accepts it",
         )
-    if missing := version.missing():
-        raise UsageError(
-            f"{version.name} {version.version} has no {missing[0]} here",
-            name="disk-missing",
-            hint=f"goldsmith gallery restore {version.name}@{version.version} restores it from the archive",
-        )
+    with reading(version):
+        if missing := version.missing():
+            raise UsageError(
+                f"{version.name} {version.version} has no {missing[0]} here",
+                name="disk-missing",
+                hint=f"goldsmith gallery restore {version.name}@{version.version} restores it from the archive",
+            )
     return version
 
 

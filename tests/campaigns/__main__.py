@@ -30,7 +30,7 @@ GUESTS = (
 )
 #: Corpora that build none; each module has its own main().
 NO_GUESTS = (
-    *("attacks", "az", "build_host", "corpus", "emergency_patch", "faults", "fleet", "gallery"),
+    *("attacks", "az", "build_host", "corpus", "deletions", "emergency_patch", "faults", "fleet", "gallery"),
     *("host_power", "hostile_clients", "kills"),
     *("mutations", "other_roots", "publish_faults", "records", "rolling_upgrade", "roots", "secrets", "soak"),
     *("vm_sequences", "windows"),

@@ -33,6 +33,7 @@ def promote(
     """
     from pipeline.gallery import GOLDEN
     from pipeline.gallery.channels import refuse_new_channel
+    from pipeline.gallery.master import reading
     from pipeline.gallery.retention import promote as point
 
     gallery = open_gallery()
@@ -40,12 +41,13 @@ def promote(
     if not create:
         refuse_new_channel(gallery, channel)
     # its disks are not read again: `verify` does that
-    if channel == GOLDEN and (wrong := evidence_judge([])(version.path, version.manifest)):
-        raise CheckFailed(
-            f"{version.name} {version.version} cannot be golden: {wrong}",
-            name="evidence-damaged",
-            hint="`gallery verify` shows details; `gallery import --allow-unsigned` accepts an unsigned master",
-        )
+    with reading(version):
+        if channel == GOLDEN and (wrong := evidence_judge([])(version.path, version.manifest)):
+            raise CheckFailed(
+                f"{version.name} {version.version} cannot be golden: {wrong}",
+                name="evidence-damaged",
+                hint="`gallery verify` shows details; `gallery import --allow-unsigned` accepts an unsigned master",
+            )
     point(gallery, version, channel)
     print(f"{version.name}@{channel} is {version.version}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from pipeline.base.store import Store
 from pipeline.context import BuildContext
 from pipeline.definition import Definition, DefinitionError, json_schema, load
 from pipeline.engine import runner
-from pipeline.engine.plan import explain
+from pipeline.engine.plan import Unit, explain
 from pipeline.engine.preconditions import require_buildable
 from pipeline.gallery import Gallery
 from pipeline.nightly.patch import patched
@@ -87,6 +87,30 @@ def test_an_input_changed_alone_runs_what_stands_on_it(definition: Definition, s
     (definition.project / "page.txt").write_text("boom\n")
     rows = [(row["stage"], row["action"]) for row in explain(definition, store)]
     assert [stage for stage, action in rows if action == "keep"] == ["acquire"]
+
+
+def test_a_layer_that_goes_as_the_build_begins_is_made_again(
+    definition: Definition, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step does not run on the layer below it: the master would lack what the deleted layer's step did."""
+    (definition.project / "song.txt").write_text("one\n")
+    definition.path.write_text(DEFINITION.replace("prove:", "  - copy: {from: song.txt, to: /TOY/SONG.TXT}\nprove:"))
+    definition = load(definition.path, definition.project)
+    build(definition, store)
+    (definition.project / "song.txt").write_text("two\n")
+    sound = runner._sound
+
+    def delete_then(context: BuildContext, units: Sequence[Unit], begin: int) -> int:
+        found = sound(context, units, begin)
+        assert [unit.stage.name for unit in units[:found]] == ["acquire", "provision"]
+        context.layers.drop(units[found - 1].key)
+        return found
+
+    monkeypatch.setattr(runner, "_sound", delete_then)
+    version = build(definition, store).version
+    assert version is not None
+    paths = [row[0] for row in list_disk(version.disk, version.format.key, what="files")]
+    assert {"/TOY/PAGE.TXT", "/TOY/SONG.TXT"} <= set(paths)
 
 
 @pytest.mark.parametrize(
