@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +26,10 @@ from pipeline.base.names import folders
 from pipeline.base.printable import listed
 from pipeline.base.runs import remove_tree, sync_folder, sync_tree, write_json
 from pipeline.base.store import IMAGE_NAME
+from pipeline.gallery.links import CHANNEL_NAME as CHANNEL_NAME
+from pipeline.gallery.links import POINT as POINT
+from pipeline.gallery.links import channels_in as channels_in
+from pipeline.gallery.links import is_no_link, point, target_of
 from pipeline.gallery.manifest import MANIFEST as MANIFEST
 from pipeline.gallery.manifest import ManifestShape, manifest_of
 from pipeline.gallery.master import DISK as DISK
@@ -46,8 +48,6 @@ CANDIDATE = "candidate"
 #: What the name of a version in the making begins with, and of one that is going.
 NEW = ".new-"
 GONE = ".gone-"
-#: A channel's link before it is renamed into place.
-POINT = ".point-"
 #: Where versions that have gone left word.
 TOMBSTONES = ".tombstones"
 #: Files whose names are numbers that another gallery has given to versions of the image.
@@ -55,21 +55,8 @@ RESERVED = ".reserved"
 LOCK = ".lock"
 #: Why the newest candidate was refused.
 REFUSED = "refused.json"
-#: A channel's name: one that an option, a path and a message can hold.
-CHANNEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,60}")
 #: Seconds to wait for the holder of an image's folder: a capture that has to copy takes longest.
 TIMEOUT = 900.0
-
-
-def channels_in(folder: Path) -> dict[str, list[str]]:
-    """The names of the channels in an image's folder, by what they point at."""
-    channels: dict[str, list[str]] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                with contextlib.suppress(FileNotFoundError):  # moved on meanwhile
-                    channels.setdefault(str(Path(entry.path).readlink()), []).append(entry.name)
-    return channels
 
 
 class RefusedShape(Shape):
@@ -184,10 +171,10 @@ class Gallery:
                 f"{name}@{which} is not a valid reference", name="gallery-name", hint="NAME@VERSION or NAME@CHANNEL"
             )
         path = folder / which
-        with contextlib.suppress(OSError):  # it is no link, or there is none
-            path = folder / path.readlink()
+        if target := target_of(path):
+            path = folder / target
             return path if path.parent == folder and parse(path.name) else None
-        if not parse(which) and _is_no_link(path):
+        if not parse(which) and is_no_link(path):
             raise RecordDamaged(
                 path,
                 "it has a channel's name, but is not a link to a version",
@@ -277,27 +264,7 @@ class Gallery:
 
     def promote(self, version: Version, channel: str = GOLDEN) -> None:
         """Point a channel at a version, atomically."""
-        folder = version.path.parent
-        if not CHANNEL_NAME.fullmatch(channel):
-            raise UsageError(
-                f"{channel!r} is not a valid channel name",
-                name="channel-name",
-                hint="use a letter, then letters, digits, dots, hyphens and underscores, at most 61",
-            )
-        if _is_no_link(folder / channel):
-            raise RecordDamaged(folder / channel, "it has a channel's name, but is not a link", "move it away")
-        temporary = folder / f"{POINT}{channel}-{os.getpid()}"
-        for last in (False, True):
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(version.version)
-            try:
-                temporary.rename(folder / channel)
-                break
-            except FileNotFoundError:
-                # a sweep took it for a dead one's
-                if last:
-                    raise
-        sync_folder(folder)
+        point(version.path.parent / channel, version.version)
 
     def refuse(self, name: str, facts: Mapping[str, object]) -> None:
         """Note why the newest candidate did not become a version: gate, run, disk. The next one forgets it."""
@@ -399,14 +366,6 @@ class Gallery:
                 path.unlink()
             else:
                 remove_tree(path)
-
-
-def _is_no_link(path: Path) -> bool:
-    """Whether something is there that is not a link."""
-    try:
-        return not stat.S_ISLNK(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
 
 
 def place(source: Path, target: Path) -> None:

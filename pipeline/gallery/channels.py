@@ -6,7 +6,6 @@ channel for ever, and nobody would look at it again.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from pipeline.base.errors import CheckFailed, NotFound, UsageError
 from pipeline.base.files import list_folder, sync_folder
 from pipeline.base.printable import listed
 from pipeline.gallery import CANDIDATE, CHANNEL_NAME, GOLDEN, Gallery
+from pipeline.gallery.links import target_of
 
 #: The channels that goldsmith itself moves: they are never new.
 BUILT_IN = (GOLDEN, CANDIDATE)
@@ -33,9 +33,8 @@ def list_channels(gallery: Gallery, image: str) -> list[Channel]:
     """All channels of an image, by name."""
     found = []
     for path in list_folder(gallery.root / image):
-        if CHANNEL_NAME.fullmatch(path.name):
-            with contextlib.suppress(OSError):  # it is no link, or no longer there
-                found.append(Channel(image, path.name, str(path.readlink()), not path.is_dir()))
+        if CHANNEL_NAME.fullmatch(path.name) and (target := target_of(path)):
+            found.append(Channel(image, path.name, target, not path.is_dir()))
     return found
 
 

@@ -16,6 +16,7 @@ from pipeline.base.file_errors import describe_os_error, is_limit
 from pipeline.base.files import RecordDamaged, kind_of, list_folder
 from pipeline.cache.digests import BLOCK, CHUNK, OnBytes, chunk_digests, compare_block_digests, flat_digest, tree_of
 from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
+from pipeline.gallery.links import target_of
 from pipeline.gallery.manifest import manifest_of
 from pipeline.gallery.versions import parse
 
@@ -78,25 +79,18 @@ def _kind(path: Path) -> str:
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:
     """What is wrong with a channel, or nothing; also where it has moved on or gone meanwhile."""
-    target = _target(link)
+    target = target_of(link)
     while wrong := _target_fault(gallery, name, target):
-        now = _target(link)
+        now = target_of(link)
         if now == target:
             break
         target = now
     return wrong
 
 
-def _target(link: Path) -> str:
-    try:
-        return str(link.readlink())
-    except OSError:
-        return ""  # gone, or no longer a link
-
-
 def _target_fault(gallery: Gallery, name: str, target: str) -> str:
     if not target:
-        return ""
+        return ""  # gone, or no longer a link
     if not parse(target):
         return f"points to {target}, which is not a version"
     try:
