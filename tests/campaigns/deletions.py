@@ -30,6 +30,12 @@ from pipeline.base.runs import held
 from pipeline.base.store import Store
 from pipeline.evidence.site import write_site
 from pipeline.evidence.site_data import collect
+from pipeline.facade.backend import translated
+from pipeline.facade.errors import ArmError
+from pipeline.facade.fields import Fields
+from pipeline.facade.home import Home
+from pipeline.facade.manager import Manager
+from pipeline.facade.routing import Request
 from pipeline.gallery import GONE, LOCK, Gallery
 from pipeline.gallery.retention import leases
 from pipeline.gallery.versions import parse
@@ -38,6 +44,7 @@ from pipeline.instances.fleet import Fleet
 from tests.campaigns import records
 from tests.campaigns.records import Bench, Outcome, call, direct
 from tests.demo_gallery import add_vm
+from tests.fakes.facade import GROUP, MACHINES, VERSION
 from tests.harness import ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/campaign-deletions.md"
@@ -218,9 +225,31 @@ def verbs(bench: Bench) -> dict[str, Callable[[], Outcome]]:
         **records.verbs(bench),
         **own,
         "site": lambda: direct(lambda: write_site(collect(store), bench.root / "site").images),
+        **{name: (lambda path=path: ask(bench, path)) for name, path in QUESTIONS.items()},
     }
 
 
+def ask(bench: Bench, path: str) -> Outcome:
+    """What the facade of Azure answers to a request, as (text, status, traceback)."""
+    manager = Manager(bench.store, Home(bench.root / "facade").ensure(), lambda: Fleet(bench.store), can_change=False)
+    request = Request("GET", path, dict([VERSION.split("=")]), Fields({}), "https://localhost")
+    try:
+        answer = translated(path, lambda: manager.answer(request))
+    except ArmError as error:
+        # an error of the last net has a number in place of a name
+        return error.message, error.status, error.message if error.own_name is None and error.status > 499 else ""
+    return json.dumps(answer.body), answer.status, ""
+
+
+#: Requests of az to `goldsmith serve azure`.
+QUESTIONS = {
+    "az vm list": MACHINES,
+    "az vm show": f"{MACHINES}/web-1",
+    "az disk list": f"{GROUP}/providers/Microsoft.Compute/disks",
+    "az disk show": f"{GROUP}/providers/Microsoft.Compute/disks/data1",
+    "az sig image-version list": f"{GROUP}/providers/Microsoft.Compute/galleries/goldsmith/images/web-gen1/versions",
+    "az sig image-definition list": f"{GROUP}/providers/Microsoft.Compute/galleries/goldsmith/images",
+}
 #: Verbs for one thing: it is no longer there is an answer then.
 NAMING = {
     "gallery show": "gallery/web",
@@ -239,6 +268,8 @@ NAMING = {
     "plan --all": "gallery/db",
     "vm show": "instances/web-1",
     "disk show": "disks/data1",
+    "az vm show": "instances/web-1",
+    "az disk show": "disks/data1",
 }
 #: Those among them that name a channel, which has another version where it has moved on.
 BY_CHANNEL = ("gallery show golden", "gallery show other", "gallery verify golden", "gallery rollback", "plan")
@@ -321,7 +352,7 @@ class Trial:
         is_about_it = named is not None and case.thing.startswith(named)
         is_about_it &= case.way == "deleted" or self.verb not in BY_CHANNEL
         # of a definition whose master is gone the error is the definition's
-        says_so = name in UNKNOWN or (name == "definition" and "is not in the gallery" in text)
+        says_so = name in UNKNOWN or code == 404 or (name == "definition" and "is not in the gallery" in text)
         return "" if is_about_it and says_so else f"exit {code} {name}: {text.strip()[-300:]}"
 
 
