@@ -27,8 +27,9 @@ from pipeline.gallery import Gallery
 from pipeline.gallery.retention import sweep as sweep_image
 from pipeline.gallery.versions import parse
 from pipeline.guest.access import sweep_access
-from pipeline.hypervisor.connection import connect, translated
+from pipeline.hypervisor.connection import connect
 from pipeline.hypervisor.domains import domains, sweep
+from pipeline.hypervisor.persistent import power_off
 from pipeline.instances.disk_records import Disks
 from pipeline.instances.disks import release_master
 from pipeline.instances.record import Instances
@@ -163,8 +164,7 @@ def clean_up(store: Store, *, layers: bool, dry: bool = False) -> list[Removed]:
         if role == "kept" and store.own_run(label) is not None:
             gone.append(Removed("kept guest", domain.name(), why="--keep-failed kept it"))
             if not dry:
-                with translated(f"ending {domain.name()}"):
-                    domain.destroy()
+                power_off(domain)
     gone += collect_orphans(store, dry=dry)
     present = Layers(store.layers)
     gone += [Removed("layer", key, why="a file of it is missing") for key in present.sweep(dry=dry, useless=True)]

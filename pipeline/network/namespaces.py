@@ -313,8 +313,11 @@ def _exists(interface: str) -> bool:
 
 
 def _ports(bridge: str) -> list[str]:
-    """The veth ends in a bridge of ours; a guest's tap goes with its guest."""
-    links = json.loads(run_ip("-json", "link", "show", "type", "veth", "master", bridge) or "[]")
+    """The veth ends in a bridge of ours, none where it is gone meanwhile; a guest's tap goes with its guest."""
+    try:
+        links = json.loads(run_ip("-json", "link", "show", "type", "veth", "master", bridge) or "[]")
+    except process.CommandFailed:
+        return []
     return [str(link["ifname"]) for link in links]
 
 
