@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.base import locks
-from pipeline.base.errors import BuildError, GoldsmithError, Interrupted
+from pipeline.base.errors import BuildError, GoldsmithError, Interrupted, UsageError
 from pipeline.base.file_errors import describe_os_error
 from pipeline.base.memory import return_large_blocks
 from pipeline.base.runs import Run, Stopwatch, now, write_json
@@ -40,7 +40,7 @@ from pipeline.gallery.retention import withdrawn
 from pipeline.guest.playbook_check import require_good_playbooks
 from pipeline.guest.step_log import masked
 from pipeline.hypervisor.domains import mark_kept
-from pipeline.maintenance.gc import cache_lock, collect_orphans
+from pipeline.maintenance.gc import cache_lock, collect_orphans, in_use
 
 #: Seconds that a build waits for another build of the same image.
 TIMEOUT = 4 * 3600.0
@@ -132,21 +132,10 @@ def _layer_where(context: BuildContext, fits: Callable[[Stage], bool]) -> Layer 
 
 def _run(context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None) -> bool:
     """Run the units that have no layer yet. True if nothing had to run."""
-    with cache_lock(context.store):
-        units = plan(context, warm=warm, again=from_stage, cold=cold)
-        context.run.note(layers=[unit.key for unit in units])
-    if from_stage is not None:
-        for unit in units[begin_of(units, from_stage) :]:
-            context.layers.drop(unit.key)
-    end = end_of(units, until) if until is not None else len(units)
-    if _is_built(context, units, asked=from_stage or until or warm or cold):
+    decided = _decide(context, from_stage, until, warm, cold)
+    if decided is None:
         return True
-    begin, source = _begin(context, units, end)
-    if begin < end:
-        context.run.note(plan=explain_units(context, units[:end], begin))
-    # a later layer left over from other times may stand on files that are made again now
-    for unit in units[begin:]:
-        context.layers.drop(unit.key)
+    units, begin, end, source = decided
     _kept(context, units[:begin])
     context.made = [(unit.stage.name, layer) for unit in units[:begin] if (layer := context.layers.get(unit.key))]
     for _, layer in context.made:
@@ -165,6 +154,44 @@ def _run(context: BuildContext, from_stage: str | None, until: str | None, warm:
         source, draft = _unit(context, units[position], source, draft, following)
         context.made.append((units[position].stage.name, source))
     return False
+
+
+def _decide(
+    context: BuildContext, from_stage: str | None, until: str | None, warm: bool, cold: str | None
+) -> tuple[Sequence[Unit], int, int, Layer | None] | None:
+    """(the units, the first that runs, the end, the layer that the first one stands on), None if golden is current.
+
+    Images share layers. A run that has noted a layer has decided, under the same lock, that it stands on it or makes
+    it: no other build deletes it then, but waits for it. Raises UsageError (layers-in-use).
+    """
+    with cache_lock(context.store):
+        used = in_use(context.store)
+        units = plan(context, warm=warm, again=from_stage, cold=cold)
+        if from_stage is not None:
+            _drop_again(context, units[begin_of(units, from_stage) :], used, from_stage)
+        end = end_of(units, until) if until is not None else len(units)
+        if _is_built(context, units, asked=from_stage or until or warm or cold):
+            return None
+        begin, source = _begin(context, units, end)
+        if begin < end:
+            context.run.note(plan=explain_units(context, units[:end], begin))
+            # a later layer left over from other times may stand on files that are made again now
+            for unit in units[begin:]:
+                if unit.key not in used:
+                    context.layers.drop(unit.key)
+        context.run.note(layers=[unit.key for unit in units[:end]])
+    return units, begin, end, source
+
+
+def _drop_again(context: BuildContext, units: Sequence[Unit], used: Collection[str], word: str) -> None:
+    if any(unit.key in used for unit in units):
+        raise UsageError(
+            f"another build uses layers that --from {word} makes again",
+            name="layers-in-use",
+            hint="wait until it ends (goldsmith runs list), then build again",
+        )
+    for unit in units:
+        context.layers.drop(unit.key)
 
 
 def _is_built(context: BuildContext, units: Sequence[Unit], *, asked: object) -> bool:

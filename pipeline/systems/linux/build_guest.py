@@ -171,8 +171,8 @@ class GuestStart:
         except (BuildError, GuestError) as error:
             build.run.emit("note", "", f"the snapshot cannot be restored ({error.message}), so the guest boots cold")
             session.machine.destroy()
-            lock.release()
             build.layers.drop(snapshot.key)
+            lock.release()
             return False
         session.set_up(new_addresses=True)
         build.run.note(warm={"save": snapshot.key, "making": making, "starting": watch.seconds})
