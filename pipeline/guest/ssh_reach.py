@@ -32,8 +32,13 @@ for unit in ssh.service sshd.service ssh.socket sshd.socket; do
     state=$(systemctl is-active "$unit" 2>/dev/null)
     case $state in active|activating|reloading) echo "active=$unit";; failed) echo "failed=$unit";; esac
 done
+sockets=$(systemctl show -p Listen ssh.socket sshd.socket 2>/dev/null)
 ss -Hltnp 2>/dev/null | while read -r _ _ _ address _ process; do
-    case $process in *sshd*|*systemd*) echo "listens=${address##*:}";; esac
+    case $process in
+        *'"sshd'*) echo "listens=${address##*:}";;
+        # systemd listens for many, and its resolver too has a name that begins so
+        *'"systemd",'*) case $sockets in *":${address##*:} "*) echo "listens=${address##*:}";; esac;;
+    esac
 done
 if command -v nft >/dev/null; then
     nft list ruleset 2>/dev/null | while read -r line; do

@@ -45,10 +45,13 @@ class Agent:
     """
 
     def __init__(
-        self, domain: libvirt.virDomain, log: Path, find_code_page: Callable[[], str] = lambda: "utf-8"
+        self, domain: Callable[[], libvirt.virDomain], log: Path, find_code_page: Callable[[], str] = lambda: "utf-8"
     ) -> None:
-        """`find_code_page` gives the codec of what is not UTF-8 in the guest's output; asked when it is needed."""
-        self._domain = domain
+        """`domain` gives the guest's domain of this moment: a guest that restarts itself may get another one.
+
+        `find_code_page` gives the codec of what is not UTF-8 in the guest's output; asked when it is needed.
+        """
+        self._find_domain = domain
         self._log = log
         self._find_code_page = find_code_page
 
@@ -59,15 +62,16 @@ class Agent:
         message: dict[str, Any] = {"execute": command}
         if arguments:
             message["arguments"] = arguments
+        domain = self._find_domain()
         try:
-            reply = libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(message), answer, 0)
+            reply = libvirt_qemu.qemuAgentCommand(domain, json.dumps(message), answer, 0)
         except libvirt.libvirtError as error:
             # the text may be the guest's own
             why = answers.printable(error.get_error_message() or "")
             self._note(f"{command}: {why}")
             with contextlib.suppress(BuildError):
-                if is_paused_by_disk(self._domain):
-                    raise disk_error(self._domain) from None
+                if is_paused_by_disk(domain):
+                    raise disk_error(domain) from None
             raise GuestError(f"the guest agent did not answer {command}: {why}", name="guest-agent-silent") from None
         try:
             value = answers.returned(command, reply)

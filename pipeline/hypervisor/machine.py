@@ -99,7 +99,7 @@ class Machine:
 
     @property
     def agent(self) -> Agent:
-        return Agent(self.domain, self._agent_log, self.find_code_page)
+        return Agent(lambda: self.domain, self._agent_log, self.find_code_page)
 
     def __enter__(self) -> Machine:
         self.start()

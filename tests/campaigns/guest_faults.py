@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.harness import Lab, Say
+from tests.harness import Lab, Say, wanted
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,10 @@ def campaign(lab: Lab, master: Path, say: Say) -> list[dict[str, object]]:
         say(row)
         return row
 
+    names = wanted(fault.id for fault in FAULTS)
     # two at a time: a guest that waits for its deadline leaves a core idle
     with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(run_fault, FAULTS))
+        rows = list(pool.map(run_fault, [fault for fault in FAULTS if fault.id in names]))
     left = lab.leftovers()
     rows.append({"fault": "what all of them left", "error": "", "seconds": 0, "message": str(left), "ok": not left})
     return rows

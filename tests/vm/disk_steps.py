@@ -34,7 +34,7 @@ def inside(vms: Vms, name: str, script: str) -> str:
     connection = connect()
     try:
         domain = find_domain(connection, vms.seen(name)["vmId"])
-        agent = Agent(domain, vms.home / "tmp" / "agent.log")
+        agent = Agent(lambda: domain, vms.home / "tmp" / "agent.log")
         wait_for("the agent", lambda: _answers(agent), SOON)
         done = agent.execute(["/bin/sh", "-c", script], deadline=SOON)
     finally:

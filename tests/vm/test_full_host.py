@@ -137,7 +137,8 @@ def _write(vms: Vms, disk: str, logs: Path) -> str:
     """Write to the disk, by the guest's agent; '' or why that could not be watched to its end."""
     connection = connect()
     with contextlib.closing(connection):
-        agent = Agent(find_domain(connection, vms.seen("web")["vmId"]), logs / "writer.log")
+        domain = find_domain(connection, vms.seen("web")["vmId"])
+        agent = Agent(lambda: domain, logs / "writer.log")
         try:
             agent.execute(["/bin/sh", "-c", WRITE.format(disk=disk)], deadline=SOON)
         except HostError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from pipeline.base.errors import GuestError
@@ -182,3 +185,29 @@ def test_a_refused_login_is_told_by_sshds_reason_not_by_our_echo(line: str, prog
 def test_the_echo_alone_is_no_reason() -> None:
     assert sshd_reason(ECHO) == ""
     assert "Permission denied" in refused_login(ECHO, "builder", "Permission denied (publickey).").message
+
+
+SS = """\
+LISTEN 0 4096 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=300,fd=18))
+LISTEN 0 4096 0.0.0.0:5355 0.0.0.0:* users:(("systemd-resolve",pid=300,fd=12))
+LISTEN 0 4096 *:9090 *:* users:(("systemd",pid=1,fd=40))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sshd", "sockets", "ports"),
+    [
+        ('LISTEN 0 128 [::]:2222 [::]:* users:(("sshd",pid=700,fd=3))', "", ("2222",)),
+        ('LISTEN 0 4096 [::]:2222 [::]:* users:(("systemd",pid=1,fd=41))', "Listen=[::]:2222 (Stream)", ("2222",)),
+        ("", "Listen=[::]:22 (Stream)", ()),
+    ],
+    ids=["a daemon", "a socket of systemd", "none"],
+)
+def test_only_sshds_own_ports_are_named(tmp_path: Path, sshd: str, sockets: str, ports: tuple[str, ...]) -> None:
+    """systemd's resolver was taken for sshd: "sshd listens on port 53, 5355, 2222"."""
+    for name, output in (("ss", f"{SS}{sshd}\n"), ("systemctl", f"{sockets}\n"), ("journalctl", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'E'\n{output}E\n")
+        (tmp_path / name).chmod(0o755)
+    script = ssh_reach._LOOK.replace("PATH=", f"PATH={tmp_path}:")
+    output = subprocess.run(["sh", "-s"], input=script, capture_output=True, text=True, check=True).stdout
+    assert read_answer(HOME, output).listens == ports

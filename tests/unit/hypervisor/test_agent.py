@@ -62,7 +62,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Agen
             return reply(command.get("arguments", {})) if callable(reply) else reply
 
         monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", ask)
-        return Agent(Domain(), tmp_path / "agent.log")  # type: ignore[arg-type]
+        return Agent(Domain, tmp_path / "agent.log")  # type: ignore[arg-type]
 
     return make
 
@@ -264,6 +264,25 @@ def test_an_exit_code_that_is_none(code: bytes, agent: Callable[..., Agent]) -> 
         guest_file_read=read,
     )
     named(lambda: AgentScript(first, lambda: None).run(b"#!/bin/sh\n", deadline=600))
+
+
+def test_a_guest_that_was_started_again_is_asked_in_its_new_domain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that goldsmith started by a kernel gets another domain when it restarts itself: a step waited on."""
+    asked: list[object] = []
+
+    def ask(domain: object, _text: str, _timeout: int, _flags: int) -> str:
+        asked.append(domain)
+        return returns({})
+
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", ask)
+    domains: list[Any] = ["the first"]
+    agent = Agent(lambda: domains[-1], tmp_path / "agent.log")
+    agent.call("guest-ping")
+    domains.append("the second")
+    agent.call("guest-ping")
+    assert asked == domains
 
 
 def test_a_file_is_written_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
