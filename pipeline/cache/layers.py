@@ -40,8 +40,8 @@ SNAPSHOT, SNAPSHOT_LOCK = "warm", "use.lock"
 #: Seconds for which a layer that was hashed is believed; every night hashes again. Until then its files' sizes and
 #: times have to be those of the commit.
 BELIEVED = 20 * 3600.0
-#: Seconds to wait for another build that is making the very same layer.
-TIMEOUT = 3600.0
+#: Seconds to wait for another build that is making the very same layer: an installation of Windows takes hours.
+TIMEOUT = 4 * 3600.0
 
 
 def digest(data: object) -> str:
