@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.base.errors import BuildError
 from pipeline.base.file_errors import user_name
-from pipeline.base.runs import list_runs
+from pipeline.base.runs import living_runs
 
 log = logging.getLogger("goldsmith.waits")
 
@@ -81,7 +81,7 @@ def describe_holder(lock: Path, runs: Path | None = None, image: str = "") -> st
     `runs` is where the records of runs are; by `image` a run of another host is found, whose process cannot be.
     """
     holder = find_holder(lock)
-    running = [run for run in list_runs(runs) if run["outcome"] == "running"] if runs is not None else []
+    running = living_runs(runs) if runs is not None else []
     host = os.uname().nodename
     if holder is not None:
         mine = (run for run in running if run.get("pid") == holder.pid and run.get("host") in (host, None))

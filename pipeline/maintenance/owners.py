@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipeline.base.runs import alive, list_runs
+from pipeline.base.runs import alive, living_runs
 from pipeline.base.store import Store
 from pipeline.instances.record import Instances
 
@@ -39,8 +39,7 @@ class RunOwners:
         return run is not None and alive(self._store.runs, run)
 
     def layers_in_use(self) -> frozenset[str]:
-        running = (run for run in list_runs(self._store.runs) if run["outcome"] == "running")
-        return frozenset(key for run in running for key in run.get("layers", ()))
+        return frozenset(key for run in living_runs(self._store.runs) for key in run.get("layers", ()))
 
 
 class InstanceOwners:
