@@ -350,7 +350,7 @@ def sweep_unfinished(folder: Path, *, dry: bool = False) -> list[Path]:
                 if not dry:
                     path.unlink(missing_ok=True)
                 gone.append(path)
-        except (BlockingIOError, FileNotFoundError):
+        except OSError:
             continue  # somebody is writing it, or has just renamed it
     return gone
 
