@@ -61,7 +61,9 @@ def test_digests_tell_how_much_they_have_read(tmp_path: Path) -> None:
             seen.append((done, total))
 
     assert chunk_digests(disk, progress) == chunk_digests(disk)
-    assert max(seen) == (40 * CHUNK, 40 * CHUNK) and len(seen) == 3
+    # a file in many pieces takes more than its data: ext4 has blocks of its own for the list of them
+    taken = disk.stat().st_blocks * 512
+    assert max(seen) == (taken, taken) and taken >= 40 * CHUNK and len(seen) == 3
 
 
 def test_a_line_has_what_each_of_several_clones_does(tmp_path: Path) -> None:
