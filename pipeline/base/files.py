@@ -297,7 +297,7 @@ def disk_bytes(path: Path) -> int:
 
 
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
-    """What is in a folder and has such a name, sorted; nothing where there is no folder, or none any more."""
+    """The entries of a folder whose names match the pattern, sorted. Empty if the folder does not exist."""
     try:
         return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
     except (FileNotFoundError, NotADirectoryError):

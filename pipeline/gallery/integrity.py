@@ -18,6 +18,7 @@ from pipeline.cache.digests import BLOCK, CHUNK, OnBytes, chunk_digests, compare
 from pipeline.gallery import GONE, NEW, OS_DISK, POINT, REFUSED, Gallery, digests_file, disks_of
 from pipeline.gallery.links import target_of
 from pipeline.gallery.manifest import manifest_of
+from pipeline.gallery.master import deleted_meanwhile
 from pipeline.gallery.versions import parse
 
 
@@ -49,32 +50,33 @@ def verify(
     """
     looked = False
     for path in list_folder(gallery.root / name):
-        if path.name.startswith((NEW, GONE, POINT)):
-            found = Finding(f"{name}/{path.name}", "a process that died left this file", scratch=True)
-        elif path.is_symlink():
-            found = Finding(f"{name}@{path.name}", _channel(gallery, name, path))
-        elif parse(path.name):
-            if only not in (None, path.name):
-                continue
-            wrong, manifest = judge_version(path, name, path.name, judge)
-            found = Finding(f"{name} {path.name}", wrong, unsigned=not wrong and manifest.get("signed_by") is None)
-        elif path.name not in RECORDS and not path.name.startswith("."):
-            what = _kind(path)
-            found = Finding(f"{name}/{path.name}", f"it is {what}, but neither a version nor a channel")
-        else:
+        is_scratch = path.name.startswith((NEW, GONE, POINT))
+        if not is_scratch and only not in (None, path.name):
             continue
-        if only in (None, path.name) and os.path.lexists(path):
-            looked = True
+        found = _look_at(gallery, name, path, judge, is_scratch=is_scratch)
+        if found is not None and os.path.lexists(path):
+            looked = looked or not is_scratch
             yield found
     if only is not None and not looked:
-        gallery.get(f"{name}@{only}")
+        raise deleted_meanwhile(name, only)
 
 
-def _kind(path: Path) -> str:
+def _look_at(gallery: Gallery, name: str, path: Path, judge: Judge, *, is_scratch: bool) -> Finding | None:
+    """What is found at a path in an image's folder; None where there is nothing to check."""
+    if is_scratch:
+        return Finding(f"{name}/{path.name}", "a process that died left this file", scratch=True)
+    if path.is_symlink():
+        return Finding(f"{name}@{path.name}", _channel(gallery, name, path))
+    if parse(path.name):
+        wrong, manifest = judge_version(path, name, path.name, judge)
+        return Finding(f"{name} {path.name}", wrong, unsigned=not wrong and manifest.get("signed_by") is None)
+    if path.name in RECORDS or path.name.startswith("."):
+        return None
     try:
-        return kind_of(path.lstat().st_mode)
+        what = kind_of(path.lstat().st_mode)
     except FileNotFoundError:
-        return "gone"
+        return None
+    return Finding(f"{name}/{path.name}", f"it is {what}, but neither a version nor a channel")
 
 
 def _channel(gallery: Gallery, name: str, link: Path) -> str:

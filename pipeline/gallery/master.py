@@ -133,9 +133,14 @@ def reading(*versions: Version) -> Iterator[None]:
     except (GoldsmithError, OSError) as error:
         for version in versions:
             if not os.path.lexists(version.path):
-                raise NotFound(
-                    f"{version.name} {version.version} was deleted while it was read",
-                    name="gallery-unknown",
-                    hint=f"see the others with goldsmith gallery list {version.name}; gallery lease keeps a version",
-                ) from error
+                raise deleted_meanwhile(version.name, version.version) from error
         raise
+
+
+def deleted_meanwhile(name: str, version: str) -> NotFound:
+    """The error for a version that another command has deleted while this one read it."""
+    return NotFound(
+        f"{name} {version} was deleted while it was read",
+        name="gallery-unknown",
+        hint=f"goldsmith gallery list {name} shows the other versions; goldsmith gallery lease protects a version",
+    )

@@ -48,7 +48,7 @@ from tests.fakes.facade import GROUP, MACHINES, VERSION
 from tests.harness import ROOT, commit_id
 
 PAGE = ROOT / "docs/reports/campaign-deletions.md"
-#: Errors that say that there is no such thing.
+#: Errors that report that the thing which a command names does not exist.
 UNKNOWN = ("gallery-unknown", "run-unknown", "vm-unknown", "disk-unknown", "no-such-image")
 MADE = "2026-11-26T08:05:00Z"
 #: Folders of the store whose entries commands make and delete.
@@ -147,7 +147,7 @@ class Watch:
         name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
         if not self._is_on or not str(name).startswith(self._root):
             return
-        self._is_on = False  # what is done here is no access of the verb
+        self._is_on = False  # do not count the accesses of this function
         try:
             thing = thing_of(str(name).removeprefix(self._root))
             if thing and os.path.lexists(self._root + thing):
@@ -250,7 +250,7 @@ QUESTIONS = {
     "az sig image-version list": f"{GROUP}/providers/Microsoft.Compute/galleries/goldsmith/images/web-gen1/versions",
     "az sig image-definition list": f"{GROUP}/providers/Microsoft.Compute/galleries/goldsmith/images",
 }
-#: Verbs for one thing: it is no longer there is an answer then.
+#: Verbs that name one thing: they may report that it does not exist.
 NAMING = {
     "gallery show": "gallery/web",
     "gallery show golden": "gallery/web",
@@ -374,7 +374,7 @@ def main() -> int:
         f"Commit {commit_id()}, {counts.total()} cases, {time.monotonic() - began:.0f} s in all.",
         "",
         "Before each access of a verb to something in the store that another command may delete, that is deleted.",
-        "The verb goes on with the others, or says that there is no such thing where it was asked for it.",
+        "A command goes on with the remaining things, or reports that the thing it was asked for does not exist.",
         "",
         "| verb | cases | wrong |",
         "|---|---|---|",
